@@ -1,0 +1,1 @@
+"""From raw Chinese pages to packed training samples."""

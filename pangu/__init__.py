@@ -1,0 +1,1 @@
+"""PanGu-α: the model, and everything that is done with one."""

@@ -1,0 +1,7 @@
+"""`python -m pangu VERB ...`."""
+
+import sys
+
+from pangu.cli import main
+
+sys.exit(main())

@@ -1,0 +1,45 @@
+"""The command line of `pangu`: finds the verb and calls its module, importing nothing that the verb does not need."""
+
+import argparse
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+
+from pangu.errors import UserError
+
+# verb -> one line of help; the verb's code is pangu/commands/VERB.py (dashes become underscores)
+VERBS = {
+    "sizes": "the table of model sizes: parameters, FLOPs per token, memory",
+    "logits": "logits of a model for given token ids, to compare implementations",
+    "tokenize": "text lines to lists of token ids",
+    "detokenize": "lists of token ids to text lines",
+    "init": "write a commented configuration with every default",
+    "train": "pretrain, resume, or continue from a checkpoint",
+    "generate": "continue a prompt",
+    "convert": "released shards, MindSpore, safetensors and PyTorch names into one another",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit code: 0 done, 2 the user's mistake (one line on standard error), 130 interrupted."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="python -m pangu", description=sys.modules["pangu"].__doc__)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    for verb, summary in VERBS.items():
+        verb_parser = verbs.add_parser(verb, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if verb == chosen:
+            module = importlib.import_module(f"pangu.commands.{verb.replace('-', '_')}")
+            verb_parser.description = module.__doc__
+            module.add_arguments(verb_parser)
+    arguments = parser.parse_args(argv)
+    try:
+        return module.run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

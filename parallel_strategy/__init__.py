@@ -1,0 +1,1 @@
+"""Plan, emulate, prove and export parallel strategies."""
