@@ -1,0 +1,158 @@
+"""What a model and a training run are made of: the two YAML files, with every default and every rule they must keep.
+
+`model.yaml` is `ModelConfig`; the named sizes are the files in `pangu/sizes/`. `train.yaml` is `TrainConfig`.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pangu.errors import UserError
+
+SIZES_DIRECTORY = Path(__file__).parent / "sizes"
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class YamlConfig(BaseModel):
+    """A configuration that is read from YAML; an unknown or wrong field is one clear line."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read a YAML file. Raises UserError that names the file, the field and what would be right."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read: {error}") from None
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Self:
+        """Read YAML text; `where` is named in errors."""
+        try:
+            fields = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"{where}: is not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(fields, dict):
+            raise UserError(f"{where}: must be a YAML mapping of fields to values")
+        return cls.from_fields(fields, where)
+
+    @classmethod
+    def from_fields(cls, fields: dict, where: str) -> Self:
+        """Check a mapping of fields; `where` is named in errors."""
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise UserError(f"{where}: {describe_first(error, cls)}") from None
+
+    def dump(self) -> str:
+        """The YAML text that `parse` reads back to an equal configuration."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def describe_first(error: ValidationError, schema: type[BaseModel]) -> str:
+    """The first complaint of pydantic as one line that names the field and, for an unknown one, the nearest legal name."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(str(first["loc"][-1]), schema.model_fields, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(schema.model_fields)}"
+        return f"field {field!r} is unknown{hint}"
+    if first["type"] == "missing":
+        return f"field {field!r} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    return f"field {field!r} = {first['input']!r}: {message}" if field else message
+
+
+class ModelConfig(YamlConfig):
+    """The network. The defaults of everything below the sizes are those that trained the released 2.6B and 13B weights.
+
+    Every field that silently differed between the original's versions is explicit (sources: the original code r1.2 and
+    master, and the PyTorch port, compared number by number).
+    """
+
+    num_layers: PositiveInt = Field(description="layers, the query layer counted")
+    hidden_size: PositiveInt
+    num_heads: PositiveInt
+    ffn_hidden_size: PositiveInt
+    seq_length: PositiveInt = Field(default=1024, description="longest context, rows of both position tables")
+    vocab_size: PositiveInt = 40000
+    query_layer: bool = Field(default=True, description="False: a plain GPT-3 decoder without the query layer")
+    final_norm: Literal["before_query", "after_query"] = Field(
+        default="before_query", description="after_query is what the original built whenever it used a pipeline"
+    )
+    activation: Literal["gelu_tanh", "gelu_erf", "fast_gelu"] = "gelu_tanh"
+    softmax_dtype: Literal["fp32", "fp16"] = "fp32"
+    compute_dtype: Literal["fp32", "fp16", "bf16"] = Field(
+        default="fp16", description="matrix products and the residual stream; embeddings, norms and loss are fp32"
+    )
+    initializer: Literal["released", "master"] = "released"
+    dropout_rate: float = Field(default=0.1, ge=0, lt=1, description="used in training only")
+
+    @model_validator(mode="after")
+    def check_heads(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}; "
+                f"the nearest that is: {max(1, round(self.hidden_size / self.num_heads)) * self.num_heads}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_query_layer(self) -> Self:
+        if self.query_layer and self.num_layers < 2:
+            raise ValueError("num_layers must be at least 2 where there is a query layer, which is one of them")
+        if not self.query_layer and self.final_norm == "after_query":
+            raise ValueError("final_norm 'after_query' needs query_layer: true")
+        return self
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def num_blocks(self) -> int:
+        """Layers that are not the query layer."""
+        return self.num_layers - int(self.query_layer)
+
+    @property
+    def num_parameters(self) -> int:
+        """Exact count: L (4d²+4d + 2df+f+d + 4d) + V d + S d (twice with a query layer) + 2d."""
+        hidden, ffn = self.hidden_size, self.ffn_hidden_size
+        layer = 4 * hidden**2 + 4 * hidden + 2 * hidden * ffn + ffn + hidden + 4 * hidden
+        position_tables = 2 if self.query_layer else 1
+        tables = self.vocab_size * hidden + position_tables * self.seq_length * hidden
+        return self.num_layers * layer + tables + 2 * hidden
+
+    @property
+    def training_flops_per_token(self) -> int:
+        """Forward and backward model FLOPs a token, without recomputation: three times the forward's.
+
+        Matrix products only: 2 FLOPs a weight of the layers and the output matrix, and 4·S·d a layer for scores and
+        context over the whole context (Narayanan et al. 2021, eq. 3, counted the same way).
+        """
+        hidden, ffn = self.hidden_size, self.ffn_hidden_size
+        layer = 2 * (4 * hidden**2 + 2 * hidden * ffn) + 4 * self.seq_length * hidden
+        return 3 * (self.num_layers * layer + 2 * hidden * self.vocab_size)
+
+
+def size_names() -> list[str]:
+    """Names of the sizes that come with the project, smallest first."""
+    names = [path.stem for path in SIZES_DIRECTORY.glob("*.yaml")]
+    return sorted(names, key=lambda name: (load_size(name).num_parameters, name))
+
+
+def load_size(name: str) -> ModelConfig:
+    """A named size, e.g. `tiny` or `2.6B`; or the path of a `model.yaml`."""
+    path = SIZES_DIRECTORY / f"{name}.yaml"
+    if path.is_file():
+        return ModelConfig.load(path)
+    if Path(name).is_file():
+        return ModelConfig.load(name)
+    raise UserError(f"size {name!r} is neither one of {', '.join(size_names())} nor the path of a model.yaml")

@@ -1,0 +1,32 @@
+"""One pre-norm layer of the decoder."""
+
+import mindspore as ms
+from mindspore import Tensor, nn
+
+from pangu.config import ModelConfig
+from pangu.model.attention import Attention
+from pangu.model.dropout import Dropout
+from pangu.model.feed_forward import FeedForward
+from pangu.model.layer_norm import LayerNorm
+
+
+class Block(nn.Cell):
+    """h + Attention(LN1(h)), then + FeedForward(LN2(·)): [B, S, d] -> [B, S, d]."""
+
+    def __init__(self, config: ModelConfig, dtype: ms.Type) -> None:
+        super().__init__()
+        self.layernorm1 = LayerNorm(config.hidden_size, dtype)
+        self.layernorm2 = LayerNorm(config.hidden_size, dtype)
+        self.attention = Attention(config, dtype)
+        self.output = FeedForward(config, dtype)
+        self.attention_dropout = Dropout(config.dropout_rate)
+        self.output_dropout = Dropout(config.dropout_rate)
+
+    def feed_forward(self, hidden: Tensor, dropout_seed: Tensor) -> Tensor:
+        """The second half of the layer."""
+        return hidden + self.output_dropout(self.output(self.layernorm2(hidden)), dropout_seed)
+
+    def construct(self, hidden: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
+        normed = self.layernorm1(hidden)
+        attended = self.attention(normed, normed, penalty, dropout_seed)
+        return self.feed_forward(hidden + self.attention_dropout(attended, dropout_seed), dropout_seed)

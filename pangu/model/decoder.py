@@ -1,0 +1,87 @@
+"""PanGu-α, whole: embeddings, blocks, the final norm, the query layer, and logits by the word table.
+
+h = words[ids] + positions[pos]
+h = block_i(h)                       for every layer but the query layer
+h = final_norm(h)                    `final_norm: before_query`
+h = query_layer(h, queries[pos])
+h = final_norm(h)                    `final_norm: after_query`
+logits = h · wordsᵀ                  tied, no bias
+"""
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from pangu.config import ModelConfig
+from pangu.model import initializers
+from pangu.model.block import Block
+from pangu.model.dropout import Dropout
+from pangu.model.embedding import Embedding
+from pangu.model.layer_norm import LayerNorm
+from pangu.model.query_layer import QueryLayer
+
+DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
+
+
+class Decoder(nn.Cell):
+    """Everything below the logits: ids and positions int32 [B, S], penalty [B, 1, S, S] -> hidden [B, S, d].
+
+    dropout_seed: int32 scalar, used in training mode where the configuration has dropout.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dtype = DTYPES[config.compute_dtype]
+        hidden = config.hidden_size
+        position_table = initializers.position_table(config)
+        self.word_embedding = Embedding(config.vocab_size, hidden, initializers.word_table(config))
+        self.position_embedding = Embedding(config.seq_length, hidden, position_table)
+        self.embedding_dropout = Dropout(config.dropout_rate)
+        self.blocks = nn.CellList([Block(config, dtype) for _ in range(config.num_blocks)])
+        self.layernorm = LayerNorm(hidden, dtype)
+        self.query_layer, self.final_norm, self.dtype = config.query_layer, config.final_norm, dtype
+        if config.query_layer:
+            self.top_query_embedding = Embedding(config.seq_length, hidden, position_table)
+            self.top_query_layer = QueryLayer(config, dtype)
+        self.cast = ops.Cast()
+
+    def embed(self, ids: Tensor, positions: Tensor, dropout_seed: Tensor) -> Tensor:
+        """[B, S] -> [B, S, d] in the compute dtype."""
+        hidden = self.word_embedding(ids) + self.position_embedding(positions)
+        return self.cast(self.embedding_dropout(hidden, dropout_seed), self.dtype)
+
+    def construct(self, ids: Tensor, positions: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
+        hidden = self.embed(ids, positions, dropout_seed)
+        for block in self.blocks:
+            hidden = block(hidden, penalty, dropout_seed)
+        if self.final_norm == "before_query":
+            hidden = self.layernorm(hidden)
+        if self.query_layer:
+            query = self.cast(self.top_query_embedding(positions), self.dtype)
+            hidden = self.top_query_layer(hidden, query, penalty, dropout_seed)
+        if self.final_norm == "after_query":
+            hidden = self.layernorm(hidden)
+        return hidden
+
+
+class PanguAlpha(nn.Cell):
+    """The network with its head: ids and positions int32 [B, S], penalty [B, 1, S, S] -> logits fp32 [B, S, V]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = DTYPES[config.compute_dtype]
+        self.backbone = Decoder(config)
+        self.head = ops.MatMul(transpose_b=True)
+        self.cast = ops.Cast()
+        dropouts = (cell for _, cell in self.cells_and_names() if isinstance(cell, Dropout))
+        for site, dropout in enumerate(dropouts):
+            dropout.site = site
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [..., d] -> logits fp32 [..., V]."""
+        table = self.cast(self.backbone.word_embedding.embedding_table, self.dtype)
+        rows = self.head(hidden.reshape((-1, hidden.shape[-1])), table)
+        return self.cast(rows, ms.float32).reshape((*hidden.shape[:-1], -1))
+
+    def construct(self, ids: Tensor, positions: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
+        return self.logits(self.backbone(ids, positions, penalty, dropout_seed))

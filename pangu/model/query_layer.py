@@ -1,0 +1,17 @@
+"""PanGu-α's last layer: what to predict is asked by a table of queries instead of by the hidden state."""
+
+from mindspore import Tensor
+
+from pangu.model.block import Block
+
+
+class QueryLayer(Block):
+    """A block whose attention takes its queries from `query` [B, S, d]: the query table's row at each token's position.
+
+    Keys and values come from LN1 of the hidden state. The query is neither normed nor added: the residual is the
+    hidden state (paper, section 2.2; the original code).
+    """
+
+    def construct(self, hidden: Tensor, query: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
+        attended = self.attention(query, self.layernorm1(hidden), penalty, dropout_seed)
+        return self.feed_forward(hidden + self.attention_dropout(attended, dropout_seed), dropout_seed)
