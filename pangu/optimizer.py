@@ -1,0 +1,82 @@
+"""AdamW as the original computes it, and the textbook's, over one list of parameters."""
+
+import math
+from dataclasses import dataclass
+
+import mindspore as ms
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+
+def is_decayed(name: str) -> bool:
+    """Weight decay is for everything but norms and biases; the embedding tables are decayed, as in the original."""
+    return "layernorm" not in name and "bias" not in name
+
+
+@dataclass(frozen=True)
+class AdamScalars:
+    """The four numbers of one update, as the kernel wants them."""
+
+    learning_rate: float
+    epsilon: float
+    decay: float
+
+
+def adam_scalars(
+    step: int, learning_rate: float, beta1: float, beta2: float, epsilon: float, decay: float, bias_correction: bool
+) -> AdamScalars:
+    """What to give the uncorrected kernel p -= a·(m/(√v + e) + w·p) at `step` (counted from 0).
+
+    With bias correction (Kingma and Ba 2015, algorithm 1; Loshchilov and Hutter 2019, algorithm 2) the update
+    lr·(m̂/(√v̂ + ε) + λp), m̂ = m/c₁, v̂ = v/c₂, cᵢ = 1 - βᵢ^(step+1), is the same with a = lr·√c₂/c₁, e = ε√c₂, w = λ·lr/a.
+    """
+    if not bias_correction:
+        return AdamScalars(learning_rate, epsilon, decay)
+    correction1, correction2 = 1 - beta1 ** (step + 1), 1 - beta2 ** (step + 1)
+    ratio = math.sqrt(correction2) / correction1
+    return AdamScalars(learning_rate * ratio, epsilon * math.sqrt(correction2), decay / ratio)
+
+
+class AdamW(nn.Cell):
+    """In-place update of `parameters` (fp32) with their moments `adam_m.*` and `adam_v.*`.
+
+    m = β₁m + (1-β₁)g,  v = β₂v + (1-β₂)g²,  p -= lr·(m/(√v + ε) + λp), λ only where `is_decayed`. No bias correction:
+    the original has none (verified to 6e-8); `adam_scalars` turns the textbook's into this.
+    """
+
+    def __init__(self, parameters: list[Parameter], beta1: float, beta2: float) -> None:
+        super().__init__(auto_prefix=False)
+        self.parameters = ParameterTuple(parameters)
+        self.first = self.parameters.clone(prefix="adam_m", init="zeros")
+        self.second = self.parameters.clone(prefix="adam_v", init="zeros")
+        self.beta1, self.beta2 = beta1, beta2
+        self.decayed = tuple(is_decayed(parameter.name) for parameter in parameters)
+        # The fused kernel exists on CPU and GPU; elsewhere the same formula is composed.
+        self.fused = ms.get_context("device_target") in ("CPU", "GPU")
+        self.kernel = ops.AdamWeightDecay()
+
+    def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, epsilon: Tensor, decay: Tensor) -> bool:
+        done = True
+        for index in range(len(self.parameters)):
+            weight_decay = decay if self.decayed[index] else decay * 0
+            parameter, first, second = self.parameters[index], self.first[index], self.second[index]
+            gradient = gradients[index]
+            if self.fused:
+                self.kernel(
+                    parameter, first, second, learning_rate, self.beta1, self.beta2, epsilon, weight_decay, gradient
+                )
+            else:
+                new_first = self.beta1 * first + (1 - self.beta1) * gradient
+                new_second = self.beta2 * second + (1 - self.beta2) * gradient * gradient
+                update = new_first / (ops.sqrt(new_second) + epsilon) + weight_decay * parameter
+                ops.assign(first, new_first)
+                ops.assign(second, new_second)
+                ops.assign_sub(parameter, learning_rate * update)
+        return done
+
+
+def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:
+    """√Σg² over all gradients, fp32 scalar; infinite or NaN exactly when some gradient is, or the sum overflows."""
+    total = Tensor(0.0, ms.float32)
+    for gradient in gradients:
+        total = total + ops.reduce_sum(gradient * gradient)
+    return ops.sqrt(total)
