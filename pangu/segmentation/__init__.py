@@ -13,10 +13,10 @@ jieba's global state is not looked at: words that a program adds with `jieba.add
 
 import numpy as np
 
-from pangu.segmentation.kernels import mark_token_ends
+from pangu.segmentation.kernels import join_tokens, mark_token_ends
 from pangu.segmentation.tables import load_tables
 
-__all__ = ["code_points", "segment", "token_ends"]
+__all__ = ["code_points", "joined_tokens", "segment", "token_ends"]
 
 
 def code_points(text: str) -> np.ndarray:
@@ -37,3 +37,12 @@ def segment(text: str) -> list[str]:
         tokens.append(text[begin:end])
         begin = end
     return tokens
+
+
+def joined_tokens(text: str) -> bytes:
+    """UTF-8 of the tokens joined by spaces, a space of the text itself written ▂ and a newline ▃.
+
+    Raises UnicodeEncodeError for a lone surrogate.
+    """
+    points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    return join_tokens(points, token_ends(points)).tobytes()

@@ -221,3 +221,38 @@ def place_families(labels: np.ndarray, first: np.ndarray, sizes: np.ndarray, cod
         for label in siblings:
             used[slot - siblings[0] + label] = True
     return bases
+
+
+@compiled
+def join_tokens(points: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """UTF-8 (uint8[bytes]) of the tokens joined by spaces, a space of the text itself written ▂ and a newline ▃."""
+    out = np.empty(5 * len(points) + 1, np.uint8)
+    size = 0
+    for i in range(len(points)):
+        point = points[i]
+        if point == 0x20:
+            point = np.uint32(0x2582)
+        elif point == 0x0A:
+            point = np.uint32(0x2583)
+        if point < 0x80:
+            out[size] = point
+            size += 1
+        elif point < 0x800:
+            out[size] = 0xC0 | point >> 6
+            out[size + 1] = 0x80 | point & 0x3F
+            size += 2
+        elif point < 0x10000:
+            out[size] = 0xE0 | point >> 12
+            out[size + 1] = 0x80 | point >> 6 & 0x3F
+            out[size + 2] = 0x80 | point & 0x3F
+            size += 3
+        else:
+            out[size] = 0xF0 | point >> 18
+            out[size + 1] = 0x80 | point >> 12 & 0x3F
+            out[size + 2] = 0x80 | point >> 6 & 0x3F
+            out[size + 3] = 0x80 | point & 0x3F
+            size += 4
+        if ends[i]:
+            out[size] = 0x20
+            size += 1
+    return out[: max(size - 1, 0)]

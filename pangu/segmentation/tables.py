@@ -98,7 +98,9 @@ def build_tables(dictionary: Path) -> Tables:
     """Compile jieba's `dict.txt` and its hidden Markov model."""
     installed = importlib.metadata.version("jieba")
     if installed != JIEBA_VERSION:
-        raise UserError(f"jieba {installed} is installed; the segmentation is that of {JIEBA_VERSION}: install that one")
+        raise UserError(
+            f"jieba {installed} is installed; the segmentation is that of {JIEBA_VERSION}: install that one"
+        )
     from jieba.finalseg import emit_P, start_P, trans_P
 
     frequency, total = read_dictionary(dictionary)
