@@ -1,0 +1,197 @@
+"""MinHash signatures over character n-grams, the bands of locality-sensitive hashing, and exact Jaccard similarity.
+
+A signature holds `size` numbers; the share of equal numbers of two signatures estimates the Jaccard similarity of the
+two sets of n-grams. Classic MinHash pays `size` hash evaluations a character. Here one evaluation a character picks a
+slot and a value, and the least value of a slot is kept; only while slots are empty (short documents) do more rounds
+follow, each with new hashes. This is the similarity sketch of Dahlgaard, Knudsen and Thorup, "Fast Similarity
+Sketching" (FOCS 2017), which has the concentration of `size` independent permutations for sets of any size, unlike
+one-permutation hashing with densification, whose slots depend on each other in short documents, and most Chinese
+documents on the web are short.
+"""
+
+import numpy as np
+
+from data_pipeline.kernels.compiled import compiled
+
+EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
+_BLOCK = 2048  # n-grams hashed at a time: the hashes of a block stay in the first-level cache
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_ROUND = np.uint64(0xD1B54A32D192ED03)
+_WORD = 2**64 - 1
+
+
+@compiled
+def mix(value: np.uint64) -> np.uint64:
+    """A bijection of 64-bit words that flips every bit with probability 1/2 (splitmix64's finaliser, Steele 2014)."""
+    value ^= value >> np.uint64(30)
+    value *= _MIX_1
+    value ^= value >> np.uint64(27)
+    value *= _MIX_2
+    return value ^ (value >> np.uint64(31))
+
+
+@compiled
+def _hash_grams(values: np.ndarray, start: int, count: int, gram: int, salt: np.uint64, hashes: np.ndarray) -> None:
+    """`hashes[i]` = salted hash of `values[start + i : start + i + gram]`, for i < count."""
+    # One pass a character of the n-gram over slices that start at 0: each is a loop that the compiler turns into vector
+    # code, which it does not do for an inner loop of unknown length or for indices that might be negative.
+    hashes = hashes[:count]
+    hashes[:] = np.uint64(0)
+    for j in range(gram):
+        characters = values[start + j : start + j + count]
+        for i in range(count):
+            hashes[i] = hashes[i] * _BASE + np.uint64(characters[i])
+    for i in range(count):
+        hashes[i] = mix(hashes[i] * _BASE + salt)
+
+
+@compiled
+def _sketch(
+    values: np.ndarray, start: int, end: int, gram: int, seed: int, hashes: np.ndarray, slots: np.ndarray
+) -> None:
+    """Fill `slots` (uint64[size]) for the document `values[start:end]`, which holds at least one character."""
+    size = np.uint64(slots.size)
+    slots[:] = EMPTY
+    width = min(gram, end - start)  # a document shorter than an n-gram is one n-gram
+    grams = end - start - width + 1
+    empty = slots.size
+    turn = 0
+    while empty:
+        salt = mix(np.uint64(seed) + np.uint64(turn) * _ROUND)
+        high = np.uint64(turn) << np.uint64(32)
+        for first in range(0, grams, _BLOCK):
+            count = min(_BLOCK, grams - first)
+            _hash_grams(values, start + first, count, width, salt, hashes)
+            if turn < slots.size:
+                for i in range(count):
+                    word = hashes[i]
+                    slot = ((word >> np.uint64(32)) * size) >> np.uint64(32)
+                    slots[slot] = min(slots[slot], high | (word & np.uint64(0xFFFFFFFF)))
+            else:  # after `size` rounds each round is for one slot, so that the sketch ends for certain
+                slot = np.uint64(turn - slots.size)
+                for i in range(count):
+                    slots[slot] = min(slots[slot], high | (hashes[i] & np.uint64(0xFFFFFFFF)))
+        turn += 1
+        empty = 0
+        for slot in range(slots.size):
+            empty += slots[slot] == EMPTY
+
+
+@compiled
+def signatures(values: np.ndarray, offsets: np.ndarray, gram: int, seed: int, out: np.ndarray) -> None:
+    """Fill `out` (uint32[rows, size]) with the signatures of rows of code points (`values`, `offsets`: see CodePoints).
+
+    A row without characters gets zeros; it must be kept out of the comparison by its length.
+    """
+    hashes = np.empty(_BLOCK, np.uint64)
+    slots = np.empty(out.shape[1], np.uint64)
+    for row in range(offsets.size - 1):
+        if offsets[row] == offsets[row + 1]:
+            out[row, :] = 0
+            continue
+        _sketch(values, offsets[row], offsets[row + 1], gram, seed, hashes, slots)
+        for slot in range(slots.size):
+            out[row, slot] = slots[slot] & np.uint64(0xFFFFFFFF)
+
+
+@compiled
+def band_keys(signature: np.ndarray, rows: int, out: np.ndarray) -> None:
+    """Fill `out` (uint64[documents, bands]) with a hash of each band of `rows` numbers of `signature` (uint32)."""
+    for document in range(out.shape[0]):
+        for band in range(out.shape[1]):
+            key = np.uint64(band + 1) * _ROUND
+            for row in range(rows):
+                key = mix(key ^ np.uint64(signature[document, band * rows + row]))
+            out[document, band] = key
+
+
+@compiled
+def agreements(signature: np.ndarray, left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out` (uint16[pairs]): in how many places the signatures of documents `left[i]` and `right[i]` are equal."""
+    for pair in range(left.size):
+        first = signature[left[pair]]
+        second = signature[right[pair]]
+        equal = 0
+        for slot in range(first.size):
+            equal += first[slot] == second[slot]
+        out[pair] = equal
+
+
+@compiled
+def _distinct_grams(values: np.ndarray, start: int, end: int, gram: int) -> np.ndarray:
+    """The sorted distinct hashes (uint64) of the n-grams of `values[start:end]`."""
+    width = min(gram, end - start)
+    count = end - start - width + 1 if width else 0
+    hashes = np.empty(count, np.uint64)
+    if count:
+        _hash_grams(values, start, count, width, np.uint64(0), hashes)
+        hashes.sort()
+    distinct = 0
+    for i in range(count):
+        if i == 0 or hashes[i] != hashes[i - 1]:
+            hashes[distinct] = hashes[i]
+            distinct += 1
+    return hashes[:distinct]
+
+
+@compiled
+def jaccard(
+    values: np.ndarray, offsets: np.ndarray, left: np.ndarray, right: np.ndarray, gram: int, out: np.ndarray
+) -> None:
+    """Fill `out` (float32[pairs]) with the Jaccard similarity of the n-gram sets of rows `left[i]` and `right[i]`.
+
+    Pairs should be sorted by `left`: the set of a row is kept for as long as `left` stays the same.
+    """
+    kept = -1
+    first = np.empty(0, np.uint64)
+    for pair in range(left.size):
+        if left[pair] != kept:
+            kept = left[pair]
+            first = _distinct_grams(values, offsets[kept], offsets[kept + 1], gram)
+        second = _distinct_grams(values, offsets[right[pair]], offsets[right[pair] + 1], gram)
+        i = j = common = 0
+        while i < first.size and j < second.size:
+            a, b = first[i], second[j]
+            common += a == b
+            i += a <= b
+            j += b <= a
+        union = first.size + second.size - common
+        out[pair] = np.float32(common / union) if union else np.float32(0)
+
+
+def gram_set(normal: str, gram: int) -> set[str]:
+    """The n-grams of one normal form, plainly; a text shorter than `gram` is one n-gram."""
+    width = min(gram, len(normal))
+    return {normal[i : i + width] for i in range(len(normal) - width + 1)} if width else set()
+
+
+def signature_reference(normal: str, size: int, gram: int, seed: int) -> list[int]:
+    """The signature of one normal form, plainly: Algorithm 1 of the paper. Tests compare `signatures` with it."""
+    grams = gram_set(normal, gram)
+    if not grams:
+        return [0] * size
+    slots: list[tuple[int, int] | None] = [None] * size
+    turn = 0
+    while None in slots:
+        salt = _mix_reference((seed + turn * int(_ROUND)) & _WORD)
+        for text in grams:
+            word = 0
+            for character in text:
+                word = (word * int(_BASE) + ord(character)) & _WORD
+            word = _mix_reference((word * int(_BASE) + salt) & _WORD)
+            slot = (word >> 32) * size >> 32 if turn < size else turn - size
+            candidate = (turn, word & 0xFFFFFFFF)
+            held = slots[slot]
+            slots[slot] = candidate if held is None else min(held, candidate)
+        turn += 1
+    return [slot[1] for slot in slots if slot is not None]
+
+
+def _mix_reference(value: int) -> int:
+    value ^= value >> 30
+    value = value * int(_MIX_1) & _WORD
+    value ^= value >> 27
+    value = value * int(_MIX_2) & _WORD
+    return value ^ (value >> 31)
