@@ -56,7 +56,7 @@ class YamlConfig(BaseModel):
 
 
 def describe_first(error: ValidationError, schema: type[BaseModel]) -> str:
-    """The first complaint of pydantic as one line that names the field and, for an unknown one, the nearest legal name."""
+    """The first complaint of pydantic as one line: the field and, for an unknown one, the nearest legal name."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -156,3 +156,84 @@ def load_size(name: str) -> ModelConfig:
     if Path(name).is_file():
         return ModelConfig.load(name)
     raise UserError(f"size {name!r} is neither one of {', '.join(size_names())} nor the path of a model.yaml")
+
+
+class LearningRateConfig(BaseModel):
+    """Linear warm-up, then a cosine that counts from step 0 (`pangu.schedule.WarmupCosine`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    peak: float = Field(default=1e-4, gt=0, description="highest rate (2.6B 1e-4, 13B 5e-5, 200B 6e-5)")
+    end: float = Field(default=1e-6, ge=0, description="rate from decay_steps on")
+    warmup_steps: int = Field(
+        default=2000, ge=0, description="steps of linear growth from 0; the first step changes nothing"
+    )
+    decay_steps: PositiveInt | None = Field(default=None, description="length of the cosine; null: all steps")
+
+
+class OptimizerConfig(BaseModel):
+    """AdamW (`pangu.optimizer.AdamW`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0, description="for everything but norms and biases")
+    clip_norm: float = Field(default=1.0, gt=0, description="largest global norm of the gradients")
+    bias_correction: bool = Field(
+        default=False, description="true: the textbook's Adam; false: the original's, which has none"
+    )
+
+
+class LossScaleConfig(BaseModel):
+    """Dynamic loss scale; used with fp16 only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    initial: float = Field(default=float(2**32), ge=1)
+    growth_steps: PositiveInt = Field(default=1000, description="good steps in a row after which the scale doubles")
+    give_up_after: PositiveInt = Field(default=100, description="overflows in a row that end the run with an error")
+
+
+class TrainConfig(YamlConfig):
+    """`train.yaml`: one training run."""
+
+    data: str = Field(description="directory of the packed corpus (python -m data_pipeline run ...)")
+    out: str = Field(description="directory of the run; a run that is there goes on from its newest checkpoint")
+    model: str = Field(default="tiny", description="name of a size (python -m pangu sizes) or path of a model.yaml")
+    fit_vocabulary: bool = Field(
+        default=False, description="take vocab_size from the corpus's tokenizer instead of from the model"
+    )
+    precision: Literal["fp32", "fp16", "bf16"] | None = Field(
+        default=None, description="null: the model's compute_dtype"
+    )
+    start_from: str | None = Field(
+        default=None, description="weights to begin with (a run, a checkpoint or a .safetensors file); null: random"
+    )
+    steps: PositiveInt = Field(default=1000, description="updates of the weights")
+    batch_size: PositiveInt = Field(default=8, description="samples an update sees")
+    accumulate: PositiveInt = Field(
+        default=1, description="micro-batches that batch_size is computed in, to save memory"
+    )
+    document_reset: bool = Field(
+        default=True, description="documents of one sample do not see each other; false: they do, as in GPT-3"
+    )
+    recompute: bool = Field(default=False, description="save memory: recompute each layer in the backward pass")
+    seed: int = Field(default=1, ge=0, lt=2**31)
+    learning_rate: LearningRateConfig = LearningRateConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss_scale: LossScaleConfig = LossScaleConfig()
+    evaluate_every: PositiveInt = Field(default=100, description="steps between held-out evaluations")
+    evaluate_samples: PositiveInt = Field(default=256, description="held-out samples that an evaluation reads")
+    checkpoint_every: PositiveInt = Field(default=100, description="steps between checkpoints; each is evaluated too")
+    keep_last: PositiveInt = Field(
+        default=2, description="checkpoints kept; the one with the best evaluation stays as well"
+    )
+    device: Literal["CPU", "Ascend", "GPU"] = Field(default="CPU", description="where to run")
+
+    @model_validator(mode="after")
+    def check_accumulate(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
+        return self

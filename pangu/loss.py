@@ -1,6 +1,7 @@
 """The pretraining loss, as the original computes it."""
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 
 from pangu.model import PanguAlpha
@@ -33,6 +34,6 @@ class PretrainLoss(nn.Cell):
         return (nll * counted).sum()
 
 
-def counted_predictions(rows, pad: int) -> float:
-    """The loss's denominator for rows [.., S+1] (numpy): predictions from tokens other than pad, plus the original's 1e-5."""
+def counted_predictions(rows: np.ndarray, pad: int) -> float:
+    """The loss's denominator for rows [.., S+1]: predictions from tokens other than pad, plus the original's 1e-5."""
     return float((rows[..., :-1] != pad).sum()) + 1e-5

@@ -27,7 +27,8 @@ def adam_scalars(
     """What to give the uncorrected kernel p -= a·(m/(√v + e) + w·p) at `step` (counted from 0).
 
     With bias correction (Kingma and Ba 2015, algorithm 1; Loshchilov and Hutter 2019, algorithm 2) the update
-    lr·(m̂/(√v̂ + ε) + λp), m̂ = m/c₁, v̂ = v/c₂, cᵢ = 1 - βᵢ^(step+1), is the same with a = lr·√c₂/c₁, e = ε√c₂, w = λ·lr/a.
+    lr·(m̂/(√v̂ + ε) + λp), m̂ = m/c₁, v̂ = v/c₂, cᵢ = 1 - βᵢ^(step+1), is the same with a = lr·√c₂/c₁, e = ε√c₂ and
+    w = λ·lr/a.
     """
     if not bias_correction:
         return AdamScalars(learning_rate, epsilon, decay)

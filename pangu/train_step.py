@@ -1,8 +1,7 @@
 """One update of the weights as one compiled graph: loss, gradients, loss scale, clip, overflow check, AdamW."""
 
 import mindspore as ms
-import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Tensor, nn, ops
 
 from pangu.loss import PretrainLoss
 from pangu.optimizer import AdamW, global_norm

@@ -1,0 +1,244 @@
+"""Checkpoints: everything needed to go on, written whole or not at all, and checked before use.
+
+    RUN/model.yaml, train.yaml, tokenizer/, metrics.jsonl
+    RUN/checkpoints/step-00000100/model.safetensors      weights fp32, released names
+                                  optimizer.safetensors  adam_m.<name>, adam_v.<name>
+                                  state.json             TrainingState, configuration, sha256 of both files
+
+A checkpoint is written into a hidden directory beside its place, every file is synced, and then it is renamed. What a
+crash leaves behind is a hidden directory that the next run removes.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from pangu.config import ModelConfig
+from pangu.convert.names import canonical_names
+from pangu.errors import UserError
+
+STEP_NAME = re.compile(r"step-(\d{8,})")
+WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a run remembers beside its tensors. Random bits and data order are functions of the seed and the step."""
+
+    step: int  # updates so far, the skipped ones counted; the next batch has this index
+    loss_scale: float
+    good_steps: int  # since the scale changed
+    overflows: int  # in a row
+    tokens: int  # predictions counted in the loss so far
+    heldout_loss: float | None  # of the evaluation at this step
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint directory whose files have been found whole."""
+
+    directory: Path
+    state: TrainingState
+    model: ModelConfig
+    train: dict
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return load_file(self.directory / WEIGHTS)
+
+    def optimizer(self) -> dict[str, np.ndarray]:
+        return load_file(self.directory / OPTIMIZER)
+
+
+def sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file under its final name all at once: temporary name, sync, rename, sync of the directory."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checkpoints_directory(run: Path) -> Path:
+    return run / "checkpoints"
+
+
+def save(
+    run: Path,
+    state: TrainingState,
+    weights: dict[str, np.ndarray],
+    moments: dict[str, np.ndarray],
+    model: ModelConfig,
+    train: dict,
+) -> Path:
+    """Write `step-N` whole. Raises UserError when the disk is full or the place cannot be written; nothing is left then."""
+    parent = checkpoints_directory(run)
+    final = parent / f"step-{state.step:08d}"
+    temporary = parent / f".{final.name}.tmp"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        save_file(weights, temporary / WEIGHTS)
+        save_file(moments, temporary / OPTIMIZER)
+        for name in (WEIGHTS, OPTIMIZER):
+            with (temporary / name).open("rb") as file:
+                os.fsync(file.fileno())
+        description = {
+            "version": 1,
+            "state": asdict(state),
+            "model": model.model_dump(mode="json"),
+            "train": train,
+            "sha256": {name: digest(temporary / name) for name in (WEIGHTS, OPTIMIZER)},
+        }
+        write_whole(temporary / STATE, json.dumps(description, indent=1).encode())
+        shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
+        temporary.rename(final)
+        sync_directory(parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"{final}: the checkpoint cannot be written: {error}; earlier checkpoints are untouched"
+        ) from None
+    return final
+
+
+def step_directories(run: Path) -> list[Path]:
+    """Checkpoint directories of a run, newest first, whole or not."""
+    parent = checkpoints_directory(run)
+    if not parent.is_dir():
+        return []
+    found = [path for path in parent.iterdir() if path.is_dir() and STEP_NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Check every file against its checksum. Raises UserError that names the damaged or missing file."""
+    path = directory / STATE
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        state = TrainingState(**description["state"])
+        model = ModelConfig.from_fields(description["model"], str(path))
+        train, digests = dict(description["train"]), dict(description["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is damaged or missing: {error}") from None
+    for name in (WEIGHTS, OPTIMIZER):
+        file = directory / name
+        if not file.is_file():
+            raise UserError(f"{file}: is missing")
+        if digest(file) != digests.get(name):
+            raise UserError(f"{file}: is damaged: its sha256 is not the one in {STATE}")
+    return Checkpoint(directory, state, model, train)
+
+
+def whole_checkpoints(run: Path) -> Iterator[Checkpoint]:
+    """The whole checkpoints of a run, newest first; a damaged one is named on standard error and skipped."""
+    for directory in step_directories(run):
+        try:
+            yield open_checkpoint(directory)
+        except UserError as error:
+            print(f"warning: {error}; using the checkpoint before it", file=sys.stderr)
+
+
+def newest(run: Path) -> Checkpoint | None:
+    """The newest whole checkpoint of a run."""
+    return next(whole_checkpoints(run), None)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what an interrupted `save` left."""
+    for path in checkpoints_directory(run).glob(".step-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def heldout_loss(directory: Path) -> float:
+    """The evaluation stored with a checkpoint; infinite where there is none."""
+    try:
+        value = json.loads((directory / STATE).read_text(encoding="utf-8"))["state"]["heldout_loss"]
+        return float("inf") if value is None else float(value)
+    except (OSError, ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def best(run: Path) -> Path | None:
+    """The checkpoint directory with the lowest held-out loss."""
+    directories = [path for path in step_directories(run) if heldout_loss(path) < float("inf")]
+    return min(directories, key=heldout_loss, default=None)
+
+
+def prune(run: Path, keep_last: int) -> None:
+    """Remove all but the newest `keep_last` checkpoints and the best."""
+    keep = {*step_directories(run)[:keep_last], best(run)}
+    for directory in step_directories(run):
+        if directory not in keep:
+            # Renamed first, so that a crash in the middle leaves a leftover and not half a checkpoint.
+            leftover = directory.with_name(f".{directory.name}.tmp")
+            shutil.rmtree(leftover, ignore_errors=True)
+            directory.rename(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def load_weights(path: Path) -> dict[str, np.ndarray]:
+    """A .safetensors file, under the released names whichever spelling it has."""
+    try:
+        tensors = load_file(path)
+        return {ours: tensors[name] for name, ours in canonical_names(tensors).items()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors: {error}") from None
+
+
+def load_for_inference(
+    path: Path | str, model: Path | str | None = None, tokenizer: Path | str | None = None
+) -> tuple[ModelConfig, dict[str, np.ndarray], Path | None]:
+    """Configuration, weights by released name, and the tokenizer's place (None where none is known).
+
+    path: a run directory (its newest whole checkpoint), a checkpoint directory, or a .safetensors file; the last
+    needs `model` (a model.yaml or the name of a size) unless a model.yaml lies beside it.
+    """
+    from pangu.config import load_size
+
+    path = Path(path)
+    if path.is_dir():
+        checkpoint = open_checkpoint(path) if (path / STATE).is_file() else newest(path)
+        if checkpoint is None:
+            raise UserError(
+                f"{path}: holds no whole checkpoint (a run directory, step-* directory or .safetensors file)"
+            )
+        run = checkpoint.directory.parent.parent
+        found = Path(tokenizer) if tokenizer else run / "tokenizer"
+        config = load_size(str(model)) if model else checkpoint.model
+        weights = checkpoint.weights()
+    elif path.is_file():
+        beside = path.parent / "model.yaml"
+        if model is None and not beside.is_file():
+            raise UserError(f"{path}: give --model: a model.yaml or the name of a size")
+        config = load_size(str(model or beside))
+        found = Path(tokenizer) if tokenizer else path.parent / "tokenizer"
+        weights = load_weights(path)
+    else:
+        raise UserError(f"{path}: is neither a run or checkpoint directory nor a .safetensors file")
+    return config, weights, found if found.exists() else None

@@ -1,0 +1,80 @@
+"""Logits of a model for given token ids, so that any other implementation can be compared with this one.
+
+    python -m pangu logits model.yaml --weights weights.safetensors --ids ids.npy --out logits.npy --eod 9
+
+IDS is int32 [B, S], the output float32 [B, S, V].
+
+--eod ID   documents end with this id: positions and attention start again after it, as in training
+--pad ID   with --eod: padding, which training hides from the loss and not from attention, so it changes no logit;
+           without --eod: the network of evaluation, where this id neither sees nor is seen
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+
+from pangu.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="model.yaml, or the name of a size")
+    parser.add_argument("--weights", required=True, help="safetensors file")
+    parser.add_argument("--ids", required=True, help=".npy file, int [B, S]")
+    parser.add_argument("--out", required=True, help=".npy file to write, float32 [B, S, V]")
+    parser.add_argument("--eod", type=int, help="id that ends a document")
+    parser.add_argument("--pad", type=int, help="id of padding")
+    parser.add_argument("--dtype", choices=["fp32", "fp16"], help="compute dtype (default: the model's)")
+    parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], default="CPU")
+
+
+def read_ids(path: str, vocab_size: int, seq_length: int) -> np.ndarray:
+    """int32 [B, S], checked."""
+    try:
+        ids = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as .npy: {error}") from None
+    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu" or not ids.size:
+        raise UserError(f"{path}: must be integers of shape [B, S], not {getattr(ids, 'dtype', type(ids))}")
+    if ids.shape[1] > seq_length:
+        raise UserError(f"{path}: rows have {ids.shape[1]} ids; the model's seq_length is {seq_length}")
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise UserError(f"{path}: ids must be in 0..{vocab_size - 1}; found {ids.min()}..{ids.max()}")
+    return ids.astype(np.int32)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pangu.config import load_size
+
+    config = load_size(arguments.model)
+    if arguments.dtype:
+        config = config.model_copy(update={"compute_dtype": arguments.dtype})
+    ids = read_ids(arguments.ids, config.vocab_size, config.seq_length)
+
+    from pangu.checkpoint import load_weights
+    from pangu.network import build, use_device
+
+    use_device(arguments.device)
+    import mindspore as ms
+
+    from pangu.model.visibility import Visibility
+
+    network = build(config, load_weights(Path(arguments.weights)))
+    network.set_train(False)
+    visibility = Visibility(arguments.eod, arguments.pad if arguments.eod is None else None)
+    rows = []
+    for row in ids:  # one at a time: the memory of one row's logits beyond the output
+        tokens = ms.Tensor(row[None])
+        rows.append(network(tokens, *visibility(tokens), ms.Tensor(0, ms.int32)).asnumpy())
+    temporary = f"{arguments.out}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            np.save(file, np.concatenate(rows).astype(np.float32))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, arguments.out)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise UserError(f"{arguments.out}: cannot be written: {error}") from None
+    return 0

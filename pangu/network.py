@@ -1,0 +1,55 @@
+"""From a configuration and arrays to a network on a device."""
+
+import os
+
+import numpy as np
+
+os.environ.setdefault("GLOG_v", "3")  # this process only: errors of the framework, not its advice
+
+import mindspore as ms
+from mindspore import Tensor
+
+from pangu.config import ModelConfig
+from pangu.errors import UserError
+from pangu.model import PanguAlpha
+
+
+def use_device(target: str = "CPU") -> None:
+    """Compiled graphs on this device. Raises UserError where MindSpore cannot use it."""
+    try:
+        ms.set_context(mode=ms.GRAPH_MODE)
+        if ms.get_context("device_target") != target:
+            ms.set_device(target)
+    except (RuntimeError, ValueError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip("- ")), "")
+        raise UserError(f"device {target!r} cannot be used here: {reason}") from None
+
+
+def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, seed: int = 1) -> PanguAlpha:
+    """The network with the given weights (released names), or with random ones that the seed decides."""
+    ms.set_seed(seed)
+    network = PanguAlpha(config)
+    if weights is not None:
+        load_weights(network, weights)
+    return network
+
+
+def load_weights(network: PanguAlpha, weights: dict[str, np.ndarray]) -> None:
+    """Copy weights in. Raises UserError that names what is missing, left over, or of another shape."""
+    parameters = {parameter.name: parameter for parameter in network.trainable_params()}
+    missing = sorted(parameters.keys() - weights.keys())
+    if missing:
+        raise UserError(f"the weights lack {missing[0]!r} ({len(missing)} missing): do they fit the model.yaml?")
+    foreign = sorted(weights.keys() - parameters.keys())
+    if foreign:
+        raise UserError(f"the model has no {foreign[0]!r} ({len(foreign)} such): do the weights fit the model.yaml?")
+    for name, parameter in parameters.items():
+        value = weights[name]
+        if value.shape != parameter.shape:
+            raise UserError(f"{name}: the weights have shape {list(value.shape)}, the model {list(parameter.shape)}")
+        parameter.set_data(Tensor(np.asarray(value, np.float32)))
+
+
+def read_weights(network: PanguAlpha) -> dict[str, np.ndarray]:
+    """Copies of the weights, fp32, by released name."""
+    return {parameter.name: parameter.asnumpy().copy() for parameter in network.trainable_params()}
