@@ -81,11 +81,16 @@ class Tokenizer:
         if path.is_dir():
             path = path / MODEL_NAME
         model = read_model(path)
-        segmenter, special = _derive_settings(model, path)
+        segmenter, special = _derive_settings(model, str(path))
         settings = path.with_name(SETTINGS_NAME)
         if settings.exists():
             segmenter, special = _read_settings(settings, segmenter, special)
         return cls(model, segmenter, special, str(path))
+
+    @classmethod
+    def from_model(cls, model: bytes) -> "Tokenizer":
+        """From the content of a `.model` file, with the settings that its pieces tell."""
+        return cls(model, *_derive_settings(model, "the model"))
 
     def save(self, directory: str | Path) -> None:
         """Write `vocab.model` and `tokenizer.json`, each whole or not at all."""
@@ -204,7 +209,7 @@ def read_model(path: Path) -> bytes:
     return repaired if hashlib.sha256(repaired).hexdigest() == RELEASED_SHA256 else model
 
 
-def _derive_settings(model: bytes, path: Path) -> tuple[Segmenter, SpecialIds]:
+def _derive_settings(model: bytes, source: str) -> tuple[Segmenter, SpecialIds]:
     """Segmenter and special ids, from the pieces of a model in the released layout."""
     from google.protobuf.message import DecodeError
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
@@ -212,10 +217,10 @@ def _derive_settings(model: bytes, path: Path) -> tuple[Segmenter, SpecialIds]:
     try:
         proto = ModelProto.FromString(model)
     except DecodeError:
-        raise UserError(f"{path}: not a SentencePiece model, or a damaged one") from None
+        raise UserError(f"{source}: not a SentencePiece model, or a damaged one") from None
     pieces = [piece.piece for piece in proto.pieces]
     if tuple(pieces[: len(RELEASED_LAYOUT)]) != RELEASED_LAYOUT:
-        raise UserError(f"{path}: pieces 0-9 are not {' '.join(RELEASED_LAYOUT)}; no other layout is known here")
+        raise UserError(f"{source}: pieces 0-9 are not {' '.join(RELEASED_LAYOUT)}; no other layout is known here")
     lossless = proto.trainer_spec.byte_fallback and not proto.normalizer_spec.precompiled_charsmap
     special = SpecialIds(
         unknown=pieces.index("<unk>"),
