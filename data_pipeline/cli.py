@@ -14,11 +14,12 @@ VERBS = {
     "run": "run a recipe; what is up to date is reused",
     "plan": "say what a run would do",
     "show": "a packed sample and the documents it was made of",
+    "dedup-check": "say what fuzzy deduplication finds, on planted duplicates",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns the exit code: 0 done, 2 the user's mistake (one line on standard error), 130 interrupted."""
+    """Run one verb. Returns the exit code: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="python -m data_pipeline", description=sys.modules["data_pipeline"].__doc__)
