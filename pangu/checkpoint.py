@@ -95,7 +95,7 @@ def save(
     model: ModelConfig,
     train: dict,
 ) -> Path:
-    """Write `step-N` whole. Raises UserError when the disk is full or the place cannot be written; nothing is left then."""
+    """Write `step-N` whole. Raises UserError when the disk is full or cannot be written; nothing is left then."""
     parent = checkpoints_directory(run)
     final = parent / f"step-{state.step:08d}"
     temporary = parent / f".{final.name}.tmp"

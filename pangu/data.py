@@ -3,6 +3,7 @@
 The directory is what `python -m data_pipeline run` leaves: MindRecord files, `packed.json` and the tokenizer.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class PackedData:
     vocab_size: int
     end_of_document: int
     pad: int
-    tokenizer_fingerprint: str
+    fingerprint: str  # sha256 of packed.json, which names every file with its contents
     splits: dict[str, Split]
 
     @classmethod
@@ -66,7 +67,8 @@ class PackedData:
         directory = Path(directory)
         path = directory / "packed.json"
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
+            fields = json.loads(content)
         except FileNotFoundError:
             raise UserError(
                 f"{directory}: is no packed corpus: it has no packed.json (make one with data_pipeline run)"
@@ -90,7 +92,7 @@ class PackedData:
                 int(fields["vocab_size"]),
                 int(fields["end_of_document_id"]),
                 int(fields["pad_id"]),
-                str(fields["tokenizer_fingerprint"]),
+                hashlib.sha256(content).hexdigest(),
                 splits,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -135,15 +137,16 @@ def training_batches(split: Split, batch: int, seed: int, first_batch: int) -> I
         epoch, offset = epoch + 1, 0
 
 
-def unigram_nats(train: Split, heldout: Split, vocab_size: int, pad: int) -> float:
+def unigram_nats(train: Split, heldout: Split, vocab_size: int, pad: int, most_samples: int = 20_000) -> float:
     """Nats a token of the held-out labels under the add-one unigram model of the training split.
 
-    The baseline that knows how often each token occurs and nothing of order; counted where the loss counts.
+    The baseline that knows how often each token occurs and nothing of order; counted where the loss counts, over the
+    first `most_samples` samples of each split.
     """
 
     def counts(split: Split) -> np.ndarray:
         total = np.zeros(vocab_size, np.int64)
-        for rows in split.read(np.arange(split.samples), 64):
+        for rows in split.read(np.arange(min(split.samples, most_samples)), 64):
             labels = rows[:, 1:][rows[:, :-1] != pad]
             total += np.bincount(labels, minlength=vocab_size)
         return total

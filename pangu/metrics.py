@@ -28,7 +28,7 @@ def read_metrics(run: Path) -> list[dict]:
 
 
 class MetricsWriter:
-    """Appends to a run's metrics; made for a run that has done `step` updates, it first forgets what came after them."""
+    """Appends to the metrics of a run that has done `step` updates; it first forgets what came after them."""
 
     def __init__(self, run: Path, step: int) -> None:
         from tensorboardX import SummaryWriter

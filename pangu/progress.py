@@ -26,6 +26,7 @@ class TrainingProgress:
         self.heldout = ""
         self.tokens_per_second = 0.0
         self.last = 0.0
+        self.compiled = False
 
     def __enter__(self) -> "TrainingProgress":
         self.bar.start()
@@ -38,20 +39,19 @@ class TrainingProgress:
     def step(self, step: int, loss: float, tokens: int) -> None:
         """One update is done; `tokens` went through it."""
         now = time.perf_counter()
-        speed = tokens / (now - self.last)
-        self.last = now
-        # The first step compiles; after it, a mean over about ten steps.
-        self.tokens_per_second = 0.9 * self.tokens_per_second + 0.1 * speed if self.tokens_per_second else speed
+        speed, self.last = tokens / (now - self.last), now
+        if self.compiled:  # a mean over about ten steps
+            self.tokens_per_second = 0.9 * self.tokens_per_second + 0.1 * speed if self.tokens_per_second else speed
+        self.compiled = True
         status = f"loss {loss:.3f}{self.heldout} · {self.tokens_per_second:,.0f} tokens/s · MFU {self.mfu:.0%}"
         self.bar.update(self.task, completed=step, status=status)
 
     def evaluated(self, loss: float) -> None:
-        """An evaluation is done; its time does not count as training."""
+        """An evaluation is done."""
         self.heldout = f" · held out {loss:.3f}"
-        self.last = time.perf_counter()
 
-    def resumed_clock(self) -> None:
-        """Leave out the time since the last step, in which something else was done."""
+    def resume_clock(self) -> None:
+        """The time since the last step went into something that is not training: do not count it."""
         self.last = time.perf_counter()
 
     @property

@@ -1,0 +1,175 @@
+"""Weights from one form into another; what the input is, is found out.
+
+  512 released shards   a directory of filerted_0.ckpt … with the three .npy, and --strategy
+  MindSpore             a .ckpt file
+  safetensors           a file, or a directory or index of several; our names or the PyTorch port's
+  PyTorch               pytorch_model.bin, or a directory or index of several (PyTorch itself is not needed)
+
+The input is only ever read. The output appears when it is whole, and its SHA-256 is printed.
+
+python -m pangu convert checkpoint_file/ --strategy strategy.ckpt --to safetensors --out pangu-2.6B.safetensors
+python -m pangu convert pangu-2.6B.safetensors --to mindspore --out pangu-2.6B.ckpt --dtype fp16
+python -m pangu convert pytorch_model.bin --to safetensors --out model.safetensors --model-yaml
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pangu.config import ModelConfig
+from pangu.convert.plan import SUFFIXES, Plan, make_plan
+from pangu.convert.source import open_source
+from pangu.convert.write import WholeFile, check_output, write_output
+from pangu.errors import UserError
+
+MODEL_FILE = "model.yaml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add("input", type=Path, metavar="INPUT", help="file or directory of weights")
+    add("--to", required=True, choices=list(SUFFIXES), help="form of the output; pytorch: the port's names")
+    add("--out", type=Path, metavar="FILE", help="file to write (.safetensors; .ckpt for mindspore)")
+    add("--strategy", type=Path, nargs="+", metavar="FILE", help="the shards' strategy file, or one of each stage")
+    add("--embeddings", type=Path, metavar="DIR", help="where the three .npy are (default: with the shards)")
+    add("--dtype", choices=["fp32", "fp16", "bf16"], help="convert all weights (default: keep their types)")
+    add("--keep-optimizer", action="store_true", help="also adam_m.* and adam_v.*, where the input has them")
+    add("--names", choices=["released", "master"], default="released", help="of the embeddings in a MindSpore file")
+    add("--model-yaml", action="store_true", help=f"also write {MODEL_FILE} beside the output")
+    add("--heads", type=int, metavar="N", help=f"for {MODEL_FILE}, where the sizes are of no known model")
+    add("--overwrite", action="store_true", help="replace files that exist")
+    add("--dry-run", action="store_true", help="check the input, list what would be written, write nothing")
+    add("--json", action="store_true", help="print the summary as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    out = arguments.out
+    if out is None and not arguments.dry_run:
+        raise UserError("--out FILE says where to write; --dry-run only looks")
+    if out is not None and out.suffix != SUFFIXES[arguments.to]:
+        raise UserError(f"{out}: --to {arguments.to} writes a {SUFFIXES[arguments.to]} file")
+    if arguments.names == "master" and arguments.to != "mindspore":
+        raise UserError("--names master goes with --to mindspore")
+    source = open_source(arguments.input, arguments.strategy, arguments.embeddings)
+    plan = make_plan(source, arguments.to, arguments.dtype, arguments.keep_optimizer, arguments.names == "master")
+    config = plan.shape.config(arguments.heads, plan.final_norm) if arguments.model_yaml else None
+    summary = describe(plan)
+    if out is not None:
+        check_output(out, plan, arguments.overwrite)
+        if config is not None:
+            check_model_file(out.parent / MODEL_FILE, arguments.overwrite)
+    if arguments.dry_run:
+        report_dry_run(plan, summary, arguments.json)
+        return 0
+    started = time.monotonic()
+    with progress_bar(plan.nbytes, out.name) as advance:
+        size, checksum = write_output(plan, out, advance)
+    seconds = time.monotonic() - started
+    summary |= {"output": str(out), "bytes": size, "sha256": checksum, "seconds": round(seconds, 3)}
+    if config is not None:
+        write_model_file(config, out.parent / MODEL_FILE)
+        summary["model_yaml"] = str(out.parent / MODEL_FILE)
+    if arguments.json:
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        print_summary(summary)
+    return 0
+
+
+def describe(plan: Plan) -> dict[str, object]:
+    """What is known before writing."""
+    shape = plan.shape
+    return {
+        "input": str(plan.source.path),
+        "form": plan.source.form,
+        "to": plan.target,
+        "tensors": len(plan.steps),
+        "parameters": plan.num_parameters,
+        "dtypes": sorted({step.info.data_type.name for step in plan.steps if step.info.data_type}),
+        "model": {
+            "num_layers": shape.num_layers,
+            "hidden_size": shape.hidden_size,
+            "ffn_hidden_size": shape.ffn_hidden_size,
+            "seq_length": shape.seq_length,
+            "vocab_size": shape.vocab_size,
+            "query_layer": shape.query_layer,
+            "final_norm": plan.final_norm,
+        },
+        "left_out": plan.left_out,
+    }
+
+
+def report_dry_run(plan: Plan, summary: dict[str, object], as_json: bool) -> None:
+    listing = [
+        {
+            "from": step.source,
+            "to": step.target,
+            "dtype": step.info.data_type.name if step.info.data_type else "",
+            "shape": list(step.info.shape),
+            "transposed": step.transpose,
+        }
+        for step in plan.steps
+    ]
+    if as_json:
+        print(json.dumps(summary | {"steps": listing}, indent=1, ensure_ascii=False))
+        return
+    for row in listing:
+        change = "  transposed" if row["transposed"] else ""
+        print(f"{row['from']} -> {row['to']}  {row['dtype']} {row['shape']}{change}")
+    print_summary(summary)
+    print(f"would write {plan.nbytes / 1e9:.3f} GB of tensors; nothing was written")
+
+
+def print_summary(summary: dict) -> None:
+    model = summary["model"]
+    layers = f"{model['num_layers']} layers" + (", one of them the query layer" if model["query_layer"] else "")
+    print(f"read     {summary['input']}: {summary['form']}")
+    print(f"model    {layers}; hidden {model['hidden_size']}, ffn {model['ffn_hidden_size']}, ", end="")
+    print(f"seq {model['seq_length']}, vocabulary {model['vocab_size']}; {summary['parameters']:,} parameters")
+    if summary["left_out"]:
+        shown = ", ".join(summary["left_out"][:4])
+        more = f" and {len(summary['left_out']) - 4} more" if len(summary["left_out"]) > 4 else ""
+        print(f"left out {len(summary['left_out'])} tensors that are no weights: {shown}{more}")
+    if "sha256" in summary:
+        rate = summary["bytes"] / 1e6 / max(summary["seconds"], 1e-3)
+        print(f"wrote    {summary['output']}: {summary['tensors']} tensors, {'/'.join(summary['dtypes'])}, ", end="")
+        print(f"{summary['bytes']:,} bytes in {summary['seconds']:.1f} s ({rate:,.0f} MB/s)")
+        print(f"sha256   {summary['sha256']}")
+    if "model_yaml" in summary:
+        print(f"wrote    {summary['model_yaml']}")
+
+
+@contextmanager
+def progress_bar(total: int, label: str) -> Iterator[Callable[[int], None]]:
+    """A bar with the rate and the time left, where standard error is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def check_model_file(path: Path, overwrite: bool) -> None:
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(f"{path}: already exists; convert into another directory, or give --overwrite")
+
+
+def write_model_file(config: ModelConfig, path: Path) -> None:
+    with WholeFile(path) as file:
+        file.write(config.dump().encode())
+        file.commit()

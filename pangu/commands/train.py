@@ -1,0 +1,55 @@
+"""Pretrain, resume, or continue from other weights.
+
+    python -m pangu init train.yaml --data corpus/packed --out runs/first
+    python -m pangu train train.yaml
+    python -m pangu train train.yaml --steps 2000        # the same run, longer
+
+A run that was stopped, by Ctrl-C, kill -9 or a power cut, goes on with the same command and ends with the same bits.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+
+from pangu.config import TrainConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="train.yaml (python -m pangu init writes one)")
+    parser.add_argument("--data", help="instead of the file's `data`")
+    parser.add_argument("--out", help="instead of the file's `out`")
+    parser.add_argument("--model", help="instead of the file's `model`")
+    parser.add_argument("--steps", type=int, help="instead of the file's `steps`")
+    parser.add_argument("--start-from", help="instead of the file's `start_from`")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    config = TrainConfig.load(arguments.config)
+    given = {name: getattr(arguments, name) for name in ("data", "out", "model", "steps", "start_from")}
+    changes = {name: value for name, value in given.items() if value is not None}
+    config = TrainConfig.from_fields(config.model_dump() | changes, "command line")
+
+    from pangu.train import train
+
+    summary = train(config)
+    if arguments.json:
+        print(json.dumps(asdict(summary), indent=1))
+        return 130 if summary.interrupted else 0
+    if summary.interrupted:
+        print(f"interrupted after step {summary.step}; saved {summary.checkpoint}", file=sys.stderr)
+        print("the same command goes on from there", file=sys.stderr)
+        return 130
+    print(f"trained {summary.step} steps, {summary.tokens:,} tokens: loss {summary.loss:.3f}")
+    print(
+        f"held-out perplexity {summary.heldout_perplexity:,.1f} "
+        f"({summary.heldout_bits_per_byte:.3f} bits a byte); unigram model {summary.unigram_perplexity:,.1f}"
+    )
+    if summary.tokens_per_second:
+        print(
+            f"speed {summary.tokens_per_second:,.0f} tokens/s, MFU {summary.mfu:.1%} of the measured fp32 matmul peak"
+        )
+    print(f"checkpoint {summary.checkpoint}")
+    print(f"loss curve {summary.picture}")
+    return 0
