@@ -31,6 +31,7 @@ MODEL_FILE = "model.yaml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("input", type=Path, metavar="INPUT", help="file or directory of weights")
     add("--to", required=True, choices=list(SUFFIXES), help="form of the output; pytorch: the port's names")
     add("--out", type=Path, metavar="FILE", help="file to write (.safetensors; .ckpt for mindspore)")
@@ -152,14 +153,8 @@ def progress_bar(total: int, label: str) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task(label, total=total)
         yield lambda count: progress.advance(task, count)
 
