@@ -69,8 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
         settings = FuzzySettings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        option = f"--{first['loc'][0]}" if first["loc"] else "--bands, --rows"
-        raise UserError(f"{option}: {first['msg']}, got {first['input']!r}") from error
+        if not first["loc"]:
+            raise UserError(f"--bands, --rows: {first['ctx']['error']}") from error
+        raise UserError(f"--{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
     if arguments.files:
         texts = _sample(arguments.files, arguments.text_field, arguments.documents, arguments.seed)
     else:
