@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pangu.config import ModelConfig
 from pangu.convert.plan import SUFFIXES, Plan, make_plan
-from pangu.convert.source import open_source
+from pangu.convert.source import Source, open_source
 from pangu.convert.write import WholeFile, check_output, write_output
 from pangu.errors import UserError
 
@@ -55,7 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{out}: --to {arguments.to} writes a {SUFFIXES[arguments.to]} file")
     if arguments.names == "master" and arguments.to != "mindspore":
         raise UserError("--names master goes with --to mindspore")
-    source = open_source(arguments.input, arguments.strategy, arguments.embeddings)
+    with open_source(arguments.input, arguments.strategy, arguments.embeddings) as source:
+        return convert(source, arguments)
+
+
+def convert(source: Source, arguments: argparse.Namespace) -> int:
+    out = arguments.out
     plan = make_plan(source, arguments.to, arguments.dtype, arguments.keep_optimizer, arguments.names == "master")
     config = plan.shape.config(arguments.heads, plan.final_norm) if arguments.model_yaml else None
     summary = describe(plan)

@@ -9,10 +9,11 @@ import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pangu.convert.data_types import BY_MINDSPORE, TensorInfo
-from pangu.convert.regular_file import opened, read_into
+from pangu.convert.regular_file import OpenFiles, opened
 from pangu.convert.wire import (
     BYTES,
     Reader,
@@ -41,12 +42,12 @@ class StoredTensor:
     def nbytes(self) -> int:
         return sum(size for _, size in self.chunks)
 
-    def read_into(self, path: Path, start: int, view: memoryview) -> None:
+    def read_into(self, files: OpenFiles, path: Path, start: int, view: memoryview) -> None:
         """Fill `view` with the content's bytes from `start` on."""
         for offset, size in self.chunks:
             if start < size and len(view):
                 count = min(size - start, len(view))
-                read_into(path, offset + start, view[:count])
+                files.read_into(path, offset + start, view[:count])
                 view = view[count:]
             start = max(0, start - size)
 
@@ -59,6 +60,11 @@ class CheckpointIndex:
     size: int
     gaps: tuple[tuple[int, int], ...]
     structure: bytes
+
+    @cached_property
+    def kind(self) -> frozenset[tuple[str, TensorInfo]]:
+        """What the tensors are, wherever they lie."""
+        return frozenset((name, tensor.info) for name, tensor in self.tensors.items())
 
     def fits(self, path: Path) -> bool:
         """Whether another file has the same tensors at the same places: its index is this one, without parsing it."""

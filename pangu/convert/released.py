@@ -18,7 +18,7 @@ from pangu.convert import names
 from pangu.convert.data_types import DATA_TYPES, TensorInfo, bytes_of
 from pangu.convert.layout import ParameterLayout, owners, region
 from pangu.convert.mindspore_checkpoint import CheckpointIndex, StoredTensor, index_checkpoint
-from pangu.convert.regular_file import file_size, opened, read_into
+from pangu.convert.regular_file import OpenFiles, file_size, opened
 from pangu.convert.source import Source
 from pangu.convert.strategy import read_strategy
 from pangu.errors import UserError
@@ -147,17 +147,13 @@ class ReleasedShards(Source):
         """Shards of one stage hold the same parameters with the same shapes; those that differ from most are named."""
         odd = []
         for stage in self.stages():
-            contents = {
-                rank: {name: tensor.info for name, tensor in self.indices[rank].tensors.items()}
-                for rank in stage
-                if rank in self.indices
-            }
-            kinds = Counter(frozenset(content.items()) for content in contents.values())
-            usual = dict(kinds.most_common(1)[0][0]) if kinds else {}
-            for rank, content in contents.items():
-                if content != usual:
+            held = {rank: self.indices[rank] for rank in stage if rank in self.indices}
+            kinds = Counter(index.kind for index in held.values())
+            usual = kinds.most_common(1)[0][0] if kinds else frozenset()
+            for rank, index in held.items():
+                if index.kind != usual:
                     self.unlike.add(rank)
-                    odd.append(f"{self.called(self.paths[rank])} ({difference(content, usual)})")
+                    odd.append(f"{self.called(self.paths[rank])} ({difference(dict(index.kind), dict(usual))})")
         self.report("unlike the others", odd)
 
     def compare_contents(self) -> None:
@@ -218,13 +214,19 @@ class ReleasedShards(Source):
             if items:
                 shown = ", ".join(sorted(set(items))[:MOST_LISTED])
                 raise UserError(f"{self.folder}: {len(set(items))} parameters of the shards {what} {strategy}: {shown}")
+        expected = names.sort_names(self.layouts).weights
+        absent = [n for n, ours in expected.items() if n not in tensors and ours not in EMBEDDINGS.values()]
+        if absent:
+            shown = ", ".join(sorted(absent)[:MOST_LISTED])
+            raise UserError(f"{self.folder}: {len(absent)} parameters of {strategy} are in no shard: {shown}")
         return tensors
 
     def find_tables(self, folder: Path, present: dict[str, TensorInfo]) -> dict[str, tuple[Path, TensorInfo, int]]:
         """{name: (file, what it is, offset)} of the embeddings that the shards do not hold."""
         held = set(names.sort_names(present).weights.values())
         wanted = {file: name for file, name in EMBEDDINGS.items() if name not in held}
-        if names.QUERY_TABLE not in names.sort_names(self.layouts).weights.values():
+        known = held | set(names.sort_names(self.layouts).weights.values())
+        if not any(name == names.QUERY_TABLE or name.startswith(names.QUERY_LAYER) for name in known):
             wanted.pop("top_query_embedding.npy", None)
         missing = [file for file in wanted if not (folder / file).exists()]
         if missing:
@@ -234,7 +236,7 @@ class ReleasedShards(Source):
     def fill(self, name: str, view: memoryview) -> None:
         if name in self.tables:
             path, _, offset = self.tables[name]
-            read_into(path, offset, view)
+            self.open_files.read_into(path, offset, view)
             return
         info, layout = self.tensors[name], self.layouts[name]
         assert info.data_type is not None
@@ -244,10 +246,10 @@ class ReleasedShards(Source):
             target = array[region(cell, part_shape)]
             stored, path = self.indices[rank].tensors[name], self.paths[rank]
             if target.flags.c_contiguous:
-                stored.read_into(path, 0, bytes_of(target))
+                stored.read_into(self.open_files, path, 0, bytes_of(target))
             else:
                 part = np.empty(part_shape, info.data_type.storage)
-                stored.read_into(path, 0, bytes_of(part))
+                stored.read_into(self.open_files, path, 0, bytes_of(part))
                 target[...] = part
 
 
@@ -265,8 +267,9 @@ def sample_of(tensor: StoredTensor, path: Path) -> bytes:
     """The digest of a tensor's first and last few thousand bytes; b"" where they are one number over and over."""
     size = min(SAMPLE, tensor.nbytes)
     sample = bytearray(2 * size)
-    tensor.read_into(path, 0, memoryview(sample)[:size])
-    tensor.read_into(path, tensor.nbytes - size, memoryview(sample)[size:])
+    with OpenFiles() as files:
+        tensor.read_into(files, path, 0, memoryview(sample)[:size])
+        tensor.read_into(files, path, tensor.nbytes - size, memoryview(sample)[size:])
     if sample == sample[:4] * (len(sample) // 4):
         return b""
     return hashlib.blake2b(sample, digest_size=16).digest()

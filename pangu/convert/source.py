@@ -3,12 +3,14 @@
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 
 from pangu.convert.data_types import TensorInfo, bytes_of
 from pangu.convert.mindspore_checkpoint import index_checkpoint
-from pangu.convert.regular_file import file_size, read_bytes, read_into
+from pangu.convert.regular_file import OpenFiles, file_size, read_bytes
 from pangu.convert.safetensors_file import index_safetensors
 from pangu.convert.torch_file import index_torch_file
 from pangu.errors import UserError
@@ -24,16 +26,25 @@ DIRECTORY_FILES = (
 
 
 class Source(ABC):
-    """Weights in some form. form: a few words for people. tensors: by their names in the file, unread."""
+    """Weights in some form, to be used in a `with`. form: a few words for people. tensors: by their names, unread."""
 
     def __init__(self, path: Path, form: str, tensors: dict[str, TensorInfo], files: list[Path]) -> None:
         self.path, self.form, self.tensors, self.files = path, form, tensors, files
         self.metadata: dict[str, str] = {}
+        self.open_files = OpenFiles()
         self.left_out: list[str] = []
 
     @abstractmethod
     def fill(self, name: str, view: memoryview) -> None:
         """Write the tensor's bytes, row-major, into `view`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.open_files.close()
 
     def read(self, name: str) -> np.ndarray:
         """One tensor in the storage type of its data type; nothing else of it stays in memory."""
@@ -56,7 +67,7 @@ class FileSource(Source):
 
     def fill(self, name: str, view: memoryview) -> None:
         file, offset = self.places[name]
-        read_into(file, offset, view)
+        self.open_files.read_into(file, offset, view)
 
 
 class CheckpointSource(Source):
@@ -68,7 +79,7 @@ class CheckpointSource(Source):
         super().__init__(path, "MindSpore checkpoint", tensors, [path])
 
     def fill(self, name: str, view: memoryview) -> None:
-        self.index.tensors[name].read_into(self.path, 0, view)
+        self.index.tensors[name].read_into(self.open_files, self.path, 0, view)
 
 
 def open_source(path: Path, strategy: list[Path] | None = None, embeddings: Path | None = None) -> Source:
