@@ -73,7 +73,7 @@ def test_a_document_longer_than_a_block_equals_the_reference():
 
 @pytest.mark.parametrize("length", [40, 400, 4000])
 def test_agreement_estimates_jaccard_without_bias_at_every_length(length):
-    """The mean over 200 pairs lies within four standard errors of the true similarity, also where slots outnumber grams."""
+    """The mean of 200 pairs lies within four standard errors of the truth, also where slots outnumber n-grams."""
     generator = np.random.default_rng(length)
     pairs = 200
     size = 120
