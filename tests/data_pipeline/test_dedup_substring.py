@@ -36,7 +36,7 @@ def test_a_quotation_of_fifty_characters_is_cut_and_one_of_forty_nine_stays():
     first, second, third = chinese_grammar.documents(3, seed=8, median=2000)
     quotation = first[100:150]
     assert len(quotation) == 50
-    texts = [first, second + quotation + "完", third + quotation[1:] + "完"]
+    texts = [first, second + quotation + "完", third + quotation[1:] + "终"]
     result = deduplicate_substrings(pa.array(texts)).texts.to_pylist()
     assert result == [first, second + "完", texts[2]]
 
