@@ -57,7 +57,8 @@ class YamlConfig(BaseModel):
 
 def describe_first(error: ValidationError, schema: type[BaseModel]) -> str:
     """The first complaint of pydantic as one line: the field and, for an unknown one, the nearest legal name."""
-    first = error.errors()[0]
+    # An unknown name first: where it is a misspelling, the missing field is only its consequence.
+    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(str(first["loc"][-1]), schema.model_fields, n=1)

@@ -17,7 +17,13 @@ def write_split(directory: Path, name: str, rows: np.ndarray) -> dict:
     writer.write_raw_data([{"input_ids": row} for row in rows])
     writer.commit()
     tokens = int((rows != PAD).sum())
-    return {"files": [file], "samples": len(rows), "tokens": tokens, "documents": len(rows), "bytes_of_text": 3 * tokens}
+    return {
+        "files": [file],
+        "samples": len(rows),
+        "tokens": tokens,
+        "documents": len(rows),
+        "bytes_of_text": 3 * tokens,
+    }
 
 
 def write(directory: Path, samples: int = 40, vocab_size: int = VOCAB) -> Path:
@@ -50,10 +56,10 @@ def write(directory: Path, samples: int = 40, vocab_size: int = VOCAB) -> Path:
 
 
 MODEL = """
-num_layers: 3
-hidden_size: 32
-num_heads: 4
-ffn_hidden_size: 64
+num_layers: 2
+hidden_size: 16
+num_heads: 2
+ffn_hidden_size: 32
 seq_length: 16
 vocab_size: 64
 compute_dtype: fp32
