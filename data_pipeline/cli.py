@@ -10,9 +10,14 @@ from data_pipeline.errors import UserError
 
 # verb -> one line of help; the verb's code is data_pipeline/commands/VERB.py (dashes become underscores)
 VERBS = {
+    "demo": "fetch the demo corpus",
     "init": "write a commented recipe",
     "run": "run a recipe; what is up to date is reused",
     "plan": "say what a run would do",
+    "explain": "say why a stage is stale",
+    "stats": "the funnel of a run: kept and dropped, stage by stage",
+    "inspect": "records of a stage, kept or dropped",
+    "why": "one document through every stage",
     "show": "a packed sample and the documents it was made of",
     "dedup-check": "say what fuzzy deduplication finds, on planted duplicates",
 }

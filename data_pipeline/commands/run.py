@@ -1,0 +1,63 @@
+"""Run a recipe. What is up to date is reused; after an interruption, of whatever kind, the same command goes on.
+
+    python -m data_pipeline run recipe.yaml --out corpus
+
+The output directory then holds `documents/` (what was kept, Parquet), `rejects/` (what was dropped, with the reason),
+`tokenizer/` and `packed/` (if the recipe has those stages), and what makes the next run fast (`stages/`,
+`manifest.sqlite`)."""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="the output directory")
+    parser.add_argument("--workers", type=int, help="processes; the result does not depend on it")
+    parser.add_argument("--memory", help="for everything together, like 4GB; the default is the recipe's")
+    parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    parser.add_argument(
+        "--verify", action="store_true", help="read every earlier output again and redo what is damaged"
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from data_pipeline.engine import local, progress
+    from data_pipeline.engine.steps import parse_bytes
+    from data_pipeline.errors import UserError
+    from data_pipeline.recipe import Recipe, default_workers
+
+    start = time.perf_counter()
+    recipe = Recipe.load(arguments.recipe)
+    if arguments.memory:
+        try:
+            memory = parse_bytes(arguments.memory)
+        except ValueError as error:
+            raise UserError(f"--memory: {error}") from error
+        recipe = replace(recipe, memory=memory, workers=min(recipe.workers, default_workers(memory)))
+    if arguments.workers is not None:
+        if arguments.workers < 1:
+            raise UserError(f"--workers {arguments.workers}: the nearest legal value is 1")
+        recipe = replace(recipe, workers=arguments.workers)
+    names = [stage.name for stage in recipe.stages]
+    if arguments.until is not None and arguments.until not in names:
+        raise UserError(f"--until {arguments.until}: the stages of {arguments.recipe} are {', '.join(names)}")
+    with progress.reporter(recipe) as reporter:
+        summaries = local.run(recipe, arguments.out, reporter, until=arguments.until, verify=arguments.verify)
+    seconds = time.perf_counter() - start
+    if arguments.json:
+        print(
+            json.dumps(
+                {"out": str(arguments.out), "seconds": round(seconds, 3), "stages": [asdict(s) for s in summaries]}
+            )
+        )
+    else:
+        from data_pipeline.commands.stats import print_funnel
+
+        print_funnel(summaries)
+        print(f"{arguments.out}: done in {progress.duration(seconds)}")
+    return 0

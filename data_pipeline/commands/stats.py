@@ -1,0 +1,50 @@
+"""The funnel of a run: what went into each stage, what came out, and why the rest was dropped.
+
+python -m data_pipeline stats corpus
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data_pipeline.engine.local import StageSummary
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, help="the output directory of a run")
+    parser.add_argument("--json", action="store_true")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from data_pipeline.engine.local import summarise
+
+    summaries = summarise(arguments.out)
+    if arguments.json:
+        print(json.dumps([asdict(summary) for summary in summaries]))
+    else:
+        print_funnel(summaries)
+    return 0
+
+
+def print_funnel(summaries: "list[StageSummary]") -> None:
+    """A row for each stage, and below it a row for each reason."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from data_pipeline.engine.progress import summary_cells
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("stage")
+    for title in ("documents", "MB/s", "kept", ""):
+        table.add_column(title, justify="right")
+    for summary in summaries:
+        table.add_row(summary.name, *summary_cells(summary))
+        for reason, count in summary.dropped.items():
+            table.add_row(f"  [dim]{reason}[/]", f"[dim]−{count:,}[/]", "", "", "")
+        for name, value in summary.details.items():
+            if isinstance(value, int) and value:
+                table.add_row(f"  [dim]{name.replace('_', ' ')}[/]", f"[dim]{value:,}[/]", "", "", "")
+    Console().print(table)

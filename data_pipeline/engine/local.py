@@ -1,0 +1,243 @@
+"""The engine for one machine: worker processes over shards, DuckDB for what belongs together."""
+
+import os
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from data_pipeline.engine import tasks
+from data_pipeline.engine.manifest import Finished, Manifest
+from data_pipeline.engine.plan import PlannedStep, World, plan_step
+from data_pipeline.engine.pool import Pool
+from data_pipeline.engine.whole import checksum, commit_directory, link, locked
+from data_pipeline.errors import UserError
+from data_pipeline.recipe import Recipe
+
+MINIMUM_FREE_BYTES = 64 << 20
+
+
+class Reporter(Protocol):
+    """Whoever shows what a run is doing."""
+
+    def step_started(self, plan: PlannedStep) -> None: ...
+
+    def tick(self, documents: int, size: int) -> None: ...
+
+    def task_done(self, plan: PlannedStep, result: tasks.Result) -> None: ...
+
+    def stage_finished(self, summary: "StageSummary") -> None: ...
+
+
+@dataclass
+class StageSummary:
+    """What a stage did, over all its tasks, also those of earlier runs."""
+
+    name: str
+    kind: str
+    documents_in: int = 0
+    documents: int = 0
+    bytes_in: int = 0
+    bytes: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    tasks: int = 0
+    reused: int = 0
+
+
+def run(
+    recipe: Recipe, root: Path, reporter: Reporter, *, until: str | None = None, verify: bool = False
+) -> list[StageSummary]:
+    """Run what is not up to date; return a summary for each stage. Every failure of the user's is a UserError."""
+    with locked(root):
+        temporary = root / "tmp"
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(exist_ok=True)
+            manifest = Manifest(root)
+        except OSError as error:
+            raise UserError(f"{root}: the output directory cannot be written: {error.strerror}") from error
+        try:
+            if verify:
+                _forget_damaged(manifest, recipe)
+            with Pool(recipe.workers, on_tick=reporter.tick) as pool:
+                return _run_stages(recipe, manifest, pool, reporter, until)
+        finally:
+            manifest.close()
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _run_stages(
+    recipe: Recipe, manifest: Manifest, pool: Pool, reporter: Reporter, until: str | None
+) -> list[StageSummary]:
+    manifest.record_stages([(stage.name, stage.kind) for stage in recipe.stages])
+    world = World()
+    summaries: list[StageSummary] = []
+    published: dict[str, dict[str, Path]] = {"documents": {}, "rejects": {}}
+    for stage in recipe.stages:
+        world.begin_stage()
+        summary = StageSummary(stage.name, stage.kind)
+        for step in stage.steps:
+            plan = plan_step(recipe, stage, step, world, manifest)
+            rows = _run_step(plan, manifest, pool, reporter)
+            world.advance(plan, rows, manifest.root)
+            _add(summary, rows, len(plan.tasks), len(plan.done))
+            _collect(published, plan, rows, manifest.root)
+        summaries.append(summary)
+        reporter.stage_finished(summary)
+        if stage.name == until:
+            return summaries
+    _forget_old_stages(recipe, manifest)
+    published["documents"] = {f"{file.stem}.parquet": file.path for file in world.documents}
+    for folder, files in published.items():
+        publish(manifest.root, folder, files)
+    return summaries
+
+
+def _run_step(plan: PlannedStep, manifest: Manifest, pool: Pool, reporter: Reporter) -> list[Finished]:
+    """Run the stale tasks of a step; the rows of all its tasks, in their order."""
+    reporter.step_started(plan)
+    rows = dict(plan.done)
+    if plan.to_run:
+        manifest.record_step(plan.name, plan.settings, plan.code, len(plan.tasks))
+    by_name = {f"{plan.name}/{task.name}": task for task in plan.to_run}
+
+    def jobs():
+        for name, task in by_name.items():
+            _check_space(manifest.root)
+            yield tasks.job(name, task.build())
+
+    for job, result in pool.run(jobs()):
+        task = by_name[job.name]
+        row = Finished(task.name, task.key, result.outputs, result.counts, result.seconds)
+        manifest.record(plan.name, row)
+        rows[task.name] = row
+        reporter.task_done(plan, result)
+    _remove_orphans(plan, rows, manifest)
+    return [rows[task.name] for task in plan.tasks]
+
+
+def _check_space(root: Path) -> None:
+    state = os.statvfs(root)
+    if state.f_bavail * state.f_frsize < MINIMUM_FREE_BYTES:
+        raise UserError(
+            f"{root}: the disk is full (less than 64 MiB left); make room and run again, what is done is kept"
+        )
+
+
+def _remove_orphans(plan: PlannedStep, rows: dict[str, Finished], manifest: Manifest) -> None:
+    """Forget tasks that the step no longer has, and delete files that no task claims."""
+    gone = [name for name in plan.before if name not in rows]
+    if gone:
+        manifest.forget(plan.name, gone)
+    claimed = {output.path for row in rows.values() for output in row.outputs}
+    folder = manifest.root / plan.folder
+    for part in (
+        (folder / "kept", folder / "dropped")
+        if (folder / "kept").exists() or (folder / "dropped").exists()
+        else (folder,)
+    ):
+        for path in sorted(part.rglob("*")) if part.exists() else []:
+            if path.is_file() and path.relative_to(manifest.root).as_posix() not in claimed:
+                path.unlink()
+
+
+def _forget_old_stages(recipe: Recipe, manifest: Manifest) -> None:
+    """Delete what stages that the recipe no longer has left behind."""
+    names = {stage.name for stage in recipe.stages}
+    steps = {f"{stage.name}/{step.name}" for stage in recipe.stages for step in stage.steps}
+    for step in manifest.steps():
+        if step not in steps:
+            manifest.forget_step(step)
+    folder = manifest.root / "stages"
+    for path in folder.iterdir() if folder.exists() else []:
+        if path.name not in names:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _forget_damaged(manifest: Manifest, recipe: Recipe) -> None:
+    """`--verify`: read every file again and forget the tasks whose bytes are not those that were written."""
+    for stage in recipe.stages:
+        for step in stage.steps:
+            name = f"{stage.name}/{step.name}"
+            damaged = [
+                task
+                for task, row in manifest.finished(name).items()
+                if manifest.is_present(row)
+                and any(checksum(manifest.root / output.path) != output.checksum for output in row.outputs)
+            ]
+            manifest.forget(name, damaged)
+
+
+def summarise(root: Path) -> list[StageSummary]:
+    """The summaries of an earlier run, from its manifest."""
+    manifest = open_manifest(root)
+    summaries = []
+    for name, kind in manifest.stages():
+        summary = StageSummary(name, kind)
+        for step in manifest.steps_of(name):
+            rows = list(manifest.finished(step).values())
+            _add(summary, rows, len(rows), len(rows))
+        summaries.append(summary)
+    return summaries
+
+
+def open_manifest(root: Path) -> Manifest:
+    """The manifest of an output directory, to be read only."""
+    if not (root / "manifest.sqlite").exists():
+        raise UserError(f"{root}: not the output directory of a run (no manifest.sqlite there)")
+    return Manifest(root, read_only=True)
+
+
+def _add(summary: StageSummary, rows: list[Finished], tasks: int, reused: int) -> None:
+    """Add the counts of a step to its stage's summary."""
+    dropped: Counter[str] = Counter(summary.dropped)
+    makes_records = any("dropped" in row.counts for row in rows)
+    for row in rows:
+        if makes_records:
+            for name in ("documents_in", "documents", "bytes_in", "bytes"):
+                setattr(summary, name, getattr(summary, name) + row.counts[name])
+            dropped.update(row.counts["dropped"])
+        elif row.task == "all":
+            summary.details.update(row.counts)
+        summary.seconds += row.seconds
+    summary.dropped = dict(dropped.most_common())
+    summary.tasks += tasks
+    summary.reused += reused
+
+
+def _collect(published: dict[str, dict[str, Path]], plan: PlannedStep, rows: list[Finished], root: Path) -> None:
+    """Note which files of a step are to be found in the output directory itself."""
+    for row in rows:
+        for output in row.outputs:
+            if output.role == "dropped":
+                published["rejects"][f"{plan.stage.name}-{Path(output.path).name}"] = root / output.path
+            elif plan.step.publish is not None:
+                relative = Path(output.path).relative_to(plan.folder)
+                if row.task != "all":
+                    relative = relative.relative_to(row.task)
+                published.setdefault(plan.step.publish, {})[relative.as_posix()] = root / output.path
+
+
+def publish(root: Path, folder: str, files: dict[str, Path]) -> None:
+    """Make `folder` hold exactly `files` (name → file), as hard links; untouched when it does already."""
+    target = root / folder
+    present = (
+        {path.relative_to(target).as_posix(): path for path in target.rglob("*") if path.is_file()}
+        if target.exists()
+        else {}
+    )
+    if (
+        target.exists()
+        and present.keys() == files.keys()
+        and all(path.samefile(files[name]) for name, path in present.items())
+    ):
+        return
+    temporary = root / "tmp" / f"publish-{folder}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, path in files.items():
+        link(path, temporary / name)
+    commit_directory(temporary, target)

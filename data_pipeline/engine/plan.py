@@ -1,0 +1,271 @@
+"""What has to be done: the tasks of each step with their keys, compared with the manifest.
+
+Both engines walk a recipe the same way: `plan_step`, run the tasks that are not up to date, `World.advance`. A step's
+tasks depend on the files that earlier steps left, so a plan reaches as far as the earlier steps are up to date."""
+
+import ast
+import functools
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from data_pipeline import record
+from data_pipeline.engine import tasks
+from data_pipeline.engine.manifest import Finished, Key, Manifest, digest
+from data_pipeline.engine.steps import Context, Files, Global, GroupBy, InputFile, Map, Read, Step
+from data_pipeline.recipe import Recipe, Stage
+
+# the code that every step's bytes depend on
+BASE_CODE = ("data_pipeline.record", "data_pipeline.engine.shard")
+
+
+@dataclass
+class World:
+    """What exists at a place of the recipe: the record shards, the tables of the stage, the files that stages left."""
+
+    documents: list[InputFile] = field(default_factory=list)
+    signals: tuple[str, ...] = ()
+    files: dict[str, list[InputFile]] = field(default_factory=dict)
+    tables: dict[str, list[InputFile]] = field(default_factory=dict)
+    schemas: dict[str, pa.Schema] = field(default_factory=dict)
+
+    def begin_stage(self) -> None:
+        self.tables, self.schemas = {}, {}
+
+    def advance(self, plan: "PlannedStep", rows: Sequence[Finished], root: Path) -> None:
+        """The step is done; `rows` are its tasks, in order."""
+        step = plan.step
+        outputs = [output for row in rows for output in row.outputs]
+        found = [
+            InputFile(root / output.path, output.checksum, output.rows)
+            for output in outputs
+            if output.role != "dropped"
+        ]
+        if isinstance(step, Read) or (isinstance(step, Map) and step.table is None):
+            self.documents, self.signals = found, plan.signals
+        else:
+            self.tables[step.name] = found
+            if isinstance(step, Map):
+                self.schemas[step.name] = tasks.table_schema(step)
+            elif isinstance(step, GroupBy):
+                self.schemas[step.name] = step.table
+            else:
+                self.files[plan.stage.kind] = found
+
+    def find(self, need: str) -> list[InputFile]:
+        if need == "documents":
+            return self.documents
+        return self.tables[need] if need in self.tables else self.files[need]
+
+
+@dataclass(frozen=True)
+class PlannedTask:
+    """A task, the key that decides whether it is up to date, and how to build what a worker needs."""
+
+    name: str
+    key: Key
+    build: Callable[[], Any]
+    size: int
+    """How much work it is, for the time left: rows of a Map, bytes of anything else."""
+
+
+@dataclass
+class PlannedStep:
+    """A step with all its tasks; `done` holds the rows of those that are up to date."""
+
+    stage: Stage
+    step: Step
+    folder: str
+    settings: dict[str, Any]
+    code: dict[str, str]
+    signals: tuple[str, ...]
+    tasks: list[PlannedTask]
+    done: dict[str, Finished]
+    before: dict[str, Finished]
+    """All rows of the manifest for this step, whatever their keys."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage.name}/{self.step.name}"
+
+    @property
+    def to_run(self) -> list[PlannedTask]:
+        return [task for task in self.tasks if task.name not in self.done]
+
+
+def plan_step(recipe: Recipe, stage: Stage, step: Step, world: World, manifest: Manifest) -> PlannedStep:
+    """The tasks of one step, given what the earlier steps left."""
+    root = manifest.root
+    makes_records = isinstance(step, Read) or (isinstance(step, Map) and step.table is None)
+    folder = f"stages/{stage.name}" if makes_records else f"stages/{stage.name}/{step.name}"
+    dumped = stage.settings.model_dump(mode="json")
+    settings = dumped if step.reads is None else {name: dumped[name] for name in step.reads}
+    code = code_digests(step)
+    signals = world.signals
+    if isinstance(step, Read | Map):
+        signals = tuple(dict.fromkeys((*world.signals, *step.signals)))
+    settings_digest, code_digest = (
+        digest(json.dumps(settings, sort_keys=True)),
+        digest(json.dumps(code, sort_keys=True)),
+    )
+
+    def planned(name: str, inputs: Sequence[str], build: Callable[[], Any], size: int) -> PlannedTask:
+        return PlannedTask(name, Key(settings_digest, code_digest, digest(*inputs)), build, size)
+
+    listed = [
+        planned(name, inputs, build, size)
+        for name, inputs, build, size in _tasks(recipe, stage, step, folder, signals, world, root)
+    ]
+    before = manifest.finished(f"{stage.name}/{step.name}")
+    done = {}
+    for task in listed:
+        row = before.get(task.name)
+        if row is not None and row.key == task.key and manifest.is_present(row):
+            done[task.name] = row
+    return PlannedStep(stage, step, folder, settings, code, signals, listed, done, before)
+
+
+_Listed = list[tuple[str, list[str], Callable[[], Any], int]]
+
+
+def _tasks(
+    recipe: Recipe, stage: Stage, step: Step, folder: str, signals: tuple[str, ...], world: World, root: Path
+) -> _Listed:
+    """(name, what its key holds besides settings and code, how to build it, its bytes) for every task of a step."""
+    settings = stage.settings
+    memory = recipe.memory * 3 // 4
+    if isinstance(step, Read):
+        return [
+            (
+                item.name,
+                [item.identity],
+                functools.partial(tasks.ReadTask, step, settings, item, root, folder, getattr(settings, "shard_bytes")),  # noqa: B009
+                item.bytes,
+            )
+            for item in step.items(recipe.sources, settings, recipe.path.parent)
+        ]
+    if isinstance(step, Map):
+        others = [world.find(need) for need in step.needs[1:]]
+        listed: _Listed = []
+        schema = record.schema(signals) if step.table is None else tasks.table_schema(step)
+        sides = [_by_shard(files, need in world.tables) for need, files in zip(step.needs[1:], others, strict=True)]
+        for shard in world.find(step.needs[0]):
+            side = [found(shard.stem) for found in sides]
+            listed.append(
+                (
+                    shard.stem,
+                    [shard.checksum, ",".join(signals), *(file.checksum for files in side for file in files)],
+                    functools.partial(
+                        tasks.MapTask,
+                        step,
+                        settings,
+                        shard.path,
+                        shard.stem,
+                        tuple(tuple(file.path for file in files) for files in side),
+                        schema,
+                        root,
+                        folder,
+                    ),
+                    shard.rows,
+                )
+            )
+        return listed
+    inputs = {need: world.find(need) for need in step.needs}
+    checksums = [text for need, files in inputs.items() for text in (need, *(file.checksum for file in files))]
+    if isinstance(step, GroupBy):
+        tables = {
+            need: (tuple(file.path for file in files), world.schemas[need])
+            for need, files in inputs.items()
+            if need in world.schemas
+        }
+        shards = tuple(file.stem for file in world.documents)
+        build = functools.partial(
+            tasks.GroupByTask, step, settings, tables, shards, root, folder, memory, recipe.workers
+        )
+        return [("all", [*checksums, *shards], build, 0)]
+    if isinstance(step, Global):
+        return [
+            (
+                "all",
+                [*checksums, step.identity(settings)],
+                functools.partial(tasks.FilesTask, step, settings, None, inputs, root, folder, memory, recipe.workers),
+                0,
+            )
+        ]
+    assert isinstance(step, Files)
+    context = Context(settings, inputs, root, root / "tmp", 1, memory, lambda documents, size: None)
+    return [
+        (
+            item.name,
+            [item.identity],
+            functools.partial(tasks.FilesTask, step, settings, item, inputs, root, folder, memory // recipe.workers, 1),
+            item.bytes,
+        )
+        for item in step.items(context)
+    ]
+
+
+def _by_shard(files: list[InputFile], is_table: bool) -> Callable[[str], list[InputFile]]:
+    """Which of `files` a shard gets: its own file of a table, all files of anything else."""
+    if not is_table:
+        return lambda shard: files
+    by_stem = {file.stem: file for file in files}
+    return lambda shard: [by_stem[shard]]
+
+
+def code_digests(step: Step) -> dict[str, str]:
+    """Module or library -> digest of its code or its version, for everything that decides a step's bytes."""
+    functions = [value for value in vars(step).values() if callable(value)]
+    modules = dict.fromkeys([*BASE_CODE, *(function.__module__ for function in functions), *step.uses])
+    digests = {module: _module_digest(module) for module in modules}
+    digests.update({library: importlib.metadata.version(library) for library in ("pyarrow", *step.libraries)})
+    return digests
+
+
+@functools.cache
+def _module_digest(module: str) -> str:
+    """Digest of a module's syntax tree: comments and formatting do not count."""
+    specification = importlib.util.find_spec(module)
+    if specification is None or specification.origin is None:
+        raise ModuleNotFoundError(module)
+    return digest(ast.dump(ast.parse(Path(specification.origin).read_bytes())))
+
+
+def explain(plan: PlannedStep, manifest: Manifest) -> list[str]:
+    """Why the tasks of a step are stale, in words; empty when it is up to date."""
+    if not plan.to_run:
+        return []
+    recorded = manifest.step_settings(plan.name)
+    if recorded is None or not plan.before:
+        return ["has not been run here yet"]
+    old_settings, old_code, _ = recorded
+    reasons = [
+        f"setting {name}: {old_settings.get(name)!r} → {plan.settings.get(name)!r}"
+        for name in sorted({*old_settings, *plan.settings})
+        if old_settings.get(name) != plan.settings.get(name)
+    ]
+    reasons += [
+        f"{'code of' if '.' in name else 'version of'} {name} changed"
+        for name in sorted({*old_code, *plan.code})
+        if old_code.get(name) != plan.code.get(name)
+    ]
+    fresh, changed, gone = [], [], []
+    for task in plan.to_run:
+        row = plan.before.get(task.name)
+        if row is None:
+            fresh.append(task.name)
+        elif row.key.inputs != task.key.inputs:
+            changed.append(task.name)
+        elif row.key == task.key:
+            gone.append(task.name)
+    for names, words in ((fresh, "not done yet"), (changed, "input changed"), (gone, "output missing or cut")):
+        if names:
+            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            reasons.append(f"{words}: {len(names)} of {len(plan.tasks)} tasks ({shown})")
+    return reasons or [f"{len(plan.to_run)} of {len(plan.tasks)} tasks were made with other settings or code"]

@@ -1,0 +1,18 @@
+"""The stages of a recipe, one module each: `Settings`, the steps it is made of (`STEPS`), and their pure functions."""
+
+import importlib
+from types import ModuleType
+
+# the name in a recipe -> its module; nothing is imported before a recipe asks for it
+STAGES = {
+    "read": "data_pipeline.stages.read",
+    "clean": "data_pipeline.stages.clean",
+    "dedup_exact": "data_pipeline.stages.dedup_exact",
+    "tokenizer": "data_pipeline.stages.train_tokenizer",
+    "pack": "data_pipeline.stages.pack",
+}
+
+
+def load_stage(kind: str) -> ModuleType:
+    """The module of a stage."""
+    return importlib.import_module(STAGES[kind])

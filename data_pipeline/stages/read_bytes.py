@@ -1,0 +1,293 @@
+"""Streams of bytes from files that may be compressed, cut, damaged or hostile; and lines from such streams.
+
+Nothing here holds more than a block of output and one line, whatever the file claims: a gzip bomb is stopped by the
+ratio of output to input, an endless line is skipped. Damage ends the stream (or jumps to the next gzip member) and is
+reported with the place where it is; everything before it comes out."""
+
+import bz2
+import codecs
+import itertools
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+BLOCK = 1 << 20
+# a stream may expand so much before the ratio counts
+FREE_BYTES = 64 << 20
+Compression = Literal["none", "gzip", "zstd", "bzip2"]
+
+_MAGIC: tuple[tuple[bytes, Compression], ...] = (
+    (b"\x1f\x8b", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"BZh", "bzip2"),
+)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something in a stream that is not data. `offset` counts decompressed bytes."""
+
+    reason: str
+    offset: int
+
+
+class _Decoder(Protocol):
+    """What zlib, zstandard and bz2 have in common here: bytes in, at most about a block out, at each step."""
+
+    def feed(self, data: bytes) -> Iterator[bytes]: ...
+
+    @property
+    def complete(self) -> bool: ...
+
+
+def compression_of(head: bytes) -> Compression:
+    """By the first bytes, not by the name: names lie."""
+    return next((name for magic, name in _MAGIC if head.startswith(magic)), "none")
+
+
+def read_stream(path: Path, ratio: float, start: int = 0) -> Iterator[bytes | Damage]:
+    """The decompressed bytes of a file in blocks, and Damage where there is some.
+
+    `start` (plain files only) skips bytes. After FREE_BYTES of output, more than `ratio` bytes out for a byte in is a
+    bomb."""
+    with open(path, "rb") as file:
+        kind = compression_of(file.read(4))
+        file.seek(0 if kind != "none" else start)
+        if kind == "none":
+            while block := file.read(BLOCK):
+                yield block
+            return
+        decoder: _Decoder = _GzipDecoder() if kind == "gzip" else _ZstdDecoder() if kind == "zstd" else _Bzip2Decoder()
+        bytes_in = bytes_out = 0
+        while block := file.read(BLOCK):
+            bytes_in += len(block)
+            pieces = decoder.feed(block)
+            while True:
+                try:
+                    piece = next(pieces, None)
+                except DecodeError as error:
+                    yield Damage(f"damaged_{kind}:{error}", bytes_out)
+                    if not isinstance(decoder, _GzipDecoder):
+                        return
+                    pieces = decoder.resume()
+                    continue
+                if piece is None:
+                    break
+                bytes_out += len(piece)
+                if bytes_out > FREE_BYTES and bytes_out > ratio * bytes_in:
+                    yield Damage(f"decompression_bomb:more than {ratio:g} bytes out for a byte in", bytes_out)
+                    return
+                yield piece
+        if not decoder.complete:
+            yield Damage(f"truncated_{kind}:the file ends inside the compressed stream", bytes_out)
+
+
+class DecodeError(Exception):
+    """The compressed bytes are not what the format allows."""
+
+
+class _GzipDecoder:
+    """gzip with any number of members. After damage, `resume` goes on at the next member."""
+
+    def __init__(self) -> None:
+        self.decoder = zlib.decompressobj(wbits=31)
+        self.rest = b""
+        self.searching = False
+        self.started = False
+
+    @property
+    def complete(self) -> bool:
+        return self.searching or not self.started
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        self.rest += data
+        return self._decode()
+
+    def resume(self) -> Iterator[bytes]:
+        """Look for the next member, at least one byte after the start of what is left."""
+        self.searching = True
+        self.rest = self.rest[1:]
+        return self._decode()
+
+    def _decode(self) -> Iterator[bytes]:
+        while self.rest:
+            if self.searching or not self.started:
+                if not self._find_member():
+                    return
+                self.decoder = zlib.decompressobj(wbits=31)
+                self.searching, self.started = False, True
+            data = self.rest
+            try:
+                piece = self.decoder.decompress(data, BLOCK)
+            except zlib.error as error:
+                raise DecodeError(str(error)) from error
+            self.rest = self.decoder.unconsumed_tail
+            if self.decoder.eof:
+                self.rest = self.decoder.unused_data
+                self.started = False
+            if piece:
+                yield piece
+            elif not self.decoder.eof and len(self.rest) == len(data):
+                return
+
+    def _find_member(self) -> bool:
+        """Move to the magic number of the next member; zero bytes between members are padding."""
+        if not self.searching:
+            self.rest = self.rest.lstrip(b"\0")
+            if self.rest.startswith(b"\x1f\x8b") or (len(self.rest) < 2 and b"\x1f\x8b".startswith(self.rest)):
+                return len(self.rest) >= 2
+            if not self.rest:
+                return False
+            raise DecodeError("bytes after the end of the last member")
+        place = self.rest.find(b"\x1f\x8b\x08")
+        self.rest = self.rest[place:] if place >= 0 else self.rest[-2:]
+        return place >= 0
+
+
+class _ZstdDecoder:
+    """zstandard with any number of frames; the window is capped, so a header cannot ask for gigabytes."""
+
+    WINDOW = 1 << 27
+    # a step of input small enough that its output, even of a bomb, stays small
+    STEP = 1 << 10
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self.error = zstandard.ZstdError
+        self.factory = zstandard.ZstdDecompressor(max_window_size=self.WINDOW)
+        self.decoder = self.factory.decompressobj(write_size=BLOCK)
+        self.started = False
+
+    @property
+    def complete(self) -> bool:
+        return not self.started
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        for start in range(0, len(data), self.STEP):
+            step = data[start : start + self.STEP]
+            while step:
+                self.started = True
+                try:
+                    piece = self.decoder.decompress(step)
+                except self.error as error:
+                    raise DecodeError(str(error)) from error
+                step = b""
+                if self.decoder.eof:
+                    step = self.decoder.unused_data
+                    self.decoder = self.factory.decompressobj(write_size=BLOCK)
+                    self.started = False
+                if piece:
+                    yield piece
+
+
+class _Bzip2Decoder:
+    """bzip2 with any number of streams."""
+
+    def __init__(self) -> None:
+        self.decoder = bz2.BZ2Decompressor()
+        self.started = False
+
+    @property
+    def complete(self) -> bool:
+        return not self.started
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while data or not self.decoder.needs_input:
+            self.started = True
+            try:
+                piece = self.decoder.decompress(data, BLOCK)
+            except OSError as error:
+                raise DecodeError(str(error)) from error
+            data = b""
+            if self.decoder.eof:
+                data = self.decoder.unused_data
+                self.decoder = bz2.BZ2Decompressor()
+                self.started = False
+            if piece:
+                yield piece
+            elif not data:
+                return
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line without its line end. `offset` is the (decompressed) byte where it begins; `cut`: the stream broke
+    inside it.
+    """
+
+    offset: int
+    data: bytes
+    cut: bool = False
+
+
+def lines(stream: Iterator[bytes | Damage], maximum: int, offset: int = 0) -> Iterator[Line | Damage]:
+    """Lines of at most `maximum` bytes; a longer one is skipped as it streams by and reported as Damage.
+
+    `offset` is where the stream begins in its file. A line at which the stream breaks comes out as `cut`.
+    """
+    parts: list[bytes] = []
+    size = 0
+    start = offset
+    skipping = False
+    for block in stream:
+        if isinstance(block, Damage):
+            if parts:
+                yield Line(start, b"".join(parts), cut=True)
+            yield Damage(block.reason, block.offset + offset)
+            start += size
+            parts, size, skipping = [], 0, False
+            continue
+        begin = 0
+        while (end := block.find(b"\n", begin)) >= 0:
+            size += end - begin
+            if not skipping and size <= maximum:
+                yield Line(start, b"".join((*parts, block[begin:end])))
+            else:
+                yield Damage(f"line_too_long:{size} bytes, the limit is {maximum}", start)
+            start += size + 1
+            parts, size, skipping = [], 0, False
+            begin = end + 1
+        size += len(block) - begin
+        if size > maximum:
+            skipping = True
+            parts = []
+        elif begin < len(block):
+            parts.append(block[begin:])
+    if skipping:
+        yield Damage(f"line_too_long:{size} bytes, the limit is {maximum}", start)
+    elif parts:
+        yield Line(start, b"".join(parts))
+
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def without_mark(stream: Iterator[bytes | Damage]) -> tuple[int, Iterator[bytes | Damage]]:
+    """(bytes skipped, the stream without its byte order mark). UTF-16 and UTF-32 with a mark come out as UTF-8."""
+    first = next(stream, b"")
+    if isinstance(first, bytes):
+        for mark, name in _MARKS:
+            if first.startswith(mark):
+                rest = itertools.chain([first[len(mark) :]], stream)
+                return (len(mark), rest) if name == "utf-8" else (0, _transcoded(rest, name))
+    return 0, itertools.chain([first], stream)
+
+
+def has_wide_mark(head: bytes) -> bool:
+    """Whether a file begins with the mark of UTF-16 or UTF-32 (and so cannot be cut at newline bytes)."""
+    return any(head.startswith(mark) for mark, name in _MARKS if name != "utf-8")
+
+
+def _transcoded(stream: Iterator[bytes | Damage], name: str) -> Iterator[bytes | Damage]:
+    decoder = codecs.getincrementaldecoder(name)(errors="replace")
+    for block in stream:
+        yield block if isinstance(block, Damage) else decoder.decode(block).encode("utf-8", "ignore")

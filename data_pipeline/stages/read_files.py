@@ -1,0 +1,190 @@
+"""Which files a recipe's sources are, in which order, and how they are cut into items of work."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipeline.engine.steps import Item
+from data_pipeline.errors import UserError
+from data_pipeline.recipe import Source
+from data_pipeline.stages.read_bytes import compression_of, has_wide_mark
+
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".txt": "txt",
+    ".text": "txt",
+    ".md": "txt",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".parquet": "parquet",
+}
+# how much larger than its file a compressed text is, about; for cutting work into even pieces
+EXPANSION = 4
+
+
+@dataclass(frozen=True)
+class FileRange:
+    """A file, or the lines of a plain file that begin at a byte in [start, end). `relative` is what records are named
+    by.
+    """
+
+    path: Path
+    relative: str
+    format: str
+    start: int = 0
+    end: int | None = None
+    """None: to the end of the file."""
+
+
+@dataclass(frozen=True)
+class ReadItem:
+    """Files, or a piece of one, that a worker reads as one task."""
+
+    source: Source
+    ranges: tuple[FileRange, ...]
+
+
+@dataclass(frozen=True)
+class _Found:
+    path: Path
+    relative: str
+    format: str
+    size: int
+    modified: int
+
+
+def read_items(sources: Sequence[Source], base: Path, item_bytes: int) -> list[Item]:
+    """The work of the read stage, in the order of the sources and of the names of their files.
+
+    Large plain files of lines are cut into ranges of `item_bytes`; small files are taken together up to that size. A
+    file is known by its path, size and time of change, so nothing is read here."""
+    items: list[Item] = []
+    for source in sources:
+        group: list[FileRange] = []
+        facts: list[str] = []
+        size = 0
+
+        def close(source: Source = source) -> None:
+            nonlocal group, facts, size
+            if group:
+                identity = "\x1f".join([source.model_dump_json(exclude={"paths"}), *facts])
+                items.append(Item(f"{len(items):05d}", identity, ReadItem(source, tuple(group)), size))
+            group, facts, size = [], [], 0
+
+        for found in _find(source, base):
+            weight = found.size * (EXPANSION if found.path.suffix in COMPRESSED_SUFFIXES else 1)
+            if size and size + weight > item_bytes:
+                close()
+            for start, end in _ranges(found, source, item_bytes):
+                group.append(FileRange(found.path, found.relative, found.format, start, end))
+                facts.append(f"{found.relative}|{found.format}|{found.size}|{found.modified}|{start}|{end}")
+                size += weight if end is None else end - start
+                if size >= item_bytes:
+                    close()
+        close()
+    return items
+
+
+def _ranges(found: _Found, source: Source, item_bytes: int) -> list[tuple[int, int | None]]:
+    by_line = found.format == "jsonl" or (found.format == "txt" and source.split == "line")
+    if not by_line or found.size <= item_bytes:
+        return [(0, None)]
+    try:
+        with open(found.path, "rb") as file:
+            head = file.read(4)
+    except OSError:
+        return [(0, None)]
+    if compression_of(head) != "none" or has_wide_mark(head):
+        return [(0, None)]
+    return [(start, min(start + item_bytes, found.size)) for start in range(0, found.size, item_bytes)]
+
+
+def _find(source: Source, base: Path) -> Iterator[_Found]:
+    """The files of a source; each path of the recipe in its order, each file once."""
+    seen: set[Path] = set()
+    count = 0
+    for number, pattern in enumerate(source.paths):
+        prefix = f"{number}:" if number else ""
+        place = Path(os.path.expanduser(pattern))
+        place = place if place.is_absolute() else base / place
+        for path, relative, explicit in _expand(place, source.name):
+            real = path.resolve()
+            if real in seen:
+                continue
+            seen.add(real)
+            kind = source.format if source.format != "auto" else format_of(path)
+            if kind is None:
+                if explicit:
+                    legal = ", ".join(FORMATS)
+                    raise UserError(
+                        f"{path}: source {source.name!r}: unknown kind of file; set `format`, or use one of {legal}"
+                    )
+                continue
+            try:
+                status = path.stat()
+                size, modified = status.st_size, status.st_mtime_ns
+            except OSError:
+                size, modified = 0, 0
+            count += 1
+            yield _Found(path, prefix + relative, kind, size, modified)
+    if not count:
+        raise UserError(f"source {source.name!r}: no file to read in {', '.join(source.paths)}")
+
+
+def _expand(place: Path, source_name: str) -> Iterator[tuple[Path, str, bool]]:
+    """(file, its name inside the source, whether it was named itself rather than found in a directory)."""
+    if place.is_dir():
+        for path in _walk(place):
+            yield path, path.relative_to(place).as_posix(), False
+    elif place.exists():
+        yield place, place.name, True
+    elif glob.has_magic(str(place)):
+        fixed = place
+        while glob.has_magic(str(fixed)):
+            fixed = fixed.parent
+        for name in sorted(glob.iglob(str(place), recursive=True)):
+            path = Path(name)
+            if path.is_dir():
+                for inner in _walk(path):
+                    yield inner, inner.relative_to(fixed).as_posix(), False
+            else:
+                yield path, path.relative_to(fixed).as_posix(), False
+    else:
+        raise UserError(f"source {source_name!r}: {place}: no such file, directory or glob")
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    """All files below a directory in the order of their names, hidden ones left out. A loop of links is walked once."""
+    visited: set[tuple[int, int]] = set()
+
+    def visit(folder: Path) -> Iterator[Path]:
+        try:
+            status = folder.stat()
+            entries = sorted(folder.iterdir())
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
+        if (status.st_dev, status.st_ino) in visited:
+            return
+        visited.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from visit(entry)
+            elif entry.is_file():
+                yield entry
+
+    return visit(directory)
+
+
+def format_of(path: Path) -> str | None:
+    """The format that a file's name says, a suffix of compression left aside."""
+    if path.suffix.lower() in COMPRESSED_SUFFIXES:
+        path = path.with_suffix("")
+    return FORMATS.get(path.suffix.lower())

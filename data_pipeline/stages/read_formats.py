@@ -1,0 +1,353 @@
+"""One reader for each format: a range of a file in, documents and rejects out.
+
+A reader never stops at a bad record. What it cannot read comes out as a `Reject` with the reason and the byte where
+it lies."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from data_pipeline.recipe import Fields, Source
+from data_pipeline.stages.read_bytes import Damage, Line, lines, read_stream, without_mark
+from data_pipeline.stages.read_files import FileRange
+
+EXCERPT_BYTES = 4096
+
+
+@dataclass(slots=True)
+class Document:
+    """A document as it was read. `offset` is its place in the decompressed file (Parquet: the row)."""
+
+    offset: int
+    text: str
+    id: str | None = None
+    title: str | None = None
+    url: str | None = None
+    meta: str | None = None
+
+
+@dataclass(slots=True)
+class Reject:
+    """Something that is not a document; `excerpt` is the beginning of it, as far as it can be shown."""
+
+    offset: int
+    reason: str
+    id: str | None = None
+    excerpt: str | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a record may be, and how far a compressed stream may expand."""
+
+    record_bytes: int
+    ratio: float
+
+
+Reader = Callable[[FileRange, Source, Limits, Callable[[int], bool]], Iterator[Document | Reject]]
+"""The last argument is told the offset of each record before it is parsed; False means: skip it."""
+
+
+def read_jsonl(
+    part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
+) -> Iterator[Document | Reject]:
+    """One JSON object a line."""
+    for line in _lines(part, limits):
+        if isinstance(line, Damage):
+            yield Reject(line.offset, line.reason)
+        elif line.data.strip(b" \t\r\0"):
+            yield parse_json_line(line, source.fields) if at(line.offset) else _quarantined(line.offset, line.data)
+
+
+def read_text(
+    part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
+) -> Iterator[Document | Reject]:
+    """A file, the paragraphs of it, or its lines."""
+    if source.split == "file":
+        yield from _whole_file(part, limits, at, lambda data, offset: _text_document(data, offset))
+        return
+    paragraph: list[bytes] = []
+    size = start = 0
+    for line in _lines(part, limits):
+        if isinstance(line, Damage):
+            yield Reject(line.offset, line.reason)
+            continue
+        if source.split == "line":
+            if line.data.strip():
+                yield (
+                    _text_document(line.data, line.offset) if at(line.offset) else _quarantined(line.offset, line.data)
+                )
+            continue
+        blank = not line.data.strip()
+        if paragraph and (blank or size + len(line.data) > limits.record_bytes):
+            data = b"\n".join(paragraph)
+            if not blank:
+                yield Reject(
+                    start,
+                    f"record_too_long:more than {limits.record_bytes} bytes without a blank line",
+                    None,
+                    _excerpt(data),
+                )
+            else:
+                yield _text_document(data, start) if at(start) else _quarantined(start, data)
+            paragraph, size = [], 0
+        if not blank:
+            if not paragraph:
+                start = line.offset
+            paragraph.append(line.data)
+            size += len(line.data) + 1
+    if paragraph:
+        data = b"\n".join(paragraph)
+        yield _text_document(data, start) if at(start) else _quarantined(start, data)
+
+
+def read_html(
+    part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
+) -> Iterator[Document | Reject]:
+    """A page a file: its title and its visible text."""
+
+    def page(data: bytes, offset: int) -> Document | Reject:
+        html = decode_page(data)
+        if html is None:
+            return Reject(offset, "unknown_charset:neither UTF-8 nor GB18030", None, _excerpt(data))
+        title, text = page_text(html)
+        return (
+            Document(offset, text, title=title)
+            if text.strip()
+            else Reject(offset, "no_text:the page shows none", None, _excerpt(data))
+        )
+
+    yield from _whole_file(part, limits, at, page)
+
+
+def read_parquet(
+    part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
+) -> Iterator[Document | Reject]:
+    """A row a document; the columns that are not named in the recipe go to `meta`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(part.path)
+    except (pa.ArrowInvalid, OSError) as error:
+        yield Reject(0, f"damaged_parquet:{str(error).splitlines()[0][:200]}")
+        return
+    if source.fields.text not in file.schema_arrow.names:
+        yield Reject(0, f"no_text:no column {source.fields.text!r} among {', '.join(file.schema_arrow.names)[:200]}")
+        return
+    row = 0
+    for group in range(file.num_row_groups):
+        end = row + file.metadata.row_group(group).num_rows
+        try:
+            for batch in file.iter_batches(batch_size=256, row_groups=[group], use_threads=False):
+                for index in range(batch.num_rows):
+                    yield _parquet_row(batch, index, row, source.fields) if at(row) else _quarantined(row, b"")
+                    row += 1
+        except (pa.ArrowInvalid, OSError) as error:
+            yield Reject(row, f"damaged_parquet:row group {group}: {str(error).splitlines()[0][:200]}")
+        row = end
+
+
+READERS: dict[str, Reader] = {"jsonl": read_jsonl, "txt": read_text, "html": read_html, "parquet": read_parquet}
+
+
+def parse_json_line(line: Line, fields: Fields) -> Document | Reject:
+    """A line of JSONL as a document. What strict JSON refuses (a raw control character, half a surrogate pair) is
+    forgiven; a line in GB18030 is read as that.
+    """
+    try:
+        value = orjson.loads(line.data)
+    except orjson.JSONDecodeError as strict:
+        text = decode(line.data)
+        if text is None:
+            return Reject(line.offset, "unknown_charset:neither UTF-8 nor GB18030", None, _excerpt(line.data))
+        try:
+            value = json.loads(text.strip("\0 \t\r\ufeff"), strict=False)
+        except (ValueError, RecursionError):
+            reason = "cut_record:the stream breaks inside it" if line.cut else f"not_json:{str(strict)[:200]}"
+            return Reject(line.offset, reason, None, _excerpt(line.data))
+    if not isinstance(value, dict):
+        return Reject(line.offset, f"not_an_object:{type(value).__name__}", None, _excerpt(line.data))
+    return _from_mapping(value, fields, line.offset)
+
+
+def _from_mapping(value: dict[str, Any], fields: Fields, offset: int) -> Document | Reject:
+    own_id = _plain(value.pop(fields.id, None))
+    text = value.pop(fields.text, None)
+    if not isinstance(text, str):
+        what = "the field is missing or null" if text is None else f"the field is a {type(text).__name__}"
+        return Reject(offset, f"no_text:{fields.text!r}: {what}", own_id)
+    title, url = _plain(value.pop(fields.title, None)), _plain(value.pop(fields.url, None))
+    meta = _meta(value) if value else None
+    text = repaired(text)
+    if not text.strip():
+        return Reject(offset, "empty_text", own_id)
+    return Document(offset, text, own_id, title, url, meta)
+
+
+def _meta(value: dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS).decode()
+    except (orjson.JSONEncodeError, TypeError, ValueError, RecursionError):
+        try:
+            return repaired(json.dumps(value, ensure_ascii=False, sort_keys=True, default=str))
+        except (ValueError, RecursionError):
+            return "{}"
+
+
+def _plain(value: Any) -> str | None:
+    """A field as a string; numbers keep their digits."""
+    if value is None or isinstance(value, str):
+        return None if value is None else repaired(value)
+    return repaired(json.dumps(value, ensure_ascii=False, sort_keys=True, default=str))
+
+
+def repaired(text: str) -> str:
+    """`text` without NUL and without halves of surrogate pairs, which UTF-8 cannot hold."""
+    if "\0" in text:
+        text = text.replace("\0", "")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "ignore")
+    return text
+
+
+# GB2312's first level, the 3,755 common characters, has these lead bytes; Chinese text is almost all of them
+_COMMON_PAIR = re.compile(rb"[\xb0-\xd7\xa1-\xa3][\xa1-\xfe]")
+
+
+def decode(data: bytes) -> str | None:
+    """UTF-8, else GB18030 where it is plausible (most of the double bytes are common characters or punctuation), else
+    None.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    try:
+        text = data.decode("gb18030")
+    except UnicodeDecodeError:
+        return None
+    high = sum(byte >= 0x80 for byte in data[:65536])
+    common = 2 * len(_COMMON_PAIR.findall(data[:65536]))
+    return text if common >= 0.8 * high else None
+
+
+_META_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([A-Za-z0-9_-]+)""", re.IGNORECASE)
+
+
+def decode_page(data: bytes) -> str | None:
+    """A page's text: by its byte order mark, as UTF-8 or GB18030, or by the charset that it names."""
+    for mark, name in ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"), (b"\xef\xbb\xbf", "utf-8")):
+        if data.startswith(mark):
+            return data[len(mark) :].decode(name, "replace")
+    text = decode(data)
+    if text is None and (named := _META_CHARSET.search(data[:4096])):
+        try:
+            text = data.decode(named[1].decode(), "replace")
+        except LookupError:
+            return None
+    return text
+
+
+_UNSEEN = "script,style,noscript,template,iframe,svg"
+_BLOCK_TAGS = (
+    "address,article,aside,blockquote,br,dd,div,dl,dt,fieldset,figcaption,footer,form,h1,h2,h3,h4,h5,h6,header,hr,li,"
+    "main,nav,ol,p,pre,section,table,td,th,tr,ul"
+)
+
+
+def page_text(html: str) -> tuple[str | None, str]:
+    """(title, visible text with a line for each block) of a page. It keeps navigation: `clean` removes what it
+    recognises.
+    """
+    from selectolax.lexbor import LexborHTMLParser
+
+    tree = LexborHTMLParser(html)
+    title_node = tree.css_first("title")
+    title = " ".join(title_node.text().split()) if title_node is not None else None
+    body = tree.body
+    if body is None:
+        return title or None, ""
+    for node in body.css(_UNSEEN):
+        node.decompose()
+    for node in body.css(_BLOCK_TAGS):
+        node.insert_before("\n")
+        node.insert_after("\n")
+    rows = (" ".join(row.split()) for row in body.text(separator="").split("\n"))
+    return repaired(title) if title else None, repaired("\n".join(row for row in rows if row))
+
+
+def _parquet_row(batch: Any, index: int, row: int, fields: Fields) -> Document | Reject:
+    value: dict[str, Any] = {}
+    try:
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            value[name] = column[index].as_py()
+    except (UnicodeDecodeError, ValueError) as error:
+        own_id = value.get(fields.id)
+        return Reject(row, f"bad_value:column {name!r}: {type(error).__name__}", _plain(own_id))
+    return _from_mapping(value, fields, row)
+
+
+def _text_document(data: bytes, offset: int) -> Document | Reject:
+    text = decode(data)
+    if text is None:
+        return Reject(offset, "unknown_charset:neither UTF-8 nor GB18030", None, _excerpt(data))
+    text = repaired(text).replace("\r\n", "\n").strip("\r\n")
+    return Document(offset, text) if text.strip() else Reject(offset, "empty_text")
+
+
+def _whole_file(
+    part: FileRange, limits: Limits, at: Callable[[int], bool], parse: Callable[[bytes, int], Document | Reject]
+) -> Iterator[Document | Reject]:
+    """The file as one record, if it is not too long. Damage: what came before it is still a document."""
+    _, stream = without_mark(read_stream(part.path, limits.ratio))
+    pieces: list[bytes] = []
+    size = 0
+    for block in stream:
+        if isinstance(block, Damage):
+            yield Reject(block.offset, block.reason)
+            break
+        size += len(block)
+        if size > limits.record_bytes:
+            yield Reject(
+                0,
+                f"record_too_long:more than {limits.record_bytes} bytes; for TXT, `split` cuts it",
+                None,
+                _excerpt(pieces[0] if pieces else block),
+            )
+            return
+        pieces.append(block)
+    data = b"".join(pieces)
+    if data.strip():
+        yield parse(data, 0) if at(0) else _quarantined(0, data)
+    elif not size:
+        yield Reject(0, "empty_file")
+
+
+def _lines(part: FileRange, limits: Limits) -> Iterator[Line | Damage]:
+    """The lines that begin in a range of a file."""
+    if part.start == 0:
+        skipped, stream = without_mark(read_stream(part.path, limits.ratio))
+        found = lines(stream, limits.record_bytes, skipped)
+    else:
+        # one byte earlier: what comes before the first newline belongs to the range before
+        found = lines(read_stream(part.path, limits.ratio, part.start - 1), limits.record_bytes, part.start - 1)
+        next(found, None)
+    for line in found:
+        if part.end is not None and line.offset >= part.end:
+            return
+        yield line
+
+
+def _excerpt(data: bytes) -> str:
+    return repaired(data[:EXCERPT_BYTES].decode("utf-8", "replace"))
+
+
+def _quarantined(offset: int, data: bytes) -> Reject:
+    return Reject(offset, "quarantined:it killed its worker twice", None, _excerpt(data) if data else None)
