@@ -162,9 +162,9 @@ def torch_weights(weights: Mapping[str, np.ndarray], prefix: str = "transformer.
         kind = {"gamma": "weight", "beta": "bias"}.get(kind, kind)
         turned = module in ("attention.projection", "output.mapping", "output.projection") and kind == "weight"
         state[f"{prefix}h.{layer}.{modules[module]}.{kind}"] = np.ascontiguousarray(array.T) if turned else array
-    for layer in range(last + 1):
-        state[f"{prefix}h.{layer}.attn.bias"] = np.tril(np.ones((1, 1, 6, 6), np.uint8))
-        state[f"{prefix}h.{layer}.attn.masked_bias"] = np.array(-1e4, np.float32)
+    for number in range(last + 1):
+        state[f"{prefix}h.{number}.attn.bias"] = np.tril(np.ones((1, 1, 6, 6), np.uint8))
+        state[f"{prefix}h.{number}.attn.masked_bias"] = np.array(-1e4, np.float32)
     state["lm_head.weight"] = weights["backbone.word_embedding.embedding_table"]
     return state
 

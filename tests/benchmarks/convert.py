@@ -1,0 +1,129 @@
+"""Converting weights: rate and memory, beside a plain copy of the same bytes and MindSpore's own functions.
+
+    python -m tests.benchmarks.convert [--layers 5] [--hidden 2560] [--rounds 3] [--folder DIR]
+
+Random weights of some layers of the 2.6B model (the query layer counted), in 512 shards as released and in 8. Every row
+runs in a process of its own, the rows one after the other, and that `--rounds` times; the best time of each is printed.
+`beyond start`: how far the peak of the process's memory lies above what it was before the work, in largest parameters.
+The copy is shutil.copyfile and fsync: what the disk gives. Sources and outputs are in the page cache, as after an unpack.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import math
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from tests.conftest import REPOSITORY
+from tests.pangu.convert_files import released_layouts, shapes_of, write_ckpt, write_released, write_strategy
+
+# {row: the program that does it; its imports come before the measurement}
+PROGRAMS = {
+    "copy of the output": ("import os, shutil", "copy('{safetensors}', '{out}.bin')"),
+    "512 shards -> safetensors": (
+        "",
+        "main(['convert', '{many}', '--to', 'safetensors', '--out', '{out}.safetensors'])",
+    ),
+    "8 shards -> safetensors": ("", "main(['convert', '{few}', '--to', 'safetensors', '--out', '{out}.safetensors'])"),
+    "8 shards, MindSpore transform_checkpoints": (
+        "import mindspore as ms",
+        "ms.transform_checkpoints('{ranks}', '{out}', 'm', '{few}/strategy.ckpt', None)",
+    ),
+    ".ckpt -> safetensors": ("", "main(['convert', '{ckpt}', '--to', 'safetensors', '--out', '{out}.safetensors'])"),
+    ".ckpt -> safetensors, MindSpore": (
+        "import mindspore as ms",
+        "ms.save_checkpoint(ms.load_checkpoint('{ckpt}'), '{out}.safetensors', format='safetensors')",
+    ),
+    "safetensors -> .ckpt": ("", "main(['convert', '{safetensors}', '--to', 'mindspore', '--out', '{out}.ckpt'])"),
+    "safetensors -> PyTorch names": (
+        "",
+        "main(['convert', '{safetensors}', '--to', 'pytorch', '--out', '{out}.safetensors'])",
+    ),
+    "safetensors -> bf16": (
+        "",
+        "main(['convert', '{safetensors}', '--to', 'safetensors', '--dtype', 'bf16', '--out', '{out}.safetensors'])",
+    ),
+}
+FRAME = """
+import os, resource, shutil, sys, time, json
+{imports}
+from pangu.cli import main
+import pangu.commands.convert, pangu.convert.released
+def copy(source, target):
+    shutil.copyfile(source, target)
+    with open(target) as file:
+        os.fsync(file)
+before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+{work}
+seconds = time.perf_counter() - started
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print()
+print(json.dumps([seconds, (peak - before) * 1024]))
+"""
+
+
+def make_inputs(folder: Path, layers: int, hidden: int) -> dict[str, str]:
+    shapes = shapes_of(layers - 1, hidden, 4 * hidden, 1024, 4000)
+    generator = np.random.default_rng(0)
+    weights = {name: generator.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    for name, data, model in (("many", 64, 8), ("few", 4, 2)):
+        write_released(folder / name, weights, data, model)
+        write_strategy(folder / name / "strategy.ckpt", released_layouts(shapes, data, model))
+    for rank in range(8):
+        (folder / "ranks" / f"rank_{rank}").mkdir(parents=True)
+        (folder / "ranks" / f"rank_{rank}" / "s.ckpt").symlink_to(folder / "few" / f"filerted_{rank}.ckpt")
+    save_file(weights, folder / "in.safetensors")
+    write_ckpt(folder / "in.ckpt", weights)
+    places = {"many": "many", "few": "few", "ranks": "ranks", "safetensors": "in.safetensors", "ckpt": "in.ckpt"}
+    return {key: str(folder / name) for key, name in places.items()}
+
+
+def measure(program: tuple[str, str], places: dict[str, str], folder: Path) -> tuple[float, int]:
+    """Seconds and bytes of memory beyond the start, of one run in its own process."""
+    folder.mkdir()
+    imports, work = program
+    code = FRAME.format(imports=imports, work=work.format(out=folder / "out", **places))
+    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    shutil.rmtree(folder)
+    if run.returncode:
+        sys.exit(run.stderr)
+    seconds, memory = json.loads(run.stdout.splitlines()[-1])
+    return seconds, memory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--hidden", type=int, default=2560, help="a multiple of 512")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where the files go (default: the system's temporary directory)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        folder = Path(name)
+        places = make_inputs(folder, arguments.layers, arguments.hidden)
+        results: dict[str, list[tuple[float, int]]] = {row: [] for row in PROGRAMS}
+        for _ in range(arguments.rounds):
+            for row, program in PROGRAMS.items():
+                results[row].append(measure(program, places, folder / "work"))
+    shapes = shapes_of(arguments.layers - 1, arguments.hidden, 4 * arguments.hidden, 1024, 4000)
+    total, largest = (4 * f(math.prod(shape) for shape in shapes.values()) for f in (sum, max))
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("mindspore", "numpy", "safetensors"))
+    print(f"{total / 1e9:.2f} GB of weights, largest parameter {largest / 1e6:.0f} MB; {versions}")
+    copy_seconds = min(seconds for seconds, _ in results["copy of the output"])
+    print(f"{'':42} {'s':>7} {'MB/s':>7} {'of copy':>8} {'beyond start':>13}")
+    for row, runs in results.items():
+        seconds = min(seconds for seconds, _ in runs)
+        memory = max(memory for _, memory in runs)
+        rate = f"{total / 1e6 / seconds:7.0f} {copy_seconds / seconds:7.0%}"
+        print(f"{row:42} {seconds:7.2f} {rate} {memory / largest:12.2f}×")
+
+
+if __name__ == "__main__":
+    main()
