@@ -19,7 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit code: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="python -m parallel_strategy", description=sys.modules["parallel_strategy"].__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m parallel_strategy", description=sys.modules["parallel_strategy"].__doc__
+    )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     chosen = next((word for word in argv if not word.startswith("-")), None)
     for verb, summary in VERBS.items():

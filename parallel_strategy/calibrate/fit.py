@@ -1,0 +1,194 @@
+"""Fits the figures of one machine and framework to measured step times: robust least squares around the file's figures.
+
+Minimises sum rho((ln predicted - ln measured) / noise) + sum (ln multiplier / width)^2 with a soft-L1 rho, so that a handful of
+rows moves a figure only as far as they agree, and a row that nothing explains does not drag the rest.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from parallel_strategy.calibrate.figures import FIGURES, NAMES, apply
+from parallel_strategy.calibrate.rows import Row
+from parallel_strategy.errors import UserError
+from parallel_strategy.predict import Prediction
+
+SHAPE_WIDTH = 0.10  # standard deviation of what a shape's kernels do beside the model
+SHAPE_SCALE = np.array([0.6, 0.6, 0.6, 1.5, 3.0])  # octaves over which that is alike, in the order of `shape_features`
+NOISE = 0.05  # run-to-run noise of measured step times, as repeated rows show
+
+
+@dataclass(slots=True)
+class GroupFit:
+    """What was fitted for one cluster/framework pair."""
+
+    multipliers: dict[str, float]
+    deviations: dict[str, float]  # standard deviation of ln multiplier
+    rows: list[str]  # ids that the fit saw
+    spread: float  # of ln(predicted / measured) on those rows: robust standard deviation
+    shapes: list[list[float]] = field(default_factory=list)  # features of the rows, for `correction`
+    remains: list[float] = field(default_factory=list)  # ln(measured / predicted) that the figures leave, weighted
+    memory: dict[str, float] = field(default_factory=dict)  # context_gib, fragmentation, where memory was measured
+
+
+@dataclass(slots=True)
+class Calibration:
+    """A calibration file: fits by group, and which rows they saw."""
+
+    groups: dict[str, GroupFit] = field(default_factory=dict)
+    version: int = 1
+
+    def save(self, path: Path | str) -> None:
+        from parallel_strategy.report.output import write_whole
+
+        write_whole(Path(path), json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Calibration":
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            groups = {name: GroupFit(**fit) for name, fit in data["groups"].items()}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: is not a calibration file: {error}") from None
+        for name, fit in groups.items():
+            for figure in fit.multipliers:
+                if figure not in NAMES:
+                    raise UserError(f"{path}: group {name!r}: figure {figure!r} is not one of {', '.join(NAMES)}")
+        return cls(groups, data.get("version", 1))
+
+    def rows_seen(self) -> set[str]:
+        return {row for fit in self.groups.values() for row in fit.rows}
+
+    def correction(self, row: Row) -> float:
+        """Factor on the step time that rows of like shapes suggest: a Gaussian process on what the figures leave.
+
+        Libraries pick kernels by shape, which no smooth model follows; a shape far from all rows seen gets 1.
+        """
+        fit = self.groups.get(row.group)
+        if fit is None or not fit.shapes:
+            return 1.0
+        near = _likeness(np.array([shape_features(row)]), np.array(fit.shapes))
+        return float(np.exp(near @ np.array(fit.remains))[0])
+
+    def predict(self, row: Row) -> Prediction:
+        """The prediction of a row with its group's figures; without a fit, with those of the files."""
+        fit = self.groups.get(row.group)
+        if fit is None:
+            return Prediction(row.question)
+        question = apply(row.question, fit.multipliers)
+        if fit.memory:
+            framework = question.framework.model_copy(update=fit.memory)
+            question = question.model_copy(update={"framework": framework})
+        return Prediction(question)
+
+
+def shape_features(row: Row) -> list[float]:
+    """What decides which kernels run: log2 of hidden size per rank, of the tensor group, of tokens, of stages, of devices."""
+    question = row.question
+    mesh = question.strategy.mesh
+    tokens = question.strategy.batch.micro * question.model.seq_length / mesh.cp
+    return [
+        math.log2(question.model.hidden_size / mesh.tp), math.log2(mesh.tp), math.log2(tokens), math.log2(mesh.pp),
+        math.log2(mesh.devices),
+    ]
+
+
+def _likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Covariance of the residuals of two lists of shapes."""
+    distance = ((first[:, None, :] - second[None, :, :]) / SHAPE_SCALE) ** 2
+    return SHAPE_WIDTH**2 * np.exp(-0.5 * distance.sum(axis=-1))
+
+
+def fit_group(rows: list[Row]) -> GroupFit:
+    """Fit one group's figures to its rows with a measured time."""
+    from scipy.optimize import least_squares
+
+    timed = [row for row in rows if row.seconds]
+    predictions = [Prediction(row.question) for row in timed]
+    measured = np.log([row.seconds for row in timed])
+    widths = np.array([figure.width for figure in FIGURES])
+    used = _used(timed)
+    free = [index for index, name in enumerate(NAMES) if used[name]]
+
+    def logarithms(values: np.ndarray) -> np.ndarray:
+        multipliers = {NAMES[index]: math.exp(value) for index, value in zip(free, values, strict=True)}
+        return np.log([p.with_figures(apply(p.question, multipliers)).closed_form_seconds for p in predictions])
+
+    def residuals(values: np.ndarray) -> np.ndarray:
+        error = (logarithms(values) - measured) / NOISE
+        robust = np.sign(error) * np.sqrt(2.0 * (np.sqrt(1.0 + error**2) - 1.0))  # soft L1, as a residual
+        return np.concatenate([robust, values / widths[free]])
+
+    start = np.zeros(len(free))
+    if not timed:
+        return GroupFit({}, {}, sorted(row.id for row in rows), 0.0, memory=fit_memory(rows))
+    result = least_squares(residuals, start, diff_step=0.02, xtol=1e-3, ftol=1e-4, max_nfev=20)
+    information = result.jac.T @ result.jac
+    deviations = np.sqrt(np.diag(np.linalg.inv(information + 1e-9 * np.eye(len(free)))))
+    error = logarithms(result.x) - measured
+    spread = 1.4826 * float(np.median(np.abs(error - np.median(error)))) if len(timed) > 1 else NOISE
+    shapes = np.array([shape_features(row) for row in timed])
+    # an outlier counts as three times the noise at most
+    left = np.clip(-error, -6 * NOISE, 6 * NOISE)
+    remains = np.linalg.solve(_likeness(shapes, shapes) + NOISE**2 * np.eye(len(timed)), left)
+    return GroupFit(
+        {NAMES[index]: round(math.exp(value), 5) for index, value in zip(free, result.x, strict=True)},
+        {NAMES[index]: round(float(value), 5) for index, value in zip(free, deviations, strict=True)},
+        sorted(row.id for row in rows),
+        round(max(spread, 0.01), 5),
+        [[round(float(x), 4) for x in shape] for shape in shapes],
+        [round(float(x), 5) for x in remains],
+        fit_memory(rows),
+    )
+
+
+def _used(rows: list[Row]) -> dict[str, bool]:
+    """Figures that some row depends on; the rest stay as the files have them."""
+    frameworks = [row.question.framework for row in rows]
+    used = dict.fromkeys(NAMES, True)
+    used["flash_eff"] = any(framework.attention == "flash" for framework in frameworks)
+    used["exposed"] = any(
+        max(f.dp_overlap, f.gather_overlap, f.tp_overlap, f.tp_backward_overlap) > 0 for f in frameworks
+    )
+    return used
+
+
+def fit_memory(rows: list[Row]) -> dict[str, float]:
+    """Runtime context and allocator loss from measured memory: least absolute deviations on a small grid around the file's."""
+    measured = [
+        row
+        for row in rows
+        if row.gib is not None and row.memory_kind != "params+optimizer" and "percent" not in row.memory_kind
+    ]
+    if len(measured) < 2:
+        return {}
+    parts = []
+    for row in measured:
+        prediction = Prediction(row.question)
+        fullest = max(prediction.stage_memory, key=lambda memory: memory.total)
+        lost = 1.0 + row.question.framework.fragmentation
+        active = (fullest.activations + fullest.recompute) / lost
+        parts.append((fullest.total - fullest.context - active * lost, active, row.gib))
+    static, active, seen = (np.array(column) for column in zip(*parts, strict=True))
+    best = None
+    for fragmentation in np.arange(0.0, 0.61, 0.02):
+        context = float(np.median(seen - static - active * (1 + fragmentation)))
+        context = max(0.0, context)
+        error = np.abs(static + context + active * (1 + fragmentation) - seen) / seen
+        score = float(error.mean()) + 0.02 * fragmentation
+        if best is None or score < best[0]:
+            best = (score, context, float(fragmentation))
+    assert best is not None
+    return {"context_gib": round(best[1], 3), "fragmentation": round(best[2], 3)}
+
+
+def calibrate(rows: list[Row]) -> Calibration:
+    """Fit every group that the rows belong to."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.scored and (row.seconds or row.gib is not None):
+            groups.setdefault(row.group, []).append(row)
+    return Calibration({name: fit_group(members) for name, members in sorted(groups.items())})

@@ -1,0 +1,97 @@
+"""Names in measured tables, and what they stand for here: cluster presets, framework presets, families of models."""
+
+import re
+
+# (pattern, preset), the first that matches
+CLUSTERS = [
+    (r"GB300", "gb300-nvl72"),
+    (r"GB200", "gb200-nvl72"),
+    (r"B300", "dgx-b300"),
+    (r"B200", "dgx-b200"),
+    (r"(?i)H200|H100", "dgx-h100"),
+    (r"V100.*Jean Zay", "jean-zay-v100"),
+    (r"Jean Zay", "jean-zay-a100"),
+    (r"4x HDR200|800 Gb", "a100-hdr-800"),
+    (r"a100_40gb", "a100-40gb-roce-1600"),
+    (r"a100_80gb", "a100-roce-1600"),
+    (r"A100.*RoCE", "a100-roce-800"),
+    (r"A100.*(Selene|SuperPOD|2048 GPUs)", "dgx-a100"),
+    (r"A100", "a100-hdr-800"),
+    (r"Cloudbrain", "cloudbrain2-2048"),
+    (r"910A|Ascend 910 production", "atlas-800-910a"),
+    (r"910B|Ascend, 8 NPUs", "atlas-800t-a2-910b1"),
+    (r"910C|A3", "atlas-900-a3-384"),
+]
+FRAMEWORKS = [
+    (r"zero-bubble", "zero-bubble"),
+    (r"DeepSpeed ZeRO-3", "deepspeed-zero3"),
+    (r"Megatron-DeepSpeed|DeepSpeed\+Megatron", "megatron-deepspeed"),
+    (r"Megatron-LM 0\.1\d", "megatron-core-0.14"),
+    (r"Megatron-Core", "megatron-core"),
+    (r"Megatron-Bridge", "megatron-bridge"),
+    (r"NeMo-Megatron", "nemo-megatron"),
+    (r"NeMo", "megatron-bridge"),
+    (r"Megatron-LM", "megatron-lm-2022"),
+    (r"nanotron", "nanotron"),
+    (r"Composer FSDP", "composer-fsdp"),
+    (r"FSDP", "fsdp-meta"),
+    (r"MindSpeed|ModelLink", "mindspeed"),
+    (r"MindFormers", "mindformers"),
+    (r"MindSpore", "mindspore"),
+]
+LLAMA: dict[str, object] = {
+    "gated_ffn": True,
+    "norm": "rms_norm",
+    "position": "rotary",
+    "activation": "silu",
+    "bias": False,
+    "tied_embedding": False,
+    "dropout_rate": 0.0,
+}
+EXPERTS = {
+    "mixtral": {"count": 8, "top_k": 2, "ffn_hidden_size": 14336},
+    "minicpm-8x2b": {"count": 8, "top_k": 2, "ffn_hidden_size": 5760},
+    "deepseekv3": {"count": 256, "top_k": 8, "ffn_hidden_size": 2048, "shared": 1, "first_layer": 3},
+    "deepseekv2": {"count": 160, "top_k": 6, "ffn_hidden_size": 1536, "shared": 2, "first_layer": 1},
+}
+LATENT = {"query_rank": 1536, "key_value_rank": 512, "head_size": 128, "rotary_head_size": 64, "value_head_size": 128}
+
+
+def cluster_of(hardware: str) -> str | None:
+    return next((preset for pattern, preset in CLUSTERS if re.search(pattern, hardware)), None)
+
+
+def framework_of(framework: str, source: str = "") -> str | None:
+    """The preset of a framework; the same name meant other software in the paper of 2021, so the row's source decides too."""
+    if framework == "Megatron-LM" and "2104.04473" in source:
+        return "megatron-lm-2021"
+    return next((preset for pattern, preset in FRAMEWORKS if re.search(pattern, framework)), None)
+
+
+def model_traits(name: str) -> dict[str, object]:
+    """What a family's name says beyond its sizes."""
+    low = name.lower().replace("_", "-")
+    if re.search(r"pangu", low):
+        return {"query_layer": True, "vocab_size": 40000}
+    if re.match(r"(gpt|bloom|mpt|opt|mt-nlg|megatron|nemotron)", low) and "oss" not in low:
+        traits: dict[str, object] = {}
+        if low.startswith("mpt"):
+            traits = {"position": "alibi", "bias": False, "dropout_rate": 0.0}
+        elif low.startswith("bloom"):
+            traits = {"position": "alibi", "dropout_rate": 0.0}
+        return traits
+    traits = dict(LLAMA)
+    if re.search(r"glm", low):
+        traits.update(num_heads=32)
+    if re.search(r"qwen2?-?(0\.?5b|1\.?5b)|qwen2-(0point5b|1point5b)|gemma", low):
+        traits.update(tied_embedding=True)
+    for family, experts in EXPERTS.items():
+        if family in low.replace("deepseek-v", "deepseekv").replace("deepseek2", "deepseekv2").replace(
+            "deepseek3", "deepseekv3"
+        ):
+            traits["experts"] = experts
+            if family.startswith("deepseek"):
+                traits["latent_attention"] = LATENT
+    if "vocab_size" not in traits and re.search(r"llama|baichuan-", low):
+        traits["vocab_size"] = 32000 if "llama" in low else 64000
+    return traits

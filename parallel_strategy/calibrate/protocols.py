@@ -1,0 +1,47 @@
+"""How accuracy is measured. P3: nothing of the tables is seen. P1: a fifth of a cluster's rows. P2: all but one model size.
+
+No protocol scores a row that its calibration saw.
+"""
+
+import hashlib
+
+from parallel_strategy.calibrate.fit import Calibration, calibrate
+from parallel_strategy.calibrate.rows import Row
+from parallel_strategy.calibrate.score import Outcome, outcome
+
+SHARE = 0.20
+
+
+def chosen(rows: list[Row], share: float = SHARE) -> set[str]:
+    """The rows of each group that P1 may see: those whose ids hash lowest, at most `share` of the group."""
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        if row.scored and row.seconds:
+            groups.setdefault(row.group, []).append(row.id)
+    picked: set[str] = set()
+    for members in groups.values():
+        members.sort(key=lambda identity: hashlib.sha256(identity.encode()).digest())
+        picked.update(members[: int(len(members) * share)])
+    return picked
+
+
+def run_p3(rows: list[Row]) -> list[Outcome]:
+    return [outcome(row, None) for row in rows]
+
+
+def run_p1(rows: list[Row], share: float = SHARE) -> tuple[list[Outcome], Calibration]:
+    seen = chosen(rows, share)
+    calibration = calibrate([row for row in rows if row.id in seen])
+    return [outcome(row, calibration) for row in rows if row.id not in seen], calibration
+
+
+def run_p2(rows: list[Row]) -> list[tuple[str, list[Outcome]]]:
+    """Folds: (model size left out, its outcomes)."""
+    folds = []
+    for size in sorted({row.size for row in rows if row.scored and row.seconds}):
+        rest = [row for row in rows if row.size != size]
+        if not rest:
+            continue
+        calibration = calibrate(rest)
+        folds.append((size, [outcome(row, calibration) for row in rows if row.size == size and row.scored]))
+    return folds

@@ -1,0 +1,257 @@
+"""Measured training runs from a CSV file, each turned into a question for the emulator.
+
+The columns are those of the project's validation tables: `hw` and `framework` are free text that is looked up in a table of
+names; a pair that is not known is named and its rows are skipped.
+"""
+
+import ast
+import csv
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from parallel_strategy.calibrate.names import cluster_of, framework_of, model_traits
+from parallel_strategy.errors import UserError
+from parallel_strategy.spec.cluster import ClusterSpec
+from parallel_strategy.spec.framework import FrameworkSpec
+from parallel_strategy.spec.model import ModelSpec
+from parallel_strategy.spec.strategy import CHUNKED, Question, StrategySpec, even_stages, nearest
+
+REQUIRED = ("id", "hw", "framework", "n_dev", "layers", "hidden", "seq", "tp", "pp", "gbs")
+PRECISIONS = {
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "amp_bf16": "bf16",
+    "amp_fp16": "fp16",
+    "amp_fp8": "fp8",
+    "float32": "fp32",
+}
+SCHEDULES = {
+    "1f1b": "1f1b",
+    "1f1b-i": "interleaved",
+    "zb-h1": "zb_h1",
+    "zb-1p": "zb_h1",
+    "zb-h2": "zb_h2",
+    "zb-2p": "zb_h2",
+    "zb-v": "zb_v",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured run. `seconds` of a step and `gib` of memory where they were measured; `oom`: it did not fit."""
+
+    id: str
+    table: str
+    group: str  # what a calibration may treat as one machine: cluster and framework preset
+    model: str
+    size: str  # model size, for leave-one-size-out
+    quality: str
+    seconds: float | None
+    gib: float | None
+    memory_kind: str
+    oom: bool
+    question: Question
+
+    @property
+    def scored(self) -> bool:
+        """A and B count; C is context, D repeats another row."""
+        return self.quality[:1] in ("A", "B")
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    id: str
+    reason: str
+
+
+def read_rows(path: Path | str) -> tuple[list[Row], list[Skipped]]:
+    """All rows that can be turned into questions, and why the others cannot."""
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in REQUIRED if name not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(
+                    f"{path}: column {missing[0]!r} is missing; the columns are those of the validation tables"
+                )
+            records = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    rows: list[Row] = []
+    skipped: list[Skipped] = []
+    for record in records:
+        try:
+            rows.append(_row(record, path.stem))
+        except (UserError, ValueError) as error:
+            skipped.append(Skipped(record.get("id", "?"), " ".join(str(error).split())[:200]))
+    return rows, skipped
+
+
+def _row(record: dict[str, str], table: str) -> Row:
+    cluster_name, framework_name = cluster_of(record["hw"]), framework_of(record["framework"], record.get("source", ""))
+    if cluster_name is None:
+        raise UserError(f"hw {record['hw']!r} is not known")
+    if framework_name is None:
+        raise UserError(f"framework {record['framework']!r} is not known")
+    memory = record.get("mem_gib", "").strip()
+    question = question_of(record, cluster_name, framework_name)
+    return Row(
+        id=record["id"],
+        table=re.sub(r"_\d+$", "", record["id"]) or table,
+        group=f"{cluster_name}/{framework_name}",
+        model=record.get("model", ""),
+        size=f"{record['layers']}x{record['hidden']}",
+        quality=record.get("quality", "A") or "A",
+        seconds=_number(record, "iter_time_s"),
+        gib=None if memory in ("", "OOM") else float(memory),
+        memory_kind=record.get("mem_kind", ""),
+        oom=memory == "OOM",
+        question=question,
+    )
+
+
+def question_of(record: dict[str, str], cluster_name: str, framework_name: str) -> Question:
+    """The question whose answer the row measured. Raises UserError or ValueError where the row contradicts itself."""
+    notes = record.get("notes", "")
+    framework = _framework(framework_name, _note(notes, "flash"))
+    model = _model(record, framework)
+    devices = int(record["n_dev"])
+    tp, pp, cp = (_whole(record, name, 1) for name in ("tp", "pp", "cp"))
+    dp = _whole(record, "dp", 0) or max(1, devices // (tp * pp * cp))
+    micro = _whole(record, "mbs", 1)
+    batch = _whole(record, "gbs", micro * dp)
+    if batch % (micro * dp):
+        batch = max(1, round(batch / (micro * dp))) * micro * dp
+    vpp = _whole(record, "vpp", 1)
+    schedule = _schedule(notes, vpp, pp)
+    if schedule in CHUNKED and pp > 1 and vpp > 1 and (batch // dp // micro) % pp:
+        batch = max(1, round(batch / (micro * dp * pp))) * micro * dp * pp
+    stages = _stages(notes, model.num_layers, pp)
+    if vpp * pp > model.num_layers:
+        vpp = max(1, model.num_layers // pp)
+    mode, per_stage = _recompute(record.get("recompute", ""), pp)
+    zero = _whole(record, "zero", 0)
+    accumulate = _note(notes, "interleave")
+    fields = {
+        "framework": framework.name,
+        "batch": {"global": batch, "micro": micro},
+        "mesh": {"pp": pp, "dp": dp, "cp": cp, "tp": tp, "ep": _whole(record, "ep", 1)},
+        "pipeline": {
+            "schedule": schedule,
+            "vpp": vpp if schedule in CHUNKED else 1,
+            "stages": stages if vpp == 1 else None,
+        },
+        "tensor": {"sequence_parallel": _whole(record, "seq_par", 0) > 0 and tp > 1},
+        "zero": {"optimizer_shard": zero > 0, "level": max(1, min(3, zero))},
+        "recompute": {"mode": mode, "per_stage": per_stage, "mp_comm": "mp_comm_recompute=False" not in notes},
+    }
+    if accumulate is not None and int(accumulate) > 1 and micro % int(accumulate) == 0:
+        fields["batch"] = {"global": batch, "micro": micro // int(accumulate)}
+    fields["mesh"]["ep"] = _legal_ep(fields["mesh"]["ep"], dp * cp, model)  # type: ignore[index]
+    strategy = StrategySpec.from_fields(fields, record["id"])
+    strategy.check_model(model)
+    cluster = _cluster(cluster_name, strategy.mesh.devices)
+    return Question.model_construct(model=model, cluster=cluster, framework=framework, strategy=strategy)
+
+
+@lru_cache(maxsize=512)
+def _cluster(name: str, devices: int) -> ClusterSpec:
+    cluster = ClusterSpec.preset(name)
+    return cluster if cluster.device_count >= devices else cluster.with_devices(devices)
+
+
+@lru_cache(maxsize=64)
+def _framework(name: str, flash: str | None) -> FrameworkSpec:
+    framework = FrameworkSpec.preset(name)
+    if flash in ("0", "False"):
+        return framework.model_copy(update={"attention": "unfused"})
+    if flash in ("1", "True"):
+        return framework.model_copy(update={"attention": "flash"})
+    return framework
+
+
+def _model(record: dict[str, str], framework: FrameworkSpec) -> ModelSpec:
+    hidden = int(record["hidden"])
+    traits = model_traits(record.get("model", ""))
+    heads = _whole(record, "heads", 0) or int(traits.pop("num_heads", 0)) or max(1, hidden // 128)
+    traits.pop("num_heads", None)
+    kv_heads = _whole(record, "kv_heads", 0) or None
+    precision = record.get("precision", "") or "fp16"
+    fields: dict[str, object] = {
+        "name": record.get("model") or "model",
+        "num_layers": int(record["layers"]),
+        "hidden_size": hidden,
+        "num_heads": heads,
+        "kv_heads": kv_heads,
+        "ffn_hidden_size": _whole(record, "ffn", 4 * hidden),
+        "seq_length": int(record["seq"]),
+        "vocab_size": _whole(record, "vocab", 0) or int(traits.get("vocab_size", 51200)),
+        "compute_dtype": PRECISIONS.get(precision, precision),
+    }
+    if hidden % heads:
+        fields["head_size"] = max(8, round(hidden / heads / 8) * 8)  # a slip in the row: no such head exists
+    note = _note(record.get("notes", ""), "swiglu")
+    if note is not None:
+        traits["gated_ffn"] = note == "1"
+    traits.pop("vocab_size", None)
+    return ModelSpec.from_fields({**fields, **traits}, record["id"])
+
+
+def _recompute(text: str, pp: int) -> tuple[str, list[int] | None]:
+    per_stage = re.search(r"\[[\d, ]+\]", text)
+    if per_stage:
+        layers = ast.literal_eval(per_stage.group())
+        return "full", list(layers) if len(layers) == pp else None
+    if text.startswith("full"):
+        return "full", None
+    if text.startswith("selective") or "select True" in text:
+        return "selective", None
+    return "none", None
+
+
+def _stages(notes: str, layers: int, pp: int) -> list[int] | None:
+    offset = re.search(r"offset=\[([-\d, ]+)\]", notes)
+    if offset:
+        shift = [int(x) for x in offset.group(1).split(",")]
+        stages = [layers // pp + s for s in shift]
+        if len(stages) == pp and sum(stages) == layers and min(stages) > 0:
+            return stages
+    if pp > 2 and layers % pp and (layers + 2) % pp == 0:
+        # embedding and head count as layers when stages are balanced by type
+        each = (layers + 2) // pp
+        return [each - 1, *[each] * (pp - 2), each - 1]
+    return even_stages(layers, pp)
+
+
+def _schedule(notes: str, vpp: int, pp: int) -> str:
+    if pp == 1:
+        return "1f1b"
+    named = re.search(r"schedule=([\w-]+)", notes)
+    if named and named.group(1).lower() in SCHEDULES:
+        return SCHEDULES[named.group(1).lower()]
+    return "interleaved" if vpp > 1 else "1f1b"
+
+
+def _legal_ep(ep: int, ranks: int, model: ModelSpec) -> int:
+    if model.experts is None:
+        return 1
+    legal = [n for n in range(1, ranks + 1) if ranks % n == 0 and model.experts.count % n == 0]
+    return nearest(legal, ep)
+
+
+def _note(notes: str, name: str) -> str | None:
+    found = re.search(rf"\b{name}=([\w.]+)", notes)
+    return found.group(1) if found else None
+
+
+def _number(record: dict[str, str], name: str) -> float | None:
+    text = (record.get(name) or "").strip()
+    return float(text) if text else None
+
+
+def _whole(record: dict[str, str], name: str, default: int) -> int:
+    text = (record.get(name) or "").strip()
+    return int(float(text)) if text else default

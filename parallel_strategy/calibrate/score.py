@@ -1,0 +1,125 @@
+"""Scores of predictions against measured rows: errors, order, regret of the predicted best, out-of-memory calls."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from parallel_strategy.calibrate.fit import Calibration
+from parallel_strategy.calibrate.rows import Row
+
+IMPOSSIBLE_SHARE_OF_PEAK = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A row and what was predicted for it."""
+
+    row: Row
+    seconds: float
+    gib: float
+    oom: bool
+    interval: float  # the measured time lies within this factor in 4 of 5 cases, as far as the calibration knows
+
+    @property
+    def error(self) -> float | None:
+        return None if not self.row.seconds else self.seconds / self.row.seconds - 1.0
+
+    @property
+    def memory_error(self) -> float | None:
+        return None if self.row.gib is None else self.gib / self.row.gib - 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Of one table. Shares, not percent; `None` where the table has nothing to say."""
+
+    table: str
+    rows: int
+    mape: float | None
+    median: float | None
+    worst: float | None
+    bias: float | None
+    spearman: float | None
+    regret: tuple[float, float, int] | None  # median, worst, number of groups with a choice
+    memory_mape: float | None
+    memory_worst: float | None
+    oom: tuple[int, int] | None  # right, all
+
+
+def outcome(row: Row, calibration: Calibration | None) -> Outcome:
+    calibration = calibration or Calibration()
+    prediction = calibration.predict(row)
+    fit = calibration.groups.get(row.group)
+    interval = float(np.exp(1.2816 * (fit.spread if fit else 0.12)))
+    return Outcome(row, prediction.seconds * calibration.correction(row), prediction.gib, prediction.out_of_memory, interval)
+
+
+def impossible(outcome_: Outcome, flops_share: float) -> bool:
+    """A measured time that would need more than the peak of the hardware contradicts itself."""
+    return flops_share > IMPOSSIBLE_SHARE_OF_PEAK
+
+
+def score(table: str, outcomes: list[Outcome]) -> Score:
+    counted = [o for o in outcomes if o.row.scored]
+    timed = [o for o in counted if o.error is not None]
+    errors = np.array([o.error for o in timed], dtype=float)
+    memory = np.array(
+        [o.memory_error for o in counted if o.memory_error is not None and "percent" not in o.row.memory_kind],
+        dtype=float,
+    )
+    called = [o for o in counted if o.row.oom]
+    fitting = [o for o in counted if o.row.gib is not None and "nvidia-smi" in o.row.memory_kind]
+    judged = len(called) + len(fitting)
+    right = sum(o.oom for o in called) + sum(not o.oom for o in fitting)
+    spearman = _spearman(np.array([o.seconds for o in timed]), np.array([o.row.seconds for o in timed], dtype=float))
+    return Score(
+        table,
+        len(timed),
+        *(float(f(errors)) if len(errors) else None for f in (_mean_abs, _median_abs, _worst_abs, np.mean)),
+        spearman,
+        _regret(timed),
+        float(np.mean(np.abs(memory))) if len(memory) else None,
+        float(np.max(np.abs(memory))) if len(memory) else None,
+        (right, judged) if called else None,
+    )
+
+
+def _mean_abs(errors: np.ndarray) -> float:
+    return float(np.mean(np.abs(errors)))
+
+
+def _median_abs(errors: np.ndarray) -> float:
+    return float(np.median(np.abs(errors)))
+
+
+def _worst_abs(errors: np.ndarray) -> float:
+    return float(np.max(np.abs(errors)))
+
+
+def _spearman(first: np.ndarray, second: np.ndarray) -> float | None:
+    if len(first) < 3:
+        return None
+    ranks = [np.argsort(np.argsort(values)).astype(float) for values in (first, second)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _regret(outcomes: list[Outcome]) -> tuple[float, float, int] | None:
+    """How much slower the predicted best is than the real best, over groups of the same model, devices and batch."""
+    groups: dict[tuple, list[Outcome]] = {}
+    for o in outcomes:
+        row = o.row
+        key = (
+            row.table,
+            row.model,
+            row.size,
+            row.question.strategy.mesh.devices,
+            row.question.strategy.batch.global_,
+            row.question.model.seq_length,
+        )
+        groups.setdefault(key, []).append(o)
+    regrets = []
+    for members in groups.values():
+        if len(members) > 1:
+            chosen = min(members, key=lambda o: o.seconds)
+            regrets.append((chosen.row.seconds or 0.0) / min(o.row.seconds or 0.0 for o in members) - 1.0)
+    return (float(np.median(regrets)), float(np.max(regrets)), len(regrets)) if regrets else None

@@ -1,0 +1,101 @@
+"""Seconds of collectives on a hierarchical cluster: alpha-beta per level, several algorithms, cards shared by neighbours.
+
+A group is `size` ranks that are `stride` apart. Ranks are laid out in order over the topology, so the stride says which
+levels a group crosses and how many of its members sit behind one network card.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from parallel_strategy.spec.cluster import ClusterSpec
+
+# share of an all-reduce's traffic
+SHARE = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """How a group lies on one level: `groups` sub-groups talk here, each with `members` ranks behind it."""
+
+    level: int
+    name: str
+    groups: int
+    members: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """seconds = alpha + beta * bytes, by one algorithm."""
+
+    algorithm: str
+    alpha: float
+    beta: float
+
+
+class Network:
+    """Collective costs of one cluster. Lines are found once per (operation, size, stride)."""
+
+    def __init__(self, cluster: ClusterSpec) -> None:
+        self.cluster = cluster
+        self.capacity = [1]
+        for level in cluster.topology:
+            self.capacity.append(self.capacity[-1] * level.size)
+        self.lines = lru_cache(maxsize=None)(self._lines)
+        self.spans = lru_cache(maxsize=None)(self._spans)
+
+    def _spans(self, size: int, stride: int) -> tuple[Span, ...]:
+        spans, inside = [], 1
+        last = len(self.cluster.topology) - 1
+        for index, level in enumerate(self.cluster.topology):
+            here = min(size, max(1, self.capacity[index + 1] // stride))
+            if index == last:
+                here = size
+            if here > inside:
+                spans.append(Span(index, level.level, math.ceil(here / inside), inside))
+                inside = here
+        return tuple(spans)
+
+    def outermost_level(self, size: int, stride: int) -> str:
+        """Name of the widest level that the group's traffic crosses."""
+        spans = self.spans(size, stride)
+        return spans[-1].name if spans else "device"
+
+    def _lines(self, op: str, size: int, stride: int) -> tuple[Line, ...]:
+        if size <= 1:
+            return (Line("none", 0.0, 0.0),)
+        topology = self.cluster.topology
+        spans = self.spans(size, stride)
+        start = max(topology[span.level].start_us for span in spans) * 1e-6
+        rates = [topology[span.level].device_gbps(span.groups) * 1e9 for span in spans]
+        latencies = [topology[span.level].latency_us * 1e-6 for span in spans]
+        if op == "send":
+            return (Line("send", start + latencies[-1], 1.0 / rates[-1]),)
+        if op == "all_to_all":
+            crossing = max((1.0 - span.members / size) / rate for span, rate in zip(spans, rates, strict=True))
+            return (Line("pairwise", start + sum(latencies) + latencies[-1] * math.log2(size), crossing),)
+        share = SHARE[op]
+        # one ring through every member: its slowest link decides; a card is shared with the neighbours' rings
+        bottleneck = min(rate * span.members for span, rate in zip(spans, rates, strict=True))
+        hops, inside = 0.0, 1
+        for span, latency in zip(spans, latencies, strict=True):
+            outside = span.members * span.groups
+            hops += (size / span.members - size / outside) * latency
+            inside = outside
+        assert inside >= 1
+        ring = Line("ring", start + share * hops, share * (size - 1) / size / bottleneck)
+        # level by level: reduce-scatter inside, the pieces across, gather back
+        alpha = share * sum(math.log2(span.groups) * latency for span, latency in zip(spans, latencies, strict=True))
+        beta = share * sum(
+            (span.groups - 1) / span.groups / (span.members * rate) for span, rate in zip(spans, rates, strict=True)
+        )
+        return ring, Line("hierarchical", start + alpha, beta)
+
+    def seconds(self, op: str, bytes_: float, size: int, stride: int) -> float:
+        """Time of one collective, by the algorithm that is fastest for its size."""
+        if size <= 1 or bytes_ <= 0:
+            return 0.0
+        return min(line.alpha + line.beta * bytes_ for line in self.lines(op, size, stride))
+
+    def choice(self, op: str, bytes_: float, size: int, stride: int) -> str:
+        return min(self.lines(op, size, stride), key=lambda line: line.alpha + line.beta * bytes_).algorithm

@@ -1,0 +1,68 @@
+"""Seconds of device kernels, all kernels of a block at once.
+
+A matrix product takes waves of tiles over the device's cores, each tile pays for K and for a prologue, and nothing is faster
+than its bytes or a launch. Tiles and split-K are chosen as a library would: whichever is fastest.
+"""
+
+import numpy as np
+
+from parallel_strategy.graph.operator import KernelTable
+from parallel_strategy.spec.cluster import Device
+from parallel_strategy.spec.framework import FrameworkSpec
+
+SPLITS = (1, 2, 4, 8)
+
+
+def matmul_seconds(
+    device: Device, dtype: str, m: np.ndarray, n: np.ndarray, k: np.ndarray, batch: np.ndarray
+) -> np.ndarray:
+    """Compute time of `batch` products m x n x k, without memory and launch limits."""
+    gemm = device.gemm
+    per_core = device.peak(dtype) * gemm.eff_max / gemm.cores
+    largest = gemm.tiles[0][0] * gemm.tiles[0][1]
+    best = np.full(m.shape, np.inf)
+    for rows, columns in gemm.tiles:
+        efficiency = gemm.small_tile_eff ** np.log2(largest / (rows * columns))
+        for high, wide in {(rows, columns), (columns, rows)}:
+            tiles = np.ceil(m / high) * np.ceil(n / wide) * batch
+            for split in SPLITS:
+                waves = np.ceil(tiles * split / gemm.cores)
+                depth = np.ceil(k / split) + gemm.k_half
+                best = np.minimum(best, waves * (2.0 * high * wide * depth) / (per_core * efficiency))
+    efficiency = np.ones(m.shape)
+    for size in (m, n, k):
+        steps = np.where(
+            size % gemm.align != 0, gemm.misaligned_eff, np.where(size % gemm.good_align != 0, gemm.poor_align_eff, 1.0)
+        )
+        efficiency = np.minimum(efficiency, steps)
+    return best / efficiency
+
+
+def kernel_seconds(table: KernelTable, device: Device, framework: FrameworkSpec, dtype: str) -> np.ndarray:
+    """Device time of every kernel of the table."""
+    seconds = (
+        table.bytes / (device.hbm.gbps * 1e9 * device.hbm.eff * device.vector.eff)
+        + device.vector.launch_us * 1e-6 * table.launches
+    )
+    products = table.m > 0
+    if products.any():
+        m, n, k, batch = (column[products] for column in (table.m, table.n, table.k, table.batch))
+        memory = table.bytes[products] / (device.hbm.gbps * 1e9 * device.hbm.eff)
+        compute = matmul_seconds(device, dtype, m, n, k, batch)
+        seconds[products] = np.maximum(compute, memory) + device.gemm.launch_us * 1e-6
+    if table.flash.any():
+        flash = table.flash
+        backward = np.where(table.phase[flash] > 0, 0.8, 1.0)
+        rate = device.peak("bf16" if dtype == "fp8" else dtype) * device.flash_eff * framework.flash_scale * backward
+        memory = table.bytes[flash] / (device.hbm.gbps * 1e9 * device.hbm.eff)
+        seconds[flash] = (
+            np.maximum(table.flops[flash] / rate, memory) + device.gemm.launch_us * 1e-6 * table.launches[flash]
+        )
+    return seconds
+
+
+def smooth_maximum(first: np.ndarray | float, second: np.ndarray | float, sharpness: float = 6.0) -> np.ndarray | float:
+    """The larger of two, rounded off where they are close: a phase is launch-bound in parts only."""
+    larger = np.maximum(first, second)
+    ratio = np.minimum(first, second) / np.maximum(larger, 1e-30)
+    return larger * (1.0 + ratio**sharpness) ** (1.0 / sharpness)

@@ -1,0 +1,276 @@
+"""Prices a program: seconds of every block by phase, of stage boundaries, of gradient traffic, of the optimizer.
+
+What is priced here is what the closed form adds up, what the event simulation replays and what reports explain.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from parallel_strategy.cost.collective import Network
+from parallel_strategy.cost.kernel import kernel_seconds, smooth_maximum
+from parallel_strategy.graph.operator import Block, Phase
+from parallel_strategy.graph.program import Chunk, Piece, Program
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of one phase of a block. `device` are kernels, `tensor` exposed collectives, `host` what issuing costs."""
+
+    device: float = 0.0
+    tensor: float = 0.0
+    host: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Device and host work beside one another; the slower of the two sets the pace."""
+        return float(smooth_maximum(self.device + self.tensor, self.host))
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.device + other.device, self.tensor + other.tensor, self.host + other.host)
+
+    def times(self, count: float) -> "Cost":
+        return Cost(self.device * count, self.tensor * count, self.host * count)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCost:
+    """All phases of one block."""
+
+    forward: Cost
+    recompute_full: Cost
+    recompute_selective: Cost
+    backward_input: Cost
+    backward_weight: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTime:
+    """Seconds of one chunk for one micro-batch: forward, backward of activations (with recomputation), of weights."""
+
+    forward: float
+    backward_input: float
+    backward_weight: float
+
+    @property
+    def backward(self) -> float:
+        return self.backward_input + self.backward_weight
+
+
+@dataclass(frozen=True, slots=True)
+class StepTail:
+    """What a stage does besides its micro-batches, in seconds."""
+
+    gradient_reduce: float = 0.0  # exposed part
+    gradient_hidden: float = 0.0  # part that runs beside the last backward
+    weight_gather: float = 0.0
+    embedding_reduce: float = 0.0
+    optimizer: float = 0.0
+    fixed: float = 0.0
+
+    @property
+    def exposed(self) -> float:
+        return self.gradient_reduce + self.weight_gather + self.embedding_reduce + self.optimizer + self.fixed
+
+
+class Price:
+    """Lazily priced program."""
+
+    def __init__(self, program: Program, network: Network | None = None) -> None:
+        self.program = program
+        question = program.question
+        self.cluster, self.framework, self.strategy = question.cluster, question.framework, question.strategy
+        self.network = network or Network(question.cluster)
+        self.dtype = question.model.compute_dtype
+        self._blocks: dict[str, BlockCost] = {}
+
+    def collective(self, op: str, axis: str, size: float) -> float:
+        members, stride = self.program.group(axis)
+        return self.network.seconds(op, size, members, stride)
+
+    def block(self, block: Block) -> BlockCost:
+        if block.kind not in self._blocks:
+            self._blocks[block.kind] = self._price(block)
+        return self._blocks[block.kind]
+
+    def _price(self, block: Block) -> BlockCost:
+        framework = self.framework
+        table = block.table()
+        device = kernel_seconds(table, self.cluster.device, framework, self.dtype)
+        forward = table.phase == Phase.FORWARD
+        backward_input, backward_weight = table.phase == Phase.BACKWARD_INPUT, table.phase == Phase.BACKWARD_WEIGHT
+        exposed = [0.0, 0.0]
+        hidden = [0.0, 0.0]
+        issued = [0, 0]
+        for collective in block.collectives:
+            side = 0 if collective.phase == Phase.FORWARD else 1
+            seconds = self.collective(collective.op, collective.axis, collective.bytes)
+            share = framework.tp_overlap if side == 0 else max(framework.tp_overlap, framework.tp_backward_overlap)
+            if ".again" in collective.name and collective.axis == "tp":
+                share = max(share, 0.9)  # gathered while the input gradient is computed
+            if collective.axis == "cp":
+                share = max(share, 0.8)  # a ring step hides behind the attention of the block that is there
+            exposed[side] += seconds * (1 - share)
+            hidden[side] += seconds * share
+            issued[side] += 1
+        scale = self.cluster.host.launch_scale * 1e-6
+        layer = framework.host_us_per_layer if block.kind not in ("embedding", "head") else 0.0
+        launches = table.launches
+        tensor_host = framework.host_us_per_collective
+
+        def host(mask: np.ndarray, us: float, collectives: int) -> float:
+            return scale * (float(launches[mask].sum()) * us + collectives * tensor_host + layer)
+
+        slow = framework.interference
+        fore = Cost(
+            float(device[forward].sum()) + slow * hidden[0],
+            exposed[0],
+            host(forward, framework.host_us_per_launch, issued[0]),
+        )
+        again = Cost(
+            fore.device,
+            fore.tensor if self.strategy.recompute.mp_comm else 0.0,
+            fore.host + scale * framework.host_us_per_recompute,
+        )
+        core = table.attention & forward
+        selective = Cost(
+            float(device[core].sum()), 0.0, scale * float(launches[core].sum()) * framework.host_us_per_launch
+        )
+        back = Cost(
+            float(device[backward_input].sum()) + slow * hidden[1],
+            exposed[1],
+            host(backward_input, framework.host_us_per_launch_backward, issued[1]),
+        )
+        weight = Cost(
+            float(device[backward_weight].sum()),
+            0.0,
+            scale * float(launches[backward_weight].sum()) * framework.host_us_per_launch_backward,
+        )
+        return BlockCost(fore, again, selective, back, weight)
+
+    def _sharded_weights(self, piece: Piece) -> tuple[float, float, float]:
+        """ZeRO-3: exposed seconds of gathering a piece's weights for forward, for backward, and of scattering its gradients."""
+        if self.strategy.zero.stage < 3:
+            return 0.0, 0.0, 0.0
+        elements = piece.block.elements(False) + piece.block.elements(True)
+        gather = self.collective("all_gather", "weights", elements * self.framework.weight_bytes_sent)
+        scatter = self.collective("reduce_scatter", "weights", elements * self.framework.gradient_bytes_sent)
+        return gather, gather, scatter
+
+    def piece(self, piece: Piece) -> tuple[Cost, Cost, Cost]:
+        """Forward, backward of activations with recomputation, backward of weights: of all blocks of a piece."""
+        cost = self.block(piece.block)
+        mode = self.strategy.recompute.mode
+        again = cost.recompute_full if mode == "full" else cost.recompute_selective if mode == "selective" else Cost()
+        forward = cost.forward.times(piece.count)
+        back = cost.backward_input.times(piece.count) + again.times(piece.recomputed)
+        weight = cost.backward_weight.times(piece.count)
+        gather, gather_again, scatter = self._sharded_weights(piece)
+        if gather:
+            forward = _beside(forward, gather * piece.count, self.framework.gather_overlap, self.framework.interference)
+            traffic = (gather_again + scatter) * piece.count
+            back = _beside(back, traffic, self.framework.dp_overlap, self.framework.interference, also=weight.device)
+        return forward, back, weight
+
+    def chunk(self, chunk: Chunk) -> ChunkTime:
+        """Whole-chunk times: host and device are compared per phase, since a stage waits for its neighbours between them."""
+        forward = back = weight = Cost()
+        for piece in chunk.pieces:
+            a, b, c = self.piece(piece)
+            forward, back, weight = forward + a, back + b, weight + c
+        both = (back + weight).seconds
+        share = weight.device / max(1e-30, back.device + back.tensor + weight.device)
+        offload = self._activation_offload(chunk)
+        forward_seconds = max(forward.seconds, offload) * self.slowest
+        backward_seconds = max(both, offload) * self.slowest
+        return ChunkTime(forward_seconds, backward_seconds * (1 - share), backward_seconds * share)
+
+    def _activation_offload(self, chunk: Chunk) -> float:
+        share = self.strategy.offload.activation
+        if not share:
+            return 0.0
+        saved = sum(piece.block.saved_bytes * piece.count for piece in chunk.pieces)
+        return share * saved / (self.cluster.host.h2d_gbps * 1e9)
+
+    @cached_property
+    def slowest(self) -> float:
+        """The slowest of n ranks over their mean: the expected largest of n normal deviations is about sqrt(2 ln n)."""
+        return 1.0 + self.framework.jitter * math.sqrt(2.0 * math.log(self.strategy.mesh.devices))
+
+    @cached_property
+    def chunks(self) -> list[ChunkTime]:
+        return [self.chunk(chunk) for chunk in self.program.chunks]
+
+    @cached_property
+    def boundary(self) -> float:
+        """Seconds to send an activation to the next stage."""
+        if self.program.pp == 1:
+            return 0.0
+        size, stride = self.program.group("pp")
+        seconds = self.network.seconds("send", self.program.boundary_bytes, size, stride)
+        mesh = self.strategy.mesh
+        if self.framework.p2p_scatter_gather and mesh.tp > 1 and not self.program.shard.sequence_parallel:
+            seconds += self.collective("all_gather", "tp", self.program.boundary_bytes * mesh.tp)
+        return seconds
+
+    def tail(self, stage: int) -> StepTail:
+        """Gradient reduction, weight gathering and the optimizer of a stage."""
+        program, framework, strategy = self.program, self.framework, self.strategy
+        mesh = strategy.mesh
+        dense, expert = program.stage_elements(stage, expert=False), program.stage_elements(stage, expert=True)
+        level = strategy.zero.stage
+        groups = [(dense, "weights"), (expert, "expert_dp")]
+        traffic = gather = 0.0
+        for elements, axis in groups:
+            if not elements:
+                continue
+            gradient = elements * framework.gradient_bytes_sent
+            if level == 0:
+                traffic += self.collective("all_reduce", axis, gradient)
+            elif level < 3:
+                traffic += self.collective("reduce_scatter", axis, gradient)
+                gather += self.collective("all_gather", axis, elements * framework.weight_bytes_sent)
+        if level == 2:
+            traffic *= strategy.micro_batches
+        backward = sum(self.chunks[chunk.index].backward for chunk in program.stage_chunks(stage))
+        hidden = min(framework.dp_overlap * traffic, backward * (strategy.micro_batches if level == 2 else 1))
+        hidden_gather = framework.gather_overlap * gather
+        embedding = 0.0
+        if program.tied_across_stages and stage in (program.chunks[0].stage, program.chunks[-1].stage):
+            table = next(
+                p.elements for p in program.blocks["embedding"].parameters if p.name == "embedding.word.weight"
+            )
+            embedding = self.collective("all_reduce", "embedding", table * framework.gradient_bytes_sent)
+        shards = self._optimizer_shards()
+        owned = dense / shards[0] + (expert / shards[1] if expert else 0.0)
+        hbm = self.cluster.device.hbm
+        update = owned * framework.optimizer_bytes_per_parameter / (hbm.gbps * 1e9 * hbm.eff)
+        if strategy.offload.optimizer:
+            host = self.cluster.host
+            copied = owned * (framework.gradient_bytes_sent + framework.weight_bytes_sent)
+            per_server = min(self.cluster.devices_per_server, mesh.devices)
+            update = copied / (host.h2d_gbps * 1e9) + owned * 28 * per_server / (host.adam_gbps * 1e9)
+        return StepTail(
+            gradient_reduce=traffic - hidden + framework.interference * hidden,
+            gradient_hidden=hidden,
+            weight_gather=gather - hidden_gather + framework.interference * hidden_gather,
+            embedding_reduce=embedding,
+            optimizer=update,
+            fixed=framework.step_overhead_ms * 1e-3 * self.cluster.host.launch_scale,
+        )
+
+    def _optimizer_shards(self) -> tuple[int, int]:
+        """Ranks over which optimizer states of dense and of expert weights are split."""
+        if not self.strategy.zero.optimizer_shard:
+            return 1, 1
+        wanted = self.strategy.zero.weight_shard_size
+        dense, expert = self.program.group("weights")[0], self.program.group("expert_dp")[0]
+        return (dense, expert) if wanted < 0 else (min(dense, wanted), min(expert, wanted))
+
+
+def _beside(cost: Cost, traffic: float, overlap: float, interference: float, also: float = 0.0) -> Cost:
+    """Traffic that runs beside compute up to its length; the overlapped part slows the compute down."""
+    hidden = min(traffic * overlap, cost.device + cost.tensor + also)
+    return Cost(cost.device + interference * hidden, cost.tensor + traffic - hidden, cost.host)

@@ -1,0 +1,382 @@
+"""One transformer layer as one rank runs it: attention and feed-forward with exact shapes, bytes and collectives.
+
+Tensor parallelism splits heads and the inner feed-forward width (Shoeybi et al. 2019); sequence parallelism also splits what
+lies between (Korthikanti et al. 2022), whose activation counts `keep` calls reproduce term by term.
+"""
+
+from dataclasses import dataclass
+
+from parallel_strategy.graph.builder import BlockBuilder
+from parallel_strategy.graph.operator import Block, Kernel, Phase
+from parallel_strategy.spec.framework import FrameworkSpec
+from parallel_strategy.spec.model import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What of the strategy changes the shapes that one rank sees."""
+
+    micro: int
+    tp: int = 1
+    cp: int = 1
+    ep: int = 1
+    sequence_parallel: bool = False
+    vocab_split: bool = True
+
+    def tokens(self, model: ModelSpec) -> float:
+        """Tokens of one micro-batch on one context-parallel rank."""
+        return self.micro * model.seq_length / self.cp
+
+    def boundary_tokens(self, model: ModelSpec) -> float:
+        """Tokens of the residual stream that one rank keeps."""
+        return self.tokens(model) / (self.tp if self.sequence_parallel else 1)
+
+
+def build_layer(
+    model: ModelSpec, framework: FrameworkSpec, shard: Shard, *, experts: bool, query: bool = False
+) -> Block:
+    """A transformer layer. `query`: PanGu-alpha's query layer, whose queries come from a table of positions."""
+    kind = "query" if query else "expert_layer" if experts else "layer"
+    block = Block(kind, input_bytes=shard.boundary_tokens(model) * model.hidden_size * model.element_bytes)
+    builder = BlockBuilder(
+        block, model.element_bytes, model.compute_dtype, framework.gradient_bytes, framework.fused_gradient_accumulation
+    )
+    _attention(builder, model, framework, shard, query)
+    if experts:
+        _experts(builder, model, framework, shard)
+    else:
+        _feed_forward(builder, model, framework, shard, model.ffn_hidden_size, model.hidden_size, "feed_forward")
+    return block
+
+
+def norm(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shard: Shard, name: str) -> None:
+    """LayerNorm or RMSNorm over the residual stream; keeps its input."""
+    size = shard.boundary_tokens(model) * model.hidden_size * builder.element
+    launches = 1 if framework.fused_norm else 6
+    passes = 2 if framework.fused_norm else 8
+    builder.vector(name, passes * size, 1.5 * passes * size, launches=launches, backward_launches=2 * launches)
+    builder.keep(f"{name}.input", size)
+    builder.parameter(f"{name}.weight", model.hidden_size)
+    if model.norm == "layer_norm":
+        builder.parameter(f"{name}.bias", model.hidden_size)
+
+
+def gather_input(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: str) -> None:
+    """What a column-split matmul needs before it (Megatron's f, or g-bar with sequence parallelism)."""
+    if shard.tp == 1:
+        return
+    size = shard.tokens(model) * model.hidden_size * builder.element
+    if shard.sequence_parallel:
+        builder.communicate(name, "all_gather", "tp", size)
+        # the gathered input is not kept, so backward gathers it again for the weight gradient
+        builder.communicate_backward(f"{name}.again", "all_gather", "tp", size)
+    else:
+        builder.communicate_backward(name, "all_reduce", "tp", size)
+
+
+def reduce_output(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: str) -> None:
+    """What a row-split matmul needs after it (Megatron's g, or f-bar with sequence parallelism)."""
+    if shard.tp == 1:
+        return
+    size = shard.tokens(model) * model.hidden_size * builder.element
+    if shard.sequence_parallel:
+        builder.communicate(name, "reduce_scatter", "tp", size)
+    else:
+        builder.communicate(name, "all_reduce", "tp", size, backward=None)
+
+
+def residual(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shard: Shard, name: str) -> None:
+    """Bias, dropout and the addition to the residual stream; keeps the dropout mask."""
+    elements = shard.boundary_tokens(model) * model.hidden_size
+    size = elements * builder.element
+    dropout = model.dropout_rate > 0
+    mask = elements if dropout else 0
+    if framework.fused_dropout_add or not (dropout or model.bias):
+        builder.vector(name, 3 * size + mask, 2 * size + mask, launches=1, backward_launches=1 + model.bias)
+    else:
+        passes = 3 + 2 * dropout + 2 * model.bias
+        builder.vector(
+            name, passes * size + mask, (1 + 2 * dropout + model.bias) * size, launches=3, backward_launches=3
+        )
+    builder.keep(f"{name}.mask", mask)
+
+
+def _attention(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shard: Shard, query: bool) -> None:
+    tokens, hidden, element = shard.tokens(model), model.hidden_size, builder.element
+    heads = model.num_heads / shard.tp
+    kv_heads = max(1.0, model.key_value_heads / shard.tp)  # fewer than tp groups: each rank holds a copy of one
+    width, value_width = model.head_width, model.value_head_width
+    query_out, key_out, value_out = int(heads * width), int(kv_heads * width), int(kv_heads * value_width)
+    rows = int(tokens)
+
+    norm(builder, model, framework, shard, "attention.norm")
+    gather_input(builder, model, shard, "attention.input")
+    builder.keep("attention.input", shard.boundary_tokens(model) * hidden * element)
+    if query:
+        builder.matmul("attention.query", rows, query_out, hidden, bias=model.bias)
+        builder.matmul("attention.key", rows, key_out, hidden, bias=model.bias)
+        builder.matmul("attention.value", rows, value_out, hidden, bias=model.bias)
+        builder.parameter("query_embedding.weight", model.seq_length * hidden)
+        builder.vector("query_embedding", 2 * tokens * hidden * element, 2 * tokens * hidden * element)
+    elif model.latent_attention is not None:
+        _latent_projections(builder, model, shard, rows, heads)
+    elif framework.fused_qkv:
+        builder.matmul("attention.query_key_value", rows, query_out + key_out + value_out, hidden, bias=model.bias)
+    else:
+        for name, out in (("query", query_out), ("key", key_out), ("value", value_out)):
+            builder.matmul(f"attention.{name}", rows, out, hidden, bias=model.bias)
+    query_size = tokens * query_out * element
+    key_size, value_size = tokens * key_out * element, tokens * value_out * element
+    if model.latent_attention is not None:
+        key_size, value_size = tokens * heads * width * element, tokens * heads * value_width * element
+    if model.position == "rotary":
+        builder.vector(
+            "attention.rotary",
+            2 * (query_size + key_size),
+            2 * (query_size + key_size),
+            launches=2,
+            backward_launches=2,
+        )
+    if shard.cp > 1:  # ring attention: keys and values of every other rank pass by; backward their gradients too
+        ring = (key_size + value_size) * shard.cp
+        builder.communicate("attention.ring", "all_gather", "cp", ring)
+        builder.communicate_backward("attention.ring.again", "all_gather", "cp", ring)
+    _core_attention(builder, model, framework, shard, heads, query_size, key_size, value_size)
+    context = tokens * heads * value_width * element
+    builder.keep("attention.context", context)
+    builder.matmul("attention.output", rows, hidden, int(heads * value_width), bias=False)
+    if model.bias:
+        builder.parameter("attention.output.bias", hidden)
+    reduce_output(builder, model, shard, "attention.output")
+    residual(builder, model, framework, shard, "attention.residual")
+
+
+def _latent_projections(builder: BlockBuilder, model: ModelSpec, shard: Shard, rows: int, heads: float) -> None:
+    """Queries and keys with values through low ranks (DeepSeek-V2, section 2.1). The down projections are not split."""
+    latent = model.latent_attention
+    assert latent is not None
+    hidden, element = model.hidden_size, builder.element
+    if latent.query_rank:
+        builder.matmul("attention.query_down", rows, latent.query_rank, hidden, replicated=True)
+        builder.keep("attention.query_latent", 2 * rows * latent.query_rank * element)
+    source = latent.query_rank or hidden
+    builder.matmul("attention.query_up", rows, int(heads * model.head_width), source)
+    down = latent.key_value_rank + latent.rotary_head_size
+    builder.matmul("attention.key_value_down", rows, down, hidden, replicated=True)
+    builder.keep("attention.key_value_latent", 2 * rows * down * element)
+    up = int(heads * (latent.head_size + latent.value_head_size))
+    builder.matmul("attention.key_value_up", rows, up, latent.key_value_rank)
+
+
+def _core_attention(
+    builder: BlockBuilder,
+    model: ModelSpec,
+    framework: FrameworkSpec,
+    shard: Shard,
+    heads: float,
+    query_size: float,
+    key_size: float,
+    value_size: float,
+) -> None:
+    """Scores, softmax, dropout and the weighted sum of values. Everything here is what selective recompute runs again."""
+    seq, rows = model.seq_length, model.seq_length // shard.cp
+    batch = int(shard.micro * heads)
+    builder.keep("attention.query", query_size)
+    builder.keep("attention.key", key_size)
+    builder.keep("attention.value", value_size)
+    if framework.attention == "flash":
+        half = 0.5 if framework.causal_flash else 1.0
+        flops = 2.0 * batch * rows * seq * (model.head_width + model.value_head_width) * half
+        builder.flash("attention.core", flops, query_size + key_size + value_size + query_size)
+        builder.keep("attention.log_sum", 4.0 * batch * rows)
+        return
+    scores = float(batch) * rows * seq
+    element = builder.element
+    dropout = model.dropout_rate > 0
+    if batch:
+        builder.matmul("attention.core.scores", rows, seq, model.head_width, batch=batch, weights=False)
+    if framework.attention == "fused_softmax":
+        builder.vector("attention.core.softmax", 2 * scores * element, 3 * scores * element)
+    else:  # scale, mask and a softmax in fp32, each its own kernel
+        wide = 4 if model.softmax_dtype == "fp32" else element
+        builder.vector(
+            "attention.core.softmax",
+            scores * (4 * element + 2 * wide + 2 * element),
+            scores * (3 * wide + 4 * element),
+            launches=5,
+            backward_launches=4,
+        )
+    if dropout:
+        builder.vector("attention.core.dropout", scores * (2 * element + 1), scores * (2 * element + 1))
+    builder.matmul("attention.core.context", rows, model.value_head_width, seq, batch=batch, weights=False)
+    builder.keep("attention.core.probabilities", scores * element, attention=True)
+    if dropout:
+        builder.keep("attention.core.dropout.mask", scores, attention=True)
+        builder.keep("attention.core.dropped", scores * element, attention=True)
+
+
+def _feed_forward(
+    builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shard: Shard, inner: int, hidden: int, name: str
+) -> None:
+    element = builder.element
+    rows, width = int(shard.tokens(model)), inner // shard.tp
+    norm(builder, model, framework, shard, f"{name}.norm")
+    gather_input(builder, model, shard, f"{name}.input")
+    builder.keep(f"{name}.input", shard.boundary_tokens(model) * hidden * element)
+    _gated_or_plain(builder, model, framework, name, rows, width, hidden)
+    if model.bias:
+        builder.parameter(f"{name}.down.bias", hidden)
+    reduce_output(builder, model, shard, f"{name}.output")
+    residual(builder, model, framework, shard, f"{name}.residual")
+
+
+def _gated_or_plain(
+    builder: BlockBuilder,
+    model: ModelSpec,
+    framework: FrameworkSpec,
+    name: str,
+    rows: int,
+    width: int,
+    hidden: int,
+    *,
+    batch: int = 1,
+    expert: bool = False,
+) -> None:
+    """Up projection, activation, down projection; `batch` experts of `rows` tokens each."""
+    element = builder.element
+    ups = 2 if model.gated_ffn else 1
+    size = float(batch) * rows * width * element
+    builder.matmul(f"{name}.up", rows, ups * width, hidden, batch=batch, bias=model.bias, expert=expert)
+    builder.keep(f"{name}.up.output", ups * size)
+    steps = 1 if framework.fused_bias_activation else 2 + model.bias
+    builder.vector(
+        f"{name}.activation",
+        (ups + 1) * size * steps,
+        (2 * ups + 1) * size * (1 + steps) / 2,
+        launches=steps,
+        backward_launches=steps,
+    )
+    builder.keep(f"{name}.activation.output", size)
+    builder.matmul(f"{name}.down", rows, hidden, width, batch=batch, expert=expert)
+
+
+def _experts(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shard: Shard) -> None:
+    """Router, dispatch over ep, grouped matmuls, combine; balanced load times the capacity factor."""
+    experts = model.experts
+    assert experts is not None
+    hidden, element = model.hidden_size, builder.element
+    tokens = shard.boundary_tokens(model)
+    name = "experts"
+    norm(builder, model, framework, shard, f"{name}.norm")
+    builder.keep(f"{name}.input", tokens * hidden * element)
+    builder.matmul(f"{name}.router", int(tokens), experts.count, hidden, replicated=True)
+    builder.vector(
+        f"{name}.route", 8.0 * tokens * experts.count, 8.0 * tokens * experts.count, launches=8, backward_launches=4
+    )
+    routed = tokens * experts.top_k * experts.capacity_factor
+    size = routed * hidden * element
+    builder.vector(f"{name}.permute", 2 * size, 2 * size, launches=3, backward_launches=2)
+    if shard.ep > 1:
+        builder.communicate(f"{name}.dispatch", "all_to_all", "ep", size)
+    if shard.tp > 1 and shard.sequence_parallel:
+        builder.communicate(f"{name}.gather", "all_gather", "tp", size * shard.tp)
+    # every expert's weights are split over tp; its tokens are those of the whole tensor group
+    here = experts.count // shard.ep
+    per_expert = max(1, int(routed * (shard.tp if shard.sequence_parallel else 1) / here))
+    width = experts.ffn_hidden_size // shard.tp
+    builder.keep(f"{name}.dispatched", per_expert * here * hidden * element)
+    _gated_or_plain(builder, model, framework, name, per_expert, width, hidden, batch=here, expert=True)
+    if shard.tp > 1:
+        if shard.sequence_parallel:
+            builder.communicate(f"{name}.scatter", "reduce_scatter", "tp", size * shard.tp)
+        else:
+            builder.communicate(f"{name}.reduce", "all_reduce", "tp", size, backward=None)
+    if shard.ep > 1:
+        builder.communicate(f"{name}.combine", "all_to_all", "ep", size)
+    builder.vector(f"{name}.unpermute", 2 * size, 2 * size, launches=2, backward_launches=3)
+    builder.keep(f"{name}.combined", size)
+    if experts.shared:
+        gather_input(builder, model, shard, f"{name}.shared.input")
+        shared_width = experts.shared * experts.ffn_hidden_size // shard.tp
+        _gated_or_plain(builder, model, framework, f"{name}.shared", int(shard.tokens(model)), shared_width, hidden)
+        reduce_output(builder, model, shard, f"{name}.shared.output")
+    residual(builder, model, framework, shard, f"{name}.residual")
+
+
+def build_embedding(model: ModelSpec, framework: FrameworkSpec, shard: Shard) -> Block:
+    """Word (and position) embedding, their sum and dropout. A split vocabulary sums the partial rows over tp."""
+    tokens, hidden = shard.tokens(model), model.hidden_size
+    block = Block("embedding", input_bytes=0.0)
+    builder = BlockBuilder(
+        block, model.element_bytes, model.compute_dtype, framework.gradient_bytes, framework.fused_gradient_accumulation
+    )
+    size = tokens * hidden * builder.element
+    split = shard.tp if shard.vocab_split else 1
+    rows = -(-model.vocab_size // split)
+    builder.vector("embedding.word", 2 * size, 3 * size, launches=4 if split > 1 else 1, backward_launches=2)
+    block.parameters.append(_table("embedding.word", rows * hidden, split == 1))
+    if split > 1:
+        if shard.sequence_parallel:
+            builder.communicate("embedding.word", "reduce_scatter", "tp", size)
+        else:
+            builder.communicate("embedding.word", "all_reduce", "tp", size, backward=None)
+    kept = shard.boundary_tokens(model) * hidden
+    if model.position == "learned":
+        builder.vector("embedding.position", 3 * kept * builder.element, 2 * kept * builder.element, launches=2)
+        builder.parameter("embedding.position", model.seq_length * hidden)
+    if model.dropout_rate > 0:
+        builder.vector("embedding.dropout", kept * (2 * builder.element + 1), kept * (2 * builder.element + 1))
+        builder.keep("embedding.dropout.mask", kept)
+    return block
+
+
+def build_head(model: ModelSpec, framework: FrameworkSpec, shard: Shard, *, owns_table: bool) -> Block:
+    """Last norm, logits and cross entropy. With a split vocabulary the loss needs three small sums over tp.
+
+    `owns_table`: the word table is a parameter here too (untied, or tied with a first stage on other ranks).
+    """
+    tokens, hidden, element = shard.tokens(model), model.hidden_size, model.element_bytes
+    block = Block("head", input_bytes=shard.boundary_tokens(model) * hidden * element)
+    builder = BlockBuilder(
+        block, element, model.compute_dtype, framework.gradient_bytes, framework.fused_gradient_accumulation
+    )
+    norm(builder, model, framework, shard, "head.norm")
+    split = shard.tp if shard.vocab_split else 1
+    rows = -(-model.vocab_size // split)
+    if split > 1:
+        gather_input(builder, model, shard, "head.input")
+    builder.keep("head.input", shard.boundary_tokens(model) * hidden * element)
+    builder.matmul("head.logits", int(tokens), rows, hidden)
+    block.parameters.pop()
+    if owns_table:
+        block.parameters.append(_table("head.logits", rows * hidden, split == 1))
+    wide = 4 if framework.fp32_logits else element
+    logits = tokens * rows
+    passes = 3 if framework.fused_cross_entropy else 7
+    builder.vector(
+        "head.loss",
+        logits * (element + passes * wide),
+        logits * (element + (passes - 2) * wide),
+        launches=12,
+        backward_launches=5,
+    )
+    builder.keep("head.loss.probabilities", logits * wide)
+    if split > 1:
+        for reduction in ("maximum", "target", "sum"):
+            builder.communicate(f"head.loss.{reduction}", "all_reduce", "tp", 4.0 * tokens, backward=None)
+    return block
+
+
+def _table(name: str, elements: float, replicated: bool):
+    from parallel_strategy.graph.operator import Parameter
+
+    return Parameter(f"{name}.weight", elements, replicated_over_tp=replicated)
+
+
+def forward_matmul_flops(block: Block) -> float:
+    """FLOPs of the forward matrix products and attention of a block."""
+    return sum(kernel.flops for kernel in block.kernels if kernel.phase == Phase.FORWARD)
+
+
+def kernels_of(block: Block, phase: Phase) -> list[Kernel]:
+    return [kernel for kernel in block.kernels if kernel.phase == phase]

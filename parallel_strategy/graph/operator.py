@@ -1,0 +1,144 @@
+"""The nodes that everything else reads: kernels, collectives, and the operators that own them.
+
+An operator knows what it runs forward and backward on one rank, what it keeps for backward and which parameters it owns.
+Counts are exact: FLOPs are 2 x multiply-adds, bytes are those of the tensors that cross device memory or a link.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+
+class Phase(IntEnum):
+    """The parts of a step that a pipeline schedule moves separately."""
+
+    FORWARD = 0
+    BACKWARD_INPUT = 1  # gradients of activations
+    BACKWARD_WEIGHT = 2  # gradients of weights
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One device kernel. A matmul has `batch` products of m x n x k; a vector kernel only moves `bytes`.
+
+    `flash` marks an attention kernel that is priced by the framework's flash efficiency; `launches` is how many kernels
+    the host issues for it.
+    """
+
+    name: str
+    phase: Phase
+    bytes: float
+    m: int = 0
+    n: int = 0
+    k: int = 0
+    batch: int = 1
+    flops: float = 0.0
+    flash: bool = False
+    launches: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """One collective of this rank's group along `axis`.
+
+    `bytes`: of the whole tensor, so an all-gather of 8 shards of 1 MB has 8 MB; for all_to_all what one rank sends;
+    for send the message.
+    """
+
+    name: str
+    op: str  # all_reduce, all_gather, reduce_scatter, all_to_all, send
+    axis: str  # tp, cp, ep, dp, pp, embedding
+    bytes: float
+    phase: Phase
+    dtype: str = "fp16"
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A tensor kept on this rank from forward to backward. `attention` marks what selective recompute drops."""
+
+    name: str
+    bytes: float
+    attention: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A weight as one rank holds it. `expert` weights are reduced over dp x cp / ep only."""
+
+    name: str
+    elements: float
+    expert: bool = False
+    replicated_over_tp: bool = False
+
+
+@dataclass(slots=True)
+class Block:
+    """A run of operators that repeats: a layer, the embedding, the head. All lists are in execution order."""
+
+    kind: str
+    kernels: list[Kernel] = field(default_factory=list)
+    collectives: list[Collective] = field(default_factory=list)
+    saved: list[Saved] = field(default_factory=list)
+    parameters: list[Parameter] = field(default_factory=list)
+    input_bytes: float = 0.0  # of the activation that enters, as this rank keeps it
+
+    def table(self) -> "KernelTable":
+        return KernelTable.of(self.kernels)
+
+    @property
+    def saved_bytes(self) -> float:
+        return sum(tensor.bytes for tensor in self.saved)
+
+    @property
+    def attention_bytes(self) -> float:
+        """Part of `saved_bytes` that selective recompute drops."""
+        return sum(tensor.bytes for tensor in self.saved if tensor.attention)
+
+    def elements(self, expert: bool) -> float:
+        return sum(parameter.elements for parameter in self.parameters if parameter.expert == expert)
+
+    def flops(self, phase: Phase | None = None) -> float:
+        return sum(kernel.flops for kernel in self.kernels if phase is None or kernel.phase == phase)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTable:
+    """Kernels as arrays, so that a block is priced in a handful of numpy calls."""
+
+    phase: np.ndarray
+    bytes: np.ndarray
+    m: np.ndarray
+    n: np.ndarray
+    k: np.ndarray
+    batch: np.ndarray
+    flops: np.ndarray
+    flash: np.ndarray
+    attention: np.ndarray  # inside the part that selective recompute runs again
+    launches: np.ndarray
+
+    @classmethod
+    def of(cls, kernels: list[Kernel]) -> "KernelTable":
+        rows = np.array(
+            [
+                (
+                    x.phase,
+                    x.bytes,
+                    x.m,
+                    x.n,
+                    x.k,
+                    x.batch,
+                    x.flops,
+                    x.flash,
+                    x.name.startswith("attention.core"),
+                    x.launches,
+                )
+                for x in kernels
+            ],
+            dtype=np.float64,
+        ).reshape(-1, 10)
+        columns = [rows[:, i] for i in range(10)]
+        for index in (7, 8):
+            columns[index] = columns[index].astype(bool)
+        return cls(*columns)

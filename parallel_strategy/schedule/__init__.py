@@ -1,0 +1,1 @@
+"""Pipeline schedules, the event simulation that replays them, and their closed forms."""

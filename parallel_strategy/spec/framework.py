@@ -1,0 +1,73 @@
+"""A framework: what the software adds to the hardware. Which kernels are fused, what overlaps, what the host costs.
+
+A framework is a preset, or a file with these fields. None of its figures is fitted to the step times of a table that is
+reported with it, unless a calibration file says so.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat
+
+from parallel_strategy.spec.file import PRESETS, SpecFile
+
+
+class FrameworkSpec(SpecFile):
+    """Kernels, overlap, host and memory habits of one training framework."""
+
+    name: str
+    attention: Literal["unfused", "fused_softmax", "flash"] = Field(
+        default="fused_softmax", description="flash never writes the score matrix; fused_softmax writes it in 16 bits"
+    )
+    causal_flash: bool = Field(default=True, description="the flash kernel skips the masked half")
+    flash_scale: float = Field(default=1.0, gt=0, description="over the device's flash_eff: age of the kernel")
+    fused_norm: bool = True
+    fused_bias_activation: bool = True
+    fused_dropout_add: bool = True
+    fused_gradient_accumulation: bool = Field(
+        default=True, description="weight gradients are added by the matmul itself"
+    )
+    fused_qkv: bool = Field(default=True, description="False: three separate matmuls, as in MindSpore's PanGu-alpha")
+    pad_vocab_to: int = Field(default=1, ge=1, description="the vocabulary is padded to a multiple of this times tp")
+    weight_bytes_sent: float = Field(default=2.0, description="per parameter, when sharded weights are gathered")
+    gradient_bytes_sent: float = Field(default=2.0, description="per parameter, when gradients are reduced")
+    fp32_logits: bool = True
+    fused_cross_entropy: bool = False
+    dp_overlap: float = Field(default=0.0, ge=0, le=1, description="share of gradient traffic hidden behind backward")
+    gather_overlap: float = Field(
+        default=0.0, ge=0, le=1, description="share of weight gathering hidden behind forward"
+    )
+    tp_overlap: float = Field(default=0.0, ge=0, le=1, description="share of forward tensor-parallel traffic hidden")
+    tp_backward_overlap: float = Field(default=0.0, ge=0, le=1, description="the same, backward")
+    p2p_overlap: bool = Field(default=False, description="sends run beside compute; otherwise both sides wait")
+    p2p_scatter_gather: bool = Field(default=False, description="a stage boundary is split over the tensor group")
+    interference: NonNegativeFloat = Field(
+        default=0.1, description="slow-down of compute while a collective runs beside it (memory and core contention)"
+    )
+    jitter: NonNegativeFloat = Field(
+        default=0.01, description="spread of the ranks' compute times; who waits for n ranks waits for the slowest"
+    )
+    host_us_per_launch: NonNegativeFloat = Field(default=8.0, description="host time to issue one kernel, forward")
+    host_us_per_launch_backward: NonNegativeFloat = Field(default=5.0, description="the same, backward")
+    host_us_per_layer: NonNegativeFloat = Field(default=0.0, description="host time per layer and pass beside launches")
+    host_us_per_collective: NonNegativeFloat = Field(default=15.0)
+    host_us_per_recompute: NonNegativeFloat = Field(
+        default=0.0, description="host time of a checkpointed layer's entry"
+    )
+    step_overhead_ms: NonNegativeFloat = Field(default=5.0, description="data, loss-scale check, logging: once a step")
+    optimizer_bytes_per_parameter: NonNegativeFloat = Field(
+        default=34.0, description="memory traffic of unscale, norm, Adam and the copy to 16 bits, per owned parameter"
+    )
+    weight_bytes: float = Field(default=2.0, description="resident per parameter")
+    gradient_bytes: float = Field(default=2.0, description="resident per parameter")
+    master_bytes: float = Field(default=4.0, description="fp32 copy of the weights (0: the weights are fp32)")
+    moment_bytes: float = Field(default=8.0, description="both Adam moments")
+    context_gib: NonNegativeFloat = Field(default=0.0, description="what the runtime keeps beside tensors")
+    fragmentation: NonNegativeFloat = Field(default=0.0, description="of activations, lost to the allocator")
+    memory_reading: Literal["tensors", "device"] = Field(
+        default="tensors", description="tensors: allocated peak; device: what nvidia-smi or npu-smi shows"
+    )
+
+    @classmethod
+    def presets_directory(cls) -> Path:
+        return PRESETS / "frameworks"

@@ -1,0 +1,106 @@
+"""model.yaml: any GPT-like network, by its sizes.
+
+The fields that `pangu` writes are read as they are (`num_layers` counts PanGu-alpha's query layer); the rest has defaults
+that give a GPT-2 / GPT-3 block, and Llama, ChatGLM, Qwen, Mixtral and DeepSeek are the same file with other values.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from parallel_strategy.spec.file import PRESETS, Section, SpecFile
+
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
+
+
+class Experts(Section):
+    """A mixture of experts in place of the feed-forward layer."""
+
+    count: PositiveInt
+    top_k: PositiveInt = 2
+    ffn_hidden_size: PositiveInt = Field(description="of one expert")
+    shared: int = Field(default=0, ge=0, description="experts of the same size that every token takes")
+    capacity_factor: float = Field(default=1.0, gt=0, description="tokens an expert takes, over the balanced number")
+    first_layer: int = Field(default=0, ge=0, description="layers before this one keep the dense feed-forward layer")
+
+
+class LatentAttention(Section):
+    """DeepSeek's multi-head latent attention: low-rank projections of queries and of keys with values."""
+
+    query_rank: int = Field(ge=0, description="0: queries are projected directly")
+    key_value_rank: PositiveInt
+    head_size: PositiveInt = Field(description="part of a query or key head without position")
+    rotary_head_size: PositiveInt
+    value_head_size: PositiveInt
+
+
+class ModelSpec(SpecFile):
+    """The network, as far as its cost depends on it."""
+
+    name: str = "model"
+    num_layers: PositiveInt = Field(description="layers, the query layer counted")
+    hidden_size: PositiveInt
+    num_heads: PositiveInt
+    ffn_hidden_size: PositiveInt
+    seq_length: PositiveInt = 1024
+    vocab_size: PositiveInt = 40000
+    query_layer: bool = False
+    final_norm: Literal["before_query", "after_query"] = "before_query"
+    activation: Literal["gelu_tanh", "gelu_erf", "fast_gelu", "silu", "relu"] = "gelu_tanh"
+    kv_heads: PositiveInt | None = Field(default=None, description="grouped-query attention; absent: as many as heads")
+    head_size: PositiveInt | None = Field(default=None, description="absent: hidden_size / num_heads")
+    gated_ffn: bool = Field(default=False, description="SwiGLU and its kin: two up projections")
+    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
+    position: Literal["learned", "rotary", "alibi", "none"] = "learned"
+    bias: bool = True
+    tied_embedding: bool = True
+    experts: Experts | None = None
+    latent_attention: LatentAttention | None = None
+    prediction_layers: int = Field(default=0, ge=0, description="extra multi-token prediction layers")
+    dropout_rate: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    compute_dtype: Literal["fp32", "fp16", "bf16", "fp8"] = "fp16"
+    softmax_dtype: Literal["fp32", "fp16"] = "fp32"
+    initializer: Literal["released", "master"] = "released"
+
+    @classmethod
+    def presets_directory(cls) -> Path:
+        return PRESETS / "models"
+
+    @model_validator(mode="after")
+    def check_heads(self) -> "ModelSpec":
+        if self.head_size is None and self.latent_attention is None and self.hidden_size % self.num_heads:
+            nearest = max(1, round(self.hidden_size / self.num_heads)) * self.num_heads
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}; nearest: {nearest}"
+            )
+        if self.kv_heads is not None and self.num_heads % self.kv_heads:
+            legal = [k for k in range(1, self.num_heads + 1) if self.num_heads % k == 0]
+            nearest = min(legal, key=lambda k: abs(k - (self.kv_heads or 1)))
+            raise ValueError(f"kv_heads {self.kv_heads} must divide num_heads {self.num_heads}; nearest: {nearest}")
+        if self.query_layer and self.num_layers < 2:
+            raise ValueError("num_layers must be at least 2 where there is a query layer, which is one of them")
+        return self
+
+    @property
+    def head_width(self) -> int:
+        """Width of one query / key head."""
+        if self.latent_attention is not None:
+            return self.latent_attention.head_size + self.latent_attention.rotary_head_size
+        return self.head_size or self.hidden_size // self.num_heads
+
+    @property
+    def value_head_width(self) -> int:
+        return self.latent_attention.value_head_size if self.latent_attention is not None else self.head_width
+
+    @property
+    def key_value_heads(self) -> int:
+        return self.kv_heads or self.num_heads
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one activation element; fp8 computes in 8 bits but keeps activations in 16."""
+        return max(2, BYTES[self.compute_dtype])
+
+    def is_expert_layer(self, layer: int) -> bool:
+        return self.experts is not None and layer >= self.experts.first_layer

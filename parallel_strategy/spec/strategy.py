@@ -1,0 +1,304 @@
+"""strategy.yaml: how a model is laid over a cluster. Short, commented, meant to be edited by hand.
+
+The file names the model, the cluster and the framework too, so that one file is one question. Rules that join two fields
+are checked here; whatever breaks one gets a line with the field and the nearest legal value.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from parallel_strategy.errors import UserError
+from parallel_strategy.spec.cluster import ClusterSpec
+from parallel_strategy.spec.file import PRESETS, Section, SpecFile
+from parallel_strategy.spec.framework import FrameworkSpec
+from parallel_strategy.spec.model import ModelSpec
+
+Schedule = Literal[
+    "gpipe", "1f1b", "interleaved", "mindspore_vpp", "mindspore_vpp_less_memory", "zb_h1", "zb_h2", "zb_v", "dualpipe"
+]
+CHUNKED = ("interleaved", "mindspore_vpp", "mindspore_vpp_less_memory")
+
+
+class ModelChoice(Section):
+    preset: str | None = None
+    file: str | None = Field(default=None, description="a model.yaml, relative to the strategy file")
+    seq: PositiveInt | None = Field(default=None, description="sequence length, where it differs from the model's")
+    dtype: Literal["fp32", "fp16", "bf16", "fp8"] | None = None
+
+
+class ClusterChoice(Section):
+    preset: str | None = None
+    file: str | None = None
+
+
+class Batch(Section):
+    """Sequences per step over the whole cluster, and per micro-batch on one data-parallel rank."""
+
+    global_: PositiveInt = Field(alias="global")
+    micro: PositiveInt = 1
+
+
+class Mesh(Section):
+    """Sizes of the axes; `order` from the outermost (slowest rank) to the innermost."""
+
+    pp: PositiveInt = 1
+    dp: PositiveInt = 1
+    cp: PositiveInt = 1
+    tp: PositiveInt = 1
+    ep: PositiveInt = Field(default=1, description="experts are spread over this many ranks of dp x cp")
+    order: list[Literal["pp", "dp", "cp", "tp"]] = ["pp", "dp", "cp", "tp"]
+
+    @property
+    def devices(self) -> int:
+        return self.pp * self.dp * self.cp * self.tp
+
+    @property
+    def axes(self) -> list[str]:
+        """Outermost to innermost, every axis once: those that `order` leaves out are of size 1 or stand innermost-but-tp."""
+        order: list[str] = list(self.order)
+        for axis in ("pp", "dp", "cp", "tp"):
+            if axis not in order:
+                order.insert(max(0, len(order) - 1), axis)
+        return order
+
+    def stride(self, axis: str) -> int:
+        """Distance in rank between neighbours along this axis."""
+        stride = 1
+        for inner in reversed(self.axes):
+            if inner == axis:
+                return stride
+            stride *= getattr(self, inner)
+        raise KeyError(axis)
+
+    @model_validator(mode="after")
+    def check_order(self) -> "Mesh":
+        if len(set(self.order)) != len(self.order):
+            raise ValueError(f"order {self.order} names an axis twice")
+        if (self.dp * self.cp) % self.ep:
+            legal = divisors(self.dp * self.cp)
+            raise ValueError(
+                f"ep {self.ep} must divide dp x cp = {self.dp * self.cp}; nearest: {nearest(legal, self.ep)}"
+            )
+        return self
+
+
+class Pipeline(Section):
+    schedule: Schedule = "1f1b"
+    stages: list[PositiveInt] | None = Field(
+        default=None, description="layers of each stage; absent: as even as can be"
+    )
+    vpp: PositiveInt = Field(default=1, description="chunks of layers on each stage")
+    micro_batches: PositiveInt | None = Field(default=None, description="absent: global batch / dp / micro")
+
+
+class Tensor(Section):
+    sequence_parallel: bool = False
+    vocab: Literal["split", "whole"] = "split"
+
+
+class Zero(Section):
+    """Optimizer sharding. Level 1: states; 2: and gradients; 3: and weights (MindSpore's hsdp levels, ZeRO stages)."""
+
+    optimizer_shard: bool = False
+    level: Literal[1, 2, 3] = 1
+    group: Literal["dp"] = "dp"
+    weight_shard_size: int = Field(default=-1, description="-1: the whole group; else ranks that share one copy")
+    threshold_kb: int = Field(default=64, ge=0, description="parameters below this stay whole")
+
+    @property
+    def stage(self) -> int:
+        return self.level if self.optimizer_shard else 0
+
+
+class Recompute(Section):
+    """What is computed again in backward. `per_stage`: number of layers of each stage that `mode` applies to."""
+
+    mode: Literal["none", "full", "selective"] = "none"
+    per_stage: list[int] | None = None
+    mp_comm: bool = Field(default=True, description="full: the tensor-parallel collectives run again too")
+    slice_activation: bool = Field(default=False, description="the kept input of a layer is split over tp")
+
+
+class Offload(Section):
+    optimizer: bool = Field(default=False, description="Adam's states live and are updated on the host")
+    activation: float = Field(default=0.0, ge=0, le=1, description="share of saved activations copied to the host")
+
+
+class Override(Section):
+    """An operator whose sharding is not the block's: name pattern and MindSpore's in_strategy."""
+
+    operator: str
+    strategy: list[list[PositiveInt]]
+
+
+class StrategySpec(SpecFile):
+    version: int = 1
+    model: ModelChoice = ModelChoice()
+    cluster: ClusterChoice = ClusterChoice()
+    framework: str = Field(default="mindspore", description="preset name, or a file that ends in .yaml")
+    batch: Batch
+    mesh: Mesh = Mesh()
+    pipeline: Pipeline = Pipeline()
+    tensor: Tensor = Tensor()
+    zero: Zero = Zero()
+    recompute: Recompute = Recompute()
+    offload: Offload = Offload()
+    overrides: list[Override] = []
+
+    @classmethod
+    def presets_directory(cls) -> Path:
+        return PRESETS / "strategies"
+
+    @model_validator(mode="after")
+    def check_batch(self) -> "StrategySpec":
+        share = self.batch.global_ / self.mesh.dp
+        per_rank = self.batch.global_ // self.mesh.dp
+        if self.batch.global_ % self.mesh.dp:
+            low = self.batch.global_ // self.mesh.dp * self.mesh.dp
+            legal = [n for n in (low, low + self.mesh.dp) if n]
+            raise ValueError(
+                f"batch.global {self.batch.global_} must be a multiple of mesh.dp {self.mesh.dp}; "
+                f"nearest: {nearest(legal, self.batch.global_)}"
+            )
+        if per_rank % self.batch.micro:
+            raise ValueError(
+                f"batch.micro {self.batch.micro} must divide the {share:g} sequences of one data-parallel rank; "
+                f"nearest: {nearest(divisors(per_rank), self.batch.micro)}"
+            )
+        if self.pipeline.micro_batches not in (None, per_rank // self.batch.micro):
+            raise ValueError(
+                f"pipeline.micro_batches {self.pipeline.micro_batches} disagrees with batch and mesh, which give "
+                f"{per_rank // self.batch.micro}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_pipeline(self) -> "StrategySpec":
+        pipeline, pp = self.pipeline, self.mesh.pp
+        if pipeline.stages is not None and len(pipeline.stages) != pp:
+            raise ValueError(f"pipeline.stages has {len(pipeline.stages)} entries, mesh.pp is {pp}")
+        if self.recompute.per_stage is not None and len(self.recompute.per_stage) != pp:
+            raise ValueError(f"recompute.per_stage has {len(self.recompute.per_stage)} entries, mesh.pp is {pp}")
+        if pipeline.schedule in CHUNKED and pp > 1 and pipeline.vpp > 1 and self.micro_batches % pp:
+            legal = [max(1, self.micro_batches // pp) * pp, (self.micro_batches // pp + 1) * pp]
+            raise ValueError(
+                f"pipeline.schedule {pipeline.schedule!r} needs a number of micro-batches that is a multiple of pp {pp}, "
+                f"not {self.micro_batches}; nearest: {nearest(legal, self.micro_batches)}"
+            )
+        if pipeline.vpp > 1 and pipeline.schedule not in CHUNKED:
+            raise ValueError(f"pipeline.vpp {pipeline.vpp} needs a schedule with chunks; nearest: 'interleaved'")
+        return self
+
+    @property
+    def micro_batches(self) -> int:
+        return self.batch.global_ // self.mesh.dp // self.batch.micro
+
+    def check_model(self, model: ModelSpec) -> None:
+        """Rules that join the strategy with the model. Raises UserError with the nearest legal value."""
+        mesh, pipeline = self.mesh, self.pipeline
+        if model.num_heads % mesh.tp:
+            raise UserError(
+                f"mesh.tp {mesh.tp} must divide num_heads {model.num_heads}; "
+                f"nearest: {nearest(divisors(model.num_heads), mesh.tp)}"
+            )
+        if model.seq_length % mesh.cp:
+            raise UserError(
+                f"mesh.cp {mesh.cp} must divide the sequence {model.seq_length}; "
+                f"nearest: {nearest(divisors(model.seq_length), mesh.cp)}"
+            )
+        if mesh.ep > 1 and (model.experts is None or model.experts.count % mesh.ep):
+            count = model.experts.count if model.experts else 1
+            raise UserError(
+                f"mesh.ep {mesh.ep} must divide the {count} experts of the model; nearest: {nearest(divisors(count), mesh.ep)}"
+            )
+        chunks = mesh.pp * self.chunks_per_stage
+        if chunks > model.num_layers:
+            raise UserError(
+                f"mesh.pp {mesh.pp} x chunks {self.chunks_per_stage} needs {chunks} layers, the model has {model.num_layers}; "
+                f"nearest pp: {max(1, model.num_layers // self.chunks_per_stage)}"
+            )
+        if pipeline.stages is not None and sum(pipeline.stages) != model.num_layers:
+            raise UserError(
+                f"pipeline.stages sums to {sum(pipeline.stages)}, the model has {model.num_layers} layers; "
+                f"nearest: {even_stages(model.num_layers, mesh.pp)}"
+            )
+
+    @property
+    def chunks_per_stage(self) -> int:
+        if self.mesh.pp > 1 and self.pipeline.schedule in ("zb_v", "dualpipe"):
+            return 2
+        return self.pipeline.vpp
+
+    def layers_of_stages(self, num_layers: int) -> list[int]:
+        return list(self.pipeline.stages) if self.pipeline.stages else even_stages(num_layers, self.mesh.pp)
+
+
+class Question(Section):
+    """A strategy with everything it names resolved: what every reader of the program starts from."""
+
+    model: ModelSpec
+    cluster: ClusterSpec
+    framework: FrameworkSpec
+    strategy: StrategySpec
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Question":
+        """Read a strategy file and the files or presets that it names, and check them against each other."""
+        strategy = StrategySpec.load(path)
+        where = Path(path)
+        try:
+            return cls.resolve(strategy, where.parent)
+        except UserError as error:
+            raise UserError(
+                str(error) if str(error).startswith(str(where.parent / "")) else f"{path}: {error}"
+            ) from None
+
+    @classmethod
+    def resolve(cls, strategy: StrategySpec, folder: Path) -> "Question":
+        model = _choose(ModelSpec, strategy.model.preset, strategy.model.file, folder, "model", "pangu-alpha-2.6b")
+        updates: dict[str, object] = {}
+        if strategy.model.seq is not None:
+            updates["seq_length"] = strategy.model.seq
+        if strategy.model.dtype is not None:
+            updates["compute_dtype"] = strategy.model.dtype
+        model = model.model_copy(update=updates)
+        cluster = _choose(
+            ClusterSpec, strategy.cluster.preset, strategy.cluster.file, folder, "cluster", "cloudbrain2-2048"
+        )
+        if strategy.framework.endswith((".yaml", ".yml")):
+            framework = FrameworkSpec.load(folder / strategy.framework)
+        else:
+            framework = FrameworkSpec.preset(strategy.framework)
+        strategy.check_model(model)
+        needed, present = strategy.mesh.devices, cluster.device_count
+        if needed > present:
+            raise UserError(
+                f"mesh: pp x dp x cp x tp = {needed} devices, the cluster {cluster.name!r} has {present}; nearest mesh.dp: "
+                f"{max(1, strategy.mesh.dp * present // needed)}"
+            )
+        return cls(model=model, cluster=cluster, framework=framework, strategy=strategy)
+
+
+def _choose(kind, preset: str | None, file: str | None, folder: Path, field: str, default: str):
+    if preset is not None and file is not None:
+        raise UserError(f"{field}: give preset or file, not both")
+    if file is not None:
+        return kind.load(folder / file)
+    return kind.preset(preset or default)
+
+
+def even_stages(num_layers: int, pp: int) -> list[int]:
+    """Layers per stage, the remainder on the middle stages: the first holds the embedding, the last the head."""
+    base, extra = divmod(num_layers, pp)
+    first = (pp - extra) // 2
+    return [base + (1 if first <= stage < first + extra else 0) for stage in range(pp)]
+
+
+def divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def nearest(legal: list[int], value: int) -> int:
+    return min(legal, key=lambda candidate: (abs(candidate - value), candidate))
