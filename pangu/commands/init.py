@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="corpus/packed", help="packed corpus")
     parser.add_argument("--out", default="runs/first", help="directory of the run")
     parser.add_argument("--model", default="tiny", help="size or model.yaml")
+    parser.add_argument(
+        "--set", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help="a value other than the default"
+    )
     parser.add_argument("--force", action="store_true", help="replace a file that is there")
 
 
@@ -41,7 +44,14 @@ def run(arguments: argparse.Namespace) -> int:
     path = Path(arguments.file)
     if path.exists() and not arguments.force:
         raise UserError(f"{path}: is there already; --force replaces it")
-    config = TrainConfig(data=arguments.data, out=arguments.out, model=arguments.model)
+    fields: dict = {"data": arguments.data, "out": arguments.out, "model": arguments.model}
+    for name, value in arguments.set:
+        *outer, last = name.split(".")
+        place = fields
+        for key in outer:
+            place = place.setdefault(key, {})
+        place[last] = yaml.safe_load(value)
+    config = TrainConfig.from_fields(fields, "--set")
     head = "# One training run: python -m pangu train " + path.name + "\n"
     try:
         write_whole(path, (head + commented_yaml(config)).encode())
