@@ -1,0 +1,371 @@
+"""What can be measured of a text without a model, for a whole column at once: the signals that the filter's rules look
+at.
+
+Every signal has its source in SIGNALS. Where the source counts words, characters stand in: words would cost ten times
+everything else together, and Chinese words have about 1.7 characters, so that an n-gram of n words is read as one of 2n
+characters. White space does not count in shares and n-grams. A share of nothing is 0.
+"""
+
+import math
+import re
+from collections import Counter
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+
+from data_pipeline.kernels.compiled import compiled
+from data_pipeline.kernels.minhash import mix
+from data_pipeline.kernels.normal_form import TABLE_SIZE, text_buffers
+from data_pipeline.kernels.windows import code_points
+
+# name -> what it is, and whose it is
+SIGNALS = {
+    "characters": "characters that are not white space (PanGu-α 3.1, cc_net, ChineseWebText)",
+    "han_share": "Chinese characters (PanGu-α 3.1; ChineseWebText)",
+    "kana_share": "Japanese kana",
+    "hangul_share": "Korean",
+    "latin_share": "Latin letters",
+    "digit_share": "digits",
+    "alphanumeric_share": "letters and digits of all scripts (data-juicer alphanumeric_filter)",
+    "special_share": "neither letter, digit nor Chinese punctuation (after data-juicer special_characters_filter)",
+    "invisible_share": "zero-width characters and direction marks",
+    "mojibake_share": "replacement and private characters, C1 controls, 锟斤拷 and its like, runs of 烫 or 屯",
+    "function_word_share": "的了是在 among Chinese characters: low in lists of keywords",
+    "stop_word_kinds": "how many of 的年在月是和日了 occur (Gopher's stop words, FineWeb-2's list for Chinese)",
+    "short_term_share": "runs of letters that are 2 to 4 Chinese characters: high in lists of keywords",
+    "lines": "lines that are not blank",
+    "mean_line_length": "characters in such a line (ChineseWebText)",
+    "punctuated_line_share": "lines that end a sentence (C4; FineWeb line_punct)",
+    "short_line_share": "lines of at most 30 characters (FineWeb short_line)",
+    "bullet_line_share": "lines that begin with a bullet (Gopher)",
+    "ellipsis_line_share": "lines that end in an ellipsis (Gopher)",
+    "duplicate_line_share": "lines that were there before (Gopher, FineWeb)",
+    "duplicate_line_character_share": "characters in them (Gopher, FineWeb)",
+    "top_4_gram_share": "characters in the most frequent 4-gram (Gopher's top 2 words)",
+    "top_6_gram_share": "characters in the most frequent 6-gram (Gopher's top 3 words)",
+    "top_8_gram_share": "characters in the most frequent 8-gram (Gopher's top 4 words)",
+    "duplicate_10_gram_share": "10-grams that were there before (Gopher's duplicate 5 words)",
+    "repetition_10": "repeated 10-grams, the most frequent ones (data-juicer character_repetition_filter)",
+    "repeated_13_gram_share": "13-grams that occur more than once (ChineseWebText)",
+}
+NAMES = tuple(SIGNALS)
+
+FUNCTION_WORDS = "的了是在"
+STOP_WORDS = "的年在月是和日了"
+CHINESE_PUNCTUATION = "，。、；：？！“”‘’（）《》〈〉【】「」『』…—·～"
+SENTENCE_ENDS = "。！？…”；.!?\"'’」』"
+BULLETS = "•●○■□▪▫◆◇★☆·*-–—➢►▶√"
+INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff\u00ad"
+# The beginnings of UTF-8 sequences read as GBK, and U+FFFD encoded and read so; none is a character of modern text.
+MOJIBAKE = "锟鈥銆锛鐨鎴脙鍥鍦\ufffd"
+_RUN_MOJIBAKE = "烫屯"  # uninitialised memory, 0xCC and 0xCD, read as GBK
+
+_SPACE, _HAN, _KANA, _HANGUL, _LATIN, _DIGIT, _LETTER, _CHINESE_MARK = (1 << bit for bit in range(8))
+_END, _BULLET, _INVISIBLE, _MOJIBAKE, _FUNCTION, _RUN = (1 << bit for bit in range(8, 14))
+_HAN_BLOCKS = ((0x3007, 0x3008), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x323B0))
+_KANA_BLOCKS = ((0x3041, 0x3097), (0x30A1, 0x30FB), (0x31F0, 0x3200), (0xFF66, 0xFF9E))
+_HANGUL_BLOCKS = ((0x1100, 0x1200), (0x3131, 0x318F), (0xAC00, 0xD7A4))
+_LATIN_BLOCKS = (
+    (0x41, 0x5B),
+    (0x61, 0x7B),
+    (0xC0, 0xD7),
+    (0xD8, 0xF7),
+    (0xF8, 0x250),
+    (0x1E00, 0x1F00),
+    (0xFF21, 0xFF3B),
+    (0xFF41, 0xFF5B),
+)
+_BROKEN_BLOCKS = ((0x80, 0xA0), (0xE000, 0xF900))  # C1 controls, private use
+_SHORT_LINE = 30
+_EMPTY = np.uint64(0)
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+
+
+@lru_cache(maxsize=1)
+def class_table() -> np.ndarray:
+    """uint16[262144]: the bits of each code point."""
+    table = np.zeros(TABLE_SIZE, np.uint16)
+    regular = ((0x0, 0x3400), (0x4DC0, 0x4E00), (0xA000, 0xAC00), (0xD7A4, 0xD800), (0xF900, 0x20000))
+    for first, end in regular:
+        for code in range(first, end):
+            character = chr(code)
+            if character.isalnum():
+                table[code] = _LETTER | (_DIGIT if character.isdecimal() else 0)
+            elif character.isspace():
+                table[code] = _SPACE
+    for bits, blocks in (
+        (_HAN | _LETTER, _HAN_BLOCKS),
+        (_KANA | _LETTER, _KANA_BLOCKS),
+        (_HANGUL | _LETTER, _HANGUL_BLOCKS),
+        (_LATIN | _LETTER, _LATIN_BLOCKS),
+        (_MOJIBAKE, _BROKEN_BLOCKS),
+    ):
+        for first, end in blocks:
+            table[first:end] |= bits
+    for bit, characters in (
+        (_CHINESE_MARK, CHINESE_PUNCTUATION),
+        (_END, SENTENCE_ENDS),
+        (_BULLET, BULLETS),
+        (_INVISIBLE, INVISIBLE),
+        (_MOJIBAKE, MOJIBAKE),
+        (_FUNCTION, FUNCTION_WORDS),
+        (_RUN, _RUN_MOJIBAKE),
+    ):
+        for character in characters:
+            table[ord(character)] |= bit
+    return table
+
+
+def text_signals(texts: pa.Array | pa.ChunkedArray) -> dict[str, np.ndarray]:
+    """float64[rows] for each name in SIGNALS."""
+    data, offsets = text_buffers(texts)
+    values = np.empty(int(offsets[-1] - offsets[0]), np.uint32)
+    ends = np.zeros(offsets.size, np.int64)
+    values = values[: code_points(data, offsets, values, ends)]
+    out = np.zeros((offsets.size - 1, len(NAMES)), np.float64)
+    stop_words = np.array([ord(character) for character in STOP_WORDS], np.uint32)
+    _signals(values, ends, class_table(), stop_words, out)
+    return {name: np.ascontiguousarray(out[:, column]) for column, name in enumerate(NAMES)}
+
+
+@compiled
+def _signals(
+    values: np.ndarray, offsets: np.ndarray, table: np.ndarray, stop_words: np.ndarray, out: np.ndarray
+) -> None:
+    """Fill `out` (float64[rows, signals]) for rows of code points."""
+    longest = np.diff(offsets).max() if offsets.size > 1 else np.int64(0)
+    solid = np.empty(longest, np.uint32)
+    classes = np.empty(longest, np.uint16)
+    for row in range(offsets.size - 1):
+        text = values[offsets[row] : offsets[row + 1]]
+        bits = classes[: text.size]
+        for i in range(text.size):
+            bits[i] = table[text[i]] if text[i] < TABLE_SIZE else 0
+        characters = _count_characters(text, bits, stop_words, solid, out[row])
+        _measure_lines(text, bits, out[row])
+        _measure_repetition(solid[:characters], out[row])
+
+
+@compiled
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+@compiled
+def _count_characters(
+    text: np.ndarray, bits: np.ndarray, stop_words: np.ndarray, solid: np.ndarray, out: np.ndarray
+) -> int:
+    """Signals 0 to 12. Copies what is not white space to `solid` and returns how many characters that is."""
+    counts = np.zeros(14, np.int64)
+    stop_seen = np.zeros(stop_words.size, np.int64)
+    characters = 0
+    special = 0
+    terms = 0
+    short_terms = 0
+    term = 0  # letters of the current run
+    term_is_han = True
+    run = 0  # 烫 or 屯 in a row
+    broken = 0
+    for i in range(text.size + 1):
+        b = bits[i] if i < text.size else np.uint16(0)
+        if b & _LETTER:
+            term += 1
+            term_is_han = term_is_han and (b & _HAN) != 0
+        elif term:
+            terms += 1
+            short_terms += term_is_han and 2 <= term <= 4
+            term = 0
+            term_is_han = True
+        if b & _RUN and run and text[i] == text[i - 1]:
+            run += 1
+        else:
+            broken += run if run >= 3 else 0
+            run = 1 if b & _RUN else 0
+        if i == text.size or b & _SPACE:
+            continue
+        solid[characters] = text[i]
+        characters += 1
+        for bit in range(14):
+            counts[bit] += (b >> bit) & 1
+        special += not b & (_LETTER | _CHINESE_MARK)
+        if b & _HAN:
+            for word in range(stop_words.size):
+                stop_seen[word] |= text[i] == stop_words[word]
+    out[0] = characters
+    out[1] = _share(counts[1], characters)
+    out[2] = _share(counts[2], characters)
+    out[3] = _share(counts[3], characters)
+    out[4] = _share(counts[4], characters)
+    out[5] = _share(counts[5], characters)
+    out[6] = _share(counts[6], characters)
+    out[7] = _share(special, characters)
+    out[8] = _share(counts[10], characters)
+    out[9] = _share(counts[11] + broken, characters)
+    out[10] = _share(counts[12], counts[1])
+    out[11] = stop_seen.sum()
+    out[12] = _share(short_terms, terms)
+    return characters
+
+
+@compiled
+def _measure_lines(text: np.ndarray, bits: np.ndarray, out: np.ndarray) -> None:
+    """Signals 13 to 20. A line is what stands between line feeds, without white space at its ends, if not empty."""
+    most = 1
+    for i in range(text.size):
+        most += text[i] == 10
+    hashes = np.empty(most, np.uint64)
+    lengths = np.empty(most, np.int64)
+    lines = 0
+    total = 0
+    ended = 0
+    short = 0
+    bullets = 0
+    ellipses = 0
+    start = 0
+    while start <= text.size:
+        stop = start
+        while stop < text.size and text[stop] != 10:
+            stop += 1
+        following = stop + 1
+        while start < stop and bits[start] & _SPACE:
+            start += 1
+        while stop > start and bits[stop - 1] & _SPACE:
+            stop -= 1
+        if stop > start:
+            length = stop - start
+            word = np.uint64(length)
+            for i in range(start, stop):
+                word = mix(word * _BASE + np.uint64(text[i]))
+            hashes[lines] = word
+            lengths[lines] = length
+            lines += 1
+            total += length
+            ended += (bits[stop - 1] & _END) != 0
+            short += length <= _SHORT_LINE
+            bullets += (bits[start] & _BULLET) != 0
+            last = text[stop - 1]
+            dots = length >= 3 and last == 46 and text[stop - 2] == 46 and text[stop - 3] == 46
+            ellipses += last == 0x2026 or dots
+        start = following
+    order = np.argsort(hashes[:lines])
+    duplicates = 0
+    duplicate_characters = 0
+    for i in range(1, lines):
+        if hashes[order[i]] == hashes[order[i - 1]]:
+            duplicates += 1
+            duplicate_characters += lengths[order[i]]
+    out[13] = lines
+    out[14] = _share(total, lines)
+    out[15] = _share(ended, lines)
+    out[16] = _share(short, lines)
+    out[17] = _share(bullets, lines)
+    out[18] = _share(ellipses, lines)
+    out[19] = _share(duplicates, lines)
+    out[20] = _share(duplicate_characters, total)
+
+
+@compiled
+def _count_grams(solid: np.ndarray, gram: int, counts: np.ndarray, keys: np.ndarray) -> int:
+    """How often each n-gram occurs, in `counts[:kinds]`; returns `kinds`.
+
+    `keys` (uint64) and `counts` (int32) make a hash table of a power of two, at least twice the n-grams.
+    """
+    mask = keys.size - 1
+    keys[:] = _EMPTY
+    counts[:] = 0
+    power = np.uint64(1)
+    for _ in range(gram):
+        power *= _BASE
+    word = np.uint64(0)
+    for i in range(solid.size):
+        word = word * _BASE + np.uint64(solid[i])
+        if i >= gram:
+            word -= power * np.uint64(solid[i - gram])
+        if i >= gram - 1:
+            key = mix(word) | np.uint64(1)  # never the mark of an empty place
+            place = np.int64(key >> np.uint64(20)) & mask
+            while keys[place] != _EMPTY and keys[place] != key:
+                place = (place + 1) & mask
+            keys[place] = key
+            counts[place] += 1
+    kinds = 0
+    for place in range(keys.size):
+        count = counts[place]
+        if count:
+            counts[kinds] = count
+            kinds += 1
+    return kinds
+
+
+@compiled
+def _measure_repetition(solid: np.ndarray, out: np.ndarray) -> None:
+    """Signals 21 to 26."""
+    size = 16
+    while size < 2 * solid.size:
+        size *= 2
+    keys = np.empty(size, np.uint64)
+    counts = np.empty(size, np.int32)
+    for column, gram in ((21, 4), (22, 6), (23, 8)):
+        kinds = _count_grams(solid, gram, counts, keys)
+        top = counts[:kinds].max() if kinds else 0
+        # An n-gram that occurs once is no repetition.
+        out[column] = _share(min(top * gram, solid.size) if top > 1 else 0, solid.size)
+    kinds = _count_grams(solid, 10, counts, keys)
+    grams = max(0, solid.size - 9)
+    out[24] = _share(grams - kinds, grams)
+    repeated = np.sort(counts[:kinds][counts[:kinds] > 1])[::-1]
+    out[25] = _share(repeated[: int(np.sqrt(kinds))].sum(), grams)
+    kinds = _count_grams(solid, 13, counts, keys)
+    out[26] = _share(counts[:kinds][counts[:kinds] > 1].sum(), max(0, solid.size - 12))
+
+
+def text_signals_reference(text: str) -> dict[str, float]:
+    """The signals of one text, plainly."""
+    solid = [c for c in text if not c.isspace()]
+    size = len(solid)
+
+    def within(blocks: tuple[tuple[int, int], ...], character: str) -> bool:
+        return any(first <= ord(character) < end for first, end in blocks)
+
+    def share(part: float, whole: float) -> float:
+        return part / whole if whole else 0.0
+
+    han = [c for c in solid if within(_HAN_BLOCKS, c)]
+    terms = re.findall(r"[^\W_]+", text)
+    runs = sum(len(match[0]) for match in re.finditer(r"烫{3,}|屯{3,}", text))
+    lines = [stripped for line in text.split("\n") if (stripped := line.strip())]
+    line_characters = sum(map(len, lines))
+    repeated_lines = [line for place, line in enumerate(lines) if line in lines[:place]]
+    grams = {n: Counter("".join(solid[i : i + n]) for i in range(size - n + 1)) for n in (4, 6, 8, 10, 13)}
+    top = {n: max(grams[n].values(), default=0) for n in (4, 6, 8)}
+    often = {n: sorted((count for count in grams[n].values() if count > 1), reverse=True) for n in (10, 13)}
+    return {
+        "characters": size,
+        "han_share": share(len(han), size),
+        "kana_share": share(sum(within(_KANA_BLOCKS, c) for c in solid), size),
+        "hangul_share": share(sum(within(_HANGUL_BLOCKS, c) for c in solid), size),
+        "latin_share": share(sum(within(_LATIN_BLOCKS, c) for c in solid), size),
+        "digit_share": share(sum(c.isdecimal() for c in solid), size),
+        "alphanumeric_share": share(sum(c.isalnum() for c in solid), size),
+        "special_share": share(sum(not c.isalnum() and c not in CHINESE_PUNCTUATION for c in solid), size),
+        "invisible_share": share(sum(c in INVISIBLE for c in solid), size),
+        "mojibake_share": share(sum(c in MOJIBAKE or within(_BROKEN_BLOCKS, c) for c in solid) + runs, size),
+        "function_word_share": share(sum(c in FUNCTION_WORDS for c in solid), len(han)),
+        "stop_word_kinds": sum(c in text for c in STOP_WORDS),
+        "short_term_share": share(
+            sum(2 <= len(term) <= 4 and all(within(_HAN_BLOCKS, c) for c in term) for term in terms), len(terms)
+        ),
+        "lines": len(lines),
+        "mean_line_length": share(line_characters, len(lines)),
+        "punctuated_line_share": share(sum(line[-1] in SENTENCE_ENDS for line in lines), len(lines)),
+        "short_line_share": share(sum(len(line) <= _SHORT_LINE for line in lines), len(lines)),
+        "bullet_line_share": share(sum(line[0] in BULLETS for line in lines), len(lines)),
+        "ellipsis_line_share": share(sum(line.endswith(("…", "...")) for line in lines), len(lines)),
+        "duplicate_line_share": share(len(repeated_lines), len(lines)),
+        "duplicate_line_character_share": share(sum(map(len, repeated_lines)), line_characters),
+        **{f"top_{n}_gram_share": share(min(top[n] * n, size) if top[n] > 1 else 0, size) for n in (4, 6, 8)},
+        "duplicate_10_gram_share": share(grams[10].total() - len(grams[10]), grams[10].total()),
+        "repetition_10": share(sum(often[10][: math.isqrt(len(grams[10]))]), grams[10].total()),
+        "repeated_13_gram_share": share(sum(often[13]), grams[13].total()),
+    }
