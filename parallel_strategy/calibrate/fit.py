@@ -16,8 +16,12 @@ from parallel_strategy.calibrate.rows import Row
 from parallel_strategy.errors import UserError
 from parallel_strategy.predict import Prediction
 
-SHAPE_WIDTH = 0.10  # standard deviation of what a shape's kernels do beside the model
-SHAPE_SCALE = np.array([0.6, 0.6, 0.6, 1.5, 3.0])  # octaves over which that is alike, in the order of `shape_features`
+# what a shape's kernels do beside the model: (standard deviation, octaves over which it is alike, in the order of
+# `shape_features`): of the width of the matrices alone, and of the width with the number of tokens
+SHAPE_KINDS = (
+    (0.05, np.array([0.5, 0.5, 3.0, 8.0, 8.0])),
+    (0.10, np.array([0.5, 0.5, 0.5, 3.0, 8.0])),
+)
 NOISE = 0.05  # run-to-run noise of measured step times, as repeated rows show
 
 
@@ -91,15 +95,21 @@ def shape_features(row: Row) -> list[float]:
     mesh = question.strategy.mesh
     tokens = question.strategy.batch.micro * question.model.seq_length / mesh.cp
     return [
-        math.log2(question.model.hidden_size / mesh.tp), math.log2(mesh.tp), math.log2(tokens), math.log2(mesh.pp),
+        math.log2(question.model.hidden_size / mesh.tp),
+        math.log2(mesh.tp),
+        math.log2(tokens),
+        math.log2(mesh.pp),
         math.log2(mesh.devices),
     ]
 
 
 def _likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Covariance of the residuals of two lists of shapes."""
-    distance = ((first[:, None, :] - second[None, :, :]) / SHAPE_SCALE) ** 2
-    return SHAPE_WIDTH**2 * np.exp(-0.5 * distance.sum(axis=-1))
+    total = np.zeros((len(first), len(second)))
+    for width, scale in SHAPE_KINDS:
+        distance = ((first[:, None, :] - second[None, :, :]) / scale) ** 2
+        total += width**2 * np.exp(-0.5 * distance.sum(axis=-1))
+    return total
 
 
 def fit_group(rows: list[Row]) -> GroupFit:
@@ -189,6 +199,6 @@ def calibrate(rows: list[Row]) -> Calibration:
     """Fit every group that the rows belong to."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        if row.scored and (row.seconds or row.gib is not None):
+        if row.scored and not row.impossible and (row.seconds or row.gib is not None):
             groups.setdefault(row.group, []).append(row)
     return Calibration({name: fit_group(members) for name, members in sorted(groups.items())})

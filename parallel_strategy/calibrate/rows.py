@@ -7,12 +7,14 @@ names; a pair that is not known is named and its rows are skipped.
 import ast
 import csv
 import re
-from dataclasses import dataclass
-from functools import lru_cache
+import sys
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from parallel_strategy.calibrate.names import cluster_of, framework_of, model_traits
 from parallel_strategy.errors import UserError
+from parallel_strategy.graph.program import Program
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
@@ -38,7 +40,7 @@ SCHEDULES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Row:
     """One measured run. `seconds` of a step and `gib` of memory where they were measured; `oom`: it did not fit."""
 
@@ -53,6 +55,19 @@ class Row:
     memory_kind: str
     oom: bool
     question: Question
+
+    @cached_property
+    def share_of_peak(self) -> float:
+        """Of the devices' peak, that the measured time implies: model FLOPs, nothing recomputed."""
+        if not self.seconds:
+            return 0.0
+        peak = self.question.cluster.device.peak(self.question.model.compute_dtype)
+        return Program(self.question).flops_per_step() / (self.seconds * self.question.strategy.mesh.devices * peak)
+
+    @property
+    def impossible(self) -> bool:
+        """A time that needs more than 95 % of the hardware's peak contradicts the layout that the row names."""
+        return self.share_of_peak > 0.95
 
     @property
     def scored(self) -> bool:
@@ -88,6 +103,33 @@ def read_rows(path: Path | str) -> tuple[list[Row], list[Skipped]]:
         except (UserError, ValueError) as error:
             skipped.append(Skipped(record.get("id", "?"), " ".join(str(error).split())[:200]))
     return rows, skipped
+
+
+def read_all(paths: list[str], cluster: str | None = None) -> list[Row]:
+    """Rows of several files; what is skipped is said on standard error. `cluster`: a preset or file for every row."""
+    rows: list[Row] = []
+    for path in paths:
+        found, skipped = read_rows(path)
+        rows += found
+        reasons: dict[str, int] = {}
+        for one in skipped:
+            reasons[one.reason] = reasons.get(one.reason, 0) + 1
+        for reason, count in reasons.items():
+            print(f"{path}: skipped {count} row{'s' if count > 1 else ''}: {reason}", file=sys.stderr)
+    if cluster is not None:
+        spec = ClusterSpec.load(cluster) if cluster.endswith((".yaml", ".yml")) else ClusterSpec.preset(cluster)
+        rows = [_moved(row, spec) for row in rows]
+    return rows
+
+
+def _moved(row: Row, cluster: ClusterSpec) -> Row:
+    question = row.question
+    devices = question.strategy.mesh.devices
+    here = cluster if cluster.device_count >= devices else cluster.with_devices(devices)
+    moved = Question.model_construct(
+        model=question.model, cluster=here, framework=question.framework, strategy=question.strategy
+    )
+    return replace(row, question=moved, group=f"{cluster.name}/{question.framework.name}")
 
 
 def _row(record: dict[str, str], table: str) -> Row:

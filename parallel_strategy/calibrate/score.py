@@ -7,8 +7,6 @@ import numpy as np
 from parallel_strategy.calibrate.fit import Calibration
 from parallel_strategy.calibrate.rows import Row
 
-IMPOSSIBLE_SHARE_OF_PEAK = 1.0
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -51,17 +49,14 @@ def outcome(row: Row, calibration: Calibration | None) -> Outcome:
     prediction = calibration.predict(row)
     fit = calibration.groups.get(row.group)
     interval = float(np.exp(1.2816 * (fit.spread if fit else 0.12)))
-    return Outcome(row, prediction.seconds * calibration.correction(row), prediction.gib, prediction.out_of_memory, interval)
-
-
-def impossible(outcome_: Outcome, flops_share: float) -> bool:
-    """A measured time that would need more than the peak of the hardware contradicts itself."""
-    return flops_share > IMPOSSIBLE_SHARE_OF_PEAK
+    return Outcome(
+        row, prediction.seconds * calibration.correction(row), prediction.gib, prediction.out_of_memory, interval
+    )
 
 
 def score(table: str, outcomes: list[Outcome]) -> Score:
     counted = [o for o in outcomes if o.row.scored]
-    timed = [o for o in counted if o.error is not None]
+    timed = [o for o in counted if o.error is not None and not o.row.impossible]
     errors = np.array([o.error for o in timed], dtype=float)
     memory = np.array(
         [o.memory_error for o in counted if o.memory_error is not None and "percent" not in o.row.memory_kind],

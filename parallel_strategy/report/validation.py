@@ -1,0 +1,115 @@
+"""Scores of a validation as a table, predictions as a CSV file, and a scatter plot."""
+
+import csv
+import io
+from pathlib import Path
+
+from parallel_strategy.calibrate.score import Outcome, Score
+from parallel_strategy.report.output import write_whole
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value * 100:.2f}"
+
+
+def print_scores(title: str, scores: list[Score], folds: list[tuple[str, Score]], residuals: list[Outcome]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"{title}. Errors in percent", title_justify="left")
+    for name in (
+        "table",
+        "rows",
+        "MAPE",
+        "median",
+        "worst",
+        "bias",
+        "Spearman",
+        "regret",
+        "worst regret",
+        "memory",
+        "worst",
+        "OOM right",
+    ):
+        table.add_column(name, justify="left" if name == "table" else "right")
+    for s in scores:
+        table.add_row(
+            s.table,
+            str(s.rows),
+            *(_percent(x) for x in (s.mape, s.median, s.worst, s.bias)),
+            "-" if s.spearman is None else f"{s.spearman:.3f}",
+            *(("-", "-") if s.regret is None else (_percent(s.regret[0]), _percent(s.regret[1]))),
+            _percent(s.memory_mape),
+            _percent(s.memory_worst),
+            "-" if s.oom is None else f"{s.oom[0]} of {s.oom[1]}",
+        )
+    console.print(table)
+    if folds:
+        table = Table("left out", "rows", "MAPE", "worst", title="folds", title_justify="left")
+        for size, s in folds:
+            table.add_row(size, str(s.rows), _percent(s.mape), _percent(s.worst))
+        console.print(table)
+    for one in residuals:
+        layout = one.row.question.strategy
+        mesh = layout.mesh
+        console.print(
+            f"{one.row.id} {one.row.model}: tp {mesh.tp} pp {mesh.pp} dp {mesh.dp} cp {mesh.cp} micro {layout.batch.micro}, "
+            f"measured {one.row.seconds} s, predicted {one.seconds:.4g} s ({_percent(one.error)} %), "
+            f"memory {one.row.gib} / {one.gib:.1f} GiB" + (", impossible, not scored" if one.row.impossible else ""),
+            highlight=False,
+        )
+
+
+def write_predictions(path: str, outcomes: list[Outcome]) -> None:
+    """`id, predicted_s, predicted_gib, oom`, and the interval that holds 4 of 5 measured times."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "predicted_s", "predicted_gib", "oom", "low_s", "high_s"])
+    for one in outcomes:
+        writer.writerow(
+            [
+                one.row.id,
+                f"{one.seconds:.6g}",
+                f"{one.gib:.4g}",
+                int(one.oom),
+                f"{one.seconds / one.interval:.6g}",
+                f"{one.seconds * one.interval:.6g}",
+            ]
+        )
+    write_whole(Path(path), text.getvalue())
+
+
+def write_scatter(path: str, outcomes: list[Outcome], title: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 7))
+    tables: dict[str, list[Outcome]] = {}
+    for one in outcomes:
+        if one.error is not None and one.row.scored and not one.row.impossible:
+            tables.setdefault(one.row.table, []).append(one)
+    limits = [float("inf"), 0.0]
+    for table, members in sorted(tables.items()):
+        measured, predicted = [one.row.seconds or 0.0 for one in members], [one.seconds for one in members]
+        mean = sum(abs(one.error or 0.0) for one in members) / len(members)
+        axes.loglog(
+            measured, predicted, "o", markersize=4, alpha=0.6, label=f"{table}: {len(members)} rows, {mean:.1%}"
+        )
+        limits = [min(limits[0], *measured, *predicted), max(limits[1], *measured, *predicted)]
+    if tables:
+        ends = [limits[0] * 0.8, limits[1] * 1.25]
+        axes.plot(ends, ends, color="black", linewidth=1)
+        axes.fill_between(
+            ends, [x / 1.1 for x in ends], [x * 1.1 for x in ends], color="grey", alpha=0.15, label="within 10 %"
+        )
+        axes.legend(fontsize=8, loc="upper left")
+    axes.set_xlabel("measured step time, s")
+    axes.set_ylabel("predicted step time, s")
+    axes.set_title(title, fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
+    pyplot.close(figure)
+    write_whole(Path(path), buffer.getvalue())
