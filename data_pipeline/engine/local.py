@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 from data_pipeline.engine import tasks
 from data_pipeline.engine.manifest import Finished, Manifest
 from data_pipeline.engine.plan import PlannedStep, World, plan_step
-from data_pipeline.engine.pool import Pool
+from data_pipeline.engine.pool import Pool, describe_system_error
 from data_pipeline.engine.whole import checksum, commit_directory, link, locked
 from data_pipeline.errors import UserError
 from data_pipeline.recipe import Recipe
@@ -64,6 +65,10 @@ def run(
                 _forget_damaged(manifest, recipe)
             with Pool(recipe.workers, on_tick=reporter.tick) as pool:
                 return _run_stages(recipe, manifest, pool, reporter, until)
+        except sqlite3.Error as error:
+            raise UserError(f"{root}/manifest.sqlite: cannot be written: {error}") from error
+        except OSError as error:
+            raise UserError(describe_system_error(error) or str(error)) from error
         finally:
             manifest.close()
             shutil.rmtree(temporary, ignore_errors=True)

@@ -154,8 +154,9 @@ def _tasks(
         others = [world.find(need) for need in step.needs[1:]]
         listed: _Listed = []
         schema = record.schema(signals) if step.table is None else tasks.table_schema(step)
-        sides = [_by_shard(files, need in world.tables) for need, files in zip(step.needs[1:], others, strict=True)]
-        for shard in world.find(step.needs[0]):
+        shards = world.find(step.needs[0])
+        sides = [_by_shard(files, shards) for files in others]
+        for shard in shards:
             side = [found(shard.stem) for found in sides]
             listed.append(
                 (
@@ -184,11 +185,11 @@ def _tasks(
             for need, files in inputs.items()
             if need in world.schemas
         }
-        shards = tuple(file.stem for file in world.documents)
+        names = tuple(file.stem for file in world.documents)
         build = functools.partial(
-            tasks.GroupByTask, step, settings, tables, shards, root, folder, memory, recipe.workers
+            tasks.GroupByTask, step, settings, tables, names, root, folder, memory, recipe.workers
         )
-        return [("all", [*checksums, *shards], build, 0)]
+        return [("all", [*checksums, *names], build, 0)]
     if isinstance(step, Global):
         return [
             (
@@ -211,12 +212,12 @@ def _tasks(
     ]
 
 
-def _by_shard(files: list[InputFile], is_table: bool) -> Callable[[str], list[InputFile]]:
-    """Which of `files` a shard gets: its own file of a table, all files of anything else."""
-    if not is_table:
-        return lambda shard: files
-    by_stem = {file.stem: file for file in files}
-    return lambda shard: [by_stem[shard]]
+def _by_shard(files: list[InputFile], shards: Sequence[InputFile]) -> Callable[[str], list[InputFile]]:
+    """Which of `files` a shard gets: the one named like it where the files are named like shards, else all of them."""
+    by_stem = {file.stem: [file] for file in files}
+    if any(shard.stem in by_stem for shard in shards):
+        return lambda shard: by_stem.get(shard, [])
+    return lambda shard: files
 
 
 def code_digests(step: Step) -> dict[str, str]:

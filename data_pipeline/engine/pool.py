@@ -6,6 +6,7 @@ the parent knows which record a worker died on. A record that was in progress at
 is tried again and told to skip it."""
 
 import ctypes
+import errno
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -164,7 +165,7 @@ class Pool:
         slots = context.RawArray("q", _SLOTS)
         # a forked worker inherits the parent's ends of all pipes and must close them, or it never sees its own end
         inherited = [ours, *(worker.pipe for worker in self._workers)] if START_METHOD == "fork" else []
-        process = context.Process(target=_work, args=(theirs, inherited, slots))
+        process = context.Process(target=_work, args=(theirs, inherited, slots, os.getpid()))
         process.daemon = True
         process.start()
         theirs.close()
@@ -210,7 +211,7 @@ class Pool:
         return replace(job, deaths=job.deaths + 1, suspects=suspects, skip=skip)
 
 
-def _work(pipe: multiprocessing.connection.Connection, inherited: list[Any], slots: Any) -> None:
+def _work(pipe: multiprocessing.connection.Connection, inherited: list[Any], slots: Any, parent: int) -> None:
     """The life of a worker: jobs in, results out, until the pipe ends. It dies with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for other in inherited:
@@ -219,6 +220,8 @@ def _work(pipe: multiprocessing.connection.Connection, inherited: list[Any], slo
         ctypes.CDLL(None).prctl(
             1, signal.SIGKILL
         )  # PR_SET_PDEATHSIG: no orphan goes on writing after a kill -9 of the parent
+        if os.getppid() != parent:
+            os._exit(1)
     while True:
         try:
             job = pipe.recv()
@@ -241,10 +244,11 @@ def describe_system_error(error: Exception) -> str | None:
         return "out of memory; give a larger --memory with fewer --workers"
     if isinstance(error, OSError) and error.errno:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{os.strerror(error.errno)}"
+        hint = "; make room and run again, what is done is kept" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return f"{where}{os.strerror(error.errno)}{hint}"
     text = str(error)
     if "No space left" in text:
-        return os.strerror(28)
+        return f"{os.strerror(errno.ENOSPC)}; make room and run again, what is done is kept"
     if type(error).__module__.partition(".")[0] in ("duckdb", "_duckdb") and "Out of Memory" in text:
         return f"DuckDB is out of memory ({text.splitlines()[0]}); give a larger --memory"
     return None

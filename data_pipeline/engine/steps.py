@@ -151,7 +151,10 @@ def _no_identity(settings: Any) -> str:
 
 @dataclass(frozen=True)
 class Global(Step):
-    """`run(context)` writes files into `context.directory` and returns counts for the statistics."""
+    """`run(context)` writes files into `context.directory` and returns counts for the statistics.
+
+    Files named like the shards (`SHARD.parquet`, one for each of `context.inputs["documents"]`) go back to their shards
+    when a `Map` needs this step; otherwise the `Map` gets all files."""
 
     run: Callable[[Context], dict[str, Any]] = field(kw_only=True)
     identity: Callable[[Any], str] = field(default=_no_identity, kw_only=True)

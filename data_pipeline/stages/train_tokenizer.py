@@ -52,7 +52,7 @@ class Settings(StageSettings):
             model = model / "vocab.model" if model.is_dir() else model
             if not model.is_file():
                 raise UserError(
-                    f"tokenizer.use: {model}: no such file; a .model file or a directory with vocab.model would be right"
+                    f"tokenizer.use: {model}: no such file; a .model file or a folder with vocab.model would be right"
                 )
         return self.model_copy(update=updates)
 

@@ -1,0 +1,30 @@
+"""Say why a stage is stale: which setting, code, input or missing file makes it run again.
+
+python -m data_pipeline explain recipe.yaml --out corpus
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="the output directory of the run")
+    parser.add_argument("--stage", help="this stage only")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from data_pipeline.engine.foresee import foresee
+    from data_pipeline.errors import UserError
+    from data_pipeline.recipe import Recipe
+
+    recipe = Recipe.load(arguments.recipe)
+    names = [stage.name for stage in recipe.stages]
+    if arguments.stage is not None and arguments.stage not in names:
+        raise UserError(f"--stage {arguments.stage}: the stages of {arguments.recipe} are {', '.join(names)}")
+    for state in foresee(recipe, arguments.out):
+        if arguments.stage in (None, state.stage):
+            print(f"{state.name}: {state.in_words()}")
+            for reason in state.reasons if state.tasks is not None else ():
+                print(f"  {reason}")
+    return 0

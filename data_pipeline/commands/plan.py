@@ -1,0 +1,28 @@
+"""Say what a run would do: for each stage what is up to date and what has to run. Nothing is written.
+
+python -m data_pipeline plan recipe.yaml --out corpus
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="the output directory of the run")
+    parser.add_argument("--json", action="store_true")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from data_pipeline.engine.foresee import foresee
+    from data_pipeline.recipe import Recipe
+
+    states = foresee(Recipe.load(arguments.recipe), arguments.out)
+    if arguments.json:
+        print(json.dumps([state.as_dict() for state in states], ensure_ascii=False))
+        return 0
+    width = max(len(state.name) for state in states)
+    for state in states:
+        print(f"{state.name:<{width}}  {state.in_words()}")
+    return 0
