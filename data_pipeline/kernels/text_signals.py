@@ -62,7 +62,7 @@ MOJIBAKE = "锟鈥銆锛鐨鎴脙鍥鍦\ufffd"
 _RUN_MOJIBAKE = "烫屯"  # uninitialised memory, 0xCC and 0xCD, read as GBK
 
 _SPACE, _HAN, _KANA, _HANGUL, _LATIN, _DIGIT, _LETTER, _CHINESE_MARK = (1 << bit for bit in range(8))
-_END, _BULLET, _INVISIBLE, _MOJIBAKE, _FUNCTION, _RUN = (1 << bit for bit in range(8, 14))
+_END, _BULLET, _INVISIBLE, _MOJIBAKE, _FUNCTION, _RUN, _STOP = (1 << bit for bit in range(8, 15))
 _HAN_BLOCKS = ((0x3007, 0x3008), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x323B0))
 _KANA_BLOCKS = ((0x3041, 0x3097), (0x30A1, 0x30FB), (0x31F0, 0x3200), (0xFF66, 0xFF9E))
 _HANGUL_BLOCKS = ((0x1100, 0x1200), (0x3131, 0x318F), (0xAC00, 0xD7A4))
@@ -78,13 +78,15 @@ _LATIN_BLOCKS = (
 )
 _BROKEN_BLOCKS = ((0x80, 0xA0), (0xE000, 0xF900))  # C1 controls, private use
 _SHORT_LINE = 30
-_EMPTY = np.uint64(0)
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 @lru_cache(maxsize=1)
-def class_table() -> np.ndarray:
-    """uint16[262144]: the bits of each code point."""
+def class_table() -> tuple[np.ndarray, np.ndarray]:
+    """uint8[262144], the class of each code point, and uint16[classes], the bits of each class.
+
+    Only some twenty combinations of bits occur, so that counting classes costs one addition a character.
+    """
     table = np.zeros(TABLE_SIZE, np.uint16)
     regular = ((0x0, 0x3400), (0x4DC0, 0x4E00), (0xA000, 0xAC00), (0xD7A4, 0xD800), (0xF900, 0x20000))
     for first, end in regular:
@@ -111,10 +113,12 @@ def class_table() -> np.ndarray:
         (_MOJIBAKE, MOJIBAKE),
         (_FUNCTION, FUNCTION_WORDS),
         (_RUN, _RUN_MOJIBAKE),
+        (_STOP, STOP_WORDS),
     ):
         for character in characters:
             table[ord(character)] |= bit
-    return table
+    class_bits, classes = np.unique(table, return_inverse=True)
+    return classes.astype(np.uint8), class_bits
 
 
 def text_signals(texts: pa.Array | pa.ChunkedArray) -> dict[str, np.ndarray]:
@@ -125,25 +129,36 @@ def text_signals(texts: pa.Array | pa.ChunkedArray) -> dict[str, np.ndarray]:
     values = values[: code_points(data, offsets, values, ends)]
     out = np.zeros((offsets.size - 1, len(NAMES)), np.float64)
     stop_words = np.array([ord(character) for character in STOP_WORDS], np.uint32)
-    _signals(values, ends, class_table(), stop_words, out)
+    _signals(values, ends, *class_table(), stop_words, out)
     return {name: np.ascontiguousarray(out[:, column]) for column, name in enumerate(NAMES)}
 
 
 @compiled
 def _signals(
-    values: np.ndarray, offsets: np.ndarray, table: np.ndarray, stop_words: np.ndarray, out: np.ndarray
+    values: np.ndarray,
+    offsets: np.ndarray,
+    table: np.ndarray,
+    class_bits: np.ndarray,
+    stop_words: np.ndarray,
+    out: np.ndarray,
 ) -> None:
     """Fill `out` (float64[rows, signals]) for rows of code points."""
     longest = np.diff(offsets).max() if offsets.size > 1 else np.int64(0)
     solid = np.empty(longest, np.uint32)
-    classes = np.empty(longest, np.uint16)
+    bits = np.empty(longest, np.uint16)
+    above = table[-1]  # code points above the table are unassigned, as its last one is
+    counts = np.empty(class_bits.size, np.int64)
     for row in range(offsets.size - 1):
         text = values[offsets[row] : offsets[row + 1]]
-        bits = classes[: text.size]
+        counts[:] = 0
         for i in range(text.size):
-            bits[i] = table[text[i]] if text[i] < TABLE_SIZE else 0
-        characters = _count_characters(text, bits, stop_words, solid, out[row])
-        _measure_lines(text, bits, out[row])
+            code = text[i]
+            kind = table[code] if code < TABLE_SIZE else above
+            counts[kind] += 1
+            bits[i] = class_bits[kind]
+        _measure_classes(counts, class_bits, out[row])
+        characters = _measure_runs(text, bits[: text.size], stop_words, solid, out[row])
+        _measure_lines(text, bits[: text.size], out[row])
         _measure_repetition(solid[:characters], out[row])
 
 
@@ -153,14 +168,35 @@ def _share(part: int, whole: int) -> float:
 
 
 @compiled
-def _count_characters(
-    text: np.ndarray, bits: np.ndarray, stop_words: np.ndarray, solid: np.ndarray, out: np.ndarray
-) -> int:
-    """Signals 0 to 12. Copies what is not white space to `solid` and returns how many characters that is."""
-    counts = np.zeros(14, np.int64)
-    stop_seen = np.zeros(stop_words.size, np.int64)
+def _measure_classes(counts: np.ndarray, class_bits: np.ndarray, out: np.ndarray) -> None:
+    """Signals 0 to 10, from how often each class of characters occurs; without the runs of signal 9."""
+    totals = np.zeros(14, np.int64)
     characters = 0
     special = 0
+    for kind in range(counts.size):
+        bits = class_bits[kind]
+        if bits & _SPACE:
+            continue
+        characters += counts[kind]
+        special += counts[kind] if not bits & (_LETTER | _CHINESE_MARK) else 0
+        for bit in range(14):
+            totals[bit] += counts[kind] if bits & (1 << bit) else 0
+    out[0] = characters
+    for bit in range(1, 7):
+        out[bit] = _share(totals[bit], characters)
+    out[7] = _share(special, characters)
+    out[8] = _share(totals[10], characters)
+    out[9] = _share(totals[11], characters)
+    out[10] = _share(totals[12], totals[1])
+
+
+@compiled
+def _measure_runs(
+    text: np.ndarray, bits: np.ndarray, stop_words: np.ndarray, solid: np.ndarray, out: np.ndarray
+) -> int:
+    """Signals 9 (its runs), 11 and 12. Copies what is not white space to `solid`; returns how many characters."""
+    stop_seen = np.zeros(stop_words.size, np.int64)
+    characters = 0
     terms = 0
     short_terms = 0
     term = 0  # letters of the current run
@@ -177,7 +213,7 @@ def _count_characters(
             short_terms += term_is_han and 2 <= term <= 4
             term = 0
             term_is_han = True
-        if b & _RUN and run and text[i] == text[i - 1]:
+        if run and b & _RUN and text[i] == text[i - 1]:
             run += 1
         else:
             broken += run if run >= 3 else 0
@@ -186,23 +222,10 @@ def _count_characters(
             continue
         solid[characters] = text[i]
         characters += 1
-        for bit in range(14):
-            counts[bit] += (b >> bit) & 1
-        special += not b & (_LETTER | _CHINESE_MARK)
-        if b & _HAN:
+        if b & _STOP:
             for word in range(stop_words.size):
                 stop_seen[word] |= text[i] == stop_words[word]
-    out[0] = characters
-    out[1] = _share(counts[1], characters)
-    out[2] = _share(counts[2], characters)
-    out[3] = _share(counts[3], characters)
-    out[4] = _share(counts[4], characters)
-    out[5] = _share(counts[5], characters)
-    out[6] = _share(counts[6], characters)
-    out[7] = _share(special, characters)
-    out[8] = _share(counts[10], characters)
-    out[9] = _share(counts[11] + broken, characters)
-    out[10] = _share(counts[12], counts[1])
+    out[9] += _share(broken, characters)
     out[11] = stop_seen.sum()
     out[12] = _share(short_terms, terms)
     return characters
@@ -236,8 +259,8 @@ def _measure_lines(text: np.ndarray, bits: np.ndarray, out: np.ndarray) -> None:
             length = stop - start
             word = np.uint64(length)
             for i in range(start, stop):
-                word = mix(word * _BASE + np.uint64(text[i]))
-            hashes[lines] = word
+                word = word * _BASE + np.uint64(text[i])
+            hashes[lines] = mix(word)
             lengths[lines] = length
             lines += 1
             total += length
@@ -266,58 +289,63 @@ def _measure_lines(text: np.ndarray, bits: np.ndarray, out: np.ndarray) -> None:
 
 
 @compiled
-def _count_grams(solid: np.ndarray, gram: int, counts: np.ndarray, keys: np.ndarray) -> int:
-    """How often each n-gram occurs, in `counts[:kinds]`; returns `kinds`.
+def _count_grams(solid: np.ndarray, gram: int, at: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Count the n-grams that begin at the positions `at`: the counts (int32) in a hash table.
 
-    `keys` (uint64) and `counts` (int32) make a hash table of a power of two, at least twice the n-grams.
+    `places[i]` becomes the place in it of the n-gram at `at[i]`. It has at least twice as many places as n-grams.
     """
-    mask = keys.size - 1
-    keys[:] = _EMPTY
-    counts[:] = 0
-    power = np.uint64(1)
-    for _ in range(gram):
-        power *= _BASE
-    word = np.uint64(0)
-    for i in range(solid.size):
-        word = word * _BASE + np.uint64(solid[i])
-        if i >= gram:
-            word -= power * np.uint64(solid[i - gram])
-        if i >= gram - 1:
-            key = mix(word) | np.uint64(1)  # never the mark of an empty place
-            place = np.int64(key >> np.uint64(20)) & mask
-            while keys[place] != _EMPTY and keys[place] != key:
-                place = (place + 1) & mask
-            keys[place] = key
-            counts[place] += 1
-    kinds = 0
-    for place in range(keys.size):
-        count = counts[place]
-        if count:
-            counts[kinds] = count
-            kinds += 1
-    return kinds
+    size = 16
+    while size < 2 * at.size:
+        size *= 2
+    keys = np.zeros(size, np.uint64)
+    counts = np.zeros(size, np.int32)
+    for i in range(at.size):
+        word = np.uint64(0)
+        for j in range(gram):
+            word = word * _BASE + np.uint64(solid[at[i] + j])
+        key = mix(word) | np.uint64(1)  # never 0, the mark of an empty place
+        place = np.int64(key >> np.uint64(20)) & (size - 1)
+        while keys[place] != 0 and keys[place] != key:
+            place = (place + 1) & (size - 1)
+        keys[place] = key
+        counts[place] += 1
+        places[i] = place
+    return counts
 
 
 @compiled
 def _measure_repetition(solid: np.ndarray, out: np.ndarray) -> None:
-    """Signals 21 to 26."""
-    size = 16
-    while size < 2 * solid.size:
-        size *= 2
-    keys = np.empty(size, np.uint64)
-    counts = np.empty(size, np.int32)
-    for column, gram in ((21, 4), (22, 6), (23, 8)):
-        kinds = _count_grams(solid, gram, counts, keys)
-        top = counts[:kinds].max() if kinds else 0
-        # An n-gram that occurs once is no repetition.
-        out[column] = _share(min(top * gram, solid.size) if top > 1 else 0, solid.size)
-    kinds = _count_grams(solid, 10, counts, keys)
-    grams = max(0, solid.size - 9)
-    out[24] = _share(grams - kinds, grams)
-    repeated = np.sort(counts[:kinds][counts[:kinds] > 1])[::-1]
-    out[25] = _share(repeated[: int(np.sqrt(kinds))].sum(), grams)
-    kinds = _count_grams(solid, 13, counts, keys)
-    out[26] = _share(counts[:kinds][counts[:kinds] > 1].sum(), max(0, solid.size - 12))
+    """Signals 21 to 26.
+
+    An n-gram can occur twice only where the shorter n-gram that it begins with does, so each size looks at what the
+    size before it has left: nearly nothing in ordinary text.
+    """
+    at = np.arange(solid.size)
+    places = np.empty(solid.size, np.int64)
+    column = 21
+    for gram in (4, 6, 8, 10, 13):
+        grams = max(0, solid.size - gram + 1)
+        while at.size and at[-1] >= grams:
+            at = at[:-1]
+        counts = _count_grams(solid, gram, at, places)
+        repeated = counts[counts > 1]
+        if gram <= 8:
+            top = repeated.max() if repeated.size else 0
+            out[column] = _share(min(top * gram, solid.size), solid.size)
+        elif gram == 10:
+            kinds = grams - (repeated.sum() - repeated.size)
+            out[column] = _share(grams - kinds, grams)
+            column += 1
+            out[column] = _share(np.sort(repeated)[::-1][: int(np.sqrt(kinds))].sum(), grams)
+        else:
+            out[column] = _share(repeated.sum(), grams)
+        column += 1
+        left = 0
+        for i in range(at.size):
+            if counts[places[i]] > 1:
+                at[left] = at[i]
+                left += 1
+        at = at[:left]
 
 
 def text_signals_reference(text: str) -> dict[str, float]:
