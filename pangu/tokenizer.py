@@ -20,27 +20,47 @@ import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from pangu.errors import UserError
+from pangu.segmentation import segment, token_ends
+from pangu.unigram import encode_lossless, encode_words
+from pangu.vocabulary import (
+    BYTE,
+    CONTROL,
+    NEWLINE_PIECE,
+    RELEASED_LAYOUT,
+    SPACE_MARK,
+    SPACE_PIECE,
+    load_unigram,
+    load_vocabulary,
+    read_model,
+)
 
 MODEL_NAME, SETTINGS_NAME = "vocab.model", "tokenizer.json"
 
-# The pieces 0-9 of the released model, and of every model trained here.
-RELEASED_LAYOUT = ("<unk>", "<s>", "</s>", "▃", "▂", "<sep>", "<pad>", "<mask>", "<eod>", "<eot>")
-# A copy of the released model is about that lost one byte of a path in the trainer's notes and so cannot be parsed.
-RELEASED_SHA256 = "18857e86783e50cfcaa0bc3c043fb4e9b5f240b885d2870ea593ee69b44f7a3a"
-LOST_BYTE = (b"/home/yandstmp/vocab10", b"/home/yands/tmp/vocab10")
-
-# SentencePiece's own mark of a space, and the two pieces of the layout that stand for white space: in a lossless
-# tokenizer these three characters, when a text holds them, are spelt in bytes.
-SPACE_MARK, SPACE_PIECE, NEWLINE_PIECE = "▁", "▂", "▃"
+# Characters that stand for white space in the pieces of a lossless tokenizer; a text's own are spelt in bytes.
 RESERVED = re.compile(f"([{SPACE_MARK}{SPACE_PIECE}{NEWLINE_PIECE}])")
+# Texts are handed to the compiled loops in groups of about this many characters, to bound memory.
+GROUP_CHARACTERS = 1 << 20
 
 Segmenter = Literal["jieba", "none"]
+
+# The one place that says which piece plays which part.
+SPECIAL_PIECES = {
+    "unknown": "<unk>",
+    "newline": NEWLINE_PIECE,
+    "space": SPACE_PIECE,
+    "separator": "<sep>",
+    "pad": "<pad>",
+    "mask": "<mask>",
+    "end_of_document": "<eot>",
+}
 
 
 @dataclass(frozen=True)
@@ -59,20 +79,20 @@ class SpecialIds:
 class Tokenizer:
     """Load with `Tokenizer.load`. Encoding and decoding are thread-safe."""
 
-    def __init__(self, model: bytes, segmenter: Segmenter, special: SpecialIds, source: str = "tokenizer") -> None:
-        """`model` is the content of a SentencePiece `.model` file; `source` names it in error messages."""
-        import sentencepiece
+    def __init__(self, model: bytes, special: SpecialIds | None = None, source: str = "the model") -> None:
+        """`model` is the content of a SentencePiece `.model` file; `source` names it in error messages.
 
+        Without `special` the pieces tell the special ids.
+        """
         self.model = model
-        self.segmenter = segmenter
-        self.special = special
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self.vocab_size = len(self._processor)
-        for field, token_id in dataclasses.asdict(special).items():
+        self._vocabulary = load_vocabulary(model, source)
+        self._pieces = self._vocabulary.pieces()
+        self.vocab_size = len(self._pieces)
+        self.segmenter: Segmenter = "none" if self._vocabulary.lossless[0] else "jieba"
+        self.special = special or self._derive_special()
+        for field, token_id in dataclasses.asdict(self.special).items():
             if not 0 <= token_id < self.vocab_size:
                 raise UserError(f"{source}: special id {field} = {token_id} is outside the {self.vocab_size} pieces")
-        self._bytes_of_id = self._spell_pieces()
-        self._id_of_byte = self._processor.piece_to_id([f"<0x{byte:02X}>" for byte in range(256)])
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
@@ -80,17 +100,9 @@ class Tokenizer:
         path = Path(path)
         if path.is_dir():
             path = path / MODEL_NAME
-        model = read_model(path)
-        segmenter, special = _derive_settings(model, str(path))
+        tokenizer = cls(read_model(path), source=str(path))
         settings = path.with_name(SETTINGS_NAME)
-        if settings.exists():
-            segmenter, special = _read_settings(settings, segmenter, special)
-        return cls(model, segmenter, special, str(path))
-
-    @classmethod
-    def from_model(cls, model: bytes) -> "Tokenizer":
-        """From the content of a `.model` file, with the settings that its pieces tell."""
-        return cls(model, *_derive_settings(model, "the model"))
+        return cls(tokenizer.model, tokenizer._read_special(settings), str(settings)) if settings.exists() else tokenizer
 
     def save(self, directory: str | Path) -> None:
         """Write `vocab.model` and `tokenizer.json`, each whole or not at all."""
@@ -108,36 +120,64 @@ class Tokenizer:
         return json.dumps({"segmenter": self.segmenter, "special": dataclasses.asdict(self.special)}, indent=2) + "\n"
 
     def __reduce__(self) -> tuple:
-        return Tokenizer, (self.model, self.segmenter, self.special)
+        return Tokenizer, (self.model, self.special)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; nothing is added before or after them."""
-        return self.encode_batch([text])[0].tolist()
+        try:
+            return self._encode_group([text])[0].tolist()
+        except UnicodeEncodeError as error:
+            raise _lone_surrogate([text], error) from None
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text, int32[n]."""
-        encode_one = self._encode_words if self.segmenter == "jieba" else self._encode_lossless
-        try:
-            return [np.array(encode_one(text), np.int32) for text in texts]
-        except UnicodeEncodeError as error:
-            surrogate = error.object[error.start]
-            raise UserError(
-                f"a text holds the lone surrogate {ascii(surrogate)} at character {error.start}: no encoding of it exists"
-            ) from None
+        """The ids of each text, int32[n]. Lets other threads run meanwhile."""
+        encoded: list[np.ndarray] = []
+        first = characters = 0
+        for i, text in enumerate(texts):
+            characters += len(text)
+            if characters >= GROUP_CHARACTERS or i + 1 == len(texts):
+                try:
+                    encoded += self._encode_group(texts[first : i + 1])
+                except UnicodeEncodeError as error:
+                    raise _lone_surrogate(texts[first : i + 1], error) from None
+                first, characters = i + 1, 0
+        return encoded
 
-    def _encode_words(self, text: str) -> list[int]:
-        from pangu.segmentation import joined_tokens
+    def _encode_group(self, texts: Sequence[str]) -> list[np.ndarray]:
+        if not self._vocabulary.unigram[0]:
+            return [np.array(self._encode_by_sentencepiece(text), np.int32) for text in texts]
+        points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
+        text_stops = np.array(list(accumulate(map(len, texts))))
+        if self.segmenter == "jieba":
+            ids, stops = encode_words(points, token_ends(points, text_stops), text_stops, self._unigram)
+        else:
+            ids, stops = encode_lossless(points, text_stops, self._unigram)
+        return [ids[begin:stop] for begin, stop in pairwise([0, *stops.tolist()])]
 
-        return self._processor.encode(joined_tokens(text))
-
-    def _encode_lossless(self, text: str) -> list[int]:
+    def _encode_by_sentencepiece(self, text: str) -> list[int]:
+        if self.segmenter == "jieba":
+            return self._processor.encode(joined_tokens(text).encode())
         ids: list[int] = []
-        for part in RESERVED.split(text):
-            if RESERVED.fullmatch(part):
-                ids += (self._id_of_byte[byte] for byte in part.encode())
+        for i, part in enumerate(RESERVED.split(text)):
+            if i % 2:
+                ids += (self._byte_ids[byte] for byte in part.encode())
             elif part:
                 ids += self._processor.encode(part.replace("\n", NEWLINE_PIECE).encode())
         return ids
+
+    @cached_property
+    def _unigram(self) -> np.ndarray:
+        return load_unigram(self.model, self._vocabulary)
+
+    @cached_property
+    def _processor(self) -> Any:
+        import sentencepiece
+
+        return sentencepiece.SentencePieceProcessor(model_proto=self.model)
+
+    @cached_property
+    def _byte_ids(self) -> list[int]:
+        return [self._pieces.index(b"<0x%02X>" % byte) for byte in range(256)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of these ids. Bytes that make no character become U+FFFD."""
@@ -159,25 +199,42 @@ class Tokenizer:
     def _outside(self, token_id: int) -> UserError:
         return UserError(f"token id {token_id} is outside the vocabulary: 0 to {self.vocab_size - 1} would be right")
 
-    def _spell_pieces(self) -> list[bytes]:
+    @cached_property
+    def _bytes_of_id(self) -> list[bytes]:
         """The UTF-8 that each id decodes to."""
-        every = list(range(self.vocab_size))
-        processor = self._processor
-        spelt = []
-        for piece, control, byte in zip(
-            processor.id_to_piece(every), processor.is_control(every), processor.is_byte(every), strict=True
-        ):
-            if byte:
-                spelt.append(bytes([int(piece[1:-1], 16)]))
-            elif piece in (NEWLINE_PIECE, SPACE_PIECE):
-                spelt.append(b"\n" if piece == NEWLINE_PIECE else b" ")
-            elif control:
-                spelt.append(b"")
-            else:
-                # the released decoding drops every space that SentencePiece puts, and ▂ gives those of the text back
-                spelt.append(piece.replace(SPACE_MARK, "" if self.segmenter == "jieba" else " ").encode())
-        spelt[processor.unk_id()] = "⁇".encode()
+        # the released decoding drops every space that SentencePiece puts, and ▂ gives those of the text back
+        space = b"" if self.segmenter == "jieba" else b" "
+        spelt = [piece.replace(SPACE_MARK.encode(), space) for piece in self._pieces]
+        for i in np.flatnonzero(self._vocabulary.types == BYTE):
+            spelt[i] = bytes([int(self._pieces[i][1:-1], 16)])
+        for i in np.flatnonzero(self._vocabulary.types == CONTROL):
+            spelt[i] = b""
+        spelt[self._pieces.index(b"<unk>")] = "⁇".encode()
+        spelt[self._pieces.index(SPACE_PIECE.encode())] = b" "
+        spelt[self._pieces.index(NEWLINE_PIECE.encode())] = b"\n"
         return spelt
+
+    def _derive_special(self) -> SpecialIds:
+        space = SPACE_PIECE if self.segmenter == "jieba" else SPACE_MARK
+        names = dict(SPECIAL_PIECES, space=space)
+        return SpecialIds(**{field: self._pieces.index(piece.encode()) for field, piece in names.items()})
+
+    def _read_special(self, path: Path) -> SpecialIds:
+        """The special ids in a `tokenizer.json`; what it leaves out is as the pieces tell."""
+        try:
+            settings = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON: {error}") from None
+        if not isinstance(settings, dict) or not isinstance(settings.get("special", {}), dict):
+            raise UserError(f'{path}: {{"segmenter": "jieba" or "none", "special": {{name: id}}}} would be right')
+        for name in settings.keys() - {"segmenter", "special"}:
+            raise UserError(f"{path}: unknown field {name!r}; the fields are segmenter and special")
+        if settings.get("segmenter", self.segmenter) != self.segmenter:
+            raise UserError(f"{path}: segmenter {settings['segmenter']!r}, but the model needs {self.segmenter!r}")
+        for name, token_id in settings.get("special", {}).items():
+            if name not in SPECIAL_PIECES or type(token_id) is not int:
+                raise UserError(f"{path}: special.{name} = {token_id!r}; ids of {', '.join(SPECIAL_PIECES)} are known")
+        return dataclasses.replace(self.special, **settings.get("special", {}))
 
 
 class StreamDecoder:
@@ -199,61 +256,18 @@ class StreamDecoder:
         return self._decoder.decode(b"", final=True)
 
 
-def read_model(path: Path) -> bytes:
-    """The content of a `.model` file; the one known damage of the released file is repaired."""
-    try:
-        model = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; a SentencePiece .model file is needed") from None
-    repaired = model.replace(*LOST_BYTE)
-    return repaired if hashlib.sha256(repaired).hexdigest() == RELEASED_SHA256 else model
+def joined_tokens(text: str) -> str:
+    """What SentencePiece is given in the released tokenizer: jieba's tokens joined by spaces."""
+    white_space = {ord(" "): SPACE_PIECE, ord("\n"): NEWLINE_PIECE}
+    return " ".join(token.translate(white_space) for token in segment(text))
 
 
-def _derive_settings(model: bytes, source: str) -> tuple[Segmenter, SpecialIds]:
-    """Segmenter and special ids, from the pieces of a model in the released layout."""
-    from google.protobuf.message import DecodeError
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
-
-    try:
-        proto = ModelProto.FromString(model)
-    except DecodeError:
-        raise UserError(f"{source}: not a SentencePiece model, or a damaged one") from None
-    pieces = [piece.piece for piece in proto.pieces]
-    if tuple(pieces[: len(RELEASED_LAYOUT)]) != RELEASED_LAYOUT:
-        raise UserError(f"{source}: pieces 0-9 are not {' '.join(RELEASED_LAYOUT)}; no other layout is known here")
-    lossless = proto.trainer_spec.byte_fallback and not proto.normalizer_spec.precompiled_charsmap
-    special = SpecialIds(
-        unknown=pieces.index("<unk>"),
-        newline=pieces.index(NEWLINE_PIECE),
-        space=pieces.index(SPACE_MARK if lossless else SPACE_PIECE),
-        separator=pieces.index("<sep>"),
-        pad=pieces.index("<pad>"),
-        mask=pieces.index("<mask>"),
-        end_of_document=pieces.index("<eot>"),
+def _lone_surrogate(texts: Sequence[str], error: UnicodeEncodeError) -> UserError:
+    position = next(match.start() for text in texts if (match := re.search("[\ud800-\udfff]", text)))
+    return UserError(
+        f"a text has the lone surrogate {error.object[error.start]!a} at character {position}; text that UTF-8 can hold "
+        "would be right"
     )
-    return "none" if lossless else "jieba", special
-
-
-def _read_settings(path: Path, segmenter: Segmenter, special: SpecialIds) -> tuple[Segmenter, SpecialIds]:
-    """The settings in `tokenizer.json`; what it leaves out is as derived from the model."""
-    try:
-        settings = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
-    if not isinstance(settings, dict) or not isinstance(settings.get("special", {}), dict):
-        raise UserError(f'{path}: {{"segmenter": "jieba" or "none", "special": {{name: id}}}} would be right')
-    for name in settings.keys() - {"segmenter", "special"}:
-        raise UserError(f"{path}: unknown field {name!r}; the fields are segmenter and special")
-    if settings.get("segmenter", segmenter) != segmenter:
-        raise UserError(
-            f"{path}: segmenter {settings['segmenter']!r} does not fit the model, which needs {segmenter!r}"
-        )
-    for name, token_id in settings.get("special", {}).items():
-        if name not in SpecialIds.__dataclass_fields__ or type(token_id) is not int:
-            raise UserError(
-                f"{path}: special.{name} = {token_id!r}; ids of {', '.join(SpecialIds.__dataclass_fields__)} are known"
-            )
-    return segmenter, dataclasses.replace(special, **settings.get("special", {}))
 
 
 def _write_whole(path: Path, content: bytes) -> None:

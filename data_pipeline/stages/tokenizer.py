@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_pipeline.errors import UserError
-from pangu.tokenizer import NEWLINE_PIECE, RELEASED_LAYOUT, SPACE_MARK, Tokenizer
+from pangu.tokenizer import NEWLINE_PIECE, RELEASED_LAYOUT, SPACE_MARK, Tokenizer, joined_tokens
 
 # Lines are cut to this length, so that one endless line is no different from many short ones.
 LINE_CHARACTERS = 256
@@ -57,7 +57,7 @@ def train_tokenizer(
         model = _train(_split_at_other_characters(lines, kept), vocab_size, model_type, style, threads)
     except RuntimeError as error:
         raise UserError(f"no tokenizer of {vocab_size} pieces from {len(lines)} lines of text: {error}") from None
-    tokenizer = Tokenizer.from_model(model)
+    tokenizer = Tokenizer(model)
     tokenizer.save(out)
     return tokenizer
 
@@ -124,9 +124,7 @@ def _train(sentences: Iterator[str], vocab_size: int, model_type: str, style: st
             "required_chars": SPACE_MARK,
         }
     else:
-        from pangu.segmentation import joined_tokens
-
-        sentences = (joined_tokens(sentence).decode() for sentence in sentences)
+        sentences = map(joined_tokens, sentences)
         settings = {"normalization_rule_name": "nmt_nfkc"}
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

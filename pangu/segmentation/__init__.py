@@ -13,36 +13,23 @@ jieba's global state is not looked at: words that a program adds with `jieba.add
 
 import numpy as np
 
-from pangu.segmentation.kernels import join_tokens, mark_token_ends
+from pangu.segmentation.kernels import mark_token_ends
 from pangu.segmentation.tables import load_tables
 
-__all__ = ["code_points", "joined_tokens", "segment", "token_ends"]
+__all__ = ["segment", "token_ends"]
 
 
-def code_points(text: str) -> np.ndarray:
-    """The code points of `text`, uint32[len(text)]; lone surrogates pass."""
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+def token_ends(points: np.ndarray, text_stops: np.ndarray) -> np.ndarray:
+    """Cut texts that stand one after the other.
 
-
-def token_ends(points: np.ndarray) -> np.ndarray:
-    """uint8[n]: 1 where a token of the text with these code points (uint32[n]) ends."""
-    return mark_token_ends(points, load_tables())
+    `points`: uint32[n], their code points; `text_stops`: int64[texts], where each text stops. Returns uint8[n]: 1 where
+    a token ends.
+    """
+    return mark_token_ends(points, text_stops, load_tables())
 
 
 def segment(text: str) -> list[str]:
     """`list(jieba.cut(text))`."""
-    tokens = []
-    begin = 0
-    for end in (np.flatnonzero(token_ends(code_points(text))) + 1).tolist():
-        tokens.append(text[begin:end])
-        begin = end
-    return tokens
-
-
-def joined_tokens(text: str) -> bytes:
-    """UTF-8 of the tokens joined by spaces, a space of the text itself written ▂ and a newline ▃.
-
-    Raises UnicodeEncodeError for a lone surrogate.
-    """
-    points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    return join_tokens(points, token_ends(points)).tobytes()
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    stops = (np.flatnonzero(token_ends(points, np.array([len(points)]))) + 1).tolist()
+    return [text[begin:stop] for begin, stop in zip([0, *stops], stops, strict=False)]

@@ -7,46 +7,92 @@ A text is cut in four steps, each as in jieba:
 3. Runs of one-character words on that route: left alone when the run is itself a word, else given to
 4. `finalseg`: hidden Markov model (states B, M, E, S) on Han, a regular expression on the rest.
 
-Character codes are described in `tables.py`. `ends` is uint8, 1 where a token ends.
+Character codes (uint16): 0 is any character outside a block; then the digits, the letters, `.`, `%`, the other five
+ASCII characters of a block, and Han: first the code of every Han character that jieba has no entry for, then one code
+for each that it has. So a comparison tells the class of a character. `ends` is uint8, 1 where a token ends.
+
+Everything that is compiled together stands in this one file: numba's cache looks at no other for changes.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
-from pangu.segmentation.compiled import compiled
-from pangu.segmentation.tables import DOT, FIRST_HAN, FIRST_LETTER, OUTSIDE, PAST_LETTERS, PERCENT, Tables
+from pangu.compiled import compiled
+
+OUTSIDE = 0
+FIRST_DIGIT = 1
+FIRST_LETTER = FIRST_DIGIT + 10
+PAST_LETTERS = FIRST_LETTER + 52
+DOT = PAST_LETTERS
+PERCENT = DOT + 1
+FIRST_HAN = PERCENT + 6
 
 BEGIN, MIDDLE, END, SINGLE = 0, 1, 2, 3
 
 
+class Tables(NamedTuple):
+    """What the loops read. `n` codes, `m` slots of the trie (see `pangu.double_array`)."""
+
+    code_of: np.ndarray  # uint16[65536], by code point
+    base: np.ndarray  # int32[m]
+    check: np.ndarray  # int32[m]
+    # float64[m], log(frequency) - log(total); -inf where the prefix is no word.
+    # weight[OUTSIDE] is that of a character which begins no word: log(1) - log(total)
+    weight: np.ndarray
+    start: np.ndarray  # float64[4], by state
+    transition: np.ndarray  # float64[4, 4], from, to
+    emission: np.ndarray  # float64[n, 4]
+
+
 @compiled
-def mark_token_ends(points: np.ndarray, tables: Tables) -> np.ndarray:
-    """Cut the text with these code points (uint32[n]). Returns `ends`, uint8[n]."""
-    length = len(points)
-    codes = np.empty(length, np.uint16)
+def _unpack(packed: np.ndarray) -> Tables:
+    bounds = packed[:112].view(np.int64)
+    return Tables(
+        packed[bounds[0] : bounds[1]].view(np.uint16),
+        packed[bounds[2] : bounds[3]].view(np.int32),
+        packed[bounds[4] : bounds[5]].view(np.int32),
+        packed[bounds[6] : bounds[7]].view(np.float64),
+        packed[bounds[8] : bounds[9]].view(np.float64),
+        packed[bounds[10] : bounds[11]].view(np.float64).reshape(4, 4),
+        packed[bounds[12] : bounds[13]].view(np.float64).reshape(-1, 4),
+    )
+
+
+@compiled
+def mark_token_ends(points: np.ndarray, text_stops: np.ndarray, packed: np.ndarray) -> np.ndarray:
+    """Cut texts that stand one after the other.
+
+    `points`: uint32[n], their code points; `text_stops`: int64[texts], where each stops; `packed`: the fields of Tables.
+    Returns `ends`, uint8[n].
+    """
+    tables = _unpack(packed)
+    codes = np.empty(len(points), np.uint16)
     longest, run = 0, 0
-    for i in range(length):
+    for i in range(len(points)):
         point = points[i]
         code = tables.code_of[point] if point < 65536 else np.uint16(OUTSIDE)
         codes[i] = code
         run = run + 1 if code != OUTSIDE else 0
         longest = max(longest, run)
-    ends = np.zeros(length, np.uint8)
+    ends = np.zeros(len(points), np.uint8)
     route = np.empty(longest + 1, np.float64)
     last_of_word = np.empty(longest, np.int32)
     came_from = np.empty(longest, np.uint8)
     i = 0
-    while i < length:
-        if codes[i] == OUTSIDE:
-            if points[i] == 13 and i + 1 < length and points[i + 1] == 10:
+    for text_stop in text_stops:
+        while i < text_stop:
+            if codes[i] == OUTSIDE:
+                if points[i] == 0x0D and i + 1 < text_stop and points[i + 1] == 0x0A:
+                    i += 1
+                ends[i] = 1
                 i += 1
-            ends[i] = 1
-            i += 1
-        else:
-            stop = i + 1
-            while stop < length and codes[stop] != OUTSIDE:
-                stop += 1
-            _cut_block(codes[i:stop], tables, route, last_of_word, came_from, ends[i:stop])
-            i = stop
+            else:
+                stop = i + 1
+                while stop < text_stop and codes[stop] != OUTSIDE:
+                    stop += 1
+                _cut_block(codes[i:stop], tables, route, last_of_word, came_from, ends[i:stop])
+                i = stop
     return ends
 
 
@@ -191,68 +237,3 @@ def _cut_han(codes: np.ndarray, tables: Tables, came_from: np.ndarray, ends: np.
             else:
                 state = MIDDLE if later else BEGIN
 
-
-@compiled
-def place_families(labels: np.ndarray, first: np.ndarray, sizes: np.ndarray, codes: int) -> np.ndarray:
-    """The base of each family of siblings of a double array, such that no two nodes share a slot.
-
-    Family f has the labels `labels[first[f] : first[f] + sizes[f]]`, ascending. Slots below `codes` are taken.
-    Families should come largest first: the small ones fill the gaps. Returns int32[families].
-    """
-    bases = np.empty(len(first), np.int32)
-    used = np.zeros(4 * len(labels) + 4 * codes, np.bool_)
-    used[:codes] = True
-    lowest_free = codes
-    for family in range(len(first)):
-        siblings = labels[first[family] : first[family] + sizes[family]]
-        while used[lowest_free]:
-            lowest_free += 1
-        slot = max(lowest_free, siblings[0] + 1)
-        while True:
-            fits = True
-            for label in siblings:
-                if used[slot - siblings[0] + label]:
-                    fits = False
-                    break
-            if fits:
-                break
-            slot += 1
-        bases[family] = slot - siblings[0]
-        for label in siblings:
-            used[slot - siblings[0] + label] = True
-    return bases
-
-
-@compiled
-def join_tokens(points: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """UTF-8 (uint8[bytes]) of the tokens joined by spaces, a space of the text itself written ▂ and a newline ▃."""
-    out = np.empty(5 * len(points) + 1, np.uint8)
-    size = 0
-    for i in range(len(points)):
-        point = points[i]
-        if point == 0x20:
-            point = np.uint32(0x2582)
-        elif point == 0x0A:
-            point = np.uint32(0x2583)
-        if point < 0x80:
-            out[size] = point
-            size += 1
-        elif point < 0x800:
-            out[size] = 0xC0 | point >> 6
-            out[size + 1] = 0x80 | point & 0x3F
-            size += 2
-        elif point < 0x10000:
-            out[size] = 0xE0 | point >> 12
-            out[size + 1] = 0x80 | point >> 6 & 0x3F
-            out[size + 2] = 0x80 | point & 0x3F
-            size += 3
-        else:
-            out[size] = 0xF0 | point >> 18
-            out[size + 1] = 0x80 | point >> 12 & 0x3F
-            out[size + 2] = 0x80 | point >> 6 & 0x3F
-            out[size + 3] = 0x80 | point & 0x3F
-            size += 4
-        if ends[i]:
-            out[size] = 0x20
-            size += 1
-    return out[: max(size - 1, 0)]

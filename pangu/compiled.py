@@ -1,4 +1,4 @@
-"""The numba decorator of the kernels here."""
+"""The numba decorator of the compiled kernels."""
 
 from collections.abc import Callable
 from typing import Any
