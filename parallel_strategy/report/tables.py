@@ -53,6 +53,8 @@ def print_prediction(prediction: Prediction) -> None:
 
     data = summary(prediction)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
     mesh = " x ".join(f"{axis} {size}" for axis, size in data["mesh"].items() if size > 1) or "one device"
     console.print(
         f"[bold]{data['model']}[/] ({data['parameters'] / 1e9:.2f} billion parameters) on {data['devices']} devices of {data['cluster']}"

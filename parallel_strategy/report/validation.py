@@ -17,6 +17,8 @@ def print_scores(title: str, scores: list[Score], folds: list[tuple[str, Score]]
     from rich.table import Table
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
     table = Table(title=f"{title}. Errors in percent", title_justify="left")
     for name in (
         "table",

@@ -2,7 +2,8 @@
 
 1F1B with boundaries that are sent beside compute: a message and its answer close a cycle over k + 1 stages and k + 1
 micro-batches, so the period is the largest mean over neighbouring stages of (F + B) + 2 k send / (k + 1). Fill and drain are
-one pass through the pipeline. Zero-bubble: Qi et al. 2024, table 1.
+one pass through the pipeline. Zero-bubble: the bound
+of each stage, which for equal stages is table 1 of Qi et al. 2024.
 """
 
 import numpy as np
@@ -43,15 +44,48 @@ def pipeline_seconds(
         ends = forward.sum(axis=-1) + back.sum(axis=-1) + 2 * (pp - 1) * send
         return ends + (m - 1) * (forward.max(axis=-1) + back.max(axis=-1))
     if schedule in ("zb_h1", "zb_h2"):
-        times = 1.0 if schedule == "zb_h1" else 2.0
-        idle = (forward + backward - times * weight).clip(min=0.0)
-        fill = idle.sum(axis=-1) - np.take_along_axis(idle, both.argmax(axis=-1)[..., None], -1)[..., 0]
-        return m * slowest + fill + (4 if schedule == "zb_h1" else 2) * (pp - 1) * send
+        return _zero_bubble(forward, backward, weight, m, send, wide=schedule == "zb_h2")
     if chunks > 1:
         return m * slowest + (total - slowest) / chunks + 2 * (pp * chunks - 1) * send
-    period = slowest
+    return total + 2 * (pp - 1) * send + (m - 1) * _period(both, send)
+
+
+def _period(both: np.ndarray, send: np.ndarray) -> np.ndarray:
+    """Seconds per micro-batch of forward and backward in turn, where messages close cycles between neighbours."""
+    period = both.max(axis=-1)
     sums = np.concatenate([np.zeros_like(both[..., :1]), np.cumsum(both, axis=-1)], axis=-1)
-    for length in range(2, pp + 1):
+    for length in range(2, both.shape[-1] + 1):
         window = (sums[..., length:] - sums[..., :-length]).max(axis=-1)
         period = np.maximum(period, (window + 2 * (length - 1) * send) / length)
-    return total + 2 * (pp - 1) * send + (m - 1) * period
+    return period
+
+
+def _zero_bubble(
+    forward: np.ndarray, backward: np.ndarray, weight: np.ndarray, m: np.ndarray, send: np.ndarray, *, wide: bool
+) -> np.ndarray:
+    """The longest of the stages' own bounds: wait for the first forward, idle until the first gradient, all work, and after
+    its last backward either its late weight gradients or the backward of the stages before it."""
+    pp = forward.shape[-1]
+    stages = np.arange(pp)
+    link = send[..., None]
+
+    def before(values: np.ndarray) -> np.ndarray:
+        return np.cumsum(values, axis=-1) - values
+
+    def after(values: np.ndarray) -> np.ndarray:
+        return values.sum(axis=-1, keepdims=True) - np.cumsum(values, axis=-1)
+
+    warm = np.minimum(m[..., None], 2 * (pp - stages) - 1 if wide else pp - stages)
+    late = np.minimum(m[..., None], (2 * stages if wide else stages) + 1)
+    start = before(forward) + stages * link
+    first_gradient = start + forward + after(forward) + after(backward) + 2 * (pp - 1 - stages) * link
+    idle = (first_gradient - start - warm * forward).clip(min=0.0)
+    work = m[..., None] * (forward + backward + weight)
+    drain = before(backward) + stages * link + late[..., :1] * weight[..., :1]
+    ends = start + idle + work - late * weight + np.maximum(late * weight, drain)
+    total = ends.max(axis=-1)
+    if wide:
+        return total
+    # until its weight gradients begin, the last stage runs like 1F1B
+    both = forward + backward
+    return total + pp * (_period(both, send) - both.max(axis=-1))

@@ -56,10 +56,10 @@ class Mesh(Section):
 
     @property
     def axes(self) -> list[str]:
-        """Outermost to innermost, every axis once: those that `order` leaves out are of size 1 or stand innermost-but-tp."""
+        """Outermost to innermost: those that `order` names, and before the innermost any other that is larger than 1."""
         order: list[str] = list(self.order)
         for axis in ("pp", "dp", "cp", "tp"):
-            if axis not in order:
+            if axis not in order and getattr(self, axis) > 1:
                 order.insert(max(0, len(order) - 1), axis)
         return order
 
@@ -70,7 +70,7 @@ class Mesh(Section):
             if inner == axis:
                 return stride
             stride *= getattr(self, inner)
-        raise KeyError(axis)
+        return stride  # an axis of size 1 that the order leaves out
 
     @model_validator(mode="after")
     def check_order(self) -> "Mesh":
