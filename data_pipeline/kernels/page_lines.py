@@ -1,0 +1,236 @@
+"""Measures the lines of a page: what each says, how its element is called, what stands around it.
+
+One row of numbers for a line. `FEATURES` names the columns; `data_pipeline/extraction/lines.py` turns them into the probability
+that the line belongs to the main text.
+"""
+
+import numpy as np
+
+from data_pipeline.extraction.patterns import NAME_GROUPS, PHRASE_GROUPS
+from data_pipeline.kernels.compiled import compiled
+from data_pipeline.kernels.page import (
+    ANCHORS,
+    CHARACTERS,
+    DIGITS,
+    HAN,
+    LINKED,
+    MARKS,
+    SPACES,
+    STOPS,
+    TAGS,
+    FlatPage,
+)
+
+# Elements that say something about the text in them, one bit each.
+TAG_GROUPS = {
+    "nav": "nav menu",
+    "footer": "footer",
+    "aside": "aside",
+    "header": "header hgroup",
+    "article": "article",
+    "main": "main",
+    "form": "form fieldset",
+    "list": "ul ol dl dir li",
+    "heading": "h1 h2 h3 h4 h5 h6",
+    "preformatted": "pre listing",
+    "paragraph": "p",
+    "quote": "blockquote",
+    "cell": "td th",
+    "head": "head title",
+}
+_TAG_BITS = np.array(
+    [sum(1 << bit for bit, tags in enumerate(TAG_GROUPS.values()) if tag in tags.split()) for tag in [*TAGS, ""]], np.int64
+)
+_NAMES, _PHRASES, _TAGS = len(NAME_GROUPS), len(PHRASE_GROUPS), len(TAG_GROUPS)
+LEVELS = 4  # how many enclosing elements are measured one by one
+
+FEATURES = [
+    "log_characters", "han_share", "mark_share", "stop_share", "has_stop", "link_share", "anchors", "digit_share", "space_share",
+    "ends_sentence", "is_good",
+    "before_log", "before_link", "before_good", "after_log", "after_link", "after_good",
+    "window_log", "window_link", "window_good",
+    "good_lines_away_before", "good_lines_away_after", "good_before_share", "good_after_share", "position",
+    *(f"level{level}_{what}" for level in range(LEVELS) for what in ("log", "link", "good", "share", "mark")),
+    "chain_depth", "chain_size_share", "same_element_good", "same_path_share", "same_path_good",
+    "page_log", "page_link", "page_good", "page_lines",
+    *(f"tag_{name}" for name in TAG_GROUPS),
+    *(f"phrase_{name}" for name in PHRASE_GROUPS), "phrase_kinds",
+    *(f"near_{name}" for name in NAME_GROUPS),
+    *(f"inside_{name}" for name in NAME_GROUPS),
+]  # fmt: skip
+
+
+@compiled
+def _measure(text, parent, tag, names, line_start, line_end, line_node, phrases, counts, tag_bits, path_of, features):
+    nodes, lines = parent.size, line_node.size
+    rows = np.zeros((lines, features), np.float32)
+    # what lies in an element and all below it
+    size, linked, good, marks = np.zeros(nodes), np.zeros(nodes), np.zeros(nodes), np.zeros(nodes)
+    own_good = np.zeros(nodes)
+    line_good = np.zeros(lines)
+    path_size, path_good = np.zeros(nodes), np.zeros(nodes)
+    for i in range(lines):
+        characters, node = counts[i, CHARACTERS], line_node[i]
+        mark, stop, link = counts[i, MARKS], counts[i, STOPS], counts[i, LINKED]
+        if characters >= 15 and 3 * link < characters and (stop > 0 or mark >= 2) and mark * 40 >= characters:
+            line_good[i] = characters - link
+        size[node] += characters
+        linked[node] += link
+        marks[node] += mark
+        good[node] += line_good[i]
+        path_size[path_of[node]] += characters
+        path_good[path_of[node]] += line_good[i]
+    own_good[:] = good
+    for node in range(nodes - 1, 0, -1):
+        size[parent[node]] += size[node]
+        linked[parent[node]] += linked[node]
+        marks[parent[node]] += marks[node]
+        good[parent[node]] += good[node]
+    # what the enclosing elements are; a name says nothing about an element that holds most of the page's good text
+    inside, near, tags, chain = np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros(nodes, np.int32)
+    chain_size = np.zeros(nodes)
+    for node in range(nodes):
+        own_tags = tag_bits[tag[node]] if tag[node] >= 0 else 0
+        tags[node] = own_tags
+        if node:
+            up = parent[node]
+            tags[node] |= tags[up]
+            inside[node] = inside[up] | names[node] if tag[node] > BODY else 0
+            near[node] = names[node] | (names[up] if tag[up] > BODY else 0)
+            on_chain = good[node] * 2 >= good[0] and good[0] > 0
+            chain[node] = chain[up] + 1 if on_chain else chain[up]
+            chain_size[node] = size[node] if on_chain else chain_size[up]
+        else:
+            chain_size[node] = size[0]
+    total, total_good = max(size[0], 1.0), max(good[0], 1.0)
+    away = 50.0
+    good_so_far = 0.0
+    for i in range(lines):
+        rows[i, 20] = away
+        rows[i, 22] = good_so_far / total_good
+        away = 0.0 if line_good[i] > 0 else min(away + 1, 50.0)
+        good_so_far += line_good[i]
+    away = 50.0
+    for k in range(lines):
+        i = lines - 1 - k
+        rows[i, 21] = away
+        rows[i, 23] = 1 - rows[i, 22] - line_good[i] / total_good
+        away = 0.0 if line_good[i] > 0 else min(away + 1, 50.0)
+    for i in range(lines):
+        row, node = rows[i], line_node[i]
+        characters = max(counts[i, CHARACTERS], 1)
+        row[0] = np.log1p(characters)
+        row[1] = counts[i, HAN] / characters
+        row[2] = counts[i, MARKS] / characters
+        row[3] = counts[i, STOPS] / characters
+        row[4] = counts[i, STOPS] > 0
+        row[5] = counts[i, LINKED] / characters
+        row[6] = min(counts[i, ANCHORS], 6)
+        row[7] = counts[i, DIGITS] / characters
+        row[8] = counts[i, SPACES] / characters
+        row[9] = _ends_sentence(text, line_start[i], line_end[i])
+        row[10] = line_good[i] > 0
+        for side in range(2):
+            k = i - 1 if side == 0 else i + 1
+            if 0 <= k < lines:
+                row[11 + 3 * side] = np.log1p(counts[k, CHARACTERS])
+                row[12 + 3 * side] = counts[k, LINKED] / max(counts[k, CHARACTERS], 1)
+                row[13 + 3 * side] = line_good[k] > 0
+        window, window_link, window_good = 0.0, 0.0, 0.0
+        for k in range(max(0, i - 4), min(lines, i + 5)):
+            window += counts[k, CHARACTERS]
+            window_link += counts[k, LINKED]
+            window_good += line_good[k]
+        row[17] = np.log1p(window)
+        row[18] = window_link / max(window, 1)
+        row[19] = window_good / max(window, 1)
+        row[24] = i / lines
+        up = node
+        for level in range(LEVELS):
+            at = 25 + 5 * level
+            row[at] = np.log1p(size[up])
+            row[at + 1] = linked[up] / max(size[up], 1)
+            row[at + 2] = good[up] / max(size[up], 1)
+            row[at + 3] = good[up] / total_good
+            row[at + 4] = marks[up] / max(size[up], 1)
+            up = parent[up]
+        at = 25 + 5 * LEVELS
+        row[at] = chain[node]
+        row[at + 1] = chain_size[node] / total
+        row[at + 2] = own_good[node] / total_good
+        row[at + 3] = path_size[path_of[node]] / total
+        row[at + 4] = path_good[path_of[node]] / max(path_size[path_of[node]], 1)
+        row[at + 5] = np.log1p(total)
+        row[at + 6] = linked[0] / total
+        row[at + 7] = good[0] / total
+        row[at + 8] = np.log1p(lines)
+        at += 9
+        for bit in range(_TAGS):
+            row[at + bit] = tags[node] >> bit & 1
+        at += _TAGS
+        for bit in range(_PHRASES):
+            row[at + bit] = phrases[i] >> bit & 1
+            row[at + _PHRASES] += phrases[i] >> bit & 1
+        at += _PHRASES + 1
+        for bit in range(_NAMES):
+            row[at + bit] = near[node] >> bit & 1
+            row[at + _NAMES + bit] = inside[node] >> bit & 1
+    return rows
+
+
+BODY = TAGS.index("body")
+
+
+@compiled
+def _ends_sentence(text, start, end):
+    """Whether a line ends as sentences do: 。！？；：…”」』）, with their ASCII forms."""
+    if end - start >= 3:
+        a, b, c = text[end - 3], text[end - 2], text[end - 1]
+        if a == 0xE3 and b == 0x80 and (c == 0x82 or c == 0x8D or c == 0x8F or c == 0x8B):  # 。」』》
+            return True
+        if a == 0xEF and b == 0xBC and (c == 0x81 or c == 0x9F or c == 0x9B or c == 0x9A or c == 0x89):  # ！？；：）
+            return True
+        if a == 0xE2 and b == 0x80 and (c == 0x9D or c == 0xA6):  # ”…
+            return True
+    return end > start and (text[end - 1] == 46 or text[end - 1] == 33 or text[end - 1] == 63 or text[end - 1] == 59)
+
+
+@compiled
+def _paths(parent, tag, names):
+    """The first node whose chain of (tag, names) is the same: lines with one path are of one kind (posts, list entries)."""
+    nodes = parent.size
+    code = np.zeros(nodes, np.int64)
+    for node in range(1, nodes):
+        code[node] = (code[parent[node]] * 1000003 ^ (names[node] * 8191 + tag[node] + 7)) & 0x7FFFFFFFFFFFFFFF
+    order = np.argsort(code, kind="mergesort")
+    path_of = np.zeros(nodes, np.int32)
+    first = order[0]
+    for k in range(nodes):
+        if code[order[k]] != code[first]:
+            first = order[k]
+        path_of[order[k]] = first
+    return path_of
+
+
+@compiled
+def evaluate_trees(rows, roots, feature, value, left, right):
+    """The logistic function of the sum over trees, float64 [rows]."""
+    found = np.zeros(rows.shape[0])
+    for i in range(rows.shape[0]):
+        row, total = rows[i], 0.0
+        for root in roots:
+            k = root
+            while feature[k] >= 0:
+                k = left[k] if row[feature[k]] <= value[k] else right[k]
+            total += value[k]
+        found[i] = 1 / (1 + np.exp(-total))
+    return found
+
+
+def measure_lines(page: FlatPage) -> np.ndarray:
+    """The measures of each line, float32 [lines, len(FEATURES)]."""
+    path_of = _paths(page.node_parent, page.node_tag, page.node_names)
+    return _measure(
+        page.text, page.node_parent, page.node_tag, page.node_names, page.line_start, page.line_end, page.line_node,
+        page.line_phrases, page.line_counts, _TAG_BITS, path_of, len(FEATURES),
+    )  # fmt: skip
