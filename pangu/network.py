@@ -29,6 +29,8 @@ def use_device(target: str = "CPU") -> None:
 
 def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, seed: int = 1) -> PanguAlpha:
     """The network with the given weights (released names), or with random ones that the seed decides."""
+    if config.compute_dtype == "bf16" and ms.get_context("device_target") == "CPU":
+        raise UserError("compute_dtype bf16: MindSpore has no bf16 kernels for a CPU; use fp32 (or fp16, slow)")
     ms.set_seed(seed)
     network = PanguAlpha(config)
     if weights is not None:

@@ -235,6 +235,7 @@ def test_what_does_not_fit_is_one_line(corpus: Path, tmp_path: Path, capsys) -> 
     assert "must be a multiple of num_heads" in complaint(model=str(model))
     model.write_text(packed_corpus.MODEL.replace("num_heads", "num_head"))
     assert "did you mean 'num_heads'" in complaint(model=str(model))
+    assert "no bf16 kernels for a CPU" in complaint(precision="bf16")
     assert "has no packed.json" in complaint(data=str(tmp_path))
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -245,7 +246,7 @@ def test_what_does_not_fit_is_one_line(corpus: Path, tmp_path: Path, capsys) -> 
     assert "split 'train' holds no samples" in complaint(data=str(empty))
     description["splits"]["train"]["files"] = ["gone.mindrecord"]
     (empty / "packed.json").write_text(json.dumps(description))
-    assert "names" in complaint(data=str(empty)) and not (tmp_path / "run").exists()
+    assert "names" in complaint(data=str(empty)) and not (tmp_path / "run/checkpoints").exists()
 
 
 def test_not_a_number_stops_the_run(corpus: Path, tmp_path: Path) -> None:
