@@ -5,12 +5,13 @@ One array instead of many is read at once, and is passed to a compiled function 
 
 import contextlib
 import os
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+
+from pangu.whole_file import whole_file
 
 
 def pack(arrays: Iterable[np.ndarray]) -> np.ndarray:
@@ -61,13 +62,6 @@ def cache_directory() -> Path:
 
 def _write(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            file.write(array.data)
-            file.write(zlib.crc32(array).to_bytes(4, "little"))
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with whole_file(path) as file:
+        file.write(array.data)
+        file.write(zlib.crc32(array).to_bytes(4, "little"))

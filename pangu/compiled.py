@@ -7,10 +7,10 @@ import numba
 
 
 def compiled(function: Callable) -> Any:
-    """Compile on first use, without the interpreter lock; keep the machine code on disk where a place for it can be found.
+    """Compile on first use, to run without the interpreter lock; keep the machine code on disk.
 
-    numba looks for that place beside the source and in the user's cache directory, and raises when neither can be
-    written (a read-only installation run by a user without a home).
+    numba looks for a place beside the source and in the user's cache directory, and raises when neither can be written
+    (a read-only installation, a user without a home): every process compiles then.
     """
     try:
         return numba.njit(nogil=True, cache=True)(function)

@@ -61,7 +61,8 @@ def encode_words(
     """Encode segmented texts that stand one after the other, as if each were its tokens joined by spaces.
 
     `points`: uint32[n], their code points; `ends`: uint8[n], 1 where a token ends; `text_stops`: int64[texts], where
-    each stops; `packed`: the fields of Unigram. Returns the ids (int32) and where those of each text stop (int64[texts]).
+    each stops; `packed`: the fields of Unigram. Returns the ids (int32) and where those of each text stop
+    (int64[texts]).
     """
     tables = _unpack(packed)
     room = 0

@@ -84,8 +84,8 @@ def _parse(model: bytes, source: str) -> Vocabulary:
     known_type = trainer.model_type in (trainer.UNIGRAM, trainer.BPE)
     if not (lossless or released) or not known_type or not normalizer.escape_whitespaces:
         raise UserError(
-            f"{source}: a Unigram or BPE model is needed that either normalises and has no byte fallback, as the released "
-            "one, or has byte fallback and does not normalise"
+            f"{source}: a Unigram or BPE model is needed, either with nmt_nfkc normalisation and no byte fallback (as "
+            "released) or with byte fallback and no normalisation"
         )
     encoded = [piece.encode() for piece in pieces]
     return Vocabulary(

@@ -21,8 +21,8 @@ LINE_CHARACTERS = 256
 # Lines are also cut at what can be in no piece: SentencePiece keeps NUL, tab, ▁ and ▅ for itself, ▂ and ▃ belong to the
 # layout, and a lone surrogate is no text.
 NEVER_IN_A_PIECE = re.compile("[\0\t\n▁▂▃▅\ud800-\udfff]+")
-# Characters that get a piece of their own: this share of the sample (SentencePiece's advice for Chinese), as far as they
-# fit in this part of the room that the special pieces leave.
+# Characters that get a piece of their own: this share of the sample (SentencePiece's advice for Chinese), as far as
+# they fit in this part of the room that the special pieces leave.
 CHARACTER_COVERAGE = 0.9995
 CHARACTER_ROOM = 0.6
 BYTE_PIECES = 256

@@ -1,4 +1,4 @@
-"""Chinese word segmentation, equal to `jieba.cut(text)` of jieba 0.42.1 (accurate mode, HMM on), about thirty times as fast.
+"""Chinese word segmentation, equal to `jieba.cut(text)` of jieba 0.42.1 (accurate mode, HMM on) and much faster.
 
 What is notable:
 

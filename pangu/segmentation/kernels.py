@@ -63,8 +63,8 @@ def _unpack(packed: np.ndarray) -> Tables:
 def mark_token_ends(points: np.ndarray, text_stops: np.ndarray, packed: np.ndarray) -> np.ndarray:
     """Cut texts that stand one after the other.
 
-    `points`: uint32[n], their code points; `text_stops`: int64[texts], where each stops; `packed`: the fields of Tables.
-    Returns `ends`, uint8[n].
+    `points`: uint32[n], their code points; `text_stops`: int64[texts], where each stops; `packed`: the fields of
+    Tables. Returns `ends`, uint8[n].
     """
     tables = _unpack(packed)
     codes = np.empty(len(points), np.uint16)
@@ -196,8 +196,8 @@ def _is_word(codes: np.ndarray, tables: Tables) -> bool:
 def _cut_han(codes: np.ndarray, tables: Tables, came_from: np.ndarray, ends: np.ndarray) -> None:
     """The most probable states of a run of Han (`finalseg.viterbi`); a token ends at E and at S.
 
-    `came_from[i]`: bit s is set when state s at i came from the later-named of its two predecessors, which also
-    wins a tie: B from E or S, M from B or M, E from B or M, S from E or S.
+    `came_from[i]`: bit s is set when state s at i came from the later of its two predecessors in the order B, M, E, S,
+    which is also the one that wins a tie: B from E or S, M from B or M, E from B or M, S from E or S.
     """
     length = len(codes)
     emission, transition = tables.emission, tables.transition
@@ -232,8 +232,7 @@ def _cut_han(codes: np.ndarray, tables: Tables, came_from: np.ndarray, ends: np.
             ends[i] = 1
         if i > 0:
             later = (came_from[i] >> state) & 1
-            if state == BEGIN or state == SINGLE:
-                state = SINGLE if later else END
+            if state in (BEGIN, SINGLE):
+                state = END + later
             else:
-                state = MIDDLE if later else BEGIN
-
+                state = BEGIN + later

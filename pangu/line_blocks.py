@@ -1,0 +1,71 @@
+"""Files of lines, block by block."""
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from pangu.errors import UserError
+from pangu.whole_file import whole_file
+
+BLOCK_BYTES = 1 << 20
+
+
+class LineBlock(NamedTuple):
+    """Some lines of a file that follow one another."""
+
+    source: str
+    first_line: int  # the number of the first, from 1
+    lines: list[bytes]  # without the newline
+
+
+def line_blocks(source: str) -> Iterator[LineBlock]:
+    """The lines of a file, split at newlines alone, about a megabyte at a time; `-` is standard input.
+
+    On a terminal a bar shows how far reading has come.
+    """
+    try:
+        file = sys.stdin.buffer if source == "-" else open(source, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"{source}: {error.strerror}") from None
+    with file, _progress(file) as progress:
+        number = 1
+        while lines := file.readlines(BLOCK_BYTES):
+            yield LineBlock(source, number, [line.removesuffix(b"\n") for line in lines])
+            number += len(lines)
+            progress.advance(progress.task_ids[0], sum(map(len, lines)))
+
+
+def _progress(file: IO[bytes]) -> Progress:
+    status = os.fstat(file.fileno())
+    console = Console(stderr=True)
+    bar = Progress(
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    bar.add_task("read", total=status.st_size if stat.S_ISREG(status.st_mode) else None)
+    return bar
+
+
+@contextmanager
+def output(path: str) -> Iterator[IO[bytes]]:
+    """Standard output for `-`, else a file that appears whole or not at all."""
+    if path == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    try:
+        with whole_file(Path(path)) as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
