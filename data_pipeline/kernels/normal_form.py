@@ -40,6 +40,8 @@ def text_buffers(column: pa.Array | pa.ChunkedArray) -> TextBuffers:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):  # what combine_chunks leaves of a column that has no chunk
         array = pa.array([], pa.large_string())
+    if pa.types.is_null(array.type):  # what pyarrow makes of a list that holds nothing or None
+        array = array.cast(pa.large_string())
     if array.null_count:
         array = array.fill_null("")
     _, offsets, data = array.buffers()

@@ -1,9 +1,10 @@
 """What can be measured of a text without a model, for a whole column at once: the signals that the filter's rules look
 at.
 
-Every signal has its source in SIGNALS. Where the source counts words, characters stand in: words would cost ten times
-everything else together, and Chinese words have about 1.7 characters, so that an n-gram of n words is read as one of 2n
-characters. White space does not count in shares and n-grams. A share of nothing is 0.
+Every signal has its source in SIGNALS. White space does not count in shares; a share of nothing is 0. Where the source
+counts n-grams of words, units stand in, because segmentation would cost ten times everything else together: a unit is a
+letter, or a whole run of Latin letters and digits, so that English and addresses do not look like repetition. Chinese
+words have about 1.7 characters, so n words are read as 2n units.
 """
 
 import math
@@ -42,9 +43,9 @@ SIGNALS = {
     "ellipsis_line_share": "lines that end in an ellipsis (Gopher)",
     "duplicate_line_share": "lines that were there before (Gopher, FineWeb)",
     "duplicate_line_character_share": "characters in them (Gopher, FineWeb)",
-    "top_4_gram_share": "characters in the most frequent 4-gram (Gopher's top 2 words)",
-    "top_6_gram_share": "characters in the most frequent 6-gram (Gopher's top 3 words)",
-    "top_8_gram_share": "characters in the most frequent 8-gram (Gopher's top 4 words)",
+    "top_4_gram_share": "units in the most frequent 4-gram (Gopher's top 2 words)",
+    "top_6_gram_share": "units in the most frequent 6-gram (Gopher's top 3 words)",
+    "top_8_gram_share": "units in the most frequent 8-gram (Gopher's top 4 words)",
     "duplicate_10_gram_share": "10-grams that were there before (Gopher's duplicate 5 words)",
     "repetition_10": "repeated 10-grams, the most frequent ones (data-juicer character_repetition_filter)",
     "repeated_13_gram_share": "13-grams that occur more than once (ChineseWebText)",
@@ -144,7 +145,7 @@ def _signals(
 ) -> None:
     """Fill `out` (float64[rows, signals]) for rows of code points."""
     longest = np.diff(offsets).max() if offsets.size > 1 else np.int64(0)
-    solid = np.empty(longest, np.uint32)
+    units = np.empty(longest, np.uint32)
     bits = np.empty(longest, np.uint16)
     above = table[-1]  # code points above the table are unassigned, as its last one is
     counts = np.empty(class_bits.size, np.int64)
@@ -157,9 +158,9 @@ def _signals(
             counts[kind] += 1
             bits[i] = class_bits[kind]
         _measure_classes(counts, class_bits, out[row])
-        characters = _measure_runs(text, bits[: text.size], stop_words, solid, out[row])
+        count = _measure_runs(text, bits[: text.size], stop_words, units, out[row])
         _measure_lines(text, bits[: text.size], out[row])
-        _measure_repetition(solid[:characters], out[row])
+        _measure_repetition(units[:count], out[row])
 
 
 @compiled
@@ -192,22 +193,32 @@ def _measure_classes(counts: np.ndarray, class_bits: np.ndarray, out: np.ndarray
 
 @compiled
 def _measure_runs(
-    text: np.ndarray, bits: np.ndarray, stop_words: np.ndarray, solid: np.ndarray, out: np.ndarray
+    text: np.ndarray, bits: np.ndarray, stop_words: np.ndarray, units: np.ndarray, out: np.ndarray
 ) -> int:
-    """Signals 9 (its runs), 11 and 12. Copies what is not white space to `solid`; returns how many characters."""
+    """Signals 9 (its runs), 11 and 12. Writes the text's units (uint32) to `units` and returns how many there are."""
     stop_seen = np.zeros(stop_words.size, np.int64)
-    characters = 0
+    written = 0
     terms = 0
     short_terms = 0
     term = 0  # letters of the current run
     term_is_han = True
     run = 0  # 烫 or 屯 in a row
     broken = 0
+    word = np.uint64(0)  # hash of the current run of Latin letters and digits, 0 outside of one
     for i in range(text.size + 1):
         b = bits[i] if i < text.size else np.uint16(0)
+        if b & (_LATIN | _DIGIT):
+            word = (word * _BASE + np.uint64(text[i])) | np.uint64(1)
+        elif word:
+            units[written] = np.uint32(mix(word) >> np.uint64(33)) | np.uint32(0x80000000)
+            written += 1
+            word = np.uint64(0)
         if b & _LETTER:
             term += 1
             term_is_han = term_is_han and (b & _HAN) != 0
+            if not b & (_LATIN | _DIGIT):
+                units[written] = text[i]
+                written += 1
         elif term:
             terms += 1
             short_terms += term_is_han and 2 <= term <= 4
@@ -218,17 +229,13 @@ def _measure_runs(
         else:
             broken += run if run >= 3 else 0
             run = 1 if b & _RUN else 0
-        if i == text.size or b & _SPACE:
-            continue
-        solid[characters] = text[i]
-        characters += 1
         if b & _STOP:
-            for word in range(stop_words.size):
-                stop_seen[word] |= text[i] == stop_words[word]
-    out[9] += _share(broken, characters)
+            for place in range(stop_words.size):
+                stop_seen[place] |= text[i] == stop_words[place]
+    out[9] += _share(broken, out[0])
     out[11] = stop_seen.sum()
     out[12] = _share(short_terms, terms)
-    return characters
+    return written
 
 
 @compiled
@@ -289,7 +296,7 @@ def _measure_lines(text: np.ndarray, bits: np.ndarray, out: np.ndarray) -> None:
 
 
 @compiled
-def _count_grams(solid: np.ndarray, gram: int, at: np.ndarray, places: np.ndarray) -> np.ndarray:
+def _count_grams(units: np.ndarray, gram: int, at: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Count the n-grams that begin at the positions `at`: the counts (int32) in a hash table.
 
     `places[i]` becomes the place in it of the n-gram at `at[i]`. It has at least twice as many places as n-grams.
@@ -302,7 +309,7 @@ def _count_grams(solid: np.ndarray, gram: int, at: np.ndarray, places: np.ndarra
     for i in range(at.size):
         word = np.uint64(0)
         for j in range(gram):
-            word = word * _BASE + np.uint64(solid[at[i] + j])
+            word = word * _BASE + np.uint64(units[at[i] + j])
         key = mix(word) | np.uint64(1)  # never 0, the mark of an empty place
         place = np.int64(key >> np.uint64(20)) & (size - 1)
         while keys[place] != 0 and keys[place] != key:
@@ -314,24 +321,24 @@ def _count_grams(solid: np.ndarray, gram: int, at: np.ndarray, places: np.ndarra
 
 
 @compiled
-def _measure_repetition(solid: np.ndarray, out: np.ndarray) -> None:
+def _measure_repetition(units: np.ndarray, out: np.ndarray) -> None:
     """Signals 21 to 26.
 
     An n-gram can occur twice only where the shorter n-gram that it begins with does, so each size looks at what the
     size before it has left: nearly nothing in ordinary text.
     """
-    at = np.arange(solid.size)
-    places = np.empty(solid.size, np.int64)
+    at = np.arange(units.size)
+    places = np.empty(units.size, np.int64)
     column = 21
     for gram in (4, 6, 8, 10, 13):
-        grams = max(0, solid.size - gram + 1)
+        grams = max(0, units.size - gram + 1)
         while at.size and at[-1] >= grams:
             at = at[:-1]
-        counts = _count_grams(solid, gram, at, places)
+        counts = _count_grams(units, gram, at, places)
         repeated = counts[counts > 1]
         if gram <= 8:
             top = repeated.max() if repeated.size else 0
-            out[column] = _share(min(top * gram, solid.size), solid.size)
+            out[column] = _share(min(top * gram, units.size), units.size)
         elif gram == 10:
             kinds = grams - (repeated.sum() - repeated.size)
             out[column] = _share(grams - kinds, grams)
@@ -365,7 +372,9 @@ def text_signals_reference(text: str) -> dict[str, float]:
     lines = [stripped for line in text.split("\n") if (stripped := line.strip())]
     line_characters = sum(map(len, lines))
     repeated_lines = [line for place, line in enumerate(lines) if line in lines[:place]]
-    grams = {n: Counter("".join(solid[i : i + n]) for i in range(size - n + 1)) for n in (4, 6, 8, 10, 13)}
+    latin = "".join(rf"{chr(first)}-{chr(end - 1)}" for first, end in _LATIN_BLOCKS)
+    units = re.findall(rf"[{latin}\d]+|[^\W_]", text)
+    grams = {n: Counter(tuple(units[i : i + n]) for i in range(len(units) - n + 1)) for n in (4, 6, 8, 10, 13)}
     top = {n: max(grams[n].values(), default=0) for n in (4, 6, 8)}
     often = {n: sorted((count for count in grams[n].values() if count > 1), reverse=True) for n in (10, 13)}
     return {
@@ -392,7 +401,10 @@ def text_signals_reference(text: str) -> dict[str, float]:
         "ellipsis_line_share": share(sum(line.endswith(("…", "...")) for line in lines), len(lines)),
         "duplicate_line_share": share(len(repeated_lines), len(lines)),
         "duplicate_line_character_share": share(sum(map(len, repeated_lines)), line_characters),
-        **{f"top_{n}_gram_share": share(min(top[n] * n, size) if top[n] > 1 else 0, size) for n in (4, 6, 8)},
+        **{
+            f"top_{n}_gram_share": share(min(top[n] * n, len(units)) if top[n] > 1 else 0, len(units))
+            for n in (4, 6, 8)
+        },
         "duplicate_10_gram_share": share(grams[10].total() - len(grams[10]), grams[10].total()),
         "repetition_10": share(sum(often[10][: math.isqrt(len(grams[10]))]), grams[10].total()),
         "repeated_13_gram_share": share(sum(often[13]), grams[13].total()),
