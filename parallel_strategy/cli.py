@@ -12,6 +12,7 @@ from parallel_strategy.errors import UserError
 VERBS = {
     "init": "write a commented strategy, model and cluster file",
     "predict": "time and memory of a strategy on a cluster",
+    "search": "the best strategy, what fits, and why not its neighbours",
     "ranks": "rank, coordinate and device of a strategy's mesh",
     "calibrate": "fit a machine's figures to measured runs",
     "validate": "predict measured runs and score: errors, order, regret",

@@ -1,6 +1,5 @@
 """Time and memory of one question: the program, its price, its schedule replayed, its memory walked."""
 
-import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,9 +37,7 @@ class Prediction:
 
     def with_figures(self, question: Question) -> "Prediction":
         """The same program at other prices: `question` differs in figures of cluster and framework only, links excepted."""
-        program = copy.copy(self.program)
-        program.question = question
-        return Prediction(question, program=program, network=self.price.network)
+        return Prediction(question, program=self.program.moved_to(question), network=self.price.network)
 
     @cached_property
     def chunk_costs(self) -> list[tuple[float, float, float]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.kernel import kernel_seconds, smooth_maximum
-from parallel_strategy.graph.operator import Block, Phase
+from parallel_strategy.graph.operator import Block, KernelTable, Phase
 from parallel_strategy.graph.program import Chunk, Piece, Program
 
 
@@ -85,6 +85,7 @@ class Price:
         self.network = network or Network(question.cluster)
         self.dtype = question.model.compute_dtype
         self._blocks: dict[str, BlockCost] = {}
+        self.kernel_times: dict[str, tuple[KernelTable, np.ndarray]] = {}  # device times do not depend on the placement
 
     def collective(self, op: str, axis: str, size: float) -> float:
         members, stride = self.program.group(axis)
@@ -97,8 +98,10 @@ class Price:
 
     def _price(self, block: Block) -> BlockCost:
         framework = self.framework
-        table = block.table()
-        device = kernel_seconds(table, self.cluster.device, framework, self.dtype)
+        if block.kind not in self.kernel_times:
+            kernels = block.table()
+            self.kernel_times[block.kind] = kernels, kernel_seconds(kernels, self.cluster.device, framework, self.dtype)
+        table, device = self.kernel_times[block.kind]
         forward = table.phase == Phase.FORWARD
         backward_input, backward_weight = table.phase == Phase.BACKWARD_INPUT, table.phase == Phase.BACKWARD_WEIGHT
         exposed = [0.0, 0.0]

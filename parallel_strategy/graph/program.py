@@ -4,6 +4,7 @@ Ranks of one stage run the same program, so a program is written per stage. The 
 equal layers has one layer block, priced once.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,6 +66,12 @@ class Program:
             vocab_split=strategy.tensor.vocab == "split",
         )
         self.chunks = self._chunks()
+
+    def moved_to(self, question: Question) -> "Program":
+        """The same blocks under another placement or other figures: nothing that decides a shape may differ."""
+        program = copy.copy(self)
+        program.question = question
+        return program
 
     @property
     def pp(self) -> int:

@@ -66,10 +66,6 @@ class SpecFile(Section):
         except ValidationError as error:
             raise UserError(f"{where}: {describe(error, cls)}") from None
 
-    def dump(self) -> str:
-        """YAML text that `parse` reads back to an equal object."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
-
 
 def read_text(path: Path | str) -> str:
     try:

@@ -7,6 +7,7 @@ are checked here; whatever breaks one gets a line with the field and the nearest
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from pydantic import Field, PositiveInt, model_validator
 
 from parallel_strategy.errors import UserError
@@ -190,6 +191,16 @@ class StrategySpec(SpecFile):
         if pipeline.vpp > 1 and pipeline.schedule not in CHUNKED:
             raise ValueError(f"pipeline.vpp {pipeline.vpp} needs a schedule with chunks; nearest: 'interleaved'")
         return self
+
+    def dump(self) -> str:
+        """YAML text that `parse` reads back to an equal strategy."""
+        return yaml.safe_dump(
+            self.model_dump(mode="json", by_alias=True, exclude_none=True),
+            sort_keys=False,
+            allow_unicode=True,
+            default_flow_style=None,
+            width=110,
+        )
 
     @property
     def micro_batches(self) -> int:
