@@ -40,6 +40,8 @@ MODULES = {
     "data-juicer": "data_juicer",
 }
 GRAM = 5
+# Its workers are children of a server process that nobody waits for, so their processor time cannot be read.
+UNCOUNTED = "datatrove"
 
 Document = tuple[str, str]  # id, text
 
@@ -220,9 +222,11 @@ def main() -> None:
 
 def _print_row(measured: dict[str, Any], ours: dict[str, Any], judge: Judge, kept: Path) -> None:
     recall, removed, precision, forms = judge.judge(kept)
+    uncounted = measured["version"].startswith(UNCOUNTED)
+    cpu = "" if uncounted else f"{measured['cpu']:8.2f}{measured['cpu'] / ours['cpu']:7.1f}"
     print(
         f"{measured['version']:22}{measured['seconds']:8.2f}{measured['seconds'] / ours['seconds']:7.1f}"
-        f"{measured['cpu']:8.2f}{measured['cpu'] / ours['cpu']:7.1f}{removed:9}"
+        f"{cpu:15}{removed:9}"
         f"{precision:7.3f}{forms:6}  " + " ".join(f"{value:.3f}" for value in recall.values()),
         flush=True,
     )
