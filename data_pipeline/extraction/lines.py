@@ -22,42 +22,43 @@ LEAST_PROBABILITY = 0.15
 
 @dataclass(frozen=True)
 class LineModel:
-    """Trees as arrays. Node k asks `row[feature[k]] <= value[k]` and goes to `left[k]` or `right[k]`; a leaf has feature -1.
-
-    The sum of the leaves that a row falls into is the log of the odds that the line is main text.
+    """Complete binary trees of one depth, in heap order: node k asks `row[feature[k]] > threshold[k]` and goes to 2k+1 or, if so,
+    to 2k+2. The sum of the leaves that a row falls into is the log of the odds that the line is main text.
     """
 
-    roots: np.ndarray  # int32 [trees]
-    feature: np.ndarray  # int16 [nodes]
-    value: np.ndarray  # float32 [nodes]: a threshold, or a leaf's summand
-    left: np.ndarray  # int32 [nodes]
-    right: np.ndarray  # int32 [nodes]
+    feature: np.ndarray  # int16 [trees, 2^depth - 1]
+    threshold: np.ndarray  # float32 [trees, 2^depth - 1]
+    leaf: np.ndarray  # float32 [trees, 2^depth]
 
     @classmethod
-    def from_trees(cls, trees: list[dict[str, Any]]) -> "LineModel":
-        """From LightGBM's `dump_model()["tree_info"][i]["tree_structure"]`."""
-        feature: list[int] = []
-        value: list[float] = []
-        children: list[tuple[int, int]] = []
+    def from_trees(cls, trees: list[dict[str, Any]], depth: int) -> "LineModel":
+        """From LightGBM's `dump_model()["tree_info"][i]["tree_structure"]`, none deeper than `depth`."""
+        inner = 2**depth - 1
+        feature = np.zeros((len(trees), inner), np.int16)
+        threshold = np.full((len(trees), inner), np.inf, np.float32)
+        leaf = np.zeros((len(trees), inner + 1), np.float32)
 
-        def add(node: dict[str, Any]) -> int:
-            place = len(feature)
-            is_leaf = "leaf_value" in node
-            feature.append(-1 if is_leaf else node["split_feature"])
-            value.append(node["leaf_value"] if is_leaf else node["threshold"])
-            children.append((-1, -1))
-            if not is_leaf:
-                children[place] = (add(node["left_child"]), add(node["right_child"]))
-            return place
+        def place(tree: int, node: dict[str, Any], k: int) -> None:
+            if "leaf_value" in node:
+                # a leaf higher up: everything below goes left to the same value
+                while k < inner:
+                    k = 2 * k + 1
+                leaf[tree, k - inner] = float(f"{node['leaf_value']:.6g}")
+                return
+            feature[tree, k], threshold[tree, k] = node["split_feature"], float(f"{node['threshold']:.6g}")
+            place(tree, node["left_child"], 2 * k + 1)
+            place(tree, node["right_child"], 2 * k + 2)
 
-        roots = [add(tree) for tree in trees]
-        left, right = zip(*children, strict=True)
-        return cls(*_arrays(roots, feature, value, left, right))
+        for number, root in enumerate(trees):
+            place(number, root, 0)
+        return cls(feature, threshold, leaf)
 
     def save(self, path: Path, features: list[str]) -> None:
-        columns = {name: getattr(self, name).tolist() for name in ("roots", "feature", "left", "right")}
-        columns["value"] = [float(f"{number:.6g}") for number in self.value]
-        path.write_text(json.dumps({"features": features, **columns}, separators=(",", ":")) + "\n")
+        """As JSON; a threshold that nothing exceeds is null."""
+        rounded = [[None if np.isinf(x) else float(f"{x:.6g}") for x in row] for row in self.threshold.tolist()]
+        leaves = [[float(f"{x:.6g}") for x in row] for row in self.leaf.tolist()]
+        content = {"features": features, "feature": self.feature.tolist(), "threshold": rounded, "leaf": leaves}
+        path.write_text(json.dumps(content, separators=(",", ":")) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "LineModel":
@@ -65,21 +66,12 @@ class LineModel:
         data = json.loads(path.read_text())
         if data["features"] != FEATURES:
             raise ValueError(f"{path}: fitted to other features; run python -m tests.benchmarks.extraction_fit --write")
-        return cls(*_arrays(*(data[name] for name in ("roots", "feature", "value", "left", "right"))))
+        threshold = [[np.inf if x is None else x for x in row] for row in data["threshold"]]
+        return cls(np.array(data["feature"], np.int16), np.array(threshold, np.float32), np.array(data["leaf"], np.float32))
 
     def probabilities(self, rows: np.ndarray) -> np.ndarray:
         """For each row of `measure_lines` the probability that the line is main text; float64 [lines]."""
-        return evaluate_trees(rows, self.roots, self.feature, self.value, self.left, self.right)
-
-
-def _arrays(roots: Any, feature: Any, value: Any, left: Any, right: Any) -> tuple[np.ndarray, ...]:
-    return (
-        np.array(roots, np.int32),
-        np.array(feature, np.int16),
-        np.array(value, np.float32),
-        np.array(left, np.int32),
-        np.array(right, np.int32),
-    )
+        return evaluate_trees(rows, self.feature, self.threshold, self.leaf)
 
 
 @cache

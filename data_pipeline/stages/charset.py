@@ -84,7 +84,7 @@ class Decoded:
 
     text: str
     charset: str  # the encoding's WHATWG name, in small letters
-    evidence: str  # what decided: "mark", "ascii", "utf-8", "nul", "frequency"
+    evidence: str  # what decided: "mark", "ascii", "utf-8", "nul", "frequency", "declared"
     declared: str | None  # what the header or else the meta said, as an encoding's name; "?" and the label if there is none such
     replaced: int  # bytes that belong to no character, U+FFFD in the text now
     doubtful: bool  # no encoding made sense: binary data, or a language that this module does not know
@@ -163,8 +163,9 @@ def _utf16_by_nul(data: bytes) -> str | None:
 def _candidates(data: bytes, sample: bytes, declared: tuple[str | None, str | None]) -> list[str]:
     """What the bytes could be, the likely first."""
     found = [label for label in declared if label in _CODECS and label not in ("hz-gb-2312", "iso-2022-jp", "windows-1252")]
-    high = len(sample) - len(sample.translate(None, _HIGH_BYTES))
-    if sum(map(len, _UTF8_SEQUENCE.findall(sample))) * 5 >= high * 4:
+    head = sample[:2048]
+    high = len(head) - len(head.translate(None, _HIGH_BYTES))
+    if sum(map(len, _UTF8_SEQUENCE.findall(head))) * 5 >= high * 4:
         found.append("utf-8")
     else:
         # thousands of errors are slow to replace
@@ -191,8 +192,21 @@ def _by_frequency(data: bytes, from_header: str | None, from_meta: str | None) -
     if best_score < DOUBTFUL_SCORE and _is_western(sample):
         text, replaced = _decode(data, "windows-1252")
         return Decoded(text, "windows-1252", "frequency", declared, replaced, False)
+    if best_score < DOUBTFUL_SCORE and declared and declared.startswith("?"):
+        known = _declared_only(data, declared[1:])
+        if known is not None:
+            return Decoded(known, declared[1:], "declared", declared, known.count("\ufffd"), False)
     text, replaced = _decode(data, best)
     return Decoded(text.removeprefix("\ufeff"), best, "frequency", declared, replaced, bool(best_score < DOUBTFUL_SCORE))
+
+
+def _declared_only(data: bytes, label: str) -> str | None:
+    """The text by an encoding outside this module's (Cyrillic, Thai, ...), where it makes sense as that."""
+    try:
+        text = data.decode(codecs.lookup(label).name, "replace")
+    except (LookupError, UnicodeError, ValueError):
+        return None
+    return text if isinstance(text, str) and text.count("\ufffd") * 50 <= len(text) else None
 
 
 def _score(text: str, replaced: int) -> float:

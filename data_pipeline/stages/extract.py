@@ -57,19 +57,19 @@ def extract(html: bytes, url: str | None = None, content_type: str | None = None
     if not markup.strip() or decoded.doubtful:
         return _nothing(decoded.charset, decoded.replaced, "not_text" if markup.strip() else "empty")
     page = read_page(markup.encode("utf-8", "replace"))
-    title = _title(page)
+    lines = _Lines(page)
     rows = measure_lines(page)
     probability = line_model().probabilities(rows)
     kept = expected_best(page, probability)
-    text = _paragraphs(page, kept)
+    text = _paragraphs(page, lines, kept)
     counts = page.line_counts
     characters = int(counts[kept, CHARACTERS].sum())
     certain = float((probability * counts[:, CHARACTERS])[kept].sum()) / characters if characters else 0.0
     return Extraction(
-        title=title,
+        title=_title(page, lines),
         text=text,
         charset=decoded.charset,
-        date=_date(page, kept, markup, url),
+        date=_date(page, lines, kept, markup, url),
         reason=None if text else "no_text",
         confidence=round(certain, 4),
         characters=int(counts[:, CHARACTERS].sum()),
@@ -84,18 +84,25 @@ def _nothing(charset: str, replaced: int, reason: str) -> Extraction:
     return Extraction("", "", charset, None, reason, 0.0, 0, 0, 0, replaced, False)
 
 
-def _line(page: FlatPage, number: int) -> str:
-    return page.text[page.line_start[number] : page.line_end[number]].tobytes().decode("utf-8", "replace")
+class _Lines:
+    """The lines of a page as strings, made when asked for."""
+
+    def __init__(self, page: FlatPage):
+        self._text = page.text.tobytes()
+        self._start, self._end = page.line_start.tolist(), page.line_end.tolist()
+
+    def __getitem__(self, number: int) -> str:
+        return self._text[self._start[number] : self._end[number]].decode("utf-8", "replace")
 
 
-def _title(page: FlatPage) -> str:
+def _title(page: FlatPage, lines: _Lines) -> str:
     """The page's `<title>` without the names of site and channel; where a heading repeats a part of it, that heading."""
     tags = page.node_tag[page.line_node]
     titles = np.flatnonzero(tags == TAG["title"])
-    headings = [_line(page, int(number)) for number in np.flatnonzero((tags == TAG["h1"]) | (tags == TAG["h2"]))[:12]]
+    headings = [lines[int(number)] for number in np.flatnonzero((tags == TAG["h1"]) | (tags == TAG["h2"]))[:12]]
     if not len(titles):
         return next(iter(headings), "")[:200]
-    title = _line(page, int(titles[0]))
+    title = lines[int(titles[0])]
     for heading in headings:
         if 4 <= len(heading) and heading in title:
             return heading[:200]
@@ -104,24 +111,24 @@ def _title(page: FlatPage) -> str:
     return next((part for part in parts if len(part) >= 4), title)[:200]
 
 
-def _paragraphs(page: FlatPage, kept: np.ndarray) -> str:
+def _paragraphs(page: FlatPage, lines: _Lines, kept: np.ndarray) -> str:
     """The kept lines one below the other; short cells of a table's row stand side by side, parted by tabs."""
-    pieces: list[str] = []
-    row_before, short_before = -1, False
-    cells = (TAG["td"], TAG["th"])
     tags = page.node_tag[page.line_node]
-    for number in np.flatnonzero(kept).tolist():
-        node = page.line_node[number]
-        is_short = tags[number] in cells and page.line_counts[number, CHARACTERS] <= MAX_CELL_CHARACTERS
-        row = int(page.node_parent[node]) if is_short else -1
+    is_cell = kept & ((tags == TAG["td"]) | (tags == TAG["th"])) & (page.line_counts[:, CHARACTERS] <= MAX_CELL_CHARACTERS)
+    row_of = np.where(is_cell, page.node_parent[page.line_node], -1)
+    numbers = np.flatnonzero(kept)
+    rows = row_of[numbers].tolist()
+    pieces: list[str] = []
+    row_before = -1
+    for number, row in zip(numbers.tolist(), rows, strict=True):
         if pieces:
-            pieces.append("\t" if is_short and short_before and row == row_before else "\n")
-        pieces.append(_line(page, number))
-        row_before, short_before = row, is_short
+            pieces.append("\t" if row >= 0 and row == row_before else "\n")
+        pieces.append(lines[number])
+        row_before = row
     return "".join(pieces)
 
 
-def _date(page: FlatPage, kept: np.ndarray, markup: str, url: str | None) -> str | None:
+def _date(page: FlatPage, lines: _Lines, kept: np.ndarray, markup: str, url: str | None) -> str | None:
     """The day from the page's metadata, from the lines around the beginning of the text, or from the address."""
     for meta in _META.finditer(markup, 0, _HEAD_BYTES):
         found = _DATE.search(meta[1])
@@ -131,7 +138,7 @@ def _date(page: FlatPage, kept: np.ndarray, markup: str, url: str | None) -> str
     if len(places):
         for number in range(max(0, int(places[0]) - 12), min(len(kept), int(places[0]) + 3)):
             if page.line_counts[number, CHARACTERS] <= 120:
-                found = _DATE.search(_line(page, number))
+                found = _DATE.search(lines[number])
                 if found:
                     return _day(found)
     found = _URL_DATE.search(url) if url else None

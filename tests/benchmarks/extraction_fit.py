@@ -25,7 +25,7 @@ from tests.benchmarks.page_templates import Text, make_page
 
 CORPUS = {"lctt_it_news": 400, "medical_qa": 500, "law_md": 150, "tidb_docs": 60, "classical_modern": 150}
 SETTINGS = {
-    "n_estimators": 300, "num_leaves": 8, "learning_rate": 0.07, "min_child_samples": 30, "subsample": 0.7, "subsample_freq": 1,
+    "n_estimators": 300, "num_leaves": 8, "max_depth": 4, "learning_rate": 0.07, "min_child_samples": 30, "subsample": 0.7, "subsample_freq": 1,
     "colsample_bytree": 0.3, "reg_lambda": 5, "n_jobs": 1, "verbose": -1, "random_state": 1, "deterministic": True,
 }  # fmt: skip
 SHARE_OF_LABELLED = 0.6
@@ -80,7 +80,7 @@ def fit(labelled: list[Example], invented: list[Example]) -> LineModel:
     trees = lightgbm.LGBMClassifier(**SETTINGS)
     features, label = np.vstack([page.features for page in pages]), np.concatenate([page.label for page in pages])
     trees.fit(features, label, sample_weight=weight / weight.mean())
-    return LineModel.from_trees([tree["tree_structure"] for tree in trees.booster_.dump_model()["tree_info"]])
+    return LineModel.from_trees([tree["tree_structure"] for tree in trees.booster_.dump_model()["tree_info"]], SETTINGS["max_depth"])
 
 
 def main() -> None:
