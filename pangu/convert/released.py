@@ -36,6 +36,8 @@ STRATEGY_PLACES = ("*strategy*.ckpt", "../strategy_load_ckpt/*strategy*.ckpt", "
 MOST_LISTED = 8
 MOST_RANGES = 40
 SAMPLE = 4096
+# Bytes of a part that are read at a time where they do not lie together in the parameter.
+BAND = 4 << 20
 
 
 def holds_shards(folder: Path) -> bool:
@@ -248,9 +250,12 @@ class ReleasedShards(Source):
             if target.flags.c_contiguous:
                 stored.read_into(self.open_files, path, 0, bytes_of(target))
             else:
-                part = np.empty(part_shape, info.data_type.storage)
-                stored.read_into(self.open_files, path, 0, bytes_of(part))
-                target[...] = part
+                row_bytes = stored.nbytes // len(target)
+                at_once = max(1, BAND // row_bytes)
+                for start in range(0, len(target), at_once):
+                    band = np.empty(target[start : start + at_once].shape, target.dtype)
+                    stored.read_into(self.open_files, path, start * row_bytes, bytes_of(band))
+                    target[start : start + at_once] = band
 
 
 def difference(content: dict[str, TensorInfo], usual: dict[str, TensorInfo]) -> str:

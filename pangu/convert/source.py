@@ -46,11 +46,18 @@ class Source(ABC):
     ) -> None:
         self.open_files.close()
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor in the storage type of its data type; nothing else of it stays in memory."""
+    def read(self, name: str, buffer: np.ndarray | None = None) -> np.ndarray:
+        """One tensor in the storage type of its data type.
+
+        buffer: uint8 memory that is large enough for it, used again for the next: one buffer for all tensors takes the
+        memory of the largest, where new arrays may take that of two.
+        """
         info = self.tensors[name]
         assert info.data_type is not None
-        array = np.empty(info.shape, info.data_type.storage)
+        if buffer is None:
+            array = np.empty(info.shape, info.data_type.storage)
+        else:
+            array = buffer[: info.nbytes].view(info.data_type.storage).reshape(info.shape)
         if info.nbytes:
             self.fill(name, bytes_of(array))
         return array

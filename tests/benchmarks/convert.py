@@ -1,11 +1,11 @@
 """Converting weights: rate and memory, beside a plain copy of the same bytes and MindSpore's own functions.
 
-    python -m tests.benchmarks.convert [--layers 5] [--hidden 2560] [--rounds 3] [--folder DIR]
+    python -m tests.benchmarks.convert [--layers 4] [--hidden 2560] [--rounds 3] [--folder DIR]
 
 Random weights of some layers of the 2.6B model (the query layer counted), in 512 shards as released and in 8. Every row
-runs in a process of its own, the rows one after the other, and that `--rounds` times; the best time of each is printed.
-`beyond start`: how far the peak of the process's memory lies above what it was before the work, in largest parameters.
-The copy is shutil.copyfile and fsync: what the disk gives. Sources and outputs are in the page cache, as after an unpack.
+runs in a process of its own, and right before it a copy of the output's bytes (shutil.copyfile and fsync): what the
+disk gives at that moment. Times are medians; `of copy` is the median of the ratios of the pairs.
+`memory`: how far the process's peak lies above what it was before the work, in largest parameters.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import math
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,35 +25,27 @@ from safetensors.numpy import save_file
 from tests.conftest import REPOSITORY
 from tests.pangu.convert_files import released_layouts, shapes_of, write_ckpt, write_released, write_strategy
 
-# {row: the program that does it; its imports come before the measurement}
+MAIN = "main(['convert', '{%s}', '--to', '%s', '--out', '{out}.%s', *%s])"
+COPY = ("", "copy('{safetensors}', '{out}.bin')")
+# {row: the imports, which come before the measurement, and the program that does it}
 PROGRAMS = {
-    "copy of the output": ("import os, shutil", "copy('{safetensors}', '{out}.bin')"),
-    "512 shards -> safetensors": (
-        "",
-        "main(['convert', '{many}', '--to', 'safetensors', '--out', '{out}.safetensors'])",
-    ),
-    "8 shards -> safetensors": ("", "main(['convert', '{few}', '--to', 'safetensors', '--out', '{out}.safetensors'])"),
+    "512 shards -> safetensors": ("", MAIN % ("many", "safetensors", "safetensors", [])),
+    "8 shards -> safetensors": ("", MAIN % ("few", "safetensors", "safetensors", [])),
     "8 shards, MindSpore transform_checkpoints": (
         "import mindspore as ms",
         "ms.transform_checkpoints('{ranks}', '{out}', 'm', '{few}/strategy.ckpt', None)",
     ),
-    ".ckpt -> safetensors": ("", "main(['convert', '{ckpt}', '--to', 'safetensors', '--out', '{out}.safetensors'])"),
+    ".ckpt -> safetensors": ("", MAIN % ("ckpt", "safetensors", "safetensors", [])),
     ".ckpt -> safetensors, MindSpore": (
         "import mindspore as ms",
         "ms.save_checkpoint(ms.load_checkpoint('{ckpt}'), '{out}.safetensors', format='safetensors')",
     ),
-    "safetensors -> .ckpt": ("", "main(['convert', '{safetensors}', '--to', 'mindspore', '--out', '{out}.ckpt'])"),
-    "safetensors -> PyTorch names": (
-        "",
-        "main(['convert', '{safetensors}', '--to', 'pytorch', '--out', '{out}.safetensors'])",
-    ),
-    "safetensors -> bf16": (
-        "",
-        "main(['convert', '{safetensors}', '--to', 'safetensors', '--dtype', 'bf16', '--out', '{out}.safetensors'])",
-    ),
+    "safetensors -> .ckpt": ("", MAIN % ("safetensors", "mindspore", "ckpt", [])),
+    "safetensors -> PyTorch names": ("", MAIN % ("safetensors", "pytorch", "safetensors", [])),
+    "safetensors -> bf16": ("", MAIN % ("safetensors", "safetensors", "safetensors", ["--dtype", "bf16"])),
 }
 FRAME = """
-import os, resource, shutil, sys, time, json
+import os, re, shutil, time, json
 {imports}
 from pangu.cli import main
 import pangu.commands.convert, pangu.convert.released
@@ -60,12 +53,17 @@ def copy(source, target):
     shutil.copyfile(source, target)
     with open(target) as file:
         os.fsync(file)
-before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+def peak():
+    with open("/proc/self/status") as status:
+        return int(re.search(r"VmHWM:\\s+(\\d+)", status.read())[1]) * 1024
+# Sets the peak back to what is used now.
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
+before, started = peak(), time.perf_counter()
 {work}
 seconds = time.perf_counter() - started
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print()
-print(json.dumps([seconds, (peak - before) * 1024]))
+print(json.dumps([seconds, peak() - before]))
 """
 
 
@@ -100,7 +98,7 @@ def measure(program: tuple[str, str], places: dict[str, str], folder: Path) -> t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--hidden", type=int, default=2560, help="a multiple of 512")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the files go (default: the system's temporary directory)")
@@ -108,21 +106,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         places = make_inputs(folder, arguments.layers, arguments.hidden)
-        results: dict[str, list[tuple[float, int]]] = {row: [] for row in PROGRAMS}
+        results: dict[str, list[tuple[float, int, float]]] = {row: [] for row in PROGRAMS}
         for _ in range(arguments.rounds):
             for row, program in PROGRAMS.items():
-                results[row].append(measure(program, places, folder / "work"))
+                copied, _ = measure(COPY, places, folder / "work")
+                seconds, memory = measure(program, places, folder / "work")
+                results[row].append((seconds, memory, copied / seconds))
     shapes = shapes_of(arguments.layers - 1, arguments.hidden, 4 * arguments.hidden, 1024, 4000)
     total, largest = (4 * f(math.prod(shape) for shape in shapes.values()) for f in (sum, max))
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("mindspore", "numpy", "safetensors"))
     print(f"{total / 1e9:.2f} GB of weights, largest parameter {largest / 1e6:.0f} MB; {versions}")
-    copy_seconds = min(seconds for seconds, _ in results["copy of the output"])
-    print(f"{'':42} {'s':>7} {'MB/s':>7} {'of copy':>8} {'beyond start':>13}")
+    print(f"{'':42} {'s':>7} {'MB/s':>7} {'of copy':>8} {'memory':>8}")
     for row, runs in results.items():
-        seconds = min(seconds for seconds, _ in runs)
-        memory = max(memory for _, memory in runs)
-        rate = f"{total / 1e6 / seconds:7.0f} {copy_seconds / seconds:7.0%}"
-        print(f"{row:42} {seconds:7.2f} {rate} {memory / largest:12.2f}×")
+        seconds, ratio = (statistics.median(run[column] for run in runs) for column in (0, 2))
+        memory = max(run[1] for run in runs)
+        print(f"{row:42} {seconds:7.2f} {total / 1e6 / seconds:7.0f} {ratio:7.0%} {memory / largest:7.2f}×")
 
 
 if __name__ == "__main__":

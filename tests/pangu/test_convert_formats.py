@@ -413,17 +413,19 @@ def test_one_parameter_at_a_time(tmp_path: Path) -> None:
     """The memory of a conversion stays below its largest parameter and a fixed amount."""
     save_file(random_weights(3, 1024, 4096), tmp_path / "in.safetensors")
     program = (
-        "import resource, sys; from pangu.cli import main\n"
+        "import re, sys; from pathlib import Path; from pangu.cli import main\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
         "main(['convert', sys.argv[1], '--to', 'pytorch', '--dry-run', '--json'])\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        # Sets the peak back to what is used now.
+        "Path('/proc/self/clear_refs').write_text('5'); before = peak()\n"
         "main(['convert', sys.argv[1], '--to', 'pytorch', '--out', sys.argv[2]])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+        "print(peak() - before)"
     )
     paths = [str(tmp_path / "in.safetensors"), str(tmp_path / "out.safetensors")]
     run = subprocess.run([sys.executable, "-c", program, *paths], cwd=REPOSITORY, capture_output=True, check=True)
     grown = int(run.stdout.split()[-1]) * 1024
     largest = 1024 * 4096 * 4
-    assert grown < largest + 3 * write.BLOCK
+    assert largest // 2 < grown < largest + 3 * write.BLOCK
 
 
 def test_pytorch_names_are_not_canonical_without_converting() -> None:
