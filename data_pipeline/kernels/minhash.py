@@ -33,50 +33,80 @@ def mix(value: np.uint64) -> np.uint64:
 
 
 @compiled
-def _hash_grams(values: np.ndarray, start: int, count: int, gram: int, salt: np.uint64, hashes: np.ndarray) -> None:
-    """`hashes[i]` = salted hash of `values[start + i : start + i + gram]`, for i < count."""
+def _gram_words(values: np.ndarray, start: int, count: int, gram: int, words: np.ndarray) -> None:
+    """`words[i]` = the n-gram `values[start + i : start + i + gram]` as one number (uint64), for i < count."""
     # One pass a character of the n-gram over slices that start at 0: each is a loop that the compiler turns into vector
     # code, which it does not do for an inner loop of unknown length or for indices that might be negative.
-    hashes = hashes[:count]
-    hashes[:] = np.uint64(0)
+    words = words[:count]
+    words[:] = np.uint64(0)
     for j in range(gram):
         characters = values[start + j : start + j + count]
         for i in range(count):
-            hashes[i] = hashes[i] * _BASE + np.uint64(characters[i])
+            words[i] = words[i] * _BASE + np.uint64(characters[i])
+
+
+@compiled
+def _distinct_words(values: np.ndarray, start: int, count: int, gram: int) -> np.ndarray:
+    """The sorted distinct words of the n-grams that begin at `values[start : start + count]`."""
+    words = np.empty(count, np.uint64)
+    _gram_words(values, start, count, gram, words)
+    words.sort()
+    distinct = 0
     for i in range(count):
-        hashes[i] = mix(hashes[i] * _BASE + salt)
+        if i == 0 or words[i] != words[i - 1]:
+            words[distinct] = words[i]
+            distinct += 1
+    return words[:distinct]
+
+
+@compiled
+def _fill(words: np.ndarray, hashes: np.ndarray, turn: int, seed: int, slots: np.ndarray) -> None:
+    """One round of the sketch: lower `slots` to the least value that the n-grams `words` have in each."""
+    size = np.uint64(slots.size)
+    salt = mix(np.uint64(seed) + np.uint64(turn) * _ROUND)
+    high = np.uint64(turn) << np.uint64(32)
+    hashes = hashes[: words.size]
+    for i in range(words.size):
+        hashes[i] = mix(words[i] * _BASE + salt)
+    if turn < slots.size:
+        for i in range(words.size):
+            word = hashes[i]
+            slot = ((word >> np.uint64(32)) * size) >> np.uint64(32)
+            slots[slot] = min(slots[slot], high | (word & np.uint64(0xFFFFFFFF)))
+    else:  # after `size` rounds each round is for one slot, so that the sketch ends for certain
+        slot = np.uint64(turn - slots.size)
+        for i in range(words.size):
+            slots[slot] = min(slots[slot], high | (hashes[i] & np.uint64(0xFFFFFFFF)))
 
 
 @compiled
 def _sketch(
-    values: np.ndarray, start: int, end: int, gram: int, seed: int, hashes: np.ndarray, slots: np.ndarray
+    values: np.ndarray,
+    start: int,
+    end: int,
+    gram: int,
+    seed: int,
+    words: np.ndarray,
+    hashes: np.ndarray,
+    slots: np.ndarray,
 ) -> None:
     """Fill `slots` (uint64[size]) for the document `values[start:end]`, which holds at least one character."""
-    size = np.uint64(slots.size)
     slots[:] = EMPTY
     width = min(gram, end - start)  # a document shorter than an n-gram is one n-gram
     grams = end - start - width + 1
-    empty = slots.size
-    turn = 0
-    while empty:
-        salt = mix(np.uint64(seed) + np.uint64(turn) * _ROUND)
-        high = np.uint64(turn) << np.uint64(32)
-        for first in range(0, grams, _BLOCK):
-            count = min(_BLOCK, grams - first)
-            _hash_grams(values, start + first, count, width, salt, hashes)
-            if turn < slots.size:
-                for i in range(count):
-                    word = hashes[i]
-                    slot = ((word >> np.uint64(32)) * size) >> np.uint64(32)
-                    slots[slot] = min(slots[slot], high | (word & np.uint64(0xFFFFFFFF)))
-            else:  # after `size` rounds each round is for one slot, so that the sketch ends for certain
-                slot = np.uint64(turn - slots.size)
-                for i in range(count):
-                    slots[slot] = min(slots[slot], high | (hashes[i] & np.uint64(0xFFFFFFFF)))
+    for first in range(0, grams, _BLOCK):
+        count = min(_BLOCK, grams - first)
+        _gram_words(values, start + first, count, width, words)
+        _fill(words[:count], hashes, 0, seed, slots)
+    if not (slots == EMPTY).any():
+        return
+    # A long document that leaves slots empty repeats itself, and the rounds to come need not do the same.
+    distinct = words[:grams] if grams <= _BLOCK else _distinct_words(values, start, grams, width)
+    turn = 1
+    while (slots == EMPTY).any():
+        for first in range(0, distinct.size, _BLOCK):
+            _fill(distinct[first : first + _BLOCK], hashes, turn, seed, slots)
         turn += 1
-        empty = 0
-        for slot in range(slots.size):
-            empty += slots[slot] == EMPTY
 
 
 @compiled
@@ -85,13 +115,14 @@ def signatures(values: np.ndarray, offsets: np.ndarray, gram: int, seed: int, ou
 
     A row without characters gets zeros; it must be kept out of the comparison by its length.
     """
+    words = np.empty(_BLOCK, np.uint64)
     hashes = np.empty(_BLOCK, np.uint64)
     slots = np.empty(out.shape[1], np.uint64)
     for row in range(offsets.size - 1):
         if offsets[row] == offsets[row + 1]:
             out[row, :] = 0
             continue
-        _sketch(values, offsets[row], offsets[row + 1], gram, seed, hashes, slots)
+        _sketch(values, offsets[row], offsets[row + 1], gram, seed, words, hashes, slots)
         for slot in range(slots.size):
             out[row, slot] = slots[slot] & np.uint64(0xFFFFFFFF)
 
@@ -120,20 +151,11 @@ def agreements(signature: np.ndarray, left: np.ndarray, right: np.ndarray, out: 
 
 
 @compiled
-def _distinct_grams(values: np.ndarray, start: int, end: int, gram: int) -> np.ndarray:
-    """The sorted distinct hashes (uint64) of the n-grams of `values[start:end]`."""
-    width = min(gram, end - start)
-    count = end - start - width + 1 if width else 0
-    hashes = np.empty(count, np.uint64)
-    if count:
-        _hash_grams(values, start, count, width, np.uint64(0), hashes)
-        hashes.sort()
-    distinct = 0
-    for i in range(count):
-        if i == 0 or hashes[i] != hashes[i - 1]:
-            hashes[distinct] = hashes[i]
-            distinct += 1
-    return hashes[:distinct]
+def _row_words(values: np.ndarray, offsets: np.ndarray, row: int, gram: int) -> np.ndarray:
+    """The set of n-grams of a row, as sorted words."""
+    length = offsets[row + 1] - offsets[row]
+    width = min(gram, length)
+    return _distinct_words(values, offsets[row], length - width + 1 if width else 0, width)
 
 
 @compiled
@@ -149,8 +171,8 @@ def jaccard(
     for pair in range(left.size):
         if left[pair] != kept:
             kept = left[pair]
-            first = _distinct_grams(values, offsets[kept], offsets[kept + 1], gram)
-        second = _distinct_grams(values, offsets[right[pair]], offsets[right[pair] + 1], gram)
+            first = _row_words(values, offsets, kept, gram)
+        second = _row_words(values, offsets, right[pair], gram)
         i = j = common = 0
         while i < first.size and j < second.size:
             a, b = first[i], second[j]

@@ -10,9 +10,9 @@ what those pipelines leave out:
 * the representative is the best document of its cluster (quality, then length, then id), not the first one read.
 
 Everything is a pure function of arrays ordered by document id, so the order of the files, the number of workers and the
-engine have no say in the result. `deduplicate` does the whole in memory (about 0.7 KB a document); for larger corpora
-an engine writes `sketch` and `band_rows` to Parquet, runs EXACT_SQL and CANDIDATES_SQL, and calls `verify` on the
-joined edges.
+engine have no say in the result. `deduplicate` does the whole in memory (about 0.7 KB a document beside the texts); for
+larger corpora an engine writes `sketch` and `band_rows` to Parquet, runs EXACT_SQL and CANDIDATES_SQL, and calls
+`verify` on the joined edges.
 """
 
 import itertools

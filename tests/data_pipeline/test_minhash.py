@@ -63,8 +63,10 @@ def test_signatures_equal_the_reference(texts, size, gram, seed):
     assert signatures.tolist() == expected
 
 
-def test_a_document_longer_than_a_block_equals_the_reference():
-    text = "".join(chr(0x4E00 + (i * i) % 20_000) for i in range(5000))
+@pytest.mark.parametrize(
+    "text", ["".join(chr(0x4E00 + i * i % 20_000) for i in range(5000)), "哈" * 5000, "一二三" * 3000]
+)
+def test_a_document_longer_than_a_block_equals_the_reference(text):
     codes = normalise(pa.array([text]), normal_form_table())
     signatures = np.empty((1, 112), np.uint32)
     minhash.signatures(codes.values, codes.offsets, 5, 3, signatures)
