@@ -46,7 +46,7 @@ def cached(name: str, build: Callable[[], np.ndarray]) -> np.ndarray:
     path = cache_directory() / name
     with contextlib.suppress(OSError):
         content = np.fromfile(path, np.uint8)
-        if len(content) > 4 and zlib.crc32(content[:-4]) == int.from_bytes(content[-4:].tobytes(), "little"):
+        if len(content) > 4 and zlib.crc32(content[:-4].data) == int.from_bytes(content[-4:].tobytes(), "little"):
             return content[:-4]
     array = build()
     with contextlib.suppress(OSError):
@@ -64,4 +64,4 @@ def _write(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         file.write(array.data)
-        file.write(zlib.crc32(array).to_bytes(4, "little"))
+        file.write(zlib.crc32(array.data).to_bytes(4, "little"))

@@ -16,7 +16,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -33,6 +33,7 @@ from pangu.vocabulary import (
     BYTE,
     CONTROL,
     NEWLINE_PIECE,
+    RELEASED_LAYOUT,
     SPACE_MARK,
     SPACE_PIECE,
     load_unigram,
@@ -40,6 +41,17 @@ from pangu.vocabulary import (
     read_model,
 )
 from pangu.whole_file import whole_file
+
+__all__ = [
+    "NEWLINE_PIECE",
+    "RELEASED_LAYOUT",
+    "SPACE_MARK",
+    "SpecialIds",
+    "StreamDecoder",
+    "Tokenizer",
+    "joined_tokens",
+    "read_model",
+]
 
 MODEL_NAME, SETTINGS_NAME = "vocab.model", "tokenizer.json"
 
@@ -126,7 +138,10 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; nothing is added before or after them."""
-        return self._encode_group([text])[0].tolist()
+        if not self._vocabulary.unigram[0]:
+            return self._encode_by_sentencepiece(text)
+        points = _code_points(text)
+        return self._encode_points(points, np.array([len(points)]))[0].tolist()
 
     def encode_batch(self, texts: Iterable[str], processes: int = 1) -> list[np.ndarray]:
         """The ids of each text, int32[n]. Other threads can run meanwhile.
@@ -136,32 +151,31 @@ class Tokenizer:
         groups = map_in_order(Tokenizer._encode_group, self, _groups(texts), processes)
         return [ids for group in groups for ids in group]
 
-    def _encode_group(self, texts: Sequence[str]) -> list[np.ndarray]:
-        try:
-            return self._encode_together(texts)
-        except UnicodeEncodeError as error:
-            raise _lone_surrogate(texts, error) from None
-
-    def _encode_together(self, texts: Sequence[str]) -> list[np.ndarray]:
+    def _encode_group(self, texts: list[str]) -> list[np.ndarray]:
         if not self._vocabulary.unigram[0]:
             return [np.array(self._encode_by_sentencepiece(text), np.int32) for text in texts]
-        points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
         text_stops = np.array(list(accumulate(map(len, texts))))
-        if self.segmenter == "jieba":
-            ids, stops = encode_words(points, token_ends(points, text_stops), text_stops, self._unigram)
-        else:
-            ids, stops = encode_lossless(points, text_stops, self._unigram)
+        ids, stops = self._encode_points(_code_points("".join(texts)), text_stops)
         return [ids[begin:stop] for begin, stop in pairwise([0, *stops.tolist()])]
 
-    def _encode_by_sentencepiece(self, text: str) -> list[int]:
+    def _encode_points(self, points: np.ndarray, text_stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.segmenter == "jieba":
-            return self._processor.encode(joined_tokens(text).encode())
+            return encode_words(points, token_ends(points, text_stops), text_stops, self._unigram)
+        return encode_lossless(points, text_stops, self._unigram)
+
+    def _encode_by_sentencepiece(self, text: str) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise _lone_surrogate(error) from None
+        if self.segmenter == "jieba":
+            return self._processor.encode(joined_tokens(text))
         ids: list[int] = []
         for i, part in enumerate(RESERVED.split(text)):
             if i % 2:
                 ids += (self._byte_ids[byte] for byte in part.encode())
             elif part:
-                ids += self._processor.encode(part.replace("\n", NEWLINE_PIECE).encode())
+                ids += self._processor.encode(part.replace("\n", NEWLINE_PIECE))
         return ids
 
     @cached_property
@@ -184,6 +198,12 @@ class Tokenizer:
         if len(ids) and not (ids.min() >= 0 and ids.max() < self.vocab_size):
             raise self._outside(ids.min() if ids.min() < 0 else ids.max())
         return b"".join([self._bytes_of_id[i] for i in ids.tolist()]).decode("utf-8", "replace")
+
+    def piece(self, token_id: int) -> str:
+        """The piece as it stands in the model."""
+        if not 0 <= token_id < self.vocab_size:
+            raise self._outside(token_id)
+        return self._pieces[token_id].decode()
 
     def stream_decoder(self) -> "StreamDecoder":
         """A decoder that takes the ids one at a time."""
@@ -275,9 +295,14 @@ def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _lone_surrogate(texts: Sequence[str], error: UnicodeEncodeError) -> UserError:
-    position = next(match.start() for text in texts if (match := re.search("[\ud800-\udfff]", text)))
-    return UserError(
-        f"a text has the lone surrogate {error.object[error.start]!a} at character {position}; text that UTF-8 can "
-        "hold would be right"
-    )
+def _code_points(text: str) -> np.ndarray:
+    """uint32[len(text)]."""
+    try:
+        return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    except UnicodeEncodeError as error:
+        raise _lone_surrogate(error) from None
+
+
+def _lone_surrogate(error: UnicodeEncodeError) -> UserError:
+    before = ascii(error.object[max(0, error.start - 10) : error.end])
+    return UserError(f"a text holds a lone surrogate, the last character of {before}: UTF-8 has no place for it")

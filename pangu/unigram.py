@@ -16,13 +16,12 @@ from pangu.compiled import compiled
 
 UNKNOWN = 0
 SPACE = -1  # in a normalised sequence: a space, which is dropped after another one
-CODE_POINTS = 0x30000  # no rule and no piece has a character from here on
 
 
 class Unigram(NamedTuple):
     """What the loops read."""
 
-    # int32[CODE_POINTS]: what a character becomes: a symbol, or -1 - s for the sequence s of several or no symbols
+    # int32, by code point: a symbol, or -1 - s for the sequence s of several or no symbols; from its length on, UNKNOWN
     becomes: np.ndarray
     sequences: np.ndarray  # int32: the sequences one after the other, of symbols and SPACE
     sequence_starts: np.ndarray  # int32: where each sequence starts, and where the last one stops
@@ -118,7 +117,7 @@ def encode_lossless(points: np.ndarray, text_stops: np.ndarray, packed: np.ndarr
         length = stop - begin
         for i in range(length):
             point = points[begin + i]
-            symbols[i] = tables.becomes[point] if point < CODE_POINTS else UNKNOWN
+            symbols[i] = tables.becomes[point] if point < len(tables.becomes) else UNKNOWN
         _find_best_path(symbols[:length], tables, score, start, piece)
         if size + 4 * length > len(ids):
             ids = np.concatenate((ids, np.empty(len(ids) + 4 * length, np.int32)))
@@ -141,7 +140,7 @@ def _most_symbols(points: np.ndarray, ends: np.ndarray, tables: Unigram) -> int:
     """No fewer symbols than `_normalise` writes."""
     count = 1
     for i in range(len(points)):
-        symbol = tables.becomes[points[i]] if points[i] < CODE_POINTS else UNKNOWN
+        symbol = tables.becomes[points[i]] if points[i] < len(tables.becomes) else UNKNOWN
         count += ends[i]
         count += 1 if symbol >= 0 else tables.sequence_starts[-symbol] - tables.sequence_starts[-1 - symbol]
     return count
@@ -155,7 +154,7 @@ def _normalise(points: np.ndarray, ends: np.ndarray, tables: Unigram, symbols: n
     length = 1
     after_space = True
     for i in range(len(points)):
-        symbol = tables.becomes[points[i]] if points[i] < CODE_POINTS else UNKNOWN
+        symbol = tables.becomes[points[i]] if points[i] < len(tables.becomes) else UNKNOWN
         if symbol >= 0:
             symbols[length] = symbol
             length += 1

@@ -10,15 +10,16 @@ import numpy as np
 from pangu.array_cache import cached, pack, unpack
 from pangu.double_array import build_double_array
 from pangu.errors import UserError
-from pangu.unigram import CODE_POINTS, SPACE, UNKNOWN, Unigram
+from pangu.unigram import SPACE, UNKNOWN, Unigram
 
-LAYOUT = 2  # to be raised when the arrays change their meaning, so that older cache files are left alone
+LAYOUT = 3  # to be raised when the arrays change their meaning, so that older cache files are left alone
 
 # The pieces 0-9 of the released model, and of every model trained here.
 RELEASED_LAYOUT = ("<unk>", "<s>", "</s>", "▃", "▂", "<sep>", "<pad>", "<mask>", "<eod>", "<eot>")
 # SentencePiece's own mark of a space, and the two pieces of the layout that stand for white space.
 SPACE_MARK, SPACE_PIECE, NEWLINE_PIECE = "▁", "▂", "▃"
 
+RULES_STOP = 0x30000  # no rule of normalisation has a character from here on
 UNKNOWN_PENALTY = np.float32(10)  # below the lowest score of a piece: SentencePiece's kUnkPenalty
 
 # ModelProto.SentencePiece.Type
@@ -111,7 +112,7 @@ def read_charsmap(charsmap: bytes) -> dict[str, str]:
     units = np.frombuffer(charsmap, "<u4", size // 4, 4).tolist()
     results = charsmap[4 + size :]
     rules: dict[str, str] = {}
-    for character in map(chr, (*range(0xD800), *range(0xE000, CODE_POINTS))):
+    for character in map(chr, (*range(0xD800), *range(0xE000, RULES_STOP))):
         place = 0
         for byte in character.encode():
             child = _first_child(units, place) ^ byte
@@ -148,7 +149,7 @@ def _build_unigram(vocabulary: Vocabulary) -> Unigram:
         for i in searched
     ]
 
-    becomes = np.zeros(CODE_POINTS, np.int32)
+    becomes = np.full(max(RULES_STOP, 1 + max(map(ord, code_of))), UNKNOWN, np.int32)
     for character, code in code_of.items():
         becomes[ord(character)] = code
     sequences: list[list[int]] = []

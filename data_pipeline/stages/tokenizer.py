@@ -144,7 +144,7 @@ def _train(sentences: Iterator[str], vocab_size: int, model_type: str, style: st
 
 def _make_control(model: bytes) -> bytes:
     """Turn the special pieces into control pieces, which no text can spell; only ▃ goes on to stand for a newline."""
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
     proto = ModelProto.FromString(model)
     for piece in proto.pieces[: len(RELEASED_LAYOUT)]:

@@ -232,7 +232,4 @@ def _cut_han(codes: np.ndarray, tables: Tables, came_from: np.ndarray, ends: np.
             ends[i] = 1
         if i > 0:
             later = (came_from[i] >> state) & 1
-            if state in (BEGIN, SINGLE):
-                state = END + later
-            else:
-                state = BEGIN + later
+            state = (END if state in (BEGIN, SINGLE) else BEGIN) + later
