@@ -11,6 +11,7 @@ with a lower number, or further up in the same one. Text is compared as it is, w
 Map `fingerprint_rows`, GroupBy REPEATED_SQL, Map `window_rows`, GroupBy LATER_SQL, Map `cut`.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,23 +92,31 @@ def window_rows(
 
 
 def cut(texts: pa.Array | pa.ChunkedArray, document: np.ndarray, later: pa.Table, settings: SubstringSettings) -> Cut:
-    """`texts` without the windows of `later` (document, position: what LATER_SQL gives, in any order)."""
-    row_of = {number: row for row, number in enumerate(np.asarray(document).tolist())}
-    starts: dict[int, list[int]] = {}
-    for number, position in zip(later["document"].to_pylist(), later["position"].to_pylist(), strict=True):
-        if number in row_of:
-            starts.setdefault(row_of[number], []).append(position)
+    """`texts` without the windows of `later` (document, position: what LATER_SQL gives, in any order).
+
+    `document` numbers the rows; windows of other documents are passed over.
+    """
+    numbers = np.asarray(document, np.int64)
+    order = np.argsort(numbers, kind="stable")
+    found, position = later["document"].to_numpy(), later["position"].to_numpy()
+    own = np.isin(found, numbers)
+    row, position = order[np.searchsorted(numbers, found[own], sorter=order)], position[own]
+    place = np.lexsort((position, row))
+    row, position = row[place], position[place]
+    # Windows that touch or overlap are one span.
+    begins = np.r_[True, (row[1:] != row[:-1]) | (position[1:] > position[:-1] + settings.length)][: row.size]
+    ends = np.r_[begins[1:], True][: row.size]
+    spans = zip(row[begins].tolist(), position[begins].tolist(), position[ends].tolist(), strict=True)
     kept = texts.to_pylist()
     characters = np.zeros(len(kept), np.int64)
-    for row, positions in starts.items():
-        text = kept[row]
+    for changed, row_spans in itertools.groupby(spans, key=lambda span: span[0]):
         parts, end = [], 0
-        for position in sorted(positions):
-            if position > end:
-                parts.append(text[end:position])
-            end = max(end, position + settings.length)
-        kept[row] = "".join([*parts, text[end:]])
-        characters[row] = len(text) - len(kept[row])
+        for _, first, last in row_spans:
+            parts.append(kept[changed][end:first])
+            end = last + settings.length
+        text = "".join([*parts, kept[changed][end:]])
+        characters[changed] = len(kept[changed]) - len(text)
+        kept[changed] = text
     return Cut(pa.array(kept, pa.large_string()), characters)
 
 
