@@ -12,6 +12,7 @@ import multiprocessing.connection
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import deque
@@ -98,16 +99,22 @@ class Pool:
     """
 
     size: int
-    unit_seconds: float = UNIT_SECONDS
+    unit_seconds: float = field(default_factory=lambda: UNIT_SECONDS)
     on_tick: Callable[[int, int], None] | None = None
     """Called a few times a second with the documents and bytes of the tasks in progress."""
     replaced: int = 0
     _workers: list[_Worker] = field(default_factory=list)
+    _on_closed_pipe: Any = None
 
     def __enter__(self) -> "Pool":
+        if threading.current_thread() is threading.main_thread():
+            # the command line dies quietly of a closed pipe; here a worker's pipe that closes is an event to handle
+            self._on_closed_pipe = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._on_closed_pipe is not None:
+            signal.signal(signal.SIGPIPE, self._on_closed_pipe)
         for worker in self._workers:
             if worker.job is None:
                 worker.pipe.close()  # the worker sees the end of its pipe and leaves

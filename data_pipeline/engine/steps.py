@@ -137,8 +137,8 @@ class Map(Step):
 
 @dataclass(frozen=True)
 class GroupBy(Step):
-    """`sql(settings)` is one SELECT over the tables in `needs`. Its result must be fully ordered and hold a column
-    `shard` (the first sort key): the rows go back to the shard they belong to.
+    """`sql(settings)` is one SELECT over the tables in `needs`. Its result must be fully ordered. With a column
+    `shard` (the first sort key) the rows go back to the shard they belong to; without, they are one table.
     """
 
     sql: Callable[[Any], str] = field(kw_only=True)

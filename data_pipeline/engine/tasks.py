@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,45 +131,25 @@ def run_map(task: MapTask, progress: Progress) -> Result:
 
 
 def run_group_by(task: GroupByTask, progress: Progress) -> Result:
-    """One query; its sorted rows are cut into a file for each shard (an empty one where a shard has none)."""
+    """One query. Rows with a column `shard`, sorted by it, go to a file for each shard (an empty one where a shard
+    has none); others to one file.
+    """
     start = time.perf_counter()
     spill = task.root / "tmp" / f"spill-{task.folder.replace('/', '-')}"
-    outputs: list[Output] = []
+    columns = task.step.table.names
+    writer = _ByShard(task, task.shards) if "shard" in columns else _ByShard(task, ("all",))
     rows = 0
-    order = sorted(task.shards)
-    place = {shard: index for index, shard in enumerate(order)}
-    writer: ShardWriter | None = None
-    position = -1
-
-    def advance(to: int) -> None:
-        """Close the shard at hand and write the (empty) ones before number `to`, which is opened."""
-        nonlocal writer, position
-        while position < to:
-            if writer is not None:
-                outputs.extend(writer.close())
-            position += 1
-            writer = None
-            if position < len(order):
-                writer = ShardWriter(
-                    task.root, f"{task.folder}/{order[position]}", task.step.table, "table", keep_empty=True
-                )
-
-    try:
-        sql = task.step.sql(task.settings)
-        for batch in query(sql, task.tables, task.memory_bytes, task.threads, spill):
-            progress.unit()
-            for part in _runs(batch, "shard"):
-                advance(place[part.column("shard")[0].as_py()])
-                assert writer is not None
-                writer.write(part.select(task.step.table.names).cast(task.step.table))
-                rows += part.num_rows
-        advance(len(order))
-    except BaseException:
-        if writer is not None:
-            writer.abandon()
-        raise
-    finally:
-        shutil.rmtree(spill, ignore_errors=True)
+    with writer:
+        try:
+            for batch in query(task.step.sql(task.settings), task.tables, task.memory_bytes, task.threads, spill):
+                progress.unit()
+                batch = batch.select(columns).cast(task.step.table)
+                for part in _runs(batch, "shard") if "shard" in columns else [batch]:
+                    writer.write(part.column("shard")[0].as_py() if "shard" in columns else "all", part)
+                rows += batch.num_rows
+            outputs = writer.close()
+        finally:
+            shutil.rmtree(spill, ignore_errors=True)
     return Result(tuple(outputs), {"rows": rows}, time.perf_counter() - start)
 
 
@@ -270,6 +250,45 @@ class _Table:
     def result(self, bytes_in: int, start: float) -> Result:
         outputs = self.writer.close()
         return Result(tuple(outputs), {"rows": self.rows, "bytes_in": bytes_in}, time.perf_counter() - start)
+
+
+class _ByShard:
+    """Writers for the files of a sorted table, one open at a time, and none left out."""
+
+    def __init__(self, task: GroupByTask, shards: Sequence[str]):
+        self.task = task
+        self.names = sorted(shards)
+        self.place = {name: index for index, name in enumerate(self.names)}
+        self.position = -1
+        self.writer: ShardWriter | None = None
+        self.outputs: list[Output] = []
+
+    def __enter__(self) -> "_ByShard":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None and self.writer is not None:
+            self.writer.abandon()
+
+    def write(self, name: str, rows: pa.RecordBatch) -> None:
+        self._advance(self.place[name])
+        assert self.writer is not None
+        self.writer.write(rows)
+
+    def close(self) -> list[Output]:
+        self._advance(len(self.names))
+        return self.outputs
+
+    def _advance(self, to: int) -> None:
+        """Close the file at hand, write the (empty) ones before number `to`, open that one."""
+        while self.position < to:
+            if self.writer is not None:
+                self.outputs.extend(self.writer.close())
+                self.writer = None
+            self.position += 1
+            if self.position < len(self.names):
+                path = f"{self.task.folder}/{self.names[self.position]}"
+                self.writer = ShardWriter(self.task.root, path, self.task.step.table, "table", keep_empty=True)
 
 
 def table_schema(step: Map) -> pa.Schema:

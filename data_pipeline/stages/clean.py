@@ -126,6 +126,7 @@ _SYMBOLS = re.compile(
 )
 _SEPARATORS = re.compile(r"\s*[|｜丨»›>·•/／]\s*|\s+")
 _HARD_SEPARATORS = re.compile(r"[|｜丨»›>]")
+_BRACKETS = re.compile(r"[【】\[\]]")
 _SENTENCE_MARKS = re.compile("[。！？；，：…]")
 
 
@@ -133,21 +134,27 @@ class Settings(StageSettings):
     """The thresholds; the defaults are the paper's where it gives one."""
 
     minimum_han_share: float = Field(
-        0.6, description="Chinese characters among all that are not white space; less is dropped", ge=0, le=1
+        default=0.6, description="Chinese characters among all that are not white space; less is dropped", ge=0, le=1
     )
     minimum_characters: int = Field(
-        150, description="characters that are not white space; fewer are dropped (reviews: about 15)", ge=0
+        default=150, description="characters that are not white space; fewer are dropped (reviews: about 15)", ge=0
     )
-    drop_title_only: bool = Field(True, description="drop a page that has nothing but its title")
-    remove_symbols: bool = Field(True, description="remove controls, private use, box drawing, dingbats and emoji")
-    remove_repeated_paragraphs: bool = Field(True, description="keep the first of equal paragraphs of a document")
-    repeated_paragraph_characters: int = Field(10, description="shorter paragraphs may repeat", ge=1)
+    drop_title_only: bool = Field(default=True, description="drop a page that has nothing but its title")
+    remove_symbols: bool = Field(
+        default=True, description="remove controls, private use, box drawing, dingbats and emoji"
+    )
+    remove_repeated_paragraphs: bool = Field(
+        default=True, description="keep the first of equal paragraphs of a document"
+    )
+    repeated_paragraph_characters: int = Field(default=10, description="shorter paragraphs may repeat", ge=1)
     advertisement_words: tuple[str, ...] | None = Field(
-        None, description="null: the built-in list; [] switches the rule off"
+        default=None, description="null: the built-in list; [] switches the rule off"
     )
-    maximum_advertisements: int = Field(0, description="different advertisement words a document may hold", ge=0)
-    simplify: bool = Field(True, description="traditional to simplified characters (OpenCC t2s)")
-    remove_navigation: bool = Field(True, description="remove lines that are navigation bars")
+    maximum_advertisements: int = Field(
+        default=0, description="different advertisement words a document may hold", ge=0
+    )
+    simplify: bool = Field(default=True, description="traditional to simplified characters (OpenCC t2s)")
+    remove_navigation: bool = Field(default=True, description="remove lines that are navigation bars")
 
 
 SIGNALS = (
@@ -323,7 +330,7 @@ def is_navigation(row: str) -> bool:
     well."""
     if not row or len(row) > 200 or _SENTENCE_MARKS.search(row):
         return False
-    items = [item for item in _SEPARATORS.split(row.strip(" 【】[]《》<>")) if item]
+    items = [item for item in _SEPARATORS.split(_BRACKETS.sub(" ", row)) if item]
     if not items or max(map(len, items)) > 10:
         return False
     known = sum(item in NAVIGATION_WORDS for item in items)

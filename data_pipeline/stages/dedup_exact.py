@@ -25,7 +25,7 @@ class Settings(StageSettings):
     """Which of two equal documents stays."""
 
     prefer: tuple[str, ...] | None = Field(
-        None, description="sources in order of preference; null: the order of the recipe"
+        default=None, description="sources in order of preference; null: the order of the recipe"
     )
 
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "Settings":

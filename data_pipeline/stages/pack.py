@@ -77,16 +77,22 @@ DOCUMENTS = pa.schema(
 class Settings(StageSettings):
     """The shape of the samples, and how the documents are divided and ordered."""
 
-    seq_length: int = Field(1024, description="the model's context; a sample holds one id more", ge=1, le=1 << 20)
-    overlap: Literal[0, 1] = Field(0, description="ids that a sample shares with the next; 0 as in the original")
-    heldout_fraction: float = Field(0.01, description="share of the documents kept away from training", ge=0, lt=1)
-    samples_per_file: int = Field(16384, description="samples in an output file", ge=1)
-    outputs: tuple[Literal["mindrecord", "parquet"], ...] = Field(
-        ("mindrecord",), description="mindrecord, parquet or both", min_length=1
+    seq_length: int = Field(
+        default=1024, description="the model's context; a sample holds one id more", ge=1, le=1 << 20
     )
-    end_of_document_id: int | None = Field(None, description="null: the tokenizer's", ge=0)
-    pad_id: int | None = Field(None, description="null: the tokenizer's", ge=0)
-    seed: int | None = Field(None, description="of the order of the documents; null: the recipe's")
+    overlap: Literal[0, 1] = Field(
+        default=0, description="ids that a sample shares with the next; 0 as in the original"
+    )
+    heldout_fraction: float = Field(
+        default=0.01, description="share of the documents kept away from training", ge=0, lt=1
+    )
+    samples_per_file: int = Field(default=16384, description="samples in an output file", ge=1)
+    outputs: tuple[Literal["mindrecord", "parquet"], ...] = Field(
+        default=("mindrecord",), description="mindrecord, parquet or both", min_length=1
+    )
+    end_of_document_id: int | None = Field(default=None, description="null: the tokenizer's", ge=0)
+    pad_id: int | None = Field(default=None, description="null: the tokenizer's", ge=0)
+    seed: int | None = Field(default=None, description="of the order of the documents; null: the recipe's")
 
     @property
     def stride(self) -> int:

@@ -27,14 +27,16 @@ class Settings(StageSettings):
     """How input is cut into work, and what no record may exceed."""
 
     shard_bytes: ByteSize = Field(
-        64 << 20, description="text in a shard, about; the unit of parallel work and of resuming", ge=1
+        default=64 << 20, description="text in a shard, about; the unit of parallel work and of resuming", ge=1
     )
     item_bytes: ByteSize = Field(
-        64 << 20, description="input that one task reads, about; large files of lines are cut", ge=1
+        default=64 << 20, description="input that one task reads, about; large files of lines are cut", ge=1
     )
-    maximum_record_bytes: ByteSize = Field(64 << 20, description="a longer line or file goes to the rejects", ge=1)
+    maximum_record_bytes: ByteSize = Field(
+        default=64 << 20, description="a longer line or file goes to the rejects", ge=1
+    )
     maximum_ratio: float = Field(
-        200, description="bytes out for a byte in of a compressed file, after 64MB, before it is a bomb", gt=1
+        default=200, description="bytes out for a byte in of a compressed file, after 64MB, before it is a bomb", gt=1
     )
 
 
@@ -152,7 +154,9 @@ STEPS = (
             "data_pipeline.stages.read_bytes",
             "data_pipeline.stages.read_files",
             "data_pipeline.stages.read_formats",
+            "data_pipeline.stages.charset",
+            "data_pipeline.stages.extract",
         ),
-        libraries=("orjson", "selectolax"),
+        libraries=("orjson",),
     ),
 )

@@ -4,7 +4,6 @@ A reader never stops at a bad record. What it cannot read comes out as a `Reject
 it lies."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +11,13 @@ from typing import Any
 import orjson
 
 from data_pipeline.recipe import Fields, Source
+from data_pipeline.stages import charset
 from data_pipeline.stages.read_bytes import Damage, Line, lines, read_stream, without_mark
 from data_pipeline.stages.read_files import FileRange
 
 EXCERPT_BYTES = 4096
+# a text with more characters that cannot be decoded than this is not worth repairing
+MAXIMUM_DAMAGE = 0.001
 
 
 @dataclass(slots=True)
@@ -108,20 +110,17 @@ def read_text(
 def read_html(
     part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
 ) -> Iterator[Document | Reject]:
-    """A page a file: its title and its visible text."""
+    """A page a file: its title and its main text."""
+    from data_pipeline.stages.extract import extract
 
     def page(data: bytes, offset: int) -> Document | Reject:
-        html = decode_page(data)
-        if html is None:
-            return Reject(offset, "unknown_charset:neither UTF-8 nor GB18030", None, _excerpt(data))
-        title, text = page_text(html)
-        return (
-            Document(offset, text, title=title)
-            if text.strip()
-            else Reject(offset, "no_text:the page shows none", None, _excerpt(data))
-        )
+        found = extract(data)
+        if not found.text:
+            return Reject(offset, f"{found.reason}:no main text found", None, _excerpt(data))
+        meta = orjson.dumps({"charset": found.charset, "date": found.date}).decode()
+        return Document(offset, repaired(found.text), title=repaired(found.title) or None, meta=meta)
 
-    yield from _whole_file(part, limits, at, page)
+    yield from _whole_file(part, limits, at, page, keep_mark=True)
 
 
 def read_parquet(
@@ -164,7 +163,7 @@ def parse_json_line(line: Line, fields: Fields) -> Document | Reject:
     except orjson.JSONDecodeError as strict:
         text = decode(line.data)
         if text is None:
-            return Reject(line.offset, "unknown_charset:neither UTF-8 nor GB18030", None, _excerpt(line.data))
+            return _unknown_charset(line.data, line.offset)
         try:
             value = json.loads(text.strip("\0 \t\r\ufeff"), strict=False)
         except (ValueError, RecursionError):
@@ -217,70 +216,15 @@ def repaired(text: str) -> str:
     return text
 
 
-# GB2312's first level, the 3,755 common characters, has these lead bytes; Chinese text is almost all of them
-_COMMON_PAIR = re.compile(rb"[\xb0-\xd7\xa1-\xa3][\xa1-\xfe]")
-
-
 def decode(data: bytes) -> str | None:
-    """UTF-8, else GB18030 where it is plausible (most of the double bytes are common characters or punctuation), else
-    None.
+    """UTF-8, else the encoding that `charset` finds, else None. Damaged bytes may be MAXIMUM_DAMAGE of the
+    characters.
     """
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        pass
-    try:
-        text = data.decode("gb18030")
-    except UnicodeDecodeError:
-        return None
-    high = sum(byte >= 0x80 for byte in data[:65536])
-    common = 2 * len(_COMMON_PAIR.findall(data[:65536]))
-    return text if common >= 0.8 * high else None
-
-
-_META_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([A-Za-z0-9_-]+)""", re.IGNORECASE)
-
-
-def decode_page(data: bytes) -> str | None:
-    """A page's text: by its byte order mark, as UTF-8 or GB18030, or by the charset that it names."""
-    for mark, name in ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"), (b"\xef\xbb\xbf", "utf-8")):
-        if data.startswith(mark):
-            return data[len(mark) :].decode(name, "replace")
-    text = decode(data)
-    if text is None and (named := _META_CHARSET.search(data[:4096])):
-        try:
-            text = data.decode(named[1].decode(), "replace")
-        except LookupError:
-            return None
-    return text
-
-
-_UNSEEN = "script,style,noscript,template,iframe,svg"
-_BLOCK_TAGS = (
-    "address,article,aside,blockquote,br,dd,div,dl,dt,fieldset,figcaption,footer,form,h1,h2,h3,h4,h5,h6,header,hr,li,"
-    "main,nav,ol,p,pre,section,table,td,th,tr,ul"
-)
-
-
-def page_text(html: str) -> tuple[str | None, str]:
-    """(title, visible text with a line for each block) of a page. It keeps navigation: `clean` removes what it
-    recognises.
-    """
-    from selectolax.lexbor import LexborHTMLParser
-
-    tree = LexborHTMLParser(html)
-    title_node = tree.css_first("title")
-    title = " ".join(title_node.text().split()) if title_node is not None else None
-    body = tree.body
-    if body is None:
-        return title or None, ""
-    for node in body.css(_UNSEEN):
-        node.decompose()
-    for node in body.css(_BLOCK_TAGS):
-        node.insert_before("\n")
-        node.insert_after("\n")
-    rows = (" ".join(row.split()) for row in body.text(separator="").split("\n"))
-    return repaired(title) if title else None, repaired("\n".join(row for row in rows if row))
+        found = charset.decode(data, markup=False)
+    return None if found.doubtful or found.replaced > MAXIMUM_DAMAGE * len(found.text) else found.text
 
 
 def _parquet_row(batch: Any, index: int, row: int, fields: Fields) -> Document | Reject:
@@ -297,16 +241,22 @@ def _parquet_row(batch: Any, index: int, row: int, fields: Fields) -> Document |
 def _text_document(data: bytes, offset: int) -> Document | Reject:
     text = decode(data)
     if text is None:
-        return Reject(offset, "unknown_charset:neither UTF-8 nor GB18030", None, _excerpt(data))
+        return _unknown_charset(data, offset)
     text = repaired(text).replace("\r\n", "\n").strip("\r\n")
     return Document(offset, text) if text.strip() else Reject(offset, "empty_text")
 
 
 def _whole_file(
-    part: FileRange, limits: Limits, at: Callable[[int], bool], parse: Callable[[bytes, int], Document | Reject]
+    part: FileRange,
+    limits: Limits,
+    at: Callable[[int], bool],
+    parse: Callable[[bytes, int], Document | Reject],
+    keep_mark: bool = False,
 ) -> Iterator[Document | Reject]:
     """The file as one record, if it is not too long. Damage: what came before it is still a document."""
-    _, stream = without_mark(read_stream(part.path, limits.ratio))
+    stream = read_stream(part.path, limits.ratio)
+    if not keep_mark:
+        _, stream = without_mark(stream)
     pieces: list[bytes] = []
     size = 0
     for block in stream:
@@ -347,6 +297,10 @@ def _lines(part: FileRange, limits: Limits) -> Iterator[Line | Damage]:
 
 def _excerpt(data: bytes) -> str:
     return repaired(data[:EXCERPT_BYTES].decode("utf-8", "replace"))
+
+
+def _unknown_charset(data: bytes, offset: int) -> Reject:
+    return Reject(offset, "unknown_charset:no encoding makes sense of it", None, _excerpt(data))
 
 
 def _quarantined(offset: int, data: bytes) -> Reject:

@@ -22,24 +22,30 @@ class Settings(StageSettings):
     """`use` takes an existing tokenizer; everything else is about training one."""
 
     use: str | None = Field(
-        None, description="an existing tokenizer: a .model file or a directory with vocab.model; null trains one"
+        default=None,
+        description="an existing tokenizer: a .model file or a directory with vocab.model; null trains one",
     )
-    vocab_size: int = Field(40000, description="pieces; a small corpus gives fewer", ge=300, le=1 << 20)
-    model_type: Literal["unigram", "bpe"] = Field("unigram", description="the released tokenizer is a unigram model")
+    vocab_size: int = Field(default=40000, description="pieces; a small corpus gives fewer", ge=300, le=1 << 20)
+    model_type: Literal["unigram", "bpe"] = Field(
+        default="unigram", description="the released tokenizer is a unigram model"
+    )
     style: Literal["lossless", "released"] = Field(
-        "lossless",
+        default="lossless",
         description="lossless: every text comes back exactly; released: jieba and NFKC as in the released model",
     )
     sample_bytes: ByteSize = Field(
-        256 << 20, description="about how much text the training sees, drawn evenly from all documents", ge=1
+        default=256 << 20, description="about how much text the training sees, drawn evenly from all documents", ge=1
     )
     sample_lines: int = Field(
-        300_000, description="lines (cut at 256 characters) the training keeps; memory grows with it", ge=100
+        default=300_000, description="lines (cut at 256 characters) the training keeps; memory grows with it", ge=100
     )
     threads: int = Field(
-        2, description="part of the result, not of the machine: another number gives slightly other scores", ge=1, le=64
+        default=2,
+        description="part of the result, not of the machine: another number gives slightly other scores",
+        ge=1,
+        le=64,
     )
-    seed: int | None = Field(None, description="null: the recipe's seed")
+    seed: int | None = Field(default=None, description="null: the recipe's seed")
 
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "Settings":
         """The recipe's seed, and `use` relative to the recipe."""

@@ -1,0 +1,91 @@
+"""Recipes: what `init` writes can be read, and a mistake gets one line that says what would be right."""
+
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.engine.steps import parse_bytes
+from data_pipeline.errors import UserError
+from data_pipeline.recipe import Recipe
+from data_pipeline.recipe_template import DEFAULT_STAGES, recipe_text
+from data_pipeline.stages import STAGES, load_stage
+
+GOOD = """
+sources:
+  - {name: news, paths: news.jsonl}
+stages:
+  - read
+  - clean: {minimum_characters: 20}
+  - dedup_exact
+"""
+
+
+def load(tmp_path: Path, text: str) -> Recipe:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return Recipe.load(path)
+
+
+def test_good_recipe(tmp_path: Path) -> None:
+    recipe = load(tmp_path, GOOD)
+    assert [stage.name for stage in recipe.stages] == ["read", "clean", "dedup_exact"]
+    assert recipe.stages[1].settings.model_dump()["minimum_characters"] == 20
+    assert recipe.stages[2].settings.model_dump()["prefer"] == ("news",)
+    assert recipe.memory == 4 << 30
+
+
+def test_template_holds_every_default(tmp_path: Path) -> None:
+    recipe = load(tmp_path, recipe_text(["a/*.jsonl", "b.txt", "c/a"], "line", {}))
+    assert [source.name for source in recipe.sources] == ["a", "b", "a-2"]
+    for stage in recipe.stages:
+        names = [source.name for source in recipe.sources]
+        defaults = load_stage(stage.kind).Settings().completed(1, names, tmp_path)
+        assert stage.settings == defaults
+        for field in load_stage(stage.kind).Settings.model_fields.values():
+            assert field.description, f"{stage.kind}: a field without a description"
+    assert {stage.kind for stage in recipe.stages} == set(DEFAULT_STAGES)
+    assert set(DEFAULT_STAGES) <= set(STAGES)
+
+
+def test_template_refuses_unknown_setting() -> None:
+    with pytest.raises(UserError, match=r"clean\.nonsense"):
+        recipe_text(["a"], "file", {"clean.nonsense": "1"})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("minimum_characters: 20", "minimum_charcters: 20", r"line 6.*did you mean 'minimum_characters'"),
+        ("minimum_characters: 20", "minimum_han_share: 1.5", r"line 6.*nearest legal value is 1"),
+        ("minimum_characters: 20", "minimum_characters: many", "got 'many'"),
+        ("- dedup_exact", "- dedup_exakt", r"unknown stage 'dedup_exakt'; did you mean 'dedup_exact'"),
+        ("  - read\n", "", "the first stage"),
+        ("- dedup_exact", "- pack", "'pack' needs a stage 'tokenizer' before it"),
+        ("- dedup_exact", "- clean", "'clean' is used twice"),
+        ("paths: news.jsonl", "path: news.jsonl", "paths"),
+        ("paths: news.jsonl", "paths: n, format: jsnl", "did you mean 'jsonl'"),
+        ("sources:", "memory: 3 bananas\nsources:", "is not a size; write it like 4GB"),
+        ("sources:", "memory: 1MB\nsources:", "nearest legal value is 512MB"),
+        ("sources:", "engine: lokal\nsources:", "did you mean 'local'"),
+        ("sources:", "workers: 0\nsources:", "nearest legal value is 1"),
+        ("stages:", "stages: [\n", "not YAML"),
+        ("  - read", "  - {read: null, clean: null}", "a stage is `- name`"),
+    ],
+)
+def test_mistakes(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in GOOD
+    with pytest.raises(UserError, match=f"recipe.yaml.*{expected}") as caught:
+        load(tmp_path, GOOD.replace(old, new))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="init"):
+        Recipe.load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("4GB", 4 << 30), ("1.5 MB", 3 << 19), (17, 17), ("2kb", 2048), ("3GiB", 3 << 30)]
+)
+def test_sizes(text: str | int, value: int) -> None:
+    assert parse_bytes(text) == value
