@@ -1,12 +1,12 @@
 """Work on a stream of items in several processes."""
 
 import collections
-import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 from pangu.errors import UserError
 
@@ -26,6 +26,11 @@ def map_in_order(
     if processes == 1:
         yield from (function(state, item) for item in items)
         return
+    # imported here: a single process does not need them, and they take longer than the rest of a short call
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, initializer=_remember, initargs=(function, state))
     try:

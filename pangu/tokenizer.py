@@ -194,10 +194,12 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of these ids. Bytes that make no character become U+FFFD."""
-        ids = ids if isinstance(ids, np.ndarray) else np.fromiter(ids, np.int64)
-        if len(ids) and not (ids.min() >= 0 and ids.max() < self.vocab_size):
-            raise self._outside(ids.min() if ids.min() < 0 else ids.max())
-        return b"".join([self._bytes_of_id[i] for i in ids.tolist()]).decode("utf-8", "replace")
+        if isinstance(ids, np.ndarray):
+            ids = ids.tolist()
+        try:
+            return b"".join(map(self._bytes_of_id.__getitem__, ids)).decode("utf-8", "replace")
+        except KeyError as error:
+            raise self._outside(error.args[0]) from None
 
     def piece(self, token_id: int) -> str:
         """The piece as it stands in the model."""
@@ -211,16 +213,17 @@ class Tokenizer:
 
     def bytes_of(self, token_id: int) -> bytes:
         """What one id adds to the decoded text, in UTF-8; of a byte piece, a part of a character."""
-        if not 0 <= token_id < self.vocab_size:
-            raise self._outside(token_id)
-        return self._bytes_of_id[token_id]
+        try:
+            return self._bytes_of_id[token_id]
+        except KeyError:
+            raise self._outside(token_id) from None
 
     def _outside(self, token_id: int) -> UserError:
         return UserError(f"token id {token_id} is outside the vocabulary: 0 to {self.vocab_size - 1} would be right")
 
     @cached_property
-    def _bytes_of_id(self) -> list[bytes]:
-        """The UTF-8 that each id decodes to."""
+    def _bytes_of_id(self) -> dict[int, bytes]:
+        """The UTF-8 that each id decodes to. A dictionary, for which -1 is as unknown as any other id outside."""
         # the released decoding drops every space that SentencePiece puts, and ▂ gives those of the text back
         space = b"" if self.segmenter == "jieba" else b" "
         spelt = [piece.replace(SPACE_MARK.encode(), space) for piece in self._pieces]
@@ -231,7 +234,7 @@ class Tokenizer:
         spelt[self._pieces.index(b"<unk>")] = "⁇".encode()
         spelt[self._pieces.index(SPACE_PIECE.encode())] = b" "
         spelt[self._pieces.index(NEWLINE_PIECE.encode())] = b"\n"
-        return spelt
+        return dict(enumerate(spelt))
 
     def _derive_special(self) -> SpecialIds:
         space = SPACE_PIECE if self.segmenter == "jieba" else SPACE_MARK

@@ -13,7 +13,7 @@ jieba's global state is not looked at: words that a program adds with `jieba.add
 
 import numpy as np
 
-from pangu.segmentation.kernels import mark_token_ends
+from pangu.segmentation.kernels import find_token_stops, mark_token_ends
 from pangu.segmentation.tables import load_tables
 
 __all__ = ["segment", "token_ends"]
@@ -31,5 +31,5 @@ def token_ends(points: np.ndarray, text_stops: np.ndarray) -> np.ndarray:
 def segment(text: str) -> list[str]:
     """`list(jieba.cut(text))`."""
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    stops = (np.flatnonzero(token_ends(points, np.array([len(points)]))) + 1).tolist()
-    return [text[begin:stop] for begin, stop in zip([0, *stops], stops, strict=False)]
+    begin = 0
+    return [text[begin : (begin := stop)] for stop in find_token_stops(points, load_tables()).tolist()]

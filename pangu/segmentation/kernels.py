@@ -97,6 +97,12 @@ def mark_token_ends(points: np.ndarray, text_stops: np.ndarray, packed: np.ndarr
 
 
 @compiled
+def find_token_stops(points: np.ndarray, packed: np.ndarray) -> np.ndarray:
+    """Where each token of one text stops, int64[tokens]. Arguments as those of `mark_token_ends`."""
+    return np.flatnonzero(mark_token_ends(points, np.array([len(points)]), packed)) + 1
+
+
+@compiled
 def _cut_block(
     codes: np.ndarray,
     tables: Tables,

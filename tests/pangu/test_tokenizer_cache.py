@@ -60,7 +60,7 @@ def test_without_a_place_to_write_everything_works(cache: Path) -> None:
 
 
 def test_unpacking_gives_back_what_was_packed() -> None:
-    arrays = [
+    arrays: list[np.ndarray] = [
         np.arange(3, dtype=np.uint8),
         np.empty(0, np.int32),
         np.array([0.5, -np.inf]),
