@@ -98,7 +98,7 @@ def make_plan(
         # The port does not tie its output matrix; safetensors cannot store one tensor under two names.
         word_table = steps[0]
         steps.append(Step(word_table.source, names.TORCH_TIED_HEAD, word_table.info, transpose=False))
-    left_out = source.left_out + found.left_out + found.tied_head + ([] if keep_optimizer else list(found.optimizer))
+    left_out = found.left_out + found.tied_head + ([] if keep_optimizer else list(found.optimizer))
     after_query = source.metadata.get("final_norm") == "after_query" and shape.query_layer
     after_query = after_query or (found.query_layer_among_blocks and not found.is_torch)
     return Plan(source, target, steps, shape, "after_query" if after_query else "before_query", left_out)

@@ -32,7 +32,6 @@ class Source(ABC):
         self.path, self.form, self.tensors, self.files = path, form, tensors, files
         self.metadata: dict[str, str] = {}
         self.open_files = OpenFiles()
-        self.left_out: list[str] = []
 
     @abstractmethod
     def fill(self, name: str, view: memoryview) -> None:

@@ -4,7 +4,8 @@
 
 Random weights of some layers of the 2.6B model (the query layer counted), in 512 shards as released and in 8. Every row
 runs in a process of its own, and right before it a copy of the output's bytes (shutil.copyfile and fsync): what the
-disk gives at that moment. Times are medians; `of copy` is the median of the ratios of the pairs.
+disk gives at that moment. Times are medians; `of copy` is the median of the ratios of the pairs. `CPU s/GB` are the
+processor's seconds, which a busy machine does not stretch.
 `memory`: how far the process's peak lies above what it was before the work, in largest parameters.
 """
 
@@ -59,11 +60,11 @@ def peak():
 # Sets the peak back to what is used now.
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")
-before, started = peak(), time.perf_counter()
+before, processor, started = peak(), time.process_time(), time.perf_counter()
 {work}
 seconds = time.perf_counter() - started
 print()
-print(json.dumps([seconds, peak() - before]))
+print(json.dumps([seconds, peak() - before, time.process_time() - processor]))
 """
 
 
@@ -83,8 +84,8 @@ def make_inputs(folder: Path, layers: int, hidden: int) -> dict[str, str]:
     return {key: str(folder / name) for key, name in places.items()}
 
 
-def measure(program: tuple[str, str], places: dict[str, str], folder: Path) -> tuple[float, int]:
-    """Seconds and bytes of memory beyond the start, of one run in its own process."""
+def measure(program: tuple[str, str], places: dict[str, str], folder: Path) -> tuple[float, int, float]:
+    """Seconds, bytes of memory beyond the start and processor seconds of one run in its own process."""
     folder.mkdir()
     imports, work = program
     code = FRAME.format(imports=imports, work=work.format(out=folder / "out", **places))
@@ -92,8 +93,8 @@ def measure(program: tuple[str, str], places: dict[str, str], folder: Path) -> t
     shutil.rmtree(folder)
     if run.returncode:
         sys.exit(run.stderr)
-    seconds, memory = json.loads(run.stdout.splitlines()[-1])
-    return seconds, memory
+    seconds, memory, processor = json.loads(run.stdout.splitlines()[-1])
+    return seconds, memory, processor
 
 
 def main() -> None:
@@ -106,21 +107,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         places = make_inputs(folder, arguments.layers, arguments.hidden)
-        results: dict[str, list[tuple[float, int, float]]] = {row: [] for row in PROGRAMS}
+        results: dict[str, list[tuple[float, int, float, float]]] = {row: [] for row in PROGRAMS}
         for _ in range(arguments.rounds):
             for row, program in PROGRAMS.items():
-                copied, _ = measure(COPY, places, folder / "work")
-                seconds, memory = measure(program, places, folder / "work")
-                results[row].append((seconds, memory, copied / seconds))
+                copied, _, _ = measure(COPY, places, folder / "work")
+                seconds, memory, processor = measure(program, places, folder / "work")
+                results[row].append((seconds, memory, processor, copied / seconds))
     shapes = shapes_of(arguments.layers - 1, arguments.hidden, 4 * arguments.hidden, 1024, 4000)
     total, largest = (4 * f(math.prod(shape) for shape in shapes.values()) for f in (sum, max))
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("mindspore", "numpy", "safetensors"))
     print(f"{total / 1e9:.2f} GB of weights, largest parameter {largest / 1e6:.0f} MB; {versions}")
-    print(f"{'':42} {'s':>7} {'MB/s':>7} {'of copy':>8} {'memory':>8}")
+    print(f"{'':42} {'s':>7} {'MB/s':>7} {'of copy':>8} {'CPU s/GB':>9} {'memory':>8}")
     for row, runs in results.items():
-        seconds, ratio = (statistics.median(run[column] for run in runs) for column in (0, 2))
+        seconds, processor, ratio = (statistics.median(run[column] for run in runs) for column in (0, 2, 3))
         memory = max(run[1] for run in runs)
-        print(f"{row:42} {seconds:7.2f} {total / 1e6 / seconds:7.0f} {ratio:7.0%} {memory / largest:7.2f}×")
+        rates = f"{total / 1e6 / seconds:7.0f} {ratio:8.0%} {processor / total * 1e9:9.2f}"
+        print(f"{row:42} {seconds:7.2f} {rates} {memory / largest:7.2f}×")
 
 
 if __name__ == "__main__":
