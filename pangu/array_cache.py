@@ -13,6 +13,8 @@ import numpy as np
 
 from pangu.whole_file import whole_file
 
+FILES_KEPT = 40
+
 
 def pack(arrays: Iterable[np.ndarray]) -> np.ndarray:
     """The arrays one after the other, uint8, each at a multiple of 8.
@@ -46,11 +48,13 @@ def cached(name: str, build: Callable[[], np.ndarray]) -> np.ndarray:
     path = cache_directory() / name
     with contextlib.suppress(OSError):
         content = np.fromfile(path, np.uint8)
+        os.utime(path)
         if len(content) > 4 and zlib.crc32(content[:-4].data) == int.from_bytes(content[-4:].tobytes(), "little"):
             return content[:-4]
     array = build()
     with contextlib.suppress(OSError):
         _write(path, array)
+        _forget_old_files(path.parent)
     return array
 
 
@@ -58,6 +62,12 @@ def cache_directory() -> Path:
     """`$XDG_CACHE_HOME/pangu-alpha`, else `~/.cache/pangu-alpha`."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(root) / "pangu-alpha"
+
+
+def _forget_old_files(directory: Path) -> None:
+    """Every tokenizer that is ever trained leaves files here: keep those last used."""
+    for path in sorted(directory.iterdir(), key=os.path.getmtime)[:-FILES_KEPT]:
+        path.unlink()
 
 
 def _write(path: Path, array: np.ndarray) -> None:

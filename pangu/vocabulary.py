@@ -88,6 +88,12 @@ def _parse(model: bytes, source: str) -> Vocabulary:
             f"{source}: a Unigram or BPE model is needed, either with nmt_nfkc normalisation and no byte fallback (as "
             "released) or with byte fallback and no normalisation"
         )
+    # of white space, what text is turned into must be found in it
+    white_space = {NEWLINE_PIECE} if lossless else {NEWLINE_PIECE, SPACE_PIECE}
+    found = {piece.piece for piece in proto.pieces if piece.type == USER_DEFINED}
+    bytes_needed = {f"<0x{byte:02X}>" for byte in range(256)} if lossless else set()
+    if missing := (white_space - found) | ({SPACE_MARK} | bytes_needed) - set(pieces):
+        raise UserError(f"{source}: lacks the piece {min(missing)}, or has it as one of another kind")
     encoded = [piece.encode() for piece in pieces]
     return Vocabulary(
         text=np.frombuffer(b"".join(encoded), np.uint8),

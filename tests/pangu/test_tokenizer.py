@@ -225,6 +225,20 @@ def test_models_that_cannot_be_read_are_named(folder: Path, tmp_path: Path) -> N
         Tokenizer.load(tmp_path)
 
 
+def test_models_of_other_makes_are_refused(tmp_path: Path) -> None:
+    lines = [line for line in strange_lines(seed=1, size=20_000) if line]
+    foreign = {"plain": {}, "characters": {"model_type": "char"}, "bytes": {"byte_fallback": True}}
+    layout = {"user_defined_symbols": ["▃", "▂", "<sep>", "<pad>", "<mask>", "<eod>", "<eot>"]}
+    for name, more in foreign.items():
+        for symbols in ({}, layout) if more else ({},):
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines), model_prefix=str(tmp_path / name), vocab_size=3000, hard_vocab_limit=False,
+                character_coverage=0.98, minloglevel=3, **more, **symbols,
+            )  # fmt: skip
+            with pytest.raises(UserError, match=name):
+                Tokenizer.load(tmp_path / f"{name}.model")
+
+
 def test_what_has_no_meaning_is_refused(lossless: Tokenizer) -> None:
     for ids in ([-1], [lossless.vocab_size], np.array([0, lossless.vocab_size + 5])):
         with pytest.raises(UserError, match="outside the vocabulary"):

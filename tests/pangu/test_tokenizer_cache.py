@@ -59,6 +59,16 @@ def test_without_a_place_to_write_everything_works(cache: Path) -> None:
     assert build.calls == 2
 
 
+def test_the_files_last_used_are_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pangu.array_cache.FILES_KEPT", 2)
+    build = Builder()
+    for age, name in enumerate(["old", "used", "new"]):
+        cached(name, build)
+        os.utime(cache / name, (1000 + age, 1000 + age))
+        cached("used", build)
+    assert sorted(path.name for path in cache.iterdir()) == ["new", "used"]
+
+
 def test_unpacking_gives_back_what_was_packed() -> None:
     arrays: list[np.ndarray] = [
         np.arange(3, dtype=np.uint8),

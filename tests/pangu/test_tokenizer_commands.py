@@ -1,6 +1,8 @@
 """`python -m pangu tokenize` and `detokenize`."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ import pytest
 
 from data_pipeline.stages.tokenizer import train_tokenizer
 from pangu.cli import main
+from pangu.errors import UserError
+from pangu.processes import map_in_order
 from pangu.tokenizer import Tokenizer
 from tests.conftest import REPOSITORY
 from tests.pangu.strange_text import strange_lines
@@ -83,6 +87,15 @@ def test_a_bad_line_is_named_and_nothing_written(
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
         assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
+
+
+def test_a_killed_worker_ends_the_run() -> None:
+    with pytest.raises(UserError, match="a worker process died"):
+        list(map_in_order(_die, None, range(10), 2))
+
+
+def _die(state: None, item: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_places_that_do_not_exist(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
