@@ -46,14 +46,7 @@ class Prediction:
     @cached_property
     def order(self) -> Order:
         strategy, program = self.question.strategy, self.program
-        return order_of(
-            strategy.pipeline.schedule,
-            program.pp,
-            program.chunks_per_stage,
-            strategy.micro_batches,
-            self.chunk_costs,
-            self.price.boundary,
-        )
+        return order_of(strategy.pipeline.schedule, program.pp, program.chunks_per_stage, strategy.micro_batches)
 
     def replay(self, *, keep: bool = False) -> Replay:
         schedule = self.question.strategy.pipeline.schedule
@@ -93,9 +86,10 @@ class Prediction:
         schedule = strategy.pipeline.schedule
         if schedule not in CLOSED and program.pp > 1:
             return self.seconds
-        by_stage = np.zeros((3, program.pp))
-        for chunk in program.chunks:
-            by_stage[:, chunk.stage] += self.chunk_costs[chunk.index]
+        # [F, B, W of a chunk; chunk of a stage; stage]
+        costs = np.array(self.chunk_costs).T.reshape(3, program.chunks_per_stage, program.pp)
+        by_stage = costs.sum(axis=1)
+        paced = costs[0].max(axis=-1).sum() + (costs[1] + costs[2]).max(axis=-1).sum()
         pipeline = pipeline_seconds(
             schedule,
             by_stage[0][None],
@@ -104,6 +98,7 @@ class Prediction:
             np.array([strategy.micro_batches]),
             np.array([self.price.boundary]),
             chunks=program.chunks_per_stage,
+            paced=np.array([paced]),
             blocking=not self.question.framework.p2p_overlap,
         )[0]
         # stages finish in turn, the first one last: a later stage's traffic hides behind the drain

@@ -5,7 +5,6 @@ A schedule without W treats backward as one task. Sources: GPipe (Huang et al. 2
 2024, controllable memory), DualPipe in its V form (DeepSeek-V3 report, section 3.2.1; Sea AI Lab's "cut-in-half").
 """
 
-import heapq
 from typing import Literal, NamedTuple
 
 Kind = Literal["F", "B", "W"]
@@ -20,15 +19,8 @@ class Task(NamedTuple):
 Order = list[list[Task]]
 
 
-def order_of(
-    schedule: str,
-    pp: int,
-    chunks: int,
-    micro_batches: int,
-    costs: "list[tuple[float, float, float]] | None" = None,
-    send: float = 0.0,
-) -> Order:
-    """The task lists of all stages. `chunks` per stage; `costs` (F, B, W of each chunk) steer the V-shaped schedules."""
+def order_of(schedule: str, pp: int, chunks: int, micro_batches: int) -> Order:
+    """The task lists of all stages; `chunks` per stage."""
     if pp == 1:
         return [
             [
@@ -50,7 +42,7 @@ def order_of(
     if schedule in ("zb_h1", "zb_h2"):
         return [_zero_bubble(s, pp, micro_batches, wide=schedule == "zb_h2") for s in range(pp)]
     if schedule in ("zb_v", "dualpipe"):
-        return _v_shaped(pp, micro_batches, costs or [(1.0, 1.0, 1.0)] * (2 * pp), send)
+        return _v_shaped(pp, micro_batches)
     return [_one_forward_one_backward(s, pp, micro_batches) for s in range(pp)]
 
 
@@ -109,65 +101,41 @@ def _zero_bubble(stage: int, pp: int, micro_batches: int, *, wide: bool) -> list
     return tasks + [Task("W", stage, m) for m in range(written, micro_batches)]
 
 
-def _v_shaped(pp: int, micro_batches: int, costs: list[tuple[float, float, float]], send: float) -> Order:
-    """List scheduling for two chunks a stage, there and back again: B before F before W, within 1F1B's memory.
+def _v_shaped(pp: int, micro_batches: int) -> Order:
+    """Two chunks a stage, there and back again, as a building block that repeats every six slots (Qi et al. 2024, V-ZB).
 
-    A stage holds at most 2 pp half-size activations (ZB-V's limit); a W runs when nothing else can or memory is full.
+    With tasks of one slot each, the ways out (F of the first chunk, B of the second) take x slots a stage, the ways back 6 - x:
+    then a stage's four tasks keep their distance in slots modulo six on every stage, and both W fill the two that are left.
+    The simulation squeezes the block; only its order counts. Memory is that of 1F1B: 2 pp half-size activations.
     """
-    limit = 2 * pp
-    last = 2 * pp - 1
-    stage_of = [c if c < pp else 2 * pp - 1 - c for c in range(2 * pp)]
-    ready: list[list[tuple[float, int, int, Task]]] = [[] for _ in range(pp)]  # (time, rank of kind, micro-batch, task)
-    clock, held = [0.0] * pp, [0] * pp
-    pending: list[list[Task]] = [[] for _ in range(pp)]
-    orders: Order = [[] for _ in range(pp)]
-
-    def offer(task: Task, time: float) -> None:
-        ready[stage_of[task.chunk]].append((time, 0 if task.kind == "B" else 1, task.micro_batch, task))
-
-    for m in range(micro_batches):
-        offer(Task("F", 0, m), 0.0)
-    events = [(0.0, s) for s in range(pp)]
-    left = 6 * pp * micro_batches
-    while left:
-        time, s = heapq.heappop(events)
-        if time < clock[s]:
-            heapq.heappush(events, (clock[s], s))
-            continue
-        now = [entry for entry in ready[s] if entry[0] <= time + 1e-12]
-        choice = min((e for e in now if e[1] == 0), key=lambda e: (-e[3].chunk, e[2]), default=None)
-        if choice is None:
-            # the second chunk first: it frees memory sooner; the first chunk leaves room for what will come back
-            room = [
-                e for e in now if e[1] == 1 and held[s] < (limit if e[3].chunk >= pp else limit - (pp - 1 - s) // 2)
-            ]
-            choice = min(room, key=lambda e: (-(e[3].chunk >= pp), e[2]), default=None)
-        if choice is not None:
-            ready[s].remove(choice)
-            task = choice[3]
-        elif pending[s]:
-            task = pending[s].pop(0)
-        else:
-            later = [e[0] for e in ready[s] if e[0] > time]
-            heapq.heappush(events, (min(later, default=time + min(min(c) for c in costs) * 0.25 + 1e-9), s))
-            continue
-        index = "FBW".index(task.kind)
-        clock[s] = time + costs[task.chunk][index]
-        orders[s].append(task)
-        left -= 1
-        if task.kind == "F":
-            held[s] += 1
-            following = (
-                Task("F", task.chunk + 1, task.micro_batch) if task.chunk < last else Task("B", last, task.micro_batch)
-            )
-        elif task.kind == "B":
-            pending[s].append(Task("W", task.chunk, task.micro_batch))
-            following = Task("B", task.chunk - 1, task.micro_batch) if task.chunk else None
-        else:
-            held[s] -= 1
-            following = None
-        if following is not None:
-            away = 0.0 if stage_of[following.chunk] == s else send
-            offer(following, clock[s] + away)
-        heapq.heappush(events, (clock[s], s))
+    out, back = 3, 3
+    forward_back = out * (pp - 1) + 1
+    while (forward_back + back * (pp - 1)) % 6 == 0:
+        forward_back += 1
+    taken = [0, (forward_back + back * (pp - 1)) % 6]
+    backward_out = forward_back + back * (pp - 1) + 1
+    while backward_out % 6 in taken:
+        backward_out += 1
+    taken.append(backward_out % 6)
+    backward_back = backward_out + out * (pp - 1) + 1
+    while (backward_back + back * (pp - 1)) % 6 in taken:
+        backward_back += 1
+    taken.append((backward_back + back * (pp - 1)) % 6)
+    free = [slot for slot in range(6) if slot not in taken]
+    orders: Order = []
+    for stage in range(pp):
+        from_end = pp - 1 - stage
+        times = {
+            ("F", stage): out * stage, ("F", 2 * pp - 1 - stage): forward_back + back * from_end,
+            ("B", 2 * pp - 1 - stage): backward_out + out * stage, ("B", stage): backward_back + back * from_end,
+        }  # fmt: skip
+        slots = {(slot + out * stage) % 6 for slot in free}
+        for chunk in (2 * pp - 1 - stage, stage):
+            earliest = times["B", chunk] + 1
+            while earliest % 6 not in slots:
+                earliest += 1
+            slots.remove(earliest % 6)
+            times["W", chunk] = earliest
+        tasks = [(time + 6 * m, Task(kind, chunk, m)) for (kind, chunk), time in times.items() for m in range(micro_batches)]  # type: ignore[arg-type]
+        orders.append([task for _, task in sorted(tasks)])
     return orders

@@ -25,8 +25,14 @@ class Replay:
 
     seconds: float
     busy: list[float]
+    begin: list[float]
     finish: list[float]
     events: list[Event]
+
+    @property
+    def span(self) -> float:
+        """The longest a stage is at work: the step time where no barrier joins the stages between steps (zero bubble)."""
+        return max(end - start for start, end in zip(self.begin, self.finish, strict=True))
 
     @property
     def bubble(self) -> float:
@@ -60,7 +66,7 @@ def replay(
     forward_done: dict[tuple[int, int], float] = {}
     backward_done: dict[tuple[int, int], float] = {}
     clock, busy, position = [0.0] * stages, [0.0] * stages, [0] * stages
-    finish = [0.0] * stages
+    begin, finish = [-1.0] * stages, [0.0] * stages
     events: list[Event] = []
     durations = [(f, b if split else b + w, w) for f, b, w in costs]
     remaining = sum(len(tasks) for tasks in order)
@@ -85,6 +91,8 @@ def replay(
                 if arrival is None:
                     break
                 start = arrival if arrival > time else time
+                if index == 0:
+                    begin[stage] = start
                 end = start + duration
                 time = end
                 busy[stage] += duration
@@ -110,4 +118,4 @@ def replay(
                 f"stage {s} waits for {order[s][position[s]]}" for s in range(stages) if position[s] < len(order[s])
             ]
             raise Deadlock("; ".join(stuck))
-    return Replay(max(finish), busy, finish, events)
+    return Replay(max(finish), busy, begin, finish, events)

@@ -96,7 +96,7 @@ def balance(prediction: Prediction, mode: str = "full") -> Balance | None:
         constraints=LinearConstraint(np.array(rows), np.array(low), np.array(high)),
         integrality=np.array([1] * (2 * pp) + [0]),
         bounds=Bounds(np.array([1.0] * pp + [0.0] * pp + [0.0]), np.array([float(layers)] * (2 * pp) + [np.inf])),
-        options={"time_limit": 5.0, "mip_rel_gap": 1e-3},
+        options={"time_limit": 1.0, "mip_rel_gap": 2e-3},
     )
     if result.x is None:
         return None

@@ -127,6 +127,13 @@ class _Group:
         self.table_elements = np.array([table.table_elements for table in tables])
         self.micro_batches = np.array([space.batch // layout.dp // layout.micro for layout in layouts])
         self.counts, self.layers = self._counts()
+        self.weights_groups = [self._weights_group(layout) for layout in layouts]
+        self.expert_groups = [self._expert_group(layout) for layout in layouts]
+        self.dense_shards = np.array([size for size, _ in self.weights_groups], dtype=float)
+        self.expert_shards = np.array([size for size, _ in self.expert_groups], dtype=float)
+        self.boundary = np.array([self._send(x, size) for x, size in zip(layouts, self.boundary_bytes, strict=True)])
+        self.stage_dense, self.stage_expert = self._stage_elements()
+        self.gathers: dict[tuple[int, str], np.ndarray] = {}
 
     def _counts(self) -> tuple[np.ndarray, np.ndarray]:
         """[stage, chunk, kind] blocks, and [stage, chunk] transformer layers, as the program lays them out."""
@@ -161,11 +168,12 @@ class _Group:
             elif schedule == "zb_h2":
                 legal[:, index] = self.micro_batches >= 2 * pp - 1
         tails = self._tails()
+        static = {(zero, offload): self._static(zero, offload) for zero in space.zero for offload in space.offload}
         for choice, (mode, share) in enumerate(recompute):
             again = np.ceil(self.layers * share) if mode != "none" else np.zeros_like(self.layers)
             memory_parts = self._activations(mode, again, schedules)
             for sharded in sorted({level == 3 for level in space.zero}):
-                forward, back, weight = self._stage_times(mode, again, sharded)
+                forward, back, weight, paced = self._stage_times(mode, again, sharded)
                 for index, schedule in enumerate(schedules):
                     rows = np.flatnonzero(legal[:, index])
                     if not len(rows):
@@ -176,8 +184,9 @@ class _Group:
                         back[rows],
                         weight[rows],
                         self.micro_batches[rows],
-                        self._boundary()[rows],
+                        self.boundary[rows],
                         chunks=self.chunks,
+                        paced=paced[rows],
                         blocking=not self.question.framework.p2p_overlap,
                     )
                     per_chunk = (back + weight)[rows] / self.chunks
@@ -210,13 +219,6 @@ class _Group:
             gib.ravel()[keep] + self.question.framework.context_gib,
         )
 
-    def _boundary(self) -> np.ndarray:
-        if not hasattr(self, "_boundary_seconds"):
-            self._boundary_seconds = np.array(
-                [self._send(layout, size) for layout, size in zip(self.layouts, self.boundary_bytes, strict=True)]
-            )
-        return self._boundary_seconds
-
     def _send(self, layout: Layout, size: float) -> float:
         if self.pp == 1:
             return 0.0
@@ -242,10 +244,12 @@ class _Group:
     def _expert_group(self, layout: Layout) -> tuple[int, int]:
         return layout.dp * layout.cp // layout.ep, self._stride(layout, "dp") * max(1, layout.ep // layout.cp)
 
-    def _stage_times(self, mode: str, again: np.ndarray, sharded: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """[layouts, pp] forward, backward of activations, backward of weights: all chunks of a stage."""
+    def _stage_times(self, mode: str, again: np.ndarray, sharded: bool) -> tuple[np.ndarray, ...]:
+        """[layouts, pp] forward, backward of activations, backward of weights: all chunks of a stage; [layouts] the pace of
+        a micro-batch whose every chunk waits for its slowest stage."""
         framework = self.question.framework
         totals = [np.zeros((len(self.layouts), self.pp)) for _ in range(3)]
+        paced = np.zeros(len(self.layouts))
         slowest = np.array(
             [
                 1.0 + framework.jitter * np.sqrt(2.0 * np.log(layout.tp * layout.cp * layout.dp * self.pp))
@@ -272,10 +276,11 @@ class _Group:
             both_device = back[:, 0] + back[:, 1] + weight[:, 0] + weight[:, 1]
             both = smooth_maximum(both_device, back[:, 2] + weight[:, 2])
             share = weight[:, 0] / np.maximum(1e-30, back[:, 0] + back[:, 1] + weight[:, 0])
+            paced += (fore.max(axis=-1) + both.max(axis=-1)) * slowest[:, 0]
             totals[0] += fore * slowest
             totals[1] += both * slowest * (1 - share)
             totals[2] += both * slowest * share
-        return totals[0], totals[1], totals[2]
+        return totals[0], totals[1], totals[2], paced
 
     def _add_gathers(
         self,
@@ -287,24 +292,14 @@ class _Group:
         mode: str,
     ) -> None:
         """ZeRO-3 in place: weights gathered for forward and backward and gradients scattered, piece by piece."""
-        framework, network = self.question.framework, self.shapes.network
+        framework = self.question.framework
         left = again.copy()
         for kind in range(len(KINDS)):
             elements = self.dense[:, kind] + self.expert[:, kind]
             if not elements.any() or not counts[:, kind].any():
                 continue
-            gather, scatter = (
-                np.array(
-                    [
-                        network.seconds(op, size * sent, *self._weights_group(layout))
-                        for layout, size in zip(self.layouts, elements, strict=True)
-                    ]
-                )[:, None]
-                for op, sent in (
-                    ("all_gather", framework.weight_bytes_sent),
-                    ("reduce_scatter", framework.gradient_bytes_sent),
-                )
-            )
+            gather = self._collected(kind, "all_gather", elements * framework.weight_bytes_sent)
+            scatter = self._collected(kind, "reduce_scatter", elements * framework.gradient_bytes_sent)
             count = counts[None, :, kind]
             taken = np.zeros_like(left)
             if kind not in (HEAD, EMBEDDING) and mode != "none":
@@ -322,6 +317,13 @@ class _Group:
             back[:, 0] += framework.interference * hidden
             back[:, 1] += traffic - hidden
 
+    def _collected(self, kind: int, op: str, sizes: np.ndarray) -> np.ndarray:
+        """[layouts, 1] seconds of one collective over the ranks that share a block's weights."""
+        if (kind, op) not in self.gathers:
+            seconds = [self.shapes.network.seconds(op, size, *group) for group, size in zip(self.weights_groups, sizes, strict=True)]
+            self.gathers[kind, op] = np.array(seconds)[:, None]
+        return self.gathers[kind, op]
+
     def _stage_elements(self) -> tuple[np.ndarray, np.ndarray]:
         """[layouts, pp] parameters, dense and expert. The head counts once however often it runs."""
         counts = self.counts.sum(axis=1)
@@ -332,11 +334,11 @@ class _Group:
     def _tails(self) -> dict[str, np.ndarray]:
         """[layouts, pp] seconds of every collective that a step's end may need."""
         framework, network = self.question.framework, self.shapes.network
-        dense, expert = self._stage_elements()
+        dense, expert = self.stage_dense, self.stage_expert
         tails = {name: np.zeros_like(dense) for name in ("all_reduce", "reduce_scatter", "all_gather", "embedding")}
         tied = self.question.model.tied_embedding and self.pp > 1
         for row, layout in enumerate(self.layouts):
-            groups = [(dense[row], self._weights_group(layout)), (expert[row], self._expert_group(layout))]
+            groups = [(dense[row], self.weights_groups[row]), (expert[row], self.expert_groups[row])]
             for elements, group in groups:
                 for value in np.unique(elements):
                     if value:
@@ -382,14 +384,12 @@ class _Group:
     def _shards(self, sharded: bool) -> tuple[np.ndarray, np.ndarray]:
         if not sharded:
             return np.ones(len(self.layouts)), np.ones(len(self.layouts))
-        dense = np.array([self._weights_group(layout)[0] for layout in self.layouts], dtype=float)
-        expert = np.array([self._expert_group(layout)[0] for layout in self.layouts], dtype=float)
-        return dense, expert
+        return self.dense_shards, self.expert_shards
 
     def _static(self, zero: int, offload: bool) -> np.ndarray:
         """[layouts, pp] bytes of weights, gradients, optimizer and buffers."""
         framework = self.question.framework
-        dense, expert = self._stage_elements()
+        dense, expert = self.stage_dense, self.stage_expert
         shards = self._shards(True)
         parts = 0.0
         for elements, size in ((dense, shards[0][:, None]), (expert, shards[1][:, None])):

@@ -10,7 +10,7 @@ from parallel_strategy.search.evaluate import Candidates, evaluate
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.strategy import Question, StrategySpec
 
-REPLAYED = 48
+REPLAYED = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,11 @@ def search(question: Question, space: Space, *, keep: int = 10, margin: float = 
         predictions.append(_predict(question, strategy))
     predictions = [p for p in predictions if p.gib <= usable] or predictions
     predictions.sort(key=lambda p: p.seconds)
-    improved = [balanced_prediction(p) for p in predictions[:3]]
-    predictions = sorted([*improved, *predictions[3:]], key=lambda p: p.seconds)
+    better = balanced_prediction(predictions[0])
+    if better is not predictions[0]:
+        predictions.insert(0, better)
     winner = predictions[0]
-    neighbours = _neighbours(question, groups, winner, usable, seconds, owner, place)
+    neighbours = _neighbours(question, groups, winner, usable)
     return Found(total, int(fits.sum()), predictions[:keep], front, neighbours, sensitivity(predictions[:keep]))
 
 
@@ -111,34 +112,23 @@ def _signature(strategy: StrategySpec) -> dict[str, object]:
     }
 
 
-def _neighbours(
-    question: Question,
-    groups: list[Candidates],
-    winner: Prediction,
-    usable: float,
-    seconds: np.ndarray,
-    owner: np.ndarray,
-    place: np.ndarray,
-) -> list[Neighbour]:
+def _neighbours(question: Question, groups: list[Candidates], winner: Prediction, usable: float) -> list[Neighbour]:
     """For each choice of the winner: the best candidates with another value of that choice and as much else alike as can be."""
     mine = _signature(winner.question.strategy)
     result = []
     fastest: dict[tuple[str, object], tuple[int, float, int]] = {}
     for group_index, group in enumerate(groups):
-        features = _features(group)
-        differs = np.zeros(len(group.seconds), dtype=int)
-        for name, values in features.items():
-            differs += values != mine[name]
-        for name, values in features.items():
-            others = np.flatnonzero(values != mine[name])
-            if not len(others):
-                continue
-            for value in np.unique(values[others].astype(object)):
-                rows = others[values[others] == value]
-                # as few other changes as possible, then the fastest
-                best = rows[np.lexsort((group.seconds[rows], differs[rows]))[0]]
-                key = (name, value)
-                mark = (int(differs[best]), float(group.seconds[best]), group_index * 10**9 + int(best))
+        features = {name: _coded(values, rows, mine[name]) for name, (values, rows) in _features(group).items()}
+        differs = sum((codes != 0).astype(np.int64) for _, codes in features.values())
+        # as few other changes as possible, then the fastest
+        rank = differs * 1e6 + group.seconds
+        for name, (values, codes) in features.items():
+            for code in range(1, len(values)):
+                rows = np.flatnonzero(codes == code)
+                if not len(rows):
+                    continue
+                best = int(rows[np.argmin(rank[rows])])
+                key, mark = (name, values[code]), (int(differs[best]), float(group.seconds[best]), group_index * 10**9 + best)
                 if key not in fastest or mark < fastest[key]:
                     fastest[key] = mark
     for (name, value), (_, _, code) in fastest.items():
@@ -148,34 +138,35 @@ def _neighbours(
         theirs = _signature(strategy)
         also = [f"{key} {theirs[key]}" for key in theirs if theirs[key] != mine[key] and key != name]
         change = f"{name} {value} instead of {mine[name]}" + (f" (with {', '.join(also)})" if also else "")
-        result.append(Neighbour(change, other.seconds, other.gib, _reason(winner, other, usable)))
+        result.append(Neighbour(change, other.closed_form_seconds, other.gib, _reason(winner, other, usable)))
     result.sort(key=lambda n: n.seconds)
     return result
 
 
-def _features(group: Candidates) -> dict[str, np.ndarray]:
-    layouts = group.layouts
-    n = len(group.seconds)
+def _coded(values: list, rows: np.ndarray, mine: object) -> tuple[list, np.ndarray]:
+    """Distinct values, the winner's own first, and the code of every candidate."""
+    distinct = [mine, *dict.fromkeys(value for value in values if value != mine)]
+    return distinct, np.array([distinct.index(value) for value in values])[rows]
 
-    def of_layout(values: list) -> np.ndarray:
-        return np.array(values, dtype=object)[group.layout]
 
-    recompute = np.array(
-        [mode if share in (0.0, 1.0) else "some layers" for mode, share in group.recompute], dtype=object
-    )
+def _features(group: Candidates) -> dict[str, tuple[list, np.ndarray]]:
+    """For each choice: its values and, for every candidate, which of them it has."""
+    layouts, one = group.layouts, np.zeros(len(group.seconds), dtype=np.int64)
+    orders = [" ".join(axis for axis in x.order if axis != "cp" or x.cp > 1) for x in layouts]
+    recompute = [mode if share in (0.0, 1.0) else "some layers" for mode, share in group.recompute]
     return {
-        "tensor parallel": of_layout([x.tp for x in layouts]),
-        "pipeline stages": np.full(n, group.pp, dtype=object),
-        "context parallel": of_layout([x.cp for x in layouts]),
-        "expert parallel": of_layout([x.ep for x in layouts]),
-        "micro-batch": of_layout([x.micro for x in layouts]),
-        "order": of_layout([" ".join(axis for axis in x.order if axis != "cp" or x.cp > 1) for x in layouts]),
-        "schedule": np.array(group.schedules, dtype=object)[group.schedule],
-        "chunks": np.full(n, group.chunks, dtype=object),
-        "sequence parallel": of_layout([x.sequence_parallel for x in layouts]),
-        "optimizer sharding": group.zero.astype(object),
-        "optimizer on host": group.offload.astype(object),
-        "recompute": recompute[group.choice],
+        "tensor parallel": ([x.tp for x in layouts], group.layout),
+        "pipeline stages": ([group.pp], one),
+        "context parallel": ([x.cp for x in layouts], group.layout),
+        "expert parallel": ([x.ep for x in layouts], group.layout),
+        "micro-batch": ([x.micro for x in layouts], group.layout),
+        "order": (orders, group.layout),
+        "schedule": (list(group.schedules), group.schedule),
+        "chunks": ([group.chunks], one),
+        "sequence parallel": ([x.sequence_parallel for x in layouts], group.layout),
+        "optimizer sharding": ([0, 1, 2, 3], group.zero),
+        "optimizer on host": ([False, True], group.offload.astype(np.int64)),
+        "recompute": (recompute, group.choice),
     }
 
 
@@ -191,9 +182,9 @@ def _reason(winner: Prediction, other: Prediction, usable: float) -> str:
         }
         largest = max(parts, key=lambda name: parts[name])
         return f"does not fit: {other.gib:.1f} GiB of {usable:.1f}, {parts[largest]:.1f} of them {largest}"
-    slower = other.seconds / winner.seconds - 1.0
+    slower = other.closed_form_seconds / winner.closed_form_seconds - 1.0
     if slower <= 0:
-        return f"{-slower:.1%} faster in simulation, but not chosen: see the list of the best"
+        return f"{-slower:.1%} faster in closed form, not in simulation"
     before, after = parts_of(winner), parts_of(other)
     worst = max(after, key=lambda name: after[name] - before[name])
     return f"{slower:.1%} slower: {worst} {before[worst]:.3g} s -> {after[worst]:.3g} s"
@@ -203,7 +194,7 @@ def parts_of(prediction: Prediction) -> dict[str, float]:
     """Where the seconds of a step go, on the busiest stage: sums to the step."""
     program, price = prediction.program, prediction.price
     m = prediction.question.strategy.micro_batches
-    busy = prediction.replayed.busy
+    busy = [sum(price.chunks[c.index].forward + price.chunks[c.index].backward for c in program.stage_chunks(s)) for s in range(program.pp)]
     stage = max(range(program.pp), key=lambda index: busy[index])
     device = tensor = again = host = 0.0
     for chunk in program.stage_chunks(stage):
@@ -229,7 +220,7 @@ def parts_of(prediction: Prediction) -> dict[str, float]:
         "gradient traffic": tail.gradient_reduce + tail.weight_gather + tail.embedding_reduce,
         "optimizer": tail.optimizer + tail.fixed,
     }
-    parts["pipeline idle and sends"] = max(0.0, prediction.seconds - sum(parts.values()))
+    parts["pipeline idle and sends"] = max(0.0, prediction.closed_form_seconds - sum(parts.values()))
     return parts
 
 

@@ -1,0 +1,173 @@
+"""Measured rows: reading, fitting what may be fitted, scoring without having seen."""
+
+import csv
+import io
+import math
+
+import pytest
+
+from parallel_strategy.calibrate.figures import FIGURES, apply
+from parallel_strategy.calibrate.fit import Calibration, calibrate
+from parallel_strategy.calibrate.protocols import chosen, run_p1, run_p2
+from parallel_strategy.calibrate.rows import read_rows
+from parallel_strategy.cli import main
+from parallel_strategy.predict import Prediction
+
+COLUMNS = (
+    "id,split,quality,source,hw,framework,dev_per_node,n_dev,model,layers,hidden,heads,kv_heads,ffn,vocab,seq,tp,pp,dp,cp,ep,vpp,"
+    "seq_par,zero,mbs,gbs,recompute,precision,iter_time_s,tflops_per_dev,flops_convention,tokens_s_dev,mem_gib,mem_kind,notes"
+).split(",")
+
+
+def write_rows(path, changes, hardware="A100-SXM4-80GB, 8/node", framework="Megatron-DeepSpeed"):
+    """Rows of a made-up machine: the emulator's own times with `seconds` scaled."""
+    base = dict.fromkeys(COLUMNS, "")
+    base |= {
+        "quality": "A",
+        "hw": hardware,
+        "framework": framework,
+        "dev_per_node": "8",
+        "n_dev": "8",
+        "model": "GPT",
+        "layers": "16",
+        "hidden": "2048",
+        "heads": "16",
+        "ffn": "8192",
+        "vocab": "50257",
+        "seq": "1024",
+        "tp": "2",
+        "pp": "2",
+        "dp": "2",
+        "vpp": "1",
+        "mbs": "2",
+        "gbs": "32",
+        "recompute": "full",
+        "precision": "fp16",
+        "iter_time_s": "1.0",
+    }
+    rows = [{**base, "id": f"made_up_{index:04d}", **change} for index, change in enumerate(changes)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_text(text.getvalue(), encoding="utf-8")
+    return path
+
+
+def measured(path, multipliers):
+    """The same file with step times that a machine with these figures would show."""
+    rows, _ = read_rows(path)
+    times = {row.id: Prediction(apply(row.question, multipliers)).seconds for row in rows}
+    with path.open() as file:
+        records = list(csv.DictReader(file))
+    for record in records:
+        record["iter_time_s"] = f"{times[record['id']]:.6f}"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(records)
+    return path
+
+
+LAYOUTS = [
+    {"hidden": h, "ffn": str(4 * int(h)), "tp": tp, "pp": pp, "dp": str(8 // int(tp) // int(pp)), "mbs": mbs, "layers": layers}
+    for h in ("2048", "4096") for layers in ("16", "32")
+    for tp, pp in (("1", "1"), ("2", "2"), ("4", "2"), ("8", "1")) for mbs in ("2", "4")
+]  # fmt: skip
+
+
+def test_a_known_machine_is_recovered(tmp_path):
+    path = measured(write_rows(tmp_path / "rows.csv", LAYOUTS), {"gemm_eff": 0.85, "host_launch": 1.3})
+    rows, _ = read_rows(path)
+    calibration = calibrate(rows)
+    (fit,) = calibration.groups.values()
+    assert fit.multipliers["gemm_eff"] == pytest.approx(0.85, rel=0.04)
+    assert fit.rows == sorted(row.id for row in rows)
+    for row in rows:
+        assert calibration.predict(row).seconds * calibration.correction(row) == pytest.approx(row.seconds, rel=0.02)
+
+
+def test_links_are_not_among_the_figures(tmp_path):
+    path = write_rows(tmp_path / "rows.csv", LAYOUTS[:4])
+    (row, *_), _ = read_rows(path)
+    moved = apply(row.question, {figure.name: 0.8 for figure in FIGURES})
+    assert moved.cluster.topology == row.question.cluster.topology
+
+
+def test_p1_sees_a_fifth_and_scores_the_rest(tmp_path):
+    path = measured(write_rows(tmp_path / "rows.csv", LAYOUTS), {"gemm_eff": 0.8})
+    rows, _ = read_rows(path)
+    seen = chosen(rows)
+    outcomes, calibration = run_p1(rows)
+    assert calibration.rows_seen() == seen and len(seen) <= 0.2 * len(rows)
+    assert not seen & {outcome.row.id for outcome in outcomes} and len(outcomes) + len(seen) == len(rows)
+    assert sum(abs(o.error) for o in outcomes) / len(outcomes) < 0.06
+
+
+def test_p2_scores_each_size_unseen(tmp_path):
+    path = measured(write_rows(tmp_path / "rows.csv", LAYOUTS[::2]), {"gemm_eff": 0.9})
+    folds = run_p2(read_rows(path)[0])
+    assert [size for size, _ in folds] == ["16x2048", "16x4096", "32x2048", "32x4096"]
+    assert sum(len(members) for _, members in folds) == len(LAYOUTS[::2])
+
+
+def test_a_shape_far_from_all_rows_is_not_corrected(tmp_path):
+    path = measured(write_rows(tmp_path / "rows.csv", LAYOUTS[:8]), {"vector_eff": 0.7})
+    calibration = calibrate(read_rows(path)[0])
+    far = write_rows(tmp_path / "far.csv", [{"hidden": "16384", "ffn": "65536", "heads": "128", "seq": "16384"}])
+    assert math.log(calibration.correction(read_rows(far)[0][0])) == pytest.approx(0, abs=0.02)
+
+
+def test_unknown_machines_are_named_and_skipped(tmp_path, capsys):
+    path = write_rows(tmp_path / "rows.csv", LAYOUTS[:3], hardware="abacus, wooden")
+    assert main(["validate", str(path), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "skipped 3 rows: hw 'abacus, wooden' is not known" in captured.err
+
+
+def test_a_row_that_needs_more_than_the_peak_is_not_scored(tmp_path):
+    rows, _ = read_rows(write_rows(tmp_path / "rows.csv", [{"iter_time_s": "0.0001"}]))
+    assert rows[0].impossible
+
+
+def test_commands_write_calibration_predictions_and_scatter(tmp_path, capsys):
+    path = measured(write_rows(tmp_path / "rows.csv", LAYOUTS[:10]), {"gemm_eff": 0.9})
+    file = tmp_path / "calibration.json"
+    assert main(["calibrate", str(path), "--share", "0.5", "--out", str(file)]) == 0
+    assert "gemm_eff" in capsys.readouterr().out
+    assert len(Calibration.load(file).rows_seen()) == 5
+    predictions, picture = tmp_path / "predictions.csv", tmp_path / "scatter.png"
+    code = main(
+        ["validate", str(path), "--calibration", str(file), "--out", str(predictions), "--scatter", str(picture)]
+    )
+    assert code == 0 and "made_up" in capsys.readouterr().out
+    with predictions.open() as text:
+        table = list(csv.DictReader(text))
+    assert list(table[0])[:4] == ["id", "predicted_s", "predicted_gib", "oom"] and len(table) == 5
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("content", ["", "id,hw\n", "{}"])
+def test_a_file_that_is_no_table_is_one_line(tmp_path, capsys, content):
+    path = tmp_path / "rows.csv"
+    path.write_text(content, encoding="utf-8")
+    assert main(["validate", str(path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_development_rows_of_the_megatron_papers(shared):
+    """P3 on two tables whose times no figure of the presets was fitted to."""
+    for table, limit in (("korthikanti_table5", 0.05), ("megatron_sc21_table1", 0.08)):
+        rows, skipped = read_rows(shared / "validation" / f"{table}.csv")
+        assert not skipped
+        errors = [abs(Prediction(row.question).closed_form_seconds / row.seconds - 1) for row in rows]
+        assert sum(errors) / len(errors) < limit
+
+
+def test_every_named_machine_resolves(shared):
+    from parallel_strategy.calibrate.names import cluster_of, framework_of
+
+    for line in (shared / "validation/clusters.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            _, hardware, framework, *_ = line.split("\t")
+            assert cluster_of(hardware) and framework_of(framework), line

@@ -1,0 +1,115 @@
+"""Kernels, collectives, memory: monotone where they must be, equal to formulas where there are some."""
+
+import csv
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parallel_strategy.cost.collective import Network
+from parallel_strategy.cost.kernel import matmul_seconds
+from parallel_strategy.predict import Prediction
+from parallel_strategy.spec.cluster import ClusterSpec
+from parallel_strategy.spec.model import ModelSpec
+from tests.parallel_strategy.strategies import question
+
+DEVICE = ClusterSpec.preset("dgx-a100").device
+
+
+def seconds(m: int, n: int, k: int, batch: int = 1) -> float:
+    return float(matmul_seconds(DEVICE, "fp16", *(np.array([float(x)]) for x in (m, n, k, batch)))[0])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 64))
+def test_a_matmul_never_beats_the_peak_and_grows_with_its_size(m, n, k):
+    m, n, k = 64 * m, 64 * n, 64 * k
+    time = seconds(m, n, k)
+    assert 2.0 * m * n * k / time <= DEVICE.peak("fp16")
+    assert seconds(2 * m, n, k) >= time and seconds(m, n, 2 * k) >= time
+
+
+def test_waves_and_alignment_show():
+    cores = DEVICE.gemm.cores
+    assert seconds(128 * (cores + 1), 256, 4096) > 1.2 * seconds(128 * cores, 256, 4096)
+    assert seconds(4096, 4096, 100) > seconds(4096, 4096, 104)  # 100 is no multiple of 8
+
+
+def test_all_reduce_is_twice_a_gather_and_cards_are_shared():
+    network = Network(ClusterSpec.preset("a100-hdr-800"))
+    size = 2.0**30
+    whole = network.seconds("all_reduce", size, 64, 1)  # 8 servers, all devices of each
+    alone = network.seconds("all_reduce", size, 8, 8)  # one device of each server, its 7 neighbours do the same
+    assert alone > 5 * whole
+    gather = network.seconds("all_gather", size, 64, 1)
+    assert whole == pytest.approx(2 * gather, rel=0.05)
+    assert network.outermost_level(8, 1) == "server" and network.outermost_level(8, 8) == "network"
+
+
+def test_pcie_between_the_groups_of_a_server_decides_eight_way_tensor_parallelism():
+    network = Network(ClusterSpec.preset("atlas-800-910a"))
+    assert network.seconds("all_reduce", 1e8, 8, 1) > 2 * network.seconds("all_reduce", 1e8, 4, 1)
+
+
+def test_measured_all_reduces_of_eight_a100_are_met(shared):
+    network = Network(ClusterSpec.preset("dgx-a100"))
+    errors = []
+    with (shared / "validation/collectives/allreduce_a100_v100_vtrain.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["gpu"] == "a100" and row["n_gpus"] in ("2", "4", "8"):
+                measured = float(row["time_us_outofplace"]) * 1e-6
+                errors.append(
+                    abs(network.seconds("all_reduce", float(row["bytes"]), int(row["n_gpus"]), 1) / measured - 1)
+                )
+    assert np.mean(errors) < 0.12
+
+
+def test_weights_gradients_and_states_by_level_of_sharding():
+    model = ModelSpec.preset("gpt-6.7b")
+    found = []
+    for zero in ({"optimizer_shard": False}, *({"optimizer_shard": True, "level": level} for level in (1, 2, 3))):
+        asked = question(model, framework="megatron-deepspeed", batch={"global": 8}, mesh={"dp": 8}, zero=zero)
+        memory = Prediction(asked).stage_memory[0]
+        found.append((memory.weights, memory.gradients, memory.optimizer))
+    plain = found[0]
+    for level, (weights, gradients, optimizer) in enumerate(found):
+        assert optimizer == pytest.approx(plain[2] / (8 if level >= 1 else 1))
+        assert gradients == pytest.approx(plain[1] / (8 if level >= 2 else 1))
+        assert weights == pytest.approx(plain[0] / (8 if level >= 3 else 1))
+
+
+def test_host_adam_moves_the_states_off_the_device():
+    fields = {"batch": {"global": 8}, "mesh": {"dp": 8}}
+    model = ModelSpec.preset("pangu-alpha-2.6b")
+    here = Prediction(question(model, "atlas-800-910a", "mindspore", **fields))
+    there = Prediction(question(model, "atlas-800-910a", "mindspore", **fields, offload={"optimizer": True}))
+    assert there.stage_memory[0].optimizer == 0 < here.stage_memory[0].optimizer
+    assert there.seconds > here.seconds
+
+
+def test_recomputation_trades_time_for_memory():
+    model = ModelSpec.preset("gpt-6.7b")
+    results = [
+        Prediction(
+            question(
+                model,
+                framework="megatron-lm-2022",
+                batch={"global": 16, "micro": 2},
+                mesh={"tp": 8},
+                recompute={"mode": mode},
+            )
+        )
+        for mode in ("none", "selective", "full")
+    ]
+    assert results[0].seconds < results[1].seconds < results[2].seconds
+    assert results[0].gib > results[1].gib > results[2].gib
+
+
+def test_earlier_stages_hold_more_under_1f1b_and_all_the_same_under_gpipe():
+    model = ModelSpec.preset("gpt-6.7b")
+    fields = {"batch": {"global": 32}, "mesh": {"pp": 4}, "framework": "megatron-lm-2022"}
+    kept = [m.activations for m in Prediction(question(model, **fields)).stage_memory]
+    assert kept[0] > kept[1] > kept[2]
+    gpipe = [m.activations for m in Prediction(question(model, **fields, pipeline={"schedule": "gpipe"})).stage_memory]
+    assert gpipe[1] == pytest.approx(gpipe[2]) and gpipe[1] > 5 * kept[1]

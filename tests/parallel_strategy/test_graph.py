@@ -1,0 +1,129 @@
+"""Shapes, FLOPs, parameters and activation bytes, against counts that are known exactly."""
+
+import pytest
+
+from parallel_strategy.graph.layer import Shard, build_layer
+from parallel_strategy.graph.operator import Collective, Phase
+from parallel_strategy.graph.program import Program, model_parameters
+from parallel_strategy.spec.framework import FrameworkSpec
+from parallel_strategy.spec.model import ModelSpec
+from tests.parallel_strategy.strategies import question
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters"),
+    [
+        ("pangu-alpha-350m", 345_368_576),
+        ("pangu-alpha-2.6b", 2_625_295_360),
+        ("pangu-alpha-13b", 12_800_870_400),
+        ("llama2-7b", 6_738_415_616),
+        ("llama2-70b", 68_976_648_192),
+        ("llama3-8b", 8_030_261_248),
+        ("llama3-405b", 405_853_388_800),
+    ],
+)
+def test_parameters_are_exact(preset, parameters):
+    assert model_parameters(ModelSpec.preset(preset)) == parameters
+
+
+def test_mixtures_of_experts_have_their_published_sizes():
+    assert model_parameters(ModelSpec.preset("mixtral-8x7b")) == pytest.approx(46.7e9, rel=0.002)
+    # 671 billion and 11.5 of the prediction layer
+    assert model_parameters(ModelSpec.preset("deepseek-v3")) == pytest.approx(682.5e9, rel=0.002)
+
+
+@pytest.mark.parametrize("tp", [1, 2, 8])
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+def test_activations_of_a_layer_are_those_of_korthikanti(tp, sequence_parallel):
+    """s b h (10 + 24 / t + 5 a s / (h t)), all of it over t with sequence parallelism (arXiv:2205.05198, table 2)."""
+    model = ModelSpec.preset("gpt-22b")
+    s, b, h, a = model.seq_length, 4, model.hidden_size, model.num_heads
+    block = build_layer(
+        model,
+        FrameworkSpec(name="test"),
+        Shard(b, tp=tp, sequence_parallel=sequence_parallel and tp > 1),
+        experts=False,
+    )
+    apart = 10 / tp if sequence_parallel else 10
+    assert block.saved_bytes == pytest.approx(s * b * h * (apart + 24 / tp + 5 * a * s / (h * tp)))
+    assert block.attention_bytes == pytest.approx(5 * a * s * s * b / tp)
+    assert block.input_bytes == pytest.approx(2 * s * b * h / (tp if sequence_parallel else 1))
+
+
+@pytest.mark.parametrize("preset", ["gpt-22b", "gpt-175b"])
+def test_flops_of_a_step_are_narayanans(preset):
+    """72 B s l h^2 (1 + s / 6 h + V / 12 l h) without recomputation (arXiv:2104.04473, appendix)."""
+    model = ModelSpec.preset(preset)
+    asked = question(model, framework="megatron-lm-2022", batch={"global": 8, "micro": 2}, mesh={"tp": 8})
+    s, l, h, v = model.seq_length, model.num_layers, model.hidden_size, model.vocab_size
+    assert Program(asked).flops_per_step() == pytest.approx(
+        72 * 8 * s * l * h * h * (1 + s / (6 * h) + v / (12 * l * h))
+    )
+
+
+def test_flops_do_not_depend_on_the_layout():
+    model = ModelSpec.preset("gpt-6.7b")
+    layouts = [{"tp": 1}, {"tp": 4}, {"tp": 2, "pp": 4}, {"tp": 2, "dp": 2, "pp": 2}]
+    totals = {
+        Program(question(model, framework="megatron-lm-2022", batch={"global": 16}, mesh=mesh)).flops_per_step()
+        for mesh in layouts
+    }
+    assert max(totals) == pytest.approx(min(totals))
+
+
+def test_parameters_over_ranks_add_up_to_the_model():
+    model = ModelSpec.preset("pangu-alpha-2.6b")
+    asked = question(model, "cloudbrain2-2048", "mindspore", batch={"global": 8}, mesh={"pp": 4, "tp": 4})
+    program = Program(asked)
+    total = 0.0
+    for chunk in program.chunks:
+        for piece in chunk.pieces:
+            count = 1 if piece.block.kind == "head" else piece.count
+            total += count * sum(p.elements * (1 if p.replicated_over_tp else 4) for p in piece.block.parameters)
+    biases = sum(
+        piece.count * p.elements * 3
+        for chunk in program.chunks
+        for piece in chunk.pieces
+        for p in piece.block.parameters
+        if not p.replicated_over_tp and p.name.endswith((".output.bias", ".down.bias"))
+    )
+    tied = model.vocab_size * model.hidden_size  # first and last stage both hold the word table
+    assert total - tied - biases == model_parameters(model)
+
+
+def test_tensor_parallel_collectives_of_a_layer():
+    """Two all-reduces forward and two backward; with sequence parallelism pairs of gather and scatter instead."""
+    model, framework = ModelSpec.preset("gpt-22b"), FrameworkSpec(name="test")
+    plain = build_layer(model, framework, Shard(1, tp=8), experts=False)
+    size = 2 * model.seq_length * model.hidden_size
+    assert [(c.op, c.bytes) for c in plain.collectives if c.phase == Phase.FORWARD] == [("all_reduce", size)] * 2
+    assert [(c.op, c.bytes) for c in plain.collectives if c.phase == Phase.BACKWARD_INPUT] == [("all_reduce", size)] * 2
+    split = build_layer(model, framework, Shard(1, tp=8, sequence_parallel=True), experts=False)
+    forward = [c.op for c in split.collectives if c.phase == Phase.FORWARD]
+    assert sorted(forward) == ["all_gather", "all_gather", "reduce_scatter", "reduce_scatter"]
+    assert len(split.collectives) == 10  # and in backward each input is gathered once more
+
+
+def test_nodes_of_a_rank_have_layer_phase_and_micro_batch():
+    model = ModelSpec.preset("pangu-alpha-350m")
+    asked = question(
+        model, "cloudbrain2-2048", "mindspore", batch={"global": 4}, mesh={"pp": 2, "tp": 2}, recompute={"mode": "full"}
+    )
+    program = Program(asked)
+    nodes = list(program.nodes(1))
+    assert {node.micro_batch for node in nodes} == {0, 1, 2, 3}
+    assert {node.phase for node in nodes} == {"forward", "recompute", "backward"}
+    assert max(node.layer for node in nodes) == model.num_layers
+    received = [n for n in nodes if isinstance(n.work, Collective) and n.work.name == "receive_activation"]
+    assert len(received) == 4 and received[0].work.bytes == 2 * 1024 * 1024
+    forward = [n.work.name for n in nodes if n.phase == "forward" and n.micro_batch == 0]
+    assert forward.index("attention.norm") < forward.index("attention.query") < forward.index("attention.core.scores")
+
+
+def test_the_query_layer_is_the_last_and_has_its_own_table():
+    program = Program(
+        question(ModelSpec.preset("pangu-alpha-2.6b"), "cloudbrain2-2048", "mindspore", batch={"global": 1})
+    )
+    kinds = [piece.block.kind for piece in program.chunks[0].pieces]
+    assert kinds == ["embedding", "layer", "query", "head"]
+    assert any(p.name == "query_embedding.weight" for p in program.blocks["query"].parameters)

@@ -1,0 +1,105 @@
+"""Pipeline schedules: legal orders, the bubbles of the papers, and a closed form that agrees with the simulation."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from parallel_strategy.predict import Prediction
+from parallel_strategy.schedule.orders import Task, order_of, splits_backward
+from parallel_strategy.schedule.simulate import Deadlock, replay
+from tests.parallel_strategy.strategies import questions
+
+SCHEDULES = [
+    ("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("interleaved", 3), ("mindspore_vpp", 2), ("mindspore_vpp_less_memory", 2),
+    ("zb_h1", 1), ("zb_h2", 1), ("zb_v", 2), ("dualpipe", 2),
+]  # fmt: skip
+
+
+def run(schedule: str, pp: int, chunks: int, m: int, costs: tuple[float, float, float], send: float = 0.0):
+    per_chunk = [tuple(c / chunks for c in costs)] * (pp * chunks)
+    order = order_of(schedule, pp, chunks, m)
+    return order, replay(order, per_chunk, send, blocking=False, split=splits_backward(schedule))
+
+
+@pytest.mark.parametrize(("schedule", "chunks"), SCHEDULES)
+@pytest.mark.parametrize(("pp", "groups"), [(2, 2), (4, 3), (8, 4)])
+def test_every_task_runs_once_on_its_stage(schedule, chunks, pp, groups):
+    m = pp * groups
+    order, result = run(schedule, pp, chunks, m, (1.0, 1.0, 1.0), 0.05)
+    kinds = "FBW" if splits_backward(schedule) else "FB"
+    done = [task for tasks in order for task in tasks]
+    assert sorted(done) == sorted(Task(k, c, i) for k in kinds for c in range(pp * chunks) for i in range(m))
+    for tasks in order:
+        assert len({task.chunk for task in tasks}) == chunks
+    assert result.seconds >= 3 * m  # no stage can do its work faster
+
+
+@pytest.mark.parametrize("pp", [2, 4, 8, 16])
+def test_bubbles_of_the_papers_without_communication(pp):
+    f, b, w, m = 1.0, 1.0, 0.8, 4 * pp
+    work = m * (f + b + w)
+    expected = {
+        ("gpipe", 1): (pp - 1) * (f + b + w),
+        ("1f1b", 1): (pp - 1) * (f + b + w),
+        ("interleaved", 2): (pp - 1) * (f + b + w) / 2,
+        ("zb_h1", 1): (pp - 1) * (f + b - w),
+        ("zb_h2", 1): (pp - 1) * (f + b - 2 * w),
+    }
+    for (schedule, chunks), idle in expected.items():
+        _, result = run(schedule, pp, chunks, m, (f, b, w))
+        assert result.span - work == pytest.approx(idle, rel=1e-9, abs=1e-9), schedule
+
+
+@pytest.mark.parametrize(
+    ("costs", "send", "rates"),
+    [
+        ((18.522, 18.086, 9.337), 0.601, {"1f1b": 0.2431, "zb_h1": 0.1585, "zb_h2": 0.1083}),  # 1.5B
+        ((29.718, 29.444, 19.927), 0.527, {"1f1b": 0.2347, "zb_h1": 0.1323, "zb_h2": 0.0698}),  # 6.2B
+    ],
+)
+def test_bubble_rates_of_the_zero_bubble_paper(costs, send, rates):
+    """Qi et al. ICLR 2024, table 5, 8 stages and 24 micro-batches, with the profiled times of its appendix (ms)."""
+    for schedule, rate in rates.items():
+        _, result = run(schedule, 8, 1, 24, costs, send)
+        assert 1 - 24 * sum(costs) / result.span == pytest.approx(rate, abs=0.003)
+
+
+def test_v_shaped_schedules_keep_to_the_memory_of_1f1b():
+    pp, m = 8, 32
+    order, result = run("zb_v", pp, 2, m, (1.0, 1.0, 1.0))
+    for tasks in order:
+        held = fullest = 0
+        for task in tasks:
+            held += {"F": 1, "B": 0, "W": -1}[task.kind]
+            fullest = max(fullest, held)
+        assert fullest <= 2 * pp
+    _, plain = run("1f1b", pp, 1, m, (1.0, 1.0, 1.0))
+    assert result.seconds < plain.seconds
+
+
+def test_a_deadlock_is_said_so():
+    order = [[Task("B", 0, 0), Task("F", 0, 0)], [Task("F", 1, 0), Task("B", 1, 0)]]
+    with pytest.raises(Deadlock, match="stage 0 waits"):
+        replay(order, [(1.0, 1.0, 0.0)] * 2, 0.0, blocking=False, split=False)
+
+
+def test_blocking_sends_cost_at_least_what_overlapped_ones_do():
+    costs = [(1.0, 2.0, 0.0)] * 4
+    order = order_of("1f1b", 4, 1, 16)
+    times = [replay(order, costs, 0.3, blocking=blocking, split=False).seconds for blocking in (False, True)]
+    assert times[0] <= times[1]
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(questions())
+def test_closed_form_and_simulation_agree(asked):
+    asked.strategy.check_model(asked.model)
+    prediction = Prediction(asked)
+    assert prediction.closed_form_seconds == pytest.approx(prediction.seconds, rel=0.02)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 6), st.integers(1, 20), st.floats(0.1, 3), st.floats(0.1, 3), st.floats(0.1, 3))
+def test_no_schedule_deadlocks(pp, groups, f, b, w):
+    for schedule, chunks in SCHEDULES:
+        run(schedule, pp, chunks, pp * groups if chunks > 1 else groups + pp, (f, b, w), 0.1)

@@ -1,0 +1,135 @@
+"""The search: what it prices is what `predict` predicts, and its winner is the best of a small space tried out one by one."""
+
+import json
+import random
+
+import pytest
+
+from parallel_strategy.cli import main
+from parallel_strategy.predict import Prediction
+from parallel_strategy.search.balance import balance
+from parallel_strategy.search.evaluate import evaluate
+from parallel_strategy.search.find import parts_of, search
+from parallel_strategy.search.shapes import Space
+from parallel_strategy.spec.model import ModelSpec
+from parallel_strategy.spec.strategy import Question, StrategySpec
+from tests.parallel_strategy.strategies import question
+
+
+def predicted(asked: Question, strategy: StrategySpec) -> Prediction:
+    return Prediction(Question(model=asked.model, cluster=asked.cluster, framework=asked.framework, strategy=strategy))
+
+
+@pytest.mark.parametrize(
+    ("model", "cluster", "framework", "devices"),
+    [
+        ("pangu-alpha-13b", "cloudbrain2-2048", "mindspore", 64),
+        ("gpt-22b", "dgx-a100", "megatron-lm-2022", 32),
+        ("mixtral-8x7b", "dgx-h100", "megatron-core", 32),
+    ],
+)
+def test_candidates_cost_what_predict_says(model, cluster, framework, devices):
+    asked = question(ModelSpec.preset(model), cluster, framework, batch={"global": 64}, mesh={"dp": devices})
+    groups = evaluate(asked, Space(devices, 64))
+    assert sum(len(group.seconds) for group in groups) > 1000
+    choose = random.Random(4)
+    for _ in range(60):
+        group = choose.choice(groups)
+        index = choose.randrange(len(group.seconds))
+        prediction = predicted(asked, group.strategy(index, asked))
+        assert prediction.closed_form_seconds == pytest.approx(group.seconds[index], rel=1e-6)
+        assert prediction.gib == pytest.approx(group.gib[index], rel=0.01)
+
+
+def test_the_winner_beats_every_candidate_that_fits():
+    asked = question(
+        ModelSpec.preset("pangu-alpha-2.6b"), "atlas-800-910a", "mindspore", batch={"global": 32}, mesh={"dp": 8}
+    )
+    space = Space(8, 32, schedules=["1f1b", "gpipe"], chunks=[1], zero=[0, 1], offload=[False], largest_micro=4)
+    found = search(asked, space)
+    times = []
+    for group in evaluate(asked, space):
+        for index in range(0, len(group.seconds), 7):
+            prediction = predicted(asked, group.strategy(index, asked))
+            if not prediction.out_of_memory:
+                times.append(prediction.seconds)
+    assert found.best[0].seconds <= min(times) * 1.0001
+    assert not found.best[0].out_of_memory
+
+
+def test_pareto_front_why_not_and_sensitivity():
+    asked = question(
+        ModelSpec.preset("pangu-alpha-13b"), "cloudbrain2-2048", "mindspore", batch={"global": 128}, mesh={"dp": 64}
+    )
+    found = search(asked, Space(64, 128))
+    seconds, gib = [s for s, _, _ in found.front], [g for _, g, _ in found.front]
+    assert seconds == sorted(seconds) and gib == sorted(gib, reverse=True)
+    changes = " ".join(n.change for n in found.neighbours)
+    for choice in ("tensor parallel", "pipeline stages", "micro-batch", "order", "recompute", "optimizer sharding"):
+        assert choice in changes
+    assert all("slower" in n.reason or "fit" in n.reason or "closed form" in n.reason for n in found.neighbours)
+    assert dict(found.sensitivity)["network cards half as fast"] > 0
+    winner = found.best[0]
+    assert sum(parts_of(winner).values()) == pytest.approx(winner.closed_form_seconds, rel=0.02)
+
+
+def test_the_papers_placement_comes_out_of_the_search():
+    """200B on 2,048: tensor parallelism inside a server, stages across servers of a rack, data parallelism across racks."""
+    from parallel_strategy.placement import axis_levels
+
+    asked = question(
+        ModelSpec.preset("pangu-alpha-200b"), "cloudbrain2-2048", "mindspore", batch={"global": 512}, mesh={"dp": 16}
+    )
+    space = Space(
+        2048,
+        512,
+        pp=[8, 16, 32],
+        schedules=["1f1b"],
+        chunks=[1],
+        largest_micro=2,
+        recompute=[("full", 1.0)],
+        offload=[False],
+    )
+    mesh = search(asked, space).best[0].question.strategy.mesh
+    levels = axis_levels(mesh, asked.cluster)
+    assert mesh.axes[0] == "dp" and levels["dp"] == "spine"
+    assert levels["tp"] in ("hccs", "server") and levels["pp"] == "rack"
+
+
+def test_balance_moves_layers_away_from_the_ends():
+    """A large vocabulary makes the last stage heavy; the program finds stages that are faster and still hold all layers."""
+    model = ModelSpec(
+        num_layers=32, hidden_size=2048, num_heads=16, ffn_hidden_size=8192, seq_length=1024, vocab_size=250000
+    )
+    asked = question(model, framework="megatron-core", batch={"global": 64}, mesh={"pp": 8})
+    before = Prediction(asked)
+    found = balance(before)
+    assert found is not None and sum(found.stages) == 32 and found.stages[-1] < 4
+    assert predicted(asked, found.strategy).seconds < before.seconds
+
+
+def test_balance_recomputes_only_where_memory_asks_for_it():
+    model = ModelSpec.preset("gpt-6.7b")
+    asked = question(
+        model, "a100-40gb-roce-1600", "megatron-lm-2022", batch={"global": 64, "micro": 4}, mesh={"pp": 8, "tp": 1}
+    )
+    before = Prediction(asked)
+    assert before.out_of_memory
+    found = balance(before)
+    assert found is not None
+    after = predicted(asked, found.strategy)
+    assert not after.out_of_memory
+    assert 0 < sum(found.recomputed) < model.num_layers and found.recomputed[0] >= found.recomputed[-1]
+
+
+def test_the_command_writes_a_strategy_that_predict_accepts(tmp_path, capsys):
+    path, best = tmp_path / "strategy.yaml", tmp_path / "best.yaml"
+    path.write_text(
+        "model: {preset: pangu-alpha-2.6b}\ncluster: {preset: atlas-800-910a}\nbatch: {global: 32}\nmesh: {dp: 8}\n"
+    )
+    assert main(["search", str(path), "--out", str(best), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["candidates"] > data["fitting"] > 0 and data["why_not"] and data["pareto"]
+    assert main(["predict", str(best), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step_seconds"] == pytest.approx(data["best"][0]["seconds"])
+    assert main(["search", str(path), "--schedules", "nope"]) == 2

@@ -1,0 +1,127 @@
+"""Files that people write: what is read, and the one line that says what is wrong."""
+
+import json
+
+import pytest
+
+from parallel_strategy.cli import main
+from parallel_strategy.errors import UserError
+from parallel_strategy.placement import axis_levels, group_ranks, places
+from parallel_strategy.spec.cluster import ClusterSpec
+from parallel_strategy.spec.framework import FrameworkSpec
+from parallel_strategy.spec.model import ModelSpec
+from parallel_strategy.spec.strategy import Mesh, Question, StrategySpec, even_stages
+
+EXAMPLE = """
+version: 1
+model: {preset: pangu-alpha-200b, seq: 1024, dtype: fp16}
+batch: {global: 512, micro: 1}
+mesh: {pp: 16, dp: 16, tp: 8, order: [dp, pp, tp]}
+pipeline: {schedule: 1f1b, stages: [4,4,4,4,4,4,4,4,4,4,4,4,4,4,4,4], vpp: 1, micro_batches: 32}
+tensor: {sequence_parallel: false, vocab: split}
+zero: {optimizer_shard: true, group: dp, weight_shard_size: -1, threshold_kb: 64}
+recompute: {mode: full, per_stage: null, mp_comm: true, slice_activation: false}
+offload: {optimizer: false, activation: false}
+overrides: []
+"""
+
+
+@pytest.mark.parametrize("kind", [ModelSpec, ClusterSpec, FrameworkSpec])
+def test_every_preset_is_legal(kind):
+    for name in kind.preset_names():
+        assert kind.preset(name).name == name
+
+
+def test_strategy_survives_a_round_trip():
+    strategy = StrategySpec.parse(EXAMPLE, "example")
+    assert StrategySpec.parse(strategy.dump(), "again") == strategy
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("schedule: 1f1b", "schedul: 1f1b", ["pipeline.schedul", "did you mean 'schedule'"]),
+        ("schedule: 1f1b", "schedule: 1f1", ["pipeline.schedule", "'1f1b'"]),
+        ("micro: 1", "micro: 3", ["batch.micro 3", "nearest: 2"]),
+        ("global: 512", "global: 500", ["mesh.dp 16", "nearest: 496"]),
+        ("tp: 8", "tp: 6", ["mesh.tp 6", "num_heads 128", "nearest: 4"]),
+        ("tp: 8", "tp: 16", ["4096 devices", "nearest mesh.dp: 8"]),
+        ("[4,4,", "[5,4,", ["pipeline.stages sums to 65", "64 layers"]),
+        ("preset: pangu-alpha-200b", "preset: pangu-alpha-2000b", ["did you mean 'pangu-alpha-200b'"]),
+        ("micro_batches: 32", "micro_batches: 31", ["micro_batches 31", "32"]),
+        ("mode: full", "mode: ful", ["recompute.mode", "'full'"]),
+    ],
+)
+def test_a_wrong_file_is_one_line_with_the_nearest_legal_value(tmp_path, capsys, old, new, words):
+    path = tmp_path / "strategy.yaml"
+    path.write_text(EXAMPLE.replace(old, new), encoding="utf-8")
+    assert main(["predict", str(path)]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "strategy.yaml" in line
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "\x00", "batch: 3"])
+def test_strange_text_is_a_user_error(tmp_path, text):
+    path = tmp_path / "strategy.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError):
+        Question.load(path)
+
+
+def test_a_model_file_of_pangu_is_read_as_it_is(tmp_path):
+    fields = (
+        "num_layers: 32\nhidden_size: 2560\nnum_heads: 32\nffn_hidden_size: 10240\nseq_length: 1024\nvocab_size: 40000\n"
+        "query_layer: true\nfinal_norm: before_query\nactivation: gelu_tanh\nsoftmax_dtype: fp32\ncompute_dtype: fp16\n"
+        "initializer: released\ndropout_rate: 0.1\n"
+    )
+    (tmp_path / "model.yaml").write_text(fields, encoding="utf-8")
+    (tmp_path / "strategy.yaml").write_text(
+        "model: {file: model.yaml}\nbatch: {global: 8}\nmesh: {dp: 8}\n", encoding="utf-8"
+    )
+    assert Question.load(tmp_path / "strategy.yaml").model.query_layer
+
+
+def test_ranks_follow_the_order_of_the_file():
+    mesh = Mesh(dp=2, pp=4, tp=4, order=["dp", "pp", "tp"])
+    table = {place.coordinate: place.rank for place in places(mesh, ClusterSpec.preset("cloudbrain2-2048"))}
+    assert [table[c] for c in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (1, 3, 3))] == [0, 1, 4, 16, 31]
+    assert group_ranks(mesh, "pp", 17) == [17, 21, 25, 29]
+
+
+def test_the_papers_placement_of_200b():
+    mesh = Mesh(pp=16, dp=16, tp=8, order=["dp", "pp", "tp"])
+    levels = axis_levels(mesh, ClusterSpec.preset("cloudbrain2-2048"))
+    assert levels == {"tp": "server", "pp": "rack", "dp": "spine"}
+
+
+def test_even_stages_leave_the_ends_lighter():
+    assert even_stages(10, 4) == [2, 3, 3, 2]
+    assert sum(even_stages(61, 16)) == 61
+
+
+def test_init_writes_files_that_predict_and_ranks_accept(tmp_path, capsys):
+    path = tmp_path / "strategy.yaml"
+    assert main(["init", str(path), "--model", "pangu-alpha-13b", "--copy-presets"]) == 0
+    assert main(["init", str(path)]) == 2
+    capsys.readouterr()
+    assert main(["predict", str(path), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["parameters"] == 12_800_870_400
+    assert data["step_seconds"] > 0 and len(data["stages"]) == data["mesh"]["pp"]
+    assert main(["ranks", str(path), "--json", "--rank", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["ranks"][0]["rank"] == 1
+    assert main(["ranks", str(path), "--rank", "99"]) == 2
+
+
+def test_planning_imports_nothing_heavy():
+    import subprocess
+    import sys
+
+    script = (
+        "import sys, parallel_strategy.predict, parallel_strategy.commands.predict;"
+        "print([m for m in ('mindspore', 'scipy', 'numba', 'plotly', 'matplotlib', 'pangu', 'data_pipeline') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
