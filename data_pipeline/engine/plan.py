@@ -110,17 +110,12 @@ def plan_step(recipe: Recipe, stage: Stage, step: Step, world: World, manifest: 
     signals = world.signals
     if isinstance(step, Read | Map):
         signals = tuple(dict.fromkeys((*world.signals, *step.signals)))
-    settings_digest, code_digest = (
-        digest(json.dumps(settings, sort_keys=True)),
-        digest(json.dumps(code, sort_keys=True)),
-    )
-
-    def planned(name: str, inputs: Sequence[str], build: Callable[[], Any], size: int) -> PlannedTask:
-        return PlannedTask(name, Key(settings_digest, code_digest, digest(*inputs)), build, size)
-
+    settings_digest = digest(json.dumps(settings, sort_keys=True))
+    code_digest = digest(json.dumps(code, sort_keys=True))
+    place = _Place(recipe, stage, world, root, folder, signals)
     listed = [
-        planned(name, inputs, build, size)
-        for name, inputs, build, size in _tasks(recipe, stage, step, folder, signals, world, root)
+        PlannedTask(task.name, Key(settings_digest, code_digest, digest(*task.inputs)), task.build, task.size)
+        for task in _LISTERS[type(step)](step, place)
     ]
     before = manifest.finished(f"{stage.name}/{step.name}")
     done = {}
@@ -131,85 +126,105 @@ def plan_step(recipe: Recipe, stage: Stage, step: Step, world: World, manifest: 
     return PlannedStep(stage, step, folder, settings, code, signals, listed, done, before)
 
 
-_Listed = list[tuple[str, list[str], Callable[[], Any], int]]
+@dataclass(frozen=True)
+class _Listed:
+    """A task before its key is made: what the key holds besides settings and code, how to build it, how much it is."""
+
+    name: str
+    inputs: list[str]
+    build: Callable[[], Any]
+    size: int
 
 
-def _tasks(
-    recipe: Recipe, stage: Stage, step: Step, folder: str, signals: tuple[str, ...], world: World, root: Path
-) -> _Listed:
-    """(name, what its key holds besides settings and code, how to build it, its bytes) for every task of a step."""
-    settings = stage.settings
-    memory = recipe.memory * 3 // 4
-    if isinstance(step, Read):
-        return [
-            (
-                item.name,
-                [item.identity],
-                functools.partial(tasks.ReadTask, step, settings, item, root, folder, getattr(settings, "shard_bytes")),  # noqa: B009
-                item.bytes,
-            )
-            for item in step.items(recipe.sources, settings, recipe.path.parent)
-        ]
-    if isinstance(step, Map):
-        others = [world.find(need) for need in step.needs[1:]]
-        listed: _Listed = []
-        schema = record.schema(signals) if step.table is None else tasks.table_schema(step)
-        shards = world.find(step.needs[0])
-        sides = [_by_shard(files, shards) for files in others]
-        for shard in shards:
-            side = [found(shard.stem) for found in sides]
-            listed.append(
-                (
-                    shard.stem,
-                    [shard.checksum, ",".join(signals), *(file.checksum for files in side for file in files)],
-                    functools.partial(
-                        tasks.MapTask,
-                        step,
-                        settings,
-                        shard.path,
-                        shard.stem,
-                        tuple(tuple(file.path for file in files) for files in side),
-                        schema,
-                        root,
-                        folder,
-                    ),
-                    shard.rows,
-                )
-            )
-        return listed
-    inputs = {need: world.find(need) for need in step.needs}
-    checksums = [text for need, files in inputs.items() for text in (need, *(file.checksum for file in files))]
-    if isinstance(step, GroupBy):
-        tables = {
-            need: (tuple(file.path for file in files), world.schemas[need])
-            for need, files in inputs.items()
-            if need in world.schemas
-        }
-        names = tuple(file.stem for file in world.documents)
-        build = functools.partial(
-            tasks.GroupByTask, step, settings, tables, names, root, folder, memory, recipe.workers
-        )
-        return [("all", [*checksums, *names], build, 0)]
-    if isinstance(step, Global):
-        return [
-            (
-                "all",
-                [*checksums, step.identity(settings)],
-                functools.partial(tasks.FilesTask, step, settings, None, inputs, root, folder, memory, recipe.workers),
-                0,
-            )
-        ]
-    assert isinstance(step, Files)
-    context = Context(settings, inputs, root, root / "tmp", 1, memory, lambda documents, size: None)
+@dataclass(frozen=True)
+class _Place:
+    """Where the tasks of a step are being listed for."""
+
+    recipe: Recipe
+    stage: Stage
+    world: World
+    root: Path
+    folder: str
+    signals: tuple[str, ...]
+
+    @property
+    def memory(self) -> int:
+        """What one task may use that runs alone: a quarter stays for the parent and for what no limit covers."""
+        return self.recipe.memory * 3 // 4
+
+
+def _read_tasks(step: Read, place: _Place) -> list[_Listed]:
+    settings: Any = place.stage.settings
+    build = functools.partial(tasks.ReadTask, step, settings)
     return [
-        (
+        _Listed(
             item.name,
             [item.identity],
-            functools.partial(tasks.FilesTask, step, settings, item, inputs, root, folder, memory // recipe.workers, 1),
+            functools.partial(build, item, place.root, place.folder, settings.shard_bytes),
             item.bytes,
         )
-        for item in step.items(context)
+        for item in step.items(place.recipe.sources, settings, place.recipe.path.parent)
     ]
+
+
+def _map_tasks(step: Map, place: _Place) -> list[_Listed]:
+    shards = place.world.find(step.needs[0])
+    sides = [_by_shard(place.world.find(need), shards) for need in step.needs[1:]]
+    schema = record.schema(place.signals) if step.table is None else tasks.table_schema(step)
+    listed = []
+    for shard in shards:
+        side = [find(shard.stem) for find in sides]
+        paths = tuple(tuple(file.path for file in files) for files in side)
+        task = functools.partial(tasks.MapTask, step, place.stage.settings, shard.path, shard.stem, paths, schema)
+        inputs = [shard.checksum, ",".join(place.signals), *(file.checksum for files in side for file in files)]
+        listed.append(_Listed(shard.stem, inputs, functools.partial(task, place.root, place.folder), shard.rows))
+    return listed
+
+
+def _group_by_tasks(step: GroupBy, place: _Place) -> list[_Listed]:
+    inputs = {need: place.world.find(need) for need in step.needs}
+    tables = {
+        need: (tuple(file.path for file in files), place.world.schemas[need])
+        for need, files in inputs.items()
+        if need in place.world.schemas
+    }
+    shards = tuple(file.stem for file in place.world.documents)
+    task = functools.partial(tasks.GroupByTask, step, place.stage.settings, tables, shards, place.root, place.folder)
+    build = functools.partial(task, place.memory, place.recipe.workers)
+    return [_Listed("all", [*_checksums(inputs), *shards], build, 0)]
+
+
+def _global_tasks(step: Global, place: _Place) -> list[_Listed]:
+    settings = place.stage.settings
+    inputs = {need: place.world.find(need) for need in step.needs}
+    task = functools.partial(tasks.FilesTask, step, settings, None, inputs, place.root, place.folder)
+    build = functools.partial(task, place.memory, place.recipe.workers)
+    return [_Listed("all", [*_checksums(inputs), step.identity(settings)], build, 0)]
+
+
+def _files_tasks(step: Files, place: _Place) -> list[_Listed]:
+    settings = place.stage.settings
+    inputs = {need: place.world.find(need) for need in step.needs}
+    memory = place.memory // place.recipe.workers
+    context = Context(settings, inputs, place.root, place.root / "tmp", 1, memory, lambda documents, size: None)
+    listed = []
+    for item in step.items(context):
+        task = functools.partial(tasks.FilesTask, step, settings, item, inputs, place.root, place.folder, memory, 1)
+        listed.append(_Listed(item.name, [item.identity], task, item.bytes))
+    return listed
+
+
+_LISTERS: dict[type[Step], Callable[[Any, _Place], list[_Listed]]] = {
+    Read: _read_tasks,
+    Map: _map_tasks,
+    GroupBy: _group_by_tasks,
+    Global: _global_tasks,
+    Files: _files_tasks,
+}
+
+
+def _checksums(inputs: dict[str, list[InputFile]]) -> list[str]:
+    return [text for need, files in inputs.items() for text in (need, *(file.checksum for file in files))]
 
 
 def _by_shard(files: list[InputFile], shards: Sequence[InputFile]) -> Callable[[str], list[InputFile]]:

@@ -306,12 +306,13 @@ def write_samples(payload: tuple[str, Path], context: Context) -> dict[str, Any]
     shards = [file.path for file in context.inputs["tokens"] if file.path.name == "ids.bin"]
     layout = pq.read_table(layout_path)
     number = int(name.rpartition("-")[2])
-    row, begin = gather(layout, shards, number, settings, np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    samples = cut(row, settings.seq_length + 1, settings.stride, pad)
+    kind = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    row, begin, size = gather(layout, shards, number, settings, pad, kind)
+    samples = cut(row, settings)
     if "mindrecord" in settings.outputs:
         write_mindrecord(context.directory / f"{name}.mindrecord", samples)
     if "parquet" in settings.outputs:
-        flat = pa.array(samples.reshape(-1))
+        flat = pa.array(np.ascontiguousarray(samples).reshape(-1))
         column = pa.FixedSizeListArray.from_arrays(flat, settings.seq_length + 1)
         pq.write_table(
             pa.table({"input_ids": column}),
@@ -319,16 +320,23 @@ def write_samples(payload: tuple[str, Path], context: Context) -> dict[str, Any]
             compression="zstd",
             row_group_size=1024,
         )
-    pieces = provenance(layout, begin, len(row), settings.seq_length + 1, settings.stride)
+    pieces = provenance(layout, begin, size, settings.seq_length + 1, settings.stride)
     pq.write_table(pieces, context.directory / f"{name}.documents.parquet", compression="zstd", row_group_size=1 << 16)
     context.progress(layout.num_rows, 0)
     return {"samples": len(samples)}
 
 
 def gather(
-    layout: pa.Table, shards: Sequence[Path], number: int, settings: Settings, kind: type[np.unsignedinteger]
-) -> tuple[np.ndarray, int]:
-    """(the ids of output file `number` as int32, their place in the row of ids of the split)."""
+    layout: pa.Table,
+    shards: Sequence[Path],
+    number: int,
+    settings: Settings,
+    pad: int,
+    kind: type[np.unsignedinteger],
+) -> tuple[np.ndarray, int, int]:
+    """(the ids of output file `number` as int32, padded to whole samples; their place in the row of ids of the split;
+    how many they are without the padding).
+    """
     file_ids = settings.samples_per_file * settings.stride
     begin = number * file_ids
     positions = layout.column("position").to_numpy()
@@ -336,7 +344,7 @@ def gather(
     starts = layout.column("start").to_numpy()
     places = layout.column("shard").to_numpy()
     end = min(begin + file_ids + settings.overlap, int(positions[-1] + tokens[-1]))
-    row = np.empty(end - begin, np.int32)
+    row = np.full(sample_count(end - begin, settings) * settings.stride + settings.overlap, pad, np.int32)
     width = np.dtype(kind).itemsize
     # of each document the part [first, last) that belongs to this file
     first = np.maximum(begin - positions, 0)
@@ -357,16 +365,17 @@ def gather(
     finally:
         for descriptor in descriptors.values():
             os.close(descriptor)
-    return row, begin
+    return row, begin, end - begin
 
 
-def cut(row: np.ndarray, length: int, stride: int, pad: int) -> np.ndarray:
-    """int32[samples, length]: windows of `row` every `stride` ids; the last is filled with `pad`."""
-    overlap = length - stride
-    count = max(1, -(-(len(row) - overlap) // stride))
-    padded = np.full(count * stride + overlap, pad, np.int32)
-    padded[: len(row)] = row
-    return np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(padded, length)[::stride])
+def sample_count(ids: int, settings: Settings) -> int:
+    """Samples that so many ids of one file (at least one) fill, the last one in part."""
+    return max(1, -(-(ids - settings.overlap) // settings.stride))
+
+
+def cut(row: np.ndarray, settings: Settings) -> np.ndarray:
+    """int32[samples, seq_length + 1]: windows of `row` every `stride` ids, a view."""
+    return np.lib.stride_tricks.sliding_window_view(row, settings.seq_length + 1)[:: settings.stride]
 
 
 def provenance(layout: pa.Table, begin: int, size: int, length: int, stride: int) -> pa.Table:
@@ -411,7 +420,8 @@ def write_mindrecord(path: Path, samples: np.ndarray) -> None:
     writer.set_page_size(max(1 << 20, 1 << (samples.shape[1] * 16).bit_length()))
     writer.add_schema({"input_ids": {"type": "int32", "shape": [-1]}}, "token ids")
     for start in range(0, len(samples), 512):
-        writer.write_raw_data([{"input_ids": row} for row in samples[start : start + 512]])
+        rows = np.ascontiguousarray(samples[start : start + 512])
+        writer.write_raw_data([{"input_ids": row} for row in rows])
     writer.commit()
     for written in (path, path.with_name(path.name + ".db")):
         written.chmod(0o644)
