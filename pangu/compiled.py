@@ -1,18 +1,55 @@
-"""The numba decorator of the compiled kernels."""
+"""Functions that numba compiles when they are first called."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import cached_property
+from types import FunctionType
+from typing import Any, ClassVar
 
-import numba
+# So many numbers a process works on in Python: importing numba and fetching machine code from its cache takes about as
+# long. A process that encodes a prompt or two does without numba.
+PATIENCE = 2000
 
 
-def compiled(function: Callable) -> Any:
-    """Compile on first use, to run without the interpreter lock; keep the machine code on disk.
-
-    numba looks for a place beside the source and in the user's cache directory, and raises when neither can be written
-    (a read-only installation, a user without a home): every process compiles then.
+class Compiled:
+    """Decorates a function of arrays so that a call compiles it, and what it calls of the same kind, to run without the
+    interpreter lock. The machine code is kept on disk. The first argument must be the array that is worked on.
     """
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:
-        return numba.njit(nogil=True)(function)
+
+    _seen: ClassVar[int] = 0  # numbers that were worked on in Python
+
+    def __init__(self, function: Callable) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __call__(self, *arguments: Any) -> Any:
+        if Compiled._seen < PATIENCE:
+            Compiled._seen += len(arguments[0])
+            if Compiled._seen < PATIENCE:
+                return self.interpreted(*arguments)
+        return self._dispatcher(*arguments)
+
+    @cached_property
+    def interpreted(self) -> Callable:
+        """The function, and what it calls, as Python, to the same result."""
+        names = dict(self.function.__globals__)
+        for name, value in names.items():
+            if isinstance(value, Compiled):
+                names[name] = FunctionType(value.function.__code__, names, name, value.function.__defaults__)
+        return names[self.function.__name__]
+
+    @cached_property
+    def _dispatcher(self) -> Any:
+        import numba
+
+        try:
+            return numba.njit(nogil=True, cache=True)(self.function)
+        except RuntimeError:
+            # numba can write neither beside the source nor in the user's cache directory: every process compiles
+            return numba.njit(nogil=True)(self.function)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What numba asks for where another compiled function calls this one."""
+        import numba
+
+        return numba.types.Dispatcher(self._dispatcher)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pangu.compiled import compiled
+from pangu.compiled import Compiled
 
 
 def build_double_array(
@@ -37,7 +37,7 @@ def build_double_array(
     return base, check, slots[[number[word] for word in words]]
 
 
-@compiled
+@Compiled
 def _place_families(labels: np.ndarray, first: np.ndarray, sizes: np.ndarray, codes: int) -> np.ndarray:
     """The base of each family of siblings, such that no two nodes share a slot. Slots below `codes` are taken.
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pangu.compiled import compiled
+from pangu.compiled import Compiled
 
 UNKNOWN = 0
 SPACE = -1  # in a normalised sequence: a space, which is dropped after another one
@@ -25,43 +25,42 @@ class Unigram(NamedTuple):
     becomes: np.ndarray
     sequences: np.ndarray  # int32: the sequences one after the other, of symbols and SPACE
     sequence_starts: np.ndarray  # int32: where each sequence starts, and where the last one stops
-    base: np.ndarray  # int32[m], see double_array
-    check: np.ndarray  # int32[m]
-    piece: np.ndarray  # int32[m], the id of the piece that ends at a node, -1 where none does
-    score: np.ndarray  # float32[m], its score
+    # A node takes 16 bytes, which are read together: the first three of int32[m, 4] are its base, its check (see
+    # `pangu.double_array`) and the id of the piece that ends there, or -1; the fourth of float32[m, 4] is its score.
+    links: np.ndarray
+    scores: np.ndarray
     unknown_score: np.ndarray  # float32[1]
     mark: np.ndarray  # int32[1], the symbol of ▁
     unknown_id: np.ndarray  # int32[1]
     byte_ids: np.ndarray  # int32[256], the ids of the byte pieces; empty without byte fallback
 
 
-@compiled
+@Compiled
 def _unpack(packed: np.ndarray) -> Unigram:
-    bounds = packed[:176].view(np.int64)
+    bounds = packed[:128].view(np.int64)
+    nodes = packed[bounds[6] : bounds[7]]
     return Unigram(
         packed[bounds[0] : bounds[1]].view(np.int32),
         packed[bounds[2] : bounds[3]].view(np.int32),
         packed[bounds[4] : bounds[5]].view(np.int32),
-        packed[bounds[6] : bounds[7]].view(np.int32),
-        packed[bounds[8] : bounds[9]].view(np.int32),
+        nodes.view(np.int32).reshape(-1, 4),
+        nodes.view(np.float32).reshape(-1, 4),
+        packed[bounds[8] : bounds[9]].view(np.float32),
         packed[bounds[10] : bounds[11]].view(np.int32),
-        packed[bounds[12] : bounds[13]].view(np.float32),
-        packed[bounds[14] : bounds[15]].view(np.float32),
-        packed[bounds[16] : bounds[17]].view(np.int32),
-        packed[bounds[18] : bounds[19]].view(np.int32),
-        packed[bounds[20] : bounds[21]].view(np.int32),
+        packed[bounds[12] : bounds[13]].view(np.int32),
+        packed[bounds[14] : bounds[15]].view(np.int32),
     )
 
 
-@compiled
+@Compiled
 def encode_words(
     points: np.ndarray, ends: np.ndarray, text_stops: np.ndarray, packed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Encode segmented texts that stand one after the other, as if each were its tokens joined by spaces.
 
     `points`: uint32[n], their code points; `ends`: uint8[n], 1 where a token ends; `text_stops`: int64[texts], where
-    each stops; `packed`: the fields of Unigram. Returns the ids (int32) and where those of each text stop
-    (int64[texts]).
+    each stops; `packed`: the fields of Unigram, the nodes once. Returns the ids (int32) and where those of each text
+    stop (int64[texts]).
     """
     tables = _unpack(packed)
     room = 0
@@ -94,7 +93,7 @@ def encode_words(
     return ids[:size], id_stops
 
 
-@compiled
+@Compiled
 def encode_lossless(points: np.ndarray, text_stops: np.ndarray, packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Encode texts that stand one after the other, character by character; the unknown ones become bytes.
 
@@ -135,7 +134,7 @@ def encode_lossless(points: np.ndarray, text_stops: np.ndarray, packed: np.ndarr
     return ids[:size], id_stops
 
 
-@compiled
+@Compiled
 def _most_symbols(points: np.ndarray, ends: np.ndarray, tables: Unigram) -> int:
     """No fewer symbols than `_normalise` writes."""
     count = 1
@@ -146,7 +145,7 @@ def _most_symbols(points: np.ndarray, ends: np.ndarray, tables: Unigram) -> int:
     return count
 
 
-@compiled
+@Compiled
 def _normalise(points: np.ndarray, ends: np.ndarray, tables: Unigram, symbols: np.ndarray) -> int:
     """Write the symbols of one text: a mark before each token, no mark after another. Returns how many there are."""
     mark = tables.mark[0]
@@ -179,13 +178,13 @@ def _normalise(points: np.ndarray, ends: np.ndarray, tables: Unigram, symbols: n
     return length
 
 
-@compiled
+@Compiled
 def _find_best_path(
     symbols: np.ndarray, tables: Unigram, score: np.ndarray, start: np.ndarray, piece: np.ndarray
 ) -> None:
     """For each place where a piece of the best paths stops: the sum until there, where the piece starts, its id."""
     length = len(symbols)
-    base, check, piece_at, score_at = tables.base, tables.check, tables.piece, tables.score
+    links, scores = tables.links, tables.scores
     unknown_score, unknown_id = tables.unknown_score[0], tables.unknown_id[0]
     score[0] = 0
     start[: length + 1] = -1
@@ -201,16 +200,17 @@ def _find_best_path(
         node = symbols[begin]
         stop = begin + 1
         while True:
-            if piece_at[node] != -1:
-                candidate = score_at[node] + so_far
+            if links[node, 2] != -1:
+                candidate = scores[node, 3] + so_far
                 if start[stop] == -1 or candidate > score[stop]:
-                    score[stop], start[stop], piece[stop] = candidate, begin, piece_at[node]
+                    score[stop], start[stop], piece[stop] = candidate, begin, links[node, 2]
                 alone = alone or stop == begin + 1
                 farthest = max(farthest, stop)
-            if base[node] == 0 or stop == length:
+            base = links[node, 0]
+            if base == 0 or stop == length:
                 break
-            child = base[node] + symbols[stop]
-            if check[child] != node:
+            child = base + symbols[stop]
+            if links[child, 1] != node:
                 break
             node = child
             stop += 1
@@ -221,7 +221,7 @@ def _find_best_path(
                 score[begin + 1], start[begin + 1], piece[begin + 1] = candidate, begin, unknown_id
 
 
-@compiled
+@Compiled
 def _append_bytes_reversed(point: int, byte_ids: np.ndarray, ids: np.ndarray, size: int) -> int:
     """Write the ids of a character's UTF-8 bytes, the last byte first. Returns the new size."""
     if point < 0x80:

@@ -10,15 +10,16 @@ import numpy as np
 from pangu.array_cache import cached, pack, unpack
 from pangu.double_array import build_double_array
 from pangu.errors import UserError
-from pangu.unigram import SPACE, UNKNOWN, Unigram
+from pangu.unigram import SPACE, UNKNOWN
 
-LAYOUT = 3  # to be raised when the arrays change their meaning, so that older cache files are left alone
+LAYOUT = 4  # to be raised when the arrays change their meaning, so that older cache files are left alone
 
 # The pieces 0-9 of the released model, and of every model trained here.
 RELEASED_LAYOUT = ("<unk>", "<s>", "</s>", "▃", "▂", "<sep>", "<pad>", "<mask>", "<eod>", "<eot>")
 # SentencePiece's own mark of a space, and the two pieces of the layout that stand for white space.
 SPACE_MARK, SPACE_PIECE, NEWLINE_PIECE = "▁", "▂", "▃"
 
+NODE = np.dtype([("base", np.int32), ("check", np.int32), ("piece", np.int32), ("score", np.float32)])
 RULES_STOP = 0x30000  # no rule of normalisation has a character from here on
 UNKNOWN_PENALTY = np.float32(10)  # below the lowest score of a piece: SentencePiece's kUnkPenalty
 
@@ -136,20 +137,21 @@ def _first_child(units: list[int], place: int) -> int:
 
 
 def load_unigram(model: bytes, vocabulary: Vocabulary) -> np.ndarray:
-    """The fields of Unigram, packed: with these a Unigram model encodes."""
+    """The fields of `unigram.Unigram`, packed: with these a Unigram model encodes."""
     name = f"unigram-{LAYOUT}-{hashlib.sha256(model).hexdigest()[:16]}"
-    return cached(name, lambda: pack(_build_unigram(vocabulary)))
+    return cached(name, lambda: _build_unigram(vocabulary))
 
 
-def _build_unigram(vocabulary: Vocabulary) -> Unigram:
+def _build_unigram(vocabulary: Vocabulary) -> np.ndarray:
     pieces = [piece.decode() for piece in vocabulary.pieces()]
     lossless, types = bool(vocabulary.lossless[0]), vocabulary.types
     searched = np.flatnonzero((types == NORMAL) | (types == USER_DEFINED)).tolist()
     code_of = {character: 1 + i for i, character in enumerate(sorted(set("".join(pieces[i] for i in searched))))}
     base, check, nodes = build_double_array([pieces[i] for i in searched], code_of)
-    piece, score = np.full(len(base), -1, np.int32), np.zeros(len(base), np.float32)
-    piece[nodes] = searched
-    score[nodes] = [
+    trie = np.zeros(len(base), NODE)
+    trie["base"], trie["check"], trie["piece"] = base, check, -1
+    trie["piece"][nodes] = searched
+    trie["score"][nodes] = [
         # SentencePiece's bonus of a user-defined piece
         vocabulary.scores[i] if types[i] == NORMAL else np.float32(0.1 * (len(pieces[i].encode()) - 1))
         for i in searched
@@ -172,16 +174,15 @@ def _build_unigram(vocabulary: Vocabulary) -> Unigram:
     becomes[ord(" ")] = code_of[SPACE_MARK if lossless else SPACE_PIECE]
     becomes[ord("\n")] = code_of[NEWLINE_PIECE]
     byte_ids = {int(pieces[i][1:-1], 16): i for i in np.flatnonzero(types == BYTE)}
-    return Unigram(
-        becomes=becomes,
-        sequences=np.array([symbol for sequence in sequences for symbol in sequence], np.int32),
-        sequence_starts=np.cumsum([0, *map(len, sequences)], dtype=np.int32),
-        base=base,
-        check=check,
-        piece=piece,
-        score=score,
-        unknown_score=np.array([vocabulary.scores[types == NORMAL].min() - UNKNOWN_PENALTY], np.float32),
-        mark=np.array([code_of[SPACE_MARK]], np.int32),
-        unknown_id=np.array([RELEASED_LAYOUT.index("<unk>")], np.int32),
-        byte_ids=np.array([byte_ids[byte] for byte in sorted(byte_ids)], np.int32),
+    return pack(
+        [
+            becomes,
+            np.array([symbol for sequence in sequences for symbol in sequence], np.int32),
+            np.cumsum([0, *map(len, sequences)], dtype=np.int32),
+            trie,
+            np.array([vocabulary.scores[types == NORMAL].min() - UNKNOWN_PENALTY], np.float32),
+            np.array([code_of[SPACE_MARK]], np.int32),
+            np.array([RELEASED_LAYOUT.index("<unk>")], np.int32),
+            np.array([byte_ids[byte] for byte in sorted(byte_ids)], np.int32),
+        ]
     )

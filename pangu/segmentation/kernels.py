@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pangu.compiled import compiled
+from pangu.compiled import Compiled
 
 OUTSIDE = 0
 FIRST_DIGIT = 1
@@ -35,36 +35,36 @@ class Tables(NamedTuple):
     """What the loops read. `n` codes, `m` slots of the trie (see `pangu.double_array`)."""
 
     code_of: np.ndarray  # uint16[65536], by code point
-    base: np.ndarray  # int32[m]
-    check: np.ndarray  # int32[m]
-    # float64[m], log(frequency) - log(total); -inf where the prefix is no word.
-    # weight[OUTSIDE] is that of a character which begins no word: log(1) - log(total)
-    weight: np.ndarray
+    # A node takes 16 bytes, which are read together: the first two of int32[m, 4] are its base and its check, the
+    # second of float64[m, 2] is the weight of the word that ends there, log(frequency) - log(total), or -inf where none
+    # does. The weight of node OUTSIDE is that of a character which begins no word: log(1) - log(total).
+    links: np.ndarray
+    weights: np.ndarray
     start: np.ndarray  # float64[4], by state
     transition: np.ndarray  # float64[4, 4], from, to
     emission: np.ndarray  # float64[n, 4]
 
 
-@compiled
+@Compiled
 def _unpack(packed: np.ndarray) -> Tables:
-    bounds = packed[:112].view(np.int64)
+    bounds = packed[:80].view(np.int64)
+    nodes = packed[bounds[2] : bounds[3]]
     return Tables(
         packed[bounds[0] : bounds[1]].view(np.uint16),
-        packed[bounds[2] : bounds[3]].view(np.int32),
-        packed[bounds[4] : bounds[5]].view(np.int32),
-        packed[bounds[6] : bounds[7]].view(np.float64),
-        packed[bounds[8] : bounds[9]].view(np.float64),
-        packed[bounds[10] : bounds[11]].view(np.float64).reshape(4, 4),
-        packed[bounds[12] : bounds[13]].view(np.float64).reshape(-1, 4),
+        nodes.view(np.int32).reshape(-1, 4),
+        nodes.view(np.float64).reshape(-1, 2),
+        packed[bounds[4] : bounds[5]].view(np.float64),
+        packed[bounds[6] : bounds[7]].view(np.float64).reshape(4, 4),
+        packed[bounds[8] : bounds[9]].view(np.float64).reshape(-1, 4),
     )
 
 
-@compiled
+@Compiled
 def mark_token_ends(points: np.ndarray, text_stops: np.ndarray, packed: np.ndarray) -> np.ndarray:
     """Cut texts that stand one after the other.
 
-    `points`: uint32[n], their code points; `text_stops`: int64[texts], where each stops; `packed`: the fields of
-    Tables. Returns `ends`, uint8[n].
+    `points`: uint32[n], their code points; `text_stops`: int64[texts], where each stops; `packed`: code_of, the nodes,
+    start, transition and emission of Tables. Returns `ends`, uint8[n].
     """
     tables = _unpack(packed)
     codes = np.empty(len(points), np.uint16)
@@ -88,141 +88,143 @@ def mark_token_ends(points: np.ndarray, text_stops: np.ndarray, packed: np.ndarr
                 ends[i] = 1
                 i += 1
             else:
-                stop = i + 1
-                while stop < text_stop and codes[stop] != OUTSIDE:
-                    stop += 1
-                _cut_block(codes[i:stop], tables, route, last_of_word, came_from, ends[i:stop])
-                i = stop
+                begin = i
+                while i < text_stop and codes[i] != OUTSIDE:
+                    i += 1
+                _cut_block(codes, begin, i, tables, route, last_of_word, came_from, ends)
     return ends
 
 
-@compiled
+@Compiled
 def find_token_stops(points: np.ndarray, packed: np.ndarray) -> np.ndarray:
     """Where each token of one text stops, int64[tokens]. Arguments as those of `mark_token_ends`."""
     return np.flatnonzero(mark_token_ends(points, np.array([len(points)]), packed)) + 1
 
 
-@compiled
+@Compiled
 def _cut_block(
     codes: np.ndarray,
+    first: int,
+    stop: int,
     tables: Tables,
     route: np.ndarray,
     last_of_word: np.ndarray,
     came_from: np.ndarray,
     ends: np.ndarray,
 ) -> None:
-    """Steps 2 and 3 for one block. `route`, `last_of_word` and `came_from` are scratch space."""
-    length = len(codes)
-    base, check, weight = tables.base, tables.check, tables.weight
-    route[length] = 0.0
-    for i in range(length - 1, -1, -1):
+    """Steps 2 and 3 for the block codes[first:stop]. The places in `route` and `last_of_word` count from `first`."""
+    links, weights = tables.links, tables.weights
+    route[stop - first] = 0.0
+    for i in range(stop - 1, first - 1, -1):
         node = np.int32(codes[i])
-        best = weight[node] + route[i + 1]
+        best = weights[node, 1] + route[i + 1 - first]
         last = i
-        for j in range(i + 1, length):
-            if base[node] == 0:
+        for j in range(i + 1, stop):
+            base = links[node, 0]
+            if base == 0:
                 break
-            child = base[node] + codes[j]
-            if check[child] != node:
+            child = base + np.int32(codes[j])
+            if links[child, 1] != node:
                 break
             node = child
-            if weight[node] != -np.inf:
-                score = weight[node] + route[j + 1]
+            weight = weights[node, 1]
+            if weight != -np.inf:
+                score = weight + route[j + 1 - first]
                 # jieba takes the maximum of tuples (score, last), so the longer word wins a tie
                 if score >= best:
                     best, last = score, j
         if best == -np.inf:
-            best = weight[OUTSIDE] + route[i + 1]
-        route[i] = best
-        last_of_word[i] = last
+            best = weights[OUTSIDE, 1] + route[i + 1 - first]
+        route[i - first] = best
+        last_of_word[i - first] = last
 
-    begin, singles_from = 0, -1
-    while begin < length:
-        last = last_of_word[begin]
-        if last == begin:
+    i, singles_from = first, -1
+    while i < stop:
+        last = last_of_word[i - first]
+        if last == i:
             if singles_from < 0:
-                singles_from = begin
+                singles_from = i
         else:
             if singles_from >= 0:
-                _cut_singles(codes[singles_from:begin], tables, came_from, ends[singles_from:begin])
+                _cut_singles(codes, singles_from, i, tables, came_from, ends)
                 singles_from = -1
             ends[last] = 1
-        begin = last + 1
+        i = last + 1
     if singles_from >= 0:
-        _cut_singles(codes[singles_from:], tables, came_from, ends[singles_from:])
+        _cut_singles(codes, singles_from, stop, tables, came_from, ends)
 
 
-@compiled
-def _cut_singles(codes: np.ndarray, tables: Tables, came_from: np.ndarray, ends: np.ndarray) -> None:
+@Compiled
+def _cut_singles(
+    codes: np.ndarray, first: int, stop: int, tables: Tables, came_from: np.ndarray, ends: np.ndarray
+) -> None:
     """Steps 3 and 4 for a run of one-character words."""
-    length = len(codes)
-    if length == 1 or _is_word(codes, tables):
-        ends[:] = 1
+    if stop - first == 1 or _is_word(codes, first, stop, tables):
+        ends[first:stop] = 1
         return
-    i = 0
-    while i < length:
-        stop = i + 1
-        if codes[i] >= FIRST_HAN:
-            while stop < length and codes[stop] >= FIRST_HAN:
-                stop += 1
-            _cut_han(codes[i:stop], tables, came_from, ends[i:stop])
-        elif codes[i] < PAST_LETTERS:
+    i = first
+    while i < stop:
+        begin = i
+        i += 1
+        if codes[begin] >= FIRST_HAN:
+            while i < stop and codes[i] >= FIRST_HAN:
+                i += 1
+            _cut_han(codes, begin, i, tables, came_from, ends)
+        elif codes[begin] < PAST_LETTERS:
             # [a-zA-Z0-9]+(?:\.\d+)?%?
-            while stop < length and codes[stop] < PAST_LETTERS:
-                stop += 1
-            if stop + 1 < length and codes[stop] == DOT and codes[stop + 1] < FIRST_LETTER:
-                stop += 2
-                while stop < length and codes[stop] < FIRST_LETTER:
-                    stop += 1
-            if stop < length and codes[stop] == PERCENT:
-                stop += 1
-            ends[stop - 1] = 1
+            while i < stop and codes[i] < PAST_LETTERS:
+                i += 1
+            if i + 1 < stop and codes[i] == DOT and codes[i + 1] < FIRST_LETTER:
+                i += 2
+                while i < stop and codes[i] < FIRST_LETTER:
+                    i += 1
+            if i < stop and codes[i] == PERCENT:
+                i += 1
+            ends[i - 1] = 1
         else:
-            while stop < length and PAST_LETTERS <= codes[stop] < FIRST_HAN:
-                stop += 1
-            ends[stop - 1] = 1
-        i = stop
+            while i < stop and PAST_LETTERS <= codes[i] < FIRST_HAN:
+                i += 1
+            ends[i - 1] = 1
 
 
-@compiled
-def _is_word(codes: np.ndarray, tables: Tables) -> bool:
-    """Is this whole run in the dictionary with a frequency above 0?"""
-    node = np.int32(codes[0])
-    for code in codes[1:]:
-        if tables.base[node] == 0:
-            return False
-        child = tables.base[node] + code
-        if tables.check[child] != node:
+@Compiled
+def _is_word(codes: np.ndarray, first: int, stop: int, tables: Tables) -> bool:
+    """Is codes[first:stop] in the dictionary with a frequency above 0?"""
+    node = np.int32(codes[first])
+    for i in range(first + 1, stop):
+        base = tables.links[node, 0]
+        child = base + np.int32(codes[i])
+        if base == 0 or tables.links[child, 1] != node:
             return False
         node = child
-    return tables.weight[node] != -np.inf
+    return tables.weights[node, 1] != -np.inf
 
 
-@compiled
-def _cut_han(codes: np.ndarray, tables: Tables, came_from: np.ndarray, ends: np.ndarray) -> None:
+@Compiled
+def _cut_han(codes: np.ndarray, first: int, stop: int, tables: Tables, came_from: np.ndarray, ends: np.ndarray) -> None:
     """The most probable states of a run of Han (`finalseg.viterbi`); a token ends at E and at S.
 
-    `came_from[i]`: bit s is set when state s at i came from the later of its two predecessors in the order B, M, E, S,
-    which is also the one that wins a tie: B from E or S, M from B or M, E from B or M, S from E or S.
+    `came_from[i - first]`: bit s is set when state s at i came from the later of its two predecessors in the order
+    B, M, E, S, which is also the one that wins a tie: B from E or S, M from B or M, E from B or M, S from E or S.
     """
-    length = len(codes)
     emission, transition = tables.emission, tables.transition
-    begin = tables.start[BEGIN] + emission[codes[0], BEGIN]
-    middle = tables.start[MIDDLE] + emission[codes[0], MIDDLE]
-    end = tables.start[END] + emission[codes[0], END]
-    single = tables.start[SINGLE] + emission[codes[0], SINGLE]
-    for i in range(1, length):
-        emitted = emission[codes[i]]
+    code = codes[first]
+    begin = tables.start[BEGIN] + emission[code, BEGIN]
+    middle = tables.start[MIDDLE] + emission[code, MIDDLE]
+    end = tables.start[END] + emission[code, END]
+    single = tables.start[SINGLE] + emission[code, SINGLE]
+    for i in range(first + 1, stop):
+        code = codes[i]
         # the order of additions is jieba's: (score + transition) + emission
-        begin_from_end = end + transition[END, BEGIN] + emitted[BEGIN]
-        begin_from_single = single + transition[SINGLE, BEGIN] + emitted[BEGIN]
-        middle_from_begin = begin + transition[BEGIN, MIDDLE] + emitted[MIDDLE]
-        middle_from_middle = middle + transition[MIDDLE, MIDDLE] + emitted[MIDDLE]
-        end_from_begin = begin + transition[BEGIN, END] + emitted[END]
-        end_from_middle = middle + transition[MIDDLE, END] + emitted[END]
-        single_from_end = end + transition[END, SINGLE] + emitted[SINGLE]
-        single_from_single = single + transition[SINGLE, SINGLE] + emitted[SINGLE]
-        came_from[i] = (
+        begin_from_end = end + transition[END, BEGIN] + emission[code, BEGIN]
+        begin_from_single = single + transition[SINGLE, BEGIN] + emission[code, BEGIN]
+        middle_from_begin = begin + transition[BEGIN, MIDDLE] + emission[code, MIDDLE]
+        middle_from_middle = middle + transition[MIDDLE, MIDDLE] + emission[code, MIDDLE]
+        end_from_begin = begin + transition[BEGIN, END] + emission[code, END]
+        end_from_middle = middle + transition[MIDDLE, END] + emission[code, END]
+        single_from_end = end + transition[END, SINGLE] + emission[code, SINGLE]
+        single_from_single = single + transition[SINGLE, SINGLE] + emission[code, SINGLE]
+        came_from[i - first] = (
             (begin_from_single >= begin_from_end) << BEGIN
             | (middle_from_middle >= middle_from_begin) << MIDDLE
             | (end_from_middle >= end_from_begin) << END
@@ -233,9 +235,9 @@ def _cut_han(codes: np.ndarray, tables: Tables, came_from: np.ndarray, ends: np.
         end = max(end_from_begin, end_from_middle)
         single = max(single_from_end, single_from_single)
     state = SINGLE if single >= end else END
-    for i in range(length - 1, -1, -1):
+    for i in range(stop - 1, first - 1, -1):
         if state >= END:
             ends[i] = 1
-        if i > 0:
-            later = (came_from[i] >> state) & 1
+        if i > first:
+            later = (came_from[i - first] >> state) & 1
             state = (END if state in (BEGIN, SINGLE) else BEGIN) + later

@@ -1,7 +1,6 @@
 """jieba's dictionary and hidden Markov model as the arrays that the kernels read."""
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import math
 import string
@@ -13,14 +12,15 @@ import numpy as np
 from pangu.array_cache import cached, pack
 from pangu.double_array import build_double_array
 from pangu.errors import UserError
-from pangu.segmentation.kernels import FIRST_DIGIT, FIRST_HAN, OUTSIDE, Tables
+from pangu.segmentation.kernels import FIRST_DIGIT, FIRST_HAN, OUTSIDE
 
 JIEBA_VERSION = "0.42.1"
-LAYOUT = 3  # to be raised when the arrays change their meaning, so that older cache files are left alone
+LAYOUT = 4  # to be raised when the arrays change their meaning, so that older cache files are left alone
 
 ASCII_IN_BLOCK = string.digits + string.ascii_letters + ".%+#&_-"
 FIRST_HAN_CHARACTER, LAST_HAN_CHARACTER = "\u4e00", "\u9fd5"
 
+NODE = np.dtype([("base", np.int32), ("check", np.int32), ("weight", np.float64)])
 STATES = "BMES"
 IMPOSSIBLE = -3.14e100  # jieba's MIN_FLOAT: the log-probability of what its tables do not hold
 
@@ -36,11 +36,13 @@ def load_tables() -> np.ndarray:
     for name in ("dict.txt", "finalseg/prob_start.py", "finalseg/prob_trans.py", "finalseg/prob_emit.py"):
         digest.update((folder / name).read_bytes())
     name = f"jieba-{JIEBA_VERSION}-{LAYOUT}-{digest.hexdigest()[:16]}"
-    return cached(name, lambda: pack(build_tables(folder / "dict.txt")))
+    return cached(name, lambda: build_tables(folder / "dict.txt"))
 
 
-def build_tables(dictionary: Path) -> Tables:
-    """Compile jieba's `dict.txt` and its hidden Markov model."""
+def build_tables(dictionary: Path) -> np.ndarray:
+    """The fields of `kernels.Tables`, packed: compile jieba's `dict.txt` and its hidden Markov model."""
+    import importlib.metadata  # slow, and needed once
+
     installed = importlib.metadata.version("jieba")
     if installed != JIEBA_VERSION:
         raise UserError(
@@ -65,24 +67,19 @@ def build_tables(dictionary: Path) -> Tables:
     # a word with a character that is in no block (γ射线) is never met
     words = [word for word in frequency if code_of_character.keys() >= set(word)]
     base, check, nodes = build_double_array(words, code_of_character)
-    weight = np.full(len(base), -np.inf)
-    weight[OUTSIDE] = math.log(1) - math.log(total)
-    weight[nodes] = [math.log(frequency[word]) - math.log(total) for word in words]
+    trie = np.zeros(len(base), NODE)
+    trie["base"], trie["check"], trie["weight"] = base, check, -np.inf
+    trie["weight"][OUTSIDE] = math.log(1) - math.log(total)
+    trie["weight"][nodes] = [math.log(frequency[word]) - math.log(total) for word in words]
 
     emission = np.full((FIRST_HAN + 1 + len(han), len(STATES)), IMPOSSIBLE)
     for column, state in enumerate(STATES):
         for character, probability in emit_P[state].items():
             if character in han:
                 emission[code_of_character[character], column] = probability
-    return Tables(
-        code_of=code_of,
-        base=base,
-        check=check,
-        weight=weight,
-        start=np.array([start_P[state] for state in STATES]),
-        transition=np.array([[trans_P[a].get(b, IMPOSSIBLE) for b in STATES] for a in STATES]),
-        emission=emission,
-    )
+    start = np.array([start_P[state] for state in STATES])
+    transition = np.array([[trans_P[a].get(b, IMPOSSIBLE) for b in STATES] for a in STATES])
+    return pack([code_of, trie, start, transition, emission])
 
 
 def read_dictionary(path: Path) -> tuple[dict[str, int], int]:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -90,24 +91,28 @@ def compare(tokenizer: Tokenizer, lines: list[str]) -> None:
     def each(function: Callable) -> Callable:
         return lambda items: [function(item) for item in items]
 
-    races: dict[str, tuple[Callable, Callable]] = {
-        "segment": (each(lambda line: list(jieba.cut(line))), each(segment)),
-        "encode, a line a call": (each(peer_encode), each(tokenizer.encode)),
-        "encode, batch": (each(peer_encode), lambda lines: [ids.tolist() for ids in tokenizer.encode_batch(lines)]),
-        "decode": (each(peer_decode), each(tokenizer.decode)),
+    def batch_encode(lines: list[str]) -> list[list[int]]:
+        return [ids.tolist() for ids in tokenizer.encode_batch(lines)]
+
+    races: dict[str, tuple[Callable, dict[str, Callable]]] = {
+        "segment": (each(lambda line: list(jieba.cut(line))), {"segment": each(segment)}),
+        "encode": (each(peer_encode), {"encode, a line a call": each(tokenizer.encode), "encode, batch": batch_encode}),
+        "decode": (each(peer_decode), {"decode": each(tokenizer.decode)}),
     }
-    seconds = {race: [0.0, 0.0] for race in races}
-    differing = dict.fromkeys(races, 0)
+    rows = [(race, ours) for race, (_, candidates) in races.items() for ours in candidates]
+    seconds: Counter[str] = Counter()
+    differing: Counter[str] = Counter()
     for first in range(0, len(lines), BLOCK_LINES):
         block = lines[first : first + BLOCK_LINES]
-        ids = [row.tolist() for row in tokenizer.encode_batch(block)]
-        for race, candidates in races.items():
-            results = []
-            for side, candidate in enumerate(candidates):
+        ids = batch_encode(block)
+        for race, (peer, candidates) in races.items():
+            results = {}
+            for name, candidate in {race + ", peer": peer, **candidates}.items():
                 start = time.perf_counter()
-                results.append(candidate(ids if race == "decode" else block))
-                seconds[race][side] += time.perf_counter() - start
-            differing[race] += sum(a != b for a, b in zip(*results, strict=True))
+                results[name] = candidate(ids if race == "decode" else block)
+                seconds[name] += time.perf_counter() - start
+            for name in candidates:
+                differing[name] += sum(a != b for a, b in zip(results[race + ", peer"], results[name], strict=True))
 
     megabytes = sum(len(line.encode()) for line in lines) / 1e6
     print(
@@ -115,8 +120,9 @@ def compare(tokenizer: Tokenizer, lines: list[str]) -> None:
         f"SentencePiece {sentencepiece.__version__}, one thread"
     )
     print(f"{'':24}{'peer MB/s':>10}{'ours MB/s':>10}{'ratio':>8}{'differing lines':>17}")
-    for race, (peer, ours) in seconds.items():
-        print(f"{race:24}{megabytes / peer:10.2f}{megabytes / ours:10.2f}{peer / ours:8.1f}{differing[race]:17,}")
+    for race, name in rows:
+        peer, ours = seconds[race + ", peer"], seconds[name]
+        print(f"{name:24}{megabytes / peer:10.2f}{megabytes / ours:10.2f}{peer / ours:8.1f}{differing[name]:17,}")
 
 
 def first_tokens(model: str) -> None:

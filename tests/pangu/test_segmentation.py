@@ -7,11 +7,14 @@ import logging
 from pathlib import Path
 
 import jieba
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pangu.segmentation import segment
+from pangu.segmentation.kernels import mark_token_ends
+from pangu.segmentation.tables import load_tables
 from tests.pangu.strange_text import HAN, strange_lines, strange_texts
 
 
@@ -60,6 +63,17 @@ def test_a_block_without_an_end() -> None:
     text = "".join(itertools.islice(strange_lines(seed=3, size=10**9), 3000))
     text = "".join(character for character in text if "\u4e00" <= character <= "\u9fd5" or character.isalnum())
     assert segment(text) == list(jieba.cut(text))
+
+
+def test_python_and_machine_code_agree() -> None:
+    """The first characters of a process are cut without numba."""
+    text_stops = np.array([0])
+    for line in strange_lines(seed=13, size=4000):
+        points = np.frombuffer(line.encode("utf-32-le"), np.uint32)
+        text_stops[0] = len(points)
+        arguments = points, text_stops, load_tables()
+        expected = mark_token_ends.interpreted(*arguments)
+        assert np.array_equal(mark_token_ends(*arguments), expected)
 
 
 def test_nothing() -> None:

@@ -4,8 +4,11 @@ import json
 import pickle
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jieba
 import numpy as np
@@ -17,6 +20,7 @@ from hypothesis import strategies as st
 from data_pipeline.stages.tokenizer import train_tokenizer
 from pangu.errors import UserError
 from pangu.tokenizer import Tokenizer
+from tests.conftest import REPOSITORY
 from tests.pangu.strange_text import strange_lines, strange_texts
 
 WHITE_SPACE = {ord(" "): "▂", ord("\n"): "▃"}
@@ -128,6 +132,20 @@ def test_lossless_unigram_as_sentencepiece(folder: Path) -> None:
         assert tokenizer.encode(line) == processor.encode(line), repr(line)
 
 
+@pytest.mark.parametrize("name", ["lossless-unigram", "released-unigram"])
+def test_the_first_texts_of_a_process_need_no_numba(folder: Path, name: str) -> None:
+    texts = list(strange_lines(seed=4, size=1500))
+    program = (
+        "import json, sys; from pangu.tokenizer import Tokenizer; tokenizer = Tokenizer.load(sys.argv[1]);"
+        "ids = [tokenizer.encode(text) for text in json.loads(sys.argv[2])];"
+        "print(json.dumps([ids, 'numba' in sys.modules]))"
+    )
+    command = [sys.executable, "-c", program, str(folder / name), json.dumps(texts)]
+    result = subprocess.run(command, capture_output=True, cwd=REPOSITORY, check=True)
+    assert json.loads(result.stdout) == [[Tokenizer.load(folder / name).encode(text) for text in texts], False]
+    assert not result.stderr
+
+
 def test_a_space_and_a_newline_are_one_id_each(lossless: Tokenizer) -> None:
     assert lossless.encode(" ") == [lossless.special.space]
     assert lossless.encode("\n") == [lossless.special.newline] == [3]
@@ -227,16 +245,26 @@ def test_models_that_cannot_be_read_are_named(folder: Path, tmp_path: Path) -> N
 
 def test_models_of_other_makes_are_refused(tmp_path: Path) -> None:
     lines = [line for line in strange_lines(seed=1, size=20_000) if line]
-    foreign = {"plain": {}, "characters": {"model_type": "char"}, "bytes": {"byte_fallback": True}}
-    layout = {"user_defined_symbols": ["▃", "▂", "<sep>", "<pad>", "<mask>", "<eod>", "<eot>"]}
+    layout = ["▃", "▂", "<sep>", "<pad>", "<mask>", "<eod>", "<eot>"]
+    foreign: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "characters": {"model_type": "char", "user_defined_symbols": layout},
+        "bytes": {"byte_fallback": True},
+        "bytes-and-nfkc": {"byte_fallback": True, "user_defined_symbols": layout},
+        "control": {"control_symbols": layout},
+    }
     for name, more in foreign.items():
-        for symbols in ({}, layout) if more else ({},):
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(lines), model_prefix=str(tmp_path / name), vocab_size=3000, hard_vocab_limit=False,
-                character_coverage=0.98, minloglevel=3, **more, **symbols,
-            )  # fmt: skip
-            with pytest.raises(UserError, match=name):
-                Tokenizer.load(tmp_path / f"{name}.model")
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_prefix=str(tmp_path / name),
+            vocab_size=3000,
+            hard_vocab_limit=False,
+            character_coverage=0.98,
+            minloglevel=3,
+            **more,
+        )
+        with pytest.raises(UserError, match=rf"{name}\.model"):
+            Tokenizer.load(tmp_path / f"{name}.model")
 
 
 def test_what_has_no_meaning_is_refused(lossless: Tokenizer) -> None:

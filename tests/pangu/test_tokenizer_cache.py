@@ -102,7 +102,8 @@ def test_an_installation_that_cannot_be_written_to() -> None:
         "from pangu import compiled\n"
         "import numba.core.caching as caching\n"
         "caching.CodeLibraryCacheImpl._locator_classes = []\n"
-        "print(compiled.compiled(lambda number: number + 1)(41))"
+        "compiled.PATIENCE = 0\n"
+        "print(compiled.Compiled(lambda numbers: numbers[0] + 1)((41, 0)))"
     )
     environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]))
     result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
