@@ -9,7 +9,7 @@ of each stage, which for equal stages is table 1 of Qi et al. 2024.
 import numpy as np
 
 # share of a chunk that micro-batches in flight cover; from simulations of uneven chunks, where it leaves less than 2 %
-COVERED = 0.25
+COVERED = 0.5
 CLOSED = ("gpipe", "1f1b", "interleaved", "mindspore_vpp", "zb_h1", "zb_h2")
 
 

@@ -29,7 +29,8 @@ def questions(draw, schedules=("gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2")
     pp = draw(st.sampled_from(POWERS))
     schedule = draw(st.sampled_from(schedules))
     vpp = draw(st.sampled_from([2, 3])) if schedule == "interleaved" and pp > 1 else 1
-    # with one small layer a chunk the vocabulary outweighs the layers, and waiting between chunks has no closed form
+    # where one chunk is much slower than the rest (one small layer beside the vocabulary, or its weights gathered for every
+    # micro-batch) stages wait for each other in turns, which has no closed form
     layers = pp * vpp * draw(st.integers(2 if vpp > 1 else 1, 6))
     hidden = max(hidden, 2048) if vpp > 1 else hidden
     model = ModelSpec(
@@ -56,6 +57,6 @@ def questions(draw, schedules=("gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2")
         mesh={"pp": pp, "dp": dp, "tp": tp},
         pipeline={"schedule": schedule, "vpp": vpp},
         tensor={"sequence_parallel": draw(st.booleans())},
-        zero={"optimizer_shard": draw(st.booleans()), "level": draw(st.sampled_from([1, 2, 3]))},
+        zero={"optimizer_shard": draw(st.booleans()), "level": draw(st.sampled_from([1, 2] if vpp > 1 else [1, 2, 3]))},
         recompute={"mode": draw(st.sampled_from(["none", "selective", "full"]))},
     )
