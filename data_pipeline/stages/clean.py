@@ -114,8 +114,9 @@ NAVIGATION_WORDS = frozenset(
 )
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af〇"
-# White space at a line's end, and the ideographic spaces and tabs that indent a paragraph.
-_EDGES = re.compile(r"[ \t\u00a0\u3000]+$|^[\t\u00a0\u3000]+", re.MULTILINE)
+_WHITE = " \t\u00a0\u3000"
+# what indents a paragraph; spaces indent code
+_INDENT = "\t\u00a0\u3000"
 _BLANK_LINES = re.compile(r"\n{3,}")
 # Controls, zero-width and direction marks, private use, U+FFFD, box drawing, blocks, geometric shapes, dingbats, emoji.
 # Not the arrows (they are words in manuals), not ○ (U+25CB: the zero of 二○○八年), not ①②③.
@@ -254,7 +255,7 @@ def remove_symbols(text: str) -> tuple[str, int]:
 
 def tidy_lines(text: str) -> str:
     """Lines without white space at their ends and without the indent of a paragraph; spaces that indent code stay."""
-    return _EDGES.sub("", text)
+    return "\n".join([row.rstrip(_WHITE).lstrip(_INDENT) for row in text.split("\n")])
 
 
 def remove_repeated_paragraphs(text: str, minimum_characters: int) -> tuple[str, int]:
