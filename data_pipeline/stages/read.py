@@ -2,8 +2,8 @@
 
 JSONL, TXT, HTML and Parquet; gzip, zstandard and bzip2 by their content. Every good record of a file comes out,
 whatever stands between, before or after; everything else goes to the rejects with the reason, the file and the byte
-where it lies. Source of the list of hostile inputs: the robustness measurements in `docs/`, and every reader is
-fuzzed."""
+where it lies.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
