@@ -18,6 +18,7 @@ VERBS = {
     "stats": "the funnel of a run: kept and dropped, stage by stage",
     "inspect": "records of a stage, kept or dropped",
     "why": "one document through every stage",
+    "extract": "the main text of web pages and web archives as JSONL",
     "show": "a packed sample and the documents it was made of",
     "dedup-check": "say what fuzzy deduplication finds, on planted duplicates",
 }

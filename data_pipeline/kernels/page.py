@@ -16,8 +16,8 @@ from data_pipeline.extraction.patterns import NAME_GROUPS, name_automaton, phras
 from data_pipeline.kernels.compiled import compiled
 
 MAX_DEPTH = 256  # deeper elements become children of the deepest one kept
-MAX_NODES = 400_000  # a page with more elements is read up to there; real pages have a few thousand
-MAX_LINES = 400_000
+MAX_NODES = 400_000  # further elements become no nodes, their text stays; real pages have a few thousand
+MAX_LINES = 400_000  # the text behind is not read
 MAX_INDENTATION = 64  # spaces before a word of preformatted text
 MAX_SEARCH = 64  # how far up an end tag looks for its start tag
 
@@ -116,7 +116,7 @@ class FlatPage(NamedTuple):
     line_node: np.ndarray  # int32 [lines]
     line_phrases: np.ndarray  # int64 [lines]: groups of PHRASE_GROUPS
     line_counts: np.ndarray  # int32 [lines, COUNTS]
-    truncated: bool  # MAX_NODES was reached
+    truncated: bool  # MAX_NODES or MAX_LINES was reached
 
 
 _CLASS, _ID, _HREF, _STYLE, _HIDDEN = (_code(key) for key in (b"class", b"id", b"href", b"style", b"hidden"))
@@ -537,9 +537,13 @@ def _read(page, names, phrase_step, phrase_found, hidden_name):
                 left = _start_tag_depth(number, tag_of, stack, depth)
                 if left < depth:
                     depth, overflow = left, 0
-                parent[nodes], tag_of[nodes], names_of[nodes] = stack[depth], number, bits
                 if depth < skip_depth <= MAX_DEPTH:
                     skip_depth = MAX_DEPTH + 1
+                if nodes == node_capacity:
+                    truncated = True
+                    overflow += 1
+                    continue
+                parent[nodes], tag_of[nodes], names_of[nodes] = stack[depth], number, bits
                 if depth < MAX_DEPTH:
                     depth += 1
                     stack[depth] = nodes
@@ -551,7 +555,7 @@ def _read(page, names, phrase_step, phrase_found, hidden_name):
                 nodes += 1
             if depth < skip_depth <= MAX_DEPTH:
                 skip_depth = MAX_DEPTH + 1
-            if nodes > MAX_NODES or lines > MAX_LINES:
+            if lines > MAX_LINES:
                 truncated = True
                 break
             continue

@@ -39,9 +39,11 @@ TAG_GROUPS = {
     "head": "head title",
 }
 _TAG_BITS = np.array(
-    [sum(1 << bit for bit, tags in enumerate(TAG_GROUPS.values()) if tag in tags.split()) for tag in [*TAGS, ""]], np.int64
+    [sum(1 << bit for bit, tags in enumerate(TAG_GROUPS.values()) if tag in tags.split()) for tag in [*TAGS, ""]],
+    np.int64,
 )
 _NAMES, _PHRASES, _TAGS = len(NAME_GROUPS), len(PHRASE_GROUPS), len(TAG_GROUPS)
+TREE_DEPTH = 4  # of the model that reads these measures
 LEVELS = 4  # how many enclosing elements are measured one by one
 
 FEATURES = [
@@ -87,7 +89,12 @@ def _measure(text, parent, tag, names, line_start, line_end, line_node, phrases,
         marks[parent[node]] += marks[node]
         good[parent[node]] += good[node]
     # what the enclosing elements are; a name says nothing about an element that holds most of the page's good text
-    inside, near, tags, chain = np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros(nodes, np.int32)
+    inside, near, tags, chain = (
+        np.zeros(nodes, np.int64),
+        np.zeros(nodes, np.int64),
+        np.zeros(nodes, np.int64),
+        np.zeros(nodes, np.int32),
+    )
     chain_size = np.zeros(nodes)
     for node in range(nodes):
         own_tags = tag_bits[tag[node]] if tag[node] >= 0 else 0
@@ -216,26 +223,32 @@ def _paths(parent, tag, names):
 def evaluate_trees(rows, feature, threshold, leaf):
     """The logistic function of the sum over trees, float64 [rows].
 
-    `feature` and `threshold` are [trees, 2^depth - 1], `leaf` is [trees, 2^depth]: complete trees in heap order, so that a step
-    down is arithmetic instead of a branch that the processor would have to guess.
+    `feature` and `threshold` are [trees, 2^TREE_DEPTH - 1], `leaf` is [trees, 2^TREE_DEPTH]: complete trees in heap order, so
+    that a step down is arithmetic instead of a branch that the processor would have to guess. Unsigned places spare numba's
+    test for negative ones.
     """
-    inner = feature.shape[1]
-    depth = 0
-    while (1 << depth) - 1 < inner:
-        depth += 1
-    total = np.zeros(rows.shape[0])
-    for tree in range(feature.shape[0]):
-        for i in range(rows.shape[0]):
-            k = 0
-            for _ in range(depth):
-                k = 2 * k + 1 + (rows[i, feature[tree, k]] > threshold[tree, k])
-            total[i] += leaf[tree, k - inner]
-    return 1 / (1 + np.exp(-total))
+    probability = np.zeros(rows.shape[0])
+    one, leaves = np.uint64(1), np.uint64(2**TREE_DEPTH - 1)
+    for i in range(rows.shape[0]):
+        row, total = rows[i], 0.0
+        for tree in range(feature.shape[0]):
+            asked, limit = feature[tree], threshold[tree]
+            k = np.uint64(0)
+            for _ in range(TREE_DEPTH):
+                k = k + k + one + np.uint64(row[asked[k]] > limit[k])
+            total += leaf[tree, k - leaves]
+        probability[i] = 1 / (1 + np.exp(-total))
+    return probability
+
+
+def node_kinds(page: FlatPage) -> np.ndarray:
+    """For each element the first one whose tags and names up to the root are the same (posts of a thread, entries of a list)."""
+    return _paths(page.node_parent, page.node_tag, page.node_names)
 
 
 def measure_lines(page: FlatPage) -> np.ndarray:
     """The measures of each line, float32 [lines, len(FEATURES)]."""
-    path_of = _paths(page.node_parent, page.node_tag, page.node_names)
+    path_of = node_kinds(page)
     return _measure(
         page.text, page.node_parent, page.node_tag, page.node_names, page.line_start, page.line_end, page.line_node,
         page.line_phrases, page.line_counts, _TAG_BITS, path_of, len(FEATURES),

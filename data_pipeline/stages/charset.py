@@ -16,7 +16,7 @@ from functools import cache
 
 import numpy as np
 
-SAMPLE_BYTES = 1 << 15  # from the first byte that is not ASCII on, this much is judged; pages are decided long before
+SAMPLE_BYTES = 1 << 13  # from the first byte that is not ASCII on, this much is judged; pages are decided long before
 DECLARED_BONUS = 0.08  # what a header or meta adds to the score of its encoding
 CERTAIN_SCORE = 0.7  # as common as characters get in Chinese pages: nothing else is tried
 DOUBTFUL_SCORE = 0.12  # Chinese scores 0.6 and more, noise less than 0
@@ -71,7 +71,9 @@ _MARKS = (
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32le"), (codecs.BOM_UTF32_BE, "utf-32be"),
     (codecs.BOM_UTF16_LE, "utf-16le"), (codecs.BOM_UTF16_BE, "utf-16be"), (b"\x84\x31\x95\x33", "gb18030"),
 )  # fmt: skip
-_META = re.compile(rb"""<(?:meta\b[^>]{0,1000}?|\?xml\b[^>]{0,200}?en)(?:charset|coding)\s*=\s*["']?\s*([\w.:-]{2,30})""", re.I)
+_META = re.compile(
+    rb"""<(?:meta\b[^>]{0,1000}?|\?xml\b[^>]{0,200}?en)(?:charset|coding)\s*=\s*["']?\s*([\w.:-]{2,30})""", re.I
+)
 _CONTENT_TYPE = re.compile(r"""charset\s*=\s*["']?\s*([\w.:-]{2,30})""", re.I)
 _HIGH_BYTES = bytes(range(0x80, 0x100))
 _NON_ASCII = re.compile(rb"[\x80-\xff]")
@@ -85,7 +87,9 @@ class Decoded:
     text: str
     charset: str  # the encoding's WHATWG name, in small letters
     evidence: str  # what decided: "mark", "ascii", "utf-8", "nul", "frequency", "declared"
-    declared: str | None  # what the header or else the meta said, as an encoding's name; "?" and the label if there is none such
+    declared: (
+        str | None
+    )  # what the header or else the meta said, as an encoding's name; "?" and the label if there is none such
     replaced: int  # bytes that belong to no character, U+FFFD in the text now
     doubtful: bool  # no encoding made sense: binary data, or a language that this module does not know
 
@@ -95,7 +99,8 @@ def decode(data: bytes, header: str | None = None, markup: bool = True) -> Decod
 
     Never raises. The time is linear in the bytes.
     """
-    from_header = _label(_CONTENT_TYPE.search(header)[1] if header and "=" in header and _CONTENT_TYPE.search(header) else header)
+    parameter = _CONTENT_TYPE.search(header) if header else None
+    from_header = _label(parameter[1] if parameter else header)
     from_meta = None
     if markup:
         found = _META.search(data, 0, 16384)
@@ -104,9 +109,11 @@ def decode(data: bytes, header: str | None = None, markup: bool = True) -> Decod
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             text, replaced = _decode(data[len(mark) :], encoding)
-            # a mark before other bytes than it promises is a lie too
             if replaced * 50 <= len(text):
                 return Decoded(text, encoding, "mark", declared, replaced, False)
+            # a mark before other bytes than it promises is a lie too, left by an editor
+            if encoding == "utf-8":
+                data = data[len(mark) :]
             break
     by_nul = _utf16_by_nul(data)
     if by_nul:
@@ -162,7 +169,9 @@ def _utf16_by_nul(data: bytes) -> str | None:
 
 def _candidates(data: bytes, sample: bytes, declared: tuple[str | None, str | None]) -> list[str]:
     """What the bytes could be, the likely first."""
-    found = [label for label in declared if label in _CODECS and label not in ("hz-gb-2312", "iso-2022-jp", "windows-1252")]
+    found = [
+        label for label in declared if label in _CODECS and label not in ("hz-gb-2312", "iso-2022-jp", "windows-1252")
+    ]
     head = sample[:2048]
     high = len(head) - len(head.translate(None, _HIGH_BYTES))
     if sum(map(len, _UTF8_SEQUENCE.findall(head))) * 5 >= high * 4:
@@ -197,7 +206,9 @@ def _by_frequency(data: bytes, from_header: str | None, from_meta: str | None) -
         if known is not None:
             return Decoded(known, declared[1:], "declared", declared, known.count("\ufffd"), False)
     text, replaced = _decode(data, best)
-    return Decoded(text.removeprefix("\ufeff"), best, "frequency", declared, replaced, bool(best_score < DOUBTFUL_SCORE))
+    return Decoded(
+        text.removeprefix("\ufeff"), best, "frequency", declared, replaced, bool(best_score < DOUBTFUL_SCORE)
+    )
 
 
 def _declared_only(data: bytes, label: str) -> str | None:

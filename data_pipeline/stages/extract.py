@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.extraction.lines import expected_best, line_model
+from data_pipeline.extraction.lines import expected_best, line_model, shared_among_kinds
 from data_pipeline.kernels.page import CHARACTERS, LINKED, TAG, FlatPage, read_page
 from data_pipeline.kernels.page_lines import measure_lines
 from data_pipeline.stages.charset import decode
@@ -37,7 +37,9 @@ class Extraction:
     text: str
     charset: str
     date: str | None  # the day of publication, YYYY-MM-DD, where the page tells it
-    reason: str | None  # why there is no text: "empty", "not_text" (binary data), "no_text" (scripts, frames, pictures only)
+    reason: (
+        str | None
+    )  # why there is no text: "empty", "not_text" (binary data), "no_text" (scripts, frames, pictures only)
     confidence: float  # the mean probability of the characters kept; pages of links and pictures are near 0.5
     characters: int  # visible on the page, white space apart
     kept: int  # of these, in `text`
@@ -59,7 +61,7 @@ def extract(html: bytes, url: str | None = None, content_type: str | None = None
     page = read_page(markup.encode("utf-8", "replace"))
     lines = _Lines(page)
     rows = measure_lines(page)
-    probability = line_model().probabilities(rows)
+    probability = shared_among_kinds(page, line_model().probabilities(rows))
     kept = expected_best(page, probability)
     text = _paragraphs(page, lines, kept)
     counts = page.line_counts
@@ -114,17 +116,20 @@ def _title(page: FlatPage, lines: _Lines) -> str:
 def _paragraphs(page: FlatPage, lines: _Lines, kept: np.ndarray) -> str:
     """The kept lines one below the other; short cells of a table's row stand side by side, parted by tabs."""
     tags = page.node_tag[page.line_node]
-    is_cell = kept & ((tags == TAG["td"]) | (tags == TAG["th"])) & (page.line_counts[:, CHARACTERS] <= MAX_CELL_CHARACTERS)
+    is_cell = (
+        kept & ((tags == TAG["td"]) | (tags == TAG["th"])) & (page.line_counts[:, CHARACTERS] <= MAX_CELL_CHARACTERS)
+    )
     row_of = np.where(is_cell, page.node_parent[page.line_node], -1)
     numbers = np.flatnonzero(kept)
-    rows = row_of[numbers].tolist()
     pieces: list[str] = []
-    row_before = -1
-    for number, row in zip(numbers.tolist(), rows, strict=True):
+    row_before = cell_before = -1
+    for number, row, cell in zip(
+        numbers.tolist(), row_of[numbers].tolist(), page.line_node[numbers].tolist(), strict=True
+    ):
         if pieces:
-            pieces.append("\t" if row >= 0 and row == row_before else "\n")
+            pieces.append("\t" if row >= 0 and row == row_before and cell != cell_before else "\n")
         pieces.append(lines[number])
-        row_before = row
+        row_before, cell_before = row, cell
     return "".join(pieces)
 
 

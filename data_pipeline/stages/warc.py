@@ -72,7 +72,9 @@ class WarcDocument:
         return Extraction("", text, decoded.charset, None, reason, 1.0, length, length, 0, decoded.replaced, False)
 
 
-def read_documents(path: Path, max_record_bytes: int = MAX_RECORD_BYTES, max_ratio: float = MAX_RATIO) -> Iterator[WarcDocument | WarcReject]:
+def read_documents(
+    path: Path, max_record_bytes: int = MAX_RECORD_BYTES, max_ratio: float = MAX_RATIO
+) -> Iterator[WarcDocument | WarcReject]:
     """The pages and texts of an archive. Requests, metadata and the like are passed over; other media and HTTP errors are
     rejects. Raises OSError where the file cannot be opened or read."""
     for record in read_records(path, max_record_bytes, max_ratio):
@@ -82,7 +84,9 @@ def read_documents(path: Path, max_record_bytes: int = MAX_RECORD_BYTES, max_rat
             yield _document(record, max_record_bytes, max_ratio)
 
 
-def read_records(path: Path, max_record_bytes: int = MAX_RECORD_BYTES, max_ratio: float = MAX_RATIO) -> Iterator[WarcRecord | WarcReject]:
+def read_records(
+    path: Path, max_record_bytes: int = MAX_RECORD_BYTES, max_ratio: float = MAX_RATIO
+) -> Iterator[WarcRecord | WarcReject]:
     """All records of an archive, whatever their type, and what is damaged in it."""
     stream = _Stream(read_stream(path, max_ratio))
     while True:
@@ -105,7 +109,10 @@ def read_records(path: Path, max_record_bytes: int = MAX_RECORD_BYTES, max_ratio
             stream.seek_record()
             yield WarcReject(start, "damaged_header:no empty line ends it")
             continue
-        headers = {name.decode().lower(): value.decode("utf-8", "replace").strip() for name, value in _FIELD.findall(head[: end.start()])}
+        headers = {
+            name.decode().lower(): value.decode("utf-8", "replace").strip()
+            for name, value in _FIELD.findall(head[: end.start()])
+        }
         url = headers.get("warc-target-uri", "").strip("<>") or None
         length = headers.get("content-length", "")
         stream.skip(end.end())
@@ -114,7 +121,7 @@ def read_records(path: Path, max_record_bytes: int = MAX_RECORD_BYTES, max_ratio
             yield WarcReject(start, f"damaged_header:Content-Length {length[:20]!r} is no number", url)
             continue
         if int(length) > max_record_bytes:
-            stream.skip(int(length))
+            stream.seek_record()  # and not that many bytes on: a damaged length would swallow the rest
             yield WarcReject(start, f"record_too_long:{length} bytes, the limit is {max_record_bytes}", url)
             continue
         if not stream.fill(int(length)):
@@ -220,13 +227,18 @@ class _Stream:
 def _document(record: WarcRecord, max_bytes: int, max_ratio: float) -> WarcDocument | WarcReject:
     """The page of a record, its HTTP encodings undone."""
     content, content_type = record.content, record.headers.get("content-type", "")
-    is_http = content_type.startswith("application/http") or (record.kind == "response" and content.startswith(b"HTTP/"))
+    is_http = content_type.startswith("application/http") or (
+        record.kind == "response" and content.startswith(b"HTTP/")
+    )
     if is_http:
         head = _HEADER_END.search(content, 0, MAX_HEADER_BYTES)
         if head is None:
             return WarcReject(record.offset, "damaged_http:no empty line ends the header", record.url)
         status = content[:32].split(b" ")[1:2]
-        fields = {name.decode().lower(): value.decode("latin-1").strip() for name, value in _FIELD.findall(content[: head.start()])}
+        fields = {
+            name.decode().lower(): value.decode("latin-1").strip()
+            for name, value in _FIELD.findall(content[: head.start()])
+        }
         if status and not status[0].startswith(b"2"):
             return WarcReject(record.offset, f"http_status:{status[0][:3].decode('ascii', 'replace')}", record.url)
         content, content_type = content[head.end() :], fields.get("content-type", "")
@@ -237,7 +249,9 @@ def _document(record: WarcRecord, max_bytes: int, max_ratio: float) -> WarcDocum
         except _BodyError as error:
             return WarcReject(record.offset, str(error), record.url)
     media = content_type.split(";")[0].strip().lower()
-    is_html = media in _HTML_TYPES or (media in ("", "text/plain", "application/octet-stream") and _looks_like_html(content))
+    is_html = media in _HTML_TYPES or (
+        media in ("", "text/plain", "application/octet-stream") and _looks_like_html(content)
+    )
     if record.kind == "conversion" or (media == "text/plain" and not is_html):
         is_html = False
     elif not is_html:
@@ -257,7 +271,8 @@ def _looks_like_html(content: bytes) -> bool:
 
 def _unchunked(body: bytes) -> bytes:
     """The chunks joined; as it is where it does not begin with a chunk (archives often store it joined already)."""
-    parts, place = [], 0
+    parts: list[bytes] = []
+    place = 0
     while True:
         size = _CHUNK_SIZE.match(body, place)
         if size is None:

@@ -24,7 +24,10 @@ def labelled_pages(shared: Path) -> list[tuple[str, bytes, str]]:
     """(id, page, main text) of the hand-labelled pages."""
     folder = shared / "html"
     names = [entry["id"] for entry in json.loads((folder / "index.json").read_text())]
-    return [(name, (folder / "pages" / f"{name}.html").read_bytes(), (folder / "gold" / f"{name}.txt").read_text()) for name in names]
+    return [
+        (name, (folder / "pages" / f"{name}.html").read_bytes(), (folder / "gold" / f"{name}.txt").read_text())
+        for name in names
+    ]
 
 
 def scores(text: str, gold: str) -> tuple[float, float, float]:
@@ -69,8 +72,16 @@ def peers() -> dict[str, Callable[[str], str]]:
         import justext
 
         def run(html: str) -> str:
-            settings = {"length_low": 25, "length_high": 70, "stopwords_low": 0, "stopwords_high": 0, "encoding": "utf-8"}
-            return "\n".join(part.text for part in justext.justext(html.encode(), frozenset(), **settings) if not part.is_boilerplate)
+            settings = {
+                "length_low": 25,
+                "length_high": 70,
+                "stopwords_low": 0,
+                "stopwords_high": 0,
+                "encoding": "utf-8",
+            }
+            return "\n".join(
+                part.text for part in justext.justext(html.encode(), frozenset(), **settings) if not part.is_boilerplate
+            )
 
         return run
 
@@ -119,7 +130,9 @@ def main() -> None:
         f1, precision, recall = (sum(column) / len(values) for column in zip(*values, strict=True))
         failed = sum(value[0] < 0.1 for value in values)
         best = min(seconds[name])
-        print(f"{name:36s} {f1:.3f} {precision:.3f} {recall:.3f} {failed:7d} {size / best / 1e6:6.1f} {base / best:14.1f}")
+        print(
+            f"{name:36s} {f1:.3f} {precision:.3f} {recall:.3f} {failed:7d} {size / best / 1e6:6.1f} {base / best:14.1f}"
+        )
 
 
 if __name__ == "__main__":

@@ -36,8 +36,40 @@ _USER_LINES = [
     "注册时间 2011-{d}-{d}", "积分 {n}", "帖子 {n}", "主题 {d}", "精华 0", "威望 {d} 点", "金钱 {n}", "在线时间 {n} 小时", "最后登录 2021-{d}-{d}", "阅读权限 {d}", "发消息", "加好友",
     "新手上路", "高级会员", "论坛元老", "当前离线", "Lv.{d}", "粉丝 {n}", "关注", "UID {n}", "来自 北京", "听众数 {d}", "签到天数: {d} 天", "[LV.{d}]常住居民I", "升级 {d}%",
 ]  # fmt: skip
-_POST_TOOLS = ["回复", "举报", "支持 反对", "使用道具 举报", "只看该作者", "回复 引用", "赞 {d}", "收起 展开", "倒序浏览", "点评", "TOP", "评论 收藏 感谢", "添加评论", "写回复", "感谢回复者"]
-_RELATED = ["相关阅读", "热门推荐", "猜你喜欢", "最新文章", "热门文章", "推荐阅读", "相关新闻", "24小时排行", "延伸阅读", "精彩图集", "大家都在看", "本版最新", "热帖", "相关问题", "热门标签"]
+_POST_TOOLS = [
+    "回复",
+    "举报",
+    "支持 反对",
+    "使用道具 举报",
+    "只看该作者",
+    "回复 引用",
+    "赞 {d}",
+    "收起 展开",
+    "倒序浏览",
+    "点评",
+    "TOP",
+    "评论 收藏 感谢",
+    "添加评论",
+    "写回复",
+    "感谢回复者",
+]
+_RELATED = [
+    "相关阅读",
+    "热门推荐",
+    "猜你喜欢",
+    "最新文章",
+    "热门文章",
+    "推荐阅读",
+    "相关新闻",
+    "24小时排行",
+    "延伸阅读",
+    "精彩图集",
+    "大家都在看",
+    "本版最新",
+    "热帖",
+    "相关问题",
+    "热门标签",
+]
 _SITES = "新浪网 青年在线 华夏论坛 江南社区 数码之家 天涯海角 科技日报网 南方门户 长江在线 程序员之家 市人民政府 健康问答网 家居商城".split()
 _NAMES = "小鱼 老王 风中的叶子 linux_fan 程序猿 abc123 木子李 阿杰 云淡风轻 海阔天空 zhangsan 七月 张伟 王芳 李娜 admin 游客 匿名用户 逍遥 大米 胖胖的猫".split()
 _REPLIES = ["顶一下", "谢谢楼主分享！", "沙发", "好东西，收藏了。", "不错，支持一下", "同问，有知道的吗？", "学习了", "我也遇到过这个问题，后来重装就好了。", "mark", "说得有道理，赞一个。",
@@ -107,7 +139,15 @@ class TemplatePage:
         r = self.random
         day = f"{r.randint(2003, 2023)}-{r.randint(1, 12):02}-{r.randint(1, 28):02}"
         clock = f"{r.randint(0, 23):02}:{r.randint(0, 59):02}"
-        return self.one([f"{day} {clock}", day, day.replace("-", "年", 1).replace("-", "月", 1) + "日", f"{day} {clock}:{r.randint(10, 59)}", f"{r.randint(2, 23)}小时前"])
+        return self.one(
+            [
+                f"{day} {clock}",
+                day,
+                day.replace("-", "年", 1).replace("-", "月", 1) + "日",
+                f"{day} {clock}:{r.randint(10, 59)}",
+                f"{r.randint(2, 23)}小时前",
+            ]
+        )
 
     def add(self, markup: str) -> None:
         self.markup.append(markup)
@@ -133,7 +173,11 @@ class TemplatePage:
 
     def crumbs(self) -> None:
         self.add(self.one(['<div class="crumb">', "<div>", '<div class="location">', "<p>"]))
-        self.add(self.one(["当前位置：", "您的位置：", "", "您现在的位置："]) + " &gt; ".join(f'<a href="#">{self.one(_PLACES)}</a>' for _ in range(3)) + self.one([" &gt; 正文", "", " &gt; " + self.headline()]))
+        self.add(
+            self.one(["当前位置：", "您的位置：", "", "您现在的位置："])
+            + " &gt; ".join(f'<a href="#">{self.one(_PLACES)}</a>' for _ in range(3))
+            + self.one([" &gt; 正文", "", " &gt; " + self.headline()])
+        )
         self.add("</div>")
 
     def headline_list(self, linked: bool = True) -> None:
@@ -143,7 +187,9 @@ class TemplatePage:
         teasers = self.chance(0.25)
         for i in range(self.random.randint(3, 14)):
             text = self.random.choice(self.texts)
-            title = f'<a href="/a/{i}.html">{html.escape(text.title[:40])}</a>' if linked else html.escape(text.title[:40])
+            title = (
+                f'<a href="/a/{i}.html">{html.escape(text.title[:40])}</a>' if linked else html.escape(text.title[:40])
+            )
             teaser = f"<p>{html.escape(text.paragraphs[0][:60])}...</p>" if teasers and text.paragraphs else ""
             self.add(f"<li>{title}{self.one(['', '', '<span>' + self.date() + '</span>'])}{teaser}</li>")
         self.add("</ul>" + end)
@@ -153,7 +199,9 @@ class TemplatePage:
         for _ in range(self.random.randint(1, 4)):
             self.headline_list(self.chance(0.9))
         if self.chance(0.3):
-            self.add(f"<div>{self.fill('关于作者 {user} 文章 {n} 粉丝 {n}')}</div><p>个人简介：热爱生活，喜欢分享，欢迎大家多多交流。</p>")
+            self.add(
+                f"<div>{self.fill('关于作者 {user} 文章 {n} 粉丝 {n}')}</div><p>个人简介：热爱生活，喜欢分享，欢迎大家多多交流。</p>"
+            )
         self.add(end)
 
     def footer(self) -> None:
@@ -166,7 +214,16 @@ class TemplatePage:
         end = self.block(self.one(["div", "p", "section"]), "tools")
         for line in self.random.sample(_TOOLS, self.random.randint(1, 5)):
             line = self.fill(line)
-            self.add(self.one([f"<span>{line}</span> ", f'<a href="javascript:;">{line}</a>', f"<p>{line}</p>", f"<div>{line}</div>"]))
+            self.add(
+                self.one(
+                    [
+                        f"<span>{line}</span> ",
+                        f'<a href="javascript:;">{line}</a>',
+                        f"<p>{line}</p>",
+                        f"<div>{line}</div>",
+                    ]
+                )
+            )
         self.add(end)
 
     def notice(self) -> None:
@@ -177,11 +234,17 @@ class TemplatePage:
 
     def comments(self) -> None:
         end = self.block(self.one(["div", "section", "ul"]), "comment")
-        self.add(f"<h3>{self.one(['网友评论', '全部评论', '评论', '最新评论', '精彩评论'])}（{self.random.randint(0, 99)}条）</h3>")
+        self.add(
+            f"<h3>{self.one(['网友评论', '全部评论', '评论', '最新评论', '精彩评论'])}（{self.random.randint(0, 99)}条）</h3>"
+        )
         item = self.one(["comment-item", "cmt", "item", "row"])
         long_ones = self.chance(0.4)
         for number in range(self.random.choice([0, 2, 4, 8, 40])):
-            words = self.random.choice(self.texts).paragraphs[-1][:150] if long_ones and self.chance(0.4) else self.one(_REPLIES)
+            words = (
+                self.random.choice(self.texts).paragraphs[-1][:150]
+                if long_ones and self.chance(0.4)
+                else self.one(_REPLIES)
+            )
             who = f'<a href="/u">{self.one(_NAMES)}</a> <span>{self.date()}</span>'
             line = self.one([f"{who}<p>{words}</p>", f"<div>{number}楼 {who}</div><div>{words}</div>"])
             self.add(f'<div class="{item}">{line}<a href="#">回复</a></div>')
@@ -203,6 +266,8 @@ class TemplatePage:
                 self.add(f"<div>{kept}</div>")
             elif style == "span":
                 self.add(f'<p style="margin:0"><span style="font-size:16px">{kept}</span></p>')
+            elif style == "plain":
+                self.add(kept + "\n")
             elif style == "section":
                 self.add(f'<section style="line-height:2"><p><span>{kept}</span></p></section>')
             else:
@@ -219,23 +284,57 @@ class TemplatePage:
         for start in range(0, len(paragraphs), 4):
             if sections and start:
                 heading = self.random.choice(self.texts).title[:14]
-                self.add(self.one(["<h2>{}</h2>", "<h3>{}</h3>", "<p><strong>{}</strong></p>"]).format(self.keep(heading)))
+                self.add(
+                    self.one(["<h2>{}</h2>", "<h3>{}</h3>", "<p><strong>{}</strong></p>"]).format(self.keep(heading))
+                )
             self.paragraphs(paragraphs[start : start + 4], style)
         if self.chance(0.15):
-            self.add("<ul>" + "".join(f"<li>{self.keep(line[:50])}</li>" for line in self.random.choice(self.texts).paragraphs[:6]) + "</ul>")
+            self.add(
+                "<ul>"
+                + "".join(f"<li>{self.keep(line[:50])}</li>" for line in self.random.choice(self.texts).paragraphs[:6])
+                + "</ul>"
+            )
         if self.chance(0.12):
-            rows = [[self.one(_PLACES), str(self.random.randint(1, 900)), self.one(_PLACES)] for _ in range(self.random.randint(2, 8))]
-            self.add("<table>" + "".join("<tr>" + "".join(f"<td>{self.keep(cell)}</td>" for cell in row) + "</tr>" for row in rows) + "</table>")
+            rows = [
+                [self.one(_PLACES), str(self.random.randint(1, 900)), self.one(_PLACES)]
+                for _ in range(self.random.randint(2, 8))
+            ]
+            self.add(
+                "<table>"
+                + "".join("<tr>" + "".join(f"<td>{self.keep(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+                + "</table>"
+            )
         if self.chance(0.12):
-            code = "\n".join(self.keep(line) for line in ["import os", "def main(path):", "    for name in os.listdir(path):", "        print(name)", "main('.')"])
+            code = "\n".join(
+                self.keep(line)
+                for line in [
+                    "import os",
+                    "def main(path):",
+                    "    for name in os.listdir(path):",
+                    "        print(name)",
+                    "main('.')",
+                ]
+            )
             self.add(f"<pre><code>{code}</code></pre>")
 
-    def post(self, paragraphs: Sequence[str], number: int, layout: str, post_name: str, user_name: str, style: str) -> None:
+    def post(
+        self, paragraphs: Sequence[str], number: int, layout: str, post_name: str, user_name: str, style: str
+    ) -> None:
         user = f'<a href="/space-uid-{number}">{self.one(_NAMES)}</a>'
         facts = [self.fill(line) for line in self.random.sample(_USER_LINES, self.random.randint(0, 8))]
         user_block = user + "".join(f"<p>{fact}</p>" for fact in facts)
-        head = self.one([f"发表于 {self.date()} | 只看该作者", f"{number}楼 {self.date()}", self.date(), f"#{number} 发表于 {self.date()}", f"回答于 {self.date()}"])
-        tools = "".join(f'<a href="#">{self.fill(word)}</a> ' for word in self.random.sample(_POST_TOOLS, self.random.randint(1, 4)))
+        head = self.one(
+            [
+                f"发表于 {self.date()} | 只看该作者",
+                f"{number}楼 {self.date()}",
+                self.date(),
+                f"#{number} 发表于 {self.date()}",
+                f"回答于 {self.date()}",
+            ]
+        )
+        tools = "".join(
+            f'<a href="#">{self.fill(word)}</a> ' for word in self.random.sample(_POST_TOOLS, self.random.randint(1, 4))
+        )
         if layout == "table":
             self.add(f'<table><tr><td{user_name}>{user_block}</td><td><div class="pi">{head}</div><div{post_name}>')
             self.paragraphs(paragraphs, style)
@@ -248,16 +347,24 @@ class TemplatePage:
 
 def _frame(page: TemplatePage, title: str, body: list) -> None:
     """Head, navigation, the body's parts, side columns and footer, in one of the usual arrangements."""
-    page.add(f"<!DOCTYPE html><html><head><meta charset=utf-8><title>{html.escape(title)}_{page.one(_PLACES)}_{page.one(_SITES)}</title></head><body>")
+    page.add(
+        f"<!DOCTYPE html><html><head><meta charset=utf-8><title>{html.escape(title)}_{page.one(_PLACES)}_{page.one(_SITES)}</title></head><body>"
+    )
     old = page.chance(0.2)
     for _ in range(page.random.randint(1, 3)):
         page.add("<table><tr><td>" if old else "")
         page.navigation()
         page.add("</td></tr></table>" if old else "")
-    page.add("<table><tr>" if old else f'<div class="{page.one(["wrap", "container", "main", "layout", "page", "box"])}">')
+    page.add(
+        "<table><tr>" if old else f'<div class="{page.one(["wrap", "container", "main", "layout", "page", "box"])}">'
+    )
     if page.chance(0.25):
         page.side()
-    page.add("<td>" if old else f'<div class="{page.one(["main", "left", "content-wrap", "col-md-8", "w660 fl", "center", "x1"])}">')
+    page.add(
+        "<td>"
+        if old
+        else f'<div class="{page.one(["main", "left", "content-wrap", "col-md-8", "w660 fl", "center", "x1"])}">'
+    )
     if page.chance(0.6):
         page.crumbs()
     for part in body:
@@ -278,7 +385,16 @@ def article(page: TemplatePage) -> None:
 
     def head() -> None:
         page.add(f"<h1>{html.escape(title)}</h1><div{page.name('meta')}>")
-        page.add(page.one([f"{page.date()} 来源：{page.one(_SITES)}", f"作者：{page.one(_NAMES)} 发布时间：{page.date()} 浏览：{page.random.randint(9, 999)} 次", page.date(), f"<span>{page.one(_NAMES)}</span> <span>{page.date()}</span>"]))
+        page.add(
+            page.one(
+                [
+                    f"{page.date()} 来源：{page.one(_SITES)}",
+                    f"作者：{page.one(_NAMES)} 发布时间：{page.date()} 浏览：{page.random.randint(9, 999)} 次",
+                    page.date(),
+                    f"<span>{page.one(_NAMES)}</span> <span>{page.date()}</span>",
+                ]
+            )
+        )
         page.add("</div>")
 
     def text() -> None:
@@ -287,7 +403,13 @@ def article(page: TemplatePage) -> None:
         page.add(end)
 
     parts = [head, text]
-    for extra, probability in ((page.tools, 0.8), (page.headline_list, 0.5), (page.notice, 0.3), (page.comments, 0.4), (page.headline_list, 0.2)):
+    for extra, probability in (
+        (page.tools, 0.8),
+        (page.headline_list, 0.5),
+        (page.notice, 0.3),
+        (page.comments, 0.4),
+        (page.headline_list, 0.2),
+    ):
         if page.chance(probability):
             parts.append(extra)
     _frame(page, title, parts)
@@ -298,7 +420,12 @@ def thread(page: TemplatePage) -> None:
     question = page.random.choice(page.texts)
     layout = page.one(["table", "post", "floor", "cell", "reply", "answer-item", "l_post", "css-77", "box"])
     post_name, user_name = page.name("post"), page.name("user")
-    style = page.one(["br", "p", "div", "p"])
+    style = page.one(["br", "p", "div", "p", "plain"])
+    is_terse = page.chance(0.35)
+
+    def sentence() -> str:
+        sentences = [part for part in page.one(page.random.choice(page.texts).paragraphs).split("。") if len(part) > 3]
+        return page.one(sentences) + "。" if sentences else page.one(_REPLIES)
 
     def head() -> None:
         page.add(f"<h1>{html.escape(question.title[:40])}</h1>")
@@ -307,9 +434,18 @@ def thread(page: TemplatePage) -> None:
 
     def posts() -> None:
         end = page.block("div", "comment") if page.chance(0.2) else page.block("div", "post")
-        page.post(question.paragraphs[: page.random.randint(1, 8)], 1, layout, post_name, user_name, style)
+        page.post(
+            [sentence()] if is_terse else question.paragraphs[: page.random.randint(1, 8)],
+            1,
+            layout,
+            post_name,
+            user_name,
+            style,
+        )
         for number in range(2, page.random.randint(3, 20)):
-            if page.chance(0.5):
+            if is_terse and page.chance(0.8):
+                words = [sentence()]
+            elif page.chance(0.5):
                 answer = page.random.choice(page.texts).paragraphs
                 words = answer[: page.random.randint(1, 4)]
             else:
@@ -318,7 +454,9 @@ def thread(page: TemplatePage) -> None:
         page.add(end)
 
     def answer_form() -> None:
-        page.add("<form><div>您需要登录后才可以回帖 <a href='#'>登录</a> | <a href='#'>立即注册</a></div><textarea></textarea><p>本版积分规则</p></form>")
+        page.add(
+            "<form><div>您需要登录后才可以回帖 <a href='#'>登录</a> | <a href='#'>立即注册</a></div><textarea></textarea><p>本版积分规则</p></form>"
+        )
 
     parts = [head, posts]
     if page.chance(0.6):
@@ -333,7 +471,9 @@ def manual(page: TemplatePage) -> None:
     text = page.random.choice(page.texts)
 
     def contents() -> None:
-        page.add(f'<{page.one(["div", "nav", "aside"])} class="{page.one(["toc", "catalog", "menu", "sidebar", "tree", "md-nav", "css-m"])}"><ul>')
+        page.add(
+            f'<{page.one(["div", "nav", "aside"])} class="{page.one(["toc", "catalog", "menu", "sidebar", "tree", "md-nav", "css-m"])}"><ul>'
+        )
         for _ in range(page.random.randint(5, 40)):
             page.add(f'<li><a href="#h">{page.headline()[:20]}</a></li>')
         page.add("</ul></div>")
@@ -349,7 +489,9 @@ def manual(page: TemplatePage) -> None:
             else:
                 page.paragraphs(part, "p")
             if page.chance(0.3):
-                page.add(f"<pre>{page.keep('sudo apt-get install build-essential')}\n{page.keep('make && make install')}</pre>")
+                page.add(
+                    f"<pre>{page.keep('sudo apt-get install build-essential')}\n{page.keep('make && make install')}</pre>"
+                )
         page.add(end)
 
     parts = [contents, body] if page.chance(0.7) else [body, contents]
@@ -374,14 +516,32 @@ def encyclopedia(page: TemplatePage) -> None:
             page.add(f"<h2>{page.keep(page.headline()[:10])}<span>[<a href='#'>编辑</a>]</span></h2>")
             page.paragraphs(text.paragraphs[start : start + 3], "p")
             if page.chance(0.4):
-                rows = [(str(page.random.randint(1980, 2022)), page.headline()[:12], page.one(_PLACES)) for _ in range(page.random.randint(3, 25))]
-                page.add("<table>" + "".join("<tr>" + "".join(f"<td>{linked(cell)}</td>" for cell in row) + "</tr>" for row in rows) + "</table>")
+                rows = [
+                    (str(page.random.randint(1980, 2022)), page.headline()[:12], page.one(_PLACES))
+                    for _ in range(page.random.randint(3, 25))
+                ]
+                page.add(
+                    "<table>"
+                    + "".join("<tr>" + "".join(f"<td>{linked(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+                    + "</table>"
+                )
             if page.chance(0.4):
-                page.add("<ul>" + "".join(f"<li>{page.keep(str(page.random.randint(1980, 2022)))}年：{linked(page.headline()[:16])}</li>" for _ in range(page.random.randint(3, 15))) + "</ul>")
+                page.add(
+                    "<ul>"
+                    + "".join(
+                        f"<li>{page.keep(str(page.random.randint(1980, 2022)))}年：{linked(page.headline()[:16])}</li>"
+                        for _ in range(page.random.randint(3, 15))
+                    )
+                    + "</ul>"
+                )
         page.add(end)
 
     def categories() -> None:
-        page.add("<div class='catlinks'>分类：" + " | ".join(f'<a href="/c">{page.one(_PLACES)}</a>' for _ in range(6)) + "</div>")
+        page.add(
+            "<div class='catlinks'>分类："
+            + " | ".join(f'<a href="/c">{page.one(_PLACES)}</a>' for _ in range(6))
+            + "</div>"
+        )
 
     _frame(page, text.title, [body, categories])
 
@@ -391,10 +551,19 @@ def product(page: TemplatePage) -> None:
     text = page.random.choice(page.texts)
 
     def properties() -> None:
-        page.add(f"<h1>{html.escape(text.title)}</h1><div class='{page.one(['price', 'p-price', 'buy'])}'>价格：￥{page.random.randint(9, 999)} <a href='#'>立即购买</a> <a href='#'>加入购物车</a></div>")
-        rows = [(page.one(_PLACES), page.one(["国产", "35cm×20cm", "不锈钢", "2年", "220V", "黑色", "1.5kg"])) for _ in range(page.random.randint(3, 9))]
+        page.add(
+            f"<h1>{html.escape(text.title)}</h1><div class='{page.one(['price', 'p-price', 'buy'])}'>价格：￥{page.random.randint(9, 999)} <a href='#'>立即购买</a> <a href='#'>加入购物车</a></div>"
+        )
+        rows = [
+            (page.one(_PLACES), page.one(["国产", "35cm×20cm", "不锈钢", "2年", "220V", "黑色", "1.5kg"]))
+            for _ in range(page.random.randint(3, 9))
+        ]
         if page.chance(0.5):
-            page.add("<table>" + "".join(f"<tr><td>{page.keep(key)}</td><td>{page.keep(value)}</td></tr>" for key, value in rows) + "</table>")
+            page.add(
+                "<table>"
+                + "".join(f"<tr><td>{page.keep(key)}</td><td>{page.keep(value)}</td></tr>" for key, value in rows)
+                + "</table>"
+            )
         else:
             page.add("<ul>" + "".join(f"<li>{page.keep(key + '：' + value)}</li>" for key, value in rows) + "</ul>")
 

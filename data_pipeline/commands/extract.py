@@ -1,0 +1,260 @@
+"""Extract the main text of web pages: no navigation, advertisements or copyright lines.
+
+Pages are HTML files, folders of them (searched through), patterns in quotes, or web archives (.warc, .warc.gz, .wet). One JSON
+object for a page: path, title, text, charset; and date, url, offset (in an archive) where they are known. The order is that of
+the arguments; in folders and patterns, of the names. What cannot be read is told line by line and counted.
+
+    python -m data_pipeline extract page.html saved-pages/ 'crawl/*.warc.gz' --out texts.jsonl
+
+Exit code 0: every page was read; 1: some were not, the others are in the output; 2: nothing to read, or the output cannot be
+written (then nothing is).
+"""
+
+import argparse
+import glob
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from data_pipeline.errors import UserError
+
+PAGE_ENDINGS = (".html", ".htm", ".xhtml", ".shtml")
+ARCHIVE_ENDINGS = (".warc", ".warc.gz", ".warc.zst", ".wet", ".wet.gz", ".warc.wet", ".warc.wet.gz", ".arc.wet")
+ALONE_BYTES = 8 << 20  # less input than this is done before other processes have started
+TASK_BYTES = 4 << 20  # what one task reads, about
+TASK_FILES = 200
+NO_PAGES = ("content_type", "http_status", "empty")  # reasons of rejects that are no damage
+
+
+@dataclass
+class Outcome:
+    """What a task made of its files: the lines for the output, and one message for each thing that could not be read."""
+
+    lines: bytearray = field(default_factory=bytearray)
+    pages: int = 0
+    bytes: int = 0
+    passed_over: int = 0  # records of archives that are no pages
+    messages: list[str] = field(default_factory=list)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the verb."""
+    parser.add_argument(
+        "pages", nargs="+", metavar="PAGE", help="a file, a folder, a pattern in quotes, or a web archive"
+    )
+    parser.add_argument("--out", required=True, metavar="TEXT.jsonl", help="the output; - is standard output")
+    parser.add_argument(
+        "--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes (all cores)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Extract, write, and say what was done."""
+    began = time.monotonic()
+    if arguments.workers < 1:
+        raise UserError(f"--workers {arguments.workers}: must be 1 or more")
+    files = list(_files(arguments.pages))
+    total = Outcome()
+    if arguments.out == "-":
+        _write(files, arguments.workers, sys.stdout.buffer, total)
+    else:
+        _write_whole(files, arguments.workers, Path(arguments.out), total)
+    seconds = time.monotonic() - began
+    if arguments.json:
+        summary = {
+            "pages": total.pages,
+            "unreadable": len(total.messages),
+            "passed_over": total.passed_over,
+            "bytes": total.bytes,
+            "seconds": round(seconds, 3),
+        }
+        print(orjson.dumps(summary).decode(), file=sys.stderr if arguments.out == "-" else sys.stdout)
+    else:
+        rate = total.bytes / 1e6 / max(seconds, 1e-3)
+        passed = f"{total.passed_over} records are no pages, " if total.passed_over else ""
+        print(
+            f"{total.pages} pages, {passed}{len(total.messages)} not readable, {seconds:.1f} s, {rate:.1f} MB/s",
+            file=sys.stderr,
+        )
+    return 1 if total.messages else 0
+
+
+def _files(arguments: list[str]) -> Iterator[str]:
+    """The files that the arguments name, in order. A named file that is not there is a mistake of the user's."""
+    found_any = False
+    for argument in arguments:
+        if os.path.isdir(argument):
+            found = list(_below(argument))
+        elif os.path.lexists(argument):
+            found = [argument]
+        elif glob.has_magic(argument):
+            matched = sorted(glob.glob(argument, recursive=True))
+            found = [file for name in matched for file in (_below(name) if os.path.isdir(name) else [name])]
+        else:
+            raise UserError(f"{argument}: no such file, folder or pattern")
+        found_any = found_any or bool(found)
+        yield from found
+    if not found_any:
+        raise UserError(
+            f"{', '.join(arguments)}: no pages there ({' '.join(PAGE_ENDINGS)} and web archives are looked for)"
+        )
+
+
+def _below(folder: str) -> Iterator[str]:
+    """Pages and archives in a folder and below, by name; links to folders are not followed."""
+    for path, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if name.lower().endswith(PAGE_ENDINGS + ARCHIVE_ENDINGS):
+                yield os.path.join(path, name)
+
+
+def _write_whole(files: list[str], workers: int, path: Path, total: Outcome) -> None:
+    """The output appears under its name when it is complete, or not at all."""
+    from data_pipeline.engine.whole import sync_directory
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as out:
+            _write(files, workers, out, total)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(files: list[str], workers: int, out: IO[bytes], total: Outcome) -> None:
+    for outcome in _outcomes(files, workers):
+        out.write(outcome.lines)
+        total.pages += outcome.pages
+        total.bytes += outcome.bytes
+        total.passed_over += outcome.passed_over
+        total.messages += outcome.messages
+        for message in outcome.messages:
+            print(f"not readable: {message}", file=sys.stderr)
+
+
+def _outcomes(files: list[str], workers: int) -> Iterator[Outcome]:
+    """The tasks' outcomes in the order of the files."""
+    tasks, size = _tasks(files)
+    if workers == 1 or len(tasks) == 1 or size < ALONE_BYTES:
+        yield from map(extract_files, tasks)
+        return
+    done = 0
+    while done < len(tasks):
+        try:
+            for outcome in _parallel(tasks[done:], workers):
+                done += 1
+                yield outcome
+        except BrokenProcessPool:
+            # a process was killed (out of memory, by hand): the task whose turn it was goes file by file, each on its own
+            for file in tasks[done]:
+                try:
+                    yield from _parallel([[file]], 1)
+                except BrokenProcessPool:
+                    yield Outcome(messages=[f"{file}: the process that read it was killed, twice"])
+            done += 1
+
+
+def _parallel(tasks: list[list[str]], workers: int) -> Iterator[Outcome]:
+    """Outcomes in order, with few tasks ahead of the one that is awaited, so that memory stays flat."""
+    with ProcessPoolExecutor(min(workers, len(tasks))) as pool:
+        waiting: list[Future[Outcome]] = []
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(extract_files, task))
+                if len(waiting) > 3 * workers:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _tasks(files: list[str]) -> tuple[list[list[str]], int]:
+    """Neighbouring files together, about TASK_BYTES a task; and the bytes of all."""
+    tasks: list[list[str]] = []
+    size = total = 0
+    for file in files:
+        try:
+            length = os.stat(file).st_size
+        except OSError:
+            length = 0
+        if not tasks or size + length > TASK_BYTES or len(tasks[-1]) == TASK_FILES:
+            tasks.append([])
+            size = 0
+        tasks[-1].append(file)
+        size += length
+        total += length
+    return tasks, total
+
+
+def extract_files(files: list[str]) -> Outcome:
+    """The pages of some files as JSON lines."""
+    outcome = Outcome()
+    for file in files:
+        try:
+            if not stat.S_ISREG(os.stat(file).st_mode):
+                outcome.messages.append(f"{file}: not a regular file")
+            elif file.lower().endswith(ARCHIVE_ENDINGS):
+                _extract_archive(file, outcome)
+            else:
+                _extract_page(file, outcome)
+        except OSError as error:
+            outcome.messages.append(f"{file}: {error.strerror or error}")
+    return outcome
+
+
+def _extract_page(file: str, outcome: Outcome) -> None:
+    from data_pipeline.stages.extract import MAX_PAGE_BYTES, extract
+
+    with open(file, "rb") as page:
+        html = page.read(MAX_PAGE_BYTES + 1)
+    found = extract(html)
+    outcome.bytes += len(html)
+    _add(
+        outcome, {"path": _shown(file), "title": found.title, "text": found.text, "charset": found.charset}, found.date
+    )
+
+
+def _extract_archive(file: str, outcome: Outcome) -> None:
+    from data_pipeline.stages.warc import WarcReject, read_documents
+
+    for document in read_documents(Path(file)):
+        if isinstance(document, WarcReject) and document.reason.split(":")[0] in NO_PAGES:
+            outcome.passed_over += 1
+            continue
+        if isinstance(document, WarcReject):
+            outcome.messages.append(f"{file}: byte {document.offset}: {document.reason}")
+            continue
+        found = document.extract()
+        outcome.bytes += len(document.content)
+        row = {"path": _shown(file), "title": found.title, "text": found.text, "charset": found.charset}
+        _add(outcome, {**row, "url": document.url, "offset": document.offset}, found.date)
+
+
+def _add(outcome: Outcome, row: dict[str, Any], date: str | None) -> None:
+    if date:
+        row["date"] = date
+    outcome.lines += orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+    outcome.pages += 1
+
+
+def _shown(file: str) -> str:
+    """A file name that may hold bytes outside UTF-8, as text."""
+    return os.fsencode(file).decode("utf-8", "backslashreplace")
