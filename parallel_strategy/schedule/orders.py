@@ -136,6 +136,8 @@ def _v_shaped(pp: int, micro_batches: int) -> Order:
                 earliest += 1
             slots.remove(earliest % 6)
             times["W", chunk] = earliest
-        tasks = [(time + 6 * m, Task(kind, chunk, m)) for (kind, chunk), time in times.items() for m in range(micro_batches)]  # type: ignore[arg-type]
+        tasks = [
+            (time + 6 * m, Task(kind, chunk, m)) for (kind, chunk), time in times.items() for m in range(micro_batches)
+        ]  # type: ignore[arg-type]
         orders.append([task for _, task in sorted(tasks)])
     return orders

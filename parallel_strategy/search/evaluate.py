@@ -320,7 +320,10 @@ class _Group:
     def _collected(self, kind: int, op: str, sizes: np.ndarray) -> np.ndarray:
         """[layouts, 1] seconds of one collective over the ranks that share a block's weights."""
         if (kind, op) not in self.gathers:
-            seconds = [self.shapes.network.seconds(op, size, *group) for group, size in zip(self.weights_groups, sizes, strict=True)]
+            seconds = [
+                self.shapes.network.seconds(op, size, *group)
+                for group, size in zip(self.weights_groups, sizes, strict=True)
+            ]
             self.gathers[kind, op] = np.array(seconds)[:, None]
         return self.gathers[kind, op]
 

@@ -128,7 +128,10 @@ def _neighbours(question: Question, groups: list[Candidates], winner: Prediction
                 if not len(rows):
                     continue
                 best = int(rows[np.argmin(rank[rows])])
-                key, mark = (name, values[code]), (int(differs[best]), float(group.seconds[best]), group_index * 10**9 + best)
+                key, mark = (
+                    (name, values[code]),
+                    (int(differs[best]), float(group.seconds[best]), group_index * 10**9 + best),
+                )
                 if key not in fastest or mark < fastest[key]:
                     fastest[key] = mark
     for (name, value), (_, _, code) in fastest.items():
@@ -194,7 +197,10 @@ def parts_of(prediction: Prediction) -> dict[str, float]:
     """Where the seconds of a step go, on the busiest stage: sums to the step."""
     program, price = prediction.program, prediction.price
     m = prediction.question.strategy.micro_batches
-    busy = [sum(price.chunks[c.index].forward + price.chunks[c.index].backward for c in program.stage_chunks(s)) for s in range(program.pp)]
+    busy = [
+        sum(price.chunks[c.index].forward + price.chunks[c.index].backward for c in program.stage_chunks(s))
+        for s in range(program.pp)
+    ]
     stage = max(range(program.pp), key=lambda index: busy[index])
     device = tensor = again = host = 0.0
     for chunk in program.stage_chunks(stage):

@@ -1,0 +1,74 @@
+"""Why a strategy takes as long as it does: parts of the step, operators with what bounds them, collectives by level.
+
+example:
+  python -m parallel_strategy explain strategy.yaml
+"""
+
+import argparse
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("strategy")
+    parser.add_argument("--calibration", help="a file that `calibrate` wrote")
+    parser.add_argument("--operators", type=int, default=15, help="how many to show")
+    parser.add_argument("--json", action="store_true")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from parallel_strategy.report.details import operators, traffic
+    from parallel_strategy.search.find import parts_of
+    from parallel_strategy.session import load_prediction
+
+    prediction = load_prediction(arguments.strategy, arguments.calibration)
+    parts, found, links = parts_of(prediction), operators(prediction), traffic(prediction)
+    if arguments.json:
+        data = {
+            "step_seconds": prediction.seconds,
+            "parts": parts,
+            "operators": [asdict(o) for o in found],
+            "collectives": [asdict(t) for t in links],
+        }
+        print(json.dumps(data, indent=1))
+        return 0
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    console.print(f"step [bold]{prediction.seconds:.4g} s[/]; on the busiest stage:")
+    for name, seconds in parts.items():
+        console.print(
+            f"  {name:28s} {seconds:9.4f} s  {seconds / prediction.closed_form_seconds:6.1%}", highlight=False
+        )
+    table = Table("operator", "ms", "s a step", "TFLOP/s", "GB/s", "bound by")
+    for o in found[: arguments.operators]:
+        table.add_row(
+            f"{o.block}: {o.name}",
+            f"{o.milliseconds:.3f}",
+            f"{o.step_seconds:.4f}",
+            f"{o.tflops:.1f}",
+            f"{o.gbps:.0f}",
+            o.bound,
+        )
+    console.print(table)
+    table = Table(
+        "collective",
+        "over",
+        "ranks",
+        "times",
+        "GiB",
+        "seconds",
+        "algorithm",
+        title="of the busiest rank, over a step",
+        title_justify="left",
+    )
+    for t in links:
+        table.add_row(
+            f"{t.axis}: {t.op}", t.level, str(t.group), str(t.count), f"{t.gib:.3f}", f"{t.seconds:.4f}", t.algorithm
+        )
+    console.print(table)
+    return 0

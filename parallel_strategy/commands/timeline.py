@@ -1,0 +1,46 @@
+"""The simulated step, to look at: a Chrome / Perfetto trace, and a self-contained report.html.
+
+example:
+  python -m parallel_strategy timeline strategy.yaml --html report.html --trace trace.json
+  python -m parallel_strategy timeline strategy.yaml --html report.html --pareto     # with the searched space around it
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("strategy")
+    parser.add_argument("--calibration", help="a file that `calibrate` wrote")
+    parser.add_argument("--html", help="page to write")
+    parser.add_argument("--trace", help="JSON file for chrome://tracing or ui.perfetto.dev")
+    parser.add_argument("--pareto", action="store_true", help="also search, and draw the Pareto front into the page")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from parallel_strategy.errors import UserError
+    from parallel_strategy.report.output import write_whole
+    from parallel_strategy.session import load_prediction
+
+    if not arguments.html and not arguments.trace:
+        raise UserError("timeline: nothing to write; give --html FILE, --trace FILE or both")
+    prediction = load_prediction(arguments.strategy, arguments.calibration)
+    if arguments.trace:
+        from parallel_strategy.report.trace import chrome_trace
+
+        write_whole(Path(arguments.trace), chrome_trace(prediction))
+        print(f"wrote {arguments.trace}")
+    if arguments.html:
+        from parallel_strategy.report.page import page
+
+        front = None
+        if arguments.pareto:
+            from parallel_strategy.search.find import search
+            from parallel_strategy.search.shapes import Space
+
+            strategy = prediction.question.strategy
+            front = search(prediction.question, Space(strategy.mesh.devices, strategy.batch.global_)).front
+        write_whole(Path(arguments.html), page(prediction, front))
+        print(f"wrote {arguments.html}")
+    return 0
