@@ -23,6 +23,7 @@ import jieba
 import sentencepiece
 
 from data_pipeline.stages.tokenizer import train_tokenizer
+from pangu.compiled import PATIENCE
 from pangu.segmentation import segment
 from pangu.tokenizer import Tokenizer
 from tests.pangu.strange_text import strange_lines
@@ -80,7 +81,9 @@ def compare(tokenizer: Tokenizer, lines: list[str]) -> None:
     jieba.setLogLevel(60)
     jieba.initialize()
     processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
-    tokenizer.encode("热身")
+    tokenizer.encode("热身" * PATIENCE)
+    segment("热身")
+    tokenizer.decode([0])
 
     def peer_encode(line: str) -> list[int]:
         return processor.encode(" ".join([word.translate(WHITE_SPACE) for word in jieba.cut(line)]))
@@ -99,8 +102,8 @@ def compare(tokenizer: Tokenizer, lines: list[str]) -> None:
         "encode": (each(peer_encode), {"encode, a line a call": each(tokenizer.encode), "encode, batch": batch_encode}),
         "decode": (each(peer_decode), {"decode": each(tokenizer.decode)}),
     }
-    rows = [(race, ours) for race, (_, candidates) in races.items() for ours in candidates]
-    seconds: Counter[str] = Counter()
+    rows = [(race, name) for race, (_, candidates) in races.items() for name in candidates]
+    seconds = dict.fromkeys([*(race + ", peer" for race in races), *(name for _, name in rows)], 0.0)
     differing: Counter[str] = Counter()
     for first in range(0, len(lines), BLOCK_LINES):
         block = lines[first : first + BLOCK_LINES]
@@ -121,8 +124,8 @@ def compare(tokenizer: Tokenizer, lines: list[str]) -> None:
     )
     print(f"{'':24}{'peer MB/s':>10}{'ours MB/s':>10}{'ratio':>8}{'differing lines':>17}")
     for race, name in rows:
-        peer, ours = seconds[race + ", peer"], seconds[name]
-        print(f"{name:24}{megabytes / peer:10.2f}{megabytes / ours:10.2f}{peer / ours:8.1f}{differing[name]:17,}")
+        theirs, ours = seconds[race + ", peer"], seconds[name]
+        print(f"{name:24}{megabytes / theirs:10.2f}{megabytes / ours:10.2f}{theirs / ours:8.1f}{differing[name]:17,}")
 
 
 def first_tokens(model: str) -> None:
