@@ -17,6 +17,7 @@ VERBS = {
     "explain": "where the time goes: operators, collectives, idle",
     "timeline": "the simulated step as a page and as a trace",
     "ranks": "rank, coordinate and device of a strategy's mesh",
+    "measure": "measure this machine and write it as a cluster file",
     "calibrate": "fit a machine's figures to measured runs",
     "validate": "predict measured runs and score: errors, order, regret",
 }
