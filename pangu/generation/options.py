@@ -1,0 +1,57 @@
+"""What a caller may ask of generation."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pangu.errors import UserError
+
+Overflow = Literal["refuse", "truncate", "slide"]
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How to choose tokens and when to end. Raises UserError on a value that means nothing.
+
+    Order: penalties on the logits, temperature, top-k, top-p (the smallest set of the most likely tokens, renormalised
+    after top-k, whose probability reaches `top_p`).
+
+    temperature: 0 takes the most likely token (greedy; top-k and top-p then change nothing).
+    top_k: 0: no limit.  top_p: 1: no limit.
+    repetition_penalty: divides positive and multiplies negative logits of every token of the prompt and of the text so
+        far (Keskar et al. 2019, CTRL); 1: none.
+    frequency_penalty, presence_penalty: log p - frequency·count - presence·[count > 0], where the count is of generated
+        tokens only; as in the original, whose defaults were 1.5 and 0.3.
+    stop_ids: end a sequence and are no part of it.  stop_strings: likewise, wherever they begin inside tokens.
+    seed: the same seed and prompt give the same random numbers, in whatever batch.
+    overflow: when prompt and new tokens exceed the context: `refuse` (UserError), `truncate` the prompt from the left
+        until they fit, or `slide`: go on without end, forgetting the older half of the context whenever it is full.
+    """
+
+    max_new_tokens: int = 100
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    stop_ids: tuple[int, ...] = ()
+    stop_strings: tuple[str, ...] = ()
+    seed: int = 0
+    overflow: Overflow = "refuse"
+
+    def __post_init__(self) -> None:
+        rules = (
+            ("max_new_tokens", self.max_new_tokens >= 1, "must be at least 1"),
+            ("temperature", 0 <= self.temperature < math.inf, "must be 0 (greedy) or more"),
+            ("top_k", self.top_k >= 0, "must be 0 (no limit) or more"),
+            ("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1 (no limit)"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "must be above 0; 1 is none"),
+            ("frequency_penalty", math.isfinite(self.frequency_penalty), "must be a finite number"),
+            ("presence_penalty", math.isfinite(self.presence_penalty), "must be a finite number"),
+            ("stop_strings", "" not in self.stop_strings, "must not hold an empty string"),
+            ("seed", 0 <= self.seed < 1 << 64, "must be in 0..2**64-1"),
+        )
+        for name, holds, rule in rules:
+            if not holds:
+                raise UserError(f"{name} = {getattr(self, name)!r}: {rule}")
