@@ -1,14 +1,14 @@
 """Extract the main text of web pages: no navigation, advertisements or copyright lines.
 
-Pages are HTML files, folders of them (searched through), patterns in quotes, or web archives (.warc, .warc.gz, .wet). One JSON
-object for a page: path, title, text, charset; and date, url, offset (in an archive) where they are known. The order is that of
-the arguments; in folders and patterns, of the names. What cannot be read is told line by line and counted.
+Pages are HTML files, folders of them (searched through), patterns in quotes, or web archives (.warc, .warc.gz, .wet).
+One JSON object for a page: path, title, text, charset; and date, url, offset (in an archive) where they are known.
+The order is that of the arguments; in folders and patterns, of the names. What cannot be read is told line by line
+and counted.
 
     python -m data_pipeline extract page.html saved-pages/ 'crawl/*.warc.gz' --out texts.jsonl
 
-Exit code 0: every page was read; 1: some were not, the others are in the output; 2: nothing to read, or the output cannot be
-written (then nothing is).
-"""
+Exit code 0: every page was read; 1: some were not, the others are in the output; 2: nothing to read, or the output
+cannot be written (then nothing is)."""
 
 import argparse
 import glob
@@ -37,7 +37,8 @@ NO_PAGES = ("content_type", "http_status", "empty")  # reasons of rejects that a
 
 @dataclass
 class Outcome:
-    """What a task made of its files: the lines for the output, and one message for each thing that could not be read."""
+    """What a task made of its files: the lines for the output, and one message for each thing that could not be
+    read."""
 
     lines: bytearray = field(default_factory=bytearray)
     pages: int = 0
@@ -161,7 +162,8 @@ def _outcomes(files: list[str], workers: int) -> Iterator[Outcome]:
                 done += 1
                 yield outcome
         except BrokenProcessPool:
-            # a process was killed (out of memory, by hand): the task whose turn it was goes file by file, each on its own
+            # a process was killed (out of memory, by hand): the task whose turn it was goes file by file, each on
+            # its own
             for file in tasks[done]:
                 try:
                     yield from _parallel([[file]], 1)

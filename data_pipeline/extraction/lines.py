@@ -1,8 +1,8 @@
-"""Which lines of a page are its main text: gradient-boosted trees over the measures of a line, and what to do with their answer.
+"""Which lines of a page are its main text: gradient-boosted trees over the measures of a line, and what to do with
+their answer.
 
-The trees are in `lines_model.json`, made by `tests/benchmarks/extraction_fit.py`, which also says how well they do on pages
-that they have not seen. `docs/extraction.md` tells what they look at.
-"""
+The trees are in `lines_model.json`, made by `tests/benchmarks/extraction_fit.py`, which also says how well they do on
+pages that they have not seen. `docs/extraction.md` tells what they look at."""
 
 import json
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ LEAST_PROBABILITY = 0.1  # a line below is never kept
 
 @dataclass(frozen=True)
 class LineModel:
-    """Complete binary trees of one depth, in heap order: node k asks `row[feature[k]] > threshold[k]` and goes to 2k+1 or, if so,
-    to 2k+2. The sum of the leaves that a row falls into is the log of the odds that the line is main text.
-    """
+    """Complete binary trees of one depth, in heap order: node k asks `row[feature[k]] > threshold[k]` and goes to
+    2k+1 or, if so, to 2k+2. The sum of the leaves that a row falls into is the log of the odds that the line is main
+    text."""
 
     feature: np.ndarray  # uint16 [trees, 2^TREE_DEPTH - 1]
     threshold: np.ndarray  # float32 [trees, 2^TREE_DEPTH - 1]
@@ -82,11 +82,11 @@ def line_model() -> LineModel:
 
 
 def shared_among_kinds(page: FlatPage, probability: np.ndarray) -> np.ndarray:
-    """Each line's probability drawn towards the mean of the lines in elements of the same kind, characters as weights.
+    """Each line's probability drawn towards the mean of the lines in elements of the same kind, characters as
+    weights.
 
-    The posts of a thread stand or fall together, though the last of them has nothing good behind it. Links take no part: in
-    old layouts one kind of cell holds the menu and the text.
-    """
+    The posts of a thread stand or fall together, though the last of them has nothing good behind it. Links take no
+    part: in old layouts one kind of cell holds the menu and the text."""
     counts = page.line_counts
     is_text = 2 * counts[:, LINKED] <= counts[:, CHARACTERS]
     kind = node_kinds(page)[page.line_node]
@@ -99,11 +99,10 @@ def shared_among_kinds(page: FlatPage, probability: np.ndarray) -> np.ndarray:
 def expected_best(page: FlatPage, probability: np.ndarray) -> np.ndarray:
     """The lines to keep, bool [lines]: the choice whose expected F1 is the greatest.
 
-    Lines are taken in falling order of probability as long as 2·Σpᵢcᵢ(kept) / (Σcᵢ(kept) + Σpᵢcᵢ(all)) grows, cᵢ being
-    characters; which comes to p above half the F1 that is reached (Lipton, Elkan, Naryanaswamy, "Optimal thresholding of
-    classifiers to maximize F1 measure", ECML 2014). So the threshold is near 0.5 on a page that looks like an article, and lower
-    on an odd one, whose best part is still found.
-    """
+    Lines are taken in falling order of probability as long as 2·Σpᵢcᵢ(kept) / (Σcᵢ(kept) + Σpᵢcᵢ(all)) grows, cᵢ
+    being characters; which comes to p above half the F1 that is reached (Lipton, Elkan, Naryanaswamy, "Optimal
+    thresholding of classifiers to maximize F1 measure", ECML 2014). So the threshold is near 0.5 on a page that looks
+    like an article, and lower on an odd one, whose best part is still found."""
     if not len(probability):
         return np.zeros(0, bool)
     # the text of <title> is no line of the page

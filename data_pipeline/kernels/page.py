@@ -1,11 +1,13 @@
+# ruff: noqa: SIM109, SIM114 (numba compiles comparisons to less than tests of membership)
 """Reads an HTML page once, front to back, into flat arrays: its elements as a tree, and its text as lines.
 
 This is no HTML5 parser. It knows what decides where text stands: block elements and the end tags that pages leave out
-(`p`, `li`, `td`, ...), void elements, raw text (`script`, `style`), comments, entities, hidden parts. Inline elements make no
-tree nodes, so crossed `<b><font>` need no repair. The time is linear in the page and the depth is capped, whatever the page.
+(`p`, `li`, `td`, ...), void elements, raw text (`script`, `style`), comments, entities, hidden parts. Inline elements
+make no tree nodes, so crossed `<b><font>` need no repair. The time is linear in the page and the depth is capped,
+whatever the page.
 
-A *line* is text that no block boundary and no `<br>` parts. The words of the tables are in `data_pipeline/extraction/patterns.py`.
-"""
+A *line* is text that no block boundary and no `<br>` parts. The words of the tables are in
+`data_pipeline/extraction/patterns.py`."""
 
 from html.entities import html5
 from typing import NamedTuple
@@ -25,48 +27,24 @@ MAX_SEARCH = 64  # how far up an end tag looks for its start tag
 INLINE, BLOCK, VOID, RAW, SKIP, BREAK, ANCHOR = range(7)
 
 _KIND_OF_TAGS = {
-    INLINE: "span b i u em strong font small big s strike del ins sub sup code kbd var samp tt abbr acronym cite dfn q mark label time "
-    "bdo bdi ruby rb rt rp wbr nobr data output slot picture",
-    BLOCK: "html head body title p div section article main nav aside header footer hgroup ul ol li dl dt dd menu dir table thead "
-    "tbody tfoot tr td th caption h1 h2 h3 h4 h5 h6 pre blockquote figure figcaption form fieldset legend details summary "
-    "address center listing frameset noframes marquee search dialog text",
-    VOID: "img input meta link base area col colgroup embed param source track keygen frame command image bgsound isindex basefont",
+    INLINE: "span b i u em strong font small big s strike del ins sub sup code kbd var samp tt abbr acronym cite dfn q "
+    "mark label time bdo bdi ruby rb rt rp wbr nobr data output slot picture",
+    BLOCK: "html head body title p div section article main nav aside header footer hgroup ul ol li dl dt dd menu dir "
+    "table thead tbody tfoot tr td th caption h1 h2 h3 h4 h5 h6 pre blockquote figure figcaption form fieldset "
+    "legend details summary address center listing frameset noframes marquee search dialog text",
+    VOID: "img input meta link base area col colgroup embed param source track keygen frame command image bgsound "
+    "isindex basefont",
     RAW: "script style iframe xmp noembed textarea plaintext",
-    SKIP: "noscript template svg math select optgroup option datalist button object applet audio video canvas map progress meter",
+    SKIP: "noscript template svg math select optgroup option datalist button object applet audio video canvas map "
+    "progress meter",
     BREAK: "br hr",
     ANCHOR: "a",
 }
 TAGS = [tag for tags in _KIND_OF_TAGS.values() for tag in tags.split()]
 TAG = {tag: number for number, tag in enumerate(TAGS)}
-UNKNOWN = len(TAGS)  # custom elements: taken as blocks
+# one more than there are tags: custom elements are taken as blocks
 _KINDS = np.array([kind for kind, tags in _KIND_OF_TAGS.items() for _ in tags.split()] + [BLOCK], np.int8)
 
-# tag bits of ancestors that features ask for
-(
-    IN_NAV,
-    IN_FOOTER,
-    IN_ASIDE,
-    IN_HEADER,
-    IN_ARTICLE,
-    IN_MAIN,
-    IN_FORM,
-    IN_TABLE,
-    IN_LIST,
-    IN_HEADING,
-    IN_PRE,
-    IN_PARAGRAPH,
-    IN_QUOTE,
-    IN_CELL,
-    IN_TITLE,
-    IN_HEAD,
-) = (1 << bit for bit in range(16))
-_BIT_OF_TAG = {
-    "nav": IN_NAV, "footer": IN_FOOTER, "aside": IN_ASIDE, "header": IN_HEADER, "article": IN_ARTICLE, "main": IN_MAIN,
-    "form": IN_FORM, "table": IN_TABLE, "ul": IN_LIST, "ol": IN_LIST, "dl": IN_LIST, "h1": IN_HEADING, "h2": IN_HEADING,
-    "h3": IN_HEADING, "h4": IN_HEADING, "h5": IN_HEADING, "h6": IN_HEADING, "pre": IN_PRE, "p": IN_PARAGRAPH,
-    "blockquote": IN_QUOTE, "td": IN_CELL, "th": IN_CELL, "title": IN_TITLE, "head": IN_HEAD, "menu": IN_NAV,
-}  # fmt: skip
-TAG_BITS = np.array([_BIT_OF_TAG.get(tag, 0) for tag in TAGS] + [0], np.int64)
 HIDDEN_NAME = 1 << list(NAME_GROUPS).index("hidden")
 
 
@@ -268,10 +246,11 @@ def _find_raw_end(page, at, name_at, name_end):
 
 @compiled
 def _skip_markup(page, at, comment_may_end):
-    """Past the comment, doctype or instruction at `page[at:]` = '<!' or '<?': (where it ends, whether comments still can).
+    """Past the comment, doctype or instruction at `page[at:]` = '<!' or '<?': (where it ends, whether comments still
+    can).
 
-    A comment without an end is read up to its next '>', and no later one is searched for its end: the page is read once.
-    """
+    A comment without an end is read up to its next '>', and no later one is searched for its end: the page is read
+    once."""
     end = page.size
     if at + 3 < end and page[at + 2] == 45 and page[at + 3] == 45 and comment_may_end:
         i = at + 4
@@ -300,7 +279,8 @@ def _read_name(page, at):
 
 @compiled
 def _read_attributes(page, at, names):
-    """The attributes of a start tag: (group bits of class and id, whether it is hidden, whether it has a target, its end)."""
+    """The attributes of a start tag: (group bits of class and id, whether it is hidden, whether it has a target, its
+    end)."""
     end = page.size
     bits, hidden, has_target = np.int64(0), False, False
     i = at
@@ -375,7 +355,8 @@ def _end_tag_depth(number, tag_of, stack, depth):
 
 @compiled
 def _start_tag_depth(number, tag_of, stack, depth):
-    """The depth at which the start tag `number` stands, after the elements that it ends (`<li>` ends an open `li`, ...)."""
+    """The depth at which the start tag `number` stands, after the elements that it ends (`<li>` ends an open `li`,
+    ...)."""
     is_cell = number == _TD or number == _TH
     left = depth
     if depth > 0 and tag_of[stack[depth]] == _P:
@@ -602,9 +583,17 @@ def _read(page, names, phrase_step, phrase_found, hidden_name):
         line_end[lines], line_node[lines] = size, stack[depth]
         lines += 1
     return (
-        text[:size].copy(), parent[:nodes].copy(), tag_of[:nodes].copy(), names_of[:nodes].copy(), line_start[:lines].copy(),
-        line_end[:lines].copy(), line_node[:lines].copy(), line_phrases[:lines].copy(), counts[:lines].copy(), truncated,
-    )  # fmt: skip
+        text[:size].copy(),
+        parent[:nodes].copy(),
+        tag_of[:nodes].copy(),
+        names_of[:nodes].copy(),
+        line_start[:lines].copy(),
+        line_end[:lines].copy(),
+        line_node[:lines].copy(),
+        line_phrases[:lines].copy(),
+        counts[:lines].copy(),
+        truncated,
+    )
 
 
 def read_page(utf8: bytes) -> FlatPage:

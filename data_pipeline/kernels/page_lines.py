@@ -1,8 +1,7 @@
 """Measures the lines of a page: what each says, how its element is called, what stands around it.
 
-One row of numbers for a line. `FEATURES` names the columns; `data_pipeline/extraction/lines.py` turns them into the probability
-that the line belongs to the main text.
-"""
+One row of numbers for a line. `FEATURES` names the columns; `data_pipeline/extraction/lines.py` turns them into the
+probability that the line belongs to the main text."""
 
 import numpy as np
 
@@ -42,13 +41,14 @@ _TAG_BITS = np.array(
     [sum(1 << bit for bit, tags in enumerate(TAG_GROUPS.values()) if tag in tags.split()) for tag in [*TAGS, ""]],
     np.int64,
 )
-_NAMES, _PHRASES, _TAGS = len(NAME_GROUPS), len(PHRASE_GROUPS), len(TAG_GROUPS)
+# arguments of the kernels, whose machine code outlives a change of the tables in another file
+_GROUPS = (len(TAG_GROUPS), len(PHRASE_GROUPS), len(NAME_GROUPS), TAGS.index("body"))
 TREE_DEPTH = 4  # of the model that reads these measures
 LEVELS = 4  # how many enclosing elements are measured one by one
 
 FEATURES = [
-    "log_characters", "han_share", "mark_share", "stop_share", "has_stop", "link_share", "anchors", "digit_share", "space_share",
-    "ends_sentence", "is_good",
+    "log_characters", "han_share", "mark_share", "stop_share", "has_stop", "link_share", "anchors", "digit_share",
+    "space_share", "ends_sentence", "is_good",
     "before_log", "before_link", "before_good", "after_log", "after_link", "after_good",
     "window_log", "window_link", "window_good",
     "good_lines_away_before", "good_lines_away_after", "good_before_share", "good_after_share", "position",
@@ -63,8 +63,11 @@ FEATURES = [
 
 
 @compiled
-def _measure(text, parent, tag, names, line_start, line_end, line_node, phrases, counts, tag_bits, path_of, features):
+def _measure(
+    text, parent, tag, names, line_start, line_end, line_node, phrases, counts, tag_bits, path_of, features, groups
+):
     nodes, lines = parent.size, line_node.size
+    tag_groups, phrase_groups, name_groups, body = groups
     rows = np.zeros((lines, features), np.float32)
     # what lies in an element and all below it
     size, linked, good, marks = np.zeros(nodes), np.zeros(nodes), np.zeros(nodes), np.zeros(nodes)
@@ -102,8 +105,8 @@ def _measure(text, parent, tag, names, line_start, line_end, line_node, phrases,
         if node:
             up = parent[node]
             tags[node] |= tags[up]
-            inside[node] = inside[up] | names[node] if tag[node] > BODY else 0
-            near[node] = names[node] | (names[up] if tag[up] > BODY else 0)
+            inside[node] = inside[up] | names[node] if tag[node] > body else 0
+            near[node] = names[node] | (names[up] if tag[up] > body else 0)
             on_chain = good[node] * 2 >= good[0] and good[0] > 0
             chain[node] = chain[up] + 1 if on_chain else chain[up]
             chain_size[node] = size[node] if on_chain else chain_size[up]
@@ -172,20 +175,17 @@ def _measure(text, parent, tag, names, line_start, line_end, line_node, phrases,
         row[at + 7] = good[0] / total
         row[at + 8] = np.log1p(lines)
         at += 9
-        for bit in range(_TAGS):
+        for bit in range(tag_groups):
             row[at + bit] = tags[node] >> bit & 1
-        at += _TAGS
-        for bit in range(_PHRASES):
+        at += tag_groups
+        for bit in range(phrase_groups):
             row[at + bit] = phrases[i] >> bit & 1
-            row[at + _PHRASES] += phrases[i] >> bit & 1
-        at += _PHRASES + 1
-        for bit in range(_NAMES):
+            row[at + phrase_groups] += phrases[i] >> bit & 1
+        at += phrase_groups + 1
+        for bit in range(name_groups):
             row[at + bit] = near[node] >> bit & 1
-            row[at + _NAMES + bit] = inside[node] >> bit & 1
+            row[at + name_groups + bit] = inside[node] >> bit & 1
     return rows
-
-
-BODY = TAGS.index("body")
 
 
 @compiled
@@ -204,7 +204,8 @@ def _ends_sentence(text, start, end):
 
 @compiled
 def _paths(parent, tag, names):
-    """The first node whose chain of (tag, names) is the same: lines with one path are of one kind (posts, list entries)."""
+    """The first node whose chain of (tag, names) is the same: lines with one path are of one kind (posts, list
+    entries)."""
     nodes = parent.size
     code = np.zeros(nodes, np.int64)
     for node in range(1, nodes):
@@ -223,10 +224,9 @@ def _paths(parent, tag, names):
 def evaluate_trees(rows, feature, threshold, leaf):
     """The logistic function of the sum over trees, float64 [rows].
 
-    `feature` and `threshold` are [trees, 2^TREE_DEPTH - 1], `leaf` is [trees, 2^TREE_DEPTH]: complete trees in heap order, so
-    that a step down is arithmetic instead of a branch that the processor would have to guess. Unsigned places spare numba's
-    test for negative ones.
-    """
+    `feature` and `threshold` are [trees, 2^TREE_DEPTH - 1], `leaf` is [trees, 2^TREE_DEPTH]: complete trees in heap
+    order, so that a step down is arithmetic instead of a branch that the processor would have to guess. Unsigned
+    places spare numba's test for negative ones."""
     probability = np.zeros(rows.shape[0])
     one, leaves = np.uint64(1), np.uint64(2**TREE_DEPTH - 1)
     for i in range(rows.shape[0]):
@@ -242,7 +242,8 @@ def evaluate_trees(rows, feature, threshold, leaf):
 
 
 def node_kinds(page: FlatPage) -> np.ndarray:
-    """For each element the first one whose tags and names up to the root are the same (posts of a thread, entries of a list)."""
+    """For each element the first one whose tags and names up to the root are the same (posts of a thread, entries of
+    a list)."""
     return _paths(page.node_parent, page.node_tag, page.node_names)
 
 
@@ -251,5 +252,5 @@ def measure_lines(page: FlatPage) -> np.ndarray:
     path_of = node_kinds(page)
     return _measure(
         page.text, page.node_parent, page.node_tag, page.node_names, page.line_start, page.line_end, page.line_node,
-        page.line_phrases, page.line_counts, _TAG_BITS, path_of, len(FEATURES),
+        page.line_phrases, page.line_counts, _TAG_BITS, path_of, len(FEATURES), _GROUPS,
     )  # fmt: skip

@@ -1,13 +1,13 @@
 """In which encoding the bytes of a Chinese page or text are, and their text.
 
-The order of evidence is byte order mark, HTTP header, `<meta>`, validity, and how common the characters are that a decoding
-gives. No label is taken at its word: a declared encoding only adds a little to its score, so the page that says `gb2312` and is
-UTF-8, or the other way round, comes out right. Japanese and Korean encodings are judged too, so that their text is not read as
-rare Han characters.
+The order of evidence is byte order mark, HTTP header, `<meta>`, validity, and how common the characters are that a
+decoding gives. No label is taken at its word: a declared encoding only adds a little to its score, so the page that
+says `gb2312` and is UTF-8, or the other way round, comes out right. Japanese and Korean encodings are judged too, so
+that their text is not read as rare Han characters.
 
-Label names and the encodings behind them (`gb2312` means GB18030, `big5` means code page 950) are those of the WHATWG Encoding
-Standard. The character tables are the commonest of news, laws, medicine and novels (public corpora counted by this project).
-"""
+Label names and the encodings behind them (`gb2312` means GB18030, `big5` means code page 950) are those of the WHATWG
+Encoding Standard. The character tables are the commonest of news, laws, medicine and novels (public corpora counted
+by this project)."""
 
 import codecs
 import re
@@ -48,14 +48,14 @@ _KOREAN = (
 )
 
 _CODECS = {
-    "utf-8": "utf-8", "gb18030": "gb18030", "big5": "cp950", "euc-jp": "euc_jp", "shift_jis": "cp932", "euc-kr": "cp949",
-    "utf-16le": "utf-16-le", "utf-16be": "utf-16-be", "utf-32le": "utf-32-le", "utf-32be": "utf-32-be", "hz-gb-2312": "hz",
-    "iso-2022-jp": "iso2022_jp", "windows-1252": "cp1252",
+    "utf-8": "utf-8", "gb18030": "gb18030", "big5": "cp950", "euc-jp": "euc_jp", "shift_jis": "cp932",
+    "euc-kr": "cp949", "utf-16le": "utf-16-le", "utf-16be": "utf-16-be", "utf-32le": "utf-32-le",
+    "utf-32be": "utf-32-be", "hz-gb-2312": "hz", "iso-2022-jp": "iso2022_jp", "windows-1252": "cp1252",
 }  # fmt: skip
 _LABELS = {
     "utf-8": "utf8 utf-8 unicode-1-1-utf-8 utf_8 utf-8-sig",
-    "gb18030": "gb18030 gbk gb2312 gb_2312 gb_2312-80 x-gbk cp936 ms936 windows-936 chinese csgb2312 iso-ir-58 gb-2312 gb2312-80 euc-cn "
-    "gb18030-2000 gb18030-2022",
+    "gb18030": "gb18030 gbk gb2312 gb_2312 gb_2312-80 x-gbk cp936 ms936 windows-936 chinese csgb2312 iso-ir-58 "
+    "gb-2312 gb2312-80 euc-cn gb18030-2000 gb18030-2022",
     "big5": "big5 big5-hkscs big5hkscs cn-big5 csbig5 x-x-big5 cp950 ms950 big-5",
     "euc-jp": "euc-jp eucjp x-euc-jp cseucpkdfmtjapanese",
     "shift_jis": "shift_jis shift-jis sjis x-sjis ms_kanji windows-31j cp932 ms932",
@@ -221,7 +221,8 @@ def _declared_only(data: bytes, label: str) -> str | None:
 
 
 def _score(text: str, replaced: int) -> float:
-    """The mean weight of the characters that are not ASCII (common 1, rare and unassigned less), minus a fine for errors."""
+    """The mean weight of the characters that are not ASCII (common 1, rare and unassigned less), minus a fine for
+    errors."""
     points = np.frombuffer(text.encode("utf-16-le", "replace"), np.uint16)
     points = points[points >= 0x80]
     if not len(points):

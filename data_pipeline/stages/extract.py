@@ -1,9 +1,10 @@
-"""The main text of Chinese web pages: title, date, article or posts; no navigation, advertisements or copyright lines.
+"""The main text of Chinese web pages: title, date, article or posts; no navigation, advertisements or copyright
+lines.
 
-Three steps, each linear in the page: `charset.decode`, one pass over the markup (`kernels/page.py`) that gives the lines of the
-page with what stands around them (`kernels/page_lines.py`), and a fitted model that says for each line how probably it is main
-text (`extraction/lines.py`). There is no tree of objects, so nothing in a page can make it slow or deep.
-"""
+Three steps, each linear in the page: `charset.decode`, one pass over the markup (`kernels/page.py`) that gives the
+lines of the page with what stands around them (`kernels/page_lines.py`), and a fitted model that says for each line
+how probably it is main text (`extraction/lines.py`). There is no tree of objects, so nothing in a page can make it
+slow or deep."""
 
 import re
 from dataclasses import dataclass
@@ -98,7 +99,8 @@ class _Lines:
 
 
 def _title(page: FlatPage, lines: _Lines) -> str:
-    """The page's `<title>` without the names of site and channel; where a heading repeats a part of it, that heading."""
+    """The page's `<title>` without the names of site and channel; where a heading repeats a part of it, that
+    heading."""
     tags = page.node_tag[page.line_node]
     titles = np.flatnonzero(tags == TAG["title"])
     headings = [lines[int(number)] for number in np.flatnonzero((tags == TAG["h1"]) | (tags == TAG["h2"]))[:12]]
@@ -106,7 +108,7 @@ def _title(page: FlatPage, lines: _Lines) -> str:
         return next(iter(headings), "")[:200]
     title = lines[int(titles[0])]
     for heading in headings:
-        if 4 <= len(heading) and heading in title:
+        if len(heading) >= 4 and heading in title:
             return heading[:200]
     parts = [part for part in _TITLE_SEPARATORS.split(title) if part]
     # the headline comes first on most sites; a first part of two or three characters is a channel

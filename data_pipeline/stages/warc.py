@@ -1,11 +1,10 @@
 """Web archives: WARC 0.17 to 1.1 and WET, plain or compressed, however damaged.
 
 Every whole record comes out. Damaged bytes, cut ends, lying lengths, bombs and records that are too large come out as
-`WarcReject` with the reason and the byte (of the decompressed stream) where they begin; reading goes on at the next gzip member
-and the next line that begins with `WARC/`. At most one record is in memory.
+`WarcReject` with the reason and the byte (of the decompressed stream) where they begin; reading goes on at the next
+gzip member and the next line that begins with `WARC/`. At most one record is in memory.
 
-ISO 28500 (WARC), RFC 9112 section 7.1 (chunked).
-"""
+ISO 28500 (WARC), RFC 9112 section 7.1 (chunked)."""
 
 import re
 import zlib
@@ -75,8 +74,8 @@ class WarcDocument:
 def read_documents(
     path: Path, max_record_bytes: int = MAX_RECORD_BYTES, max_ratio: float = MAX_RATIO
 ) -> Iterator[WarcDocument | WarcReject]:
-    """The pages and texts of an archive. Requests, metadata and the like are passed over; other media and HTTP errors are
-    rejects. Raises OSError where the file cannot be opened or read."""
+    """The pages and texts of an archive. Requests, metadata and the like are passed over; other media and HTTP errors
+    are rejects. Raises OSError where the file cannot be opened or read."""
     for record in read_records(path, max_record_bytes, max_ratio):
         if isinstance(record, WarcReject):
             yield record
@@ -143,7 +142,8 @@ def read_records(
 
 
 class _Stream:
-    """A window on the decompressed bytes that knows where it stands. Damage ends what can be filled until it is taken."""
+    """A window on the decompressed bytes that knows where it stands. Damage ends what can be filled until it is
+    taken."""
 
     def __init__(self, blocks: Iterator[bytes | Damage]):
         self._blocks = blocks
@@ -201,17 +201,16 @@ class _Stream:
             self.offset += 1
 
     def seek_record(self, keep: int = 0) -> bytes:
-        """Forward to the next line that begins a record, or up to the end or damage; returns up to `keep` of what it passes."""
+        """Forward to the next line that begins a record, or up to the end or damage; returns up to `keep` of what it
+        passes."""
         passed = bytearray()
         while True:
             self.fill(1 << 16)
             found = _RECORD_START.search(self._window, self._start + 1)
             left = self._left()
-            if found:
-                step = found.start(1) - self._start
-            else:
-                # the mark may be cut by the end of the window
-                step = max(left - 16, 1) if self.fill(left + 1) else left
+            # a mark may be cut by the end of the window
+            unmarked = max(left - 16, 1) if not found and self.fill(left + 1) else left
+            step = found.start(1) - self._start if found else unmarked
             passed += self._window[self._start : self._start + min(step, keep - len(passed))]
             self.skip(step)
             if found or not step:

@@ -1,9 +1,8 @@
 """Extraction of main text against its peers: `python -m tests.benchmarks.extraction [--repeat 3]`.
 
-F1 is that of character 4-grams as multisets, white space removed, averaged over pages. Peers are measured in the same run, page
-by page in turn, on the same decoded page (their own charset detection is spared them); `trafilatura`, `lxml_html_clean`,
-`readability-lxml` and `justext` must be installed, those that are absent are left out.
-"""
+F1 is that of character 4-grams as multisets, white space removed, averaged over pages. Peers are measured in the same
+run, page by page in turn, on the same decoded page (their own charset detection is spared them); `trafilatura`,
+`lxml_html_clean`, `readability-lxml` and `justext` must be installed, those that are absent are left out."""
 
 import argparse
 import json

@@ -1,10 +1,10 @@
 """Fits the line model of the extractor: `python -m tests.benchmarks.extraction_fit [--write]`.
 
 Trees are fitted to the lines of the hand-labelled pages (../shared/data/html) and of invented pages
-(`page_templates.py`), half by weight each; a line is positive where half of its 4-grams are in the page's main text, and lines
-weigh as the square root of their length, pages alike. Prints F1 of pages that the fit did not see: eightfold over the
-labelled pages, from pages of 2004-2005 to pages of 2018-2022 and back, and on fresh invented pages. Needs `lightgbm`.
-"""
+(`page_templates.py`), half by weight each; a line is positive where half of its 4-grams are in the page's main text,
+and lines weigh as the square root of their length, pages alike. Prints F1 of pages that the fit did not see:
+eightfold over the labelled pages, from pages of 2004-2005 to pages of 2018-2022 and back, and on fresh invented
+pages. Needs `lightgbm`."""
 
 import argparse
 import gzip
@@ -25,7 +25,8 @@ from tests.benchmarks.page_templates import Text, make_page
 
 CORPUS = {"lctt_it_news": 400, "medical_qa": 500, "law_md": 150, "tidb_docs": 60, "classical_modern": 150}
 SETTINGS = {
-    "n_estimators": 200, "num_leaves": 8, "max_depth": TREE_DEPTH, "learning_rate": 0.1, "min_child_samples": 30, "subsample": 0.7, "subsample_freq": 1,
+    "n_estimators": 200, "num_leaves": 8, "max_depth": TREE_DEPTH, "learning_rate": 0.1,
+    "min_child_samples": 30, "subsample": 0.7, "subsample_freq": 1,
     "colsample_bytree": 0.3, "reg_lambda": 5, "n_jobs": 1, "verbose": -1, "random_state": 1, "deterministic": True,
 }  # fmt: skip
 SHARE_OF_LABELLED = 0.5
@@ -84,8 +85,7 @@ def fit(labelled: list[Example], invented: list[Example]) -> LineModel:
     trees = lightgbm.LGBMClassifier(**SETTINGS)
     features, label = np.vstack([page.features for page in pages]), np.concatenate([page.label for page in pages])
     trees.fit(features, label, sample_weight=weight / weight.mean())
-    return LineModel.from_trees(
-        [tree["tree_structure"] for tree in trees.booster_.dump_model()["tree_info"]])
+    return LineModel.from_trees([tree["tree_structure"] for tree in trees.booster_.dump_model()["tree_info"]])
 
 
 def main() -> None:

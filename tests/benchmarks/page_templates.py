@@ -1,8 +1,8 @@
+# ruff: noqa: E501, SIM905 (lists of words and phrases of web pages)
 """Invented web pages with known main text: what the kinds of Chinese sites have in common, in many random markups.
 
-The line model of the extractor is fitted to them besides hand-labelled pages, so that it has seen threads, questions with
-answers, blogs, documentation, shops and the markup of today. The words inside come from the caller's texts.
-"""
+The line model of the extractor is fitted to them besides hand-labelled pages, so that it has seen threads, questions
+with answers, blogs, documentation, shops and the markup of today. The words inside come from the caller's texts."""
 
 import html
 import random

@@ -1,9 +1,9 @@
 """WARC to text against datatrove's WARC reader with trafilatura: `python -m tests.benchmarks.warc [--copies 3]`.
 
-The archive is made of the labelled pages (../shared/data/html) and of the records of a real Common Crawl slice, a gzip member a
-record. Both sides read and extract in one process, in turn, `--repeat` times; the fastest counts. Needs `datatrove`,
-`trafilatura` and `lxml_html_clean`; `warcio` and `fastwarc` are measured as plain readers where they are installed.
-"""
+The archive is made of the labelled pages (../shared/data/html) and of the records of a real Common Crawl slice, a
+gzip member a record. Both sides read and extract in one process, in turn, `--repeat` times; the fastest counts. Needs
+`datatrove`, `trafilatura` and `lxml_html_clean`; `warcio` and `fastwarc` are measured as plain readers where they are
+installed."""
 
 import argparse
 import gzip
@@ -20,8 +20,8 @@ from tests.benchmarks.extraction import SHARED, labelled_pages
 
 
 def build_archive(shared: Path, path: Path, copies: int) -> int:
-    """Write the archive; returns its HTML bytes. Pages are stored with the charset in the HTTP header, so that the peer's
-    reader can decode them."""
+    """Write the archive; returns its HTML bytes. Pages are stored with the charset in the HTTP header, so that the
+    peer's reader can decode them."""
     size = 0
     slice_ = (shared / "warc" / "commoncrawl_12_chinese_pages.warc.gz").read_bytes()
     with open(path, "wb") as out:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, SIM905, RUF005 (markup)
 """Main text of pages: what stays, what goes, and that no page can hurt."""
 
 import json
