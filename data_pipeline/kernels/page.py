@@ -7,7 +7,11 @@ make no tree nodes, so crossed `<b><font>` need no repair. The time is linear in
 whatever the page.
 
 A *line* is text that no block boundary and no `<br>` parts. The words of the tables are in
-`data_pipeline/extraction/patterns.py`."""
+`data_pipeline/extraction/patterns.py`.
+
+One file on purpose: numba renews the machine code that it keeps on disk when this file changes, and not when constants
+change that come from another.
+"""
 
 from html.entities import html5
 from typing import NamedTuple

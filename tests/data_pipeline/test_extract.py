@@ -285,6 +285,26 @@ class TestCommand:
             outputs.append((tmp_path / workers).read_bytes())
         assert outputs[0] == outputs[1] and outputs[0].count(b"\n") == 20
 
+    def test_a_killed_process_costs_its_page_only(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import data_pipeline.commands.extract as command
+
+        whole = command._extract_page
+
+        def deadly(file: str, outcome: command.Outcome) -> None:
+            if file.endswith("07.html"):
+                os._exit(9)
+            whole(file, outcome)
+
+        monkeypatch.setattr(command, "ALONE_BYTES", 0)
+        monkeypatch.setattr(command, "TASK_FILES", 3)
+        monkeypatch.setattr(command, "_extract_page", deadly)
+        for number in range(12):
+            (tmp_path / f"{number:02}.html").write_bytes(page(paragraphs(SENTENCES)))
+        out = tmp_path / "texts.jsonl"
+        assert main(["extract", str(tmp_path), "--out", str(out), "--workers", "2"]) == 1
+        names = [Path(json.loads(line)["path"]).name for line in out.read_text().splitlines()]
+        assert names == [f"{number:02}.html" for number in range(12) if number != 7]
+
     def test_a_mistake_is_one_line_and_leaves_nothing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         out = tmp_path / "texts.jsonl"
         assert main(["extract", str(tmp_path / "absent.html"), "--out", str(out)]) == 2
