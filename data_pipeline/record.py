@@ -18,6 +18,7 @@ recipe is known before anything runs (both engines need that).
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import xxhash
 
@@ -33,6 +34,7 @@ COLUMNS = (
     pa.field("lang", pa.string()),
     pa.field("meta", pa.string()),
 )
+_SIGN = np.uint64(1 << 63)
 
 
 def schema(signals: Sequence[str]) -> pa.Schema:
@@ -44,6 +46,16 @@ def schema(signals: Sequence[str]) -> pa.Schema:
 def document_id(source: str, path: str, offset: int) -> int:
     """The document's number: xxh3-64 of where it came from (a unit separator keeps the parts apart)."""
     return xxhash.xxh3_64_intdigest(f"{source}\x1f{path}\x1f{offset}".encode("utf-8", "surrogateescape"))
+
+
+def signed_numbers(doc_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """int64[rows]: document numbers (uint64) as signed ones in the same order, for SQL, which knows no others."""
+    return (np.asarray(doc_ids, np.uint64) ^ _SIGN).view(np.int64)
+
+
+def unsigned_numbers(numbers: np.ndarray) -> np.ndarray:
+    """uint64[rows]: the `doc_id` of what `signed_numbers` gave."""
+    return np.asarray(numbers, np.int64).view(np.uint64) ^ _SIGN
 
 
 def reason_class(reason: str) -> str:

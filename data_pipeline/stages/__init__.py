@@ -8,6 +8,9 @@ STAGES = {
     "read": "data_pipeline.stages.read",
     "clean": "data_pipeline.stages.clean",
     "dedup_exact": "data_pipeline.stages.dedup_exact",
+    "dedup_fuzzy": "data_pipeline.stages.near_duplicates",
+    "dedup_paragraph": "data_pipeline.stages.dedup_paragraph",
+    "dedup_substring": "data_pipeline.stages.dedup_substring",
     "tokenizer": "data_pipeline.stages.train_tokenizer",
     "pack": "data_pipeline.stages.pack",
 }

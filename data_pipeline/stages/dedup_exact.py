@@ -61,9 +61,14 @@ def verdict_sql(settings: Settings) -> str:
 
 def drop_duplicates(batch: pa.RecordBatch, settings: Settings, verdicts: pa.Table) -> pa.RecordBatch:
     """Give the documents in `verdicts` their reason."""
+    return drop_for_representative(batch, verdicts, "duplicate_of")
+
+
+def drop_for_representative(batch: pa.RecordBatch, verdicts: pa.Table, rule: str) -> pa.RecordBatch:
+    """Drop the documents whose `doc_id` is in `verdicts` as `rule:REPRESENTATIVE`."""
     place = pc.index_in(batch.column("doc_id"), value_set=verdicts.column("doc_id"))
     representative = pc.take(verdicts.column("representative"), place).combine_chunks()
-    reason = pc.binary_join_element_wise("duplicate_of", pc.cast(representative, pa.string()), ":")
+    reason = pc.binary_join_element_wise(rule, pc.cast(representative, pa.string()), ":")
     return record.replace(batch, columns={"drop_reason": reason})
 
 

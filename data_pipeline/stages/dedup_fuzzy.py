@@ -10,9 +10,8 @@ what those pipelines leave out:
 * the representative is the best document of its cluster (quality, then length, then id), not the first one read.
 
 Everything is a pure function of arrays ordered by document id, so the order of the files, the number of workers and the
-engine have no say in the result. `deduplicate` does the whole in memory (about 0.7 KB a document beside the texts); for
-larger corpora an engine writes `sketch` and `band_rows` to Parquet, runs EXACT_SQL and CANDIDATES_SQL, and calls
-`verify` on the joined edges.
+engine have no say in the result. `deduplicate` does the whole in memory (about 0.7 KB a document beside the texts); the
+stage (stages/near_duplicates.py) makes the same of tables, for any number of documents.
 """
 
 import itertools
@@ -23,8 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from data_pipeline.engine.steps import StageSettings
 from data_pipeline.kernels import minhash
 from data_pipeline.kernels.normal_form import normal_form_table, normalise
 from data_pipeline.kernels.union_find import components
@@ -35,10 +35,8 @@ BORDERLINE = 0.09
 _BATCH_BYTES = 4 << 20
 
 
-class FuzzySettings(BaseModel):
+class FuzzySettings(StageSettings):
     """What counts as a near-duplicate. The signature has `bands` x `rows` numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     bands: int = Field(
         default=20, ge=1, le=255, description="bands of the signature; a pair is a candidate if one is equal"
@@ -54,7 +52,7 @@ class FuzzySettings(BaseModel):
         default=3, ge=1, le=32, description="documents next to it that a document of a large bucket is compared with"
     )
     fold_traditional: bool = Field(default=False, description="traditional and simplified characters count as equal")
-    seed: int = Field(default=1, ge=0, lt=2**63)
+    seed: int = Field(default=1, ge=0, lt=2**63, description="of the hashes; part of the result")
 
     @model_validator(mode="after")
     def _signature_size(self) -> "FuzzySettings":
@@ -177,12 +175,12 @@ def band_table(document: np.ndarray, signature: np.ndarray, settings: FuzzySetti
     )
 
 
-# In DuckDB and Spark alike. Reads sketches(document, digest, length, quality), writes the representative of each
-# document that is equal to a better one.
-EXACT_SQL = """
-SELECT document, representative
+# In DuckDB and Spark alike. Reads sketches(document, digest, length, quality), gives the representative of each
+# document that is equal to a better one; the same for each shard, where the table has a column `shard`.
+_EXACT_SQL = """
+SELECT {columns}, representative
 FROM (
-    SELECT document,
+    SELECT {columns},
            first_value(document) OVER equal_texts AS representative
     FROM sketches
     WHERE length > 0
@@ -190,6 +188,8 @@ FROM (
 ) AS grouped
 WHERE representative <> document
 """
+EXACT_SQL = _EXACT_SQL.format(columns="document")
+EXACT_BY_SHARD_SQL = _EXACT_SQL.format(columns="shard, document") + "ORDER BY shard, document"
 
 
 def candidates_sql(neighbours: int) -> str:
@@ -260,16 +260,35 @@ def verify(
     texts_of: Callable[[np.ndarray], pa.Array | pa.ChunkedArray],
 ) -> Edges:
     """The candidate pairs (rows) that are duplicates. `texts_of(rows)` gives the texts needed for borderline pairs."""
-    shorter = np.minimum(sketches.length[left], sketches.length[right])
-    longer = np.maximum(sketches.length[left], sketches.length[right])
+    return settled_edges(likely_edges(sketches.length, sketches.signature, left, right, settings), settings, texts_of)
+
+
+def likely_edges(
+    length: np.ndarray, signature: np.ndarray, left: np.ndarray, right: np.ndarray, settings: FuzzySettings
+) -> Edges:
+    """The candidate pairs that may be duplicates by their lengths and signatures, with the estimated similarity."""
+    shorter = np.minimum(length[left], length[right])
+    longer = np.maximum(length[left], length[right])
     plausible = (shorter > 0) & (shorter >= settings.length_ratio * longer)
     left, right = left[plausible], right[plausible]
     equal = np.empty(left.size, np.uint16)
-    minhash.agreements(sketches.signature, left, right, equal)
+    minhash.agreements(signature, left, right, equal)
     similarity = (equal / np.float32(settings.size)).astype(np.float32)
     likely = similarity >= settings.similarity - BORDERLINE
-    left, right, similarity = left[likely], right[likely], similarity[likely]
-    borderline = np.flatnonzero(similarity < settings.similarity + BORDERLINE)
+    return Edges(left[likely], right[likely], similarity[likely])
+
+
+def is_borderline(likely: Edges, settings: FuzzySettings) -> np.ndarray:
+    """bool[edges]: which of `likely_edges` only the texts can settle."""
+    return likely.similarity < settings.similarity + BORDERLINE
+
+
+def settled_edges(
+    likely: Edges, settings: FuzzySettings, texts_of: Callable[[np.ndarray], pa.Array | pa.ChunkedArray]
+) -> Edges:
+    """Those of `likely_edges` that are duplicates; borderline ones get their exact similarity."""
+    left, right, similarity = likely.left, likely.right, likely.similarity.copy()
+    borderline = np.flatnonzero(is_borderline(likely, settings))
     similarity[borderline] = _exact_similarity(left[borderline], right[borderline], settings, texts_of)
     duplicate = similarity >= settings.similarity
     return Edges(left[duplicate], right[duplicate], similarity[duplicate])

@@ -5,14 +5,18 @@ Here a paragraph goes only if more than `documents` documents have it (its docum
 be no heading. Near-duplicate documents should be gone before, or each of their paragraphs looks like boilerplate.
 
 Map `paragraph_rows`, GroupBy FREQUENT_SQL, Map `remove_paragraphs`. Only (hash, document) pairs travel, never text.
+A document of which nothing is left is dropped as `only_boilerplate`.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from data_pipeline import record
+from data_pipeline.engine.steps import GroupBy, Map, StageSettings
 from data_pipeline.kernels.normal_form import normal_form, normal_form_table
 from data_pipeline.kernels.paragraphs import (
     Paragraphs,
@@ -21,11 +25,14 @@ from data_pipeline.kernels.paragraphs import (
     without_paragraphs,
 )
 
+PARAGRAPHS = pa.schema([("paragraph", pa.int64()), ("document", pa.int64())])
+FREQUENT = pa.schema([("shard", pa.string()), ("paragraph", pa.int64()), ("documents", pa.int64())])
+SIGNALS = ("boilerplate_paragraphs", "boilerplate_characters")
+_BLANK_LINES = re.compile(r"\n{3,}")
 
-class ParagraphSettings(BaseModel):
+
+class ParagraphSettings(StageSettings):
     """Which paragraphs are boilerplate."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     documents: int = Field(default=10, ge=1, description="a paragraph in more documents than this is boilerplate")
     minimum_characters: int = Field(
@@ -55,6 +62,14 @@ HAVING count(*) > {documents}
 def frequent_sql(settings: ParagraphSettings) -> str:
     """FREQUENT_SQL with its threshold."""
     return FREQUENT_SQL.format(documents=settings.documents)
+
+
+def frequent_by_shard_sql(settings: ParagraphSettings) -> str:
+    """The boilerplate that occurs in each shard."""
+    return (
+        f"SELECT DISTINCT shard, paragraph, documents FROM paragraphs JOIN ({frequent_sql(settings)}) AS frequent"
+        " USING (paragraph) ORDER BY shard, paragraph"
+    )
 
 
 def paragraph_rows(texts: pa.Array | pa.ChunkedArray, document: np.ndarray, settings: ParagraphSettings) -> pa.Table:
@@ -115,3 +130,58 @@ def deduplicate_paragraphs_reference(texts: list[str], settings: ParagraphSettin
         "\n".join(part for part in text.split("\n") if frequency.get(key(part) or -1, 0) <= settings.documents)
         for text in texts
     ]
+
+
+Settings = ParagraphSettings
+
+
+def paragraph_batch(batch: pa.RecordBatch, settings: ParagraphSettings) -> pa.RecordBatch:
+    """`paragraph_rows` of a batch of records."""
+    rows = paragraph_rows(batch.column("text"), record.signed_numbers(batch.column("doc_id")), settings)
+    return pa.RecordBatch.from_arrays(
+        [rows.column(name).combine_chunks() for name in PARAGRAPHS.names], schema=PARAGRAPHS
+    )
+
+
+def remove_boilerplate(batch: pa.RecordBatch, settings: ParagraphSettings, frequent: pa.Table) -> pa.RecordBatch:
+    """The records without the paragraphs in `frequent`; no more than one blank line stays where one was cut out."""
+    removed = remove_paragraphs(batch.column("text"), frequent.column("paragraph").to_numpy(), settings)
+    texts = batch.column("text").to_pylist()
+    reasons: list[str | None] = [None] * len(texts)
+    for row in np.flatnonzero(removed.paragraphs).tolist():
+        left = _BLANK_LINES.sub("\n\n", removed.texts[row].as_py()).strip("\n")
+        if left.strip():
+            texts[row] = left
+        else:  # the reject shows what was there
+            reasons[row] = f"only_boilerplate:{removed.paragraphs[row]} paragraphs"
+    return record.replace(
+        batch,
+        columns={"text": pa.array(texts, pa.string()), "drop_reason": pa.array(reasons, pa.string())},
+        signals={
+            name: pa.array(values)
+            for name, values in zip(SIGNALS, (removed.paragraphs, removed.characters), strict=True)
+        },
+    )
+
+
+_CODE = ("data_pipeline.kernels.paragraphs", "data_pipeline.kernels.normal_form", "data_pipeline.kernels.minhash")
+STEPS = (
+    Map(
+        "paragraphs",
+        process=paragraph_batch,
+        table=PARAGRAPHS,
+        reads=("minimum_characters", "fold_traditional"),
+        uses=_CODE,
+        libraries=("opencc",),
+    ),
+    GroupBy("frequent", needs=("paragraphs",), sql=frequent_by_shard_sql, table=FREQUENT, reads=("documents",)),
+    Map(
+        "records",
+        needs=("documents", "frequent"),
+        process=remove_boilerplate,
+        signals=SIGNALS,
+        reads=("minimum_characters", "fold_traditional"),
+        uses=_CODE,
+        libraries=("opencc",),
+    ),
+)

@@ -8,7 +8,8 @@ compared.
 A position is cut if it lies in a stretch of `length` characters that also begins at an earlier place: in a document
 with a lower number, or further up in the same one. Text is compared as it is, without a normal form.
 
-Map `fingerprint_rows`, GroupBy REPEATED_SQL, Map `window_rows`, GroupBy LATER_SQL, Map `cut`.
+Map `fingerprint_rows`, GroupBy REPEATED_SQL, Map `window_rows`, GroupBy LATER_SQL, Map `cut`. In the pipeline a
+document's number is its `doc_id`; one of which nothing is left is dropped as `only_repeats`.
 """
 
 import itertools
@@ -16,16 +17,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from data_pipeline import record
+from data_pipeline.engine.steps import GroupBy, Map, StageSettings
 from data_pipeline.kernels import windows
 from data_pipeline.kernels.normal_form import CodePoints, text_buffers
 
+FINGERPRINTS = pa.schema([("fingerprint", pa.int64())])
+REPEATED = pa.schema([("shard", pa.string()), ("fingerprint", pa.int64())])
+WINDOWS = pa.schema([("document", pa.int64()), ("position", pa.int64()), ("window_hash", pa.int64())])
+LATER = pa.schema([("shard", pa.string()), ("document", pa.int64()), ("position", pa.int64())])
+SIGNALS = ("repeated_characters",)
 
-class SubstringSettings(BaseModel):
+
+class SubstringSettings(StageSettings):
     """How long a repeat must be."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     length: int = Field(default=50, ge=8, le=10_000, description="characters of the shortest repeat that is cut")
 
@@ -38,16 +45,24 @@ class SubstringSettings(BaseModel):
 # In DuckDB and Spark alike. Reads fingerprints(fingerprint).
 REPEATED_SQL = "SELECT fingerprint FROM fingerprints GROUP BY fingerprint HAVING count(*) > 1"
 
+# The same for each shard, where the table has a column `shard`.
+REPEATED_BY_SHARD_SQL = (
+    f"SELECT DISTINCT shard, fingerprint FROM fingerprints JOIN ({REPEATED_SQL}) AS repeated USING (fingerprint)"
+    " ORDER BY shard, fingerprint"
+)
+
 # Reads windows(document, position, window_hash); gives the windows that begin a repeat of an earlier one.
-LATER_SQL = """
-SELECT document, position
+_LATER_SQL = """
+SELECT {columns}
 FROM (
-    SELECT document, position,
+    SELECT {columns},
            row_number() OVER (PARTITION BY window_hash ORDER BY document, position) AS occurrence
     FROM windows
 ) AS numbered
 WHERE occurrence > 1
 """
+LATER_SQL = _LATER_SQL.format(columns="document, position")
+LATER_BY_SHARD_SQL = _LATER_SQL.format(columns="shard, document, position") + "ORDER BY shard, document, position"
 
 
 @dataclass(frozen=True)
@@ -146,3 +161,59 @@ def deduplicate_substrings_reference(texts: list[str], length: int) -> list[str]
             seen.add(window)
         kept.append("".join(character for character, gone in zip(text, repeated, strict=True) if not gone))
     return kept
+
+
+Settings = SubstringSettings
+
+
+def fingerprint_batch(batch: pa.RecordBatch, settings: SubstringSettings) -> pa.RecordBatch:
+    """`fingerprint_rows` of a batch of records."""
+    return _one_batch(fingerprint_rows(batch.column("text"), settings))
+
+
+def repeated_sql(settings: SubstringSettings) -> str:
+    """The fingerprints of each shard that occur twice in the corpus."""
+    return REPEATED_BY_SHARD_SQL
+
+
+def window_batch(batch: pa.RecordBatch, settings: SubstringSettings, repeated: pa.Table) -> pa.RecordBatch:
+    """`window_rows` of a batch of records."""
+    document = record.signed_numbers(batch.column("doc_id"))
+    return _one_batch(window_rows(batch.column("text"), document, repeated.column("fingerprint").to_numpy(), settings))
+
+
+def later_sql(settings: SubstringSettings) -> str:
+    """The windows of each shard that repeat an earlier one of the corpus."""
+    return LATER_BY_SHARD_SQL
+
+
+def cut_repeats(batch: pa.RecordBatch, settings: SubstringSettings, later: pa.Table) -> pa.RecordBatch:
+    """The records without the windows of `later`."""
+    result = cut(batch.column("text"), record.signed_numbers(batch.column("doc_id")), later, settings)
+    texts = batch.column("text").to_pylist()
+    reasons: list[str | None] = [None] * len(texts)
+    for row in np.flatnonzero(result.characters).tolist():
+        left = result.texts[row].as_py()
+        if left.strip():
+            texts[row] = left
+        else:  # the reject shows what was there
+            reasons[row] = f"only_repeats:{result.characters[row]} characters"
+    return record.replace(
+        batch,
+        columns={"text": pa.array(texts, pa.string()), "drop_reason": pa.array(reasons, pa.string())},
+        signals={SIGNALS[0]: pa.array(result.characters)},
+    )
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], names=table.column_names)
+
+
+_CODE = ("data_pipeline.kernels.windows", "data_pipeline.kernels.minhash", "data_pipeline.kernels.normal_form")
+STEPS = (
+    Map("fingerprints", process=fingerprint_batch, table=FINGERPRINTS, uses=_CODE),
+    GroupBy("repeated", needs=("fingerprints",), sql=repeated_sql, table=REPEATED, reads=()),
+    Map("windows", needs=("documents", "repeated"), process=window_batch, table=WINDOWS, uses=_CODE),
+    GroupBy("later", needs=("windows",), sql=later_sql, table=LATER, reads=()),
+    Map("records", needs=("documents", "later"), process=cut_repeats, signals=SIGNALS),
+)
