@@ -13,6 +13,7 @@ cannot be written (then nothing is)."""
 import argparse
 import glob
 import os
+import signal
 import stat
 import sys
 import time
@@ -67,7 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
     files = list(_files(arguments.pages))
     total = Outcome()
     if arguments.out == "-":
-        _write(files, arguments.workers, sys.stdout.buffer, total)
+        try:
+            _write(files, arguments.workers, sys.stdout.buffer, total)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            # the reader has seen enough; nothing may be written when Python closes standard output
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
     else:
         _write_whole(files, arguments.workers, Path(arguments.out), total)
     seconds = time.monotonic() - began
@@ -174,18 +181,23 @@ def _outcomes(files: list[str], workers: int) -> Iterator[Outcome]:
 
 def _parallel(tasks: list[list[str]], workers: int) -> Iterator[Outcome]:
     """Outcomes in order, with few tasks ahead of the one that is awaited, so that memory stays flat."""
-    with ProcessPoolExecutor(min(workers, len(tasks))) as pool:
-        waiting: list[Future[Outcome]] = []
-        try:
-            for task in tasks:
-                waiting.append(pool.submit(extract_files, task))
-                if len(waiting) > 3 * workers:
+    # to write to a process that was killed must raise here, not end the command
+    before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    waiting: list[Future[Outcome]] = []
+    try:
+        with ProcessPoolExecutor(min(workers, len(tasks))) as pool:
+            try:
+                for task in tasks:
+                    waiting.append(pool.submit(extract_files, task))
+                    if len(waiting) > 3 * workers:
+                        yield waiting.pop(0).result()
+                while waiting:
                     yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        finally:
-            for future in waiting:
-                future.cancel()
+            finally:
+                for future in waiting:
+                    future.cancel()
+    finally:
+        signal.signal(signal.SIGPIPE, before)
 
 
 def _tasks(files: list[str]) -> tuple[list[list[str]], int]:
