@@ -162,6 +162,9 @@ def _outcomes(files: list[str], workers: int) -> Iterator[Outcome]:
     if workers == 1 or len(tasks) == 1 or size < ALONE_BYTES:
         yield from map(extract_files, tasks)
         return
+    from data_pipeline.stages.extract import extract
+
+    extract(b"<p>")  # loads the kernels once; the processes inherit them
     done = 0
     while done < len(tasks):
         try:
