@@ -26,6 +26,7 @@ from safetensors.numpy import load_file, save_file
 from pangu.config import ModelConfig
 from pangu.convert.names import canonical_names
 from pangu.errors import UserError
+from pangu.whole_file import sync_directory, write_whole
 
 STEP_NAME = re.compile(r"step-(\d{8,})")
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -57,25 +58,6 @@ class Checkpoint:
 
     def optimizer(self) -> dict[str, np.ndarray]:
         return load_file(self.directory / OPTIMIZER)
-
-
-def sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under its final name all at once: temporary name, sync, rename, sync of the directory."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_directory(path.parent)
 
 
 def digest(path: Path) -> str:

@@ -8,7 +8,7 @@ import json
 import math
 from pathlib import Path
 
-from pangu.checkpoint import write_whole
+from pangu.whole_file import write_whole
 
 METRICS = "metrics.jsonl"
 

@@ -24,6 +24,7 @@ from pangu.errors import UserError
 from pangu.metrics import MetricsWriter, draw_losses, read_metrics
 from pangu.progress import TrainingProgress
 from pangu.schedule import WarmupCosine
+from pangu.whole_file import write_whole
 
 if TYPE_CHECKING:
     from mindspore import Tensor
@@ -128,8 +129,8 @@ def lock(run: Path) -> TextIO:
 
 def write_run_files(run: Path, model: ModelConfig, config: TrainConfig, data: PackedData) -> None:
     """model.yaml, train.yaml and the tokenizer, so that the run directory says everything."""
-    checkpoint.write_whole(run / "model.yaml", model.dump().encode())
-    checkpoint.write_whole(run / "train.yaml", config.dump().encode())
+    write_whole(run / "model.yaml", model.dump().encode())
+    write_whole(run / "train.yaml", config.dump().encode())
     if data.tokenizer_directory.is_dir():
         temporary = run / ".tokenizer.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -337,8 +338,8 @@ def loop(trainer: Trainer, run: Path, unigram: float) -> Summary:
     finally:
         writer.close()
     picture = draw_losses(run, unigram)
-    best = checkpoint.best(run)
-    heldout = checkpoint.heldout_loss(path or best) if (path or best) else math.nan
+    path = path or checkpoint.best(run)
+    heldout = checkpoint.heldout_loss(path) if path else math.nan
     losses = [record["loss"] for record in read_metrics(run) if "loss" in record]
     split = data.split("heldout")
     return Summary(
@@ -354,7 +355,7 @@ def loop(trainer: Trainer, run: Path, unigram: float) -> Summary:
         tokens_per_second=progress.tokens_per_second,
         mfu=progress.mfu,
         picture=str(picture),
-        checkpoint=str(path or best or ""),
+        checkpoint=str(path or ""),
     )
 
 

@@ -46,7 +46,7 @@ class TrainStep(nn.Cell):
         finite = norm - norm == 0
         if finite:
             factor = self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, ms.float32)) / loss_scale
-            clipped = ()
+            clipped: tuple[Tensor, ...] = ()
             for gradient in gradients:
                 clipped = (*clipped, gradient * factor)
             self.optimizer(clipped, learning_rate, epsilon, decay)

@@ -19,9 +19,26 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+        sync_directory(path.parent)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Give a file this content, all at once."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory last through a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

@@ -66,7 +66,7 @@ def folder(tmp_path_factory) -> Path:
         for number, text in enumerate(documents(seed=3, count=120)):
             file.write(json.dumps({"id": str(number), "text": text}, ensure_ascii=False) + "\n")
     released = folder / "ckpts"
-    texts = [text for text in documents(seed=4, count=40)]
+    texts = list(documents(seed=4, count=40))
     vocabulary = train_tokenizer(texts, released / "tokenizer", vocab_size=600).vocab_size
     random = np.random.default_rng(5)
     shapes = shapes_of(blocks=1, hidden=512, ffn=512, seq=32, vocab=vocabulary)

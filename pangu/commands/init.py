@@ -9,9 +9,9 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel
 
-from pangu.checkpoint import write_whole
 from pangu.config import TrainConfig
 from pangu.errors import UserError
+from pangu.whole_file import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

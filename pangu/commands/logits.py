@@ -10,12 +10,12 @@ IDS is int32 [B, S], the output float32 [B, S, V].
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
 
 from pangu.errors import UserError
+from pangu.whole_file import whole_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,14 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
     for row in ids:  # one at a time: the memory of one row's logits beyond the output
         tokens = ms.Tensor(row[None])
         rows.append(network(tokens, *visibility(tokens), ms.Tensor(0, ms.int32)).asnumpy())
-    temporary = f"{arguments.out}.tmp"
     try:
-        with open(temporary, "wb") as file:
+        with whole_file(Path(arguments.out)) as file:
             np.save(file, np.concatenate(rows).astype(np.float32))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, arguments.out)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise UserError(f"{arguments.out}: cannot be written: {error}") from None
     return 0

@@ -6,6 +6,7 @@ python -m pangu sizes my-model.yaml --json
 
 import argparse
 import json
+from typing import Any
 
 from pangu.config import ModelConfig, load_size, size_names
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def row(name: str, config: ModelConfig) -> dict[str, object]:
+def row(name: str, config: ModelConfig) -> dict[str, Any]:
     count = config.num_parameters
     return {
         "size": name,

@@ -9,8 +9,8 @@ encoded, and no end-of-document id is added.
 import argparse
 
 from pangu.errors import UserError
-from pangu.line_blocks import LineBlock, line_blocks, output
 from pangu.tokenizer import Tokenizer
+from pangu.tokenizer.line_blocks import LineBlock, line_blocks, output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pangu.processes import map_in_order
+    from pangu.tokenizer.processes import map_in_order
 
     if arguments.processes < 1:
         raise UserError(f"--processes {arguments.processes}: 1 or more would be right")

@@ -43,4 +43,4 @@ class FastGelu(nn.Cell):
         return x * self.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"gelu_tanh": GeluTanh, "gelu_erf": GeluErf, "fast_gelu": FastGelu}
+ACTIVATIONS: dict[str, type[nn.Cell]] = {"gelu_tanh": GeluTanh, "gelu_erf": GeluErf, "fast_gelu": FastGelu}

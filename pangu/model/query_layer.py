@@ -12,6 +12,8 @@ class QueryLayer(Block):
     hidden state (paper, section 2.2; the original code).
     """
 
-    def construct(self, hidden: Tensor, query: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
+    def construct(  # type: ignore[override]  # it needs one input more
+        self, hidden: Tensor, query: Tensor, penalty: Tensor, dropout_seed: Tensor
+    ) -> Tensor:
         attended = self.attention(query, self.layernorm1(hidden), penalty, dropout_seed)
         return self.feed_forward(hidden + self.attention_dropout(attended, dropout_seed), dropout_seed)

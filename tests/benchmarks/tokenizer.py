@@ -23,9 +23,9 @@ import jieba
 import sentencepiece
 
 from data_pipeline.stages.tokenizer import train_tokenizer
-from pangu.compiled import PATIENCE
-from pangu.segmentation import segment
 from pangu.tokenizer import Tokenizer
+from pangu.tokenizer.compiled import PATIENCE
+from pangu.tokenizer.segmentation import segment
 from tests.pangu.strange_text import strange_lines
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

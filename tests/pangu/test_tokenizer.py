@@ -170,7 +170,7 @@ def test_streaming_never_gives_out_half_a_character(lossless: Tokenizer, text: s
 
 
 def test_batches_and_processes_change_nothing(lossless: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pangu.tokenizer.GROUP_CHARACTERS", 5000)
+    monkeypatch.setattr("pangu.tokenizer.tokenizer.GROUP_CHARACTERS", 5000)
     texts = list(strange_lines(seed=9, size=60_000))
     one_by_one = [lossless.encode(text) for text in texts]
     for processes in (1, 2):

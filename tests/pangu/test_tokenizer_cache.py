@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pangu.array_cache import cached, pack, unpack
-from pangu.double_array import build_double_array
+from pangu.tokenizer.array_cache import cached, pack, unpack
+from pangu.tokenizer.double_array import build_double_array
 
 BUILT = np.arange(1000, dtype=np.uint8)
 
@@ -60,7 +60,7 @@ def test_without_a_place_to_write_everything_works(cache: Path) -> None:
 
 
 def test_the_files_last_used_are_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pangu.array_cache.FILES_KEPT", 2)
+    monkeypatch.setattr("pangu.tokenizer.array_cache.FILES_KEPT", 2)
     build = Builder()
     for age, name in enumerate(["old", "used", "new"]):
         cached(name, build)
@@ -99,7 +99,7 @@ def test_the_trie_holds_the_words_and_no_others(words: list[str], other: str) ->
 def test_an_installation_that_cannot_be_written_to() -> None:
     """numba finds no place for its machine code either: the kernels are compiled for this process."""
     program = (
-        "from pangu import compiled\n"
+        "from pangu.tokenizer import compiled\n"
         "import numba.core.caching as caching\n"
         "caching.CodeLibraryCacheImpl._locator_classes = []\n"
         "compiled.PATIENCE = 0\n"

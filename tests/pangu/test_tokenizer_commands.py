@@ -12,8 +12,8 @@ import pytest
 from data_pipeline.stages.tokenizer import train_tokenizer
 from pangu.cli import main
 from pangu.errors import UserError
-from pangu.processes import map_in_order
 from pangu.tokenizer import Tokenizer
+from pangu.tokenizer.processes import map_in_order
 from tests.conftest import REPOSITORY
 from tests.pangu.strange_text import strange_lines
 

@@ -13,8 +13,8 @@ jieba's global state is not looked at: words that a program adds with `jieba.add
 
 import numpy as np
 
-from pangu.segmentation.kernels import find_token_stops, mark_token_ends
-from pangu.segmentation.tables import load_tables
+from pangu.tokenizer.segmentation.kernels import find_token_stops, mark_token_ends
+from pangu.tokenizer.segmentation.tables import load_tables
 
 __all__ = ["segment", "token_ends"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.array_cache import cached, pack
-from pangu.double_array import build_double_array
 from pangu.errors import UserError
-from pangu.segmentation.kernels import FIRST_DIGIT, FIRST_HAN, OUTSIDE
+from pangu.tokenizer.array_cache import cached, pack
+from pangu.tokenizer.double_array import build_double_array
+from pangu.tokenizer.segmentation.kernels import FIRST_DIGIT, FIRST_HAN, OUTSIDE
 
 JIEBA_VERSION = "0.42.1"
 LAYOUT = 4  # to be raised when the arrays change their meaning, so that older cache files are left alone

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pangu.array_cache import cached, pack, unpack
-from pangu.double_array import build_double_array
 from pangu.errors import UserError
-from pangu.unigram import SPACE, UNKNOWN
+from pangu.tokenizer.array_cache import cached, pack, unpack
+from pangu.tokenizer.double_array import build_double_array
+from pangu.tokenizer.unigram import SPACE, UNKNOWN
 
 LAYOUT = 4  # to be raised when the arrays change their meaning, so that older cache files are left alone
 

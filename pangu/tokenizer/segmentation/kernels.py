@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pangu.compiled import Compiled
+from pangu.tokenizer.compiled import Compiled
 
 OUTSIDE = 0
 FIRST_DIGIT = 1
@@ -32,7 +32,7 @@ BEGIN, MIDDLE, END, SINGLE = 0, 1, 2, 3
 
 
 class Tables(NamedTuple):
-    """What the loops read. `n` codes, `m` slots of the trie (see `pangu.double_array`)."""
+    """What the loops read. `n` codes, `m` slots of the trie (see `pangu.tokenizer.double_array`)."""
 
     code_of: np.ndarray  # uint16[65536], by code point
     # A node takes 16 bytes, which are read together: the first two of int32[m, 4] are its base and its check, the

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pangu.compiled import Compiled
+from pangu.tokenizer.compiled import Compiled
 
 UNKNOWN = 0
 SPACE = -1  # in a normalised sequence: a space, which is dropped after another one
@@ -26,7 +26,8 @@ class Unigram(NamedTuple):
     sequences: np.ndarray  # int32: the sequences one after the other, of symbols and SPACE
     sequence_starts: np.ndarray  # int32: where each sequence starts, and where the last one stops
     # A node takes 16 bytes, which are read together: the first three of int32[m, 4] are its base, its check (see
-    # `pangu.double_array`) and the id of the piece that ends there, or -1; the fourth of float32[m, 4] is its score.
+    # `pangu.tokenizer.double_array`) and the id of the piece that ends there, or -1; the fourth of float32[m, 4] is
+    # its score.
     links: np.ndarray
     scores: np.ndarray
     unknown_score: np.ndarray  # float32[1]

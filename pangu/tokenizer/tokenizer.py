@@ -26,14 +26,13 @@ from typing import Any, Literal
 import numpy as np
 
 from pangu.errors import UserError
-from pangu.processes import map_in_order
-from pangu.segmentation import segment, token_ends
-from pangu.unigram import encode_lossless, encode_words
-from pangu.vocabulary import (
+from pangu.tokenizer.processes import map_in_order
+from pangu.tokenizer.segmentation import segment, token_ends
+from pangu.tokenizer.unigram import encode_lossless, encode_words
+from pangu.tokenizer.vocabulary import (
     BYTE,
     CONTROL,
     NEWLINE_PIECE,
-    RELEASED_LAYOUT,
     SPACE_MARK,
     SPACE_PIECE,
     load_unigram,
@@ -41,17 +40,6 @@ from pangu.vocabulary import (
     read_model,
 )
 from pangu.whole_file import whole_file
-
-__all__ = [
-    "NEWLINE_PIECE",
-    "RELEASED_LAYOUT",
-    "SPACE_MARK",
-    "SpecialIds",
-    "StreamDecoder",
-    "Tokenizer",
-    "joined_tokens",
-    "read_model",
-]
 
 MODEL_NAME, SETTINGS_NAME = "vocab.model", "tokenizer.json"
 
