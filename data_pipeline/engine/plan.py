@@ -8,7 +8,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -261,10 +261,11 @@ def explain(plan: PlannedStep, manifest: Manifest) -> list[str]:
     if recorded is None or not plan.before:
         return ["has not been run here yet"]
     old_settings, old_code, _ = recorded
+    old, new = dict(_flat(old_settings)), dict(_flat(plan.settings))
     reasons = [
-        f"setting {name}: {old_settings.get(name)!r} → {plan.settings.get(name)!r}"
-        for name in sorted({*old_settings, *plan.settings})
-        if old_settings.get(name) != plan.settings.get(name)
+        f"setting {name}: {old.get(name)!r} → {new.get(name)!r}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
     ]
     reasons += [
         f"{'code of' if '.' in name else 'version of'} {name} changed"
@@ -285,3 +286,12 @@ def explain(plan: PlannedStep, manifest: Manifest) -> list[str]:
             shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             reasons.append(f"{words}: {len(names)} of {len(plan.tasks)} tasks ({shown})")
     return reasons or [f"{len(plan.to_run)} of {len(plan.tasks)} tasks were made with other settings or code"]
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings inside settings by dotted names, so that only what changed is named."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

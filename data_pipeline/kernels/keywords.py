@@ -43,8 +43,13 @@ class Keywords:
             return []
         return [word for _, word in self._automaton.iter(text.lower())]
 
+    def counts(self, texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
+        """float64[rows, 2]: all hits in each text, and how many different words they are."""
+        found = [self.hits(text or "") for text in texts.to_pylist()]
+        return np.array([(len(hits), len(set(hits))) for hits in found], np.float64).reshape(-1, 2)
+
     def measure(self, texts: pa.Array | pa.ChunkedArray, mode: str) -> np.ndarray:
-        """float64[rows]: the hits in each text, counted by one of MODES."""
+        """float64[rows]: the hits in each text, counted by one of MODES: plainly what the filter makes of `counts`."""
         return np.array([self._measure(text or "", mode) for text in texts.to_pylist()], np.float64)
 
     def _measure(self, text: str, mode: str) -> float:

@@ -7,6 +7,7 @@ from types import ModuleType
 STAGES = {
     "read": "data_pipeline.stages.read",
     "clean": "data_pipeline.stages.clean",
+    "filter": "data_pipeline.stages.filter",
     "dedup_exact": "data_pipeline.stages.dedup_exact",
     "dedup_fuzzy": "data_pipeline.stages.near_duplicates",
     "dedup_paragraph": "data_pipeline.stages.dedup_paragraph",

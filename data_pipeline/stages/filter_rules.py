@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from data_pipeline.kernels.text_signals import NAMES
 
 PRESETS = Path(__file__).with_name("filter_presets")
-SENSITIVE = "sensitive"
+# what is counted of sensitive words: all hits, overlapping ones too, and different words
+SENSITIVE_SIGNALS = ("sensitive_hits", "sensitive_words")
 
 
 class Rule(BaseModel):
@@ -65,6 +66,19 @@ class SensitiveRule(BaseModel):
 
     mode: Literal["count", "distinct", "per_1000_characters", "distinct_per_line"] = "count"
     maximum: float = Field(default=3, ge=0)
+
+    def values(self, signals: Mapping[str, np.ndarray]) -> np.ndarray:
+        """float64[rows]: what is held against `maximum`; NaN where words were not counted."""
+        hits, words = (signals[name] for name in SENSITIVE_SIGNALS)
+        match self.mode:
+            case "count":
+                return hits
+            case "distinct":
+                return words
+            case "per_1000_characters":
+                return 1000 * hits / np.maximum(signals["characters"], 1)
+            case "distinct_per_line":
+                return words / np.maximum(signals["lines"], 1)
 
 
 class Preset(BaseModel):
