@@ -1,8 +1,8 @@
-"""The command line of `data_pipeline`: finds the verb and calls its module, importing nothing that the verb does not need."""
+"""The command line of `data_pipeline`: finds the verb and calls its module, and imports only what the verb needs."""
 
 import argparse
 import importlib
-import signal
+import os
 import sys
 from collections.abc import Sequence
 
@@ -26,7 +26,6 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit code: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="python -m data_pipeline", description=sys.modules["data_pipeline"].__doc__)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -43,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output, like `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
