@@ -17,7 +17,11 @@ from parallel_strategy.cost.kernel import matmul_seconds
 from parallel_strategy.spec.cluster import CalibrationNote, ClusterSpec, Device, Gemm, Host, Level, Memory, Vector
 
 # tokens, outputs, inputs: products of small transformers, forward and backward
-SHAPES = [(m, n, k) for m in (256, 1024, 2048) for n, k in ((256, 256), (1024, 256), (768, 768), (3072, 768), (1024, 1024), (4096, 1024), (1024, 4096))]
+SHAPES = [
+    (m, n, k)
+    for m in (256, 1024, 2048)
+    for n, k in ((256, 256), (1024, 256), (768, 768), (3072, 768), (1024, 1024), (4096, 1024), (1024, 4096))
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +80,15 @@ def _measure_cpu(seconds: float) -> Measured:
     tiny = np.zeros(16, dtype=np.float32)
     launch = _median(lambda: np.add(tiny, tiny, out=tiny), 0.05)
     return Measured(
-        "numpy " + np.__version__, platform.processor() or platform.machine(), "fp32", products, copy, vector, launch,
-        psutil.virtual_memory().total / 1e9, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "numpy " + np.__version__,
+        platform.processor() or platform.machine(),
+        "fp32",
+        products,
+        copy,
+        vector,
+        launch,
+        psutil.virtual_memory().total / 1e9,
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     )
 
 
@@ -94,7 +105,10 @@ def _measure_cuda(torch, seconds: float) -> Measured:
 
     products = []
     for m, n, k in [(4 * m, 4 * n, 4 * k) for m, n, k in SHAPES]:
-        a, b = torch.randn(m, k, device="cuda", dtype=torch.bfloat16), torch.randn(k, n, device="cuda", dtype=torch.bfloat16)
+        a, b = (
+            torch.randn(m, k, device="cuda", dtype=torch.bfloat16),
+            torch.randn(k, n, device="cuda", dtype=torch.bfloat16),
+        )
         products.append((m, n, k, timed(lambda a=a, b=b: a @ b)))
     source = torch.randn(2**28, device="cuda", dtype=torch.bfloat16)
     target = torch.empty_like(source)
@@ -103,7 +117,14 @@ def _measure_cuda(torch, seconds: float) -> Measured:
     tiny = torch.zeros(16, device="cuda")
     launch = timed(lambda: tiny.add_(1.0))
     return Measured(
-        "torch " + torch.__version__, properties.name, "bf16", products, copy, vector, launch, properties.total_memory / 1e9,
+        "torch " + torch.__version__,
+        properties.name,
+        "bf16",
+        products,
+        copy,
+        vector,
+        launch,
+        properties.total_memory / 1e9,
         properties.multi_processor_count,
     )
 
@@ -116,11 +137,16 @@ def cluster_of(measured: Measured, devices: int = 1) -> ClusterSpec:
     gpu = measured.backend.startswith("torch")
     tiles = [(128, 256), (128, 128), (64, 128), (64, 64)] if gpu else [(64, 64), (16, 64)]
     best: tuple[float, Gemm] | None = None
-    for k_half in (0, 16, 32, 64, 128, 256):
-        for efficiency in np.arange(0.5, 1.001, 0.05):
+    for k_half in (0, 32, 64, 128, 256):
+        for efficiency in np.arange(0.5, 1.001, 0.1):
             gemm = Gemm(
-                eff_max=float(round(efficiency, 2)), k_half=k_half, tiles=tiles, cores=max(1, measured.cores), align=8 if gpu else 1,
-                good_align=64 if gpu else 1, launch_us=measured.launch_seconds * 1e6,
+                eff_max=float(round(efficiency, 2)),
+                k_half=k_half,
+                tiles=tiles,
+                cores=max(1, measured.cores),
+                align=8 if gpu else 1,
+                good_align=64 if gpu else 1,
+                launch_us=measured.launch_seconds * 1e6,
             )
             device = _device(measured, peak, gemm)
             predicted = matmul_seconds(device, measured.dtype, m, n, k, np.ones_like(m)) + measured.launch_seconds
@@ -130,10 +156,22 @@ def cluster_of(measured: Measured, devices: int = 1) -> ClusterSpec:
     assert best is not None
     note = CalibrationNote(measured_on=f"{measured.device}, {measured.backend}", date=date.today().isoformat())
     return ClusterSpec(
-        name="this-machine", device=_device(measured, peak, best[1]),
-        topology=[Level(level="server", size=max(1, devices), kind="shared_memory", gbps=measured.copy_gbps / 2, latency_us=20, start_us=50, eff=0.5)],
+        name="this-machine",
+        device=_device(measured, peak, best[1]),
+        topology=[
+            Level(
+                level="server",
+                size=max(1, devices),
+                kind="shared_memory",
+                gbps=measured.copy_gbps / 2,
+                latency_us=20,
+                start_us=50,
+                eff=0.5,
+            )
+        ],
         host=Host(dram_gb=measured.memory_gb, cpus=1, h2d_gbps=measured.copy_gbps / 2, adam_gbps=measured.vector_gbps),
-        calibration=note, sources=f"measured: {len(measured.products)} products met within {best[0]:.1%} on average",
+        calibration=note,
+        sources=f"measured: {len(measured.products)} products met within {best[0]:.1%} on average",
     )
 
 

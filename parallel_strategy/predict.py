@@ -9,7 +9,7 @@ from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.memory import Memory, StageMemory
 from parallel_strategy.cost.price import Price, StepTail
 from parallel_strategy.graph.program import Program
-from parallel_strategy.schedule.closed_form import CLOSED, pipeline_seconds
+from parallel_strategy.schedule.closed_form import CLOSED, stage_finish
 from parallel_strategy.schedule.orders import Order, order_of, splits_backward
 from parallel_strategy.schedule.simulate import Replay, replay
 from parallel_strategy.spec.strategy import Question
@@ -90,7 +90,7 @@ class Prediction:
         costs = np.array(self.chunk_costs).T.reshape(3, program.chunks_per_stage, program.pp)
         by_stage = costs.sum(axis=1)
         paced = costs[0].max(axis=-1).sum() + (costs[1] + costs[2]).max(axis=-1).sum()
-        pipeline = pipeline_seconds(
+        finish = stage_finish(
             schedule,
             by_stage[0][None],
             by_stage[1][None],
@@ -101,9 +101,7 @@ class Prediction:
             paced=np.array([paced]),
             blocking=not self.question.framework.p2p_overlap,
         )[0]
-        # stages finish in turn, the first one last: a later stage's traffic hides behind the drain
-        drain = np.concatenate([[0.0], np.cumsum(by_stage[1] + by_stage[2])])[:-1] / program.chunks_per_stage
-        return self.step_end([float(pipeline - wait) for wait in drain])
+        return self.step_end([float(end) for end in finish])
 
     @cached_property
     def memory(self) -> Memory:

@@ -158,7 +158,9 @@ def _row(record: dict[str, str], table: str) -> Row:
 def question_of(record: dict[str, str], cluster_name: str, framework_name: str) -> Question:
     """The question whose answer the row measured. Raises UserError or ValueError where the row contradicts itself."""
     notes = record.get("notes", "")
-    framework = _framework(framework_name, _note(notes, "flash"))
+    # a card that says nothing of flash attention was written before it
+    flash = _note(notes, "flash") or ("False" if "flash= " in notes else None)
+    framework = _framework(framework_name, flash)
     model = _model(record, framework)
     devices = int(record["n_dev"])
     tp, pp, cp = (_whole(record, name, 1) for name in ("tp", "pp", "cp"))
@@ -209,7 +211,7 @@ def _cluster(name: str, devices: int) -> ClusterSpec:
 def _framework(name: str, flash: str | None) -> FrameworkSpec:
     framework = FrameworkSpec.preset(name)
     if flash in ("0", "False"):
-        return framework.model_copy(update={"attention": "unfused"})
+        return framework.model_copy(update={"attention": "fused_softmax"})
     if flash in ("1", "True"):
         return framework.model_copy(update={"attention": "flash"})
     return framework

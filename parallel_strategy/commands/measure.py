@@ -26,9 +26,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("measure: --seconds must be above 0 and --devices at least 1")
     measured = measure(arguments.seconds)
     cluster = cluster_of(measured, arguments.devices)
-    write_whole(Path(arguments.out), yaml.safe_dump(cluster.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True))
+    write_whole(
+        Path(arguments.out),
+        yaml.safe_dump(cluster.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True),
+    )
     device = cluster.device
-    print(f"{cluster.calibration.measured_on}: {device.peak(measured.dtype) / 1e12:.3g} TFLOP/s {measured.dtype}, copy {measured.copy_gbps:.1f} GB/s")
+    print(
+        f"{cluster.calibration.measured_on}: {device.peak(measured.dtype) / 1e12:.3g} TFLOP/s {measured.dtype}, copy {measured.copy_gbps:.1f} GB/s"
+    )
     print(f"matrix products: eff_max {device.gemm.eff_max}, k_half {device.gemm.k_half:g}; {cluster.sources}")
     print(f"wrote {arguments.out}")
     return 0

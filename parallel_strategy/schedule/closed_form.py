@@ -1,7 +1,7 @@
 """Seconds of a pipeline in closed form, for any number of candidates at once (arrays over the leading axis).
 
 1F1B with boundaries that are sent beside compute: a message and its answer close a cycle over k + 1 stages and k + 1
-micro-batches, so the period is the largest mean over neighbouring stages of (F + B) + 2 k send / (k + 1). Fill and drain are
+micro-batches, so the pace is the largest mean over neighbouring stages of (F + B) + 2 k send / (k + 1). Fill and drain are
 one pass through the pipeline. Zero-bubble: the bound
 of each stage, which for equal stages is table 1 of Qi et al. 2024.
 """
@@ -13,7 +13,7 @@ COVERED = 0.5
 CLOSED = ("gpipe", "1f1b", "interleaved", "mindspore_vpp", "zb_h1", "zb_h2")
 
 
-def pipeline_seconds(
+def stage_finish(
     schedule: str,
     forward: np.ndarray,
     backward: np.ndarray,
@@ -27,12 +27,13 @@ def pipeline_seconds(
 ) -> np.ndarray:
     """`forward`, `backward` (with recomputation), `weight`: [..., pp] seconds of one micro-batch on each stage, all its chunks
     together; `send`: [...] seconds of a boundary; `micro_batches`: [...]; `paced`: [...] seconds of a micro-batch whose every
-    chunk goes at the pace of its slowest stage, needed with more than one chunk. Returns [...] seconds."""
+    chunk goes at the pace of its slowest stage, needed with more than one chunk. Returns [..., pp] seconds from the start of the
+    step to each stage's last task."""
     pp = forward.shape[-1]
     m = np.asarray(micro_batches, dtype=np.float64)
     send = np.asarray(send, dtype=np.float64)
     if pp == 1:
-        return m * (forward + backward + weight)[..., 0]
+        return m[..., None] * (forward + backward + weight)
     if blocking:
         # the sender waits: a boundary is part of its forward (but for the last chunk) and backward (but for the first)
         outgoing = np.full(pp, float(chunks))
@@ -45,36 +46,57 @@ def pipeline_seconds(
     both = forward + backward + weight
     total = both.sum(axis=-1)
     slowest = both.max(axis=-1)
-    if schedule == "gpipe":
-        back = backward + weight
-        ends = forward.sum(axis=-1) + back.sum(axis=-1) + 2 * (pp - 1) * send
-        return ends + (m - 1) * (forward.max(axis=-1) + back.max(axis=-1))
     if schedule in ("zb_h1", "zb_h2"):
         return _zero_bubble(forward, backward, weight, m, send, wide=schedule == "zb_h2")
-    if chunks > 1:
+    if schedule == "gpipe":
+        seconds = total + 2 * (pp - 1) * send + (m - 1) * (forward.max(axis=-1) + (backward + weight).max(axis=-1))
+    elif chunks > 1:
         assert paced is not None
         # a stage that is slow in one chunk only is waited for, unless the micro-batches in flight cover it
         covered = COVERED * (pp - 1) / pp * both.min(axis=-1) / chunks
         period = slowest + (paced - slowest - covered).clip(min=0.0)
-        return m * period + (total - slowest) / chunks + 2 * (pp * chunks - 1) * send
-    return total + 2 * (pp - 1) * send + (m - 1) * _period(both, send)
+        seconds = m * period + (total - slowest) / chunks + 2 * (pp * chunks - 1) * send
+    else:
+        seconds = _one_forward_one_backward(forward, backward + weight, m, send)
+    # stages finish in turn, the first one last
+    drain = (backward + weight) / chunks
+    return seconds[..., None] - (np.cumsum(drain, axis=-1) - drain) - np.arange(pp) * send[..., None]
 
 
-def _period(both: np.ndarray, send: np.ndarray) -> np.ndarray:
-    """Seconds per micro-batch of forward and backward in turn, where messages close cycles between neighbours."""
-    period = both.max(axis=-1)
-    sums = np.concatenate([np.zeros_like(both[..., :1]), np.cumsum(both, axis=-1)], axis=-1)
+def _steady(both: np.ndarray, send: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Seconds that the last stage needs for `count` micro-batches of forward and backward in turn. A message and its answer
+    over the last stages close a cycle of as many micro-batches; what is left over goes at the last stage's own pace."""
+    last = both[..., -1]
+    longest, window = count * last, last
     for length in range(2, both.shape[-1] + 1):
-        window = (sums[..., length:] - sums[..., :-length]).max(axis=-1)
-        period = np.maximum(period, (window + 2 * (length - 1) * send) / length)
-    return period
+        window = window + both[..., -length] + 2 * send
+        cycles, rest = np.divmod(count, length)
+        longest = np.maximum(longest, cycles * window + rest * last)
+    return longest
+
+
+def _one_forward_one_backward(forward: np.ndarray, backward: np.ndarray, m: np.ndarray, send: np.ndarray) -> np.ndarray:
+    """Seconds of 1F1B. Either the last stage sets the pace from its first forward on, or another one is never idle after its
+    first gradient has come."""
+    pp = forward.shape[-1]
+    stages, link = np.arange(pp), send[..., None]
+    both = forward + backward
+    through = both.sum(axis=-1) + 2 * (pp - 1) * send
+    start = np.cumsum(forward, axis=-1) - forward + stages * link
+    way_back = np.cumsum(backward[..., ::-1], axis=-1)[..., ::-1] - backward + (pp - 1 - stages) * link
+    first_gradient = (forward.sum(axis=-1) + (pp - 1) * send)[..., None] + way_back
+    warm = np.minimum(m[..., None], pp - stages)
+    idle = (first_gradient - start - warm * forward).clip(min=0.0)
+    drain = np.cumsum(backward, axis=-1) - backward + stages * link
+    busy = start + idle + m[..., None] * both + drain
+    return np.maximum(through + _steady(both, send, m - 1), busy.max(axis=-1))
 
 
 def _zero_bubble(
     forward: np.ndarray, backward: np.ndarray, weight: np.ndarray, m: np.ndarray, send: np.ndarray, *, wide: bool
 ) -> np.ndarray:
-    """The longest of the stages' own bounds: wait for the first forward, idle until the first gradient, all work, and after
-    its last backward either its late weight gradients or the backward of the stages before it."""
+    """Ends of the stages by their bounds: wait for the first forward, idle until the first gradient, all work but the late
+    weight gradients, and then either those or what the stages after it still send back."""
     pp = forward.shape[-1]
     stages = np.arange(pp)
     link = send[..., None]
@@ -91,11 +113,11 @@ def _zero_bubble(
     first_gradient = start + forward + after(forward) + after(backward) + 2 * (pp - 1 - stages) * link
     idle = (first_gradient - start - warm * forward).clip(min=0.0)
     work = m[..., None] * (forward + backward + weight)
-    drain = before(backward) + stages * link + late[..., :1] * weight[..., :1]
-    ends = start + idle + work - late * weight + np.maximum(late * weight, drain)
-    total = ends.max(axis=-1)
-    if wide:
-        return total
-    # until its weight gradients begin, the last stage runs like 1F1B
-    both = forward + backward
-    return total + pp * (_period(both, send) - both.max(axis=-1))
+    last_backward = start + idle + work - late * weight
+    if not wide:  # until its weight gradients begin, the last stage runs like 1F1B
+        both, count = forward + backward, np.full_like(m, float(pp))
+        last_backward = last_backward + (_steady(both, send, count) - pp * both.max(axis=-1)).clip(min=0.0)[..., None]
+    # a stage's last backward follows those of all stages after it; its own last weight gradient follows that
+    way = before(backward) + stages * link
+    behind = np.maximum.accumulate((last_backward + way)[..., ::-1], axis=-1)[..., ::-1] - way
+    return np.maximum(last_backward + late * weight, behind + weight)

@@ -11,7 +11,7 @@ import numpy as np
 from parallel_strategy.cost.kernel import smooth_maximum
 from parallel_strategy.cost.memory import GIB
 from parallel_strategy.graph.program import Program
-from parallel_strategy.schedule.closed_form import pipeline_seconds
+from parallel_strategy.schedule.closed_form import stage_finish
 from parallel_strategy.search.shapes import KINDS, Layout, Shapes, ShapeTable, Space
 from parallel_strategy.spec.strategy import Question, StrategySpec, divisors, even_stages
 
@@ -178,7 +178,7 @@ class _Group:
                     rows = np.flatnonzero(legal[:, index])
                     if not len(rows):
                         continue
-                    pipeline = pipeline_seconds(
+                    finish = stage_finish(
                         schedule,
                         forward[rows],
                         back[rows],
@@ -189,14 +189,12 @@ class _Group:
                         paced=paced[rows],
                         blocking=not self.question.framework.p2p_overlap,
                     )
-                    per_chunk = (back + weight)[rows] / self.chunks
-                    drain = np.cumsum(per_chunk, axis=-1) - per_chunk
                     for level, zero in enumerate(space.zero):
                         if (zero == 3) != sharded:
                             continue
                         for host, offload in enumerate(space.offload):
                             traffic, after = self._tail_seconds(tails, zero, offload, (back + weight)[rows], rows)
-                            end = (pipeline[:, None] - drain + traffic).max(axis=-1) + after.max(axis=-1)
+                            end = (finish + traffic).max(axis=-1) + after.max(axis=-1)
                             seconds[rows, choice, index, level, host] = end
                             static = self._static(zero, offload)[rows]
                             gib[rows, choice, index, level, host] = (static + memory_parts[index][rows]).max(

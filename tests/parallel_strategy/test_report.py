@@ -1,0 +1,98 @@
+"""What a person looks at: the sums are right, the page is self-contained, the trace is a trace."""
+
+import json
+
+import pytest
+import yaml
+
+from parallel_strategy.cli import main
+from parallel_strategy.measure import Measured, cluster_of
+from parallel_strategy.predict import Prediction
+from parallel_strategy.report.details import memory_over_time, operators, traffic
+from parallel_strategy.search.find import parts_of
+from parallel_strategy.spec.cluster import ClusterSpec
+from parallel_strategy.spec.model import ModelSpec
+from tests.parallel_strategy.strategies import question
+
+STRATEGY = (
+    "model: {preset: pangu-alpha-13b}\ncluster: {preset: atlas-800-910a}\nbatch: {global: 32, micro: 1}\n"
+    "mesh: {pp: 4, dp: 2, tp: 4}\nzero: {optimizer_shard: true}\nrecompute: {mode: full}\n"
+)
+
+
+@pytest.fixture
+def strategy(tmp_path):
+    path = tmp_path / "strategy.yaml"
+    path.write_text(STRATEGY, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def prediction():
+    fields = yaml.safe_load(STRATEGY)
+    del fields["model"], fields["cluster"]
+    return Prediction(question(ModelSpec.preset("pangu-alpha-13b"), "atlas-800-910a", "mindspore", **fields))
+
+
+def test_parts_sum_to_the_step(prediction):
+    assert sum(parts_of(prediction).values()) == pytest.approx(prediction.closed_form_seconds, rel=1e-6)
+
+
+def test_memory_over_time_ends_empty_and_peaks_at_the_prediction(prediction):
+    for stage, summary in enumerate(prediction.stage_memory):
+        times, levels = memory_over_time(prediction, stage)
+        assert levels.max() == pytest.approx(summary.total, rel=1e-6)
+        assert levels[-1] == pytest.approx(levels[0]) and (times[1:] >= times[:-1] - 1e-12).all()
+
+
+def test_traffic_counts_every_collective(prediction):
+    links = {(t.axis, t.op): t for t in traffic(prediction)}
+    # 10 layers of a stage, 16 micro-batches: two forward, two again for recomputation, and backward one for feed-forward and
+    # one where query, key and value leave
+    assert links["tp", "all_reduce"].count >= 10 * 16 * 6
+    assert links["tp", "all_reduce"].level == "hccs" and links["pp", "send"].level == "rack"
+    assert links["weights", "reduce_scatter"].count == 1
+
+
+def test_operators_stay_below_the_roof(prediction):
+    peak = prediction.question.cluster.device.peak("fp16") / 1e12
+    assert all(o.tflops <= peak and o.milliseconds > 0 for o in operators(prediction))
+
+
+def test_page_and_trace(strategy, tmp_path, capsys):
+    page, trace = tmp_path / "report.html", tmp_path / "trace.json"
+    assert main(["timeline", str(strategy), "--html", str(page), "--trace", str(trace)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "pangu-alpha-13b" in text and "Plotly.newPlot" in text and 'src="http' not in text
+    events = json.loads(trace.read_text())["traceEvents"]
+    compute = [e for e in events if e["ph"] == "X" and e["tid"] == 0 and e["name"].startswith("forward")]
+    assert len(compute) == 4 * 16
+    for stage in range(4):
+        mine = sorted((e["ts"], e["dur"]) for e in events if e["ph"] == "X" and e["tid"] == 0 and e["pid"] == stage)
+        assert all(a + d <= b + 1e-3 for (a, d), (b, _) in zip(mine, mine[1:], strict=False))
+    assert main(["timeline", str(strategy)]) == 2
+
+
+def test_explain_and_compare(strategy, tmp_path, capsys):
+    other = tmp_path / "other.yaml"
+    other.write_text(STRATEGY.replace("mode: full", "mode: none"), encoding="utf-8")
+    assert main(["explain", str(strategy)]) == 0
+    assert "recomputation" in capsys.readouterr().out
+    assert main(["explain", str(strategy), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["operators"]
+    assert main(["compare", str(strategy), str(other), "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert second["step_seconds"] < first["step_seconds"] and second["parts"]["recomputation"] == 0
+
+
+def test_a_measured_machine_becomes_a_cluster_file(tmp_path, capsys):
+    products = [
+        (m, n, k, 2.0 * m * n * k / 1e11 + 2e-6)
+        for m in (256, 1024)
+        for n, k in ((256, 256), (1024, 1024), (4096, 1024))
+    ]
+    cluster = cluster_of(Measured("numpy", "test cpu", "fp32", products, 20.0, 15.0, 2e-6, 16.0, 1))
+    assert cluster.device.peak("fp32") == pytest.approx(1.05e11, rel=0.05)
+    path = tmp_path / "machine.yaml"
+    assert main(["measure", "--out", str(path), "--seconds", "0.5"]) == 0
+    assert ClusterSpec.load(path).calibration.measured_on
