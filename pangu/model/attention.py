@@ -8,6 +8,7 @@ from mindspore import Tensor, nn, ops
 from pangu.config import ModelConfig
 from pangu.model import initializers
 from pangu.model.dropout import Dropout
+from pangu.model.flash_attention import FlashAttention
 from pangu.model.linear import Linear
 
 # What the original adds to the score of a pair that must not see each other. Not -inf: a row that sees nothing
@@ -43,6 +44,9 @@ class Attention(nn.Cell):
         self.softmax = ops.Softmax(axis=-1)
         self.probability_dropout = Dropout(config.dropout_rate)
         self.cast = ops.Cast()
+        # Ascend's fused kernel takes half precision, and its own dropout is not the reproducible one.
+        self.fused = ms.get_context("device_target") == "Ascend" and dtype != ms.float32
+        self.flash_attention = FlashAttention(config.num_heads)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """[B, S, d] -> [B, H, S, d/H]."""
@@ -58,9 +62,12 @@ class Attention(nn.Cell):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
         """Queries [B, H, Q, d/H], keys and values [B, H, K, d/H], penalty [B, 1, Q, K] -> [B, Q, d]."""
-        scores = self.cast(self.scores(query, key), self.softmax_dtype) + self.cast(penalty, self.softmax_dtype)
-        probabilities = self.probability_dropout(self.softmax(scores), dropout_seed)
-        heads = self.context(self.cast(probabilities, self.dtype), value)
+        if self.fused and not (self.training and self.probability_dropout.rate):
+            heads = self.flash_attention(query, key, value, penalty)
+        else:
+            scores = self.cast(self.scores(query, key), self.softmax_dtype) + self.cast(penalty, self.softmax_dtype)
+            probabilities = self.probability_dropout(self.softmax(scores), dropout_seed)
+            heads = self.context(self.cast(probabilities, self.dtype), value)
         merged = self.transpose(heads, (0, 2, 1, 3))
         return merged.reshape((merged.shape[0], merged.shape[1], -1))
 

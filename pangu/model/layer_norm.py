@@ -23,7 +23,7 @@ class NormalisationOnCpu(Normalisation):
 
     def __init__(self) -> None:
         super().__init__()
-        self.mean = ops.ReduceMean(keep_dims=True)
+        self.sum = ops.ReduceSum(keep_dims=True)  # ReduceMean takes three times as long
         self.rsqrt = ops.Rsqrt()
         self.product = ops.MatMul()
 
@@ -35,9 +35,12 @@ class NormalisationOnCpu(Normalisation):
         scale = self.rsqrt(variance + EPSILON)
         normed = (x - mean) * scale
         weighted = dy * gamma
-        dx = (weighted - self.mean(weighted, -1) - normed * self.mean(weighted * normed, -1)) * scale
-        rows = (-1, x.shape[-1])
-        ones = ops.ones((1, x.size // x.shape[-1]), ms.float32)
+        size = x.shape[-1]
+        mean_slope = self.sum(weighted, -1) * (1 / size)
+        mean_product = self.sum(weighted * normed, -1) * (1 / size)
+        dx = (weighted - mean_slope - normed * mean_product) * scale
+        rows = (-1, size)
+        ones = ops.ones((1, x.size // size), ms.float32)
         dgamma = self.product(ones, (dy * normed).reshape(rows)).reshape((-1,))
         return dx, dgamma, self.product(ones, dy.reshape(rows)).reshape((-1,))
 

@@ -1,0 +1,25 @@
+"""Ascend's fused attention behind the interface of the composed one."""
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+
+class FlashAttention(nn.Cell):
+    """softmax(Q Kᵀ + penalty) V without ever holding the scores.
+
+    Queries [B, H, Q, d/H], keys and values [B, H, K, d/H] -> [B, H, Q, d/H].
+
+    Queries and keys come scaled, as for the composed attention, so the kernel scales by 1. The penalty [B, 1, Q, K] is
+    turned into the kernel's mask, in which true means hidden. A row that sees nothing is undefined here, while the
+    composed attention makes it uniform; training has no such row, because every token sees itself.
+    """
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+
+    def construct(self, query: Tensor, key: Tensor, value: Tensor, penalty: Tensor) -> Tensor:
+        hidden = ops.cast(penalty < 0, ms.bool_)
+        return ops.flash_attention_score(
+            query, key, value, self.num_heads, attn_mask=hidden, scalar_value=1.0, input_layout="BNSD"
+        )

@@ -1,0 +1,73 @@
+"""Ascend's fused attention gets the same queries, keys, values and mask that the composed one computes with.
+
+No CPU has the kernel: a plain one that follows its documentation (mask true = hidden, layout BNSD) stands in for it.
+"""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, ops
+
+from pangu.config import ModelConfig
+from pangu.model.visibility import Visibility
+from pangu.network import build
+
+CONFIG = ModelConfig(
+    num_layers=3, hidden_size=32, num_heads=4, ffn_hidden_size=64, seq_length=12, vocab_size=40, compute_dtype="fp16"
+)
+
+
+def documented_kernel(
+    query: Tensor, key: Tensor, value: Tensor, head_num: int, attn_mask: Tensor, scalar_value: float, input_layout: str
+) -> Tensor:
+    assert input_layout == "BNSD" and head_num == query.shape[1] and attn_mask.dtype == ms.bool_
+    assert attn_mask.shape == (query.shape[0], 1, query.shape[2], key.shape[2])
+    assert query.dtype == key.dtype == value.dtype == ms.float16
+    scores = np.einsum("bhqd,bhkd->bhqk", query.asnumpy().astype(np.float32), key.asnumpy()) * scalar_value
+    scores = np.where(attn_mask.asnumpy(), -np.inf, scores)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return Tensor(np.einsum("bhqk,bhkd->bhqd", weights, value.asnumpy().astype(np.float32)).astype(np.float16))
+
+
+@pytest.fixture
+def pynative():
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+@pytest.mark.parametrize("end_of_document", [None, 9])
+def test_fused_attention_equals_the_composed(pynative, monkeypatch, end_of_document: int | None) -> None:
+    network = build(CONFIG)
+    network.set_train(False)
+    random = np.random.default_rng(2)
+    ids = random.integers(10, 40, (2, 12)).astype(np.int32)
+    ids[0, 4] = ids[1, 7] = 9
+    inputs = (Tensor(ids), *Visibility(end_of_document)(Tensor(ids)), Tensor(0, ms.int32))
+    composed = network(*inputs).asnumpy()
+    calls = []
+    monkeypatch.setattr(
+        ops, "flash_attention_score", lambda *given, **named: calls.append(1) or documented_kernel(*given, **named)
+    )
+    backbone = network.backbone
+    for layer in [*backbone.blocks, backbone.top_query_layer]:
+        assert not layer.attention.fused  # what this machine chose
+        layer.attention.fused = True
+    fused = network(*inputs).asnumpy()
+    assert len(calls) == CONFIG.num_layers
+    np.testing.assert_allclose(fused, composed, rtol=0, atol=2e-2)
+
+
+def test_dropout_of_probabilities_in_training_is_composed(pynative, monkeypatch) -> None:
+    network = build(CONFIG)
+    network.set_train(True)
+    monkeypatch.setattr(ops, "flash_attention_score", lambda *given, **named: pytest.fail("fused in training"))
+    for layer in [*network.backbone.blocks, network.backbone.top_query_layer]:
+        layer.attention.fused = True
+    ids = Tensor(np.full((1, 12), 11, np.int32))
+    logits = network(ids, *Visibility(9)(ids), Tensor(3, ms.int32)).asnumpy()
+    again = network(ids, *Visibility(9)(ids), Tensor(3, ms.int32)).asnumpy()
+    other = network(ids, *Visibility(9)(ids), Tensor(4, ms.int32)).asnumpy()
+    np.testing.assert_array_equal(logits, again)
+    assert (logits != other).any()
