@@ -32,7 +32,7 @@ WORKER_BYTES = 800 << 20
 
 
 class Fields(BaseModel):
-    """Which field (JSONL) or column (Parquet) of the user's records is what."""
+    """Which field (JSONL) or column (CSV, Parquet) of the user's records is what."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,7 +51,7 @@ class Source(BaseModel):
     paths: tuple[str, ...] = Field(
         description="files, directories or globs; relative ones start at the recipe", min_length=1
     )
-    format: Literal["auto", "jsonl", "txt", "html", "parquet"] = Field(
+    format: Literal["auto", "jsonl", "csv", "txt", "html", "warc", "parquet"] = Field(
         default="auto", description="auto goes by the file name; .gz .zst .bz2 are recognised by their content"
     )
     fields: Fields = Field(default=Fields())

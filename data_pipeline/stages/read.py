@@ -1,8 +1,8 @@
 """read: the files of the sources as records.
 
-JSONL, TXT, HTML and Parquet; gzip, zstandard and bzip2 by their content. Every good record of a file comes out,
-whatever stands between, before or after; everything else goes to the rejects with the reason, the file and the byte
-where it lies.
+JSONL, CSV, TXT, Parquet, HTML, WARC and WET; gzip, zstandard and bzip2 by their content. Every good record of a file
+comes out, whatever stands between, before or after; everything else goes to the rejects with the reason, the file and
+the byte where it lies.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +15,27 @@ from pydantic import Field
 from data_pipeline import record
 from data_pipeline.engine.steps import ByteSize, Item, Read, StageSettings
 from data_pipeline.recipe import Source
+from data_pipeline.stages.read_csv import read_csv
 from data_pipeline.stages.read_files import FileRange, ReadItem, read_items
-from data_pipeline.stages.read_formats import READERS, Document, Limits, Reject
+from data_pipeline.stages.read_formats import (
+    Document,
+    Limits,
+    Reader,
+    Reject,
+    read_jsonl,
+    read_parquet,
+    read_text,
+)
+from data_pipeline.stages.read_pages import read_archive, read_page
 
+READERS: dict[str, Reader] = {
+    "jsonl": read_jsonl,
+    "csv": read_csv,
+    "txt": read_text,
+    "parquet": read_parquet,
+    "html": read_page,
+    "warc": read_archive,
+}
 BATCH_ROWS = 2048
 BATCH_BYTES = 4 << 20
 SIGNALS = ("bytes",)
@@ -107,7 +125,8 @@ class _Batch:
             self.size += size
             self.reason.append(None)
         else:
-            for column in (self.url, self.title, self.meta):
+            self.url.append(found.url)
+            for column in (self.title, self.meta):
                 column.append(None)
             self.text.append(found.excerpt)
             self.bytes.append(0)
@@ -154,8 +173,14 @@ STEPS = (
             "data_pipeline.stages.read_bytes",
             "data_pipeline.stages.read_files",
             "data_pipeline.stages.read_formats",
+            "data_pipeline.stages.read_csv",
+            "data_pipeline.stages.read_pages",
             "data_pipeline.stages.charset",
+            "data_pipeline.stages.warc",
             "data_pipeline.stages.extract",
+            "data_pipeline.extraction.lines",
+            "data_pipeline.kernels.page",
+            "data_pipeline.kernels.page_lines",
         ),
         libraries=("orjson",),
     ),

@@ -23,6 +23,10 @@ FORMATS = {
     ".htm": "html",
     ".xhtml": "html",
     ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".warc": "warc",
+    ".wet": "warc",
 }
 # how much larger than its file a compressed text is, about; for cutting work into even pieces
 EXPANSION = 4

@@ -1,4 +1,4 @@
-"""One reader for each format: a range of a file in, documents and rejects out.
+"""Readers of JSONL, TXT and Parquet, and what all readers share: a range of a file in, documents and rejects out.
 
 A reader never stops at a bad record. What it cannot read comes out as a `Reject` with the reason and the byte where
 it lies."""
@@ -40,6 +40,7 @@ class Reject:
     reason: str
     id: str | None = None
     excerpt: str | None = None
+    url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ def read_jsonl(
     part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
 ) -> Iterator[Document | Reject]:
     """One JSON object a line."""
-    for line in _lines(part, limits):
+    for line in lines_of(part, limits):
         if isinstance(line, Damage):
             yield Reject(line.offset, line.reason)
         elif line.data.strip(b" \t\r\0"):
-            yield parse_json_line(line, source.fields) if at(line.offset) else _quarantined(line.offset, line.data)
+            yield parse_json_line(line, source.fields) if at(line.offset) else quarantined(line.offset, line.data)
 
 
 def read_text(
@@ -70,18 +71,18 @@ def read_text(
 ) -> Iterator[Document | Reject]:
     """A file, the paragraphs of it, or its lines."""
     if source.split == "file":
-        yield from _whole_file(part, limits, at, lambda data, offset: _text_document(data, offset))
+        yield from whole_file(part, limits, at, lambda data, offset: _text_document(data, offset))
         return
     paragraph: list[bytes] = []
     size = start = 0
-    for line in _lines(part, limits):
+    for line in lines_of(part, limits):
         if isinstance(line, Damage):
             yield Reject(line.offset, line.reason)
             continue
         if source.split == "line":
             if line.data.strip():
                 yield (
-                    _text_document(line.data, line.offset) if at(line.offset) else _quarantined(line.offset, line.data)
+                    _text_document(line.data, line.offset) if at(line.offset) else quarantined(line.offset, line.data)
                 )
             continue
         blank = not line.data.strip()
@@ -92,10 +93,10 @@ def read_text(
                     start,
                     f"record_too_long:more than {limits.record_bytes} bytes without a blank line",
                     None,
-                    _excerpt(data),
+                    excerpt_of(data),
                 )
             else:
-                yield _text_document(data, start) if at(start) else _quarantined(start, data)
+                yield _text_document(data, start) if at(start) else quarantined(start, data)
             paragraph, size = [], 0
         if not blank:
             if not paragraph:
@@ -104,23 +105,7 @@ def read_text(
             size += len(line.data) + 1
     if paragraph:
         data = b"\n".join(paragraph)
-        yield _text_document(data, start) if at(start) else _quarantined(start, data)
-
-
-def read_html(
-    part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
-) -> Iterator[Document | Reject]:
-    """A page a file: its title and its main text."""
-    from data_pipeline.stages.extract import extract
-
-    def page(data: bytes, offset: int) -> Document | Reject:
-        found = extract(data)
-        if not found.text:
-            return Reject(offset, f"{found.reason}:no main text found", None, _excerpt(data))
-        meta = orjson.dumps({"charset": found.charset, "date": found.date}).decode()
-        return Document(offset, repaired(found.text), title=repaired(found.title) or None, meta=meta)
-
-    yield from _whole_file(part, limits, at, page, keep_mark=True)
+        yield _text_document(data, start) if at(start) else quarantined(start, data)
 
 
 def read_parquet(
@@ -144,14 +129,11 @@ def read_parquet(
         try:
             for batch in file.iter_batches(batch_size=256, row_groups=[group], use_threads=False):
                 for index in range(batch.num_rows):
-                    yield _parquet_row(batch, index, row, source.fields) if at(row) else _quarantined(row, b"")
+                    yield _parquet_row(batch, index, row, source.fields) if at(row) else quarantined(row, b"")
                     row += 1
         except (pa.ArrowInvalid, OSError) as error:
             yield Reject(row, f"damaged_parquet:row group {group}: {str(error).splitlines()[0][:200]}")
         row = end
-
-
-READERS: dict[str, Reader] = {"jsonl": read_jsonl, "txt": read_text, "html": read_html, "parquet": read_parquet}
 
 
 def parse_json_line(line: Line, fields: Fields) -> Document | Reject:
@@ -163,18 +145,19 @@ def parse_json_line(line: Line, fields: Fields) -> Document | Reject:
     except orjson.JSONDecodeError as strict:
         text = decode(line.data)
         if text is None:
-            return _unknown_charset(line.data, line.offset)
+            return unknown_charset(line.data, line.offset)
         try:
             value = json.loads(text.strip("\0 \t\r\ufeff"), strict=False)
         except (ValueError, RecursionError):
             reason = "cut_record:the stream breaks inside it" if line.cut else f"not_json:{str(strict)[:200]}"
-            return Reject(line.offset, reason, None, _excerpt(line.data))
+            return Reject(line.offset, reason, None, excerpt_of(line.data))
     if not isinstance(value, dict):
-        return Reject(line.offset, f"not_an_object:{type(value).__name__}", None, _excerpt(line.data))
-    return _from_mapping(value, fields, line.offset)
+        return Reject(line.offset, f"not_an_object:{type(value).__name__}", None, excerpt_of(line.data))
+    return from_mapping(value, fields, line.offset)
 
 
-def _from_mapping(value: dict[str, Any], fields: Fields, offset: int) -> Document | Reject:
+def from_mapping(value: dict[str, Any], fields: Fields, offset: int) -> Document | Reject:
+    """A record as a document; fields that the recipe does not name go to `meta`."""
     own_id = _plain(value.pop(fields.id, None))
     text = value.pop(fields.text, None)
     if not isinstance(text, str):
@@ -235,18 +218,18 @@ def _parquet_row(batch: Any, index: int, row: int, fields: Fields) -> Document |
     except (UnicodeDecodeError, ValueError) as error:
         own_id = value.get(fields.id)
         return Reject(row, f"bad_value:column {name!r}: {type(error).__name__}", _plain(own_id))
-    return _from_mapping(value, fields, row)
+    return from_mapping(value, fields, row)
 
 
 def _text_document(data: bytes, offset: int) -> Document | Reject:
     text = decode(data)
     if text is None:
-        return _unknown_charset(data, offset)
+        return unknown_charset(data, offset)
     text = repaired(text).replace("\r\n", "\n").strip("\r\n")
     return Document(offset, text) if text.strip() else Reject(offset, "empty_text")
 
 
-def _whole_file(
+def whole_file(
     part: FileRange,
     limits: Limits,
     at: Callable[[int], bool],
@@ -269,18 +252,18 @@ def _whole_file(
                 0,
                 f"record_too_long:more than {limits.record_bytes} bytes; for TXT, `split` cuts it",
                 None,
-                _excerpt(pieces[0] if pieces else block),
+                excerpt_of(pieces[0] if pieces else block),
             )
             return
         pieces.append(block)
     data = b"".join(pieces)
     if data.strip():
-        yield parse(data, 0) if at(0) else _quarantined(0, data)
+        yield parse(data, 0) if at(0) else quarantined(0, data)
     elif not size:
         yield Reject(0, "empty_file")
 
 
-def _lines(part: FileRange, limits: Limits) -> Iterator[Line | Damage]:
+def lines_of(part: FileRange, limits: Limits) -> Iterator[Line | Damage]:
     """The lines that begin in a range of a file."""
     if part.start == 0:
         skipped, stream = without_mark(read_stream(part.path, limits.ratio))
@@ -295,13 +278,16 @@ def _lines(part: FileRange, limits: Limits) -> Iterator[Line | Damage]:
         yield line
 
 
-def _excerpt(data: bytes) -> str:
+def excerpt_of(data: bytes) -> str:
+    """The beginning of a record as far as it can be shown."""
     return repaired(data[:EXCERPT_BYTES].decode("utf-8", "replace"))
 
 
-def _unknown_charset(data: bytes, offset: int) -> Reject:
-    return Reject(offset, "unknown_charset:no encoding makes sense of it", None, _excerpt(data))
+def unknown_charset(data: bytes, offset: int) -> Reject:
+    """The reject of a record that `decode` makes nothing of."""
+    return Reject(offset, "unknown_charset:no encoding makes sense of it", None, excerpt_of(data))
 
 
-def _quarantined(offset: int, data: bytes) -> Reject:
-    return Reject(offset, "quarantined:it killed its worker twice", None, _excerpt(data) if data else None)
+def quarantined(offset: int, data: bytes) -> Reject:
+    """The reject of a record that has to be skipped."""
+    return Reject(offset, "quarantined:it killed its worker twice", None, excerpt_of(data) if data else None)
