@@ -54,8 +54,9 @@ class Continuation:
 class CachedBatch:
     """Rows of one decoder and how many tokens each has in its cache. Rows beyond the sequences in use are idle."""
 
-    def __init__(self, decoder: CachedDecoder, batch: int, slots: int, graph: bool) -> None:
-        self.batch, self.slots = batch, slots
+    def __init__(self, decoder: CachedDecoder, batch: int, positions: int, graph: bool) -> None:
+        """positions: that a row may reach, at most the decoder's slots and the context."""
+        self.batch, self.positions = batch, positions
 
         def construct(ids: Tensor, start: Tensor, last: Tensor) -> Tensor:
             return decoder(ids, start, last)
@@ -66,7 +67,7 @@ class CachedBatch:
         self.nothing = Tensor(np.zeros(batch, np.int32))
 
     def prefill(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        """Forget everything, read at most `batch` sequences of 1..slots ids -> logits [sequences, V] after each one."""
+        """Forget everything and read up to `batch` sequences of 1..positions ids -> logits [sequences, V] after each."""
         self.lengths[:] = 1
         self.lengths[: len(sequences)] = [len(sequence) for sequence in sequences]
         longest = int(self.lengths.max())
@@ -83,8 +84,8 @@ class CachedBatch:
 
     def step(self, ids: np.ndarray) -> np.ndarray:
         """The next token of every row, int32 [batch] -> logits [batch, V]."""
-        # A sequence that has ended goes on here unheeded, at the last slot when it reaches it.
-        starts = np.minimum(self.lengths, self.slots - 1)
+        # A sequence that has ended goes on here unheeded, at the last position when it reaches it.
+        starts = np.minimum(self.lengths, self.positions - 1)
         logits = self.call(Tensor(ids.reshape(-1, 1)), Tensor(starts), self.nothing).asnumpy()
         self.lengths = starts + 1
         return logits
@@ -138,7 +139,8 @@ class Generator:
         fitting = [size for rows, size in self.batches if rows == batch and slots <= size <= 2 * slots]
         key = (batch, min(fitting, default=slots))
         if key not in self.batches:
-            self.batches[key] = CachedBatch(CachedDecoder(self.config, self.layers, *key), *key, self.graph)
+            decoder = CachedDecoder(self.config, self.layers, *key)
+            self.batches[key] = CachedBatch(decoder, batch, min(key[1], self.config.seq_length), self.graph)
         return self.batches[key]
 
     def fit(self, prompt: Sequence[int], options: GenerationOptions, place: str = "prompt") -> list[int]:
