@@ -1,4 +1,6 @@
-"""The recipe that `init` writes: every stage, every setting with its default and what it means."""
+"""The recipe that `init` writes: every stage, every setting with its default and what it means.
+
+The stages that not every corpus needs stand there as comments."""
 
 import json
 import re
@@ -20,6 +22,14 @@ DEFAULT_STAGES = {
     "pack": "samples for training, as MindRecord",
 }
 
+# further stages: the one that each stands behind, and its line. Comments, unless `settings` has something for them.
+OPTIONAL_STAGES = {
+    "filter": ("clean", "drop by rules over what is measured of the texts; presets with changes"),
+    "dedup_fuzzy": ("dedup_exact", "of documents that are nearly the same, keep the best one"),
+    "dedup_paragraph": ("dedup_exact", "remove paragraphs that many documents have: headers, footers, licences"),
+    "dedup_substring": ("dedup_exact", "cut out long passages that occurred before; leaves fragments of sentences"),
+}
+
 
 def recipe_text(paths: Sequence[str], split: str, settings: Mapping[str, Any]) -> str:
     """A commented recipe. `settings` maps `stage.field` to a value (or its YAML text) other than the default."""
@@ -29,9 +39,10 @@ def recipe_text(paths: Sequence[str], split: str, settings: Mapping[str, Any]) -
         "# What stands here as a default may be left out.",
         "",
         "# paths: files, directories or globs, relative to this file",
-        "# format: auto (by file name), jsonl, txt, html or parquet; .gz .zst .bz2 are recognised by their content",
+        "# format: auto (by file name), jsonl, csv, txt, html, warc (also WET) or parquet;",
+        "# .gz .zst .bz2 are recognised by their content",
         "# split: what a document of a TXT file is: file, paragraph (blank lines between) or line",
-        "# fields: what the text, its id, title and url are called in JSONL or Parquet",
+        "# fields: what the text, its id, title and url are called in JSONL, CSV or Parquet",
         "sources:",
     ]
     for name, path in zip(_names(paths), paths, strict=True):
@@ -52,16 +63,27 @@ def recipe_text(paths: Sequence[str], split: str, settings: Mapping[str, Any]) -
         "stages:",
     ]
     for stage, purpose in DEFAULT_STAGES.items():
-        lines += [f"  - {stage}:  # {purpose}"]
-        for name, field in load_stage(stage).Settings.model_fields.items():
-            value = remaining.pop(f"{stage}.{name}", None)
-            text = _flow(field.default) if value is None else value if isinstance(value, str) else _flow(value)
-            lines += [f"      # {field.description}", f"      {name}: {text}"]
-        lines.append("")
+        lines += [*_stage_lines(stage, purpose, remaining), ""]
+        for optional, (before, its_purpose) in OPTIONAL_STAGES.items():
+            if before == stage:
+                is_wanted = any(name.startswith(f"{optional}.") for name in remaining)
+                own = _stage_lines(optional, its_purpose, remaining)
+                lines += [*(own if is_wanted else [f"  # {line[2:]}" for line in own]), ""]
     if remaining:
-        legal = [f"{stage}.{name}" for stage in DEFAULT_STAGES for name in load_stage(stage).Settings.model_fields]
+        stages = [*DEFAULT_STAGES, *OPTIONAL_STAGES]
+        legal = [f"{stage}.{name}" for stage in stages for name in load_stage(stage).Settings.model_fields]
         raise UserError(f"--set {next(iter(remaining))}: no such setting; legal are {', '.join(legal)}")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _stage_lines(stage: str, purpose: str, remaining: dict[str, Any]) -> list[str]:
+    """A stage with all its settings; those given are taken out of `remaining`."""
+    lines = [f"  - {stage}:  # {purpose}"]
+    for name, field in load_stage(stage).Settings.model_fields.items():
+        value = remaining.pop(f"{stage}.{name}", None)
+        text = _flow(field.default) if value is None else value if isinstance(value, str) else _flow(value)
+        lines += [f"      # {field.description}", f"      {name}: {text}"]
+    return lines
 
 
 def _names(paths: Sequence[str]) -> list[str]:

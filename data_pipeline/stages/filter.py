@@ -68,8 +68,8 @@ class Settings(StageSettings):
     )
     rules: dict[str, Annotated[RuleChange, BeforeValidator(_off)]] = Field(
         default={},
-        description="changes of the preset's rules, and more of them: {short: {minimum: 100}, bullets: off,"
-        " numbers: {signal: digit_share, maximum: 0.3}}",
+        description="{short: {minimum: 100}, bullets: off} changes the preset's,"
+        " {numbers: {signal: digit_share, maximum: 0.3}} adds one",
     )
     sensitive_words: str | None = Field(
         default=None,

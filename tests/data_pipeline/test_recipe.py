@@ -1,5 +1,6 @@
 """Recipes: what `init` writes can be read, and a mistake gets one line that says what would be right."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from data_pipeline.engine.steps import parse_bytes
 from data_pipeline.errors import UserError
 from data_pipeline.recipe import Recipe
-from data_pipeline.recipe_template import DEFAULT_STAGES, recipe_text
+from data_pipeline.recipe_template import DEFAULT_STAGES, OPTIONAL_STAGES, recipe_text
 from data_pipeline.stages import STAGES, load_stage
 
 GOOD = """
@@ -45,6 +46,25 @@ def test_template_holds_every_default(tmp_path: Path) -> None:
             assert field.description, f"{stage.kind}: a field without a description"
     assert {stage.kind for stage in recipe.stages} == set(DEFAULT_STAGES)
     assert set(DEFAULT_STAGES) <= set(STAGES)
+
+
+def test_template_holds_further_stages_as_comments(tmp_path: Path) -> None:
+    text = recipe_text(["a.jsonl"], "file", {})
+    recipe = load(tmp_path, re.sub("(?m)^  # (?=[- ])", "  ", text))
+    kinds = [stage.kind for stage in recipe.stages]
+    assert set(kinds) == {*DEFAULT_STAGES, *OPTIONAL_STAGES} == set(STAGES)
+    assert [kind for kind in kinds if kind in DEFAULT_STAGES] == list(DEFAULT_STAGES)
+    assert kinds[:5] == ["read", "clean", "filter", "dedup_exact", "dedup_fuzzy"]
+    for stage in recipe.stages:
+        module = load_stage(stage.kind)
+        assert stage.settings == module.Settings().completed(1, ["a"], tmp_path)
+        assert all(field.description for field in module.Settings.model_fields.values())
+    # a setting of one of them makes it a stage
+    chosen = load(
+        tmp_path, recipe_text(["a"], "file", {"dedup_fuzzy.similarity": "0.8", "filter.preset": "pangu-alpha"})
+    )
+    assert [stage.kind for stage in chosen.stages][:5] == ["read", "clean", "filter", "dedup_exact", "dedup_fuzzy"]
+    assert chosen.stages[4].settings.model_dump()["similarity"] == 0.8
 
 
 def test_template_refuses_unknown_setting() -> None:
