@@ -9,8 +9,8 @@ What differs from `pangu.model`, which defines the network, and why:
   a transposed weight takes up to twice the time.
 * The last layer computes queries and feed-forward for the one position whose logits are wanted; the other positions
   only leave their keys and values.
-
-The query layer asks with the row of the query table at the token's own position, like the full forward.
+* The query layer's queries depend on the position alone, so their projection is a table made once. A token asks with
+  the row of its own position, like the full forward.
 """
 
 import math
@@ -92,6 +92,16 @@ class FixedLinear(nn.Cell):
         return self.add(self.matmul(x, self.weight), self.bias)
 
 
+def score_scale(config: ModelConfig) -> float:
+    """Half of 1/√(d/H) for the queries and half for the keys, as in the network: fp16 scores do not overflow."""
+    return 1 / math.sqrt(math.sqrt(config.head_size))
+
+
+def scaled_projection(weights: Weights, name: str, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Matrix [in, out] and bias of one of the projections that are stored [out, in], times a factor."""
+    return weights[f"{name}.weight"].T * np.float32(factor), weights[f"{name}.bias"] * np.float32(factor)
+
+
 def fixed_layer_norm(weights: Weights, prefix: str, dtype: ms.Type) -> LayerNorm:
     """`{prefix}gamma` and `{prefix}beta`."""
     gamma, beta = weights[f"{prefix}gamma"], weights[f"{prefix}beta"]
@@ -105,7 +115,7 @@ class CachedLayer(nn.Cell):
     """One layer. Rows are tokens: [N, d] with N = batch × tokens, the tokens of one sequence together.
 
     queries_apart: the layer's queries come from elsewhere (the query layer), so its first matrix makes keys and values
-    only, and `query` makes queries.
+    only.
     """
 
     def __init__(self, config: ModelConfig, weights: Weights, prefix: str, queries_apart: bool) -> None:
@@ -114,23 +124,13 @@ class CachedLayer(nn.Cell):
         self.heads, self.head_size, self.hidden = config.num_heads, config.head_size, config.hidden_size
         self.dtype = dtype
         self.softmax_dtype = ms.float16 if config.softmax_dtype == "fp16" else ms.float32
-        # Half of 1/√(d/H) goes to the queries and half to the keys, as in the network: fp16 scores do not overflow.
-        scale = 1 / math.sqrt(math.sqrt(config.head_size))
-        sources = {
-            name: (
-                weights[f"{prefix}attention.{name}.weight"].T * np.float32(factor),
-                weights[f"{prefix}attention.{name}.bias"] * np.float32(factor),
-            )
+        scale = score_scale(config)
+        sources = [
+            scaled_projection(weights, f"{prefix}attention.{name}", factor)
             for name, factor in (("dense1", scale), ("dense2", scale), ("dense3", 1.0))
-        }
-        together = ("dense2", "dense3") if queries_apart else ("dense1", "dense2", "dense3")
-        self.project_in = FixedLinear(
-            np.concatenate([sources[name][0] for name in together], axis=1),
-            np.concatenate([sources[name][1] for name in together]),
-            dtype,
-        )
-        if queries_apart:
-            self.query = FixedLinear(*sources["dense1"], dtype)
+        ][1 if queries_apart else 0 :]
+        matrices, biases = zip(*sources, strict=True)
+        self.project_in = FixedLinear(np.concatenate(matrices, axis=1), np.concatenate(biases), dtype)
 
         def stored(name: str) -> FixedLinear:
             return FixedLinear(weights[f"{prefix}{name}.weight"], weights[f"{prefix}{name}.bias"], dtype)
@@ -140,7 +140,7 @@ class CachedLayer(nn.Cell):
         self.activation = ACTIVATIONS[config.activation]()
         self.layernorm1 = fixed_layer_norm(weights, f"{prefix}layernorm1.", dtype)
         self.layernorm2 = fixed_layer_norm(weights, f"{prefix}layernorm2.", dtype)
-        self.split = ops.Split(1, len(together))
+        self.split = ops.Split(1, len(sources))
         self.scores, self.context = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul()
         self.softmax, self.transpose, self.cast = ops.Softmax(axis=-1), ops.Transpose(), ops.Cast()
         self.clear, self.add = ops.ScatterNdMul(), ops.ScatterNdAdd()
@@ -187,7 +187,9 @@ class CachedLayers(nn.Cell):
         self.head = constant(words.T, dtype)
         self.final_norm = fixed_layer_norm(weights, "backbone.layernorm.", dtype)
         if config.query_layer:
-            self.queries = constant(weights["backbone.top_query_embedding.embedding_table"], dtype)
+            matrix, bias = scaled_projection(weights, "backbone.top_query_layer.attention.dense1", score_scale(config))
+            rows = weights["backbone.top_query_embedding.embedding_table"]
+            self.queries = constant(rows @ matrix + bias, dtype)
         prefixes = layer_prefixes(config)
         apart = [config.query_layer and prefix == prefixes[-1] for prefix in prefixes]
         self.layers = nn.CellList([CachedLayer(config, weights, *layer) for layer in zip(prefixes, apart, strict=True)])
@@ -249,7 +251,7 @@ class CachedDecoder(nn.Cell):
             wanted = (start + last).reshape((batch, 1))
             penalty = self.penalty(wanted)
         if self.query_layer:
-            query = layer.query(self.gather(self.weights.queries, wanted.reshape((-1,)), 0))
+            query = self.gather(self.weights.queries, wanted.reshape((-1,)), 0)
         hidden = layer.feed_forward(hidden + layer.attend(query, key, value, penalty, 1))
         if self.norm_after_query or not self.query_layer:
             hidden = self.final_norm(hidden)

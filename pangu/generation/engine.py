@@ -67,7 +67,7 @@ class CachedBatch:
         self.nothing = Tensor(np.zeros(batch, np.int32))
 
     def prefill(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        """Forget everything and read up to `batch` sequences of 1..positions ids -> logits [sequences, V] after each."""
+        """Forget all, read up to `batch` sequences of 1..positions ids -> logits [sequences, V] at their ends."""
         self.lengths[:] = 1
         self.lengths[: len(sequences)] = [len(sequence) for sequence in sequences]
         longest = int(self.lengths.max())

@@ -8,8 +8,9 @@ turn decodes greedily at the end of a full context, so that every token reads th
 the median over turns; the ratio is the median of the ratios of neighbouring turns; the quiet ratio compares the fastest
 tenths of all calls. The last logits of both are compared.
 
-The peer is what one would write in PyTorch: weights [in, out], one matrix for Q, K and V, a cache allocated once and
-written in place, `scaled_dot_product_attention` over exactly the tokens so far, `inference_mode`.
+The peer is what one would write in PyTorch with care: weights [in, out], one matrix for Q, K and V, the query layer's
+queries projected beforehand as ours are, a cache allocated once and written in place, `scaled_dot_product_attention`
+over exactly the tokens so far, `inference_mode`.
 
 Bytes that one token must read: every weight of the layers and the output matrix once a call, and the keys and values
 of the context of each row. The limit is those bytes over the bandwidth of reading a large array (measured beforehand).
@@ -64,12 +65,12 @@ def prompt_ids(config: ModelConfig, batch: int, length: int) -> np.ndarray:
 
 class Ours:
     def __init__(self, config: ModelConfig, threads: int, clock: str) -> None:
-        from mindspore import device_context
-
         from pangu.generation import Generator
         from pangu.network import use_device
 
         use_device()
+        from mindspore import device_context
+
         device_context.cpu.op_tuning.threads_num(threads)
         self.generator = Generator(config, random_weights(config))
         self.config, self.clock = config, clock
@@ -98,7 +99,8 @@ class Torch:
         self.layers = [self.layer(prefix) for prefix in [*prefixes, "backbone.top_query_layer."]]
         self.words = self.weights["backbone.word_embedding.embedding_table"]
         self.positions = self.weights["backbone.position_embedding.embedding_table"]
-        self.queries = self.weights["backbone.top_query_embedding.embedding_table"]
+        rows = self.weights["backbone.top_query_embedding.embedding_table"]
+        self.queries = self.linear(rows, self.layers[-1]["query"])
         self.final_norm = (self.weights["backbone.layernorm.gamma"], self.weights["backbone.layernorm.beta"])
         self.head = self.words.t().contiguous()
 
@@ -146,7 +148,7 @@ class Torch:
             self.values[index][:, :, start:end] = heads(parts[-1])
             if is_last:
                 hidden = hidden.reshape(batch, tokens, -1)[:, -1]
-                query = self.linear(self.queries[end - 1].expand(batch, -1), layer["query"])
+                query = self.queries[end - 1].expand(batch, -1)
             attended = functional.scaled_dot_product_attention(
                 heads(query),
                 self.keys[index][:, :, :end],
@@ -210,8 +212,8 @@ def read_bandwidth() -> float:
 
 def bytes_per_call(config: ModelConfig, batch: int) -> int:
     """Weights of the layers and the output matrix, and the keys and values of a full context, fp32."""
-    tables = config.seq_length * config.hidden_size * (2 if config.query_layer else 1)
-    weights = config.num_parameters - tables
+    tables = 2 * config.seq_length * config.hidden_size  # positions and queries: a row each
+    weights = config.num_parameters - tables - config.hidden_size**2
     cache = 2 * config.num_layers * batch * config.seq_length * config.hidden_size
     return 4 * (weights + cache)
 
