@@ -1,5 +1,8 @@
 """The stage dedup_fuzzy: over tables and shards it gives what the arrays give; nothing else has a say in the result."""
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +83,24 @@ def test_workers_shards_and_interruptions_do_not_matter(
         sorted((out / "stages/dedup_fuzzy").glob(lost))[0].unlink()
         run_recipe(recipe_at(sources, stages), out)
         assert contents(out) == expected
+
+
+def test_killed_at_any_time(tmp_path: Path, sources: list[dict], recipe_at: Callable[..., Path]) -> None:
+    """kill -9 of the whole run in the midst of these stages; the next one goes on."""
+    stages = [SMALL_SHARDS, "dedup_fuzzy", "dedup_substring"]
+    recipe = recipe_at(sources, stages, workers=2)
+    run_recipe(recipe, tmp_path / "undisturbed")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "data_pipeline", "run", str(recipe), "--out", str(out)]
+    for folder in ("dedup_fuzzy/band_keys", "dedup_substring/windows"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not list((out / "stages" / folder).glob("*.parquet")):
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert contents(out) == contents(tmp_path / "undisturbed")
 
 
 def test_only_what_depends_on_the_similarity_runs_again(
