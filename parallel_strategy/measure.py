@@ -1,7 +1,8 @@
-"""Measures the machine that it runs on and writes it as a cluster file: matrix products over shapes, attention, vectors, copies.
+"""Measures the machine that it runs on and writes it as a cluster file: matrix products over shapes, attention,
+vectors, copies.
 
-CPU: numpy's BLAS, as many threads as it is given. NVIDIA: PyTorch, where it is installed and sees a device. Times are medians
-of repeated runs; the figures of the cluster file are fitted to them, not to any training run.
+CPU: numpy's BLAS, as many threads as it is given. NVIDIA: PyTorch, where it is installed and sees a device. Times are
+medians of repeated runs; the figures of the cluster file are fitted to them, not to any training run.
 """
 
 import os
@@ -40,7 +41,8 @@ class Measured:
 
 
 def measure(seconds: float = 20.0) -> Measured:
-    """Measure the first device that is there: an NVIDIA one through PyTorch, else this CPU. `seconds`: about how long."""
+    """Measure the first device that is there: an NVIDIA one through PyTorch, else this CPU. `seconds`: about how
+    long."""
     try:
         import torch
 
@@ -178,6 +180,6 @@ def cluster_of(measured: Measured, devices: int = 1) -> ClusterSpec:
 def _device(measured: Measured, peak: float, gemm: Gemm) -> Device:
     memory = Memory(gb=measured.memory_gb, usable_gb=0.9 * measured.memory_gb, gbps=measured.copy_gbps, eff=1.0)
     share = min(1.0, measured.vector_gbps / measured.copy_gbps)
-    peaks = {"fp32": peak} if measured.dtype == "fp32" else {"fp32": peak / 8, "bf16": peak, "fp16": peak}
+    peaks: dict = {"fp32": peak} if measured.dtype == "fp32" else {"fp32": peak / 8, "bf16": peak, "fp16": peak}
     vector = Vector(eff=share, launch_us=measured.launch_seconds * 1e6)
     return Device(name=measured.device or "cpu", peak_tflops=peaks, hbm=memory, gemm=gemm, vector=vector)

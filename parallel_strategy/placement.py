@@ -10,7 +10,8 @@ from parallel_strategy.spec.strategy import Mesh
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`coordinate` in the mesh's own order of axes, outermost first; `device` in the topology, outermost level first."""
+    """`coordinate` in the mesh's own order of axes, outermost first; `device` in the topology, outermost level
+    first."""
 
     rank: int
     coordinate: tuple[int, ...]

@@ -36,7 +36,8 @@ class Prediction:
         self.price = Price(self.program, network)
 
     def with_figures(self, question: Question) -> "Prediction":
-        """The same program at other prices: `question` differs in figures of cluster and framework only, links excepted."""
+        """The same program at other prices: `question` differs in figures of cluster and framework only, links
+        excepted."""
         return Prediction(question, program=self.program.moved_to(question), network=self.price.network)
 
     @cached_property
@@ -69,7 +70,8 @@ class Prediction:
 
     @cached_property
     def seconds(self) -> float:
-        """Step time by event simulation: each stage's tail begins when its last task is done; the step ends with the last."""
+        """Step time by event simulation: each stage's tail begins when its last task is done; the step ends with the
+        last."""
         return self.step_end(self.replayed.finish)
 
     def step_end(self, finish: list[float]) -> float:

@@ -5,7 +5,8 @@ from parallel_strategy.spec.strategy import Question
 
 
 def load_prediction(strategy: str, calibration: str | None = None) -> Prediction:
-    """Read a strategy file; `calibration` names a file whose figures for this cluster and framework are used, if it has any."""
+    """Read a strategy file; `calibration` names a file whose figures for this cluster and framework are used, if it
+    has any."""
     question = Question.load(strategy)
     if calibration is not None:
         from parallel_strategy.calibrate.figures import apply

@@ -1,4 +1,5 @@
-"""The few figures that a calibration may move, each with the width of its prior. Links and network cards are not among them."""
+"""The few figures that a calibration may move, each with the width of its prior. Links and network cards are not
+among them."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +11,8 @@ from parallel_strategy.spec.strategy import Question
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A multiplier of one figure of the cluster or framework file. `width`: standard deviation of its logarithm a priori."""
+    """A multiplier of one figure of the cluster or framework file. `width`: standard deviation of its logarithm a
+    priori."""
 
     name: str
     width: float
@@ -73,7 +75,7 @@ class _Hashed:
 
 def apply(question: Question, multipliers: dict[str, float]) -> Question:
     """The question with its figures multiplied. Unknown names are the caller's mistake and raise KeyError."""
-    factor = {name: 1.0 for name in NAMES}
+    factor = dict.fromkeys(NAMES, 1.0)
     for name, value in multipliers.items():
         if name not in factor:
             raise KeyError(name)

@@ -1,7 +1,7 @@
 """Fits the figures of one machine and framework to measured step times: robust least squares around the file's figures.
 
-Minimises sum rho((ln predicted - ln measured) / noise) + sum (ln multiplier / width)^2 with a soft-L1 rho, so that a handful of
-rows moves a figure only as far as they agree, and a row that nothing explains does not drag the rest.
+Minimises sum rho((ln predicted - ln measured) / noise) + sum (ln multiplier / width)^2 with a soft-L1 rho, so that a
+handful of rows moves a figure only as far as they agree, and a row that nothing explains does not drag the rest.
 """
 
 import json
@@ -20,8 +20,8 @@ SHIPPED = Path(__file__).parent / "shipped.json"
 # what a shape's kernels do beside the model: (standard deviation, octaves over which it is alike, in the order of
 # `shape_features`): of the width of the matrices alone, and of the width with the number of tokens
 SHAPE_KINDS = (
-    (0.05, np.array([0.5, 0.5, 3.0, 8.0, 8.0])),
-    (0.10, np.array([0.5, 0.5, 0.5, 3.0, 8.0])),
+    (0.05, np.array([0.5, 0.5, 3.0, 8.0, 8.0, 1.0])),
+    (0.10, np.array([0.5, 0.5, 0.5, 3.0, 8.0, 1.0])),
 )
 NOISE = 0.05  # run-to-run noise of measured step times, as repeated rows show
 
@@ -92,9 +92,12 @@ class Calibration:
 
 
 def shape_features(row: Row) -> list[float]:
-    """What decides which kernels run: log2 of hidden size per rank, of the tensor group, of tokens, of stages, of devices."""
+    """What decides which kernels run: log2 of hidden size per rank, of the tensor group, of tokens, of stages, of
+    devices; and how often the head size can be halved, up to 32."""
     question = row.question
     mesh = question.strategy.mesh
+    width = question.model.head_width
+    alignment = min(5, (width & -width).bit_length() - 1)
     tokens = question.strategy.batch.micro * question.model.seq_length / mesh.cp
     return [
         math.log2(question.model.hidden_size / mesh.tp),
@@ -102,6 +105,7 @@ def shape_features(row: Row) -> list[float]:
         math.log2(tokens),
         math.log2(mesh.pp),
         math.log2(mesh.devices),
+        float(alignment),
     ]
 
 
@@ -120,7 +124,7 @@ def fit_group(rows: list[Row]) -> GroupFit:
 
     timed = [row for row in rows if row.seconds]
     predictions = [Prediction(row.question) for row in timed]
-    measured = np.log([row.seconds for row in timed])
+    measured = np.log([row.seconds or 1.0 for row in timed])
     widths = np.array([figure.width for figure in FIGURES])
     used = _used(timed)
     free = [index for index, name in enumerate(NAMES) if used[name]]
@@ -144,8 +148,8 @@ def fit_group(rows: list[Row]) -> GroupFit:
     spread = 1.4826 * float(np.median(np.abs(error - np.median(error)))) if len(timed) > 1 else NOISE
     shapes = np.array([shape_features(row) for row in timed])
     # an outlier counts as three times the noise at most
-    left = np.clip(-error, -6 * NOISE, 6 * NOISE)
-    remains = np.linalg.solve(_likeness(shapes, shapes) + NOISE**2 * np.eye(len(timed)), left)
+    unexplained = np.clip(-error, -6 * NOISE, 6 * NOISE)
+    remains = np.linalg.solve(_likeness(shapes, shapes) + NOISE**2 * np.eye(len(timed)), unexplained)
     return GroupFit(
         {NAMES[index]: round(math.exp(value), 5) for index, value in zip(free, result.x, strict=True)},
         {NAMES[index]: round(float(value), 5) for index, value in zip(free, deviations, strict=True)},
@@ -169,7 +173,8 @@ def _used(rows: list[Row]) -> dict[str, bool]:
 
 
 def fit_memory(rows: list[Row]) -> dict[str, float]:
-    """Runtime context and allocator loss from measured memory: least absolute deviations on a small grid around the file's."""
+    """Runtime context and allocator loss from measured memory: least absolute deviations on a small grid around the
+    file's."""
     measured = [
         row
         for row in rows
@@ -184,17 +189,17 @@ def fit_memory(rows: list[Row]) -> dict[str, float]:
         lost = 1.0 + row.question.framework.fragmentation
         active = (fullest.activations + fullest.recompute) / lost
         parts.append((fullest.total - fullest.context - active * lost, active, row.gib))
-    static, active, seen = (np.array(column) for column in zip(*parts, strict=True))
+    static, moving, seen = (np.array(column) for column in zip(*parts, strict=True))
     first = measured[0].question.framework
-    best = None
+    best: tuple[float, float, float] | None = None
     for fragmentation in np.arange(0.0, 0.51, 0.02):
         for context in np.arange(0.0, 12.1, 0.25):
-            error = np.abs(static + context + active * (1 + fragmentation) - seen) / seen
+            error = np.abs(static + context + moving * (1 + fragmentation) - seen) / seen
             # a row's error of 1 % weighs as much as 0.4 GiB or 2 % of the activations away from the file's figures
             prior = abs(context - first.context_gib) / 40 + abs(fragmentation - first.fragmentation) / 2
-            score = float(np.minimum(error, 0.25).sum()) + prior
-            if best is None or score < best[0]:
-                best = (score, float(context), float(fragmentation))
+            cost = float(np.minimum(error, 0.25).sum()) + prior
+            if best is None or cost < best[0]:
+                best = (cost, float(context), float(fragmentation))
     assert best is not None
     return {"context_gib": round(best[1], 3), "fragmentation": round(best[2], 3)}
 

@@ -63,7 +63,8 @@ def cluster_of(hardware: str) -> str | None:
 
 
 def framework_of(framework: str, source: str = "") -> str | None:
-    """The preset of a framework; the same name meant other software in the paper of 2021, so the row's source decides too."""
+    """The preset of a framework; the same name meant other software in the paper of 2021, so the row's source decides
+    too."""
     if framework == "Megatron-LM" and "2104.04473" in source:
         return "megatron-lm-2021"
     return next((preset for pattern, preset in FRAMEWORKS if re.search(pattern, framework)), None)

@@ -1,4 +1,5 @@
-"""How accuracy is measured. P3: nothing of the tables is seen. P1: a fifth of a cluster's rows. P2: all but one model size.
+"""How accuracy is measured. P3: nothing of the tables is seen. P1: a fifth of a cluster's rows. P2: all but one model
+size.
 
 No protocol scores a row that its calibration saw.
 """

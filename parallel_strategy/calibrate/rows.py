@@ -1,7 +1,7 @@
 """Measured training runs from a CSV file, each turned into a question for the emulator.
 
-The columns are those of the project's validation tables: `hw` and `framework` are free text that is looked up in a table of
-names; a pair that is not known is named and its rows are skipped.
+The columns are those of the project's validation tables: `hw` and `framework` are free text that is looked up in a
+table of names; a pair that is not known is named and its rows are skipped.
 """
 
 import ast
@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from parallel_strategy.calibrate.names import cluster_of, framework_of, model_traits
 from parallel_strategy.errors import UserError
@@ -161,7 +162,7 @@ def question_of(record: dict[str, str], cluster_name: str, framework_name: str) 
     # a card that says nothing of flash attention was written before it
     flash = _note(notes, "flash") or ("False" if "flash= " in notes else None)
     framework = _framework(framework_name, flash)
-    model = _model(record, framework)
+    model = _model(record)
     devices = int(record["n_dev"])
     tp, pp, cp = (_whole(record, name, 1) for name in ("tp", "pp", "cp"))
     dp = _whole(record, "dp", 0) or max(1, devices // (tp * pp * cp))
@@ -217,9 +218,9 @@ def _framework(name: str, flash: str | None) -> FrameworkSpec:
     return framework
 
 
-def _model(record: dict[str, str], framework: FrameworkSpec) -> ModelSpec:
+def _model(record: dict[str, str]) -> ModelSpec:
     hidden = int(record["hidden"])
-    traits = model_traits(record.get("model", ""))
+    traits: dict[str, Any] = model_traits(record.get("model", ""))
     heads = _whole(record, "heads", 0) or int(traits.pop("num_heads", 0)) or max(1, hidden // 128)
     traits.pop("num_heads", None)
     kv_heads = _whole(record, "kv_heads", 0) or None

@@ -68,27 +68,22 @@ def score(table: str, outcomes: list[Outcome]) -> Score:
     right = sum(o.oom for o in called) + sum(not o.oom for o in fitting)
     spearman = _spearman(np.array([o.seconds for o in timed]), np.array([o.row.seconds for o in timed], dtype=float))
     return Score(
-        table,
-        len(timed),
-        *(float(f(errors)) if len(errors) else None for f in (_mean_abs, _median_abs, _worst_abs, np.mean)),
-        spearman,
-        _regret(timed),
-        float(np.mean(np.abs(memory))) if len(memory) else None,
-        float(np.max(np.abs(memory))) if len(memory) else None,
-        (right, judged) if called else None,
+        table=table,
+        rows=len(timed),
+        mape=_mean_abs(errors) if len(errors) else None,
+        median=float(np.median(np.abs(errors))) if len(errors) else None,
+        worst=float(np.max(np.abs(errors))) if len(errors) else None,
+        bias=float(np.mean(errors)) if len(errors) else None,
+        spearman=spearman,
+        regret=_regret(timed),
+        memory_mape=_mean_abs(memory) if len(memory) else None,
+        memory_worst=float(np.max(np.abs(memory))) if len(memory) else None,
+        oom=(right, judged) if called else None,
     )
 
 
 def _mean_abs(errors: np.ndarray) -> float:
     return float(np.mean(np.abs(errors)))
-
-
-def _median_abs(errors: np.ndarray) -> float:
-    return float(np.median(np.abs(errors)))
-
-
-def _worst_abs(errors: np.ndarray) -> float:
-    return float(np.max(np.abs(errors)))
 
 
 def _spearman(first: np.ndarray, second: np.ndarray) -> float | None:

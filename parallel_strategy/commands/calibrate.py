@@ -1,4 +1,5 @@
-"""Fit the figures that may be fitted (never links or network cards) to measured rows; the file names the rows that it saw.
+"""Fit the figures that may be fitted (never links or network cards) to measured rows; the file names the rows that it
+saw.
 
 example:
   python -m parallel_strategy calibrate rows.csv --out calibration.json

@@ -20,7 +20,7 @@ tensor: {{sequence_parallel: false, vocab: split}}
 zero: {{optimizer_shard: true, level: 1}}  # 1: optimizer states, 2: and gradients, 3: and weights are sharded over dp
 recompute: {{mode: full}}                 # none, selective (attention only), full; per_stage: [layers of each stage]
 offload: {{optimizer: false, activation: 0}}
-overrides: []                            # operators that are sharded otherwise: {{operator: pattern, strategy: [[..], [..]]}}
+overrides: []                            # operators sharded otherwise: {{operator: pattern, strategy: [[..], [..]]}}
 """
 
 

@@ -1,4 +1,5 @@
-"""Measure this machine (matrix products, copies, vectors) and write it as a cluster file, with what was measured and when.
+"""Measure this machine (matrix products, copies, vectors) and write it as a cluster file, with what was measured and
+when.
 
 example:
   python -m parallel_strategy measure --out this-machine.yaml
@@ -32,7 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     device = cluster.device
     print(
-        f"{cluster.calibration.measured_on}: {device.peak(measured.dtype) / 1e12:.3g} TFLOP/s {measured.dtype}, copy {measured.copy_gbps:.1f} GB/s"
+        f"{cluster.calibration.measured_on}: {device.peak(measured.dtype) / 1e12:.3g} TFLOP/s "
+        f"{measured.dtype}, copy {measured.copy_gbps:.1f} GB/s"
     )
     print(f"matrix products: eff_max {device.gemm.eff_max}, k_half {device.gemm.k_half:g}; {cluster.sources}")
     print(f"wrote {arguments.out}")

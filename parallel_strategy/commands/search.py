@@ -60,7 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     elapsed = time.perf_counter() - started
     if not found.candidates:
         raise UserError(
-            f"{arguments.strategy}: no legal strategy: global batch {space.batch} on {devices} devices within the limits given"
+            f"{arguments.strategy}: no legal strategy: global batch {space.batch} on {devices} devices within "
+            f"the limits given"
         )
     if arguments.out and found.best:
         write_whole(Path(arguments.out), found.best[0].question.strategy.dump())

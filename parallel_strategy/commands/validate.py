@@ -1,7 +1,7 @@
 """Predict measured runs and score: errors, order, regret of the predicted best, out-of-memory calls.
 
-P3 (the default) has seen no row. P1 calibrates on at most a fifth of each machine's rows and scores the others. P2 leaves one
-model size out at a time. With --calibration, rows that the file saw are left out of the score.
+P3 (the default) has seen no row. P1 calibrates on at most a fifth of each machine's rows and scores the others. P2
+leaves one model size out at a time. With --calibration, rows that the file saw are left out of the score.
 
 example:
   python -m parallel_strategy validate rows.csv

@@ -1,4 +1,5 @@
-"""Seconds of collectives on a hierarchical cluster: alpha-beta per level, several algorithms, cards shared by neighbours.
+"""Seconds of collectives on a hierarchical cluster: alpha-beta per level, several algorithms, cards shared by
+neighbours.
 
 A group is `size` ranks that are `stride` apart. Ranks are laid out in order over the topology, so the stride says which
 levels a group crosses and how many of its members sit behind one network card.

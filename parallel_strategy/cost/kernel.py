@@ -1,7 +1,7 @@
 """Seconds of device kernels, all kernels of a block at once.
 
-A matrix product takes waves of tiles over the device's cores, each tile pays for K and for a prologue, and nothing is faster
-than its bytes or a launch. Tiles and split-K are chosen as a library would: whichever is fastest.
+A matrix product takes waves of tiles over the device's cores, each tile pays for K and for a prologue, and nothing is
+faster than its bytes or a launch. Tiles and split-K are chosen as a library would: whichever is fastest.
 """
 
 import numpy as np

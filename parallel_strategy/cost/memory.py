@@ -1,7 +1,9 @@
 """Bytes that a rank of a stage holds, over the course of a step.
 
-Weights, gradients and optimizer states by dtype and shard group; activations by walking the stage's schedule: a forward adds
-what the chunk keeps, the matching backward (or weight gradient) frees it, and recomputation needs one layer's worth beside.
+Weights, gradients and optimizer states by dtype and shard group; activations by walking the stage's schedule: a
+forward adds
+what the chunk keeps, the matching backward (or weight gradient) frees it, and recomputation needs one layer's worth
+beside.
 """
 
 from dataclasses import dataclass
@@ -147,7 +149,7 @@ class Memory:
 
     def usable_gib(self) -> float:
         hbm = self.cluster.device.hbm
-        return (hbm.usable_gb if hbm.usable_gb is not None else hbm.gb) * (1.0 if hbm.gb >= 1e3 else 1.0)
+        return hbm.usable_gb if hbm.usable_gb is not None else hbm.gb
 
 
 def transient_bytes(block: Block) -> float:

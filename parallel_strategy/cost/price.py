@@ -17,7 +17,8 @@ from parallel_strategy.graph.program import Chunk, Piece, Program
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of one phase of a block. `device` are kernels, `tensor` exposed collectives, `host` what issuing costs."""
+    """Seconds of one phase of a block. `device` are kernels, `tensor` exposed collectives, `host` what issuing
+    costs."""
 
     device: float = 0.0
     tensor: float = 0.0
@@ -154,7 +155,8 @@ class Price:
         return BlockCost(fore, again, selective, back, weight)
 
     def _sharded_weights(self, piece: Piece) -> tuple[float, float, float]:
-        """ZeRO-3: exposed seconds of gathering a piece's weights for forward, for backward, and of scattering its gradients."""
+        """ZeRO-3: exposed seconds of gathering a piece's weights for forward, for backward, and of scattering its
+        gradients."""
         if self.strategy.zero.stage < 3:
             return 0.0, 0.0, 0.0
         elements = piece.block.elements(False) + piece.block.elements(True)
@@ -178,7 +180,8 @@ class Price:
         return forward, back, weight
 
     def chunk(self, chunk: Chunk) -> ChunkTime:
-        """Whole-chunk times: host and device are compared per phase, since a stage waits for its neighbours between them."""
+        """Whole-chunk times: host and device are compared per phase, since a stage waits for its neighbours between
+        them."""
         forward = back = weight = Cost()
         for piece in chunk.pieces:
             a, b, c = self.piece(piece)

@@ -1,4 +1,5 @@
-"""Writes operators into a block: each call adds an operator's forward and backward kernels, what it keeps and its weights."""
+"""Writes operators into a block: each call adds an operator's forward and backward kernels, what it keeps and its
+weights."""
 
 from dataclasses import dataclass
 
@@ -30,7 +31,8 @@ class BlockBuilder:
         expert: bool = False,
         replicated: bool = False,
     ) -> None:
-        """y[m, n] = x[m, k] w[k, n], `batch` of them. Without weights both operands are activations (scores, context)."""
+        """y[m, n] = x[m, k] w[k, n], `batch` of them. Without weights both operands are activations (scores,
+        context)."""
         flops = 2.0 * m * n * k * batch
         moved = float(self.element * batch) * (m * k + k * n + m * n)
         weight_phase = Phase.BACKWARD_WEIGHT if weights else Phase.BACKWARD_INPUT

@@ -1,7 +1,7 @@
 """One transformer layer as one rank runs it: attention and feed-forward with exact shapes, bytes and collectives.
 
-Tensor parallelism splits heads and the inner feed-forward width (Shoeybi et al. 2019); sequence parallelism also splits what
-lies between (Korthikanti et al. 2022), whose activation counts `keep` calls reproduce term by term.
+Tensor parallelism splits heads and the inner feed-forward width (Shoeybi et al. 2019); sequence parallelism also
+splits what lies between (Korthikanti et al. 2022), whose activation counts `keep` calls reproduce term by term.
 """
 
 from dataclasses import dataclass
@@ -178,7 +178,8 @@ def _core_attention(
     key_size: float,
     value_size: float,
 ) -> None:
-    """Scores, softmax, dropout and the weighted sum of values. Everything here is what selective recompute runs again."""
+    """Scores, softmax, dropout and the weighted sum of values. Everything here is what selective recompute runs
+    again."""
     seq, rows = model.seq_length, model.seq_length // shard.cp
     batch = int(shard.micro * heads)
     builder.keep("attention.query", query_size)

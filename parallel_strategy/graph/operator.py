@@ -1,7 +1,7 @@
 """The nodes that everything else reads: kernels, collectives, and the operators that own them.
 
-An operator knows what it runs forward and backward on one rank, what it keeps for backward and which parameters it owns.
-Counts are exact: FLOPs are 2 x multiply-adds, bytes are those of the tensors that cross device memory or a link.
+An operator knows what it runs forward and backward on one rank, what it keeps for backward and which parameters it
+owns. Counts are exact: FLOPs are 2 x multiply-adds, bytes are those of the tensors that cross device memory or a link.
 """
 
 from dataclasses import dataclass, field

@@ -207,8 +207,8 @@ class Program:
     def nodes(self, stage: int, micro_batches: int | None = None) -> Iterator[Node]:
         """Every kernel and collective that one rank of `stage` runs, forward then backward of each micro-batch in turn.
 
-        The order of micro-batches is the schedule's business; this list says what there is, with the layer, the phase and
-        the dependency on the node before it.
+        The order of micro-batches is the schedule's business; this list says what there is, with the layer, the phase
+        and the dependency on the node before it.
         """
         number = 0
         strategy = self.question.strategy
@@ -247,7 +247,8 @@ class Program:
 
 
 def ordered(block: Block, *, forward: bool) -> list[Kernel | Collective]:
-    """Kernels and collectives of a block in execution order: a collective stands beside the operator it is named after."""
+    """Kernels and collectives of a block in execution order: a collective stands beside the operator it is named
+    after."""
     kernels = [k for k in block.kernels if (k.phase == Phase.FORWARD) == forward]
     collectives = [c for c in block.collectives if (c.phase == Phase.FORWARD) == forward]
     result: list[Kernel | Collective] = list(kernels if forward else reversed(kernels))

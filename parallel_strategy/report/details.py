@@ -1,4 +1,5 @@
-"""Where the seconds and bytes of a prediction come from: operators, collectives by level, memory over the course of a step."""
+"""Where the seconds and bytes of a prediction come from: operators, collectives by level, memory over the course of a
+step."""
 
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from parallel_strategy.predict import Prediction
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """One kernel of a block: per micro-batch and block, and over the whole step on the stage that has the most of them."""
+    """One kernel of a block: per micro-batch and block, and over the whole step on the stage that has the most of
+    them."""
 
     block: str
     name: str

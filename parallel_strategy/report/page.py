@@ -1,4 +1,5 @@
-"""report.html: one self-contained page with timeline, memory, roofline, collectives and, after a search, the Pareto front."""
+"""report.html: one self-contained page with timeline, memory, roofline, collectives and, after a search, the Pareto
+front."""
 
 import html
 from typing import Any
@@ -11,7 +12,8 @@ from parallel_strategy.search.find import parts_of
 COLOURS = {"F": "#4c9f70", "B": "#3b6fb6", "W": "#8fb8de", "idle": "#e4572e", "send": "#9b8aa6", "tail": "#c9a227"}
 STYLE = (
     "body{font-family:system-ui,sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse;font-size:13px}td,th{padding:3px 10px;border-bottom:1px solid #ddd;text-align:right}"
+    "table{border-collapse:collapse;font-size:13px}td,th{padding:3px 10px;border-bottom:1px solid "
+    "#ddd;text-align:right}"
     "td:first-child,th:first-child{text-align:left}h2{margin-top:2em}"
 )
 LIMIT = 6000  # bars that a browser still draws smoothly
@@ -51,7 +53,8 @@ def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = 
         "<h2>Operators</h2>",
         _operator_table(prediction),
     ]
-    return f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(data['model'])}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>{''.join(body)}</body></html>"
+    head = f"<meta charset='utf-8'><title>{html.escape(data['model'])}</title><style>{STYLE}</style>"
+    return f"<!doctype html><html lang='en'><head>{head}<script>{get_plotlyjs()}</script></head><body>{''.join(body)}</body></html>"
 
 
 def timeline(prediction: Prediction, go):
@@ -78,15 +81,15 @@ def timeline(prediction: Prediction, go):
     figure = go.Figure()
     for kind, name in names.items():
         if bars[kind]:
-            start, length, stage, label = zip(*bars[kind], strict=True)
+            starts, lengths, stages, labels = zip(*bars[kind], strict=True)
             figure.add_bar(
-                base=start,
-                x=length,
-                y=stage,
+                base=starts,
+                x=lengths,
+                y=stages,
                 orientation="h",
                 name=name,
                 marker_color=COLOURS[kind],
-                hovertext=label,
+                hovertext=labels,
                 width=0.9,
             )
     figure.update_layout(
@@ -168,9 +171,12 @@ def _summary(data: dict[str, Any]) -> str:
     mesh = ", ".join(f"{axis} {size}" for axis, size in data["mesh"].items() if size > 1) or "one device"
     verdict = "does not fit" if data["out_of_memory"] else "fits"
     return (
-        f"<p>{data['parameters'] / 1e9:.2f} billion parameters; {mesh}; schedule {data['schedule']}, {data['micro_batches']} micro-batches; framework {html.escape(data['framework'])}.</p>"
-        f"<p><b>{data['step_seconds']:.4g} s a step</b>, {data['tokens_per_second']:,.0f} tokens/s, {data['model_flops_utilisation']:.1%} of peak in model FLOPs, "
-        f"pipeline idle {data['bubble']:.1%}; <b>{data['memory_gib']:.1f} GiB</b> of {data['usable_gib']:.1f} usable: {verdict}.</p>"
+        f"<p>{data['parameters'] / 1e9:.2f} billion parameters; {mesh}; schedule {data['schedule']}, "
+        f"{data['micro_batches']} micro-batches; framework {html.escape(data['framework'])}.</p>"
+        f"<p><b>{data['step_seconds']:.4g} s a step</b>, {data['tokens_per_second']:,.0f} tokens/s, "
+        f"{data['model_flops_utilisation']:.1%} of peak in model FLOPs, "
+        f"pipeline idle {data['bubble']:.1%}; <b>{data['memory_gib']:.1f} GiB</b> of {data['usable_gib']:.1f} "
+        f"usable: {verdict}.</p>"
     )
 
 

@@ -56,14 +56,16 @@ def print_found(found: Found, elapsed: float) -> None:
     if not console.is_terminal:
         console = Console(width=150)
     console.print(
-        f"{found.candidates:,} strategies in {elapsed:.1f} s, {found.fitting:,} fit; the first are replayed event by event"
+        f"{found.candidates:,} strategies in {elapsed:.1f} s, {found.fitting:,} fit; the first are replayed "
+        f"event by event"
     )
     if not found.best:
         console.print("[red]none fits[/]; the smallest:")
         for seconds, gib, strategy in found.front[-3:]:
             mesh = strategy.mesh
             console.print(
-                f"  {gib:.1f} GiB, {seconds:.4g} s: tp {mesh.tp} pp {mesh.pp} dp {mesh.dp}, {strategy.recompute.mode} recomputation"
+                f"  {gib:.1f} GiB, {seconds:.4g} s: tp {mesh.tp} pp {mesh.pp} dp {mesh.dp}, "
+                f"{strategy.recompute.mode} recomputation"
             )
         return
     table = Table(
@@ -94,7 +96,8 @@ def print_found(found: Found, elapsed: float) -> None:
     for name, change in found.sensitivity:
         console.print(f"  {name}: {change:+.1%}", highlight=False)
     console.print(
-        f"[bold]Pareto front[/]: {len(found.front)} strategies from {found.front[0][0]:.4g} s at {found.front[0][1]:.1f} GiB to {found.front[-1][0]:.4g} s at {found.front[-1][1]:.1f} GiB"
+        f"[bold]Pareto front[/]: {len(found.front)} strategies from {found.front[0][0]:.4g} s at "
+        f"{found.front[0][1]:.1f} GiB to {found.front[-1][0]:.4g} s at {found.front[-1][1]:.1f} GiB"
     )
 
 

@@ -57,7 +57,8 @@ def print_prediction(prediction: Prediction) -> None:
         console = Console(width=140)
     mesh = " x ".join(f"{axis} {size}" for axis, size in data["mesh"].items() if size > 1) or "one device"
     console.print(
-        f"[bold]{data['model']}[/] ({data['parameters'] / 1e9:.2f} billion parameters) on {data['devices']} devices of {data['cluster']}"
+        f"[bold]{data['model']}[/] ({data['parameters'] / 1e9:.2f} billion parameters) on {data['devices']} "
+        f"devices of {data['cluster']}"
     )
     console.print(f"{mesh}; {data['schedule']}, {data['micro_batches']} micro-batches; framework {data['framework']}")
     console.print(

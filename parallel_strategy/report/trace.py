@@ -45,9 +45,12 @@ def chrome_trace(prediction: Prediction) -> str:
     for stage, tail in enumerate(prediction.tails):
         time = replayed.finish[stage]
         for name, seconds in (
-            ("reduce gradients", tail.gradient_reduce), ("reduce tied embedding", tail.embedding_reduce), ("optimizer", tail.optimizer),
-            ("gather weights", tail.weight_gather), ("host", tail.fixed),
-        ):  # fmt: skip
+            ("reduce gradients", tail.gradient_reduce),
+            ("reduce tied embedding", tail.embedding_reduce),
+            ("optimizer", tail.optimizer),
+            ("gather weights", tail.weight_gather),
+            ("host", tail.fixed),
+        ):
             if seconds:
                 events.append(_event(name, stage, 2, time, seconds, {}))
                 time += seconds

@@ -56,7 +56,8 @@ def print_scores(title: str, scores: list[Score], folds: list[tuple[str, Score]]
         layout = one.row.question.strategy
         mesh = layout.mesh
         console.print(
-            f"{one.row.id} {one.row.model}: tp {mesh.tp} pp {mesh.pp} dp {mesh.dp} cp {mesh.cp} micro {layout.batch.micro}, "
+            f"{one.row.id} {one.row.model}: tp {mesh.tp} pp {mesh.pp} dp {mesh.dp} cp {mesh.cp} micro "
+            f"{layout.batch.micro}, "
             f"measured {one.row.seconds} s, predicted {one.seconds:.4g} s ({_percent(one.error)} %), "
             f"memory {one.row.gib} / {one.gib:.1f} GiB" + (", impossible, not scored" if one.row.impossible else ""),
             highlight=False,

@@ -1,8 +1,8 @@
 """Seconds of a pipeline in closed form, for any number of candidates at once (arrays over the leading axis).
 
 1F1B with boundaries that are sent beside compute: a message and its answer close a cycle over k + 1 stages and k + 1
-micro-batches, so the pace is the largest mean over neighbouring stages of (F + B) + 2 k send / (k + 1). Fill and drain are
-one pass through the pipeline. Zero-bubble: the bound
+micro-batches, so the pace is the largest mean over neighbouring stages of (F + B) + 2 k send / (k + 1). Fill and
+drain are one pass through the pipeline. Zero-bubble: the bound
 of each stage, which for equal stages is table 1 of Qi et al. 2024.
 """
 
@@ -25,10 +25,12 @@ def stage_finish(
     paced: np.ndarray | None = None,
     blocking: bool = False,
 ) -> np.ndarray:
-    """`forward`, `backward` (with recomputation), `weight`: [..., pp] seconds of one micro-batch on each stage, all its chunks
-    together; `send`: [...] seconds of a boundary; `micro_batches`: [...]; `paced`: [...] seconds of a micro-batch whose every
-    chunk goes at the pace of its slowest stage, needed with more than one chunk. Returns [..., pp] seconds from the start of the
-    step to each stage's last task."""
+    """`forward`, `backward` (with recomputation), `weight`: [..., pp] seconds of one micro-batch on each stage, all
+    its chunks
+    together; `send`: [...] seconds of a boundary; `micro_batches`: [...]; `paced`: [...] seconds of a micro-batch
+    whose every
+    chunk goes at the pace of its slowest stage, needed with more than one chunk. Returns [..., pp] seconds from the
+    start of the step to each stage's last task."""
     pp = forward.shape[-1]
     m = np.asarray(micro_batches, dtype=np.float64)
     send = np.asarray(send, dtype=np.float64)
@@ -64,7 +66,8 @@ def stage_finish(
 
 
 def _steady(both: np.ndarray, send: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Seconds that the last stage needs for `count` micro-batches of forward and backward in turn. A message and its answer
+    """Seconds that the last stage needs for `count` micro-batches of forward and backward in turn. A message and its
+    answer
     over the last stages close a cycle of as many micro-batches; what is left over goes at the last stage's own pace."""
     last = both[..., -1]
     longest, window = count * last, last
@@ -76,8 +79,8 @@ def _steady(both: np.ndarray, send: np.ndarray, count: np.ndarray) -> np.ndarray
 
 
 def _one_forward_one_backward(forward: np.ndarray, backward: np.ndarray, m: np.ndarray, send: np.ndarray) -> np.ndarray:
-    """Seconds of 1F1B. Either the last stage sets the pace from its first forward on, or another one is never idle after its
-    first gradient has come."""
+    """Seconds of 1F1B. Either the last stage sets the pace from its first forward on, or another one is never idle
+    after its first gradient has come."""
     pp = forward.shape[-1]
     stages, link = np.arange(pp), send[..., None]
     both = forward + backward
@@ -95,8 +98,8 @@ def _one_forward_one_backward(forward: np.ndarray, backward: np.ndarray, m: np.n
 def _zero_bubble(
     forward: np.ndarray, backward: np.ndarray, weight: np.ndarray, m: np.ndarray, send: np.ndarray, *, wide: bool
 ) -> np.ndarray:
-    """Ends of the stages by their bounds: wait for the first forward, idle until the first gradient, all work but the late
-    weight gradients, and then either those or what the stages after it still send back."""
+    """Ends of the stages by their bounds: wait for the first forward, idle until the first gradient, all work but the
+    late weight gradients, and then either those or what the stages after it still send back."""
     pp = forward.shape[-1]
     stages = np.arange(pp)
     link = send[..., None]

@@ -1,7 +1,7 @@
 """Uneven stages and per-stage recomputation by mixed-integer programming (HiGHS through scipy).
 
-For 1F1B-like schedules a step is fill + drain + (m - 1) x the slowest stage; both are linear in the layers of each stage and in
-how many of them are recomputed, and so is memory. Units: seconds and bytes of one micro-batch.
+For 1F1B-like schedules a step is fill + drain + (m - 1) x the slowest stage; both are linear in the layers of each
+stage and in how many of them are recomputed, and so is memory. Units: seconds and bytes of one micro-batch.
 """
 
 from dataclasses import dataclass
@@ -69,7 +69,9 @@ def balance(prediction: Prediction, mode: str = "full") -> Balance | None:
     # variables: layers[pp], recomputed[pp], the slowest stage
     count = 2 * pp + 1
     objective = np.concatenate([np.full(pp, per_layer), np.full(pp, per_recompute), [float(m - 1)]])
-    rows, low, high = [], [], []
+    rows: list[np.ndarray] = []
+    low: list[float] = []
+    high: list[float] = []
     total = np.zeros(count)
     total[:pp] = 1
     rows.append(total)

@@ -1,7 +1,7 @@
 """Prices every candidate of a space in closed form, all candidates with the same number of stages and chunks at once.
 
-The formulas are those of `Prediction.closed_form_seconds` and of the memory walk, written over arrays: a test compares them
-candidate by candidate.
+The formulas are those of `Prediction.closed_form_seconds` and of the memory walk, written over arrays: a test
+compares them candidate by candidate.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,8 @@ MODES = ("none", "selective", "full")
 
 @dataclass(slots=True)
 class Candidates:
-    """Candidates that share stages and chunks, as parallel arrays; `layout` indexes `layouts`, `choice` indexes `recompute`."""
+    """Candidates that share stages and chunks, as parallel arrays; `layout` indexes `layouts`, `choice` indexes
+    `recompute`."""
 
     pp: int
     chunks: int
@@ -196,10 +197,8 @@ class _Group:
                             traffic, after = self._tail_seconds(tails, zero, offload, (back + weight)[rows], rows)
                             end = (finish + traffic).max(axis=-1) + after.max(axis=-1)
                             seconds[rows, choice, index, level, host] = end
-                            static = self._static(zero, offload)[rows]
-                            gib[rows, choice, index, level, host] = (static + memory_parts[index][rows]).max(
-                                axis=-1
-                            ) / GIB
+                            held = static[zero, offload][rows] + memory_parts[index][rows]
+                            gib[rows, choice, index, level, host] = held.max(axis=-1) / GIB
         keep = np.flatnonzero(np.isfinite(seconds.ravel()))
         where = np.unravel_index(keep, seconds.shape)
         return Candidates(
@@ -243,8 +242,8 @@ class _Group:
         return layout.dp * layout.cp // layout.ep, self._stride(layout, "dp") * max(1, layout.ep // layout.cp)
 
     def _stage_times(self, mode: str, again: np.ndarray, sharded: bool) -> tuple[np.ndarray, ...]:
-        """[layouts, pp] forward, backward of activations, backward of weights: all chunks of a stage; [layouts] the pace of
-        a micro-batch whose every chunk waits for its slowest stage."""
+        """[layouts, pp] forward, backward of activations, backward of weights: all chunks of a stage; [layouts] the
+        pace of a micro-batch whose every chunk waits for its slowest stage."""
         framework = self.question.framework
         totals = [np.zeros((len(self.layouts), self.pp)) for _ in range(3)]
         paced = np.zeros(len(self.layouts))
@@ -270,9 +269,9 @@ class _Group:
                     back = back + self.times[:, phase, :, kind, None] * taken[None, None, :]
             if sharded:
                 self._add_gathers(forward, back, weight, counts, again[:, chunk], mode)
-            fore = smooth_maximum(forward[:, 0] + forward[:, 1], forward[:, 2])
+            fore = np.asarray(smooth_maximum(forward[:, 0] + forward[:, 1], forward[:, 2]))
             both_device = back[:, 0] + back[:, 1] + weight[:, 0] + weight[:, 1]
-            both = smooth_maximum(both_device, back[:, 2] + weight[:, 2])
+            both = np.asarray(smooth_maximum(both_device, back[:, 2] + weight[:, 2]))
             share = weight[:, 0] / np.maximum(1e-30, back[:, 0] + back[:, 1] + weight[:, 0])
             paced += (fore.max(axis=-1) + both.max(axis=-1)) * slowest[:, 0]
             totals[0] += fore * slowest
@@ -392,7 +391,7 @@ class _Group:
         framework = self.question.framework
         dense, expert = self.stage_dense, self.stage_expert
         shards = self._shards(True)
-        parts = 0.0
+        parts = np.zeros_like(dense)
         for elements, size in ((dense, shards[0][:, None]), (expert, shards[1][:, None])):
             parts = parts + elements / (size if zero >= 3 else 1) * framework.weight_bytes
             parts = parts + elements / (size if zero >= 2 else 1) * framework.gradient_bytes

@@ -38,7 +38,8 @@ class Found:
 def search(question: Question, space: Space, *, keep: int = 10, margin: float = 0.0) -> Found:
     """Search a space for a question's model, cluster, framework and global batch.
 
-    `margin`: share of usable memory to leave free. Candidates that the closed form ranks first are replayed by simulation.
+    `margin`: share of usable memory to leave free. Candidates that the closed form ranks first are replayed by
+    simulation.
     """
     groups = evaluate(question, space)
     usable = (question.cluster.device.hbm.usable_gb or question.cluster.device.hbm.gb) * (1.0 - margin)
@@ -113,7 +114,8 @@ def _signature(strategy: StrategySpec) -> dict[str, object]:
 
 
 def _neighbours(question: Question, groups: list[Candidates], winner: Prediction, usable: float) -> list[Neighbour]:
-    """For each choice of the winner: the best candidates with another value of that choice and as much else alike as can be."""
+    """For each choice of the winner: the best candidates with another value of that choice and as much else alike as
+    can be."""
     mine = _signature(winner.question.strategy)
     result = []
     fastest: dict[tuple[str, object], tuple[int, float, int]] = {}

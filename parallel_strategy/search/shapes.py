@@ -164,7 +164,17 @@ class Shapes:
         else:
             self._prices[shape_key] = price
         count = len(KINDS)
-        table = ShapeTable(np.zeros((5, 3, count)), *(np.zeros(count) for _ in range(6)), 0.0, program.boundary_bytes)
+        table = ShapeTable(
+            times=np.zeros((5, 3, count)),
+            saved=np.zeros(count),
+            attention=np.zeros(count),
+            entry=np.zeros(count),
+            transient=np.zeros(count),
+            dense=np.zeros(count),
+            expert=np.zeros(count),
+            table_elements=0.0,
+            boundary=program.boundary_bytes,
+        )
         for index, kind in enumerate(KINDS):
             block = program.blocks.get(kind)
             if block is None:

@@ -16,7 +16,8 @@ class Memory(Section):
 
 
 class Gemm(Section):
-    """What a matrix product reaches. All of it comes from a GEMM micro-benchmark over shapes, or from the data sheet."""
+    """What a matrix product reaches. All of it comes from a GEMM micro-benchmark over shapes, or from the data
+    sheet."""
 
     eff_max: float = Field(default=0.8, gt=0, le=1, description="of peak, for a large aligned product")
     k_half: NonNegativeFloat = Field(

@@ -1,7 +1,7 @@
 """strategy.yaml: how a model is laid over a cluster. Short, commented, meant to be edited by hand.
 
-The file names the model, the cluster and the framework too, so that one file is one question. Rules that join two fields
-are checked here; whatever breaks one gets a line with the field and the nearest legal value.
+The file names the model, the cluster and the framework too, so that one file is one question. Rules that join two
+fields are checked here; whatever breaks one gets a line with the field and the nearest legal value.
 """
 
 from pathlib import Path
@@ -49,7 +49,7 @@ class Mesh(Section):
     cp: PositiveInt = 1
     tp: PositiveInt = 1
     ep: PositiveInt = Field(default=1, description="experts are spread over this many ranks of dp x cp")
-    order: list[Literal["pp", "dp", "cp", "tp"]] = ["pp", "dp", "cp", "tp"]
+    order: list[Literal["pp", "dp", "cp", "tp"]] = Field(default=["pp", "dp", "cp", "tp"])
 
     @property
     def devices(self) -> int:
@@ -57,7 +57,8 @@ class Mesh(Section):
 
     @property
     def axes(self) -> list[str]:
-        """Outermost to innermost: those that `order` names, and before the innermost any other that is larger than 1."""
+        """Outermost to innermost: those that `order` names, and before the innermost any other that is larger than
+        1."""
         order: list[str] = list(self.order)
         for axis in ("pp", "dp", "cp", "tp"):
             if axis not in order and getattr(self, axis) > 1:
@@ -146,7 +147,7 @@ class StrategySpec(SpecFile):
     zero: Zero = Zero()
     recompute: Recompute = Recompute()
     offload: Offload = Offload()
-    overrides: list[Override] = []
+    overrides: list[Override] = Field(default=[])
 
     @classmethod
     def presets_directory(cls) -> Path:
@@ -185,7 +186,8 @@ class StrategySpec(SpecFile):
         if pipeline.schedule in CHUNKED and pp > 1 and pipeline.vpp > 1 and self.micro_batches % pp:
             legal = [max(1, self.micro_batches // pp) * pp, (self.micro_batches // pp + 1) * pp]
             raise ValueError(
-                f"pipeline.schedule {pipeline.schedule!r} needs a number of micro-batches that is a multiple of pp {pp}, "
+                f"pipeline.schedule {pipeline.schedule!r} needs a number of micro-batches that is a multiple "
+                f"of pp {pp}, "
                 f"not {self.micro_batches}; nearest: {nearest(legal, self.micro_batches)}"
             )
         if pipeline.vpp > 1 and pipeline.schedule not in CHUNKED:
@@ -222,12 +224,14 @@ class StrategySpec(SpecFile):
         if mesh.ep > 1 and (model.experts is None or model.experts.count % mesh.ep):
             count = model.experts.count if model.experts else 1
             raise UserError(
-                f"mesh.ep {mesh.ep} must divide the {count} experts of the model; nearest: {nearest(divisors(count), mesh.ep)}"
+                f"mesh.ep {mesh.ep} must divide the {count} experts of the model; nearest: "
+                f"{nearest(divisors(count), mesh.ep)}"
             )
         chunks = mesh.pp * self.chunks_per_stage
         if chunks > model.num_layers:
             raise UserError(
-                f"mesh.pp {mesh.pp} x chunks {self.chunks_per_stage} needs {chunks} layers, the model has {model.num_layers}; "
+                f"mesh.pp {mesh.pp} x chunks {self.chunks_per_stage} needs {chunks} layers, the model has "
+                f"{model.num_layers}; "
                 f"nearest pp: {max(1, model.num_layers // self.chunks_per_stage)}"
             )
         if pipeline.stages is not None and sum(pipeline.stages) != model.num_layers:
@@ -286,7 +290,8 @@ class Question(Section):
         needed, present = strategy.mesh.devices, cluster.device_count
         if needed > present:
             raise UserError(
-                f"mesh: pp x dp x cp x tp = {needed} devices, the cluster {cluster.name!r} has {present}; nearest mesh.dp: "
+                f"mesh: pp x dp x cp x tp = {needed} devices, the cluster {cluster.name!r} has {present}; "
+                f"nearest mesh.dp: "
                 f"{max(1, strategy.mesh.dp * present // needed)}"
             )
         return cls(model=model, cluster=cluster, framework=framework, strategy=strategy)

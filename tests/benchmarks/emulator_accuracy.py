@@ -1,6 +1,7 @@
 """How accurate the emulator is on the development rows: `python -m tests.benchmarks.emulator_accuracy [folder]`.
 
-Every protocol of `python -m parallel_strategy validate`, table by table, beside the rivals' published errors and the goals.
+Every protocol of `python -m parallel_strategy validate`, table by table, beside the rivals' published errors and the
+goals.
 """
 
 import sys
@@ -34,14 +35,16 @@ def line(protocol: str, result: Score, goal: float | None, rival: str) -> str:
     regret = "-" if result.regret is None else f"{percent(result.regret[0])} / {percent(result.regret[1])}"
     reach = "-" if goal is None else f"<= {goal:g}"
     return (
-        f"{result.table:26s} {protocol:4s} {result.rows:5d} {percent(result.mape):>7s} {reach:>8s} {percent(result.median):>7s} "
+        f"{result.table:26s} {protocol:4s} {result.rows:5d} {percent(result.mape):>7s} {reach:>8s} "
+        f"{percent(result.median):>7s} "
         f"{percent(result.worst):>7s} {percent(result.bias):>7s} {regret:>15s}  {rival}"
     )
 
 
 def main(folder: Path) -> None:
     print(
-        f"{'table':26s} {'':4s} {'rows':>5s} {'MAPE':>7s} {'goal':>8s} {'median':>7s} {'worst':>7s} {'bias':>7s} {'regret med/max':>15s}  rival"
+        f"{'table':26s} {'':4s} {'rows':>5s} {'MAPE':>7s} {'goal':>8s} {'median':>7s} {'worst':>7s} "
+        f"{'bias':>7s} {'regret med/max':>15s}  rival"
     )
     for table, (rival, third, first, second) in TABLES.items():
         rows: list[Row] = [row for row in read_rows(folder / f"{table}.csv")[0] if row.seconds]

@@ -1,7 +1,7 @@
 """How long the emulator takes: `python -m tests.benchmarks.emulator_speed`.
 
-Rivals' published times for comparison: Calculon > 300 s for one search of a 530B model, Aceso 200 s, Mist 10 to 1000 s, Alpa 1 to
-3.5 h (their papers and artifacts). They are not run here.
+Rivals' published times for comparison: Calculon > 300 s for one search of a 530B model, Aceso 200 s, Mist 10 to 1000
+s, Alpa 1 to 3.5 h (their papers and artifacts). They are not run here.
 """
 
 import platform
@@ -19,9 +19,12 @@ from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.spec.strategy import Question, StrategySpec
 
 LAYOUT = {
-    "framework": "mindspore", "batch": {"global": 512, "micro": 1}, "mesh": {"pp": 16, "dp": 16, "tp": 8, "order": ["dp", "pp", "tp"]},
-    "zero": {"optimizer_shard": True}, "recompute": {"mode": "full"},
-}  # fmt: skip
+    "framework": "mindspore",
+    "batch": {"global": 512, "micro": 1},
+    "mesh": {"pp": 16, "dp": 16, "tp": 8, "order": ["dp", "pp", "tp"]},
+    "zero": {"optimizer_shard": True},
+    "recompute": {"mode": "full"},
+}
 
 
 def timed(run, repeats: int) -> tuple[float, float]:

@@ -29,8 +29,8 @@ def questions(draw, schedules=("gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2")
     pp = draw(st.sampled_from(POWERS))
     schedule = draw(st.sampled_from(schedules))
     vpp = draw(st.sampled_from([2, 3])) if schedule == "interleaved" and pp > 1 else 1
-    # where one chunk is much slower than the rest (one small layer beside the vocabulary, or its weights gathered for every
-    # micro-batch) stages wait for each other in turns, which has no closed form
+    # where one chunk is much slower than the rest (one small layer beside the vocabulary, or its weights gathered for
+    # every micro-batch) stages wait for each other in turns, which has no closed form
     layers = pp * vpp * draw(st.integers(2 if vpp > 1 else 1, 6))
     hidden = max(hidden, 2048) if vpp > 1 else hidden
     model = ModelSpec(

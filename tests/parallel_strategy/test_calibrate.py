@@ -13,10 +13,11 @@ from parallel_strategy.calibrate.rows import read_rows
 from parallel_strategy.cli import main
 from parallel_strategy.predict import Prediction
 
-COLUMNS = (
+HEADER = (
     "id,split,quality,source,hw,framework,dev_per_node,n_dev,model,layers,hidden,heads,kv_heads,ffn,vocab,seq,tp,pp,dp,cp,ep,vpp,"
     "seq_par,zero,mbs,gbs,recompute,precision,iter_time_s,tflops_per_dev,flops_convention,tokens_s_dev,mem_gib,mem_kind,notes"
-).split(",")
+)
+COLUMNS = HEADER.split(",")
 
 
 def write_rows(path, changes, hardware="A100-SXM4-80GB, 8/node", framework="Megatron-DeepSpeed"):
@@ -70,10 +71,20 @@ def measured(path, multipliers):
 
 
 LAYOUTS = [
-    {"hidden": h, "ffn": str(4 * int(h)), "tp": tp, "pp": pp, "dp": str(8 // int(tp) // int(pp)), "mbs": mbs, "layers": layers}
-    for h in ("2048", "4096") for layers in ("16", "32")
-    for tp, pp in (("1", "1"), ("2", "2"), ("4", "2"), ("8", "1")) for mbs in ("2", "4")
-]  # fmt: skip
+    {
+        "hidden": str(hidden),
+        "ffn": str(4 * hidden),
+        "tp": str(tp),
+        "pp": str(pp),
+        "dp": str(8 // tp // pp),
+        "mbs": mbs,
+        "layers": layers,
+    }
+    for hidden in (2048, 4096)
+    for layers in ("16", "32")
+    for tp, pp in ((1, 1), (2, 2), (4, 2), (8, 1))
+    for mbs in ("2", "4")
+]
 
 
 def test_a_known_machine_is_recovered(tmp_path):

@@ -55,9 +55,9 @@ def test_flops_of_a_step_are_narayanans(preset):
     """72 B s l h^2 (1 + s / 6 h + V / 12 l h) without recomputation (arXiv:2104.04473, appendix)."""
     model = ModelSpec.preset(preset)
     asked = question(model, framework="megatron-lm-2022", batch={"global": 8, "micro": 2}, mesh={"tp": 8})
-    s, l, h, v = model.seq_length, model.num_layers, model.hidden_size, model.vocab_size
+    s, layers, h, v = model.seq_length, model.num_layers, model.hidden_size, model.vocab_size
     assert Program(asked).flops_per_step() == pytest.approx(
-        72 * 8 * s * l * h * h * (1 + s / (6 * h) + v / (12 * l * h))
+        72 * 8 * s * layers * h * h * (1 + s / (6 * h) + v / (12 * layers * h))
     )
 
 

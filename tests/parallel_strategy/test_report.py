@@ -1,6 +1,7 @@
 """What a person looks at: the sums are right, the page is self-contained, the trace is a trace."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import yaml
@@ -47,8 +48,8 @@ def test_memory_over_time_ends_empty_and_peaks_at_the_prediction(prediction):
 
 def test_traffic_counts_every_collective(prediction):
     links = {(t.axis, t.op): t for t in traffic(prediction)}
-    # 10 layers of a stage, 16 micro-batches: two forward, two again for recomputation, and backward one for feed-forward and
-    # one where query, key and value leave
+    # 10 layers of a stage, 16 micro-batches: two forward, two again for recomputation, and backward one for
+    # feed-forward and one where query, key and value leave
     assert links["tp", "all_reduce"].count >= 10 * 16 * 6
     assert links["tp", "all_reduce"].level == "hccs" and links["pp", "send"].level == "rack"
     assert links["weights", "reduce_scatter"].count == 1
@@ -69,7 +70,7 @@ def test_page_and_trace(strategy, tmp_path, capsys):
     assert len(compute) == 4 * 16
     for stage in range(4):
         mine = sorted((e["ts"], e["dur"]) for e in events if e["ph"] == "X" and e["tid"] == 0 and e["pid"] == stage)
-        assert all(a + d <= b + 1e-3 for (a, d), (b, _) in zip(mine, mine[1:], strict=False))
+        assert all(a + d <= b + 1e-3 for (a, d), (b, _) in pairwise(mine))
     assert main(["timeline", str(strategy)]) == 2
 
 

@@ -10,9 +10,17 @@ from parallel_strategy.schedule.simulate import Deadlock, replay
 from tests.parallel_strategy.strategies import questions
 
 SCHEDULES = [
-    ("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("interleaved", 3), ("mindspore_vpp", 2), ("mindspore_vpp_less_memory", 2),
-    ("zb_h1", 1), ("zb_h2", 1), ("zb_v", 2), ("dualpipe", 2),
-]  # fmt: skip
+    ("gpipe", 1),
+    ("1f1b", 1),
+    ("interleaved", 2),
+    ("interleaved", 3),
+    ("mindspore_vpp", 2),
+    ("mindspore_vpp_less_memory", 2),
+    ("zb_h1", 1),
+    ("zb_h2", 1),
+    ("zb_v", 2),
+    ("dualpipe", 2),
+]
 
 
 def run(schedule: str, pp: int, chunks: int, m: int, costs: tuple[float, float, float], send: float = 0.0):

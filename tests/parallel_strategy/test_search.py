@@ -1,4 +1,5 @@
-"""The search: what it prices is what `predict` predicts, and its winner is the best of a small space tried out one by one."""
+"""The search: what it prices is what `predict` predicts, and its winner is the best of a small space tried out one by
+one."""
 
 import json
 import random
@@ -74,7 +75,8 @@ def test_pareto_front_why_not_and_sensitivity():
 
 
 def test_the_papers_placement_comes_out_of_the_search():
-    """200B on 2,048: tensor parallelism inside a server, stages across servers of a rack, data parallelism across racks."""
+    """200B on 2,048: tensor parallelism inside a server, stages across servers of a rack, data parallelism across
+    racks."""
     from parallel_strategy.placement import axis_levels
 
     asked = question(
@@ -97,7 +99,8 @@ def test_the_papers_placement_comes_out_of_the_search():
 
 
 def test_balance_moves_layers_away_from_the_ends():
-    """A large vocabulary makes the last stage heavy; the program finds stages that are faster and still hold all layers."""
+    """A large vocabulary makes the last stage heavy; the program finds stages that are faster and still hold all
+    layers."""
     model = ModelSpec(
         num_layers=32, hidden_size=2048, num_heads=16, ffn_hidden_size=8192, seq_length=1024, vocab_size=250000
     )

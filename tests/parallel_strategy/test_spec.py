@@ -72,7 +72,8 @@ def test_strange_text_is_a_user_error(tmp_path, text):
 
 def test_a_model_file_of_pangu_is_read_as_it_is(tmp_path):
     fields = (
-        "num_layers: 32\nhidden_size: 2560\nnum_heads: 32\nffn_hidden_size: 10240\nseq_length: 1024\nvocab_size: 40000\n"
+        "num_layers: 32\nhidden_size: 2560\nnum_heads: 32\nffn_hidden_size: 10240\nseq_length: "
+        "1024\nvocab_size: 40000\n"
         "query_layer: true\nfinal_norm: before_query\nactivation: gelu_tanh\nsoftmax_dtype: fp32\ncompute_dtype: fp16\n"
         "initializer: released\ndropout_rate: 0.1\n"
     )
@@ -121,7 +122,8 @@ def test_planning_imports_nothing_heavy():
 
     script = (
         "import sys, parallel_strategy.predict, parallel_strategy.commands.predict;"
-        "print([m for m in ('mindspore', 'scipy', 'numba', 'plotly', 'matplotlib', 'pangu', 'data_pipeline') if m in sys.modules])"
+        "print([m for m in ('mindspore', 'scipy', 'numba', 'plotly', 'matplotlib', 'pangu', 'data_pipeline') "
+        "if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
