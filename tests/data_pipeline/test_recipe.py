@@ -10,6 +10,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.recipe import Recipe
 from data_pipeline.recipe_template import DEFAULT_STAGES, OPTIONAL_STAGES, recipe_text
 from data_pipeline.stages import STAGES, load_stage
+from tests.conftest import REPOSITORY
 
 GOOD = """
 sources:
@@ -33,6 +34,14 @@ def test_good_recipe(tmp_path: Path) -> None:
     assert recipe.stages[1].settings.model_dump()["minimum_characters"] == 20
     assert recipe.stages[2].settings.model_dump()["prefer"] == ("news",)
     assert recipe.memory == 4 << 30
+
+
+def test_recipe_of_the_documentation(tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs/pipeline.md").read_text(encoding="utf-8")
+    (tmp_path / "words.txt").touch()
+    recipe = load(tmp_path, text.split("```yaml\n")[1].split("```")[0])
+    assert len(recipe.stages) == 8
+    assert all(f"| `{kind}` |" in text for kind in STAGES), "a stage that the table of stages does not name"
 
 
 def test_template_holds_every_default(tmp_path: Path) -> None:
