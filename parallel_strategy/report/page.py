@@ -54,7 +54,8 @@ def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = 
         _operator_table(prediction),
     ]
     head = f"<meta charset='utf-8'><title>{html.escape(data['model'])}</title><style>{STYLE}</style>"
-    return f"<!doctype html><html lang='en'><head>{head}<script>{get_plotlyjs()}</script></head><body>{''.join(body)}</body></html>"
+    script = f"<script>{get_plotlyjs()}</script>"
+    return f"<!doctype html><html lang='en'><head>{head}{script}</head><body>{''.join(body)}</body></html>"
 
 
 def timeline(prediction: Prediction, go):

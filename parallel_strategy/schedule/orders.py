@@ -24,14 +24,11 @@ Order = list[list[Task]]
 def order_of(schedule: str, pp: int, chunks: int, micro_batches: int) -> Order:
     """The task lists of all stages; `chunks` per stage."""
     if pp == 1:
-        return [
-            [
-                Task(kind, c, m)
-                for m in range(micro_batches)
-                for kind, row in (("F", range(chunks)), ("B", range(chunks)[::-1]))
-                for c in row
-            ]
-        ]
+        tasks: list[Task] = []
+        for m in range(micro_batches):
+            tasks += [Task("F", c, m) for c in range(chunks)]
+            tasks += [Task("B", c, m) for c in reversed(range(chunks))]
+        return [tasks]
     if schedule == "gpipe":
         return [
             [Task("F", s, m) for m in range(micro_batches)] + [Task("B", s, m) for m in range(micro_batches)]
@@ -129,7 +126,7 @@ def _v_shaped(pp: int, micro_batches: int) -> Order:
     orders: Order = []
     for stage in range(pp):
         from_end = pp - 1 - stage
-        times = {
+        times: dict[tuple[Kind, int], int] = {
             ("F", stage): out * stage, ("F", 2 * pp - 1 - stage): forward_back + back * from_end,
             ("B", 2 * pp - 1 - stage): backward_out + out * stage, ("B", stage): backward_back + back * from_end,
         }  # fmt: skip
@@ -142,6 +139,6 @@ def _v_shaped(pp: int, micro_batches: int) -> Order:
             times["W", chunk] = earliest
         tasks = [
             (time + 6 * m, Task(kind, chunk, m)) for (kind, chunk), time in times.items() for m in range(micro_batches)
-        ]  # type: ignore[arg-type]
+        ]
         orders.append([task for _, task in sorted(tasks)])
     return orders
