@@ -111,7 +111,8 @@ class PackedData:
         """The split of this name, which must hold at least one sample."""
         split = self.splits.get(name)
         if split is None or split.samples == 0:
-            raise UserError(f"{self.directory}: split {name!r} holds no samples")
+            hint = "" if name == "train" else "; pack with a larger pack.heldout_fraction, or more documents"
+            raise UserError(f"{self.directory}: split {name!r} holds no samples{hint}")
         return split
 
 

@@ -13,21 +13,28 @@
 #
 # Run it again: what is up to date is reused, and an interrupted training goes on where it was.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; } # what is typed is relative to where it is typed
 
 corpus=() size=tiny steps=700 out=work/quickstart
 while [ $# -gt 0 ]; do
   case $1 in
-    --corpus) shift; while [ $# -gt 0 ] && [[ $1 != --* ]]; do corpus+=("$1"); shift; done
+    --corpus) shift; while [ $# -gt 0 ] && [[ $1 != --* ]]; do corpus+=("$(absolute "$1")"); shift; done
               [ ${#corpus[@]} -gt 0 ] || { echo "error: --corpus needs at least one path" >&2; exit 2; } ;;
     --size | --steps | --out)
               [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; }
-              case $1 in --size) size=$2 ;; --steps) steps=$2 ;; --out) out=$2 ;; esac; shift 2 ;;
+              case $1 in
+                --size) if [ -f "$2" ]; then size=$(absolute "$2"); else size=$2; fi ;;
+                --steps) steps=$2 ;;
+                --out) out=$(absolute "$2") ;;
+              esac
+              shift 2 ;;
     -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
     *) echo "error: unknown argument $1 (see --help)" >&2; exit 2 ;;
   esac
 done
 [[ $steps =~ ^[1-9][0-9]*$ ]] || { echo "error: --steps $steps: must be a whole number above 0" >&2; exit 2; }
+
+cd "$(dirname "$0")/.."
 
 # -- 0. Tools ---------------------------------------------------------------------------------------------------------
 # A virtual environment in .venv with what requirements.txt names. Nothing outside this folder is touched.
