@@ -139,11 +139,8 @@ def _remove_orphans(plan: PlannedStep, rows: dict[str, Finished], manifest: Mani
         manifest.forget(plan.name, gone)
     claimed = {output.path for row in rows.values() for output in row.outputs}
     folder = manifest.root / plan.folder
-    for part in (
-        (folder / "kept", folder / "dropped")
-        if (folder / "kept").exists() or (folder / "dropped").exists()
-        else (folder,)
-    ):
+    # beside the records of a stage lie the tables of its earlier steps
+    for part in (folder / "kept", folder / "dropped") if plan.makes_records else (folder,):
         for path in sorted(part.rglob("*")) if part.exists() else []:
             if path.is_file() and path.relative_to(manifest.root).as_posix() not in claimed:
                 path.unlink()
@@ -206,7 +203,8 @@ def _add(summary: StageSummary, rows: list[Finished], tasks: int, reused: int) -
                 setattr(summary, name, getattr(summary, name) + row.counts[name])
             dropped.update(row.counts["dropped"])
         elif row.task == "all":
-            summary.details.update(row.counts)
+            # the rows of a table say nothing to a reader of the summary
+            summary.details.update({name: value for name, value in row.counts.items() if name != "rows"})
         summary.seconds += row.seconds
     summary.dropped = dict(dropped.most_common())
     summary.tasks += tasks

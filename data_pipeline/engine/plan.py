@@ -47,7 +47,7 @@ class World:
             for output in outputs
             if output.role != "dropped"
         ]
-        if isinstance(step, Read) or (isinstance(step, Map) and step.table is None):
+        if plan.makes_records:
             self.documents, self.signals = found, plan.signals
         else:
             self.tables[step.name] = found
@@ -95,6 +95,11 @@ class PlannedStep:
         return f"{self.stage.name}/{self.step.name}"
 
     @property
+    def makes_records(self) -> bool:
+        """Whether its files are records, kept and dropped ones, rather than a table or files of another kind."""
+        return _makes_records(self.step)
+
+    @property
     def to_run(self) -> list[PlannedTask]:
         return [task for task in self.tasks if task.name not in self.done]
 
@@ -102,8 +107,7 @@ class PlannedStep:
 def plan_step(recipe: Recipe, stage: Stage, step: Step, world: World, manifest: Manifest) -> PlannedStep:
     """The tasks of one step, given what the earlier steps left."""
     root = manifest.root
-    makes_records = isinstance(step, Read) or (isinstance(step, Map) and step.table is None)
-    folder = f"stages/{stage.name}" if makes_records else f"stages/{stage.name}/{step.name}"
+    folder = f"stages/{stage.name}" if _makes_records(step) else f"stages/{stage.name}/{step.name}"
     dumped = stage.settings.model_dump(mode="json")
     settings = dumped if step.reads is None else {name: dumped[name] for name in step.reads}
     code = code_digests(step)
@@ -124,6 +128,10 @@ def plan_step(recipe: Recipe, stage: Stage, step: Step, world: World, manifest: 
         if row is not None and row.key == task.key and manifest.is_present(row):
             done[task.name] = row
     return PlannedStep(stage, step, folder, settings, code, signals, listed, done, before)
+
+
+def _makes_records(step: Step) -> bool:
+    return isinstance(step, Read) or (isinstance(step, Map) and step.table is None)
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,11 @@ def test_the_document_with_the_greatest_signal_stays(tmp_path: Path, recipe_at: 
 def test_nothing_to_compare(tmp_path: Path, recipe_at: Callable[..., Path]) -> None:
     for rows in ([], [{"text": "只有一篇。"}], [{"text": "……"}, {"text": "——"}]):
         write_jsonl(tmp_path / "a.jsonl", rows)
-        run_recipe(recipe_at([{"name": "a", "paths": "a.jsonl"}], ["read", "dedup_fuzzy"]), tmp_path / "out")
+        recipe = recipe_at([{"name": "a", "paths": "a.jsonl"}], ["read", "dedup_fuzzy"])
+        run_recipe(recipe, tmp_path / "out")
         assert len(rows_of(tmp_path / "out", "documents")) == len(rows)
+        again = run_recipe(recipe, tmp_path / "out")["dedup_fuzzy"]
+        assert again.reused == again.tasks
 
 
 def test_signed_numbers_keep_the_order() -> None:
