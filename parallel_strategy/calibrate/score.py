@@ -6,6 +6,7 @@ import numpy as np
 
 from parallel_strategy.calibrate.fit import Calibration
 from parallel_strategy.calibrate.rows import Row
+from parallel_strategy.predict import Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,16 @@ def outcome(row: Row, calibration: Calibration | None) -> Outcome:
     return Outcome(
         row, prediction.seconds * calibration.correction(row), prediction.gib, prediction.out_of_memory, interval
     )
+
+
+def comparable_gib(prediction: Prediction, kind: str) -> float:
+    """The part of the predicted memory that a row's `mem_kind` speaks of: all of it unless the kind says otherwise."""
+    first = prediction.stage_memory[0]
+    if kind.startswith("params"):
+        return first.weights + first.gradients + first.optimizer
+    if kind.startswith("activations"):
+        return first.activations
+    return prediction.gib
 
 
 def score(table: str, outcomes: list[Outcome]) -> Score:
