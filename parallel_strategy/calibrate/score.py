@@ -51,7 +51,11 @@ def outcome(row: Row, calibration: Calibration | None) -> Outcome:
     fit = calibration.groups.get(row.group)
     interval = float(np.exp(1.2816 * (fit.spread if fit else 0.12)))
     return Outcome(
-        row, prediction.seconds * calibration.correction(row), prediction.gib, prediction.out_of_memory, interval
+        row,
+        prediction.seconds * calibration.correction(row),
+        comparable_gib(prediction, row.memory_kind),
+        prediction.out_of_memory,
+        interval,
     )
 
 
