@@ -1,5 +1,4 @@
-"""Measures the machine that it runs on and writes it as a cluster file: matrix products over shapes, attention,
-vectors, copies.
+"""Measures the machine that it runs on and writes it as a cluster file: matrix products over shapes, vectors, copies.
 
 CPU: numpy's BLAS, as many threads as it is given. NVIDIA: PyTorch, where it is installed and sees a device. Times are
 medians of repeated runs; the figures of the cluster file are fitted to them, not to any training run.
