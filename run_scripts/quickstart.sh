@@ -62,7 +62,7 @@ fi
 # a file to read and to change; each stage leaves what it dropped, and why, in rejects/.
 say "2. clean, deduplicate, tokenize, pack"
 python -m data_pipeline init --corpus "${corpus[@]}" --out "$out/recipe.yaml" --force "${filters[@]}" \
-  --set tokenizer.vocab_size 8000 --set pack.seq_length 256 --set pack.heldout_fraction 0.05
+  --set tokenizer.vocab_size 4000 --set pack.seq_length 256 --set pack.heldout_fraction 0.05
 python -m data_pipeline run "$out/recipe.yaml" --out "$out/corpus"
 
 # -- 3. Pretraining ---------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ python -m data_pipeline run "$out/recipe.yaml" --out "$out/corpus"
 # Ctrl-C is safe at any moment, and so is a power cut: the same command goes on, and ends with the same bits.
 say "3. pretrain $size for $steps steps"
 python -m pangu init "$out/train.yaml" --force --data "$out/corpus/packed" --out "$out/run" --model "$size" \
-  --set fit_vocabulary true --set steps "$steps" --set batch_size 8 --set learning_rate.peak 2e-3 \
+  --set fit_vocabulary true --set steps "$steps" --set batch_size 8 --set learning_rate.peak 3e-3 \
   --set learning_rate.end 1e-4 --set learning_rate.warmup_steps 50 --set evaluate_every 100
 python -m pangu train "$out/train.yaml"
 
