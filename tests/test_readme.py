@@ -81,9 +81,7 @@ def folder(tmp_path_factory) -> Path:
 def test_both_readmes_have_the_same_commands() -> None:
     english, chinese = (blocks(readme) for readme in READMES)
     assert len(english) >= 5
-    assert [re.sub(r"[^\x00-\x7f]+", "…", block) for block in chinese] == [
-        re.sub(r"[^\x00-\x7f]+", "…", block) for block in english
-    ]
+    assert chinese == english
 
 
 def test_every_link_leads_somewhere() -> None:
@@ -94,10 +92,9 @@ def test_every_link_leads_somewhere() -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("readme", READMES)
-def test_every_command_block_runs(folder: Path, readme: str) -> None:
+def test_every_command_block_runs(folder: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
-    for commands in blocks(readme):
+    for commands in blocks(READMES[0]):  # those of the other are the same
         result = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", smaller(commands)],
             cwd=folder,
