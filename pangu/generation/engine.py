@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
@@ -54,17 +53,21 @@ class Continuation:
 class CachedBatch:
     """Rows of one decoder and how many tokens each has in its cache. Rows beyond the sequences in use are idle."""
 
-    def __init__(self, decoder: CachedDecoder, batch: int, positions: int, graph: bool) -> None:
+    def __init__(self, decoder: CachedDecoder, batch: int, positions: int) -> None:
         """positions: that a row may reach, at most the decoder's slots and the context."""
-        self.batch, self.positions = batch, positions
-
-        def construct(ids: Tensor, start: Tensor, last: Tensor) -> Tensor:
-            return decoder(ids, start, last)
-
-        # Calling a compiled Cell costs three times as much as a function: it walks through all its parts each time.
-        self.call = ms.jit(construct) if graph else construct
+        self.decoder, self.batch, self.positions = decoder, batch, positions
         self.lengths = np.zeros(batch, np.int32)
-        self.nothing = Tensor(np.zeros(batch, np.int32))
+
+    def call(
+        self, phase: Literal["prefill", "increment"], ids: np.ndarray, start: np.ndarray, last: np.ndarray
+    ) -> np.ndarray:
+        """Each of the two shapes has a phase of its own.
+
+        MindSpore runs a Cell that it has compiled under one of these two names without asking again whether it must be
+        compiled: that would take longer than the smaller networks themselves.
+        """
+        self.decoder.phase = phase
+        return self.decoder(Tensor(ids), Tensor(start), Tensor(last)).asnumpy()
 
     def prefill(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
         """Forget all, read up to `batch` sequences of 1..positions ids -> logits [sequences, V] at their ends."""
@@ -79,22 +82,22 @@ class CachedBatch:
             last = np.clip(self.lengths - 1 - start, 0, CHUNK - 1)
             starts = np.full(self.batch, start, np.int32)
             chunk = np.ascontiguousarray(ids[:, start : start + CHUNK])
-            logits.append(self.call(Tensor(chunk), Tensor(starts), Tensor(last)).asnumpy())
+            logits.append(self.call("prefill", chunk, starts, last))
         return np.stack([logits[(len(sequence) - 1) // CHUNK][row] for row, sequence in enumerate(sequences)])
 
     def step(self, ids: np.ndarray) -> np.ndarray:
         """The next token of every row, int32 [batch] -> logits [batch, V]."""
         # A sequence that has ended goes on here unheeded, at the last position when it reaches it.
         starts = np.minimum(self.lengths, self.positions - 1)
-        logits = self.call(Tensor(ids.reshape(-1, 1)), Tensor(starts), self.nothing).asnumpy()
+        logits = self.call("increment", ids.reshape(-1, 1), starts, np.zeros_like(starts))
         self.lengths = starts + 1
         return logits
 
 
 class Generator:
-    """Continues prompts with one set of weights (released names).
+    """Continues prompts with one set of weights (released names), in compiled graphs after `pangu.network.use_device`.
 
-    graph: False runs operator by operator (where MindSpore is in PyNative mode), for looking inside.
+    In MindSpore's PyNative mode it runs operator by operator, for looking inside.
     """
 
     def __init__(
@@ -103,7 +106,6 @@ class Generator:
         weights: Weights,
         tokenizer: "Tokenizer | None" = None,
         batch_size: int = 8,
-        graph: bool = True,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch size = {batch_size}: must be at least 1")
@@ -111,7 +113,7 @@ class Generator:
             raise UserError(
                 f"the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}: they do not fit"
             )
-        self.config, self.tokenizer, self.batch_size, self.graph = config, tokenizer, batch_size, graph
+        self.config, self.tokenizer, self.batch_size = config, tokenizer, batch_size
         self.layers = CachedLayers(config, weights)
         self.batches: dict[tuple[int, int], CachedBatch] = {}
 
@@ -140,7 +142,7 @@ class Generator:
         key = (batch, min(fitting, default=slots))
         if key not in self.batches:
             decoder = CachedDecoder(self.config, self.layers, *key)
-            self.batches[key] = CachedBatch(decoder, batch, min(key[1], self.config.seq_length), self.graph)
+            self.batches[key] = CachedBatch(decoder, batch, min(key[1], self.config.seq_length))
         return self.batches[key]
 
     def fit(self, prompt: Sequence[int], options: GenerationOptions, place: str = "prompt") -> list[int]:
