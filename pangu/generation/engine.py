@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
@@ -113,6 +114,8 @@ class Generator:
             raise UserError(
                 f"the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}: they do not fit"
             )
+        if config.compute_dtype == "bf16" and ms.get_context("device_target") == "CPU":
+            raise UserError("compute_dtype bf16: MindSpore has no bf16 kernels for a CPU; use fp32 (or fp16, slow)")
         self.config, self.tokenizer, self.batch_size = config, tokenizer, batch_size
         self.layers = CachedLayers(config, weights)
         self.batches: dict[tuple[int, int], CachedBatch] = {}

@@ -97,6 +97,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no file": (lambda run: [str(run), "--file", "none.txt"], "none.txt: cannot be read"),
     "long prompt": (lambda run: [str(run), "--prompt", "很" * 200], "the context 64"),
     "temperature": (lambda run: [str(run), "--prompt", "今", "--temperature", "-1"], "temperature = -1.0: must be 0"),
+    "bf16": (lambda run: [str(run), "--prompt", "今", "--dtype", "bf16"], "no bf16 kernels for a CPU"),
     "empty prompt": (lambda run: [str(run), "--prompt", ""], "prompt 1: is empty"),
 }
 
