@@ -1,6 +1,7 @@
 """From a configuration and arrays to a network on a device."""
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -27,10 +28,15 @@ def use_device(target: str = "CPU") -> None:
         raise UserError(f"device {target!r} cannot be used here: {reason}") from None
 
 
-def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, seed: int = 1) -> PanguAlpha:
-    """The network with the given weights (released names), or with random ones that the seed decides."""
+def check_dtype(config: ModelConfig) -> None:
+    """Raises UserError where the device in use cannot compute in the model's type."""
     if config.compute_dtype == "bf16" and ms.get_context("device_target") == "CPU":
         raise UserError("compute_dtype bf16: MindSpore has no bf16 kernels for a CPU; use fp32 (or fp16, slow)")
+
+
+def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, seed: int = 1) -> PanguAlpha:
+    """The network with the given weights (released names), or with random ones that the seed decides."""
+    check_dtype(config)
     ms.set_seed(seed)
     network = PanguAlpha(config)
     if weights is not None:
@@ -38,20 +44,24 @@ def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, see
     return network
 
 
-def load_weights(network: PanguAlpha, weights: dict[str, np.ndarray]) -> None:
-    """Copy weights in. Raises UserError that names what is missing, left over, or of another shape."""
-    parameters = {parameter.name: parameter for parameter in network.trainable_params()}
-    missing = sorted(parameters.keys() - weights.keys())
+def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, np.ndarray]) -> None:
+    """Raises UserError that names a weight which is missing, left over, or of another shape than the model's."""
+    missing, foreign = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
     if missing:
-        raise UserError(f"the weights lack {missing[0]!r} ({len(missing)} missing): do they fit the model.yaml?")
-    foreign = sorted(weights.keys() - parameters.keys())
+        raise UserError(f"the weights lack {min(missing)!r} ({len(missing)} missing): do they fit the model.yaml?")
     if foreign:
-        raise UserError(f"the model has no {foreign[0]!r} ({len(foreign)} such): do the weights fit the model.yaml?")
-    for name, parameter in parameters.items():
-        value = weights[name]
-        if value.shape != parameter.shape:
-            raise UserError(f"{name}: the weights have shape {list(value.shape)}, the model {list(parameter.shape)}")
-        parameter.set_data(Tensor(np.asarray(value, np.float32)))
+        raise UserError(f"the model has no {min(foreign)!r} ({len(foreign)} such): do the weights fit the model.yaml?")
+    for name, shape in shapes.items():
+        if weights[name].shape != shape:
+            raise UserError(f"{name}: the weights have shape {list(weights[name].shape)}, the model {list(shape)}")
+
+
+def load_weights(network: PanguAlpha, weights: Mapping[str, np.ndarray]) -> None:
+    """Copy weights in, after `check_weights`."""
+    parameters = network.trainable_params()
+    check_weights({parameter.name: parameter.shape for parameter in parameters}, weights)
+    for parameter in parameters:
+        parameter.set_data(Tensor(np.asarray(weights[parameter.name], np.float32)))
 
 
 def read_weights(network: PanguAlpha) -> dict[str, np.ndarray]:

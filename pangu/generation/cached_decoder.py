@@ -21,11 +21,11 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from pangu.config import ModelConfig
-from pangu.errors import UserError
 from pangu.model.activation import ACTIVATIONS
 from pangu.model.attention import MASKED_SCORE
 from pangu.model.decoder import DTYPES
 from pangu.model.layer_norm import LayerNorm
+from pangu.network import check_weights
 
 Weights = Mapping[str, np.ndarray]
 
@@ -60,19 +60,6 @@ def layer_prefixes(config: ModelConfig) -> list[str]:
     """How the names of each layer's weights begin, the query layer last."""
     blocks = [f"backbone.blocks.{i}." for i in range(config.num_blocks)]
     return [*blocks, "backbone.top_query_layer."] if config.query_layer else blocks
-
-
-def check_weights(config: ModelConfig, weights: Weights) -> None:
-    """Raises UserError that names a weight which is missing, left over, or of another shape than the model's."""
-    shapes = expected_shapes(config)
-    missing, foreign = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
-    if missing:
-        raise UserError(f"the weights lack {min(missing)!r} ({len(missing)} missing): do they fit the model.yaml?")
-    if foreign:
-        raise UserError(f"the model has no {min(foreign)!r} ({len(foreign)} such): do the weights fit the model.yaml?")
-    for name, shape in shapes.items():
-        if weights[name].shape != shape:
-            raise UserError(f"{name}: the weights have shape {list(weights[name].shape)}, the model {list(shape)}")
 
 
 def constant(values: np.ndarray, dtype: ms.Type) -> Parameter:
@@ -179,7 +166,7 @@ class CachedLayers(nn.Cell):
 
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
         super().__init__()
-        check_weights(config, weights)
+        check_weights(expected_shapes(config), weights)
         dtype = DTYPES[config.compute_dtype]
         words = weights["backbone.word_embedding.embedding_table"]
         self.words = constant(words, ms.float32)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
@@ -20,6 +19,7 @@ from pangu.generation.cached_decoder import CachedDecoder, CachedLayers, Weights
 from pangu.generation.options import GenerationOptions
 from pangu.generation.sampling import Sampler
 from pangu.generation.text_stream import TextStream
+from pangu.network import check_dtype
 
 if TYPE_CHECKING:
     from pangu.tokenizer import Tokenizer
@@ -114,8 +114,7 @@ class Generator:
             raise UserError(
                 f"the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}: they do not fit"
             )
-        if config.compute_dtype == "bf16" and ms.get_context("device_target") == "CPU":
-            raise UserError("compute_dtype bf16: MindSpore has no bf16 kernels for a CPU; use fp32 (or fp16, slow)")
+        check_dtype(config)
         self.config, self.tokenizer, self.batch_size = config, tokenizer, batch_size
         self.layers = CachedLayers(config, weights)
         self.batches: dict[tuple[int, int], CachedBatch] = {}
