@@ -58,7 +58,7 @@ class PackedData:
     vocab_size: int
     end_of_document: int
     pad: int
-    fingerprint: str  # sha256 of packed.json, which names every file with its contents
+    fingerprint: str  # sha256 of packed.json: the tokenizer, the seed and the counts, not the samples themselves
     splits: dict[str, Split]
 
     @classmethod

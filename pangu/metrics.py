@@ -8,7 +8,7 @@ import json
 import math
 from pathlib import Path
 
-from pangu.whole_file import write_whole
+from pangu.whole_file import whole_file, write_whole
 
 METRICS = "metrics.jsonl"
 
@@ -87,9 +87,8 @@ def draw_losses(run: Path, unigram: float | None) -> Path:
     axes.legend(frameon=False)
     figure.tight_layout()
     path = run / "loss.png"
-    temporary = run / ".loss.png.tmp"
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    with whole_file(path) as file:
+        figure.savefig(file, format="png")
     return path
 
 

@@ -96,17 +96,16 @@ def model_of(config: TrainConfig, data: PackedData) -> ModelConfig:
     return model
 
 
-def decided_fields(config: TrainConfig) -> dict:
-    """What of train.yaml decides the computation, with the length of the cosine written out."""
+def decided_fields(config: TrainConfig, data: PackedData) -> dict:
+    """What decides the computation: of train.yaml, with the length of the cosine written out, and the corpus."""
     fields = config.model_dump(mode="json", exclude=FREE_FIELDS)
     fields["learning_rate"]["decay_steps"] = config.learning_rate.decay_steps or config.steps
-    return fields
+    return fields | {"corpus": data.fingerprint}
 
 
 def check_same_run(run: Path, saved: dict, config: TrainConfig, data: PackedData) -> None:
     """A run goes on only with what it began with. Raises UserError that names the first difference."""
-    now = decided_fields(config) | {"corpus": data.fingerprint}
-    for name, value in now.items():
+    for name, value in decided_fields(config, data).items():
         if saved.get(name) != value:
             raise UserError(
                 f"{run}: this run began with {name} = {saved.get(name)!r}, now it is {value!r}: "
@@ -182,7 +181,7 @@ class Trainer:
         from pangu.network import read_weights
 
         moments = {p.name: p.asnumpy().copy() for p in (*self.optimizer.first, *self.optimizer.second)}
-        saved = decided_fields(self.config) | {"corpus": self.data.fingerprint}
+        saved = decided_fields(self.config, self.data)
         path = checkpoint.save(run, self.state, read_weights(self.network), moments, self.model, saved)
         checkpoint.prune(run, self.config.keep_last)
         return path
@@ -224,7 +223,7 @@ class Trainer:
         return metrics
 
     def next_state(self, updated: bool, tokens: int) -> TrainingState:
-        """The state after an update or an overflow: the scale doubles after enough good steps and halves after one."""
+        """The state after an update or an overflow: the scale doubles after enough good steps in a row."""
         state, rules = self.state, self.config.loss_scale
         state = replace(state, step=state.step + 1, tokens=state.tokens + tokens, heldout_loss=None)
         if self.model.compute_dtype != "fp16":
@@ -262,18 +261,18 @@ class Trainer:
         return total / max(predictions, 1)
 
 
-def matmul_peak(device_size: int = 1024) -> float:
+def matmul_peak(size: int = 1024) -> float:
     """FLOP/s of this device's fp32 matrix product at 1024³, the best of several: what MFU is measured against."""
     import mindspore as ms
     from mindspore import ops
 
-    matrix = ms.Tensor(np.ones((device_size, device_size), np.float32))
+    matrix = ms.Tensor(np.ones((size, size), np.float32))
     best = math.inf
     for _ in range(6):
         start = time.perf_counter()
         ops.matmul(matrix, matrix).asnumpy()
         best = min(best, time.perf_counter() - start)
-    return 2 * device_size**3 / best
+    return 2 * size**3 / best
 
 
 def train(config: TrainConfig) -> Summary:
@@ -282,7 +281,8 @@ def train(config: TrainConfig) -> Summary:
     Raises UserError for whatever the user can mend; the run directory is then as it was at its newest checkpoint.
     """
     data = PackedData.load(config.data)
-    training, heldout = data.split("train"), data.split("heldout")
+    for name in ("train", "heldout"):
+        data.split(name)  # an empty one is a mistake to name before anything is made
     model = model_of(config, data)
     run = Path(config.out)
     held_lock = lock(run)
@@ -300,19 +300,16 @@ def train(config: TrainConfig) -> Summary:
         if saved:
             trainer.restore(saved)
         elif config.start_from:
-            load_weights(trainer.network, checkpoint.load_for_inference(config.start_from, run_model(config, model))[1])
+            # A bare .safetensors file says no sizes: it must be of this run's.
+            size = config.model if config.start_from.endswith(".safetensors") else None
+            load_weights(trainer.network, checkpoint.load_for_inference(config.start_from, size)[1])
         write_run_files(run, model, config, data)
-        return loop(trainer, run, unigram_nats(training, heldout, data.vocab_size, data.pad))
+        return loop(trainer, run)
     finally:
         held_lock.close()
 
 
-def run_model(config: TrainConfig, model: ModelConfig) -> str | None:
-    """What `load_for_inference` needs for a bare .safetensors file: the size this run has."""
-    return config.model if config.start_from and config.start_from.endswith(".safetensors") else None
-
-
-def loop(trainer: Trainer, run: Path, unigram: float) -> Summary:
+def loop(trainer: Trainer, run: Path) -> Summary:
     """Steps, evaluations and checkpoints until the end or an interrupt."""
     config, data = trainer.config, trainer.data
     first = trainer.state.step
@@ -337,6 +334,7 @@ def loop(trainer: Trainer, run: Path, unigram: float) -> Summary:
             interrupted = interrupts.asked and trainer.state.step < config.steps
     finally:
         writer.close()
+    unigram = unigram_nats(data.split("train"), data.split("heldout"), data.vocab_size, data.pad)
     picture = draw_losses(run, unigram)
     path = path or checkpoint.best(run)
     heldout = checkpoint.heldout_loss(path) if path else math.nan
