@@ -74,7 +74,7 @@ class _Recipe(BaseModel):
     sources: list[Source] = Field(min_length=1)
     stages: list[Any] = Field(min_length=1)
     seed: int = Field(1, ge=0, lt=2**32)
-    engine: Literal["local"] = "local"
+    engine: Literal["local", "spark"] = "local"
     memory: ByteSize = 4 << 30
     workers: Literal["auto"] | int = "auto"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="the output directory")
+    parser.add_argument("--engine", choices=("local", "spark"), help="where it runs; the default is the recipe's")
     parser.add_argument("--workers", type=int, help="processes; the result does not depend on it")
     parser.add_argument("--memory", help="for everything together, like 4GB; the default is the recipe's")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
@@ -39,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         except ValueError as error:
             raise UserError(f"--memory: {error}") from error
         recipe = replace(recipe, memory=memory, workers=min(recipe.workers, default_workers(memory)))
+    if arguments.engine is not None:
+        recipe = replace(recipe, engine=arguments.engine)
     if arguments.workers is not None:
         if arguments.workers < 1:
             raise UserError(f"--workers {arguments.workers}: the nearest legal value is 1")

@@ -1,20 +1,27 @@
-"""The engine for one machine: worker processes over shards, DuckDB for what belongs together."""
+"""Runs a recipe: step by step what is not up to date, then the output folders.
+
+The tasks themselves are done by an engine: a pool of processes on this machine, with DuckDB for what belongs together,
+or Spark (engine/spark.py)."""
 
 import os
 import shutil
 import sqlite3
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from data_pipeline.engine import tasks
 from data_pipeline.engine.manifest import Finished, Manifest
 from data_pipeline.engine.plan import PlannedStep, World, plan_step
-from data_pipeline.engine.pool import Pool, describe_system_error
+from data_pipeline.engine.pool import Job, Pool, describe_system_error
 from data_pipeline.engine.whole import checksum, commit_directory, link, locked
 from data_pipeline.errors import UserError
 from data_pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from data_pipeline.engine.spark import SparkEngine
 
 MINIMUM_FREE_BYTES = 64 << 20
 
@@ -29,6 +36,12 @@ class Reporter(Protocol):
     def task_done(self, plan: PlannedStep, result: tasks.Result) -> None: ...
 
     def stage_finished(self, summary: "StageSummary") -> None: ...
+
+
+class Engine(Protocol):
+    """Whoever does the tasks; results come in the order in which they finish."""
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, tasks.Result]]: ...
 
 
 @dataclass
@@ -63,8 +76,8 @@ def run(
         try:
             if verify:
                 _forget_damaged(manifest, recipe)
-            with Pool(recipe.workers, on_tick=reporter.tick) as pool:
-                return _run_stages(recipe, manifest, pool, reporter, until)
+            with _engine(recipe, root, reporter) as engine:
+                return _run_stages(recipe, manifest, engine, reporter, until)
         except sqlite3.Error as error:
             raise UserError(f"{root}/manifest.sqlite: cannot be written: {error}") from error
         except OSError as error:
@@ -74,8 +87,16 @@ def run(
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _engine(recipe: Recipe, root: Path, reporter: Reporter) -> "Pool | SparkEngine":
+    if recipe.engine == "spark":
+        from data_pipeline.engine.spark import SparkEngine
+
+        return SparkEngine(root, recipe.workers, recipe.memory)
+    return Pool(recipe.workers, on_tick=reporter.tick)
+
+
 def _run_stages(
-    recipe: Recipe, manifest: Manifest, pool: Pool, reporter: Reporter, until: str | None
+    recipe: Recipe, manifest: Manifest, engine: Engine, reporter: Reporter, until: str | None
 ) -> list[StageSummary]:
     manifest.record_stages([(stage.name, stage.kind) for stage in recipe.stages])
     world = World()
@@ -86,7 +107,7 @@ def _run_stages(
         summary = StageSummary(stage.name, stage.kind)
         for step in stage.steps:
             plan = plan_step(recipe, stage, step, world, manifest)
-            rows = _run_step(plan, manifest, pool, reporter)
+            rows = _run_step(plan, manifest, engine, reporter)
             world.advance(plan, rows, manifest.root)
             _add(summary, rows, len(plan.tasks), len(plan.done))
             _collect(published, plan, rows, manifest.root)
@@ -101,7 +122,7 @@ def _run_stages(
     return summaries
 
 
-def _run_step(plan: PlannedStep, manifest: Manifest, pool: Pool, reporter: Reporter) -> list[Finished]:
+def _run_step(plan: PlannedStep, manifest: Manifest, engine: Engine, reporter: Reporter) -> list[Finished]:
     """Run the stale tasks of a step; the rows of all its tasks, in their order."""
     reporter.step_started(plan)
     rows = dict(plan.done)
@@ -114,7 +135,7 @@ def _run_step(plan: PlannedStep, manifest: Manifest, pool: Pool, reporter: Repor
             _check_space(manifest.root)
             yield tasks.job(name, task.build())
 
-    for job, result in pool.run(jobs()):
+    for job, result in engine.run(jobs()):
         task = by_name[job.name]
         row = Finished(task.name, task.key, result.outputs, result.counts, result.seconds)
         manifest.record(plan.name, row)

@@ -1,9 +1,11 @@
 """What a worker does with one task of each kind of step. Both engines call these functions."""
 
+import os
+import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,11 @@ class GroupByTask:
     folder: str
     memory_bytes: int
     threads: int
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """The files of its result, in order: one for each shard, or a single one."""
+        return tuple(sorted(self.shards)) if "shard" in self.step.table.names else ("all",)
 
 
 @dataclass(frozen=True)
@@ -134,33 +141,40 @@ def run_group_by(task: GroupByTask, progress: Progress) -> Result:
     """One query. Rows with a column `shard`, sorted by it, go to a file for each shard (an empty one where a shard
     has none); others to one file.
     """
-    start = time.perf_counter()
     spill = task.root / "tmp" / f"spill-{task.folder.replace('/', '-')}"
+    try:
+        progress.unit()
+        rows = query(task.step.sql(task.settings), task.tables, task.memory_bytes, task.threads, spill)
+        return write_groups(task, rows, task.file_names)
+    finally:
+        shutil.rmtree(spill, ignore_errors=True)
+
+
+def write_groups(task: GroupByTask, rows: Iterable[pa.RecordBatch], names: Sequence[str]) -> Result:
+    """The sorted `rows` of a query, whatever engine it ran on, as the files `names` (sorted)."""
+    start = time.perf_counter()
     columns = task.step.table.names
-    writer = _ByShard(task, task.shards) if "shard" in columns else _ByShard(task, ("all",))
-    rows = 0
+    writer = _ByShard(task, names)
+    count = 0
     with writer:
-        try:
-            for batch in query(task.step.sql(task.settings), task.tables, task.memory_bytes, task.threads, spill):
-                progress.unit()
-                batch = batch.select(columns).cast(task.step.table)
-                for part in _runs(batch, "shard") if "shard" in columns else [batch]:
-                    writer.write(part.column("shard")[0].as_py() if "shard" in columns else "all", part)
-                rows += batch.num_rows
-            outputs = writer.close()
-        finally:
-            shutil.rmtree(spill, ignore_errors=True)
-    return Result(tuple(outputs), {"rows": rows}, time.perf_counter() - start)
+        for batch in rows:
+            batch = batch.select(columns).cast(task.step.table)
+            for part in _runs(batch, "shard") if "shard" in columns else [batch]:
+                writer.write(part.column("shard")[0].as_py() if "shard" in columns else "all", part)
+            count += batch.num_rows
+        outputs = writer.close()
+    return Result(tuple(outputs), {"rows": count}, time.perf_counter() - start)
 
 
 def run_files(task: FilesTask, progress: Progress) -> Result:
     """A function that writes files into an empty folder, which then takes its place whole."""
     start = time.perf_counter()
     name = task.folder if task.item is None else f"{task.folder}/{task.item.name}"
-    temporary = task.root / "tmp" / name.replace("/", "-")
+    own = f"{platform.node()}-{os.getpid()}-{name.replace('/', '-')}"
+    temporary = task.root / "tmp" / own
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    scratch = task.root / "tmp" / f"scratch-{name.replace('/', '-')}"
+    scratch = task.root / "tmp" / f"scratch-{own}"
     context = Context(task.settings, task.inputs, temporary, scratch, task.threads, task.memory_bytes, progress.done)
     progress.unit()
     try:
@@ -255,9 +269,9 @@ class _Table:
 class _ByShard:
     """Writers for the files of a sorted table, one open at a time, and none left out."""
 
-    def __init__(self, task: GroupByTask, shards: Sequence[str]):
+    def __init__(self, task: GroupByTask, names: Sequence[str]):
         self.task = task
-        self.names = sorted(shards)
+        self.names = names
         self.place = {name: index for index, name in enumerate(self.names)}
         self.position = -1
         self.writer: ShardWriter | None = None

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ class WholeFile:
 
     def __init__(self, root: Path, path: str):
         self.root, self.path = root, path
-        self.temporary = root / "tmp" / f"{os.getpid()}-{path.replace('/', '-')}"
+        # no other process has this name, whichever machine it runs on
+        self.temporary = root / "tmp" / f"{platform.node()}-{os.getpid()}-{path.replace('/', '-')}"
         self.temporary.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.temporary, "wb", buffering=1 << 20)  # noqa: SIM115 (closed by commit or abandon)
         self.hash = xxhash.xxh3_128()
