@@ -19,8 +19,7 @@ MASKED_SCORE = -10000.0
 class Attention(nn.Cell):
     """softmax(Q Kᵀ / √(d/H) + (1 - visible)·(-10000)) V, then the output projection.
 
-    `dense1`, `dense2`, `dense3` make queries, keys and values. A caller that keeps keys and values between calls uses
-    `queries`, `keys_values`, `attend` and `projection` one by one; `construct` is their composition.
+    `dense1`, `dense2`, `dense3` make queries, keys and values.
     """
 
     def __init__(self, config: ModelConfig, dtype: ms.Type) -> None:
@@ -38,38 +37,43 @@ class Attention(nn.Cell):
         self.dtype = dtype
         # Both factors are scaled before the product, so that fp16 scores do not overflow.
         self.scale = 1 / math.sqrt(math.sqrt(config.head_size))
-        self.transpose = ops.Transpose()
+        self.scale_queries, self.scale_keys = ops.Mul(), ops.Mul()
+        self.split_transpose, self.merge_transpose = ops.Transpose(), ops.Transpose()
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.context = ops.BatchMatMul()
+        self.add_penalty = ops.Add()
         self.softmax = ops.Softmax(axis=-1)
         self.probability_dropout = Dropout(config.dropout_rate)
         self.cast = ops.Cast()
         # Ascend's fused kernel takes half precision, and its own dropout is not the reproducible one.
         self.fused = ms.get_context("device_target") == "Ascend" and dtype != ms.float32
         self.flash_attention = FlashAttention(config.num_heads)
+        self.reshape = ops.Reshape()
 
     def split_heads(self, x: Tensor) -> Tensor:
         """[B, S, d] -> [B, H, S, d/H]."""
-        return self.transpose(x.reshape((x.shape[0], x.shape[1], self.num_heads, self.head_size)), (0, 2, 1, 3))
+        return self.split_transpose(self.reshape(x, (*x.shape[:2], self.num_heads, self.head_size)), (0, 2, 1, 3))
 
     def queries(self, x: Tensor) -> Tensor:
         """[B, S, d] -> scaled queries [B, H, S, d/H]."""
-        return self.split_heads(self.dense1(x) * self.scale)
+        return self.split_heads(self.scale_queries(self.dense1(x), self.scale))
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, d] -> scaled keys and values, both [B, H, S, d/H]."""
-        return self.split_heads(self.dense2(x) * self.scale), self.split_heads(self.dense3(x))
+        return self.split_heads(self.scale_keys(self.dense2(x), self.scale)), self.split_heads(self.dense3(x))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
         """Queries [B, H, Q, d/H], keys and values [B, H, K, d/H], penalty [B, 1, Q, K] -> [B, Q, d]."""
         if self.fused and not (self.training and self.probability_dropout.rate):
             heads = self.flash_attention(query, key, value, penalty)
         else:
-            scores = self.cast(self.scores(query, key), self.softmax_dtype) + self.cast(penalty, self.softmax_dtype)
+            scores = self.add_penalty(
+                self.cast(self.scores(query, key), self.softmax_dtype), self.cast(penalty, self.softmax_dtype)
+            )
             probabilities = self.probability_dropout(self.softmax(scores), dropout_seed)
             heads = self.context(self.cast(probabilities, self.dtype), value)
-        merged = self.transpose(heads, (0, 2, 1, 3))
-        return merged.reshape((merged.shape[0], merged.shape[1], -1))
+        merged = self.merge_transpose(heads, (0, 2, 1, 3))
+        return self.reshape(merged, (*merged.shape[:2], self.num_heads * self.head_size))
 
     def construct(self, query_input: Tensor, key_input: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
         """Queries from `query_input` [B, S, d], keys and values from `key_input` [B, S, d] -> [B, S, d]."""

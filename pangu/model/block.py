@@ -1,7 +1,7 @@
 """One pre-norm layer of the decoder."""
 
 import mindspore as ms
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from pangu.config import ModelConfig
 from pangu.model.attention import Attention
@@ -21,12 +21,14 @@ class Block(nn.Cell):
         self.output = FeedForward(config, dtype)
         self.attention_dropout = Dropout(config.dropout_rate)
         self.output_dropout = Dropout(config.dropout_rate)
+        self.attention_add, self.output_add = ops.Add(), ops.Add()
 
     def feed_forward(self, hidden: Tensor, dropout_seed: Tensor) -> Tensor:
         """The second half of the layer."""
-        return hidden + self.output_dropout(self.output(self.layernorm2(hidden)), dropout_seed)
+        return self.output_add(hidden, self.output_dropout(self.output(self.layernorm2(hidden)), dropout_seed))
 
     def construct(self, hidden: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
         normed = self.layernorm1(hidden)
         attended = self.attention(normed, normed, penalty, dropout_seed)
-        return self.feed_forward(hidden + self.attention_dropout(attended, dropout_seed), dropout_seed)
+        hidden = self.attention_add(hidden, self.attention_dropout(attended, dropout_seed))
+        return self.feed_forward(hidden, dropout_seed)

@@ -35,6 +35,7 @@ class Decoder(nn.Cell):
         position_table = initializers.position_table(config)
         self.word_embedding = Embedding(config.vocab_size, hidden, initializers.word_table(config))
         self.position_embedding = Embedding(config.seq_length, hidden, position_table)
+        self.embedding_add = ops.Add()
         self.embedding_dropout = Dropout(config.dropout_rate)
         self.blocks = nn.CellList([Block(config, dtype) for _ in range(config.num_blocks)])
         self.layernorm = LayerNorm(hidden, dtype)
@@ -46,7 +47,7 @@ class Decoder(nn.Cell):
 
     def embed(self, ids: Tensor, positions: Tensor, dropout_seed: Tensor) -> Tensor:
         """[B, S] -> [B, S, d] in the compute dtype."""
-        hidden = self.word_embedding(ids) + self.position_embedding(positions)
+        hidden = self.embedding_add(self.word_embedding(ids), self.position_embedding(positions))
         return self.cast(self.embedding_dropout(hidden, dropout_seed), self.dtype)
 
     def construct(self, ids: Tensor, positions: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
@@ -73,6 +74,7 @@ class PanguAlpha(nn.Cell):
         self.backbone = Decoder(config)
         self.head = ops.MatMul(transpose_b=True)
         self.cast = ops.Cast()
+        self.reshape = ops.Reshape()
         dropouts = (cell for _, cell in self.cells_and_names() if isinstance(cell, Dropout))
         for site, dropout in enumerate(dropouts):
             dropout.site = site
@@ -80,8 +82,8 @@ class PanguAlpha(nn.Cell):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., d] -> logits fp32 [..., V]."""
         table = self.cast(self.backbone.word_embedding.embedding_table, self.dtype)
-        rows = self.head(hidden.reshape((-1, hidden.shape[-1])), table)
-        return self.cast(rows, ms.float32).reshape((*hidden.shape[:-1], -1))
+        rows = self.head(self.reshape(hidden, (-1, hidden.shape[-1])), table)
+        return self.reshape(self.cast(rows, ms.float32), (*hidden.shape[:-1], -1))
 
     def construct(self, ids: Tensor, positions: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
         return self.logits(self.backbone(ids, positions, penalty, dropout_seed))

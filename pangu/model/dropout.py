@@ -13,24 +13,40 @@ class Dropout(nn.Cell):
 
     The bits of element i are a 32-bit integer hash (two multiply-xorshift rounds, after Mueller's `hash32`) of its
     index, the seed and the `site`, a number that the network gives to each of its dropouts.
+
+    `part`: this process holds part number `part` of a batch that is split along its first axis into parts of one size;
+    an element then has the index that it has in the whole batch.
     """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
         self.site = 0
+        self.part = 0
         # An element is kept when the low 24 bits of its hash reach this.
         self.threshold = round(rate * (1 << 24))
         self.xor, self.shift, self.low = ops.BitwiseXor(), ops.RightShift(), ops.BitwiseAnd()
+        self.multiply, self.reaches, self.cast = ops.Mul(), ops.GreaterEqual(), ops.Cast()
+        self.add_row, self.add_seed = ops.Add(), ops.Add()
+        self.mask, self.scale = ops.Mul(), ops.Mul()
 
     def hash(self, x: Tensor) -> Tensor:
         for multiplier in (0x45D9F3B, 0x119DE1F3):
-            x = self.xor(x, self.shift(x, Tensor(16, ms.int32))) * multiplier
+            x = self.multiply(self.xor(x, self.shift(x, Tensor(16, ms.int32))), multiplier)
         return self.xor(x, self.shift(x, Tensor(16, ms.int32)))
 
     def construct(self, x: Tensor, seed: Tensor) -> Tensor:
         if self.rate == 0 or not self.training:
             return x
-        index = Tensor(np.arange(x.size, dtype=np.int32)).reshape(x.shape)
-        bits = self.low(self.hash(index + (seed * 1000003 + self.site * 7919)), Tensor((1 << 24) - 1, ms.int32))
-        return x * ops.cast(bits >= self.threshold, x.dtype) * (1 / (1 - self.rate))
+        # The index of an element is the sum of two, so that no constant is as large as x: of its first axis, and
+        # within it. Beyond 2³¹ both wrap around, as their sum would.
+        inner = x.size // x.shape[0]
+        first = (np.arange(x.shape[0], dtype=np.int64) + self.part * x.shape[0]) * inner
+        outer = Tensor(first.astype(np.int32).reshape((-1, *[1] * (x.ndim - 1))))
+        within = Tensor(np.arange(inner, dtype=np.int64).astype(np.int32).reshape((1, *x.shape[1:])))
+        index = self.add_row(outer, within)
+        bits = self.low(
+            self.hash(self.add_seed(index, seed * 1000003 + self.site * 7919)), Tensor((1 << 24) - 1, ms.int32)
+        )
+        kept = self.cast(self.reaches(bits, self.threshold), x.dtype)
+        return self.scale(self.mask(x, kept), 1 / (1 - self.rate))

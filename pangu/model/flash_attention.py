@@ -2,6 +2,7 @@
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
+from mindspore.ops.auto_generate.gen_ops_prim import FlashAttentionScore
 
 
 class FlashAttention(nn.Cell):
@@ -16,10 +17,12 @@ class FlashAttention(nn.Cell):
 
     def __init__(self, num_heads: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.kernel = FlashAttentionScore(num_heads, scale_value=1.0, input_layout="BNSD")
+        self.is_hidden = ops.Less()
+        self.cast = ops.Cast()
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, penalty: Tensor) -> Tensor:
-        hidden = ops.cast(penalty < 0, ms.bool_)
-        return ops.flash_attention_score(
-            query, key, value, self.num_heads, attn_mask=hidden, scalar_value=1.0, input_layout="BNSD"
-        )
+        # The kernel wants its mask as bytes.
+        hidden = self.cast(self.is_hidden(penalty, 0.0), ms.uint8)
+        _, _, _, heads = self.kernel(query, key, value, None, None, None, hidden)
+        return heads

@@ -16,4 +16,5 @@ class QueryLayer(Block):
         self, hidden: Tensor, query: Tensor, penalty: Tensor, dropout_seed: Tensor
     ) -> Tensor:
         attended = self.attention(query, self.layernorm1(hidden), penalty, dropout_seed)
-        return self.feed_forward(hidden + self.attention_dropout(attended, dropout_seed), dropout_seed)
+        hidden = self.attention_add(hidden, self.attention_dropout(attended, dropout_seed))
+        return self.feed_forward(hidden, dropout_seed)

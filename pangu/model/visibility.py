@@ -22,21 +22,33 @@ class Visibility(nn.Cell):
     def __init__(self, end_of_document: int | None = None, pad: int | None = None) -> None:
         super().__init__()
         self.end_of_document, self.pad = end_of_document, pad
-        self.cumsum = ops.CumSum()
-        self.cast = ops.Cast()
+        self.ends, self.real = ops.Equal(), ops.NotEqual()
+        self.cumsum, self.before = ops.CumSum(), ops.Sub()
+        self.same_document, self.causal, self.within = ops.Equal(), ops.Mul(), ops.Mul()
+        self.see_real, self.seen_real = ops.Mul(), ops.Mul()
+        self.count, self.from_zero = ops.ReduceSum(), ops.Sub()
+        self.hidden, self.penalise = ops.Sub(), ops.Mul()
+        self.repeat_positions, self.repeat_causal = ops.Add(), ops.Add()
+        self.cast, self.reshape = ops.Cast(), ops.Reshape()
 
     def construct(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         batch, length = ids.shape
+        of_queries, of_keys = (batch, length, 1), (batch, 1, length)
         causal = Tensor(np.tril(np.ones((1, length, length), np.float32)))
-        positions = ops.broadcast_to(Tensor(np.arange(length, dtype=np.int32)), (batch, length))
-        visible = ops.broadcast_to(causal, (batch, length, length))
         if self.end_of_document is not None:
-            ends = self.cast(ids == self.end_of_document, ms.float32)
-            document = self.cumsum(ends, 1) - ends  # how many documents ended before this token
-            same = self.cast(document.reshape((batch, length, 1)) == document.reshape((batch, 1, length)), ms.float32)
-            visible = visible * same
-            positions = self.cast(visible.sum(axis=-1), ms.int32) - 1  # the tokens of one's own document before it
+            ends = self.cast(self.ends(ids, self.end_of_document), ms.float32)
+            document = self.before(self.cumsum(ends, 1), ends)  # how many documents ended before this token
+            same = self.same_document(self.reshape(document, of_queries), self.reshape(document, of_keys))
+            visible = self.causal(self.cast(same, ms.float32), causal)
+            # the tokens of one's own document before it
+            positions = self.cast(self.from_zero(self.count(visible, -1), 1.0), ms.int32)
+        else:
+            nothing = ops.zeros_like(ids)
+            positions = self.repeat_positions(nothing, Tensor(np.arange(length, dtype=np.int32).reshape((1, -1))))
+            visible = self.repeat_causal(self.cast(self.reshape(nothing, of_queries), ms.float32), causal)
         if self.pad is not None:
-            real = self.cast(ids != self.pad, ms.float32)
-            visible = visible * real.reshape((batch, length, 1)) * real.reshape((batch, 1, length))
-        return positions, ((1 - visible) * MASKED_SCORE).reshape((batch, 1, length, length))
+            real = self.cast(self.real(ids, self.pad), ms.float32)
+            visible = self.see_real(visible, self.reshape(real, of_queries))
+            visible = self.seen_real(visible, self.reshape(real, of_keys))
+        penalty = self.penalise(self.hidden(1.0, visible), MASKED_SCORE)
+        return positions, self.reshape(penalty, (batch, 1, length, length))

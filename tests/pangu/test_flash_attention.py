@@ -6,7 +6,7 @@ No CPU has the kernel: a plain one that follows its documentation (mask true = h
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, ops
+from mindspore import Tensor
 
 from pangu.config import ModelConfig
 from pangu.model.visibility import Visibility
@@ -18,16 +18,17 @@ CONFIG = ModelConfig(
 
 
 def documented_kernel(
-    query: Tensor, key: Tensor, value: Tensor, head_num: int, attn_mask: Tensor, scalar_value: float, input_layout: str
-) -> Tensor:
-    assert input_layout == "BNSD" and head_num == query.shape[1] and attn_mask.dtype == ms.bool_
-    assert attn_mask.shape == (query.shape[0], 1, query.shape[2], key.shape[2])
+    query: Tensor, key: Tensor, value: Tensor, shift: None, dropped: None, padding: None, hidden: Tensor
+) -> tuple[None, None, None, Tensor]:
+    assert hidden.dtype == ms.uint8
+    assert hidden.shape == (query.shape[0], 1, query.shape[2], key.shape[2])
     assert query.dtype == key.dtype == value.dtype == ms.float16
-    scores = np.einsum("bhqd,bhkd->bhqk", query.asnumpy().astype(np.float32), key.asnumpy()) * scalar_value
-    scores = np.where(attn_mask.asnumpy(), -np.inf, scores)
+    scores = np.einsum("bhqd,bhkd->bhqk", query.asnumpy().astype(np.float32), key.asnumpy())
+    scores = np.where(hidden.asnumpy() == 1, -np.inf, scores)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    return Tensor(np.einsum("bhqk,bhkd->bhqd", weights, value.asnumpy().astype(np.float32)).astype(np.float16))
+    heads = np.einsum("bhqk,bhkd->bhqd", weights, value.asnumpy().astype(np.float32)).astype(np.float16)
+    return None, None, None, Tensor(heads)
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def pynative():
 
 
 @pytest.mark.parametrize("end_of_document", [None, 9])
-def test_fused_attention_equals_the_composed(pynative, monkeypatch, end_of_document: int | None) -> None:
+def test_fused_attention_equals_the_composed(pynative, end_of_document: int | None) -> None:
     network = build(CONFIG)
     network.set_train(False)
     random = np.random.default_rng(2)
@@ -47,24 +48,24 @@ def test_fused_attention_equals_the_composed(pynative, monkeypatch, end_of_docum
     inputs = (Tensor(ids), *Visibility(end_of_document)(Tensor(ids)), Tensor(0, ms.int32))
     composed = network(*inputs).asnumpy()
     calls = []
-    monkeypatch.setattr(
-        ops, "flash_attention_score", lambda *given, **named: calls.append(1) or documented_kernel(*given, **named)
-    )
     backbone = network.backbone
     for layer in [*backbone.blocks, backbone.top_query_layer]:
         assert not layer.attention.fused  # what this machine chose
+        kernel = layer.attention.flash_attention.kernel
+        assert (kernel.head_num, kernel.scale_value) == (4, 1.0)
         layer.attention.fused = True
+        layer.attention.flash_attention.kernel = lambda *given: calls.append(1) or documented_kernel(*given)
     fused = network(*inputs).asnumpy()
     assert len(calls) == CONFIG.num_layers
     np.testing.assert_allclose(fused, composed, rtol=0, atol=2e-2)
 
 
-def test_dropout_of_probabilities_in_training_is_composed(pynative, monkeypatch) -> None:
+def test_dropout_of_probabilities_in_training_is_composed(pynative) -> None:
     network = build(CONFIG)
     network.set_train(True)
-    monkeypatch.setattr(ops, "flash_attention_score", lambda *given, **named: pytest.fail("fused in training"))
     for layer in [*network.backbone.blocks, network.backbone.top_query_layer]:
         layer.attention.fused = True
+        layer.attention.flash_attention.kernel = lambda *given: pytest.fail("fused in training")
     ids = Tensor(np.full((1, 12), 11, np.int32))
     logits = network(ids, *Visibility(9)(ids), Tensor(3, ms.int32)).asnumpy()
     again = network(ids, *Visibility(9)(ids), Tensor(3, ms.int32)).asnumpy()
