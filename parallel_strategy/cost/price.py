@@ -4,6 +4,7 @@ What is priced here is what the closed form adds up, what the event simulation r
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,8 +12,15 @@ import numpy as np
 
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.kernel import kernel_seconds, smooth_maximum
-from parallel_strategy.graph.operator import Block, KernelTable, Phase
+from parallel_strategy.graph.operator import Block, Collective, KernelTable, Phase
 from parallel_strategy.graph.program import Chunk, Piece, Program
+from parallel_strategy.graph.sharding import (
+    cut_of,
+    gather_weights,
+    scatter_gradients,
+    scatter_micro_batch,
+    step_collectives,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,13 @@ class Price:
         members, stride = self.program.group(axis)
         return self.network.seconds(op, size, members, stride)
 
+    def collectives(self, nodes: Iterable[Collective]) -> float:
+        """Seconds of these, one after another. Those of one kind over one axis go as one message, as buckets do."""
+        sizes: dict[tuple[str, str], float] = {}
+        for node in nodes:
+            sizes[node.op, node.axis] = sizes.get((node.op, node.axis), 0.0) + node.bytes
+        return sum(self.collective(op, axis, size) for (op, axis), size in sizes.items())
+
     def block(self, block: Block) -> BlockCost:
         if block.kind not in self._blocks:
             self._blocks[block.kind] = self._price(block)
@@ -159,10 +174,9 @@ class Price:
         gradients."""
         if self.strategy.zero.stage < 3:
             return 0.0, 0.0, 0.0
-        elements = piece.block.elements(False) + piece.block.elements(True)
-        gather = self.collective("all_gather", "weights", elements * self.framework.weight_bytes_sent)
-        scatter = self.collective("reduce_scatter", "weights", elements * self.framework.gradient_bytes_sent)
-        return gather, gather, scatter
+        gather = self.collectives(gather_weights(self.program, piece.block, Phase.FORWARD))
+        again = self.collectives(gather_weights(self.program, piece.block, Phase.BACKWARD_INPUT))
+        return gather, again, self.collectives(scatter_gradients(self.program, piece.block))
 
     def piece(self, piece: Piece) -> tuple[Cost, Cost, Cost]:
         """Forward, backward of activations with recomputation, backward of weights: of all blocks of a piece."""
@@ -224,56 +238,35 @@ class Price:
     def tail(self, stage: int) -> StepTail:
         """Gradient reduction, weight gathering and the optimizer of a stage."""
         program, framework, strategy = self.program, self.framework, self.strategy
-        mesh = strategy.mesh
-        dense, expert = program.stage_elements(stage, expert=False), program.stage_elements(stage, expert=True)
+        nodes = step_collectives(program, stage)
         level = strategy.zero.stage
-        groups = [(dense, "weights"), (expert, "expert_dp")]
-        traffic = gather = 0.0
-        for elements, axis in groups:
-            if not elements:
-                continue
-            gradient = elements * framework.gradient_bytes_sent
-            if level == 0:
-                traffic += self.collective("all_reduce", axis, gradient)
-            elif level < 3:
-                traffic += self.collective("reduce_scatter", axis, gradient)
-                gather += self.collective("all_gather", axis, elements * framework.weight_bytes_sent)
-        if level == 2:
-            traffic *= strategy.micro_batches
+        traffic = self.collectives(n for n in nodes if n.name.startswith(("gradients.dense", "gradients.expert")))
+        traffic += strategy.micro_batches * self.collectives(scatter_micro_batch(program, stage))
+        gather = self.collectives(n for n in nodes if n.name.startswith("weights."))
+        # between stages and inside the tensor group; the sums of one number are part of the framework's step overhead
+        apart = [n for n in nodes if n.name in ("gradients.tied", "gradients.partial")]
         backward = sum(self.chunks[chunk.index].backward for chunk in program.stage_chunks(stage))
         hidden = min(framework.dp_overlap * traffic, backward * (strategy.micro_batches if level == 2 else 1))
         hidden_gather = framework.gather_overlap * gather
-        embedding = 0.0
-        if program.tied_across_stages and stage in (program.chunks[0].stage, program.chunks[-1].stage):
-            table = next(
-                p.elements for p in program.blocks["embedding"].parameters if p.name == "embedding.word.weight"
-            )
-            embedding = self.collective("all_reduce", "embedding", table * framework.gradient_bytes_sent)
-        shards = self._optimizer_shards()
-        owned = dense / shards[0] + (expert / shards[1] if expert else 0.0)
+        owned = sum(
+            program.stage_elements(stage, expert=expert) / cut_of(program, expert=expert).shards
+            for expert in (False, True)
+        )
         hbm = self.cluster.device.hbm
         update = owned * framework.optimizer_bytes_per_parameter / (hbm.gbps * 1e9 * hbm.eff)
         if strategy.offload.optimizer:
             host = self.cluster.host
             copied = owned * (framework.gradient_bytes_sent + framework.weight_bytes_sent)
-            per_server = min(self.cluster.devices_per_server, mesh.devices)
+            per_server = min(self.cluster.devices_per_server, strategy.mesh.devices)
             update = copied / (host.h2d_gbps * 1e9) + owned * 28 * per_server / (host.adam_gbps * 1e9)
         return StepTail(
             gradient_reduce=traffic - hidden + framework.interference * hidden,
             gradient_hidden=hidden,
             weight_gather=gather - hidden_gather + framework.interference * hidden_gather,
-            embedding_reduce=embedding,
+            embedding_reduce=self.collectives(apart),
             optimizer=update,
             fixed=framework.step_overhead_ms * 1e-3 * self.cluster.host.launch_scale,
         )
-
-    def _optimizer_shards(self) -> tuple[int, int]:
-        """Ranks over which optimizer states of dense and of expert weights are split."""
-        if not self.strategy.zero.optimizer_shard:
-            return 1, 1
-        wanted = self.strategy.zero.weight_shard_size
-        dense, expert = self.program.group("weights")[0], self.program.group("expert_dp")[0]
-        return (dense, expert) if wanted < 0 else (min(dense, wanted), min(expert, wanted))
 
 
 def _beside(cost: Cost, traffic: float, overlap: float, interference: float, also: float = 0.0) -> Cost:

@@ -7,7 +7,7 @@ splits what lies between (Korthikanti et al. 2022), whose activation counts `kee
 from dataclasses import dataclass
 
 from parallel_strategy.graph.builder import BlockBuilder
-from parallel_strategy.graph.operator import Block, Kernel, Phase
+from parallel_strategy.graph.operator import Block
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
 
@@ -29,7 +29,13 @@ class Shard:
 
     def boundary_tokens(self, model: ModelSpec) -> float:
         """Tokens of the residual stream that one rank keeps."""
-        return self.tokens(model) / (self.tp if self.sequence_parallel else 1)
+        return self.tokens(model) / (self.tp if self.tokens_split else 1)
+
+    @property
+    def tokens_split(self) -> bool:
+        """Between the matrix products each rank of the tensor group has other tokens: whole weights that are used there
+        get a part of their gradient only."""
+        return self.sequence_parallel and self.tp > 1
 
 
 def build_layer(
@@ -39,8 +45,14 @@ def build_layer(
     kind = "query" if query else "expert_layer" if experts else "layer"
     block = Block(kind, input_bytes=shard.boundary_tokens(model) * model.hidden_size * model.element_bytes)
     builder = BlockBuilder(
-        block, model.element_bytes, model.compute_dtype, framework.gradient_bytes, framework.fused_gradient_accumulation
+        block,
+        model.element_bytes,
+        model.activation_dtype,
+        framework.gradient_bytes,
+        framework.fused_gradient_accumulation,
     )
+    if query and model.final_norm == "before_query":  # the last norm of the model stands before its last layer
+        norm(builder, model, framework, shard, "final.norm")
     _attention(builder, model, framework, shard, query)
     if experts:
         _experts(builder, model, framework, shard)
@@ -56,9 +68,9 @@ def norm(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shar
     passes = 2 if framework.fused_norm else 8
     builder.vector(name, passes * size, 1.5 * passes * size, launches=launches, backward_launches=2 * launches)
     builder.keep(f"{name}.input", size)
-    builder.parameter(f"{name}.weight", model.hidden_size)
+    builder.weight(f"{name}.weight", (model.hidden_size,), partial_over_tp=shard.tokens_split)
     if model.norm == "layer_norm":
-        builder.parameter(f"{name}.bias", model.hidden_size)
+        builder.weight(f"{name}.bias", (model.hidden_size,), partial_over_tp=shard.tokens_split)
 
 
 def gather_input(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: str) -> None:
@@ -68,10 +80,16 @@ def gather_input(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: st
     size = shard.tokens(model) * model.hidden_size * builder.element
     if shard.sequence_parallel:
         builder.communicate(name, "all_gather", "tp", size)
-        # the gathered input is not kept, so backward gathers it again for the weight gradient
-        builder.communicate_backward(f"{name}.again", "all_gather", "tp", size)
     else:
         builder.communicate_backward(name, "all_reduce", "tp", size)
+
+
+def gather_again(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: str) -> None:
+    """The gathered input is not kept, so backward gathers it again for the weight gradient: called after the matmuls
+    that need it, since backward runs the calls from the last one back."""
+    if shard.tokens_split:
+        size = shard.tokens(model) * model.hidden_size * builder.element
+        builder.communicate_backward(f"{name}.again", "all_gather", "tp", size)
 
 
 def reduce_output(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: str) -> None:
@@ -113,18 +131,19 @@ def _attention(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec
     gather_input(builder, model, shard, "attention.input")
     builder.keep("attention.input", shard.boundary_tokens(model) * hidden * element)
     if query:
-        builder.matmul("attention.query", rows, query_out, hidden, bias=model.bias)
-        builder.matmul("attention.key", rows, key_out, hidden, bias=model.bias)
-        builder.matmul("attention.value", rows, value_out, hidden, bias=model.bias)
-        builder.parameter("query_embedding.weight", model.seq_length * hidden)
+        # each rank's heads give a part of the gradient of the queries' table, which is summed at the end of the step
+        builder.weight("query_embedding.weight", (model.seq_length, hidden), partial_over_tp=shard.tp > 1)
         builder.vector("query_embedding", 2 * tokens * hidden * element, 2 * tokens * hidden * element)
+        for name, out in (("query", query_out), ("key", key_out), ("value", value_out)):
+            builder.matmul(f"attention.{name}", rows, out, hidden, bias=model.bias, split="columns")
     elif model.latent_attention is not None:
         _latent_projections(builder, model, shard, rows, heads)
     elif framework.fused_qkv:
-        builder.matmul("attention.query_key_value", rows, query_out + key_out + value_out, hidden, bias=model.bias)
+        width_out = query_out + key_out + value_out
+        builder.matmul("attention.query_key_value", rows, width_out, hidden, bias=model.bias, split="columns")
     else:
         for name, out in (("query", query_out), ("key", key_out), ("value", value_out)):
-            builder.matmul(f"attention.{name}", rows, out, hidden, bias=model.bias)
+            builder.matmul(f"attention.{name}", rows, out, hidden, bias=model.bias, split="columns")
     query_size = tokens * query_out * element
     key_size, value_size = tokens * key_out * element, tokens * value_out * element
     if model.latent_attention is not None:
@@ -140,13 +159,15 @@ def _attention(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec
     if shard.cp > 1:  # ring attention: keys and values of every other rank pass by; backward their gradients too
         ring = (key_size + value_size) * shard.cp
         builder.communicate("attention.ring", "all_gather", "cp", ring)
-        builder.communicate_backward("attention.ring.again", "all_gather", "cp", ring)
     _core_attention(builder, model, framework, shard, heads, query_size, key_size, value_size)
+    if shard.cp > 1:
+        builder.communicate_backward("attention.ring.again", "all_gather", "cp", ring)
     context = tokens * heads * value_width * element
     builder.keep("attention.context", context)
-    builder.matmul("attention.output", rows, hidden, int(heads * value_width), bias=False)
+    builder.matmul("attention.output", rows, hidden, int(heads * value_width), bias=False, split="rows")
     if model.bias:
-        builder.parameter("attention.output.bias", hidden)
+        builder.weight("attention.output.bias", (hidden,), partial_over_tp=shard.tokens_split)
+    gather_again(builder, model, shard, "attention.input")
     reduce_output(builder, model, shard, "attention.output")
     residual(builder, model, framework, shard, "attention.residual")
 
@@ -157,15 +178,15 @@ def _latent_projections(builder: BlockBuilder, model: ModelSpec, shard: Shard, r
     assert latent is not None
     hidden, element = model.hidden_size, builder.element
     if latent.query_rank:
-        builder.matmul("attention.query_down", rows, latent.query_rank, hidden, replicated=True)
+        builder.matmul("attention.query_down", rows, latent.query_rank, hidden)
         builder.keep("attention.query_latent", 2 * rows * latent.query_rank * element)
     source = latent.query_rank or hidden
-    builder.matmul("attention.query_up", rows, int(heads * model.head_width), source)
+    builder.matmul("attention.query_up", rows, int(heads * model.head_width), source, split="columns")
     down = latent.key_value_rank + latent.rotary_head_size
-    builder.matmul("attention.key_value_down", rows, down, hidden, replicated=True)
+    builder.matmul("attention.key_value_down", rows, down, hidden)
     builder.keep("attention.key_value_latent", 2 * rows * down * element)
     up = int(heads * (latent.head_size + latent.value_head_size))
-    builder.matmul("attention.key_value_up", rows, up, latent.key_value_rank)
+    builder.matmul("attention.key_value_up", rows, up, latent.key_value_rank, split="columns")
 
 
 def _core_attention(
@@ -226,7 +247,8 @@ def _feed_forward(
     builder.keep(f"{name}.input", shard.boundary_tokens(model) * hidden * element)
     _gated_or_plain(builder, model, framework, name, rows, width, hidden)
     if model.bias:
-        builder.parameter(f"{name}.down.bias", hidden)
+        builder.weight(f"{name}.down.bias", (hidden,), partial_over_tp=shard.tokens_split)
+    gather_again(builder, model, shard, f"{name}.input")
     reduce_output(builder, model, shard, f"{name}.output")
     residual(builder, model, framework, shard, f"{name}.residual")
 
@@ -247,7 +269,9 @@ def _gated_or_plain(
     element = builder.element
     ups = 2 if model.gated_ffn else 1
     size = float(batch) * rows * width * element
-    builder.matmul(f"{name}.up", rows, ups * width, hidden, batch=batch, bias=model.bias, expert=expert)
+    builder.matmul(
+        f"{name}.up", rows, ups * width, hidden, batch=batch, bias=model.bias, expert=expert, split="columns"
+    )
     builder.keep(f"{name}.up.output", ups * size)
     steps = 1 if framework.fused_bias_activation else 2 + model.bias
     builder.vector(
@@ -258,7 +282,7 @@ def _gated_or_plain(
         backward_launches=steps,
     )
     builder.keep(f"{name}.activation.output", size)
-    builder.matmul(f"{name}.down", rows, hidden, width, batch=batch, expert=expert)
+    builder.matmul(f"{name}.down", rows, hidden, width, batch=batch, expert=expert, split="rows")
 
 
 def _experts(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shard: Shard) -> None:
@@ -270,7 +294,7 @@ def _experts(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, 
     name = "experts"
     norm(builder, model, framework, shard, f"{name}.norm")
     builder.keep(f"{name}.input", tokens * hidden * element)
-    builder.matmul(f"{name}.router", int(tokens), experts.count, hidden, replicated=True)
+    builder.matmul(f"{name}.router", int(tokens), experts.count, hidden, partial_over_tp=shard.tokens_split)
     builder.vector(
         f"{name}.route", 8.0 * tokens * experts.count, 8.0 * tokens * experts.count, launches=8, backward_launches=4
     )
@@ -281,6 +305,8 @@ def _experts(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, 
         builder.communicate(f"{name}.dispatch", "all_to_all", "ep", size)
     if shard.tp > 1 and shard.sequence_parallel:
         builder.communicate(f"{name}.gather", "all_gather", "tp", size * shard.tp)
+    elif shard.tp > 1:
+        builder.communicate_backward(f"{name}.gather", "all_reduce", "tp", size)
     # every expert's weights are split over tp; its tokens are those of the whole tensor group
     here = experts.count // shard.ep
     per_expert = max(1, int(routed * (shard.tp if shard.sequence_parallel else 1) / here))
@@ -300,6 +326,7 @@ def _experts(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, 
         gather_input(builder, model, shard, f"{name}.shared.input")
         shared_width = experts.shared * experts.ffn_hidden_size // shard.tp
         _gated_or_plain(builder, model, framework, f"{name}.shared", int(shard.tokens(model)), shared_width, hidden)
+        gather_again(builder, model, shard, f"{name}.shared.input")
         reduce_output(builder, model, shard, f"{name}.shared.output")
     residual(builder, model, framework, shard, f"{name}.residual")
 
@@ -309,22 +336,29 @@ def build_embedding(model: ModelSpec, framework: FrameworkSpec, shard: Shard) ->
     tokens, hidden = shard.tokens(model), model.hidden_size
     block = Block("embedding", input_bytes=0.0)
     builder = BlockBuilder(
-        block, model.element_bytes, model.compute_dtype, framework.gradient_bytes, framework.fused_gradient_accumulation
+        block,
+        model.element_bytes,
+        model.activation_dtype,
+        framework.gradient_bytes,
+        framework.fused_gradient_accumulation,
     )
     size = tokens * hidden * builder.element
     split = shard.tp if shard.vocab_split else 1
     rows = -(-model.vocab_size // split)
     builder.vector("embedding.word", 2 * size, 3 * size, launches=4 if split > 1 else 1, backward_launches=2)
-    block.parameters.append(_table("embedding.word", rows * hidden, split == 1))
+    builder.weight("embedding.word.weight", (rows, hidden), split=0 if split > 1 else None)
     if split > 1:
         if shard.sequence_parallel:
             builder.communicate("embedding.word", "reduce_scatter", "tp", size)
         else:
             builder.communicate("embedding.word", "all_reduce", "tp", size, backward=None)
+    elif shard.tokens_split:  # each rank keeps its tokens of what all of them looked up
+        builder.communicate_backward("embedding.word", "all_gather", "tp", size)
     kept = shard.boundary_tokens(model) * hidden
     if model.position == "learned":
         builder.vector("embedding.position", 3 * kept * builder.element, 2 * kept * builder.element, launches=2)
-        builder.parameter("embedding.position", model.seq_length * hidden)
+        shape = (model.seq_length, hidden)
+        builder.weight("embedding.position.weight", shape, partial_over_tp=shard.tokens_split)
     if model.dropout_rate > 0:
         builder.vector("embedding.dropout", kept * (2 * builder.element + 1), kept * (2 * builder.element + 1))
         builder.keep("embedding.dropout.mask", kept)
@@ -339,18 +373,23 @@ def build_head(model: ModelSpec, framework: FrameworkSpec, shard: Shard, *, owns
     tokens, hidden, element = shard.tokens(model), model.hidden_size, model.element_bytes
     block = Block("head", input_bytes=shard.boundary_tokens(model) * hidden * element)
     builder = BlockBuilder(
-        block, element, model.compute_dtype, framework.gradient_bytes, framework.fused_gradient_accumulation
+        block, element, model.activation_dtype, framework.gradient_bytes, framework.fused_gradient_accumulation
     )
-    norm(builder, model, framework, shard, "head.norm")
+    if not (model.query_layer and model.final_norm == "before_query"):
+        norm(builder, model, framework, shard, "head.norm")
     split = shard.tp if shard.vocab_split else 1
     rows = -(-model.vocab_size // split)
     if split > 1:
         gather_input(builder, model, shard, "head.input")
+    elif shard.tokens_split:  # every rank computes all logits, and each takes the gradient of its own tokens
+        size = tokens * hidden * element
+        builder.communicate("head.input", "all_gather", "tp", size, backward=None)
     builder.keep("head.input", shard.boundary_tokens(model) * hidden * element)
-    builder.matmul("head.logits", int(tokens), rows, hidden)
+    builder.matmul("head.logits", int(tokens), rows, hidden, split="columns" if split > 1 else None)
     block.parameters.pop()
-    if owns_table:
-        block.parameters.append(_table("head.logits", rows * hidden, split == 1))
+    if owns_table:  # stored as the word table is: a row for each word
+        builder.weight("head.logits.weight", (rows, hidden), split=0 if split > 1 else None)
+    gather_again(builder, model, shard, "head.input")
     wide = 4 if framework.fp32_logits else element
     logits = tokens * rows
     passes = 3 if framework.fused_cross_entropy else 7
@@ -366,18 +405,3 @@ def build_head(model: ModelSpec, framework: FrameworkSpec, shard: Shard, *, owns
         for reduction in ("maximum", "target", "sum"):
             builder.communicate(f"head.loss.{reduction}", "all_reduce", "tp", 4.0 * tokens, backward=None)
     return block
-
-
-def _table(name: str, elements: float, replicated: bool):
-    from parallel_strategy.graph.operator import Parameter
-
-    return Parameter(f"{name}.weight", elements, replicated_over_tp=replicated)
-
-
-def forward_matmul_flops(block: Block) -> float:
-    """FLOPs of the forward matrix products and attention of a block."""
-    return sum(kernel.flops for kernel in block.kernels if kernel.phase == Phase.FORWARD)
-
-
-def kernels_of(block: Block, phase: Phase) -> list[Kernel]:
-    return [kernel for kernel in block.kernels if kernel.phase == phase]

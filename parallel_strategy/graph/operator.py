@@ -47,8 +47,8 @@ class Collective:
     """
 
     name: str
-    op: str  # all_reduce, all_gather, reduce_scatter, all_to_all, send
-    axis: str  # tp, cp, ep, dp, pp, embedding
+    op: str  # all_reduce, all_gather, reduce_scatter, all_to_all, send, receive
+    axis: str  # of `Groups`: tp, cp, ep, pp, weights, shard, ...
     bytes: float
     phase: Phase
     dtype: str = "fp16"
@@ -65,27 +65,45 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A weight as one rank holds it. `expert` weights are reduced over dp x cp / ep only."""
+    """A weight as one rank holds it. `expert` weights are reduced over dp x cp / ep only.
+
+    `shape` is this rank's; `split` the dimension that tensor parallelism cut (None: every rank holds the whole).
+    `partial_over_tp`: a whole weight whose gradient is only this rank's part of a sum over the tensor group, because
+    each rank saw other tokens or other heads.
+    """
 
     name: str
     elements: float
     expert: bool = False
     replicated_over_tp: bool = False
+    shape: tuple[int, ...] = ()
+    split: int | None = None
+    partial_over_tp: bool = False
 
 
 @dataclass(slots=True)
 class Block:
-    """A run of operators that repeats: a layer, the embedding, the head. All lists are in execution order."""
+    """A run of operators that repeats: a layer, the embedding, the head.
+
+    `forward` and `backward` are the nodes in execution order; `kernels` and `collectives` are the same nodes by kind.
+    """
 
     kind: str
     kernels: list[Kernel] = field(default_factory=list)
     collectives: list[Collective] = field(default_factory=list)
+    forward: list[Kernel | Collective] = field(default_factory=list)
+    undoing: list[list[Kernel | Collective]] = field(default_factory=list)  # backward of each operator, as built
     saved: list[Saved] = field(default_factory=list)
     parameters: list[Parameter] = field(default_factory=list)
     input_bytes: float = 0.0  # of the activation that enters, as this rank keeps it
 
     def table(self) -> "KernelTable":
         return KernelTable.of(self.kernels)
+
+    @property
+    def backward(self) -> list[Kernel | Collective]:
+        """The operators undone from the last one back."""
+        return [node for nodes in reversed(self.undoing) for node in nodes]
 
     @property
     def saved_bytes(self) -> float:

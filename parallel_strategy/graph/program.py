@@ -1,16 +1,16 @@
-"""The program of a strategy: which blocks each stage holds, in chunks, and every node that one rank runs in a step.
+"""The program of a strategy: which blocks each stage holds, in chunks. `tasks` unfolds it into nodes.
 
 Ranks of one stage run the same program, so a program is written per stage. The blocks are shared objects: a model of 64
 equal layers has one layer block, priced once.
 """
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from parallel_strategy.graph.groups import Groups
 from parallel_strategy.graph.layer import Shard, build_embedding, build_head, build_layer
-from parallel_strategy.graph.operator import Block, Collective, Kernel, Phase
+from parallel_strategy.graph.operator import Block, Collective, Parameter, Phase
 from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.spec.strategy import Question, even_stages
 
@@ -38,18 +38,6 @@ class Chunk:
         return sum(piece.count for piece in self.pieces if piece.block.kind not in ("embedding", "head"))
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One node of a rank's program. `stream`: compute, or the level of topology that a collective crosses."""
-
-    work: Kernel | Collective
-    layer: int
-    phase: str  # forward, recompute, backward, step
-    micro_batch: int
-    stream: str
-    depends: tuple[int, ...]
-
-
 class Program:
     """A question, unfolded."""
 
@@ -65,12 +53,14 @@ class Program:
             sequence_parallel=strategy.tensor.sequence_parallel and mesh.tp > 1,
             vocab_split=strategy.tensor.vocab == "split",
         )
+        self.groups = Groups(mesh, strategy.zero.weight_shard_size)
         self.chunks = self._chunks()
 
     def moved_to(self, question: Question) -> "Program":
         """The same blocks under another placement or other figures: nothing that decides a shape may differ."""
         program = copy.copy(self)
         program.question = question
+        program.groups = Groups(question.strategy.mesh, question.strategy.zero.weight_shard_size)
         return program
 
     @property
@@ -156,42 +146,53 @@ class Program:
 
     def group(self, axis: str) -> tuple[int, int]:
         """(size, stride in ranks) of this rank's group along an axis of a collective."""
-        mesh = self.question.strategy.mesh
-        if axis == "ep":
-            return mesh.ep, mesh.stride("cp" if mesh.cp > 1 else "dp")
-        if axis == "expert_dp":
-            return mesh.dp * mesh.cp // mesh.ep, mesh.stride("dp") * max(1, mesh.ep // mesh.cp)
-        if axis == "weights":  # the ranks that hold the same weights
-            return mesh.dp * mesh.cp, min(mesh.stride("dp"), mesh.stride("cp")) if mesh.cp > 1 else mesh.stride("dp")
-        if axis == "embedding":
-            return (2, (mesh.pp - 1) * mesh.stride("pp")) if mesh.pp > 1 else (1, 1)
-        return getattr(mesh, axis), mesh.stride(axis)
+        return self.groups.extent(axis)
 
     def stage_chunks(self, stage: int) -> list[Chunk]:
         return [chunk for chunk in self.chunks if chunk.stage == stage]
 
+    def stage_parameters(self, stage: int) -> list[tuple[int, Parameter]]:
+        """(layer, weight) of everything that one rank of the stage holds. A head that runs several times is held once."""
+        return [
+            (piece.first + offset, parameter)
+            for chunk in self.stage_chunks(stage)
+            for piece in chunk.pieces
+            for offset in range(1 if piece.block.kind == "head" else piece.count)
+            for parameter in piece.block.parameters
+        ]
+
+    def stage_blocks(self, stage: int) -> list[tuple[Block, int]]:
+        """(block, how many of them a rank of the stage holds), kind by kind as they come. A head is held once."""
+        counts: dict[str, int] = {}
+        for chunk in self.stage_chunks(stage):
+            for piece in chunk.pieces:
+                held = 1 if piece.block.kind == "head" else piece.count
+                counts[piece.block.kind] = counts.get(piece.block.kind, 0) + held
+        return [(self.blocks[kind], count) for kind, count in counts.items()]
+
     def stage_elements(self, stage: int, *, expert: bool) -> float:
         """Parameters that one rank of the stage holds."""
-        return sum(
-            piece.block.elements(expert) * piece.count
-            for chunk in self.stage_chunks(stage)
-            for piece in chunk.pieces
-            if piece.block.kind != "head"
-        ) + sum(
-            piece.block.elements(expert)
-            for chunk in self.stage_chunks(stage)
-            for piece in chunk.pieces
-            if piece.block.kind == "head"
-        )
+        return sum(block.elements(expert) * count for block, count in self.stage_blocks(stage))
 
     @cached_property
     def boundary_bytes(self) -> float:
         """The activation that one rank sends to the next stage."""
-        framework, mesh = self.question.framework, self.question.strategy.mesh
         size = self.shard.boundary_tokens(self.model) * self.model.hidden_size * self.model.element_bytes
-        if framework.p2p_scatter_gather and not self.shard.sequence_parallel:
-            size /= mesh.tp
-        return size
+        return size / self.shard.tp if self.boundary_scattered else size
+
+    @property
+    def boundary_scattered(self) -> bool:
+        """Each rank of a tensor group sends its part of a boundary, and the receivers gather the parts."""
+        return self.question.framework.p2p_scatter_gather and self.shard.tp > 1 and not self.shard.tokens_split
+
+    @cached_property
+    def recompute_gather(self) -> Collective | None:
+        """What a recomputed layer gathers first, where its kept input is cut over the tensor group."""
+        recompute = self.question.strategy.recompute
+        if not recompute.slice_activation or self.shard.tp == 1 or self.shard.tokens_split:
+            return None
+        size = self.shard.boundary_tokens(self.model) * self.model.hidden_size * self.model.element_bytes
+        return Collective("recompute.input", "all_gather", "tp", size, Phase.FORWARD, self.model.activation_dtype)
 
     @cached_property
     def total_parameters(self) -> float:
@@ -203,66 +204,6 @@ class Program:
         strategy, mesh = self.question.strategy, self.question.strategy.mesh
         whole = sum(piece.block.flops() * piece.count for chunk in self.chunks for piece in chunk.pieces)
         return whole * mesh.tp * mesh.cp * mesh.dp * strategy.micro_batches
-
-    def nodes(self, stage: int, micro_batches: int | None = None) -> Iterator[Node]:
-        """Every kernel and collective that one rank of `stage` runs, forward then backward of each micro-batch in turn.
-
-        The order of micro-batches is the schedule's business; this list says what there is, with the layer, the phase
-        and the dependency on the node before it.
-        """
-        number = 0
-        strategy = self.question.strategy
-        for micro_batch in range(micro_batches or strategy.micro_batches):
-            for chunk in self.stage_chunks(stage):
-                for phase, work, layer in self._chunk_nodes(chunk):
-                    stream = "compute" if isinstance(work, Kernel) else work.axis
-                    yield Node(work, layer, phase, micro_batch, stream, (number - 1,) if number else ())
-                    number += 1
-
-    def _chunk_nodes(self, chunk: Chunk) -> Iterator[tuple[str, Kernel | Collective, int]]:
-        last = chunk.index == len(self.chunks) - 1
-        if chunk.index > 0:
-            yield "forward", self._boundary("receive_activation"), chunk.pieces[0].first
-        for piece in chunk.pieces:
-            for offset in range(piece.count):
-                for work in ordered(piece.block, forward=True):
-                    yield "forward", work, piece.first + offset
-        if not last:
-            yield "forward", self._boundary("send_activation"), chunk.pieces[-1].first
-            yield "backward", self._boundary("receive_gradient", Phase.BACKWARD_INPUT), chunk.pieces[-1].first
-        mode = self.question.strategy.recompute.mode
-        for piece in reversed(chunk.pieces):
-            for offset in reversed(range(piece.count)):
-                if offset < piece.recomputed:
-                    for work in ordered(piece.block, forward=True):
-                        if mode == "full" or (isinstance(work, Kernel) and work.name.startswith("attention.core")):
-                            yield "recompute", work, piece.first + offset
-                for work in ordered(piece.block, forward=False):
-                    yield "backward", work, piece.first + offset
-        if chunk.index > 0:
-            yield "backward", self._boundary("send_gradient", Phase.BACKWARD_INPUT), chunk.pieces[0].first
-
-    def _boundary(self, name: str, phase: Phase = Phase.FORWARD) -> Collective:
-        return Collective(name, "send", "pp", self.boundary_bytes, phase, self.model.compute_dtype)
-
-
-def ordered(block: Block, *, forward: bool) -> list[Kernel | Collective]:
-    """Kernels and collectives of a block in execution order: a collective stands beside the operator it is named
-    after."""
-    kernels = [k for k in block.kernels if (k.phase == Phase.FORWARD) == forward]
-    collectives = [c for c in block.collectives if (c.phase == Phase.FORWARD) == forward]
-    result: list[Kernel | Collective] = list(kernels if forward else reversed(kernels))
-    for collective in collectives if forward else reversed(collectives):
-        owner = collective.name.removesuffix(".gradient").removesuffix(".again").removesuffix(".input")
-        places = [i for i, work in enumerate(result) if work.name.startswith(owner)]
-        before = collective.name.removesuffix(".gradient").endswith(".input")
-        if not places:
-            result.append(collective)
-        elif before == forward:
-            result.insert(places[0] + (1 if ".norm" in result[places[0]].name and forward else 0), collective)
-        else:
-            result.insert(places[-1] + 1, collective)
-    return result
 
 
 def stage_of_chunk(index: int, pp: int, per_stage: int, schedule: str) -> int:
@@ -289,11 +230,10 @@ def model_parameters(model: ModelSpec) -> float:
     layers = 0.0
     plain = build_layer(model, framework, shard, experts=False)
     expert = build_layer(model, framework, shard, experts=True) if model.experts else plain
+    query = build_layer(model, framework, shard, experts=False, query=True) if model.query_layer else plain
     for layer in range(model.num_layers + model.prediction_layers):
-        block = expert if model.is_expert_layer(layer) else plain
+        block = expert if model.is_expert_layer(layer) else query if layer == model.num_layers - 1 else plain
         layers += block.elements(True) + block.elements(False)
-    if model.query_layer:
-        layers += model.seq_length * model.hidden_size
     ends = (
         build_embedding(model, framework, shard),
         build_head(model, framework, shard, owns_table=not model.tied_embedding),

@@ -7,7 +7,9 @@ import numpy as np
 
 from parallel_strategy.cost.kernel import kernel_seconds
 from parallel_strategy.cost.memory import GIB
-from parallel_strategy.graph.operator import Phase
+from parallel_strategy.graph.operator import Collective
+from parallel_strategy.graph.sharding import step_collectives
+from parallel_strategy.graph.tasks import Tasks
 from parallel_strategy.predict import Prediction
 
 
@@ -80,7 +82,7 @@ def operators(prediction: Prediction) -> list[Operator]:
 def traffic(prediction: Prediction) -> list[Traffic]:
     """What the links carry, by axis and kind, on the rank of the stage that sends the most."""
     program, price, strategy = prediction.program, prediction.price, prediction.question.strategy
-    network, m = price.network, strategy.micro_batches
+    network, m, tasks = price.network, strategy.micro_batches, Tasks(program)
     best: list[Traffic] = []
     for stage in range(program.pp):
         rows: dict[tuple[str, str], list[float]] = {}
@@ -94,14 +96,12 @@ def traffic(prediction: Prediction) -> list[Traffic]:
                 row[2] += network.seconds(op, size, members, stride) * count
 
         for chunk in program.stage_chunks(stage):
-            for piece in chunk.pieces:
-                full = strategy.recompute.mode == "full" and strategy.recompute.mp_comm
-                for collective in piece.block.collectives:
-                    again = piece.recomputed if full and collective.phase == Phase.FORWARD else 0
-                    add(collective.op, collective.axis, collective.bytes, (piece.count + again) * m)
-            last = len(program.chunks) - 1
-            add("send", "pp", program.boundary_bytes, m * ((chunk.index < last) + (chunk.index > 0)))
-        _gradients(prediction, stage, add)
+            for kind in "FBW" if tasks.split else "FB":
+                for step in tasks.steps(kind, chunk.index):
+                    if isinstance(step.work, Collective) and step.work.op != "receive":
+                        add(step.work.op, step.work.axis, step.work.bytes, m)
+        for node in step_collectives(program, stage):
+            add(node.op, node.axis, node.bytes, 1)
         found = [
             Traffic(
                 axis,
@@ -118,22 +118,6 @@ def traffic(prediction: Prediction) -> list[Traffic]:
         if sum(t.seconds for t in found) > sum(t.seconds for t in best):
             best = found
     return sorted(best, key=lambda t: -t.seconds)
-
-
-def _gradients(prediction: Prediction, stage: int, add) -> None:
-    program, framework, strategy = prediction.program, prediction.question.framework, prediction.question.strategy
-    level = strategy.zero.stage
-    for expert, axis in ((False, "weights"), (True, "expert_dp")):
-        elements = program.stage_elements(stage, expert=expert)
-        gradient, weight = elements * framework.gradient_bytes_sent, elements * framework.weight_bytes_sent
-        if level == 0:
-            add("all_reduce", axis, gradient, 1)
-        elif level < 3:
-            add("reduce_scatter", axis, gradient, strategy.micro_batches if level == 2 else 1)
-            add("all_gather", axis, weight, 1)
-        else:
-            add("all_gather", axis, weight, 2 * strategy.micro_batches)
-            add("reduce_scatter", axis, gradient, strategy.micro_batches)
 
 
 def memory_over_time(prediction: Prediction, stage: int) -> tuple[np.ndarray, np.ndarray]:

@@ -120,9 +120,9 @@ class _Group:
         self.question, self.space, self.shapes, self.pp, self.chunks = question, space, shapes, pp, chunks
         self.layouts = layouts
         self.times = np.stack([table.times for table in tables])  # [layouts, phases, 3, kinds]
-        self.saved, self.attention, self.entry, self.transient, self.dense, self.expert = (
+        self.saved, self.attention, self.entry, self.transient, self.dense, self.expert, self.partial = (
             np.stack([getattr(table, name) for table in tables])
-            for name in ("saved", "attention", "entry", "transient", "dense", "expert")
+            for name in ("saved", "attention", "entry", "transient", "dense", "expert", "partial")
         )
         self.boundary_bytes = np.array([table.boundary for table in tables])
         self.table_elements = np.array([table.table_elements for table in tables])
@@ -292,11 +292,10 @@ class _Group:
         framework = self.question.framework
         left = again.copy()
         for kind in range(len(KINDS)):
-            elements = self.dense[:, kind] + self.expert[:, kind]
-            if not elements.any() or not counts[:, kind].any():
+            if not (self.dense[:, kind] + self.expert[:, kind]).any() or not counts[:, kind].any():
                 continue
-            gather = self._collected(kind, "all_gather", elements * framework.weight_bytes_sent)
-            scatter = self._collected(kind, "reduce_scatter", elements * framework.gradient_bytes_sent)
+            gather = self._collected(kind, "all_gather", framework.weight_bytes_sent)
+            scatter = self._collected(kind, "reduce_scatter", framework.gradient_bytes_sent)
             count = counts[None, :, kind]
             taken = np.zeros_like(left)
             if kind not in (HEAD, EMBEDDING) and mode != "none":
@@ -314,29 +313,38 @@ class _Group:
             back[:, 0] += framework.interference * hidden
             back[:, 1] += traffic - hidden
 
-    def _collected(self, kind: int, op: str, sizes: np.ndarray) -> np.ndarray:
-        """[layouts, 1] seconds of one collective over the ranks that share a block's weights."""
+    def _collected(self, kind: int, op: str, sent: float) -> np.ndarray:
+        """[layouts, 1] seconds of one collective of a block's weights, `sent` bytes each, over the ranks that share
+        them."""
         if (kind, op) not in self.gathers:
-            seconds = [
-                self.shapes.network.seconds(op, size, *group)
-                for group, size in zip(self.weights_groups, sizes, strict=True)
+            seconds = self.shapes.network.seconds
+            parts = zip(self.dense[:, kind], self.weights_groups, self.expert[:, kind], self.expert_groups, strict=True)
+            both = [
+                seconds(op, dense * sent, *ranks) + seconds(op, expert * sent, *expert_ranks)
+                for dense, ranks, expert, expert_ranks in parts
             ]
-            self.gathers[kind, op] = np.array(seconds)[:, None]
+            self.gathers[kind, op] = np.array(both)[:, None]
         return self.gathers[kind, op]
 
     def _stage_elements(self) -> tuple[np.ndarray, np.ndarray]:
-        """[layouts, pp] parameters, dense and expert. The head counts once however often it runs."""
+        """[layouts, pp] parameters, dense and expert."""
+        return self._held(self.dense), self._held(self.expert)
+
+    def _held(self, elements: np.ndarray) -> np.ndarray:
+        """[layouts, kinds] elements of a block -> [layouts, pp] of a stage. The head counts once however often it
+        runs."""
         counts = self.counts.sum(axis=1)
-        counts = counts.copy()
         counts[:, HEAD] = np.minimum(counts[:, HEAD], 1)
-        return self.dense @ counts.T, self.expert @ counts.T
+        return elements @ counts.T
 
     def _tails(self) -> dict[str, np.ndarray]:
         """[layouts, pp] seconds of every collective that a step's end may need."""
         framework, network = self.question.framework, self.shapes.network
         dense, expert = self.stage_dense, self.stage_expert
-        tails = {name: np.zeros_like(dense) for name in ("all_reduce", "reduce_scatter", "all_gather", "embedding")}
+        names = ("all_reduce", "reduce_scatter", "all_gather", "apart", "apart_sharded")
+        tails = {name: np.zeros_like(dense) for name in names}
         tied = self.question.model.tied_embedding and self.pp > 1
+        partial = self._held(self.partial)
         for row, layout in enumerate(self.layouts):
             groups = [(dense[row], self.weights_groups[row]), (expert[row], self.expert_groups[row])]
             for elements, group in groups:
@@ -346,10 +354,15 @@ class _Group:
                         for op in ("all_reduce", "reduce_scatter", "all_gather"):
                             sent = framework.weight_bytes_sent if op == "all_gather" else framework.gradient_bytes_sent
                             tails[op][row, here] += network.seconds(op, value * sent, *group)
-            if tied:
-                size = self.table_elements[row] * framework.gradient_bytes_sent
-                seconds = network.seconds("all_reduce", size, 2, (self.pp - 1) * self._stride(layout, "pp"))
-                tails["embedding"][row, [0, -1]] = seconds
+            for name, shards in (("apart", 1.0), ("apart_sharded", self.dense_shards[row])):
+                sent = framework.gradient_bytes_sent / shards
+                if tied:
+                    stride = (self.pp - 1) * self._stride(layout, "pp")
+                    seconds = network.seconds("all_reduce", self.table_elements[row] * sent, 2, stride)
+                    tails[name][row, [0, -1]] = seconds
+                for stage, elements in enumerate(partial[row]):
+                    group = layout.tp, self._stride(layout, "tp")
+                    tails[name][row, stage] += network.seconds("all_reduce", elements * sent, *group)
         tails["dense"], tails["expert"] = dense, expert
         return tails
 
@@ -378,7 +391,8 @@ class _Group:
             per_server = min(cluster.devices_per_server, self.space.devices)
             update = copied / (host.h2d_gbps * 1e9) + owned * 28 * per_server / (host.adam_gbps * 1e9)
         fixed = framework.step_overhead_ms * 1e-3 * host.launch_scale
-        first = traffic - hidden + framework.interference * hidden + tails["embedding"][rows]
+        apart = tails["apart_sharded" if zero >= 2 else "apart"][rows]
+        first = traffic - hidden + framework.interference * hidden + apart
         return first, update + gather - hidden_gather + framework.interference * hidden_gather + fixed
 
     def _shards(self, sharded: bool) -> tuple[np.ndarray, np.ndarray]:

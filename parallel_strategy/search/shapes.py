@@ -39,6 +39,7 @@ class ShapeTable:
     transient: np.ndarray  # [kinds]
     dense: np.ndarray  # [kinds] parameters
     expert: np.ndarray
+    partial: np.ndarray  # [kinds] parameters whose gradients are summed over the tensor group
     table_elements: float
     boundary: float
 
@@ -172,6 +173,7 @@ class Shapes:
             transient=np.zeros(count),
             dense=np.zeros(count),
             expert=np.zeros(count),
+            partial=np.zeros(count),
             table_elements=0.0,
             boundary=program.boundary_bytes,
         )
@@ -187,6 +189,7 @@ class Shapes:
             )
             table.transient[index] = transient_bytes(block)
             table.dense[index], table.expert[index] = block.elements(False), block.elements(True)
+            table.partial[index] = sum(p.elements for p in block.parameters if p.partial_over_tp)
             if kind == "embedding":
                 table.table_elements = next(p.elements for p in block.parameters if p.name == "embedding.word.weight")
         return table

@@ -103,5 +103,9 @@ class ModelSpec(SpecFile):
         """Bytes of one activation element; fp8 computes in 8 bits but keeps activations in 16."""
         return max(2, BYTES[self.compute_dtype])
 
+    @property
+    def activation_dtype(self) -> str:
+        return "bf16" if self.compute_dtype == "fp8" else self.compute_dtype
+
     def is_expert_layer(self, layer: int) -> bool:
         return self.experts is not None and layer >= self.experts.first_layer

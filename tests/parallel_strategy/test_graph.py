@@ -3,8 +3,9 @@
 import pytest
 
 from parallel_strategy.graph.layer import Shard, build_layer
-from parallel_strategy.graph.operator import Collective, Phase
+from parallel_strategy.graph.operator import Phase
 from parallel_strategy.graph.program import Program, model_parameters
+from parallel_strategy.graph.tasks import Tasks
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
 from tests.parallel_strategy.strategies import question
@@ -104,20 +105,38 @@ def test_tensor_parallel_collectives_of_a_layer():
     assert len(split.collectives) == 10  # and in backward each input is gathered once more
 
 
-def test_nodes_of_a_rank_have_layer_phase_and_micro_batch():
+def test_tasks_have_layer_and_phase_in_execution_order():
     model = ModelSpec.preset("pangu-alpha-350m")
     asked = question(
         model, "cloudbrain2-2048", "mindspore", batch={"global": 4}, mesh={"pp": 2, "tp": 2}, recompute={"mode": "full"}
     )
     program = Program(asked)
-    nodes = list(program.nodes(1))
-    assert {node.micro_batch for node in nodes} == {0, 1, 2, 3}
-    assert {node.phase for node in nodes} == {"forward", "recompute", "backward"}
-    assert max(node.layer for node in nodes) == model.num_layers
-    received = [n for n in nodes if isinstance(n.work, Collective) and n.work.name == "receive_activation"]
-    assert len(received) == 4 and received[0].work.bytes == 2 * 1024 * 1024
-    forward = [n.work.name for n in nodes if n.phase == "forward" and n.micro_batch == 0]
-    assert forward.index("attention.norm") < forward.index("attention.query") < forward.index("attention.core.scores")
+    tasks = Tasks(program)
+    forward, backward = tasks.steps("F", 1), tasks.steps("B", 1)
+    assert {step.phase for step in forward} == {"forward"}
+    assert {step.phase for step in backward} == {"recompute", "backward"}
+    assert max(step.layer for step in forward) == model.num_layers
+    assert forward[0].work.name == "receive_activation" and forward[0].work.bytes == 2 * 1024 * 1024
+    names = [step.work.name for step in forward]
+    assert names.index("attention.norm") < names.index("attention.query") < names.index("attention.core.scores")
+    assert names.index("attention.output") + 1 == names.index("attention.output", names.index("attention.output") + 1)
+    undone = [step.work.name for step in backward if step.phase == "backward" and step.layer == model.num_layers - 1]
+    order = ["feed_forward.down.input_gradient", "feed_forward.input.gradient", "attention.core.scores.input_gradient"]
+    assert sorted(order, key=undone.index) == order
+
+
+def test_a_schedule_that_splits_backward_runs_every_node_once():
+    model = ModelSpec.preset("pangu-alpha-350m")
+    whole, split = (
+        Tasks(Program(question(model, batch={"global": 8}, mesh={"pp": 2, "tp": 2}, pipeline={"schedule": schedule})))
+        for schedule in ("1f1b", "zb_h1")
+    )
+    for chunk in range(2):
+        both = [*split.steps("B", chunk), *split.steps("W", chunk)]
+        assert sorted(both, key=repr) == sorted(whole.steps("B", chunk), key=repr)
+        assert all(
+            "weight_gradient" not in step.work.name or ".core" in step.work.name for step in split.steps("B", chunk)
+        )
 
 
 def test_the_query_layer_is_the_last_and_has_its_own_table():

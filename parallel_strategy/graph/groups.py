@@ -1,0 +1,112 @@
+"""Which ranks a collective joins: every axis that a program's collectives name, as lists of ranks.
+
+pp, cp, tp        the mesh's own axes
+weights           the ranks that hold the same dense weights: dp x cp
+shard, replica    those ranks cut into groups that share one copy (`zero.weight_shard_size`), and across
+ep, expert_dp     those ranks cut into groups that share one set of experts, and across
+expert_shard, expert_replica   the same cut of `expert_dp`
+embedding         the first and the last stage, which both hold a tied word table
+model             all parts of one copy of the model: tp x pp
+world             everyone
+"""
+
+from dataclasses import dataclass
+
+from parallel_strategy.spec.strategy import Mesh
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Groups of one mesh. `shard_size`: `zero.weight_shard_size`, not positive for the whole group."""
+
+    mesh: Mesh
+    shard_size: int = -1
+
+    def coordinate(self, axis: str, rank: int) -> int:
+        mesh = self.mesh
+        return rank // mesh.stride(axis) % getattr(mesh, axis)
+
+    def rank(self, **coordinates: int) -> int:
+        """The rank at these coordinates; an axis that is not named is at 0."""
+        return sum(place * self.mesh.stride(axis) for axis, place in coordinates.items())
+
+    def ranks_of_stage(self, stage: int) -> tuple[int, ...]:
+        return tuple(rank for rank in range(self.mesh.devices) if self.coordinate("pp", rank) == stage)
+
+    def members(self, axis: str, rank: int) -> tuple[int, ...]:
+        """The ranks of this rank's group, in the group's own order."""
+        mesh = self.mesh
+        if axis in ("pp", "dp", "cp", "tp"):
+            return self._varied(rank, axis)
+        if axis == "weights":
+            return self._varied(rank, "dp", "cp")
+        if axis == "ep":
+            return _block(self._varied(rank, "dp", "cp"), rank, mesh.ep)
+        if axis == "expert_dp":
+            return _across(self._varied(rank, "dp", "cp"), rank, mesh.ep)
+        if axis in ("shard", "replica"):
+            return self._cut(axis, self.members("weights", rank), rank)
+        if axis in ("expert_shard", "expert_replica"):
+            return self._cut(axis.removeprefix("expert_"), self.members("expert_dp", rank), rank)
+        if axis == "embedding":
+            stages = self._varied(rank, "pp")
+            return (stages[0], stages[-1]) if mesh.pp > 1 else stages
+        if axis == "model":
+            return self._varied(rank, "pp", "tp")
+        if axis == "world":
+            return tuple(range(mesh.devices))
+        raise ValueError(f"axis {axis!r} is unknown")
+
+    def extent(self, axis: str) -> tuple[int, int]:
+        """(size, stride in ranks) of a group: what a cost model needs of it."""
+        mesh = self.mesh
+        weights = mesh.dp * mesh.cp
+        stride = min(mesh.stride("dp"), mesh.stride("cp")) if mesh.cp > 1 else mesh.stride("dp")
+        if axis == "weights":
+            return weights, stride
+        if axis == "ep":
+            return mesh.ep, mesh.stride("cp" if mesh.cp > 1 else "dp")
+        experts, expert_stride = weights // mesh.ep, mesh.stride("dp") * max(1, mesh.ep // mesh.cp)
+        if axis == "expert_dp":
+            return experts, expert_stride
+        if axis in ("shard", "replica"):
+            size = self._size(weights)
+            return (size, stride) if axis == "shard" else (weights // size, stride * size)
+        if axis in ("expert_shard", "expert_replica"):
+            size = self._size(experts)
+            return (size, expert_stride) if axis == "expert_shard" else (experts // size, expert_stride * size)
+        if axis == "embedding":
+            return (2, (mesh.pp - 1) * mesh.stride("pp")) if mesh.pp > 1 else (1, 1)
+        if axis == "model":
+            return mesh.pp * mesh.tp, min(mesh.stride("pp"), mesh.stride("tp"))
+        if axis == "world":
+            return mesh.devices, 1
+        return getattr(mesh, axis), mesh.stride(axis)
+
+    def _size(self, ranks: int) -> int:
+        """Ranks that share one copy: the largest divisor of the group that is at most the wanted size."""
+        if self.shard_size <= 0 or self.shard_size >= ranks:
+            return ranks
+        return max(size for size in range(1, self.shard_size + 1) if ranks % size == 0)
+
+    def _cut(self, kind: str, ranks: tuple[int, ...], rank: int) -> tuple[int, ...]:
+        size = self._size(len(ranks))
+        return _block(ranks, rank, size) if kind == "shard" else _across(ranks, rank, size)
+
+    def _varied(self, rank: int, *axes: str) -> tuple[int, ...]:
+        """All ranks that differ from this one along `axes` only, the last axis fastest."""
+        mesh = self.mesh
+        base = rank - sum(self.coordinate(axis, rank) * mesh.stride(axis) for axis in axes)
+        ranks = [base]
+        for axis in axes:
+            ranks = [start + place * mesh.stride(axis) for start in ranks for place in range(getattr(mesh, axis))]
+        return tuple(ranks)
+
+
+def _block(ranks: tuple[int, ...], rank: int, size: int) -> tuple[int, ...]:
+    first = ranks.index(rank) // size * size
+    return ranks[first : first + size]
+
+
+def _across(ranks: tuple[int, ...], rank: int, size: int) -> tuple[int, ...]:
+    return ranks[ranks.index(rank) % size :: size]

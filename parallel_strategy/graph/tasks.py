@@ -1,0 +1,117 @@
+"""What a task of the pipeline schedule runs: kernels and collectives in execution order, for one chunk of layers.
+
+F is forward. B is backward of activations, with what is recomputed before it. W is backward of weights; where a schedule
+does not split backward, B runs both.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from parallel_strategy.graph.operator import Block, Collective, Kernel, Phase
+from parallel_strategy.graph.program import Chunk, Piece, Program
+from parallel_strategy.graph.sharding import gather_weights, scatter_gradients, scatter_micro_batch
+from parallel_strategy.schedule.orders import Kind, splits_backward
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One node of a task. `phase`: forward, recompute or backward."""
+
+    work: Kernel | Collective
+    layer: int
+    phase: str
+    block: Block | None  # None: a stage boundary, or traffic of the whole stage
+
+
+class Tasks:
+    """The tasks of one program."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.split = splits_backward(program.question.strategy.pipeline.schedule) and program.pp > 1
+        self.steps = cache(self._steps)
+
+    def _steps(self, kind: Kind, chunk: int) -> tuple[Step, ...]:
+        """The nodes of one task; they are the same for every micro-batch."""
+        piece = self.program.chunks[chunk]
+        if kind == "F":
+            return tuple(self._forward(piece))
+        backward = list(self._backward(piece))
+        if not self.split:
+            return tuple(backward)
+        late = [step for step in backward if step.work.phase == Phase.BACKWARD_WEIGHT]
+        if kind == "W":
+            return tuple(late)
+        return tuple(step for step in backward if step.work.phase != Phase.BACKWARD_WEIGHT)
+
+    def _crosses(self, chunk: Chunk, other: int) -> bool:
+        """Whether the neighbouring chunk is on another stage."""
+        chunks = self.program.chunks
+        return 0 <= other < len(chunks) and chunks[other].stage != chunk.stage
+
+    def _forward(self, chunk: Chunk) -> Iterator[Step]:
+        first, last = chunk.pieces[0].first, _last_layer(chunk)
+        if self._crosses(chunk, chunk.index - 1):
+            yield from self._receive("activation", Phase.FORWARD, first, "forward")
+        for piece in chunk.pieces:
+            for offset in range(piece.count):
+                layer = piece.first + offset
+                for gather in gather_weights(self.program, piece.block, Phase.FORWARD):
+                    yield Step(gather, layer, "forward", piece.block)
+                for work in piece.block.forward:
+                    yield Step(work, layer, "forward", piece.block)
+        if self._crosses(chunk, chunk.index + 1):
+            yield Step(self._boundary("send_activation", "send", Phase.FORWARD), last, "forward", None)
+
+    def _backward(self, chunk: Chunk) -> Iterator[Step]:
+        program = self.program
+        first, last = chunk.pieces[0].first, _last_layer(chunk)
+        if self._crosses(chunk, chunk.index + 1):
+            yield from self._receive("gradient", Phase.BACKWARD_INPUT, last, "backward")
+        for piece in reversed(chunk.pieces):
+            for offset in reversed(range(piece.count)):
+                layer = piece.first + offset
+                for gather in gather_weights(program, piece.block, Phase.BACKWARD_INPUT):
+                    yield Step(gather, layer, "backward", piece.block)
+                yield from self._layer_backward(piece, offset)
+                for scatter in scatter_gradients(program, piece.block):
+                    yield Step(scatter, layer, "backward", piece.block)
+        if self._crosses(chunk, chunk.index - 1):
+            yield Step(self._boundary("send_gradient", "send", Phase.BACKWARD_INPUT), first, "backward", None)
+        if chunk.index == min(other.index for other in program.stage_chunks(chunk.stage)):
+            for scatter in scatter_micro_batch(program, chunk.stage):
+                yield Step(scatter, first, "backward", None)
+
+    def _layer_backward(self, piece: Piece, offset: int) -> Iterator[Step]:
+        recompute, layer, block = self.program.question.strategy.recompute, piece.first + offset, piece.block
+        again = offset < piece.recomputed
+        if again and recompute.mode == "full":
+            if sliced := self.program.recompute_gather:
+                yield Step(sliced, layer, "recompute", block)
+            for work in block.forward:
+                if isinstance(work, Kernel) or recompute.mp_comm:
+                    yield Step(work, layer, "recompute", block)
+        core = again and recompute.mode == "selective"
+        for work in block.backward:
+            if core and isinstance(work, Kernel) and work.name.startswith("attention.core"):
+                core = False
+                for before in block.forward:
+                    if isinstance(before, Kernel) and before.name.startswith("attention.core"):
+                        yield Step(before, layer, "recompute", block)
+            yield Step(work, layer, "backward", block)
+
+    def _boundary(self, name: str, op: str, phase: Phase) -> Collective:
+        program = self.program
+        return Collective(name, op, "pp", program.boundary_bytes, phase, program.model.activation_dtype)
+
+    def _receive(self, what: str, phase: Phase, layer: int, label: str) -> Iterator[Step]:
+        yield Step(self._boundary(f"receive_{what}", "receive", phase), layer, label, None)
+        if self.program.boundary_scattered:
+            whole = self.program.boundary_bytes * self.program.shard.tp
+            gather = Collective(f"gather_{what}", "all_gather", "tp", whole, phase, self.program.model.activation_dtype)
+            yield Step(gather, layer, label, None)
+
+
+def _last_layer(chunk: Chunk) -> int:
+    return chunk.pieces[-1].first + chunk.pieces[-1].count - 1
