@@ -44,13 +44,7 @@ def build_layer(
     """A transformer layer. `query`: PanGu-alpha's query layer, whose queries come from a table of positions."""
     kind = "query" if query else "expert_layer" if experts else "layer"
     block = Block(kind, input_bytes=shard.boundary_tokens(model) * model.hidden_size * model.element_bytes)
-    builder = BlockBuilder(
-        block,
-        model.element_bytes,
-        model.activation_dtype,
-        framework.gradient_bytes,
-        framework.fused_gradient_accumulation,
-    )
+    builder = _builder(block, model, framework)
     if query and model.final_norm == "before_query":  # the last norm of the model stands before its last layer
         norm(builder, model, framework, shard, "final.norm")
     _attention(builder, model, framework, shard, query)
@@ -59,6 +53,11 @@ def build_layer(
     else:
         _feed_forward(builder, model, framework, shard, model.ffn_hidden_size, model.hidden_size, "feed_forward")
     return block
+
+
+def _builder(block: Block, model: ModelSpec, framework: FrameworkSpec) -> BlockBuilder:
+    fused = framework.fused_gradient_accumulation
+    return BlockBuilder(block, model.element_bytes, model.activation_dtype, framework.gradient_bytes, fused)
 
 
 def norm(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shard: Shard, name: str) -> None:
@@ -335,13 +334,7 @@ def build_embedding(model: ModelSpec, framework: FrameworkSpec, shard: Shard) ->
     """Word (and position) embedding, their sum and dropout. A split vocabulary sums the partial rows over tp."""
     tokens, hidden = shard.tokens(model), model.hidden_size
     block = Block("embedding", input_bytes=0.0)
-    builder = BlockBuilder(
-        block,
-        model.element_bytes,
-        model.activation_dtype,
-        framework.gradient_bytes,
-        framework.fused_gradient_accumulation,
-    )
+    builder = _builder(block, model, framework)
     size = tokens * hidden * builder.element
     split = shard.tp if shard.vocab_split else 1
     rows = -(-model.vocab_size // split)
@@ -372,9 +365,7 @@ def build_head(model: ModelSpec, framework: FrameworkSpec, shard: Shard, *, owns
     """
     tokens, hidden, element = shard.tokens(model), model.hidden_size, model.element_bytes
     block = Block("head", input_bytes=shard.boundary_tokens(model) * hidden * element)
-    builder = BlockBuilder(
-        block, element, model.activation_dtype, framework.gradient_bytes, framework.fused_gradient_accumulation
-    )
+    builder = _builder(block, model, framework)
     if not (model.query_layer and model.final_norm == "before_query"):
         norm(builder, model, framework, shard, "head.norm")
     split = shard.tp if shard.vocab_split else 1

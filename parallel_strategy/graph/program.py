@@ -152,7 +152,7 @@ class Program:
         return [chunk for chunk in self.chunks if chunk.stage == stage]
 
     def stage_parameters(self, stage: int) -> list[tuple[int, Parameter]]:
-        """(layer, weight) of everything that one rank of the stage holds. A head that runs several times is held once."""
+        """(layer, weight) of all that one rank of the stage holds. A head that runs several times is held once."""
         return [
             (piece.first + offset, parameter)
             for chunk in self.stage_chunks(stage)

@@ -1,5 +1,5 @@
-"""Traffic of weights and gradients: what data parallelism, optimizer sharding and tied tables add to the tensor-parallel
-collectives of the blocks.
+"""Traffic of weights and gradients: what data parallelism, optimizer sharding and tied tables add to the collectives
+of the blocks.
 
 Optimizer sharding (Rajbhandari et al. 2020): at level 1 gradients are reduce-scattered at the end of a step and updated
 weights gathered; at level 2 each micro-batch's gradients are reduce-scattered; at level 3 each block's weights are

@@ -1,7 +1,7 @@
 """What a task of the pipeline schedule runs: kernels and collectives in execution order, for one chunk of layers.
 
-F is forward. B is backward of activations, with what is recomputed before it. W is backward of weights; where a schedule
-does not split backward, B runs both.
+F is forward. B is backward of activations, with what is recomputed before it. W is backward of weights; where a
+schedule does not split backward, B runs both.
 """
 
 from collections.abc import Iterator
