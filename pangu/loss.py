@@ -5,7 +5,38 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from pangu.model import PanguAlpha
+from pangu.model.activation import on_cpu
 from pangu.model.visibility import Visibility
+
+
+class NegativeLogLikelihoodOnCpu(nn.Cell):
+    """logits fp32 [N, V], labels int32 [N] -> -log softmax(logits)[labels], fp32 [N]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_softmax = ops.LogSoftmax(axis=-1)
+
+    def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return -ops.gather_d(self.log_softmax(logits), 1, labels.reshape((-1, 1))).reshape((-1,))
+
+
+class NegativeLogLikelihood(nn.Cell):
+    """The same out of operators that may be split along V as well: log Σ exp(x - max) - (x[label] - max)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maximum, self.shift = ops.ReduceMax(keep_dims=True), ops.Sub()
+        self.exp, self.sum, self.log = ops.Exp(), ops.ReduceSum(), ops.Log()
+        self.one_hot, self.pick, self.target = ops.OneHot(), ops.Mul(), ops.ReduceSum()
+        self.subtract = ops.Sub()
+
+    def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        # The maximum only keeps exp in range: its gradient is zero by the formula, and is not computed.
+        shifted = self.shift(logits, self.maximum(ops.stop_gradient(logits), -1))
+        log_sum = self.log(self.sum(self.exp(shifted), -1))
+        one, zero = Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
+        picked = self.pick(shifted, self.one_hot(labels, logits.shape[-1], one, zero))
+        return self.subtract(log_sum, self.target(picked, -1))
 
 
 class PretrainLoss(nn.Cell):
@@ -21,17 +52,20 @@ class PretrainLoss(nn.Cell):
         self.network = network
         self.visibility = Visibility(end_of_document)
         self.pad = pad
-        self.log_softmax = ops.LogSoftmax(axis=-1)
-        self.cast = ops.Cast()
+        self.nll = NegativeLogLikelihoodOnCpu() if on_cpu() else NegativeLogLikelihood()
+        self.inputs, self.labels = ops.StridedSlice(), ops.StridedSlice()
+        self.is_counted, self.count, self.sum = ops.NotEqual(), ops.Mul(), ops.ReduceSum()
+        self.cast, self.reshape = ops.Cast(), ops.Reshape()
 
     def construct(self, rows: Tensor, dropout_seed: Tensor) -> Tensor:
-        ids, labels = rows[:, :-1], rows[:, 1:]
+        batch, length = rows.shape
+        ids = self.inputs(rows, (0, 0), (batch, length - 1), (1, 1))
+        labels = self.labels(rows, (0, 1), (batch, length), (1, 1))
         positions, penalty = self.visibility(ids)
         logits = self.network(ids, positions, penalty, dropout_seed)
-        counted = self.cast(ids != self.pad, ms.float32).reshape((-1,))
-        log_probabilities = self.log_softmax(logits.reshape((-1, logits.shape[-1])))
-        nll = -ops.gather_d(log_probabilities, 1, labels.reshape((-1, 1))).reshape((-1,))
-        return (nll * counted).sum()
+        counted = self.reshape(self.cast(self.is_counted(ids, self.pad), ms.float32), (-1,))
+        nll = self.nll(self.reshape(logits, (-1, logits.shape[-1])), self.reshape(labels, (-1,)))
+        return self.sum(self.count(nll, counted))
 
 
 def counted_predictions(rows: np.ndarray, pad: int) -> float:
