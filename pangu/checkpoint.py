@@ -5,6 +5,10 @@
                                   optimizer.safetensors  adam_m.<name>, adam_v.<name>
                                   state.json             TrainingState, configuration, sha256 of both files
 
+Where ranks share out the optimizer's states, each writes what it holds, and what each holds is said as MindSpore does:
+
+                                  rank_0/checkpoint.safetensors, rank_1/…, strategy.ckpt, state.json
+
 A checkpoint is written into a hidden directory beside its place, every file is synced, and then it is renamed. What a
 crash leaves behind is a hidden directory that the next run removes.
 """
@@ -16,6 +20,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,6 +35,8 @@ from pangu.whole_file import sync_directory, write_whole
 
 STEP_NAME = re.compile(r"step-(\d{8,})")
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+SHARD, LAYOUTS = "checkpoint.safetensors", "strategy.ckpt"
+MOMENTS = ("adam_m.", "adam_v.")
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,28 @@ class Checkpoint:
     model: ModelConfig
     train: dict
 
+    @property
+    def is_sharded(self) -> bool:
+        return not (self.directory / WEIGHTS).is_file()
+
     def weights(self) -> dict[str, np.ndarray]:
+        if self.is_sharded:
+            return read_shards(self.directory, moments=False)
         return load_file(self.directory / WEIGHTS)
 
     def optimizer(self) -> dict[str, np.ndarray]:
+        if self.is_sharded:
+            return read_shards(self.directory, moments=True)
         return load_file(self.directory / OPTIMIZER)
+
+
+def read_shards(directory: Path, moments: bool) -> dict[str, np.ndarray]:
+    """The weights or the moments of a checkpoint that ranks wrote in parts, put together."""
+    from pangu.convert.shards import WholeShards
+
+    with WholeShards(directory, [directory / LAYOUTS]) as shards:
+        chosen = [name for name in shards.tensors if name.startswith(MOMENTS) == moments]
+        return {name: shards.read(name) for name in chosen}
 
 
 def digest(path: Path) -> str:
@@ -69,6 +93,15 @@ def checkpoints_directory(run: Path) -> Path:
     return run / "checkpoints"
 
 
+def step_directory(run: Path, step: int) -> Path:
+    return checkpoints_directory(run) / f"step-{step:08d}"
+
+
+def hidden(directory: Path) -> Path:
+    """Where a checkpoint is while it is written."""
+    return directory.with_name(f".{directory.name}.tmp")
+
+
 def save(
     run: Path,
     state: TrainingState,
@@ -78,35 +111,51 @@ def save(
     train: dict,
 ) -> Path:
     """Write `step-N` whole. Raises UserError when the disk is full or cannot be written; nothing is left then."""
-    parent = checkpoints_directory(run)
-    final = parent / f"step-{state.step:08d}"
-    temporary = parent / f".{final.name}.tmp"
+    final = step_directory(run, state.step)
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        save_file(weights, temporary / WEIGHTS)
-        save_file(moments, temporary / OPTIMIZER)
-        for name in (WEIGHTS, OPTIMIZER):
-            with (temporary / name).open("rb") as file:
-                os.fsync(file.fileno())
-        description = {
-            "version": 1,
-            "state": asdict(state),
-            "model": model.model_dump(mode="json"),
-            "train": train,
-            "sha256": {name: digest(temporary / name) for name in (WEIGHTS, OPTIMIZER)},
+        begin(final)
+        digests = {
+            name: write_tensors(hidden(final) / name, tensors)
+            for name, tensors in ((WEIGHTS, weights), (OPTIMIZER, moments))
         }
-        write_whole(temporary / STATE, json.dumps(description, indent=1).encode())
-        shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
-        temporary.rename(final)
-        sync_directory(parent)
+        finish(final, state, model, train, digests)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(
-            f"{final}: the checkpoint cannot be written: {error}; earlier checkpoints are untouched"
-        ) from None
+        shutil.rmtree(hidden(final), ignore_errors=True)
+        raise not_written(final, error) from None
     return final
+
+
+def not_written(final: Path, error: Exception) -> UserError:
+    return UserError(f"{final}: the checkpoint cannot be written: {error}; earlier checkpoints are untouched")
+
+
+def begin(final: Path) -> None:
+    """Make the empty hidden directory of a checkpoint."""
+    shutil.rmtree(hidden(final), ignore_errors=True)
+    hidden(final).mkdir(parents=True)
+
+
+def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> str:
+    """A file that is on the disk when this returns; its sha256."""
+    save_file(tensors, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return digest(path)
+
+
+def finish(final: Path, state: TrainingState, model: ModelConfig, train: dict, digests: dict[str, str]) -> None:
+    """Give a checkpoint, all of whose tensors are on the disk, its description and its name."""
+    description = {
+        "version": 1,
+        "state": asdict(state),
+        "model": model.model_dump(mode="json"),
+        "train": train,
+        "sha256": digests,
+    }
+    write_whole(hidden(final) / STATE, json.dumps(description, indent=1).encode())
+    shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
+    hidden(final).rename(final)
+    sync_directory(final.parent)
 
 
 def step_directories(run: Path) -> list[Path]:
@@ -118,23 +167,36 @@ def step_directories(run: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
-def open_checkpoint(directory: Path) -> Checkpoint:
-    """Check every file against its checksum. Raises UserError that names the damaged or missing file."""
+def open_checkpoint(directory: Path, verify: bool = True) -> Checkpoint:
+    """Check every file against its checksum. Raises UserError that names all that are damaged or missing.
+
+    verify: False where another process has just done so.
+    """
     path = directory / STATE
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         state = TrainingState(**description["state"])
         model = ModelConfig.from_fields(description["model"], str(path))
         train, digests = dict(description["train"]), dict(description["sha256"])
+        if not digests or not all(isinstance(name, str) and ".." not in name for name in digests):
+            raise ValueError("its list of files is wrong")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is damaged or missing: {error}") from None
-    for name in (WEIGHTS, OPTIMIZER):
-        file = directory / name
-        if not file.is_file():
-            raise UserError(f"{file}: is missing")
-        if digest(file) != digests.get(name):
-            raise UserError(f"{file}: is damaged: its sha256 is not the one in {STATE}")
+    if verify:
+        with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+            problems = [p for p in pool.map(lambda item: damage(directory / item[0], item[1]), digests.items()) if p]
+        if problems:
+            raise UserError("; ".join(problems))
     return Checkpoint(directory, state, model, train)
+
+
+def damage(file: Path, expected: str) -> str | None:
+    """What is wrong with a file of a checkpoint."""
+    if not file.is_file():
+        return f"{file}: is missing"
+    if digest(file) != expected:
+        return f"{file}: is damaged: its sha256 is not the one in {STATE}"
+    return None
 
 
 def whole_checkpoints(run: Path) -> Iterator[Checkpoint]:

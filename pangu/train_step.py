@@ -1,30 +1,78 @@
 """One update of the weights as one compiled graph: loss, gradients, loss scale, clip, overflow check, AdamW."""
 
+from collections.abc import Callable
+
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 
 from pangu.loss import PretrainLoss
 from pangu.optimizer import AdamW, global_norm
 
 
-class TrainStep(nn.Cell):
-    """Micro-batches int32 [A, B, S+1] -> (loss, global norm of the unclipped gradient, whether the update was made).
+class ScaledLoss(nn.Cell):
+    """rows int32 [B, S+1], scale fp32 and dropout seed int32, both scalar or [1] -> loss times scale, of their shape."""
 
-    The loss and its gradient are those of all A·B rows at once: sums over the micro-batches, divided by
-    `predictions`, the number of counted predictions in all of them (`pangu.loss.counted_predictions`).
+    def __init__(self, loss: PretrainLoss) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = loss
+        self.scale = ops.Mul()
+
+    def construct(self, rows: Tensor, scale: Tensor, dropout_seed: Tensor) -> Tensor:
+        return self.scale(self.network(rows, dropout_seed), scale)
+
+
+class TrainStep(nn.Cell):
+    """Rows int32 [..., S+1] -> (loss, global norm of the unclipped gradient, whether the update was made).
+
+    The loss and its gradient are those of all rows at once, computed in `accumulate` parts: sums over these, divided
+    by `predictions`, the number of counted predictions in all of them (`pangu.loss.counted_predictions`).
+
+    reduction: where other processes have other rows of the same batch, what adds up (gradients, loss) over all of them
+    (`pangu.distributed.reduction`); `predictions` then counts the rows of all, and what is returned is the whole
+    batch's.
 
     The update is skipped when any gradient is infinite or NaN. That is read from the global norm, which needs no
     operator that only some devices have.
     """
 
-    def __init__(self, loss: PretrainLoss, optimizer: AdamW, clip_norm: float, accumulate: int) -> None:
+    def __init__(
+        self,
+        loss: PretrainLoss,
+        optimizer: AdamW | nn.Cell,
+        clip_norm: float,
+        accumulate: int,
+        reduction: nn.Cell | None = None,
+    ) -> None:
         super().__init__(auto_prefix=False)
-        self.loss, self.optimizer = loss, optimizer
+        self.loss, self.optimizer, self.reduction = ScaledLoss(loss), optimizer, reduction
         self.clip_norm, self.accumulate = clip_norm, accumulate
-        self.value_and_grad = ms.value_and_grad(self.scaled_loss, None, optimizer.parameters)
+        self.cuts_rows_itself = False
+        self.value_and_grad = ms.value_and_grad(self.loss, None, optimizer.parameters)
 
-    def scaled_loss(self, rows: Tensor, scale: Tensor, dropout_seed: Tensor) -> Tensor:
-        return self.loss(rows, dropout_seed) * scale
+    def accumulate_inside(self, wrap: Callable[[nn.Cell], nn.Cell]) -> None:
+        """Differentiate `wrap(loss)` once: it cuts its inputs into the parts along axis 0 and adds up their losses.
+
+        Such are MindSpore's `Pipeline` and `GradAccumulation`, which a compiler for many devices takes apart.
+        """
+        self.cuts_rows_itself = True
+        self.value_and_grad = ms.value_and_grad(wrap(self.loss), None, self.optimizer.parameters)
+
+    def loss_and_gradients(self, rows: Tensor, scale: Tensor, dropout_seed: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Sums over all parts of rows [N, S+1], scaled."""
+        if self.cuts_rows_itself:
+            scales = ops.tile(scale.reshape((1,)), (self.accumulate,))
+            seeds = dropout_seed + Tensor(np.arange(self.accumulate, dtype=np.int32))
+            loss, gradients = self.value_and_grad(rows, scales, seeds)
+            return loss.reshape(()), gradients
+        size = rows.shape[0] // self.accumulate
+        loss, gradients = self.value_and_grad(rows[:size], scale, dropout_seed)
+        for part in range(1, self.accumulate):
+            more_rows = rows[part * size : (part + 1) * size]
+            more_loss, more_gradients = self.value_and_grad(more_rows, scale, dropout_seed + part)
+            loss = loss + more_loss
+            gradients = tuple(a + b for a, b in zip(gradients, more_gradients))
+        return loss, gradients
 
     def construct(
         self,
@@ -37,11 +85,9 @@ class TrainStep(nn.Cell):
         decay: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         scale = loss_scale / predictions
-        loss, gradients = self.value_and_grad(rows[0], scale, dropout_seed)
-        for micro in range(1, self.accumulate):
-            more_loss, more_gradients = self.value_and_grad(rows[micro], scale, dropout_seed + micro)
-            loss = loss + more_loss
-            gradients = tuple(a + b for a, b in zip(gradients, more_gradients))
+        loss, gradients = self.loss_and_gradients(rows.reshape((-1, rows.shape[-1])), scale, dropout_seed)
+        if self.reduction is not None:
+            gradients, loss = self.reduction(gradients, loss)
         norm = global_norm(gradients) / loss_scale
         finite = norm - norm == 0
         if finite:

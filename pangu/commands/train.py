@@ -3,6 +3,7 @@
     python -m pangu init train.yaml --data corpus/packed --out runs/first
     python -m pangu train train.yaml
     python -m pangu train train.yaml --steps 2000        # the same run, longer
+    python -m pangu train train.yaml --strategy s.yaml   # on the devices of a strategy; `pangu launch` starts them all
 
 A run that was stopped, by Ctrl-C, kill -9 or a power cut, goes on with the same command and ends with the same bits.
 """
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="instead of the file's `model`")
     parser.add_argument("--steps", type=int, help="instead of the file's `steps`")
     parser.add_argument("--start-from", help="instead of the file's `start_from`")
+    parser.add_argument("--strategy", help="strategy.yaml: how the run is laid over devices")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -33,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from pangu.train import train
 
-    summary = train(config)
+    summary = train(config, arguments.strategy)
     if arguments.json:
         print(json.dumps(asdict(summary), indent=1))
         return 130 if summary.interrupted else 0

@@ -94,8 +94,9 @@ def open_source(path: Path, strategy: list[Path] | None = None, embeddings: Path
     Raises UserError that says what is wrong with the input, or that it is none of the known forms.
     """
     if path.is_dir():
-        # Imported here because it builds on this module.
-        from pangu.convert.released import ReleasedShards, holds_shards
+        # Imported here because they build on this module.
+        from pangu.convert.released import ReleasedShards
+        from pangu.convert.shards import holds_shards
 
         if holds_shards(path):
             return ReleasedShards(path, strategy, embeddings)

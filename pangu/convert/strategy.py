@@ -12,13 +12,25 @@ Fields of ParallelStrategyMap that matter here:
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from pangu.convert.layout import ParameterLayout
 from pangu.convert.regular_file import file_size, read_bytes
-from pangu.convert.wire import BYTES, VARINT, Reader, WireError, bytes_reader, fields, integers, text
+from pangu.convert.wire import (
+    BYTES,
+    VARINT,
+    Reader,
+    WireError,
+    bytes_reader,
+    encode_length,
+    encode_varint,
+    fields,
+    integers,
+    text,
+)
 from pangu.errors import UserError
 
 LARGEST_FILE = 256 << 20
@@ -60,19 +72,25 @@ def read_strategy(paths: Sequence[Path]) -> dict[str, ParameterLayout]:
     parameter.
     """
     layouts: dict[str, ParameterLayout] = {}
-    entries = [(path, stage, name, raw) for path in paths for stage, name, raw in read_file(path)]
-    for path, stage, name, raw in sorted(entries, key=lambda entry: entry[1]):
-        ranks = 1
-        for length in raw.device_matrix:
-            ranks *= max(1, length)
-        if (stage + 1) * ranks > MOST_RANKS:
-            raise UserError(f"{path}: {name!r} has more than {MOST_RANKS} ranks")
-        try:
-            layout = raw.layout(stage * ranks)
-        except ValueError as error:
-            raise UserError(f"{path}: {name!r}: {error}") from None
-        layouts.setdefault(name, layout)
+    for _, held in sorted(read_stages(paths).items()):
+        layouts = held | layouts
     return layouts
+
+
+def read_stages(paths: Sequence[Path]) -> dict[int, dict[str, ParameterLayout]]:
+    """{first rank of a pipeline stage: {parameter name: layout}}."""
+    stages: dict[int, dict[str, ParameterLayout]] = {}
+    for path in paths:
+        for stage, name, raw in read_file(path):
+            ranks = prod(max(1, length) for length in raw.device_matrix)
+            if (stage + 1) * ranks > MOST_RANKS:
+                raise UserError(f"{path}: {name!r} has more than {MOST_RANKS} ranks")
+            try:
+                layout = raw.layout(stage * ranks)
+            except ValueError as error:
+                raise UserError(f"{path}: {name!r}: {error}") from None
+            stages.setdefault(layout.first_rank, {}).setdefault(name, layout)
+    return stages
 
 
 def read_file(path: Path) -> Iterator[tuple[int, str, RawLayout]]:
@@ -156,3 +174,47 @@ def read_json(content: bytes) -> tuple[int, list[tuple[str, RawLayout]]]:
         device_matrix, maps = [int(n) for n in item["dev_matrix"]], [[int(n) for n in entry] for entry in maps]
         entries.append((name, RawLayout(device_matrix, maps, split_shape, field, step, size)))
     return stage, entries
+
+
+def encode_strategy(layouts: Mapping[str, ParameterLayout]) -> bytes:
+    """The file that MindSpore writes for these layouts; the parameters of several pipeline stages have their stage
+    before their names, as in the file that MindSpore merges from those of the stages."""
+    stages = {layout.first_rank // layout.num_ranks for layout in layouts.values()}
+    content = bytearray(encode_varint(1 << 3) + encode_varint(1))
+    for stage in sorted(stages):
+        # An operator, because readers take the stage from the first one.
+        number = encode_length(2, len(encode_stage(stage))) + encode_stage(stage)
+        operator = b"Parameters" if len(stages) == 1 else f"{stage}-Parameters".encode()
+        item = encode_length(1, len(operator)) + operator + number
+        content += encode_length(2, len(item)) + item
+    for name, layout in layouts.items():
+        shown = name if stages == {0} else f"{layout.first_rank // layout.num_ranks}-{name}"
+        content += encode_layout(shown, layout)
+    return bytes(content)
+
+
+def encode_stage(stage: int) -> bytes:
+    return encode_varint(1 << 3) + encode_varint(stage)
+
+
+def encode_layout(name: str, layout: ParameterLayout) -> bytes:
+    """One parallel_layout_item."""
+
+    def dims(field: int, numbers: Sequence[int]) -> bytes:
+        # Each number on its own: the message is proto2, where repeated numbers are not packed.
+        body = b"".join(encode_varint(1 << 3) + encode_varint(n & ((1 << 64) - 1)) for n in numbers)
+        return encode_length(field, len(body)) + body
+
+    body = dims(1, layout.device_matrix)
+    if all(len(axes) <= 1 for axes in layout.tensor_map):
+        body += dims(2, [axes[0] if axes else -1 for axes in layout.tensor_map])
+    else:
+        body += b"".join(dims(2, axes or (-1,)) for axes in layout.tensor_map)
+    body += dims(3, ()) + dims(4, ())
+    sharded = layout.optimizer_shard_size != 0
+    step = (layout.optimizer_shard_step or layout.group_step or 1) if sharded else 0
+    for field, value in ((5, 0), (6, step), (7, layout.optimizer_shard_size if sharded else 0)):
+        body += encode_varint(field << 3) + encode_varint(value & ((1 << 64) - 1))
+    label = name.encode()
+    item = encode_length(1, len(label)) + label + encode_length(2, len(body)) + body
+    return encode_length(3, len(item)) + item

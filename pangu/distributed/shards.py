@@ -1,0 +1,78 @@
+"""A checkpoint that all ranks write together: each its shard, the first one the description, and then the name."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+
+from pangu import checkpoint
+from pangu.checkpoint import LAYOUTS, MOMENTS, SHARD, TrainingState
+from pangu.config import ModelConfig
+from pangu.convert.layout import ParameterLayout, region
+from pangu.convert.strategy import encode_strategy
+from pangu.distributed.world import World
+from pangu.errors import UserError
+from pangu.whole_file import write_whole
+
+DIGEST = "sha256.json"
+
+
+def rank_folder(rank: int) -> str:
+    return f"rank_{rank}"
+
+
+def save(
+    run: Path,
+    state: TrainingState,
+    held: dict[str, np.ndarray],
+    layouts: Mapping[str, ParameterLayout],
+    model: ModelConfig,
+    train: dict,
+    world: World,
+) -> Path:
+    """Write `step-N`, called by all ranks together; all return when it has its name.
+
+    held: what this rank holds of every weight and moment. layouts: those of the weights. The run directory is one that
+    all ranks see. A rank that cannot write raises UserError; what is left is hidden, and the next start removes it.
+    """
+    final = checkpoint.step_directory(run, state.step)
+    hidden = checkpoint.hidden(final)
+    try:
+        if world.is_first:
+            checkpoint.begin(final)
+        world.wait()
+        folder = hidden / rank_folder(world.rank)
+        folder.mkdir()
+        digest = checkpoint.write_tensors(folder / SHARD, held)
+        write_whole(folder / DIGEST, json.dumps(digest).encode())
+        world.wait()
+        if world.is_first:
+            write_whole(hidden / LAYOUTS, encode_strategy(with_moments(layouts)))
+            digests = {LAYOUTS: checkpoint.digest(hidden / LAYOUTS)}
+            for rank in range(world.size):
+                said = hidden / rank_folder(rank) / DIGEST
+                digests[f"{rank_folder(rank)}/{SHARD}"] = json.loads(said.read_text(encoding="utf-8"))
+                said.unlink()
+            checkpoint.finish(final, state, model, train, digests)
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(error, OSError) and world.is_first:
+            shutil.rmtree(hidden, ignore_errors=True)
+        raise checkpoint.not_written(final, error) from None
+    world.wait()
+    return final
+
+
+def with_moments(layouts: Mapping[str, ParameterLayout]) -> dict[str, ParameterLayout]:
+    """The layouts of weights, and the same ones of their moments."""
+    return {prefix + name: layout for prefix in ("", *MOMENTS) for name, layout in layouts.items()}
+
+
+def part_of(layout: ParameterLayout, rank: int, whole: np.ndarray) -> np.ndarray:
+    """What a rank holds of a parameter."""
+    try:
+        return np.ascontiguousarray(whole[region(layout.cell(rank), layout.part_shape(whole.shape))])
+    except ValueError as error:
+        raise UserError(f"the strategy does not fit the model: {error}") from None
