@@ -25,9 +25,12 @@ DEFAULT_STAGES = {
 # further stages: the one that each stands behind, and its line. Comments, unless `settings` has something for them.
 OPTIONAL_STAGES = {
     "filter": ("clean", "drop by rules over what is measured of the texts; presets with changes"),
+    "quality": ("clean", "drop what models find bad: spam and quality classifiers, perplexity; needs your examples"),
     "dedup_fuzzy": ("dedup_exact", "of documents that are nearly the same, keep the best one"),
     "dedup_paragraph": ("dedup_exact", "remove paragraphs that many documents have: headers, footers, licences"),
     "dedup_substring": ("dedup_exact", "cut out long passages that occurred before; leaves fragments of sentences"),
+    "decontaminate": ("dedup_exact", "remove the text of evaluation sets; name them in `evaluation`"),
+    "mix": ("dedup_exact", "take sources by weights or epochs, up to a budget of tokens"),
 }
 
 

@@ -1,4 +1,5 @@
-"""Say what a run would do: for each stage what is up to date and what has to run. Nothing is written.
+"""Say what a run would do: for each stage what is up to date and what has to run, and what a mixture would take.
+Nothing is written.
 
 python -m data_pipeline plan recipe.yaml --out corpus
 """
@@ -16,13 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.engine.foresee import foresee
+    from data_pipeline.engine.foretell import foretell
     from data_pipeline.recipe import Recipe
 
-    states = foresee(Recipe.load(arguments.recipe), arguments.out)
+    recipe = Recipe.load(arguments.recipe)
+    states = foresee(recipe, arguments.out)
     if arguments.json:
         print(json.dumps([state.as_dict() for state in states], ensure_ascii=False))
         return 0
     width = max(len(state.name) for state in states)
     for state in states:
         print(f"{state.name:<{width}}  {state.in_words()}")
+    for line in foretell(recipe, arguments.out, states):
+        print(line)
     return 0

@@ -1,7 +1,8 @@
-"""Shows a run: one live table on a terminal, nothing elsewhere."""
+"""Shows a run: one live table on a terminal; elsewhere only what stages announce."""
 
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from data_pipeline.engine.local import StageSummary
@@ -10,6 +11,9 @@ from data_pipeline.engine.tasks import Result
 from data_pipeline.recipe import Recipe
 
 REFRESH_SECONDS = 0.25
+# before this much time, or this share of the work, a guess at the time left would only jump about
+STEADY_SECONDS = 1.0
+STEADY_SHARE = 0.01
 
 
 class Quiet:
@@ -24,6 +28,52 @@ class Quiet:
     def stage_finished(self, summary: StageSummary) -> None: ...
 
 
+class Announcer(Quiet):
+    """Prints to stderr what a stage wants said before it goes on, and nothing else."""
+
+    def task_done(self, plan: PlannedStep, result: Result) -> None:
+        for line in result.counts.get("announcement", ()):
+            print(line, file=sys.stderr)
+
+
+class Progress:
+    """How far a step is, and when it will be done. `size` is the step's own measure of work: rows of a Map, bytes of
+    anything else."""
+
+    def __init__(self, total_size: int, now: float):
+        self.total_size, self.started = total_size, now
+        self.done_size = self.documents = self.bytes = self.kept = self.seen = 0
+        self.running_documents = self.running_bytes = 0
+
+    def task_done(self, size: int, counts: dict[str, Any]) -> None:
+        self.done_size += size
+        self.documents += counts.get("documents_in", counts.get("rows", counts.get("documents", 0)))
+        self.bytes += counts.get("bytes_in", counts.get("bytes", 0))
+        if "dropped" in counts:
+            self.kept += counts["documents"]
+            self.seen += counts["documents_in"]
+
+    def tick(self, documents: int, size: int) -> None:
+        """What the tasks that are running have done so far."""
+        self.running_documents, self.running_bytes = documents, size
+
+    def share(self, is_counted_in_rows: bool) -> float:
+        """How much of the work is done, 0 to 1."""
+        running = self.running_documents if is_counted_in_rows else self.running_bytes
+        return min(1.0, (self.done_size + running) / self.total_size) if self.total_size else 0.0
+
+    def cells(self, now: float, is_counted_in_rows: bool) -> list[str]:
+        """documents, MB/s, kept and time left."""
+        seconds = max(now - self.started, 1e-3)
+        documents, size = self.documents + self.running_documents, self.bytes + self.running_bytes
+        share = self.share(is_counted_in_rows)
+        left = ""
+        if seconds > STEADY_SECONDS and STEADY_SHARE < share < 1:
+            left = duration(seconds * (1 - share) / share)
+        kept = f"{100 * self.kept / self.seen:.1f} %" if self.seen else ""
+        return [f"{documents:,}" if documents else "", f"{size / 1e6 / seconds:.1f}" if size else "", kept, left]
+
+
 class LiveTable:
     """A row for each stage: documents, MB/s, kept %, time left. Drawn by the thread that calls it, so workers may be
     forked.
@@ -36,8 +86,8 @@ class LiveTable:
         self.names = [stage.name for stage in recipe.stages]
         self.finished: dict[str, StageSummary] = {}
         self.current: PlannedStep | None = None
-        self.started = self.drawn = 0.0
-        self.done_size = self.done_documents = self.done_bytes = self.running_documents = self.running_bytes = 0
+        self.progress = Progress(0, time.monotonic())
+        self.drawn = 0.0
         self.live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
 
     def __enter__(self) -> "LiveTable":
@@ -47,29 +97,42 @@ class LiveTable:
     def __exit__(self, *_: object) -> None:
         self.live.stop()
 
+    def say(self, lines: Iterable[str]) -> None:
+        """Print lines above the table."""
+        for line in lines:
+            self.live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def step_started(self, plan: PlannedStep) -> None:
         self.current = plan
-        self.started = time.monotonic()
-        self.done_size = self.done_documents = self.done_bytes = self.running_documents = self.running_bytes = 0
+        self.progress = Progress(sum(task.size for task in plan.to_run), time.monotonic())
+        self.sizes = {task.name: task.size for task in plan.to_run}
         self._draw()
 
     def tick(self, documents: int, size: int) -> None:
-        self.running_documents, self.running_bytes = documents, size
+        self.progress.tick(documents, size)
         if time.monotonic() - self.drawn > REFRESH_SECONDS:
             self._draw()
 
     def task_done(self, plan: PlannedStep, result: Result) -> None:
-        self.done_documents += result.counts.get(
-            "documents_in", result.counts.get("rows", result.counts.get("documents", 0))
-        )
-        self.done_bytes += result.counts.get("bytes_in", result.counts.get("bytes", 0))
-        self.done_size += next(
-            (task.size for task in plan.to_run if result.outputs and task.name in result.outputs[0].path), 0
-        )
+        self.progress.task_done(self._size_of(result), result.counts)
+        self.say(result.counts.get("announcement", ()))
 
     def stage_finished(self, summary: StageSummary) -> None:
         self.finished[summary.name] = summary
+        self.current = None
         self._draw()
+
+    def _size_of(self, result: Result) -> int:
+        """The size of the task that left `result`: its files are called like it."""
+        if len(self.sizes) == 1:
+            return next(iter(self.sizes.values()))
+        for output in result.outputs:
+            stem = output.path.rpartition("/")[2].partition(".")[0]
+            # a reader's files carry the number of the shard behind the name of the task
+            for name in (stem, stem.rpartition("-")[0]):
+                if name in self.sizes:
+                    return self.sizes[name]
+        return 0
 
     def _draw(self) -> None:
         from rich.table import Table
@@ -83,22 +146,17 @@ class LiveTable:
             if name in self.finished:
                 table.add_row(name, *summary_cells(self.finished[name]))
             elif self.current is not None and self.current.stage.name == name:
-                table.add_row(f"[cyan]{name}[/] {self.current.step.name}", *self._running_cells())
+                cells = self.progress.cells(self.drawn, _is_counted_in_rows(self.current))
+                table.add_row(f"[cyan]{name}[/] {self.current.step.name}", *cells)
             else:
                 table.add_row(f"[dim]{name}[/]", "", "", "", "")
         self.live.update(table, refresh=True)
 
-    def _running_cells(self) -> list[str]:
-        assert self.current is not None
-        seconds = max(time.monotonic() - self.started, 1e-3)
-        documents = self.done_documents + self.running_documents
-        size = self.done_bytes + self.running_bytes
-        total = sum(task.size for task in self.current.to_run)
-        done = self.done_size + (self.running_documents if documents else 0)
-        left = ""
-        if 0 < done < total and seconds > 1:
-            left = duration(seconds * (total - done) / done)
-        return [f"{documents:,}", f"{size / 1e6 / seconds:.1f}", "", left]
+
+def _is_counted_in_rows(plan: PlannedStep) -> bool:
+    from data_pipeline.engine.steps import Map
+
+    return isinstance(plan.step, Map)
 
 
 def summary_cells(summary: StageSummary) -> list[str]:
@@ -123,7 +181,12 @@ def duration(seconds: float) -> str:
 
 
 def reporter(recipe: Recipe) -> Any:
-    """A live table where a person looks, else nothing; a context manager."""
+    """A live table where a person looks, else only what is announced; a context manager. What stages foretell is said
+    first."""
     import contextlib
 
-    return LiveTable(recipe) if sys.stderr.isatty() else contextlib.nullcontext(Quiet())
+    from data_pipeline.engine.foretell import foretell
+
+    for line in foretell(recipe, recipe.path.parent):
+        print(line, file=sys.stderr)
+    return LiveTable(recipe) if sys.stderr.isatty() else contextlib.nullcontext(Announcer())

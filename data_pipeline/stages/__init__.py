@@ -8,10 +8,13 @@ STAGES = {
     "read": "data_pipeline.stages.read",
     "clean": "data_pipeline.stages.clean",
     "filter": "data_pipeline.stages.filter",
+    "quality": "data_pipeline.stages.quality",
     "dedup_exact": "data_pipeline.stages.dedup_exact",
     "dedup_fuzzy": "data_pipeline.stages.near_duplicates",
     "dedup_paragraph": "data_pipeline.stages.dedup_paragraph",
     "dedup_substring": "data_pipeline.stages.dedup_substring",
+    "decontaminate": "data_pipeline.stages.decontaminate",
+    "mix": "data_pipeline.stages.mix",
     "tokenizer": "data_pipeline.stages.train_tokenizer",
     "pack": "data_pipeline.stages.pack",
 }
