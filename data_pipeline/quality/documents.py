@@ -1,8 +1,8 @@
 """Documents out of whatever a person has at hand: files that the read stage knows, or the output of a run.
 
-    corpus/                the output directory of a run: its documents, or its rejects
-    books.jsonl.gz         JSONL, CSV, Parquet, HTML, WARC, WET; of a .txt file each line
-    reviewed.jsonl         what the verb `review` wrote: its `verdict` says which side an example is on
+corpus/                the output directory of a run: its documents, or its rejects
+books.jsonl.gz         JSONL, CSV, Parquet, HTML, WARC, WET; of a .txt file each line
+reviewed.jsonl         what the verb `review` wrote: its `verdict` says which side an example is on
 """
 
 import json

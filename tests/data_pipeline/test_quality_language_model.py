@@ -24,9 +24,7 @@ LINE = st.text(alphabet="天地人山水", min_size=1, max_size=8)
 def plain_model(lines: list[str], order: int, prune: int) -> Callable[[Gram, str], float]:
     """p(word | context) by the formulas, with dictionaries."""
     sentences = [("<s>", *line, "</s>") for line in lines]
-    raw = [
-        Counter(s[i : i + n] for s in sentences for i in range(len(s) - n + 1)) for n in range(1, order + 1)
-    ]
+    raw = [Counter(s[i : i + n] for s in sentences for i in range(len(s) - n + 1)) for n in range(1, order + 1)]
     counts: list[dict[Gram, int]] = []
     for n in range(1, order + 1):
         before = Counter(gram[1:] for gram in raw[n]) if n < order else Counter()
