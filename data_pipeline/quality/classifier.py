@@ -8,10 +8,10 @@
 * **Characters, not words**: measured (tests/benchmarks/quality.py), words from jieba's segmentation are no better, and
   segmentation costs ten times the rest.
 * **Training** is AdaGrad (Duchi, Hazan and Singer 2011) on one text at a time, in an order drawn from the seed by one
-  thread: the same examples, settings and seed give the same bytes. (fastText's threads race, so no two of its models are
-  equal.)
-* **The probability is calibrated**: a tenth of the examples, chosen by their text, is kept away from the training, and a
-  logistic curve is fitted to the scores there (Platt 1999, with his smoothed targets). It is the probability for the
+  thread: the same examples, settings and seed give the same bytes. (fastText's threads race, so no two of its models
+  are equal.)
+* **The probability is calibrated**: a tenth of the examples, chosen by their text, is kept away from the training, and
+  a logistic curve is fitted to the scores there (Platt 1999, with his smoothed targets). It is the probability for the
   mixture of good and bad texts that was trained on.
 """
 

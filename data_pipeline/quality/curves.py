@@ -1,4 +1,4 @@
-"""What a classifier is worth: ROC and precision-recall curves, their areas, calibration, and the figures at a threshold.
+"""What a classifier is worth: ROC and precision-recall curves, their areas, calibration, and figures at a threshold.
 
 Everything is exact over the examples given: ties in the score are one point of a curve, areas are the trapezoidal one
 under ROC (the Mann-Whitney statistic) and average precision (the step sum) under precision-recall.

@@ -2,8 +2,8 @@
 
 * **The estimate** is interpolated modified Kneser-Ney (Chen and Goodman 1998, section 3), with one <s> before and one
   </s> behind each line, unigrams interpolated with the uniform distribution over characters, </s> and <unk>, as KenLM's
-  lmplz does it (Heafield et al. 2013). Rare n-grams of the higher orders can be left out (`prune`); their mass goes to the
-  back-off, so that every distribution still sums to one.
+  lmplz does it (Heafield et al. 2013). Rare n-grams of the higher orders can be left out (`prune`); their mass goes to
+  the back-off, so that every distribution still sums to one.
 * **Characters instead of SentencePiece pieces**: a Chinese piece has 1.7 characters, so order 5 sees about three words;
   and a score needs no tokenizer.
 * **The model is a trie** that reads a context from its last character backwards. A node of depth n is an n-gram: the
@@ -93,7 +93,7 @@ class LanguageModel:
 
     @functools.cached_property
     def _arrays(self) -> tuple[np.ndarray, ...]:
-        """The levels one after the other: words, probabilities, back-offs; where the children of a node begin and end."""
+        """The levels one after the other: words, probabilities, back-offs; where a node's children begin and end."""
         sizes = [level.words.size for level in self.levels]
         behind = np.cumsum(sizes)  # where the next level begins
         inner = self.levels[:-1]
@@ -135,7 +135,7 @@ def train(texts: Iterable[str], settings: LanguageModelSettings) -> LanguageMode
         )
     codes, counts = np.unique(points.values[points.values != NEWLINE], return_counts=True)
     characters = codes[np.lexsort((codes, -counts))].astype(np.uint32)
-    words, starts = _words(points, _number_table(characters))
+    words, _ = _words(points, _number_table(characters))
     levels = _estimate(words, characters.size + _FIRST_CHARACTER, settings)
     figures = {
         "characters": int(points.values.size),

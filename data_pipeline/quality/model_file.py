@@ -66,7 +66,7 @@ def load(path: Path, kind: str | None = None) -> ModelContent:
     try:
         with safe_open(path, "numpy") as file:
             header = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; {made}") from error
     except (OSError, SafetensorError, ValueError) as error:

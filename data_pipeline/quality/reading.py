@@ -64,16 +64,16 @@ def _read(
         while position < end and written - begin < most:
             code, position = decode(data, position)
             mapped = table[code] if code < TABLE_SIZE else np.uint32(SPACE)
-            is_space = mapped == SPACE or mapped == NEWLINE
+            is_space = mapped in (SPACE, NEWLINE)
             if mapped == NEWLINE and before == SPACE:
                 values[written - 1] = mapped  # a space at the end of a line goes
-            elif not (is_space and (before == SPACE or before == NEWLINE)):
+            elif not (is_space and before in (SPACE, NEWLINE)):
                 values[written] = mapped
                 written += 1
             else:
                 continue  # white space after white space, or at the beginning of a line
             before = mapped
-        while written > begin and (values[written - 1] == SPACE or values[written - 1] == NEWLINE):
+        while written > begin and values[written - 1] in (SPACE, NEWLINE):
             written -= 1
         ends[row + 1] = written
     return written

@@ -11,12 +11,12 @@ this place of the recipe.
 
 | model | source | what goes |
 |---|---|---|
-| `spam` | PanGu-α, section 3.1: a fastText classifier, negatives chosen by hand | `spam:P`: the probability is above `spam_maximum` |
-| `quality` | GPT-3, appendix A: curated text against the raw crawl | `quality:P`: below `quality_minimum`, or by Pareto's draw |
-| `language_model` | cc_net: an n-gram model of a clean sample, cut at percentiles | `perplexity:BUCKET VALUE`: the bucket is not kept |
+| `spam` | PanGu-α, section 3.1: negatives chosen by hand | `spam:P`: above `spam_maximum` |
+| `quality` | GPT-3, appendix A: curated against crawled | `quality:P`: below `quality_minimum`, or by the draw |
+| `language_model` | cc_net: a clean sample, percentiles | `perplexity:BUCKET VALUE`: the bucket is not kept |
 
-GPT-3 keeps a document where a number drawn from Pareto's distribution (α = 9) is above 1 - P(good), so that some of what
-looks bad stays. Here the draw is a hash of the seed and the `doc_id`: no engine and no number of workers changes it.
+GPT-3 keeps a document where a number drawn from Pareto's distribution (α = 9) is above 1 - P(good), so that some of
+what looks bad stays. Here the draw is a hash of the seed and the `doc_id`: no engine, no number of workers changes it.
 
 Steps: `models` (files, and models from files of examples), `trained` (models from sources), `measured` (a row for each
 document), `cut_offs` (percentiles over all of them), `records`. Another threshold runs the last one or two only."""
@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from data_pipeline import record
 from data_pipeline.engine.shard import read_batches
