@@ -1,11 +1,11 @@
 """decontaminate: the text of evaluation sets out of the corpus.
 
-GPT-3 (Brown et al. 2020, appendix C) looks for n-grams that a document shares with an evaluation set, cuts them out with
-200 characters on either side, drops a document that falls into too many pieces, and passes over n-grams that many
-documents have. The same for Chinese, on characters:
+GPT-3 (Brown et al. 2020, appendix C) looks for n-grams that a document shares with an evaluation set, cuts them out
+with 200 characters on either side, drops a document that falls into too many pieces, and passes over n-grams that
+many documents have. The same for Chinese, on characters:
 
-1. A **hit** is a stretch of a document whose every n-gram (`gram` characters in normal form: letters and digits only, so
-   that punctuation, spaces, width, case and traditional characters hide nothing) stands in an evaluation text.
+1. A **hit** is a stretch of a document whose every n-gram (`gram` characters in normal form: letters and digits only,
+   so that punctuation, spaces, width, case and traditional characters hide nothing) stands in an evaluation text.
    Hits with no more than BRIDGE characters between them are one.
 2. N-grams in more than `maximum_documents` documents are dates, names of laws and licence lines: they make no hit,
    unless they are part of a stretch of `certain_characters`, which is nobody's name.

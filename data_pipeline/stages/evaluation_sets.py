@@ -2,7 +2,7 @@
 
 | form | what a text is |
 |---|---|
-| JSON (arrays, objects, SQuAD's nesting) | every string; a list of strings is one text (turns of a talk, segmented words) |
+| JSON (arrays, objects, SQuAD's nesting) | every string; a list of strings is one text (turns of a talk, words) |
 | JSON lines | the same, line by line |
 | cloze (`1 ||| 词 词 XXXXX`, CMRC2017, CFT) | a numbered passage with its question; spaces between words go |
 | CSV, TSV | a cell |
