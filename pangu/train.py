@@ -21,7 +21,7 @@ from pangu import checkpoint
 from pangu.checkpoint import TrainingState
 from pangu.config import ModelConfig, TrainConfig, load_size
 from pangu.data import PackedData, training_batches, unigram_nats
-from pangu.distributed.world import World, join
+from pangu.distributed.world import World, join, share_cores
 from pangu.errors import UserError
 from pangu.metrics import MetricsWriter, draw_losses, read_metrics
 from pangu.progress import TrainingProgress
@@ -119,6 +119,8 @@ def train(config: TrainConfig, strategy_file: str | None = None) -> Summary:
     strategy = load_strategy(strategy_file, model) if strategy_file else None
     if strategy:
         config = applied(strategy, config)
+    if config.device == "CPU":
+        share_cores()
     from pangu.network import use_device
 
     use_device(config.device)
@@ -154,7 +156,7 @@ def check_world(world: World, config: TrainConfig, strategy: RunStrategy | None)
             f"{strategy.path}: is for {strategy.devices} devices, {world.size} started: "
             "bash run_scripts/run_distributed_train.sh starts as many as it says"
         )
-    if strategy and not strategy.splits_only_the_batch:
+    if strategy and config.device != "Ascend" and not strategy.splits_only_the_batch:
         raise UserError(
             f"{strategy.path}: pipeline, tensor and sequence parallelism need Ascend; on {config.device} "
             "only mesh.dp may be larger than 1"

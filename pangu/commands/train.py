@@ -23,13 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="instead of the file's `model`")
     parser.add_argument("--steps", type=int, help="instead of the file's `steps`")
     parser.add_argument("--start-from", help="instead of the file's `start_from`")
+    parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], help="instead of the file's `device`")
     parser.add_argument("--strategy", help="strategy.yaml: how the run is laid over devices")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     config = TrainConfig.load(arguments.config)
-    given = {name: getattr(arguments, name) for name in ("data", "out", "model", "steps", "start_from")}
+    given = {name: getattr(arguments, name) for name in ("data", "out", "model", "steps", "start_from", "device")}
     changes = {name: value for name, value in given.items() if value is not None}
     config = TrainConfig.from_fields(config.model_dump() | changes, "command line")
 

@@ -9,11 +9,22 @@ from pangu.errors import UserError
 
 # What msrun sets in every process that it starts; a rank table names the ranks without it.
 ROLE, RANK_TABLE = "MS_ROLE", "RANK_TABLE_FILE"
+# What our launcher sets beside: how many of the processes are on this computer.
+LOCAL_WORKERS = "PANGU_LOCAL_WORKERS"
 
 
 def is_launched() -> bool:
     """Whether this process was started as one of several."""
     return ROLE in os.environ or RANK_TABLE in os.environ
+
+
+def share_cores() -> None:
+    """Keep to this process's share of the cores, where several processes compute on one CPU. Before MindSpore starts
+    its threads, as many as there are cores."""
+    workers, cores = int(os.environ.get(LOCAL_WORKERS, "1")), sorted(os.sched_getaffinity(0))
+    if workers > 1 and os.environ.get(ROLE) == "MS_WORKER":
+        local = int(os.environ.get("DEVICE_ID", "0"))
+        os.sched_setaffinity(0, cores[local % len(cores) :: workers] or [cores[local % len(cores)]])
 
 
 @dataclass(frozen=True)

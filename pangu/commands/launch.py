@@ -1,0 +1,83 @@
+"""Train on several processes: checks what a run needs, starts it by MindSpore's msrun, and keeps it going.
+
+    python -m pangu launch train.yaml --workers 2
+    python -m pangu launch train.yaml --strategy strategy.yaml --dry-run
+    python -m pangu launch train.yaml --strategy strategy.yaml --device Ascend --nodes 16 --node-rank 3 --master HOST
+
+One process a device of the strategy, or --workers data-parallel ones. On several nodes the same command is given on
+each with its --node-rank. The log of rank R is OUT/logs/start-NNN/worker_R.log, and what the first rank says is shown.
+When a process dies all are stopped and started again from the newest whole checkpoint; Ctrl-C saves one and ends.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from pangu.config import TrainConfig
+from pangu.errors import UserError
+
+OVERRIDES = ("data", "out", "model", "steps", "start_from", "device")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="train.yaml (python -m pangu init writes one)")
+    parser.add_argument("--strategy", help="strategy.yaml: how the run is laid over devices")
+    parser.add_argument("--workers", type=int, help="processes, where there is no strategy: data parallelism")
+    parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], help="instead of the file's `device`")
+    parser.add_argument("--nodes", type=int, default=1, help="computers that take part")
+    parser.add_argument("--node-rank", type=int, default=0, help="the number of this one")
+    parser.add_argument("--master", default="127.0.0.1", help="address of node 0")
+    parser.add_argument("--port", type=int, default=8118, help="a free port of node 0")
+    parser.add_argument("--rank-table", help="HCCL rank table (parallel_strategy export writes one)")
+    parser.add_argument("--logs", type=Path, help="directory of the logs (default: OUT/logs)")
+    parser.add_argument("--restarts", type=int, default=3, help="failures in a row without a new checkpoint")
+    parser.add_argument("--data", help="instead of the file's `data`")
+    parser.add_argument("--out", help="instead of the file's `out`")
+    parser.add_argument("--model", help="instead of the file's `model`")
+    parser.add_argument("--steps", type=int, help="instead of the file's `steps`")
+    parser.add_argument("--start-from", help="instead of the file's `start_from`")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be checked and started, and do nothing")
+    parser.add_argument("--json", action="store_true", help="the dry run as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pangu.distributed.launch import Nodes, plan_launch
+
+    config = TrainConfig.load(arguments.config)
+    changes = {name: getattr(arguments, name) for name in OVERRIDES if getattr(arguments, name) is not None}
+    config = TrainConfig.from_fields(config.model_dump() | changes, "command line")
+    if (arguments.workers or 1) < 1 or arguments.nodes < 1 or arguments.restarts < 0:
+        raise UserError("--workers and --nodes must be at least 1, --restarts at least 0")
+    program = ["-m", "pangu", "train", arguments.config]
+    for name, value in changes.items():
+        program += [f"--{name.replace('_', '-')}", str(value)]
+    if arguments.strategy:
+        program += ["--strategy", arguments.strategy]
+    nodes = Nodes(arguments.nodes, arguments.node_rank, arguments.master, arguments.port)
+    launch = plan_launch(
+        config, program, arguments.strategy, arguments.workers, nodes, arguments.rank_table, arguments.logs
+    )
+    problems = [check for check in launch.checks if check.problem]
+    command = launch.command(launch.logs / "start-NNN")
+    if arguments.dry_run and arguments.json:
+        checks = [{"what": check.what, "problem": check.problem} for check in launch.checks]
+        print(json.dumps({"command": command, "environment": launch.environment, "checks": checks}, indent=1))
+        return 0
+    stream = sys.stdout if arguments.dry_run else sys.stderr
+    for check in launch.checks:
+        print(f"{'MISSING' if check.problem else 'ok':8}{check.what}", file=stream)
+        if check.problem:
+            print(f"{'':8}{check.problem}", file=stream)
+    verb = "would start" if arguments.dry_run else "starts"
+    print(f"{verb} {launch.local_workers} of {launch.workers} processes, from rank {launch.first_rank}:", file=stream)
+    print(f"  {shlex.join(command)}", file=stream)
+    print(f"logs: {launch.logs}/start-NNN/worker_R.log; run: {config.out}", file=stream, flush=True)
+    if arguments.dry_run:
+        return 0
+    if problems:
+        raise UserError(f"{problems[0].what}: {problems[0].problem}")
+    from pangu.distributed.supervise import Supervisor
+
+    return Supervisor(launch, Path(config.out), arguments.restarts).run()

@@ -1,0 +1,194 @@
+"""Starts the processes of a run, shows what the first of them says, stops all when one dies, and starts them again.
+
+msrun kills the other workers when one has died, but then waits for its scheduler, which waits for the dead; and it
+leaves workers behind when it is itself ended. So everything that it started is watched, and ended, here.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from pangu.distributed.launch import Launch
+from pangu.errors import UserError
+
+POLL_SECONDS = 0.2
+# How long the scheduler may take to end after the last worker.
+SCHEDULER_SECONDS = 30.0
+# How long workers may take to finish a step and write a checkpoint after an interrupt.
+INTERRUPT_SECONDS = 600.0
+DIED = re.compile(r"exit with exception\. Error code: (-?\d+)")
+USER_MISTAKE, INTERRUPTED = 2, 130
+
+
+class Attempt:
+    """One start of all processes of this node, from the first moment until none is left."""
+
+    def __init__(self, launch: Launch, logs: Path) -> None:
+        self.launch, self.logs = launch, logs
+        logs.mkdir(parents=True, exist_ok=True)
+        self.output = logs / ("worker_0.log" if launch.is_alone else "msrun.log")
+        with self.output.open("wb") as file:
+            self.process = subprocess.Popen(
+                launch.command(logs),
+                env=os.environ | launch.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C in the terminal goes to this process alone, which passes it on
+            )
+        self.workers: dict[int, psutil.Process] = {}
+        self.others: dict[int, psutil.Process] = {}
+        self.shown = 0
+
+    def look(self) -> None:
+        """Learn of processes that have started since."""
+        try:
+            found = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return
+        for process in found:
+            if process.pid in self.workers or process.pid in self.others:
+                continue
+            try:
+                role = process.environ().get("MS_ROLE")
+                # Between fork and exec a process has the environment, and the name, of msrun.
+                started = "msrun" not in " ".join(process.cmdline()[:2])
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+            if started:
+                (self.workers if role == "MS_WORKER" else self.others)[process.pid] = process
+
+    def workers_left(self) -> list[psutil.Process]:
+        return [p for p in self.workers.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+    def show(self) -> None:
+        """Pass on what the first worker of this node has written since."""
+        path = self.logs / f"worker_{self.launch.first_rank}.log"
+        try:
+            with path.open("rb") as file:
+                file.seek(self.shown)
+                text = file.read()
+        except FileNotFoundError:
+            return
+        whole = text[: text.rfind(b"\n") + 1]
+        self.shown += len(whole)
+        for line in whole.decode("utf-8", "replace").splitlines():
+            if not line.startswith("[INFO]"):
+                print(line, flush=True)
+
+    def interrupt(self) -> None:
+        """Ask the workers to save a checkpoint and end."""
+        if self.launch.is_alone:
+            self.process.send_signal(signal.SIGTERM)
+        for worker in self.workers_left():
+            worker.send_signal(signal.SIGTERM)
+
+    def end(self) -> None:
+        """Leave nothing running."""
+        self.look()
+        for process in (*self.workers.values(), *self.others.values()):
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def exit_code(self) -> int:
+        """0 when all ended well; else the code of the worker that ended first, as msrun tells it."""
+        told = DIED.search(self.output.read_text(encoding="utf-8", errors="replace"))
+        if told:
+            return int(told[1])
+        return self.process.returncode
+
+    def complaint(self) -> str | None:
+        """The line by which a worker named a mistake of the user."""
+        for path in sorted(self.logs.glob("worker_*.log")):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                if line.startswith("error: "):
+                    return line.removeprefix("error: ")
+        return None
+
+
+class Supervisor:
+    """Attempts until one ends well, the user interrupts, or `restarts` have failed without a new checkpoint."""
+
+    def __init__(self, launch: Launch, run: Path, restarts: int) -> None:
+        self.launch, self.run_directory, self.restarts = launch, run, restarts
+        self.asked = 0
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked += 1
+
+    def run(self) -> int:
+        """The exit code: 0 done, 130 interrupted. Raises UserError for a mistake, and when attempts are used up."""
+        before = {number: signal.signal(number, self.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            return self.attempts()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def attempts(self) -> int:
+        failures, newest = 0, self.newest_checkpoint()
+        while True:
+            attempt = Attempt(self.launch, self.next_logs())
+            code = self.watch(attempt)
+            if code == 0 or self.asked:
+                return INTERRUPTED if self.asked else 0
+            if code == USER_MISTAKE and (complaint := attempt.complaint()):
+                raise UserError(complaint)
+            reached = self.newest_checkpoint()
+            failures, newest = (1 if reached != newest else failures + 1), reached
+            place = reached or "the beginning"
+            print(f"a process ended with code {code} (logs in {attempt.logs})", file=sys.stderr)
+            if failures > self.restarts:
+                raise UserError(
+                    f"{self.run_directory}: gave up after {failures} failures without a new checkpoint; "
+                    f"the last logs are in {attempt.logs}"
+                )
+            print(f"all are stopped; starting again from {place}", file=sys.stderr, flush=True)
+
+    def watch(self, attempt: Attempt) -> int:
+        """Until an attempt has ended, by itself or stopped from here; its exit code."""
+        deadline, passed_on = None, False
+        try:
+            while attempt.process.poll() is None:
+                attempt.look()
+                attempt.show()
+                if self.asked and not passed_on and (attempt.workers or attempt.launch.is_alone):
+                    attempt.interrupt()
+                    passed_on, deadline = True, time.monotonic() + INTERRUPT_SECONDS
+                if self.asked > 1 or (deadline and time.monotonic() > deadline):
+                    break
+                if not attempt.launch.is_alone and attempt.workers and not attempt.workers_left():
+                    failed = DIED.search(attempt.output.read_text(encoding="utf-8", errors="replace"))
+                    if failed:
+                        break
+                    deadline = deadline or time.monotonic() + SCHEDULER_SECONDS
+                time.sleep(POLL_SECONDS)
+        finally:
+            attempt.show()
+            attempt.end()
+        return attempt.exit_code()
+
+    def newest_checkpoint(self) -> str | None:
+        from pangu.checkpoint import step_directories
+
+        found = step_directories(self.run_directory)
+        return str(found[0]) if found else None
+
+    def next_logs(self) -> Path:
+        """A new directory for the logs of one attempt."""
+        number = 1
+        while (self.launch.logs / f"start-{number:03d}").exists():
+            number += 1
+        return self.launch.logs / f"start-{number:03d}"
