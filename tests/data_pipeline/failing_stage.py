@@ -1,5 +1,6 @@
 """A stage for the tests of the engine: some documents raise, kill their worker or never end."""
 
+import ctypes
 import os
 import signal
 import time
@@ -27,6 +28,8 @@ def process(batch: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
             raise ValueError("as the text says")
         if word == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if word == "segfault":
+            ctypes.string_at(0)
         if word == "kill-once" and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
