@@ -51,28 +51,25 @@ class AdamW(nn.Cell):
         self.second = self.parameters.clone(prefix="adam_v", init="zeros")
         self.beta1, self.beta2 = beta1, beta2
         self.decayed = tuple(is_decayed(parameter.name) for parameter in parameters)
-        # On CPU and GPU the kernel of Adam; with powers 0 of its betas it corrects no bias. The kernel AdamWeightDecay
-        # computes the very formula, but takes five times as long on a CPU. Elsewhere the formula is composed.
-        self.fused = ms.get_context("device_target") in ("CPU", "GPU")
-        self.kernel = ops.Adam()
+        # The kernel AdamWeightDecay computes the very formula, but takes five times as long on a CPU. There it is the
+        # kernel of Adam, which with powers 0 of its betas corrects no bias.
+        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.adam, self.adam_weight_decay = ops.Adam(), ops.AdamWeightDecay()
 
     def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, epsilon: Tensor, decay: Tensor) -> bool:
         done = True
         for index in range(len(self.parameters)):
             parameter, first, second = self.parameters[index], self.first[index], self.second[index]
             gradient = gradients[index]
-            if self.decayed[index]:
-                ops.assign(parameter, parameter * (1 - learning_rate * decay))
-            if self.fused:
-                self.kernel(
-                    parameter, first, second, 0.0, 0.0, learning_rate, self.beta1, self.beta2, epsilon, gradient
-                )
+            if self.on_cpu:
+                if self.decayed[index]:
+                    ops.assign(parameter, parameter * (1 - learning_rate * decay))
+                self.adam(parameter, first, second, 0.0, 0.0, learning_rate, self.beta1, self.beta2, epsilon, gradient)
             else:
-                new_first = self.beta1 * first + (1 - self.beta1) * gradient
-                new_second = self.beta2 * second + (1 - self.beta2) * gradient * gradient
-                ops.assign(first, new_first)
-                ops.assign(second, new_second)
-                ops.assign_sub(parameter, learning_rate * new_first / (ops.sqrt(new_second) + epsilon))
+                rate = decay if self.decayed[index] else Tensor(0.0, ms.float32)
+                self.adam_weight_decay(
+                    parameter, first, second, learning_rate, self.beta1, self.beta2, epsilon, rate, gradient
+                )
         return done
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import mindspore as ms
-import numpy as np
 from mindspore import Tensor, nn, ops
 
 from pangu.loss import PretrainLoss
@@ -11,15 +10,15 @@ from pangu.optimizer import AdamW, global_norm
 
 
 class ScaledLoss(nn.Cell):
-    """rows int32 [B, S+1], scale fp32 and dropout seed int32, both scalar or [1] -> loss times scale, of their shape."""
+    """rows int32 [B, S+1], scale fp32 and dropout seed int32, both scalar or [1] -> loss times scale, scalar."""
 
     def __init__(self, loss: PretrainLoss) -> None:
         super().__init__(auto_prefix=False)
         self.network = loss
-        self.scale = ops.Mul()
+        self.scale, self.reshape = ops.Mul(), ops.Reshape()
 
     def construct(self, rows: Tensor, scale: Tensor, dropout_seed: Tensor) -> Tensor:
-        return self.scale(self.network(rows, dropout_seed), scale)
+        return self.scale(self.network(rows, self.reshape(dropout_seed, ())), self.reshape(scale, ()))
 
 
 class TrainStep(nn.Cell):
@@ -58,13 +57,12 @@ class TrainStep(nn.Cell):
         self.cuts_rows_itself = True
         self.value_and_grad = ms.value_and_grad(wrap(self.loss), None, self.optimizer.parameters)
 
-    def loss_and_gradients(self, rows: Tensor, scale: Tensor, dropout_seed: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Sums over all parts of rows [N, S+1], scaled."""
-        if self.cuts_rows_itself:
-            scales = ops.tile(scale.reshape((1,)), (self.accumulate,))
-            seeds = dropout_seed + Tensor(np.arange(self.accumulate, dtype=np.int32))
-            loss, gradients = self.value_and_grad(rows, scales, seeds)
-            return loss.reshape(()), gradients
+    def loss_and_gradients(
+        self, rows: Tensor, scale: Tensor, dropout_seed: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Sums over all parts of rows [N, S+1], scaled. Scale and seed: scalars, or one of each for every part."""
+        if self.cuts_rows_itself or self.accumulate == 1:
+            return self.value_and_grad(rows, scale, dropout_seed)
         size = rows.shape[0] // self.accumulate
         loss, gradients = self.value_and_grad(rows[:size], scale, dropout_seed)
         for part in range(1, self.accumulate):
@@ -74,18 +72,18 @@ class TrainStep(nn.Cell):
             gradients = tuple(a + b for a, b in zip(gradients, more_gradients))
         return loss, gradients
 
-    def construct(
+    def update(
         self,
         rows: Tensor,
-        predictions: Tensor,
-        loss_scale: Tensor,
+        scale: Tensor,
         dropout_seed: Tensor,
+        loss_scale: Tensor,
         learning_rate: Tensor,
         epsilon: Tensor,
         decay: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        scale = loss_scale / predictions
-        loss, gradients = self.loss_and_gradients(rows.reshape((-1, rows.shape[-1])), scale, dropout_seed)
+        """What `construct` does, of rows [N, S+1] and with what `loss_and_gradients` takes."""
+        loss, gradients = self.loss_and_gradients(rows, scale, dropout_seed)
         if self.reduction is not None:
             gradients, loss = self.reduction(gradients, loss)
         norm = global_norm(gradients) / loss_scale
@@ -97,3 +95,17 @@ class TrainStep(nn.Cell):
                 clipped = (*clipped, gradient * factor)
             self.optimizer(clipped, learning_rate, epsilon, decay)
         return loss / loss_scale, norm, finite
+
+    def construct(
+        self,
+        rows: Tensor,
+        predictions: Tensor,
+        loss_scale: Tensor,
+        dropout_seed: Tensor,
+        learning_rate: Tensor,
+        epsilon: Tensor,
+        decay: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        rows = rows.reshape((-1, rows.shape[-1]))
+        scale = loss_scale / predictions
+        return self.update(rows, scale, dropout_seed, loss_scale, learning_rate, epsilon, decay)

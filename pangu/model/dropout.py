@@ -28,6 +28,7 @@ class Dropout(nn.Cell):
         self.xor, self.shift, self.low = ops.BitwiseXor(), ops.RightShift(), ops.BitwiseAnd()
         self.multiply, self.reaches, self.cast = ops.Mul(), ops.GreaterEqual(), ops.Cast()
         self.add_row, self.add_seed = ops.Add(), ops.Add()
+        self.spread_seed, self.add_site = ops.Mul(), ops.Add()
         self.mask, self.scale = ops.Mul(), ops.Mul()
 
     def hash(self, x: Tensor) -> Tensor:
@@ -45,8 +46,7 @@ class Dropout(nn.Cell):
         outer = Tensor(first.astype(np.int32).reshape((-1, *[1] * (x.ndim - 1))))
         within = Tensor(np.arange(inner, dtype=np.int64).astype(np.int32).reshape((1, *x.shape[1:])))
         index = self.add_row(outer, within)
-        bits = self.low(
-            self.hash(self.add_seed(index, seed * 1000003 + self.site * 7919)), Tensor((1 << 24) - 1, ms.int32)
-        )
+        start = self.add_site(self.spread_seed(seed, 1000003), self.site * 7919)
+        bits = self.low(self.hash(self.add_seed(index, start)), Tensor((1 << 24) - 1, ms.int32))
         kept = self.cast(self.reaches(bits, self.threshold), x.dtype)
         return self.scale(self.mask(x, kept), 1 / (1 - self.rate))

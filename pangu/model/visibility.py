@@ -24,7 +24,7 @@ class Visibility(nn.Cell):
         self.end_of_document, self.pad = end_of_document, pad
         self.ends, self.real = ops.Equal(), ops.NotEqual()
         self.cumsum, self.before = ops.CumSum(), ops.Sub()
-        self.same_document, self.causal, self.within = ops.Equal(), ops.Mul(), ops.Mul()
+        self.same_document, self.causal = ops.Equal(), ops.Mul()
         self.see_real, self.seen_real = ops.Mul(), ops.Mul()
         self.count, self.from_zero = ops.ReduceSum(), ops.Sub()
         self.hidden, self.penalise = ops.Sub(), ops.Mul()

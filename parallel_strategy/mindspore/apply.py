@@ -1,0 +1,167 @@
+"""A strategy applied to a serial training step, from outside: nothing of the network changes but what is set here.
+
+MindSpore's semi-automatic parallelism reads everything from attributes: the split of each operator, the pipeline stage
+and the recomputation of each cell, and a configuration around the whole. A step is any cell with `loss` (the network
+under its loss, whose operators have the names of `operators`), `optimizer` and `accumulate_inside`.
+"""
+
+import fnmatch
+from collections.abc import Iterator
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.communication import init
+from mindspore.parallel.auto_parallel import AutoParallel
+from mindspore.parallel.nn import GradAccumulation, Pipeline
+
+from parallel_strategy.errors import UserError
+from parallel_strategy.mindspore.operators import OperatorSplit, split_of
+from parallel_strategy.mindspore.placement import check_supported, degrees, stage_of_cell, stays_whole
+from parallel_strategy.spec.strategy import Question
+
+SCHEDULERS = {"1f1b": "1f1b", "gpipe": "gpipe", "mindspore_vpp": "1f1b", "zb_v": "zero_bubble_v"}
+# These take no split of their own: they follow what they stand between.
+FOLLOWERS = ("Cast", "Reshape")
+
+
+def start(question: Question) -> None:
+    """Compiled graphs for Ascend, and the process's place among the others."""
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="Ascend")
+    init()
+
+
+class FedByParameters(nn.Cell):
+    """A step whose inputs are those of its differentiated part; the other numbers are parameters that are set before.
+
+    MindSpore gives every compiled graph that takes data a strategy for it, and has one strategy for all of them.
+    """
+
+    def __init__(self, step: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.step = step
+        self.loss_scale, self.learning_rate, self.epsilon, self.decay = (
+            Parameter(Tensor(1.0, ms.float32), name=name, requires_grad=False)
+            for name in ("loss_scale", "learning_rate", "epsilon", "decay")
+        )
+
+    def construct(self, rows: Tensor, scale: Tensor, dropout_seed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.step.update(
+            rows, scale, dropout_seed, self.loss_scale, self.learning_rate, self.epsilon, self.decay
+        )
+
+
+class ParallelStep:
+    """The step under a strategy; called as the serial step is, with this rank's share of the rows."""
+
+    def __init__(self, step: FedByParameters, whole: AutoParallel, parts: int) -> None:
+        self.step, self.whole, self.parts = step, whole, parts
+
+    def inputs(self, rows: Tensor, scale: float, dropout_seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows [N, S+1], with one scale and one seed for each part that they are cut into."""
+        shape = (self.parts,) if self.parts > 1 else ()
+        seeds = dropout_seed + np.arange(self.parts, dtype=np.int32).reshape(shape)
+        return rows, Tensor(np.full(shape, scale, np.float32)), Tensor(seeds, ms.int32)
+
+    def compile(self, rows: Tensor) -> dict[str, tuple]:
+        """Compile for rows of this shape; returns MindSpore's layout of every parameter."""
+        self.whole.compile(*self.inputs(rows, 1.0, 0))
+        return self.whole.parameter_layout_dict
+
+    def __call__(
+        self,
+        rows: Tensor,
+        predictions: Tensor,
+        loss_scale: Tensor,
+        dropout_seed: Tensor,
+        learning_rate: Tensor,
+        epsilon: Tensor,
+        decay: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        step = self.step
+        step.loss_scale.set_data(loss_scale)
+        step.learning_rate.set_data(learning_rate)
+        step.epsilon.set_data(epsilon)
+        step.decay.set_data(decay)
+        scale = float(loss_scale.asnumpy()) / float(predictions.asnumpy())
+        return self.whole(*self.inputs(rows.reshape((-1, rows.shape[-1])), scale, int(dropout_seed.asnumpy())))
+
+
+def apply(question: Question, step: nn.Cell) -> ParallelStep:
+    """The step under the strategy.
+
+    Raises UserError for what MindSpore cannot do and for an operator without a split.
+    """
+    strategy, mesh = question.strategy, question.strategy.mesh
+    check_supported(question)
+    loss = step.loss
+    shard_operators(question, loss)
+    place_stages(question, loss)
+    recompute_layers(question, loss)
+    for parameter in loss.trainable_params():
+        parameter.parallel_optimizer = not stays_whole(question, parameter.name)
+    if strategy.offload.optimizer:
+        put_on_host(step.optimizer)
+    parts = strategy.micro_batches
+    if mesh.pp > 1:
+        loss.cell_init_args = "lazy_inline_" + type(loss).__name__  # one graph for all micro-batches
+        step.accumulate_inside(lambda whole: Pipeline(whole, parts))
+    elif parts > 1:
+        step.accumulate_inside(lambda whole: GradAccumulation(whole, parts))
+    step.set_train()
+    fed = FedByParameters(step)
+    return ParallelStep(fed, configured(question, fed), parts)
+
+
+def configured(question: Question, step: nn.Cell) -> AutoParallel:
+    strategy, mesh, zero = question.strategy, question.strategy.mesh, question.strategy.zero
+    whole = AutoParallel(step, parallel_mode="semi_auto")
+    # What the differentiated part takes: rows, scale and seed; the last two one for each part that it cuts.
+    one = (1,) if strategy.micro_batches > 1 else ()
+    whole.dataset_strategy(((mesh.dp, 1), one, one))
+    whole.disable_loss_repeated_mean()
+    if mesh.pp > 1:
+        schedule = strategy.pipeline.schedule
+        whole.pipeline(stages=mesh.pp, interleave=strategy.pipeline.vpp > 1, scheduler=SCHEDULERS[schedule])
+    if zero.optimizer_shard:
+        whole.hsdp(zero.weight_shard_size, zero.threshold_kb, f"level{zero.level}")
+    return whole
+
+
+def operators(cell: nn.Cell, path: str = "") -> Iterator[tuple[str, ops.Primitive]]:
+    """Every primitive of a network with its path. A network that the loss wraps is left out of the path."""
+    for name, primitive in cell._primitives.items():
+        yield f"{path}{name}", primitive
+    for name, child in cell._cells.items():
+        if child is not None:
+            yield from operators(child, path if name == "network" else f"{path}{name}.")
+
+
+def shard_operators(question: Question, loss: nn.Cell) -> None:
+    letters = degrees(question)
+    for path, primitive in operators(loss):
+        split = split_of(path, letters)
+        for override in question.strategy.overrides:
+            if fnmatch.fnmatch(path, override.operator):
+                split = OperatorSplit(tuple(tuple(word) for word in override.strategy))
+        if split is not None:
+            primitive.shard(split.inputs, split.outputs)
+        elif primitive.name not in FOLLOWERS:
+            raise UserError(f"operator {path} ({primitive.name}) has no split: add it to overrides")
+
+
+def place_stages(question: Question, loss: nn.Cell) -> None:
+    if question.strategy.mesh.pp == 1:
+        return
+    for path, cell in loss.network.cells_and_names():
+        place = stage_of_cell(question, path)
+        if place is not None:
+            cell.pipeline_stage = place.stage
+            if question.strategy.pipeline.vpp > 1:
+                cell.pipeline_segment = place.chunk
+
+
+def recompute_layers(question: Question, loss: nn.Cell) -> None: ...
+
+
+def put_on_host(optimizer: nn.Cell) -> None: ...

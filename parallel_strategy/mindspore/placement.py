@@ -1,0 +1,84 @@
+"""Where everything of PanGu-alpha is under a strategy: axes of the mesh, stages of cells, layouts of parameters.
+
+MindSpore is not needed to ask. `apply` sets these decisions on a network, `strategy_file` writes them down.
+"""
+
+import fnmatch
+import re
+from dataclasses import dataclass
+
+from parallel_strategy.errors import UserError
+from parallel_strategy.spec.strategy import Question
+
+
+@dataclass(frozen=True)
+class Place:
+    """Pipeline stage, and which of the stage's chunks of layers."""
+
+    stage: int
+    chunk: int
+
+
+def degrees(question: Question) -> dict[str, int]:
+    """The letters of `operators` as numbers."""
+    mesh, tensor = question.strategy.mesh, question.strategy.tensor
+    sequence = mesh.tp if tensor.sequence_parallel else 1
+    return {
+        "1": 1,
+        "D": mesh.dp,
+        "M": mesh.tp,
+        "V": mesh.tp if tensor.vocab == "split" else 1,
+        "S": sequence,
+        "R": mesh.dp * sequence,
+    }
+
+
+def check_supported(question: Question) -> None:
+    """Raises UserError that names the field which MindSpore 2.10 cannot carry out for this network."""
+    strategy, model = question.strategy, question.model
+    mesh = strategy.mesh
+    wanted = ["pp", "dp", "tp"]
+    order = [axis for axis in mesh.axes if getattr(mesh, axis) > 1]
+    if mesh.cp > 1 or mesh.ep > 1:
+        raise UserError("mesh.cp and mesh.ep must be 1: PanGu-alpha under MindSpore splits batch, heads and layers")
+    if order != [axis for axis in wanted if axis in order]:
+        raise UserError(f"mesh.order {mesh.order}: MindSpore's ranks are ordered pp, dp, tp from the outermost")
+    for field, needed in (("position", "learned"), ("norm", "layer_norm"), ("experts", None), ("kv_heads", None)):
+        if getattr(model, field) not in (needed, model.num_heads if field == "kv_heads" else needed):
+            raise UserError(f"model field {field}: {getattr(model, field)!r} is no PanGu-alpha, which alone is applied")
+    if model.vocab_size % (mesh.tp if strategy.tensor.vocab == "split" else 1):
+        raise UserError(f"tensor.vocab split: vocab_size {model.vocab_size} must be a multiple of mesh.tp {mesh.tp}")
+    if strategy.tensor.sequence_parallel and strategy.batch.micro > 1 and mesh.tp > 1:
+        raise UserError("tensor.sequence_parallel under MindSpore needs batch.micro 1: rows of a rank are one sequence")
+    if strategy.pipeline.schedule not in ("1f1b", "gpipe", "mindspore_vpp", "zb_v") and mesh.pp > 1:
+        raise UserError(
+            f"pipeline.schedule {strategy.pipeline.schedule!r}: MindSpore 2.10 has 1f1b, gpipe, mindspore_vpp and zb_v"
+        )
+
+
+def place_of_layer(question: Question, layer: int) -> Place:
+    """Layers are dealt out as in the emulator's program; the query layer is the last."""
+    from parallel_strategy.graph.program import Program
+
+    for chunk in Program(question).chunks:
+        for piece in chunk.pieces:
+            if piece.block.kind not in ("embedding", "head") and piece.first <= layer < piece.first + piece.count:
+                return Place(chunk.stage, chunk.index // question.strategy.mesh.pp)
+    raise ValueError(f"layer {layer}")
+
+
+def stage_of_cell(question: Question, path: str) -> Place | None:
+    """The place of a cell of the network by its path; None: of its parts or its neighbours."""
+    last = question.model.num_layers - 1
+    if path in ("backbone.word_embedding", "backbone.position_embedding", "backbone.embedding_dropout"):
+        return place_of_layer(question, 0)
+    if found := re.fullmatch(r"backbone\.blocks\.(\d+)", path):
+        return place_of_layer(question, int(found[1]))
+    if path in ("backbone.layernorm", "backbone.top_query_embedding", "backbone.top_query_layer"):
+        return place_of_layer(question, last)
+    return None
+
+
+def stays_whole(question: Question, parameter: str) -> bool:
+    """Whether the strategy keeps optimizer sharding from a parameter by name."""
+    return any(fnmatch.fnmatch(parameter, pattern) for pattern in getattr(question.strategy.zero, "whole", []))
