@@ -22,6 +22,7 @@ CLUSTERS = [
     (r"910A|Ascend 910 production", "atlas-800-910a"),
     (r"910B|Ascend, 8 NPUs", "atlas-800t-a2-910b1"),
     (r"910C|A3", "atlas-900-a3-384"),
+    (r"this machine", "this-machine"),
 ]
 FRAMEWORKS = [
     (r"zero-bubble", "zero-bubble"),
@@ -38,6 +39,8 @@ FRAMEWORKS = [
     (r"FSDP", "fsdp-meta"),
     (r"MindSpeed|ModelLink", "mindspeed"),
     (r"MindFormers", "mindformers"),
+    (r"pangu on a CPU", "pangu-cpu"),
+    (r"PyTorch eager", "pytorch-eager"),
     (r"MindSpore", "mindspore"),
 ]
 LLAMA: dict[str, object] = {

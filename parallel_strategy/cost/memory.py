@@ -12,6 +12,7 @@ from functools import cached_property
 from parallel_strategy.graph.operator import Block
 from parallel_strategy.graph.program import Chunk, Piece, Program
 from parallel_strategy.schedule.orders import Order, Task, splits_backward
+from parallel_strategy.spec.framework import FrameworkSpec
 
 GIB = 1024.0**3
 
@@ -74,7 +75,7 @@ class Memory:
             again = 0.0
             if piece.recomputed:
                 again = piece.block.saved_bytes if mode == "full" else piece.block.attention_bytes
-            largest = max(largest, again + transient_bytes(piece.block))
+            largest = max(largest, again + transient_bytes(piece.block, self.framework))
         return largest
 
     @cached_property
@@ -152,9 +153,12 @@ class Memory:
         return hbm.usable_gb if hbm.usable_gb is not None else hbm.gb
 
 
-def transient_bytes(block: Block) -> float:
-    """Gradients of activations that live at one moment of a block's backward: about the largest tensor twice."""
+def transient_bytes(block: Block, framework: FrameworkSpec) -> float:
+    """What lives at one moment of a block's backward beside what was kept: the gradients on both sides of the widest
+    operator, and where weight gradients are not added in place, the gradient of the largest weight."""
     if not block.saved:
         return 0.0
-    largest = max(tensor.bytes for tensor in block.saved)
-    return largest if block.kind == "head" else max(largest, 2 * block.input_bytes)
+    sizes = sorted((tensor.bytes for tensor in block.saved), reverse=True)
+    gradients = sizes[0] if block.kind == "head" else max(sum(sizes[:2]), 2 * block.input_bytes)
+    weights = [parameter.elements for parameter in block.parameters if not parameter.expert]
+    return gradients + framework.weight_gradient_copy_bytes * max(weights, default=0.0)

@@ -187,7 +187,7 @@ class Shapes:
                 block.attention_bytes,
                 block.input_bytes,
             )
-            table.transient[index] = transient_bytes(block)
+            table.transient[index] = transient_bytes(block, self.question.framework)
             table.dense[index], table.expert[index] = block.elements(False), block.elements(True)
             table.partial[index] = sum(p.elements for p in block.parameters if p.partial_over_tp)
             if kind == "embedding":

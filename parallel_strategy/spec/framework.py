@@ -60,6 +60,11 @@ class FrameworkSpec(SpecFile):
     )
     weight_bytes: float = Field(default=2.0, description="resident per parameter")
     gradient_bytes: float = Field(default=2.0, description="resident per parameter")
+    weight_gradient_copy_bytes: float = Field(
+        default=0.0,
+        ge=0,
+        description="per element of a block's largest weight, whose gradient is written before it is added",
+    )
     master_bytes: float = Field(default=4.0, description="fp32 copy of the weights (0: the weights are fp32)")
     moment_bytes: float = Field(default=8.0, description="both Adam moments")
     context_gib: NonNegativeFloat = Field(default=0.0, description="what the runtime keeps beside tensors")

@@ -7,11 +7,9 @@ import pytest
 import yaml
 
 from parallel_strategy.cli import main
-from parallel_strategy.measure import Measured, cluster_of
 from parallel_strategy.predict import Prediction
 from parallel_strategy.report.details import memory_over_time, operators, traffic
 from parallel_strategy.search.find import parts_of
-from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.model import ModelSpec
 from tests.parallel_strategy.strategies import question
 
@@ -84,16 +82,3 @@ def test_explain_and_compare(strategy, tmp_path, capsys):
     assert main(["compare", str(strategy), str(other), "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)
     assert second["step_seconds"] < first["step_seconds"] and second["parts"]["recomputation"] == 0
-
-
-def test_a_measured_machine_becomes_a_cluster_file(tmp_path, capsys):
-    products = [
-        (m, n, k, 2.0 * m * n * k / 1e11 + 2e-6)
-        for m in (256, 1024)
-        for n, k in ((256, 256), (1024, 1024), (4096, 1024))
-    ]
-    cluster = cluster_of(Measured("numpy", "test cpu", "fp32", products, 20.0, 15.0, 2e-6, 16.0, 1))
-    assert cluster.device.peak("fp32") == pytest.approx(1.05e11, rel=0.05)
-    path = tmp_path / "machine.yaml"
-    assert main(["measure", "--out", str(path), "--seconds", "0.5"]) == 0
-    assert ClusterSpec.load(path).calibration.measured_on

@@ -1,0 +1,1 @@
+"""Micro-benchmarks of a machine: kernels, copies, collectives, timed through a backend and fitted to a cluster file."""

@@ -1,0 +1,92 @@
+"""An NVIDIA GPU through PyTorch, in bf16. Collectives through NCCL where there is more than one."""
+
+import functools
+import os
+import time
+
+import numpy as np
+import torch
+
+from parallel_strategy.measure.samples import Call, Collected
+
+
+class TorchBackend:
+    kind, dtype = "gpu", "bf16"
+
+    def __init__(self) -> None:
+        self.clock = time.perf_counter
+        properties = torch.cuda.get_device_properties(0)
+        self.name, self.device = f"torch {torch.__version__}", properties.name
+        self.cores, self.memory_gb = properties.multi_processor_count, properties.total_memory / 1e9
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize()
+
+    def _random(self, *shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device="cuda", dtype=torch.bfloat16)
+
+    def product(self, m: int, n: int, k: int, batch: int) -> Call:
+        if batch == 1:  # as a linear layer calls it: the weight is [n, k]
+            return functools.partial(torch.nn.functional.linear, self._random(m, k), self._random(n, k))
+        return functools.partial(torch.bmm, self._random(batch, m, k), self._random(batch, k, n))
+
+    def vectors(self, elements: int) -> dict[str, tuple[Call, float]]:
+        a, b, size = self._random(elements), self._random(elements), 2.0 * elements
+        rows = a.view(-1, 2048)
+        weight, out = self._random(2048), torch.empty_like(a)
+        functional = torch.nn.functional
+        return {
+            "copy": (functools.partial(out.copy_, a), 2 * size),
+            "add": (functools.partial(torch.add, a, b, out=out), 3 * size),
+            "gelu": (functools.partial(functional.gelu, a, approximate="tanh"), 2 * size),
+            "layer_norm": (functools.partial(functional.layer_norm, rows, (2048,), weight, weight), 2 * size),
+            "softmax": (functools.partial(torch.softmax, rows, -1), 2 * size),
+        }
+
+    def attention(self, batch: int, heads: int, sequence: int, width: int) -> Call | None:
+        q, k, v = (self._random(batch, heads, sequence, width) for _ in range(3))
+        return functools.partial(torch.nn.functional.scaled_dot_product_attention, q, k, v, is_causal=True)
+
+    def empty(self) -> Call:
+        tiny = torch.zeros(16, device="cuda")
+        return functools.partial(tiny.add_, 1.0)
+
+    def host_copy(self, size: int) -> Call | None:
+        source = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        target = torch.empty(size, dtype=torch.uint8, device="cuda")
+        return functools.partial(target.copy_, source, non_blocking=True)
+
+    def collectives(self) -> list[Collected]:
+        """All-reduces among 2, 4, ... GPUs of this server, one process each."""
+        found: list[Collected] = []
+        members = 2
+        while members <= torch.cuda.device_count():
+            context = torch.multiprocessing.get_context("spawn")
+            queue = context.SimpleQueue()
+            torch.multiprocessing.spawn(_all_reduce, args=(members, queue), nprocs=members)
+            found += [Collected("all_reduce", members, size, seconds) for size, seconds in queue.get()]
+            members *= 2
+        return found
+
+
+def _all_reduce(rank: int, members: int, queue) -> None:
+    import torch.distributed as distributed
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29571")
+    torch.cuda.set_device(rank)
+    distributed.init_process_group("nccl", rank=rank, world_size=members)
+    found = []
+    for size in (2**20, 2**24, 2**28, 2**30):
+        data = torch.ones(size // 4, device="cuda")
+        times = []
+        for _ in range(12):
+            distributed.barrier()
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            distributed.all_reduce(data)
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        found.append((size, float(np.median(times[2:]))))
+    if rank == 0:
+        queue.put(found)
+    distributed.destroy_process_group()
