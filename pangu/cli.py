@@ -16,6 +16,8 @@ VERBS = {
     "detokenize": "lists of token ids to text lines",
     "init": "write a commented configuration with every default",
     "train": "pretrain, resume, or continue from a checkpoint",
+    "launch": "train on several processes: checks, starts, watches and restarts them",
+    "reshard": "change the layout of a checkpoint that ranks wrote in parts",
     "generate": "continue a prompt",
     "convert": "released shards, MindSpore, safetensors and PyTorch names into one another",
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pangu.convert import names
 from pangu.convert.data_types import TensorInfo, bytes_of
 from pangu.convert.layout import ParameterLayout, owners, region
 from pangu.convert.mindspore_checkpoint import CheckpointIndex, StoredTensor, index_checkpoint
@@ -76,10 +77,13 @@ class ShardSet(Source):
     A subclass says what tensors the whole has (`gather_infos`).
     """
 
-    def __init__(self, folder: Path, strategy: list[Path] | None) -> None:
+    def __init__(
+        self, folder: Path, strategy: list[Path] | None, layouts: dict[str, ParameterLayout] | None = None
+    ) -> None:
+        """strategy: MindSpore's files, looked for where there is none; layouts: in their place."""
         self.folder = folder
-        self.strategy_files = strategy or [find_strategy(folder)]
-        self.layouts = read_strategy(self.strategy_files)
+        self.strategy_files = [] if layouts else strategy or [find_strategy(folder)]
+        self.layouts = layouts or read_strategy(self.strategy_files)
         self.num_ranks = max(stage.stop for stage in self.stages())
         self.problems: list[str] = []
         self.unlike: set[int] = set()
@@ -246,8 +250,11 @@ class WholeShards(ShardSet):
                     tensors.setdefault(name, TensorInfo(stored.info.data_type, layout.full_shape(stored.info.shape)))
                 except ValueError as error:
                     wrong.append(f"{name}: {error}")
+        without_moments = not any(name.startswith(names.OPTIMIZER_PREFIXES) for name in tensors)
+        if without_moments:
+            self.layouts = {n: lay for n, lay in self.layouts.items() if not n.startswith(names.OPTIMIZER_PREFIXES)}
         absent = sorted(set(self.layouts) - set(tensors))
-        strategy = ", ".join(path.name for path in self.strategy_files)
+        strategy = ", ".join(path.name for path in self.strategy_files) or "the strategy"
         for what, items in ((f"do not have the shape that is due by {strategy}", wrong), ("are in no shard", absent)):
             if items:
                 shown = ", ".join(items[:MOST_LISTED])

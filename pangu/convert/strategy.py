@@ -12,7 +12,7 @@ Fields of ParallelStrategyMap that matter here:
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -176,10 +176,12 @@ def read_json(content: bytes) -> tuple[int, list[tuple[str, RawLayout]]]:
     return stage, entries
 
 
-def encode_strategy(layouts: Mapping[str, ParameterLayout]) -> bytes:
+def encode_strategy(layouts: Iterable[tuple[str, ParameterLayout]]) -> bytes:
     """The file that MindSpore writes for these layouts; the parameters of several pipeline stages have their stage
-    before their names, as in the file that MindSpore merges from those of the stages."""
-    stages = {layout.first_rank // layout.num_ranks for layout in layouts.values()}
+    before their names, as in the file that MindSpore merges from those of the stages. A parameter that several stages
+    hold is there once for each."""
+    layouts = list(layouts)
+    stages = {layout.first_rank // layout.num_ranks for _, layout in layouts}
     content = bytearray(encode_varint(1 << 3) + encode_varint(1))
     for stage in sorted(stages):
         # An operator, because readers take the stage from the first one.
@@ -187,7 +189,7 @@ def encode_strategy(layouts: Mapping[str, ParameterLayout]) -> bytes:
         operator = b"Parameters" if len(stages) == 1 else f"{stage}-Parameters".encode()
         item = encode_length(1, len(operator)) + operator + number
         content += encode_length(2, len(item)) + item
-    for name, layout in layouts.items():
+    for name, layout in layouts:
         shown = name if stages == {0} else f"{layout.first_rank // layout.num_ranks}-{name}"
         content += encode_layout(shown, layout)
     return bytes(content)

@@ -50,7 +50,7 @@ def save(
         write_whole(folder / DIGEST, json.dumps(digest).encode())
         world.wait()
         if world.is_first:
-            write_whole(hidden / LAYOUTS, encode_strategy(with_moments(layouts)))
+            write_whole(hidden / LAYOUTS, encode_strategy(with_moments(layouts).items()))
             digests = {LAYOUTS: checkpoint.digest(hidden / LAYOUTS)}
             for rank in range(world.size):
                 said = hidden / rank_folder(rank) / DIGEST
