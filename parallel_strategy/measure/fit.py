@@ -2,6 +2,7 @@
 
 import re
 from datetime import date
+from typing import Literal
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def cluster_of(measured: Measured, devices: int = 1, name: str = "this-machine")
         dram_gb=round(measured.host_gb, 1),
         cpus=1,
         h2d_gbps=round(measured.host_to_device_gbps or hbm.gbps / 2, 2),
-        adam_gbps=round(measured.adam_gbps, 2),
+        adam_gbps=round(measured.adam_gbps or hbm.gbps, 2),
         launch_scale=1.0 if cpu else round(measured.issue_seconds * 1e6 / REFERENCE_ISSUE_US, 3),
     )
     return ClusterSpec(
@@ -132,7 +133,7 @@ def _flash(measured: Measured, peak: float) -> float:
 def _server(measured: Measured, devices: int) -> Level:
     """Devices of one server: latency and bandwidth from the all-reduces, or what copies suggest."""
     copy = max(moved.bytes / moved.seconds for moved in measured.moved if moved.name == "copy") / 1e9
-    kind = "shared_memory" if measured.kind == "cpu" else "switch"
+    kind: Literal["shared_memory", "switch"] = "shared_memory" if measured.kind == "cpu" else "switch"
     found = measured.collectives
     if not found:
         return Level(

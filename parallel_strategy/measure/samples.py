@@ -131,7 +131,16 @@ def product_shapes(kind: str) -> list[tuple[int, int, int, int]]:
     """m, n, k, batch: products of transformers of several widths, forward and backward, and of their attention."""
     if kind == "cpu":
         tokens: tuple[int, ...] = (256, 1024)
-        widths = ((256, 256), (1024, 256), (256, 1024), (512, 512), (2048, 512), (768, 768), (3072, 768), (8192, 256))
+        widths: tuple[tuple[int, int], ...] = (
+            (256, 256),
+            (1024, 256),
+            (256, 1024),
+            (512, 512),
+            (2048, 512),
+            (768, 768),
+            (3072, 768),
+            (8192, 256),
+        )
         attention = [(256, 256, 64, 16), (256, 64, 256, 16)]
     else:
         tokens = (1024, 4096, 16384)
@@ -197,7 +206,7 @@ def _adam(budget: float) -> float:
         np.subtract(weight, scratch, out=weight)
 
     update()
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + budget
     while len(times) < 3 or time.perf_counter() < end:
         start = time.perf_counter()

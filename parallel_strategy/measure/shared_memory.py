@@ -46,7 +46,7 @@ def _work(name: str, rank: int, members: int, barrier, results) -> None:
     found = []
     for size in SIZES:
         count = size // 4
-        buffers = [
+        buffers: list[np.ndarray] = [
             np.ndarray(count, dtype=np.float32, buffer=block.buf, offset=index * SIZES[-1])
             for index in range(members + 1)
         ]

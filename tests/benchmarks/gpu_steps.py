@@ -18,44 +18,14 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-COLUMNS = [
-    "id",
-    "split",
-    "quality",
-    "source",
-    "hw",
-    "framework",
-    "dev_per_node",
-    "n_dev",
-    "model",
-    "layers",
-    "hidden",
-    "heads",
-    "kv_heads",
-    "ffn",
-    "vocab",
-    "seq",
-    "tp",
-    "pp",
-    "dp",
-    "cp",
-    "ep",
-    "vpp",
-    "seq_par",
-    "zero",
-    "mbs",
-    "gbs",
-    "recompute",
-    "precision",
-    "iter_time_s",
-    "tflops_per_dev",
-    "flops_convention",
-    "tokens_s_dev",
-    "mem_gib",
-    "mem_kind",
-    "notes",
-]
+COLUMNS_TEXT = """
+id split quality source hw framework dev_per_node n_dev model layers hidden heads kv_heads ffn vocab seq tp pp
+dp cp ep vpp seq_par zero mbs gbs recompute precision iter_time_s tflops_per_dev flops_convention tokens_s_dev
+mem_gib mem_kind notes
+"""
+COLUMNS = COLUMNS_TEXT.split()
 VOCABULARY = 50304
+DEVICE = "cuda"
 
 
 @dataclass(frozen=True)
@@ -141,10 +111,10 @@ def step_seconds(case: Case, budget: float) -> tuple[float, float]:
     """(median seconds of a step, GiB at the peak)."""
     torch.manual_seed(0)
     torch.cuda.empty_cache()
-    with torch.device("cuda"):
+    with torch.device(DEVICE):
         model = Gpt(case).to(torch.bfloat16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    ids = torch.randint(0, VOCABULARY, (case.batch, case.sequence + 1), device="cuda")
+    ids = torch.randint(0, VOCABULARY, (case.batch, case.sequence + 1), device=DEVICE)
     times: list[float] = []
     end = time.perf_counter() + budget
     while len(times) < 6 or (time.perf_counter() < end and len(times) < 40):
@@ -164,7 +134,8 @@ def step_seconds(case: Case, budget: float) -> tuple[float, float]:
 def row(number: int, case: Case, seconds: float | None, gib: float | None) -> dict[str, object]:
     device = torch.cuda.get_device_name()
     return {
-        "id": f"pytorch_gpu_steps_{number:04d}", "split": "dev", "quality": "A", "source": "tests/benchmarks/gpu_steps.py",
+        "id": f"pytorch_gpu_steps_{number:04d}", "split": "dev", "quality": "A",
+            "source": "tests/benchmarks/gpu_steps.py",
         "hw": f"{device}, one GPU", "framework": "PyTorch eager", "dev_per_node": 1, "n_dev": 1,
         "model": f"GPT {case.layers}x{case.hidden}", "layers": case.layers, "hidden": case.hidden, "heads": case.heads,
         "ffn": 4 * case.hidden, "vocab": VOCABULARY, "seq": case.sequence, "tp": 1, "pp": 1, "dp": 1, "cp": 1, "ep": 1,

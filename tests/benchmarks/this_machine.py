@@ -1,6 +1,6 @@
 """Step time of real `pangu` training on this machine against the emulator's prediction.
 
-    python -m tests.benchmarks.this_machine                     # measure, train, calibrate on three cases, predict the rest
+    python -m tests.benchmarks.this_machine                     # measure, train, calibrate on three, predict the rest
     python -m tests.benchmarks.this_machine --rows rows.csv     # keep the measured rows
 
 1. The machine is measured (`parallel_strategy measure`): kernels and copies, no training step.
@@ -28,32 +28,11 @@ from parallel_strategy.calibrate.rows import Row, read_all
 from parallel_strategy.measure.fit import cluster_of
 from parallel_strategy.measure.samples import measure
 
-COLUMNS = [
-    "id",
-    "split",
-    "quality",
-    "source",
-    "hw",
-    "framework",
-    "dev_per_node",
-    "n_dev",
-    "model",
-    "layers",
-    "hidden",
-    "heads",
-    "ffn",
-    "vocab",
-    "seq",
-    "tp",
-    "pp",
-    "dp",
-    "mbs",
-    "gbs",
-    "recompute",
-    "precision",
-    "iter_time_s",
-    "notes",
-]
+COLUMNS_TEXT = """
+id split quality source hw framework dev_per_node n_dev model layers hidden heads ffn vocab seq tp pp dp mbs
+gbs recompute precision iter_time_s notes
+"""
+COLUMNS = COLUMNS_TEXT.split()
 
 
 @dataclass(frozen=True)
@@ -126,7 +105,8 @@ def table(seconds: list[float]) -> str:
     writer.writeheader()
     for number, (case, value) in enumerate(zip(CASES, seconds, strict=True)):
         writer.writerow({
-            "id": f"this_machine_{number:04d}", "split": "dev", "quality": "A", "source": "tests/benchmarks/this_machine.py",
+            "id": f"this_machine_{number:04d}", "split": "dev", "quality": "A",
+            "source": "tests/benchmarks/this_machine.py",
             "hw": "this machine", "framework": "pangu on a CPU", "dev_per_node": 1, "n_dev": 1,
             "model": f"PanGu {case.layers}x{case.hidden}", "layers": case.layers, "hidden": case.hidden,
             "heads": case.heads, "ffn": 4 * case.hidden, "vocab": case.vocabulary, "seq": case.sequence,
@@ -147,7 +127,7 @@ def main() -> None:
     parser.add_argument("--cluster", help="cluster file to keep, or with --reuse to read")
     parser.add_argument("--reuse", action="store_true", help="take both from the files; nothing is timed")
     parser.add_argument(
-        "--one-core", action="store_true", help="one core, processor time: for a machine that others use"
+        "--one-core", action="store_true", help="one core, processor time: where others use the machine"
     )
     arguments = parser.parse_args()
     clock = time.perf_counter

@@ -44,7 +44,7 @@ def test_figures_of_a_made_up_machine_are_found_again(kind, peak, cores, gbps):
     device = cluster.device
     assert device.peak("fp32" if cpu else "bf16") * device.gemm.eff_max == pytest.approx(0.8 * peak * 1e12, rel=0.1)
     assert device.hbm.gbps == pytest.approx(gbps, rel=0.01) and device.vector.eff == pytest.approx(0.8, rel=0.01)
-    assert device.flash_eff == pytest.approx(0.5, rel=0.05)
+    assert cpu or device.flash_eff == pytest.approx(0.5, rel=0.05)
     level = cluster.topology[0]
     assert level.device_gbps(4) == pytest.approx(400, rel=0.02) and 10 < level.start_us < 25
 
