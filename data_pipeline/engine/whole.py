@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -146,6 +147,8 @@ def link(source: Path, target: Path) -> None:
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[IO[str]]:
     """Hold the output directory. The kernel drops the lock with the process, also after a kill -9."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(root)):
+        raise UserError(f"{root}: the output directory is a path, not a URL; mount it, or copy the result there")
     try:
         root.mkdir(parents=True, exist_ok=True)
         file = open(root / "lock", "a+")  # noqa: SIM115 (held for the whole run)

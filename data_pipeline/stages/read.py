@@ -14,6 +14,7 @@ from pydantic import Field
 
 from data_pipeline import record
 from data_pipeline.engine.steps import ByteSize, Item, Read, StageSettings
+from data_pipeline.errors import UserError
 from data_pipeline.recipe import Source
 from data_pipeline.stages.read_csv import read_csv
 from data_pipeline.stages.read_files import FileRange, ReadItem, read_items
@@ -27,6 +28,7 @@ from data_pipeline.stages.read_formats import (
     read_text,
 )
 from data_pipeline.stages.read_pages import read_archive, read_page
+from data_pipeline.stages.read_remote import RemoteFile, failed
 
 READERS: dict[str, Reader] = {
     "jsonl": read_jsonl,
@@ -88,7 +90,13 @@ def _read_range(
     """The records of one range; a file that cannot be opened or read is one reject."""
     try:
         yield from READERS[part.format](part, source, limits, at)
-    except OSError as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(part.path, RemoteFile) and not isinstance(error, FileNotFoundError | PermissionError):
+            raise failed(part.path, error) from error
+        if not isinstance(error, OSError):
+            raise
         yield Reject(part.start, f"unreadable:{error.strerror or error}")
 
 
@@ -172,6 +180,7 @@ STEPS = (
         uses=(
             "data_pipeline.stages.read_bytes",
             "data_pipeline.stages.read_files",
+            "data_pipeline.stages.read_remote",
             "data_pipeline.stages.read_formats",
             "data_pipeline.stages.read_csv",
             "data_pipeline.stages.read_pages",

@@ -1,17 +1,20 @@
 """Streams of bytes from files that may be compressed, cut, damaged or hostile; and lines from such streams.
 
 Nothing here holds more than a block of output and one line, whatever the file claims: a gzip bomb is stopped by the
-ratio of output to input, an endless line is skipped. Damage ends the stream (or jumps to the next gzip member) and is
+ratio of output to input, an endless line is skipped. Damage is passed over, up to the next gzip member or frame, and
 reported with the place where it is; everything before it comes out."""
 
 import bz2
 import codecs
 import itertools
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
+
+from data_pipeline.stages.read_remote import RemoteFile, open_input
 
 BLOCK = 1 << 20
 # a stream may expand so much before the ratio counts
@@ -38,6 +41,8 @@ class _Decoder(Protocol):
 
     def feed(self, data: bytes) -> Iterator[bytes]: ...
 
+    def resume(self) -> Iterator[bytes]: ...
+
     @property
     def complete(self) -> bool: ...
 
@@ -47,19 +52,19 @@ def compression_of(head: bytes) -> Compression:
     return next((name for magic, name in _MAGIC if head.startswith(magic)), "none")
 
 
-def read_stream(path: Path, ratio: float, start: int = 0) -> Iterator[bytes | Damage]:
+def read_stream(path: Path | RemoteFile, ratio: float, start: int = 0) -> Iterator[bytes | Damage]:
     """The decompressed bytes of a file in blocks, and Damage where there is some.
 
     `start` (plain files only) skips bytes. After FREE_BYTES of output, more than `ratio` bytes out for a byte in is a
     bomb."""
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         kind = compression_of(file.read(4))
         file.seek(0 if kind != "none" else start)
         if kind == "none":
             while block := file.read(BLOCK):
                 yield block
             return
-        decoder: _Decoder = _GzipDecoder() if kind == "gzip" else _ZstdDecoder() if kind == "zstd" else _Bzip2Decoder()
+        decoder = _decoder(kind)
         bytes_in = bytes_out = 0
         while block := file.read(BLOCK):
             bytes_in += len(block)
@@ -69,8 +74,6 @@ def read_stream(path: Path, ratio: float, start: int = 0) -> Iterator[bytes | Da
                     piece = next(pieces, None)
                 except DecodeError as error:
                     yield Damage(f"damaged_{kind}:{error}", bytes_out)
-                    if not isinstance(decoder, _GzipDecoder):
-                        return
                     pieces = decoder.resume()
                     continue
                 if piece is None:
@@ -146,70 +149,90 @@ class _GzipDecoder:
         return place >= 0
 
 
-class _ZstdDecoder:
-    """zstandard with any number of frames; the window is capped, so a header cannot ask for gigabytes."""
+class _FrameDecoder:
+    """A format of whole frames, any number of them: zstandard, bzip2. After damage, `resume` goes on at the next one.
 
-    WINDOW = 1 << 27
-    # a step of input small enough that its output, even of a bomb, stays small
+    Input is taken in small steps, so that little is lost of the frame behind a damaged one; `pieces` makes the output
+    of a step, in pieces of bounded size."""
+
     STEP = 1 << 10
 
-    def __init__(self) -> None:
-        import zstandard
-
-        self.error = zstandard.ZstdError
-        self.factory = zstandard.ZstdDecompressor(max_window_size=self.WINDOW)
-        self.decoder = self.factory.decompressobj(write_size=BLOCK)
+    def __init__(
+        self,
+        new: Callable[[], Any],
+        pieces: Callable[[Any, bytes], Iterator[bytes]],
+        error: type[Exception],
+        magic: re.Pattern[bytes],
+    ) -> None:
+        self.new, self.pieces, self.error, self.magic = new, pieces, error, magic
+        self.decoder = new()
+        self.rest = b""
+        self.place = 0
+        self.searching = False
         self.started = False
 
     @property
     def complete(self) -> bool:
-        return not self.started
+        return self.searching or not self.started
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        for start in range(0, len(data), self.STEP):
-            step = data[start : start + self.STEP]
-            while step:
-                self.started = True
-                try:
-                    piece = self.decoder.decompress(step)
-                except self.error as error:
-                    raise DecodeError(str(error)) from error
-                step = b""
-                if self.decoder.eof:
-                    step = self.decoder.unused_data
-                    self.decoder = self.factory.decompressobj(write_size=BLOCK)
-                    self.started = False
-                if piece:
-                    yield piece
+        self.rest, self.place = self.rest[self.place :] + data, 0
+        return self._decode()
 
+    def resume(self) -> Iterator[bytes]:
+        """Look for the next frame, at least one byte after the start of what is left."""
+        self.decoder, self.searching = self.new(), True
+        self.place += 1
+        return self._decode()
 
-class _Bzip2Decoder:
-    """bzip2 with any number of streams."""
-
-    def __init__(self) -> None:
-        self.decoder = bz2.BZ2Decompressor()
-        self.started = False
-
-    @property
-    def complete(self) -> bool:
-        return not self.started
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        while data or not self.decoder.needs_input:
+    def _decode(self) -> Iterator[bytes]:
+        while self.place < len(self.rest):
+            if self.searching:
+                found = self.magic.search(self.rest, self.place)
+                if found is None:
+                    # a magic number may be cut by the end
+                    self.place = max(self.place, len(self.rest) - 9)
+                    return
+                self.place, self.searching = found.start(), False
+            step = self.rest[self.place : self.place + self.STEP]
             self.started = True
             try:
-                piece = self.decoder.decompress(data, BLOCK)
-            except OSError as error:
+                yield from self.pieces(self.decoder, step)
+            except self.error as error:
                 raise DecodeError(str(error)) from error
-            data = b""
+            self.place += len(step)
             if self.decoder.eof:
-                data = self.decoder.unused_data
-                self.decoder = bz2.BZ2Decompressor()
-                self.started = False
-            if piece:
-                yield piece
-            elif not data:
-                return
+                self.place -= len(self.decoder.unused_data)
+                self.decoder, self.started = self.new(), False
+
+
+def _zstd_pieces(decoder: Any, step: bytes) -> Iterator[bytes]:
+    """At most 32 MiB: 128 KiB for each 4 bytes."""
+    if piece := decoder.decompress(step):
+        yield piece
+
+
+def _bzip2_pieces(decoder: Any, step: bytes) -> Iterator[bytes]:
+    """40 bytes may be 45 MB, so they are taken out bit by bit."""
+    if piece := decoder.decompress(step, BLOCK):
+        yield piece
+    while not decoder.eof and not decoder.needs_input:
+        if piece := decoder.decompress(b"", BLOCK):
+            yield piece
+
+
+def _decoder(kind: Compression) -> _Decoder:
+    if kind == "gzip":
+        return _GzipDecoder()
+    if kind == "bzip2":
+        magic = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
+        return _FrameDecoder(bz2.BZ2Decompressor, _bzip2_pieces, OSError, magic)
+    import zstandard
+
+    # the window is capped, so a header cannot ask for gigabytes
+    factory = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+    magic = re.compile(re.escape(b"\x28\xb5\x2f\xfd"))
+    return _FrameDecoder(lambda: factory.decompressobj(write_size=BLOCK), _zstd_pieces, zstandard.ZstdError, magic)
 
 
 @dataclass(frozen=True)

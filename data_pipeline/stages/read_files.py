@@ -4,12 +4,13 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from data_pipeline.engine.steps import Item
 from data_pipeline.errors import UserError
 from data_pipeline.recipe import Source
 from data_pipeline.stages.read_bytes import compression_of, has_wide_mark
+from data_pipeline.stages.read_remote import RemoteFile, is_url, list_remote, local_path, open_input
 
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
 FORMATS = {
@@ -38,7 +39,7 @@ class FileRange:
     by.
     """
 
-    path: Path
+    path: Path | RemoteFile
     relative: str
     format: str
     start: int = 0
@@ -56,11 +57,11 @@ class ReadItem:
 
 @dataclass(frozen=True)
 class _Found:
-    path: Path
+    path: Path | RemoteFile
     relative: str
     format: str
     size: int
-    modified: int
+    modified: int | str
 
 
 def read_items(sources: Sequence[Source], base: Path, item_bytes: int) -> list[Item]:
@@ -100,7 +101,7 @@ def _ranges(found: _Found, source: Source, item_bytes: int) -> list[tuple[int, i
     if not by_line or found.size <= item_bytes:
         return [(0, None)]
     try:
-        with open(found.path, "rb") as file:
+        with open_input(found.path) as file:
             head = file.read(4)
     except OSError:
         return [(0, None)]
@@ -111,24 +112,26 @@ def _ranges(found: _Found, source: Source, item_bytes: int) -> list[tuple[int, i
 
 def _find(source: Source, base: Path) -> Iterator[_Found]:
     """The files of a source; each path of the recipe in its order, each file once."""
-    seen: set[Path] = set()
+    seen: set[Path | RemoteFile] = set()
     count = 0
     for number, pattern in enumerate(source.paths):
         prefix = f"{number}:" if number else ""
-        place = Path(os.path.expanduser(pattern))
+        if is_url(pattern) and local_path(pattern) is None:
+            for found in _find_remote(pattern, prefix, source):
+                if found.path not in seen:
+                    seen.add(found.path)
+                    count += 1
+                    yield found
+            continue
+        place = local_path(pattern) or Path(os.path.expanduser(pattern))
         place = place if place.is_absolute() else base / place
         for path, relative, explicit in _expand(place, source.name):
             real = path.resolve()
             if real in seen:
                 continue
             seen.add(real)
-            kind = source.format if source.format != "auto" else format_of(path)
+            kind = _format(path, source, explicit)
             if kind is None:
-                if explicit:
-                    legal = ", ".join(FORMATS)
-                    raise UserError(
-                        f"{path}: source {source.name!r}: unknown kind of file; set `format`, or use one of {legal}"
-                    )
                 continue
             try:
                 status = path.stat()
@@ -139,6 +142,22 @@ def _find(source: Source, base: Path) -> Iterator[_Found]:
             yield _Found(path, prefix + relative, kind, size, modified)
     if not count:
         raise UserError(f"source {source.name!r}: no file to read in {', '.join(source.paths)}")
+
+
+def _find_remote(url: str, prefix: str, source: Source) -> Iterator[_Found]:
+    for listed in list_remote(url, source.name):
+        kind = _format(listed.file, source, listed.is_named)
+        if kind is not None:
+            yield _Found(listed.file, prefix + listed.relative, kind, listed.size, listed.stamp)
+
+
+def _format(path: Path | RemoteFile, source: Source, explicit: bool) -> str | None:
+    """The format to read a file in; None: it is passed over, which a file that the recipe itself names is not."""
+    kind = source.format if source.format != "auto" else format_of(path)
+    if kind is None and explicit:
+        legal = ", ".join(FORMATS)
+        raise UserError(f"{path}: source {source.name!r}: unknown kind of file; set `format`, or use one of {legal}")
+    return kind
 
 
 def _expand(place: Path, source_name: str) -> Iterator[tuple[Path, str, bool]]:
@@ -187,8 +206,9 @@ def _walk(directory: Path) -> Iterator[Path]:
     return visit(directory)
 
 
-def format_of(path: Path) -> str | None:
+def format_of(path: Path | RemoteFile) -> str | None:
     """The format that a file's name says, a suffix of compression left aside."""
-    if path.suffix.lower() in COMPRESSED_SUFFIXES:
-        path = path.with_suffix("")
-    return FORMATS.get(path.suffix.lower())
+    name = PurePosixPath(str(path))
+    if name.suffix.lower() in COMPRESSED_SUFFIXES:
+        name = name.with_suffix("")
+    return FORMATS.get(name.suffix.lower())

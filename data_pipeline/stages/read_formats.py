@@ -6,6 +6,7 @@ it lies."""
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from data_pipeline.recipe import Fields, Source
 from data_pipeline.stages import charset
 from data_pipeline.stages.read_bytes import Damage, Line, lines, read_stream, without_mark
 from data_pipeline.stages.read_files import FileRange
+from data_pipeline.stages.read_remote import open_input
 
 EXCERPT_BYTES = 4096
 # a text with more characters that cannot be decoded than this is not worth repairing
@@ -116,7 +118,9 @@ def read_parquet(
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(part.path)
+        file = pq.ParquetFile(part.path if isinstance(part.path, Path) else open_input(part.path))
+    except (FileNotFoundError, PermissionError):
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         yield Reject(0, f"damaged_parquet:{str(error).splitlines()[0][:200]}")
         return
@@ -288,6 +292,6 @@ def unknown_charset(data: bytes, offset: int) -> Reject:
     return Reject(offset, "unknown_charset:no encoding makes sense of it", None, excerpt_of(data))
 
 
-def quarantined(offset: int, data: bytes) -> Reject:
+def quarantined(offset: int, data: bytes, own_id: str | None = None, url: str | None = None) -> Reject:
     """The reject of a record that has to be skipped."""
-    return Reject(offset, "quarantined:it killed its worker twice", None, excerpt_of(data) if data else None)
+    return Reject(offset, "quarantined:it killed its worker twice", own_id, excerpt_of(data) if data else None, url)

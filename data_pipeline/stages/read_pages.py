@@ -30,7 +30,7 @@ def read_page(
     from data_pipeline.stages.extract import extract
 
     def page(data: bytes, offset: int) -> Document | Reject:
-        return _extracted(lambda: extract(data), data, offset, None, None)
+        return _extracted(lambda: extract(data), data, offset)
 
     yield from whole_file(part, limits, at, page, keep_mark=True)
 
@@ -43,16 +43,22 @@ def read_archive(
 
     for found in read_documents(part.path, limits.record_bytes, limits.ratio):
         url = None if found.url is None else repaired(found.url)
+        own_id = None if found.record_id is None else repaired(found.record_id)
         if isinstance(found, WarcReject):
-            yield Reject(found.offset, repaired(found.reason), url=url)
+            yield Reject(found.offset, repaired(found.reason), own_id, url=url)
         elif at(found.offset):
-            yield _extracted(found.extract, found.content, found.offset, url, found.date)
+            yield _extracted(found.extract, found.content, found.offset, own_id, url, found.date)
         else:
-            yield quarantined(found.offset, found.content)
+            yield quarantined(found.offset, found.content, own_id, url)
 
 
 def _extracted(
-    extract: "Callable[[], Extraction]", data: bytes, offset: int, url: str | None, fetched: str | None
+    extract: "Callable[[], Extraction]",
+    data: bytes,
+    offset: int,
+    own_id: str | None = None,
+    url: str | None = None,
+    fetched: str | None = None,
 ) -> Document | Reject:
     """The document that `extract()` makes of the page `data`, or why there is none."""
     try:
@@ -61,10 +67,10 @@ def _extracted(
         raise
     except Exception as error:  # whatever a page brings about, it costs that page alone
         reason = repaired(f"extraction_failed:{type(error).__name__} {error}"[:500])
-        return Reject(offset, reason, excerpt=excerpt_of(data), url=url)
+        return Reject(offset, reason, own_id, excerpt_of(data), url)
     text = repaired(found.text)
     if not text.strip():
-        return Reject(offset, f"{found.reason}:no main text found", excerpt=excerpt_of(data), url=url)
+        return Reject(offset, f"{found.reason}:no main text found", own_id, excerpt_of(data), url)
     facts = {"charset": found.charset, "date": found.date, "fetched": fetched}
     meta = orjson.dumps({name: value for name, value in facts.items() if value is not None}).decode()
-    return Document(offset, text, title=repaired(found.title) or None, url=url, meta=meta)
+    return Document(offset, text, own_id, title=repaired(found.title) or None, url=url, meta=meta)

@@ -15,6 +15,7 @@ from pathlib import Path
 from data_pipeline.stages.charset import decode
 from data_pipeline.stages.extract import Extraction, extract
 from data_pipeline.stages.read_bytes import Damage, read_stream
+from data_pipeline.stages.read_remote import RemoteFile
 
 MAX_RECORD_BYTES = 64 << 20
 MAX_RATIO = 200.0  # bytes out for a byte in, after the first 64 MB of a file and the first MB of an HTTP body
@@ -39,6 +40,11 @@ class WarcRecord:
     content: bytes
     headers: dict[str, str] = field(default_factory=dict, repr=False)  # names in small letters
 
+    @property
+    def record_id(self) -> str | None:
+        """WARC-Record-ID without its angle brackets, such as `urn:uuid:...`."""
+        return _record_id(self.headers)
+
 
 @dataclass(frozen=True, slots=True)
 class WarcReject:
@@ -47,6 +53,7 @@ class WarcReject:
     offset: int
     reason: str
     url: str | None = None
+    record_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,7 @@ class WarcDocument:
     content: bytes
     content_type: str | None
     is_html: bool
+    record_id: str | None = None
 
     def extract(self) -> Extraction:
         """The text: of a page its main text, of a WET record all of it."""
@@ -72,7 +80,7 @@ class WarcDocument:
 
 
 def read_documents(
-    path: Path, max_record_bytes: int = MAX_RECORD_BYTES, max_ratio: float = MAX_RATIO
+    path: Path | RemoteFile, max_record_bytes: int = MAX_RECORD_BYTES, max_ratio: float = MAX_RATIO
 ) -> Iterator[WarcDocument | WarcReject]:
     """The pages and texts of an archive. Requests, metadata and the like are passed over; other media and HTTP errors
     are rejects. Raises OSError where the file cannot be opened or read."""
@@ -84,7 +92,7 @@ def read_documents(
 
 
 def read_records(
-    path: Path, max_record_bytes: int = MAX_RECORD_BYTES, max_ratio: float = MAX_RATIO
+    path: Path | RemoteFile, max_record_bytes: int = MAX_RECORD_BYTES, max_ratio: float = MAX_RATIO
 ) -> Iterator[WarcRecord | WarcReject]:
     """All records of an archive, whatever their type, and what is damaged in it."""
     stream = _Stream(read_stream(path, max_ratio))
@@ -113,20 +121,21 @@ def read_records(
             for name, value in _FIELD.findall(head[: end.start()])
         }
         url = headers.get("warc-target-uri", "").strip("<>") or None
+        own_id = _record_id(headers)
         length = headers.get("content-length", "")
         stream.skip(end.end())
         if not length.isascii() or not length.isdigit() or len(length) > 15:
             stream.seek_record()
-            yield WarcReject(start, f"damaged_header:Content-Length {length[:20]!r} is no number", url)
+            yield WarcReject(start, f"damaged_header:Content-Length {length[:20]!r} is no number", url, own_id)
             continue
         if int(length) > max_record_bytes:
             stream.seek_record()  # and not that many bytes on: a damaged length would swallow the rest
-            yield WarcReject(start, f"record_too_long:{length} bytes, the limit is {max_record_bytes}", url)
+            yield WarcReject(start, f"record_too_long:{length} bytes, the limit is {max_record_bytes}", url, own_id)
             continue
         if not stream.fill(int(length)):
             # what was swallowed may hold the records after a length that lies
             stream.seek_record()
-            yield WarcReject(start, "cut_record:the stream ends or breaks inside it", url)
+            yield WarcReject(start, "cut_record:the stream ends or breaks inside it", url, own_id)
             continue
         content = stream.peek(int(length))
         inside = None if stream.record_ends_after(int(length)) else _RECORD_START.search(content, 1)
@@ -139,6 +148,10 @@ def read_records(
             stream.skip(int(length))
             content += stream.seek_record(keep=max_record_bytes - len(content)).rstrip(b"\r\n")
         yield WarcRecord(start, headers.get("warc-type", "").lower(), url, headers.get("warc-date"), content, headers)
+
+
+def _record_id(headers: dict[str, str]) -> str | None:
+    return headers.get("warc-record-id", "").strip("<>") or None
 
 
 class _Stream:
@@ -225,6 +238,10 @@ class _Stream:
 
 def _document(record: WarcRecord, max_bytes: int, max_ratio: float) -> WarcDocument | WarcReject:
     """The page of a record, its HTTP encodings undone."""
+
+    def rejected(reason: str) -> WarcReject:
+        return WarcReject(record.offset, reason, record.url, record.record_id)
+
     content, content_type = record.content, record.headers.get("content-type", "")
     is_http = content_type.startswith("application/http") or (
         record.kind == "response" and content.startswith(b"HTTP/")
@@ -232,21 +249,21 @@ def _document(record: WarcRecord, max_bytes: int, max_ratio: float) -> WarcDocum
     if is_http:
         head = _HEADER_END.search(content, 0, MAX_HEADER_BYTES)
         if head is None:
-            return WarcReject(record.offset, "damaged_http:no empty line ends the header", record.url)
+            return rejected("damaged_http:no empty line ends the header")
         status = content[:32].split(b" ")[1:2]
         fields = {
             name.decode().lower(): value.decode("latin-1").strip()
             for name, value in _FIELD.findall(content[: head.start()])
         }
         if status and not status[0].startswith(b"2"):
-            return WarcReject(record.offset, f"http_status:{status[0][:3].decode('ascii', 'replace')}", record.url)
+            return rejected(f"http_status:{status[0][:3].decode('ascii', 'replace')}")
         content, content_type = content[head.end() :], fields.get("content-type", "")
         try:
             if "chunked" in fields.get("transfer-encoding", "").lower():
                 content = _unchunked(content)
             content = _decompressed(content, fields.get("content-encoding", "").lower(), max_bytes, max_ratio)
         except _BodyError as error:
-            return WarcReject(record.offset, str(error), record.url)
+            return rejected(str(error))
     media = content_type.split(";")[0].strip().lower()
     is_html = media in _HTML_TYPES or (
         media in ("", "text/plain", "application/octet-stream") and _looks_like_html(content)
@@ -254,10 +271,12 @@ def _document(record: WarcRecord, max_bytes: int, max_ratio: float) -> WarcDocum
     if record.kind == "conversion" or (media == "text/plain" and not is_html):
         is_html = False
     elif not is_html:
-        return WarcReject(record.offset, f"content_type:{media[:60]}", record.url)
+        return rejected(f"content_type:{media[:60]}")
     if not content.strip():
-        return WarcReject(record.offset, "empty", record.url)
-    return WarcDocument(record.offset, record.url, record.date, content, content_type or None, is_html)
+        return rejected("empty")
+    return WarcDocument(
+        record.offset, record.url, record.date, content, content_type or None, is_html, record.record_id
+    )
 
 
 class _BodyError(Exception):

@@ -57,16 +57,21 @@ def test_truncated(tmp_path: Path, kind: str) -> None:
         assert len(data) > len(DATA) // 2
 
 
-def test_gzip_goes_on_at_the_next_member(tmp_path: Path) -> None:
-    first, second, third = (gzip.compress(DATA[start::3]) for start in range(3))
-    damaged = bytearray(second)
-    damaged[len(second) // 2 : len(second) // 2 + 40] = b"\xff" * 40
-    path = tmp_path / "damaged.gz"
-    path.write_bytes(first + bytes(damaged) + third)
-    data, damage = read_all(path)
-    assert data.startswith(DATA[0::3])
-    assert data.endswith(DATA[2::3])
-    assert damage and all(found.reason.startswith("damaged_gzip") for found in damage)
+@pytest.mark.parametrize("kind", ["gzip", "zstd", "bzip2"])
+@pytest.mark.parametrize("wound", [slice(0, 2), slice(40, 80), slice(-60, -20)])
+def test_damage_is_passed_over_up_to_the_next_member(tmp_path: Path, kind: str, wound: slice) -> None:
+    """Members small and large, damaged at their beginning, inside and near their end."""
+    parts = [DATA[place : place + size] for place in range(0, 60_000, 20_000) for size in (90, 400, 20_000)]
+    members = [PACKERS[kind](part) for part in parts]
+    for hurt in (1, 5):
+        damaged = bytearray(members[hurt])
+        damaged[wound] = b"\xff" * len(damaged[wound])
+        path = tmp_path / "damaged"
+        path.write_bytes(b"".join([*members[:hurt], bytes(damaged), *members[hurt + 1 :]]))
+        data, damage = read_all(path)
+        assert data.startswith(b"".join(parts[:hurt]))
+        assert data.endswith(b"".join(parts[hurt + 1 :]))
+        assert damage and all(found.reason.startswith(f"damaged_{kind}") for found in damage)
 
 
 def test_rubbish_after_gzip(tmp_path: Path) -> None:
