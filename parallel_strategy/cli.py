@@ -15,6 +15,7 @@ VERBS = {
     "search": "the best strategy, what fits, and why not its neighbours",
     "compare": "strategies side by side",
     "explain": "where the time goes: operators, collectives, idle",
+    "prove": "execute a strategy on virtual devices and compare with one device",
     "timeline": "the simulated step as a page and as a trace",
     "ranks": "rank, coordinate and device of a strategy's mesh",
     "measure": "measure this machine and write it as a cluster file",

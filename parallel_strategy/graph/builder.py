@@ -88,13 +88,15 @@ class BlockBuilder:
             [Kernel(f"{name}.gradient", Phase.BACKWARD_INPUT, 2 * moved, flops=2.5 * flops, flash=True, launches=3)],
         )
 
-    def communicate(self, name: str, op: str, axis: str, size: float, *, backward: str | None = "conjugate") -> None:
-        """A collective of forward and what it becomes in backward (`None`: nothing)."""
+    def communicate(
+        self, name: str, op: str, axis: str, size: float, *, backward: str | None = "conjugate", dtype: str = ""
+    ) -> None:
+        """A collective of forward and what it becomes in backward (`None`: nothing). `dtype`: absent, activations'."""
         undo: list[Kernel | Collective] = []
         if backward is not None:
             back = CONJUGATE[op] if backward == "conjugate" else backward
             undo.append(Collective(f"{name}.gradient", back, axis, size, Phase.BACKWARD_INPUT, self.dtype))
-        self._add([Collective(name, op, axis, size, Phase.FORWARD, self.dtype)], undo)
+        self._add([Collective(name, op, axis, size, Phase.FORWARD, dtype or self.dtype)], undo)
 
     def communicate_backward(self, name: str, op: str, axis: str, size: float) -> None:
         self._add([], [Collective(f"{name}.gradient", op, axis, size, Phase.BACKWARD_INPUT, self.dtype)])

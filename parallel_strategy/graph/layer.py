@@ -394,5 +394,5 @@ def build_head(model: ModelSpec, framework: FrameworkSpec, shard: Shard, *, owns
     builder.keep("head.loss.probabilities", logits * wide)
     if split > 1:
         for reduction in ("maximum", "target", "sum"):
-            builder.communicate(f"head.loss.{reduction}", "all_reduce", "tp", 4.0 * tokens, backward=None)
+            builder.communicate(f"head.loss.{reduction}", "all_reduce", "tp", 4.0 * tokens, backward=None, dtype="fp32")
     return block
