@@ -87,7 +87,7 @@ def _at(measured: Quality) -> str:
 def _page(title: str, scores: np.ndarray, labels: np.ndarray, measured: Quality, picture: bytes) -> str:
     """The picture, the figures, and what other thresholds would do."""
     figures = asdict(measured).items()
-    rows = "".join(f"<tr><td>{name.replace('_', ' ')}</td><td>{value:.4g}</td></tr>" for name, value in figures)
+    rows = "".join(f"<tr><td>{name.replace('_', ' ')}<td>{value:.4g}" for name, value in figures)
     good, bad = (np.sort(scores[labels == label]) for label in (1, 0))
     thresholds = sorted({*np.round(np.arange(0.05, 1, 0.05), 2).tolist(), measured.threshold, measured.best_threshold})
     table = ""
@@ -99,9 +99,10 @@ def _page(title: str, scores: np.ndarray, labels: np.ndarray, measured: Quality,
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; color: #222 }}
 img {{ max-width: 100% }} table {{ border-collapse: collapse; margin: 1rem 2rem 1rem 0; float: left }}
-td, th {{ padding: .15rem .8rem; border-bottom: 1px solid #ddd; text-align: right }} td:first-child {{ text-align: left }}
+td, th {{ padding: .15rem .8rem; border-bottom: 1px solid #ddd; text-align: right }}
+td:first-child {{ text-align: left }}
 .chosen {{ background: #e5f5e0 }}
 </style>
 <h1>{html.escape(title)}</h1>

@@ -50,7 +50,7 @@ class LanguageModelSettings(BaseModel):
         default=1, description="n-grams of 4 characters and more that occur no more often are left out", ge=0
     )
     most_characters: int = Field(
-        default=5_000_000, description="of the sample; memory grows with it: about 150 bytes each", ge=1
+        default=5_000_000, description="of the sample; memory grows with it: about 200 bytes each", ge=1
     )
 
 
@@ -199,31 +199,28 @@ def _number_lines(
 def _estimate(words: np.ndarray, vocabulary: int, settings: LanguageModelSettings) -> tuple[Level, ...]:
     """Modified Kneser-Ney over `words`; nodes of the trie, depth by depth.
 
-    At each position stands, for each order n, the node of the n-gram that ends there: `nodes[n - 1]`, -1 where the line
-    is not that long. The parent of a node is its n-gram without the first word (the one to back off to), its context is
+    `nodes` holds, for each position and the order at hand, the node of the n-gram that ends there, -1 where the line is
+    not that long. The parent of a node is its n-gram without the first word (the one to back off to), its context is
     the node of the (n-1)-gram that ends one position before.
     """
     place = np.arange(words.size)
     begins = np.maximum.accumulate(np.where(words == BEGIN, place, 0))
     room = place - begins + 1  # the longest n-gram that ends here
-    nodes = [words.astype(np.int64)]
-    parents, lefts, firsts, raw_counts = [np.zeros(vocabulary, np.int64)], [np.arange(vocabulary)], [None], []
-    raw_counts.append(np.bincount(words, minlength=vocabulary))
+    nodes = words.astype(np.int64)
+    parents, lefts = [np.zeros(vocabulary, np.int64)], [np.arange(vocabulary)]
+    contexts = [np.zeros(vocabulary, np.int64)]
+    raw_counts = [np.bincount(words, minlength=vocabulary)]
     for order in range(2, settings.order + 1):
         long_enough = np.flatnonzero(room >= order)
         left = words[long_enough - order + 1].astype(np.int64)
-        keys = nodes[-1][long_enough] << _WORD_BITS | left
+        keys = nodes[long_enough] << _WORD_BITS | left
         distinct, first, inverse, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-        node = np.full(words.size, -1, np.int64)
-        node[long_enough] = inverse
-        nodes.append(node)
+        contexts.append(nodes[long_enough[first] - 1])
+        nodes = np.full(words.size, -1, np.int64)
+        nodes[long_enough] = inverse
         parents.append(distinct >> _WORD_BITS)
         lefts.append(distinct & ((1 << _WORD_BITS) - 1))
-        firsts.append(long_enough[first])
         raw_counts.append(counts)
-    contexts = [np.zeros(vocabulary, np.int64)]
-    contexts += [nodes[n - 1][firsts[n] - 1] for n in range(1, settings.order)]
-    del nodes
     return _smooth(parents, lefts, contexts, raw_counts, vocabulary, settings)
 
 
@@ -367,7 +364,7 @@ def _score(
             tokens[row] += 1
 
 
-def cut_offs(perplexities: Sequence[np.ndarray], percentiles: Sequence[float]) -> list[float]:
+def cut_offs(perplexities: Iterable[np.ndarray], percentiles: Sequence[float]) -> list[float]:
     """The perplexities below which `percentiles` per cent of the documents lie (cc_net: 30 and 60, head and middle).
 
     From a histogram of log10 in steps of 0.001, so that neither memory nor the order of the documents matters.

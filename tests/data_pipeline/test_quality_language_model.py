@@ -34,7 +34,7 @@ def plain_model(lines: list[str], order: int, prune: int) -> Callable[[Gram, str
     discounts = []
     for table in counts:
         t = Counter(table.values())
-        chosen = (0.0, 0.5, 1.0, 1.5)
+        chosen: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)
         if all(t[k] for k in (1, 2, 3, 4)):
             y = t[1] / (t[1] + 2 * t[2])
             estimated = [k - (k + 1) * y * t[k + 1] / t[k] for k in (1, 2, 3)]
