@@ -1,4 +1,4 @@
-"""Changing the layout of checkpoints: bit-exact between any two; what is wrong is named, and nothing half-written left."""
+"""Changing the layout of checkpoints: bit-exact between any two; mistakes are named; nothing half-written is left."""
 
 import json
 import os
