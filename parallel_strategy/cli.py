@@ -19,6 +19,7 @@ VERBS = {
     "timeline": "the simulated step as a page and as a trace",
     "ranks": "rank, coordinate and device of a strategy's mesh",
     "measure": "measure this machine and write it as a cluster file",
+    "export": "write a strategy for MindSpore, msrun, HCCL, MindFormers and Megatron",
     "calibrate": "fit a machine's figures to measured runs",
     "validate": "predict measured runs and score: errors, order, regret",
 }

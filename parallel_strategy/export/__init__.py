@@ -1,0 +1,1 @@
+"""A strategy written down for those who launch it: MindSpore, msrun, HCCL, MindFormers, Megatron and MindSpeed."""

@@ -1,0 +1,75 @@
+"""Everything that a strategy is exported to, as files of one directory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from parallel_strategy.errors import UserError
+from parallel_strategy.export import groups, megatron, mindformers, msrun, rank_table
+from parallel_strategy.report.output import write_whole
+from parallel_strategy.spec.strategy import Question
+
+RANK_TABLE = "rank_table.json"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What is to be written. files: {path below the directory: content}. notes: what to know of them."""
+
+    files: dict[str, bytes]
+    notes: list[str]
+
+
+def export(question: Question, strategy_file: str, hosts: Path | None, skeleton: Path | None) -> Exported:
+    """Everything that can be said of this strategy; what cannot is a note.
+
+    hosts: the servers' addresses (`rank_table.read_hosts`). skeleton: the operator strategy file that MindSpore wrote
+    for the network, whose operators' names are in no other place. Raises UserError for what the user can mend.
+    """
+    _, a_server = rank_table.devices_used(question)
+    known = rank_table.read_hosts(hosts, a_server) if hosts else None
+    files: dict[str, str | bytes] = {
+        "msrun.sh": msrun.script(question, RANK_TABLE if known else None, strategy_file),
+        "mindformers.yaml": mindformers.text(question),
+        "megatron.txt": megatron.text(question),
+    }
+    notes: list[str] = []
+    if msrun.is_ascend(question):
+        files[RANK_TABLE] = rank_table.rank_table(question, known)
+        if known is None:
+            notes.append(f"{RANK_TABLE}: addresses are missing, give them by --hosts; msrun needs no rank table")
+    for rank in range(question.strategy.mesh.devices):
+        files[f"groups/rank_{rank}.pb"] = groups.group_file(question, rank)
+    try:
+        files |= mindspore_files(question, skeleton)
+    except (UserError, ImportError) as error:
+        notes.append(f"no files for MindSpore: {error}")
+    if skeleton is None:
+        notes.append(
+            "operator_strategy.json needs the names that MindSpore gives to operators: compile once with "
+            "`python -m parallel_strategy compile strategy.yaml --skeleton FILE` and give --skeleton FILE"
+        )
+    encoded = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
+    return Exported(encoded, notes)
+
+
+def mindspore_files(question: Question, skeleton: Path | None) -> dict[str, str | bytes]:
+    """Layouts of parameters and strategies of operators, a file a pipeline stage."""
+    from parallel_strategy.mindspore import strategy_file
+
+    files: dict[str, str | bytes] = {}
+    for stage in range(question.strategy.mesh.pp):
+        files[f"parameters/strategy_{stage}.ckpt"] = strategy_file.parameter_strategy_protobuf(question, stage)
+        files[f"operators/by_parameter_{stage}.json"] = strategy_file.parameter_named_json(question, stage)
+    if skeleton is not None:
+        try:
+            content = skeleton.read_bytes()
+        except OSError as error:
+            raise UserError(f"{skeleton}: cannot be read: {error.strerror}") from None
+        files["operator_strategy.json"] = strategy_file.operator_strategy_json(content, question)
+    return files
+
+
+def write(exported: Exported, out: Path) -> None:
+    """Write every file, each whole or not at all."""
+    for name, content in exported.files.items():
+        write_whole(out / name, content)

@@ -1,0 +1,59 @@
+"""MindSpore's group file of a rank: its communication groups, and the ranks whose checkpoint is the same as its own.
+
+Protobuf, as `set_group_ckpt_save_file` writes it and `restore_group_info_list` reads it:
+
+    ParallelGroupMap {1 parallel_group_item {1 group_name, 2 parallel_group_ranks {1 dim}},
+                      2 ckpt_restore_rank_list {1 dim}}
+"""
+
+from collections.abc import Iterable
+
+from parallel_strategy.placement import group_ranks
+from parallel_strategy.spec.strategy import Question
+
+
+def varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def message(number: int, content: bytes) -> bytes:
+    """An embedded message or a string."""
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def numbers(values: Iterable[int]) -> bytes:
+    """RankList: each number by itself, as proto2 has it."""
+    return b"".join(varint(1 << 3) + varint(value) for value in values)
+
+
+def groups_of(question: Question, rank: int) -> dict[str, list[int]]:
+    """{axis: ranks} of the groups in which a rank communicates."""
+    mesh = question.strategy.mesh
+    return {axis: group_ranks(mesh, axis, rank) for axis in mesh.axes if getattr(mesh, axis) > 1}
+
+
+def same_checkpoint(question: Question, rank: int) -> list[int]:
+    """The ranks that hold the same parameters as this one, itself among them."""
+    strategy = question.strategy
+    replicas = group_ranks(strategy.mesh, "dp", rank)
+    if not strategy.zero.optimizer_shard:
+        return replicas
+    size = strategy.zero.weight_shard_size
+    if size in (-1, len(replicas)):
+        return [rank]
+    # Copies are held by runs of `size` ranks: those at the same place in each run are alike.
+    place = replicas.index(rank) % size
+    return replicas[place::size]
+
+
+def group_file(question: Question, rank: int) -> bytes:
+    """The file of one rank."""
+    content = b""
+    for axis, ranks in groups_of(question, rank).items():
+        content += message(1, message(1, f"{axis}-{ranks[0]}".encode()) + message(2, numbers(ranks)))
+    return content + message(2, numbers(same_checkpoint(question, rank)))

@@ -1,0 +1,63 @@
+"""The command that starts a strategy's processes on one node, and the environment that they want."""
+
+from parallel_strategy.export.rank_table import devices_used
+from parallel_strategy.spec.strategy import Question
+
+# What the processes of an Ascend job want, and why.
+ASCEND_ENVIRONMENT = {
+    "HCCL_CONNECT_TIMEOUT": ("3600", "seconds: ranks compile for different lengths of time before they first meet"),
+    "HCCL_EXEC_TIMEOUT": ("3600", "seconds that a collective may wait for the slowest rank"),
+    "MS_DEV_RUNTIME_CONF": ("multi_stream:true", "collectives on streams of their own, beside the computation"),
+    "GLOG_v": ("3", "errors only"),
+}
+
+
+def environment(question: Question) -> dict[str, tuple[str, str]]:
+    """{variable: (value, what it is for)}."""
+    found = dict(ASCEND_ENVIRONMENT) if is_ascend(question) else {"GLOG_v": ASCEND_ENVIRONMENT["GLOG_v"]}
+    if question.strategy.pipeline.schedule == "zb_v" and question.strategy.mesh.pp > 1:
+        found["MS_ALLOC_CONF"] = ("enable_vmm:true", "backward in two halves fragments memory otherwise")
+    return found
+
+
+def is_ascend(question: Question) -> bool:
+    return "ascend" in question.cluster.device.name.lower() or "910" in question.cluster.device.name
+
+
+def command(question: Question, rank_table: str | None) -> list[str]:
+    """msrun's words, without the program; $MASTER, $PORT and $NODE_RANK stand for what differs by node."""
+    servers, a_server = devices_used(question)
+    words = [
+        "msrun",
+        f"--worker_num={servers * a_server}",
+        f"--local_worker_num={a_server}",
+        "--master_addr=$MASTER",
+        "--master_port=$PORT",
+        "--log_dir=$LOGS",
+        "--join=True",
+        "--cluster_time_out=3600",
+    ]
+    if servers > 1:
+        words.append("--node_rank=$NODE_RANK")
+    if rank_table:
+        words.append(f"--rank_table_file={rank_table}")
+    return words
+
+
+def script(question: Question, rank_table: str | None, strategy_file: str) -> str:
+    """A shell script that starts this node's processes."""
+    servers, a_server = devices_used(question)
+    lines = [
+        "#!/usr/bin/env bash",
+        f"# Starts {a_server} of {servers * a_server} processes, on each of {servers} node{'s' * (servers > 1)}:",
+        "#   MASTER=ADDRESS_OF_NODE_0 NODE_RANK=0 bash msrun.sh train.yaml",
+        "set -euo pipefail",
+        "MASTER=${MASTER:-127.0.0.1} PORT=${PORT:-8118} NODE_RANK=${NODE_RANK:-0} LOGS=${LOGS:-logs}",
+    ]
+    if servers == 1:
+        lines[-1] = "MASTER=${MASTER:-127.0.0.1} PORT=${PORT:-8118} LOGS=${LOGS:-logs}"
+        lines[2] = "#   bash msrun.sh train.yaml"
+    lines += [f"export {name}={value}  # {why}" for name, (value, why) in environment(question).items()]
+    words = [f'"{word}"' if "$" in word else word for word in command(question, rank_table)]
+    lines.append("exec " + " \\\n  ".join([*words, f'python -m pangu train "$@" --strategy {strategy_file}']))
+    return "\n".join(lines) + "\n"
