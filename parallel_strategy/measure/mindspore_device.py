@@ -1,4 +1,4 @@
-"""An Ascend device, or this CPU, through MindSpore's own kernels. Collectives of a CPU go over shared memory."""
+"""An Ascend device, or this CPU, through MindSpore's compiled kernels. Collectives of a CPU go over shared memory."""
 
 import os
 import time
@@ -7,27 +7,51 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import ops
+from mindspore import nn, ops
 
 from parallel_strategy.measure.numpy_cpu import available_cores, processor_name
-from parallel_strategy.measure.samples import Call, Collected, host_memory_gb
+from parallel_strategy.measure.samples import Call, Collected, host_memory_gb, timed
 from parallel_strategy.measure.shared_memory import all_reduces
 
+CHAIN = 66
 ASCEND_CORES = {"910": 32, "910A": 32, "910B1": 24, "910B2": 24, "910B3": 20, "910B4": 20}
+
+
+class Graph(nn.Cell):
+    """One primitive as a compiled graph: what a training step runs. (Called eagerly, kernels of a CPU lose a third.)"""
+
+    def __init__(self, primitive: Any) -> None:
+        super().__init__(auto_prefix=False)
+        self.primitive = primitive
+
+    def construct(self, *tensors: ms.Tensor) -> Any:
+        return self.primitive(*tensors)
+
+
+class Chain(nn.Cell):
+    """Kernels with nothing to do, one after the other."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.length, self.sigmoid = length, ops.Sigmoid()
+
+    def construct(self, x: ms.Tensor) -> ms.Tensor:
+        for _ in range(self.length):
+            x = self.sigmoid(x)
+        return x
 
 
 class MindSporeBackend:
     def __init__(self, target: str, clock: Callable[[], float] = time.perf_counter) -> None:
         """`target`: CPU or Ascend."""
         self.clock = clock
-        self.target = target
         if target == "CPU":
             # the default leaves nearly everything to one thread
-            ms.set_context(mode=ms.PYNATIVE_MODE, runtime_num_threads=available_cores())
+            ms.set_context(mode=ms.GRAPH_MODE, runtime_num_threads=available_cores())
             self.kind, self.dtype, self.element = "cpu", "fp32", 4
             self.device, self.cores, self.memory_gb = processor_name(), available_cores(), host_memory_gb()
         else:
-            ms.set_context(mode=ms.PYNATIVE_MODE)
+            ms.set_context(mode=ms.GRAPH_MODE)
             ms.set_device("Ascend")
             self.kind, self.dtype, self.element = "npu", "fp16", 2
             self.device = str(ms.hal.get_device_name(0))
@@ -36,18 +60,22 @@ class MindSporeBackend:
         self.name = f"mindspore {ms.__version__} on {target}"
         self.random = np.random.default_rng(0)
         self.last: Any = ms.Tensor(0.0)
+        self.overhead = 0.0
+        self.overhead = self._graph_overhead()
 
     def synchronize(self) -> None:
         if self.kind == "cpu":  # runtime.synchronize knows no CPU
-            self.last.asnumpy()
+            last = self.last[0] if isinstance(self.last, tuple) else self.last
+            last.asnumpy()
         else:
             ms.runtime.synchronize()
 
-    def _call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Call:
-        """The call, which leaves its result to wait for."""
+    def _call(self, primitive: Any, *tensors: ms.Tensor) -> Call:
+        """A call that leaves its result to wait for."""
+        graph = Graph(primitive)
 
         def run() -> None:
-            self.last = function(*arguments, **options)
+            self.last = graph(*tensors)
 
         return run
 
@@ -57,19 +85,19 @@ class MindSporeBackend:
 
     def product(self, m: int, n: int, k: int, batch: int) -> Call:
         if batch == 1:
-            return self._call(ops.matmul, self._random(m, k), self._random(k, n))
+            return self._call(ops.MatMul(), self._random(m, k), self._random(k, n))
         return self._call(ops.BatchMatMul(), self._random(batch, m, k), self._random(batch, k, n))
 
     def vectors(self, elements: int) -> dict[str, tuple[Call, float]]:
-        rows, size = self._random(elements // 512, 512), float(self.element) * elements
-        other, weight = self._random(elements // 512, 512), self._random(512)
+        rows, other, weight = self._random(elements // 512, 512), self._random(elements // 512, 512), self._random(512)
+        size = float(self.element) * elements
         return {
-            "copy": (self._call(ops.neg, rows), 2 * size),  # Clone has no kernel on a CPU
-            "add": (self._call(ops.add, rows, other), 3 * size),
-            "multiply": (self._call(ops.mul, rows, other), 3 * size),
-            "sigmoid": (self._call(ops.sigmoid, rows), 2 * size),
-            "layer_norm": (self._call(_first, ops.LayerNorm(1, 1), rows, weight, weight), 2 * size),
-            "softmax": (self._call(ops.softmax, rows, -1), 2 * size),
+            "copy": (self._call(ops.Neg(), rows), 2 * size),  # a kernel that only copies is optimised away
+            "add": (self._call(ops.Add(), rows, other), 3 * size),
+            "multiply": (self._call(ops.Mul(), rows, other), 3 * size),
+            "sigmoid": (self._call(ops.Sigmoid(), rows), 2 * size),
+            "layer_norm": (self._call(ops.LayerNorm(1, 1), rows, weight, weight), 2 * size),
+            "softmax": (self._call(ops.Softmax(-1), rows), 2 * size),
         }
 
     def attention(self, batch: int, heads: int, sequence: int, width: int) -> Call | None:
@@ -77,21 +105,32 @@ class MindSporeBackend:
             return None
         q, k, v = (self._random(batch, heads, sequence, width) for _ in range(3))
         mask = ms.Tensor(np.triu(np.ones((2048, 2048), dtype=np.uint8), 1))
-        score = self._call(
-            ops.flash_attention_score,
-            q, k, v, heads, attn_mask=mask, scalar_value=width**-0.5, input_layout="BNSD", sparse_mode=2,
-        )  # fmt: skip
-        return score
 
-    def empty(self) -> Call:
+        def run() -> None:
+            self.last = ops.flash_attention_score(
+                q, k, v, heads, attn_mask=mask, scalar_value=width**-0.5, input_layout="BNSD", sparse_mode=2
+            )
+
+        return run
+
+    def empty(self) -> tuple[Call, int]:
+        return self._call(Chain(CHAIN), self._random(16)), CHAIN
+
+    def _graph_overhead(self) -> float:
+        """Seconds that a graph takes beside its kernels: a chain of many kernels against a short one."""
         tiny = self._random(16)
-        return self._call(ops.add, tiny, tiny)
+        short, long = (timed(self, self._call(Chain(length), tiny), 0.3) for length in (2, CHAIN))
+        return max(0.0, short - 2 * (long - short) / (CHAIN - 2))
 
     def host_copy(self, size: int) -> Call | None:
         if self.kind == "cpu":
             return None
         data = np.zeros(size // 4, dtype=np.float32)
-        return self._call(lambda: ops.add(ms.Tensor(data), 0.0))
+
+        def run() -> None:
+            self.last = ops.add(ms.Tensor(data), 0.0)
+
+        return run
 
     def collectives(self) -> list[Collected]:
         """Of a CPU: over shared memory. Of Ascend: among the ranks that `msrun` started, if it did."""
@@ -100,7 +139,7 @@ class MindSporeBackend:
         if int(os.environ.get("RANK_SIZE", os.environ.get("MS_WORKER_NUM", "1"))) < 2:
             return []
         ms.communication.init()
-        members, reduce = ms.communication.get_group_size(), ops.AllReduce()
+        members, reduce = ms.communication.get_group_size(), Graph(ops.AllReduce())
         found = []
         for size in (2**20, 2**24, 2**28):
             data, times = self._random(size // self.element), []
@@ -112,7 +151,3 @@ class MindSporeBackend:
                 times.append(time.perf_counter() - start)
             found.append(Collected("all_reduce", members, size, float(np.median(times[2:]))))
         return found
-
-
-def _first(function: Callable[..., tuple], *arguments: Any) -> Any:
-    return function(*arguments)[0]

@@ -13,7 +13,7 @@ from parallel_strategy.measure.shared_memory import all_reduces
 
 
 class NumpyBackend:
-    kind, dtype = "cpu", "fp32"
+    kind, dtype, overhead = "cpu", "fp32", 0.0
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.clock = clock
@@ -40,9 +40,9 @@ class NumpyBackend:
     def attention(self, batch: int, heads: int, sequence: int, width: int) -> Call | None:
         return None
 
-    def empty(self) -> Call:
+    def empty(self) -> tuple[Call, int]:
         tiny = np.zeros(16, dtype=np.float32)
-        return functools.partial(np.add, tiny, tiny, out=tiny)
+        return functools.partial(np.add, tiny, tiny, out=tiny), 1
 
     def host_copy(self, size: int) -> Call | None:
         return None

@@ -84,6 +84,7 @@ class Backend(Protocol):
     cores: int
     memory_gb: float
     clock: Callable[[], float]  # wall time, or processor time where others use the machine too
+    overhead: float  # seconds of a call that are not its kernel's: taken off
 
     def synchronize(self) -> None: ...
     def product(self, m: int, n: int, k: int, batch: int) -> Call: ...
@@ -93,7 +94,9 @@ class Backend(Protocol):
     def attention(self, batch: int, heads: int, sequence: int, width: int) -> Call | None:
         """Fused causal attention forward; None where there is no such kernel."""
 
-    def empty(self) -> Call: ...
+    def empty(self) -> tuple[Call, int]:
+        """A call that runs this many kernels with nothing to do."""
+
     def host_copy(self, size: int) -> Call | None:
         """Copy `size` bytes from the host to the device; None where they are one."""
 
@@ -171,13 +174,15 @@ def timed(backend: Backend, call: Call, budget: float) -> float:
             call()
         backend.synchronize()
         times.append((backend.clock() - start) / inner)
-    return float(np.median(times))
+    median = float(np.median(times))
+    return max(median - backend.overhead, 0.05 * median)
 
 
 def _launch(backend: Backend) -> tuple[float, float]:
     """Seconds of an empty kernel in a row of many, and of issuing one."""
-    call, count = backend.empty(), 2000
-    for _ in range(100):
+    call, kernels = backend.empty()
+    count = max(20, 2000 // kernels)
+    for _ in range(count // 10):
         call()
     backend.synchronize()
     start = backend.clock()
@@ -185,7 +190,8 @@ def _launch(backend: Backend) -> tuple[float, float]:
         call()
     issued = backend.clock() - start
     backend.synchronize()
-    return (backend.clock() - start) / count, issued / count
+    total = backend.clock() - start
+    return max(1e-7, total / count - backend.overhead) / kernels, max(1e-7, issued / count - backend.overhead) / kernels
 
 
 def _adam(budget: float) -> float:

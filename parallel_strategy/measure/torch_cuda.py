@@ -11,7 +11,7 @@ from parallel_strategy.measure.samples import Call, Collected
 
 
 class TorchBackend:
-    kind, dtype = "gpu", "bf16"
+    kind, dtype, overhead = "gpu", "bf16", 0.0
 
     def __init__(self) -> None:
         self.clock = time.perf_counter
@@ -47,9 +47,9 @@ class TorchBackend:
         q, k, v = (self._random(batch, heads, sequence, width) for _ in range(3))
         return functools.partial(torch.nn.functional.scaled_dot_product_attention, q, k, v, is_causal=True)
 
-    def empty(self) -> Call:
+    def empty(self) -> tuple[Call, int]:
         tiny = torch.zeros(16, device="cuda")
-        return functools.partial(tiny.add_, 1.0)
+        return functools.partial(tiny.add_, 1.0), 1
 
     def host_copy(self, size: int) -> Call | None:
         source = torch.empty(size, dtype=torch.uint8, pin_memory=True)
