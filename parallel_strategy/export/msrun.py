@@ -7,17 +7,13 @@ from parallel_strategy.spec.strategy import Question
 ASCEND_ENVIRONMENT = {
     "HCCL_CONNECT_TIMEOUT": ("3600", "seconds: ranks compile for different lengths of time before they first meet"),
     "HCCL_EXEC_TIMEOUT": ("3600", "seconds that a collective may wait for the slowest rank"),
-    "MS_DEV_RUNTIME_CONF": ("multi_stream:true", "collectives on streams of their own, beside the computation"),
     "GLOG_v": ("3", "errors only"),
 }
 
 
 def environment(question: Question) -> dict[str, tuple[str, str]]:
     """{variable: (value, what it is for)}."""
-    found = dict(ASCEND_ENVIRONMENT) if is_ascend(question) else {"GLOG_v": ASCEND_ENVIRONMENT["GLOG_v"]}
-    if question.strategy.pipeline.schedule == "zb_v" and question.strategy.mesh.pp > 1:
-        found["MS_ALLOC_CONF"] = ("enable_vmm:true", "backward in two halves fragments memory otherwise")
-    return found
+    return dict(ASCEND_ENVIRONMENT) if is_ascend(question) else {"GLOG_v": ASCEND_ENVIRONMENT["GLOG_v"]}
 
 
 def is_ascend(question: Question) -> bool:

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# From a model and a cluster to a strategy: what a first one costs, the best one, why, and the files to launch it with.
+#
+#   bash run_scripts/plan.sh strategy.yaml --out plan
+#   bash run_scripts/plan.sh strategy.yaml --out plan --hosts hosts.txt --dry-run
+#
+# strategy.yaml names the model and the cluster (`python -m parallel_strategy init` writes one); its layout is where the
+# search begins. DIR gets best.yaml, report.html (open it), trace.json (ui.perfetto.dev), and exported/.
+set -euo pipefail
+source "$(dirname "$0")/steps.sh"
+[ $# -gt 0 ] || set -- --help
+[ "$1" != -h ] && [ "$1" != --help ] || usage
+strategy='' out='' hosts=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --out) need_value "$@"; out=$(absolute "$2"); shift 2 ;;
+    --hosts) need_value "$@"; hosts=(--hosts "$(absolute "$2")"); shift 2 ;;
+    --dry-run) dry_run=yes; shift ;;
+    --*) die "unknown argument $1 (see --help)" ;;
+    *) [ -z "$strategy" ] || die "$1: one strategy is enough"; strategy=$(absolute "$1"); shift ;;
+  esac
+done
+[ -n "$strategy" ] && [ -n "$out" ] || die "a strategy and --out are needed (see --help)"
+need_file "$strategy"
+source run_scripts/environment.sh
+step mkdir -p "$out"
+step python -m parallel_strategy predict "$strategy"
+step python -m parallel_strategy search "$strategy" --out "$out/best.yaml"
+step python -m parallel_strategy compare "$strategy" "$out/best.yaml"
+step python -m parallel_strategy timeline "$out/best.yaml" --html "$out/report.html" --trace "$out/trace.json"
+step python -m parallel_strategy export "$out/best.yaml" --out "$out/exported" "${hosts[@]}"
