@@ -63,5 +63,5 @@ def group_of(program: Program, work: Collective, rank: int, chunk: int) -> tuple
     before = work.name in ("receive_activation", "send_gradient")  # which neighbour it is
     other = program.chunks[chunk + (-1 if before else 1)].stage
     groups = program.groups
-    peer = rank + (other - groups.coordinate("pp", rank)) * program.question.strategy.mesh.stride("pp")
+    peer = rank + (other - groups.coordinate("pp", rank)) * groups.strides["pp"]
     return (rank, peer) if work.op == "send" else (peer, rank)

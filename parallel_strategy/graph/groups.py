@@ -10,31 +10,32 @@ model             all parts of one copy of the model: tp x pp
 world             everyone
 """
 
-from dataclasses import dataclass
+from functools import cache
 
 from parallel_strategy.spec.strategy import Mesh
 
 
-@dataclass(frozen=True, slots=True)
 class Groups:
     """Groups of one mesh. `shard_size`: `zero.weight_shard_size`, not positive for the whole group."""
 
-    mesh: Mesh
-    shard_size: int = -1
+    def __init__(self, mesh: Mesh, shard_size: int = -1) -> None:
+        self.mesh, self.shard_size = mesh, shard_size
+        self.sizes = {axis: getattr(mesh, axis) for axis in ("pp", "dp", "cp", "tp")}
+        self.strides = {axis: mesh.stride(axis) for axis in self.sizes}
+        self.members = cache(self._members)
 
     def coordinate(self, axis: str, rank: int) -> int:
-        mesh = self.mesh
-        return rank // mesh.stride(axis) % getattr(mesh, axis)
+        return rank // self.strides[axis] % self.sizes[axis]
 
     def rank(self, **coordinates: int) -> int:
         """The rank at these coordinates; an axis that is not named is at 0."""
-        return sum(place * self.mesh.stride(axis) for axis, place in coordinates.items())
+        return sum(place * self.strides[axis] for axis, place in coordinates.items())
 
     def ranks_of_stage(self, stage: int) -> tuple[int, ...]:
         return tuple(rank for rank in range(self.mesh.devices) if self.coordinate("pp", rank) == stage)
 
-    def members(self, axis: str, rank: int) -> tuple[int, ...]:
-        """The ranks of this rank's group, in the group's own order."""
+    def _members(self, axis: str, rank: int) -> tuple[int, ...]:
+        """`members`: the ranks of this rank's group, in the group's own order."""
         mesh = self.mesh
         if axis in ("pp", "dp", "cp", "tp"):
             return self._varied(rank, axis)
@@ -95,11 +96,9 @@ class Groups:
 
     def _varied(self, rank: int, *axes: str) -> tuple[int, ...]:
         """All ranks that differ from this one along `axes` only, the last axis fastest."""
-        mesh = self.mesh
-        base = rank - sum(self.coordinate(axis, rank) * mesh.stride(axis) for axis in axes)
-        ranks = [base]
+        ranks = [rank - sum(self.coordinate(axis, rank) * self.strides[axis] for axis in axes)]
         for axis in axes:
-            ranks = [start + place * mesh.stride(axis) for start in ranks for place in range(getattr(mesh, axis))]
+            ranks = [start + place * self.strides[axis] for start in ranks for place in range(self.sizes[axis])]
         return tuple(ranks)
 
 

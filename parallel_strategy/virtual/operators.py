@@ -15,25 +15,28 @@ MASKED_SCORE = -10000.0  # not -inf: a row that sees nothing is uniform over eve
 ROTARY_BASE = 10000.0
 
 
+def _mean(x: np.ndarray) -> np.ndarray:
+    """Over the last axis, kept; `ndarray.mean` takes three times as long on small arrays."""
+    return np.add.reduce(x, axis=-1, keepdims=True) * x.dtype.type(1 / x.shape[-1])
+
+
 def normalise(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """LayerNorm over the last axis, or RMSNorm where there is no bias."""
-    if bias is None:
-        return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + x.dtype.type(NORM_EPSILON)) * weight
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = (centred * centred).mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + x.dtype.type(NORM_EPSILON)) * weight + bias
+    centred = x if bias is None else x - _mean(x)
+    y = centred / np.sqrt(_mean(centred * centred) + x.dtype.type(NORM_EPSILON)) * weight
+    return y if bias is None else y + bias
 
 
 def normalise_gradient(
     gradient: np.ndarray, x: np.ndarray, weight: np.ndarray, *, centre: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gradients of x, weight and bias (Ba et al. 2016; without centring: Zhang and Sennrich 2019)."""
-    centred = x - x.mean(axis=-1, keepdims=True) if centre else x
-    scale = 1 / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + x.dtype.type(NORM_EPSILON))
+    centred = x - _mean(x) if centre else x
+    scale = 1 / np.sqrt(_mean(centred * centred) + x.dtype.type(NORM_EPSILON))
     normed, weighted = centred * scale, gradient * weight
-    slope = weighted - normed * (weighted * normed).mean(axis=-1, keepdims=True)
+    slope = weighted - normed * _mean(weighted * normed)
     if centre:
-        slope = slope - weighted.mean(axis=-1, keepdims=True)
+        slope = slope - _mean(weighted)
     return slope * scale, over_rows(gradient * normed), over_rows(gradient)
 
 
@@ -164,7 +167,7 @@ def context_to_value(gradient: np.ndarray, probabilities: np.ndarray, width: int
 
 
 def rotate(x: np.ndarray, positions: np.ndarray, width: int, *, back: bool = False) -> np.ndarray:
-    """Rotary positions (Su et al. 2021) on [B, T, H D] at positions [B, T]; `back`: the other way, as gradients turn."""
+    """Rotary positions (Su et al. 2021) on [B, T, H D] at positions [B, T]; `back`: as gradients turn."""
     half = width // 2
     frequencies = ROTARY_BASE ** (-np.arange(half) / half)
     angles = positions[:, None, :, None] * frequencies

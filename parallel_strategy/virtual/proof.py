@@ -1,5 +1,5 @@
-"""The proof: the same steps on one device and on the virtual devices of a strategy, compared number by number, and every
-collective that was logged compared with the program's list."""
+"""The proof: the same steps on one device and on the virtual devices of a strategy, compared number by number, and
+every collective that was logged compared with the program's list."""
 
 import time
 from collections import Counter
@@ -14,7 +14,8 @@ from parallel_strategy.schedule.simulate import Deadlock
 from parallel_strategy.spec.strategy import Question
 from parallel_strategy.virtual.adam import Adam
 from parallel_strategy.virtual.batch import draw_rows
-from parallel_strategy.virtual.machine import Impossible, Machine
+from parallel_strategy.virtual.communicator import Impossible
+from parallel_strategy.virtual.machine import Machine
 from parallel_strategy.virtual.serial import Name, Serial, Weights, draw_weights
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
@@ -81,10 +82,10 @@ def prove(question: Question, dtype: str = "float64", steps: int = 2, seed: int 
             loss, norm = machine.step(rows)
             proof.loss.add(loss, alone.loss, f"step {number}")
             proof.norm.add(norm, alone.norm, f"step {number}")
-            _compare(proof.gradients, machine, machine.gradients, alone.gradients, f"step {number}")
+            _compare(proof.gradients, machine, machine.traffic.gradients, alone.gradients, f"step {number}")
             proof.problem = proof.problem or _compare_log(machine)
         _compare(proof.weights, machine, [device.kept for device in machine.devices], serial.weights, "after all steps")
-        proof.collectives = sum(len(log) for log in machine.log)
+        proof.collectives = sum(len(log) for log in machine.communicator.log)
     except (Impossible, Deadlock) as error:
         proof.problem = f"{'deadlock: ' if isinstance(error, Deadlock) else ''}{error}"
     proof.seconds = time.perf_counter() - start
@@ -106,7 +107,7 @@ def _say(name: Name) -> str:
 
 def _compare_log(machine: Machine) -> str:
     """The first difference between what ranks logged and what the program lists, in words; nothing where equal."""
-    for rank, log in enumerate(machine.log):
+    for rank, log in enumerate(machine.communicator.log):
         logged, listed = Counter(log), Counter(collectives_of(machine.program, rank))
         if logged != listed:
             for title, one, other in (("logged", logged, listed), ("listed", listed, logged)):

@@ -56,7 +56,7 @@ class Device:
             device.kept[name] = device.run_of(name, local)
             device.first[name] = np.zeros_like(device.kept[name])
             device.second[name] = np.zeros_like(device.kept[name])
-            if level < 3:
+            if level < 3 or device.shards[parameter.expert] == 1:
                 device.whole[name] = local
         return device
 
@@ -78,7 +78,8 @@ class Device:
         parameter = self.parameters[name]
         shards = self.shards[parameter.expert]
         flat = array.reshape(-1)
-        return np.pad(flat, (0, shard_elements(parameter, shards) * shards - flat.size))
+        missing = shard_elements(parameter, shards) * shards - flat.size
+        return np.pad(flat, (0, missing)) if missing else flat
 
     def run_of(self, name: Name, array: np.ndarray) -> np.ndarray:
         parameter = self.parameters[name]
@@ -93,14 +94,16 @@ class Device:
     def add_part(self, name: Name, part: np.ndarray) -> None:
         self.gradient_parts[name] = self.gradient_parts[name] + part if name in self.gradient_parts else part
 
+    def keep_unshared(self) -> None:
+        """Gradients that no group reduced are this rank's alone."""
+        for name in list(self.gradients):
+            self.add_part(name, self.run_of(name, self.gradients.pop(name)))
+
     # the end of a step
 
     def keep_gradients(self) -> None:
         """Whole gradients, reduced, become the run that this rank updates; weights that nothing used get zeros."""
-        if self.level == 0:
-            for name, gradient in self.gradients.items():
-                self.gradient_parts[name] = self.run_of(name, gradient)
-            self.gradients = {}
+        self.keep_unshared()
         for name, run in self.kept.items():
             self.gradient_parts.setdefault(name, np.zeros_like(run))
 

@@ -72,7 +72,8 @@ class Parts:
             if parameter.expert:
                 places = np.split(places, ep)[expert]
             if parameter.split is not None:
-                local = parameter.shape[parameter.split] // len(sources)
+                whole = places.shape[parameter.split]
+                local = parameter.shape[parameter.split] if len(sources) == 1 else whole // tp
                 places = _cut(places, parameter.split, local, tp, tensor)
             elif places.shape != parameter.shape:  # a table that the framework pads
                 places = _cut(places, 0, parameter.shape[0], 1, 0)

@@ -1,0 +1,122 @@
+"""The ends of the network: embedding tables, and the head with its loss over a vocabulary that may be split."""
+
+import numpy as np
+
+from parallel_strategy.virtual import operators as op
+from parallel_strategy.virtual.values import EXCHANGES, Exchange, Values, kernel
+
+
+@kernel("embedding.word")
+def _embed(values: Values) -> None:
+    table, ids = values.store.weight(0, "embedding.word.weight"), values.tokens.ids - values.offset
+    here = (ids >= 0) & (ids < len(table))
+    rows = table[np.where(here, ids, 0)] * here[..., None]
+    # a whole table gives the whole row's tokens, of which each rank keeps its own
+    values.made["embedding.word"] = values.mine(rows) if values.first_word is None else rows
+
+
+@kernel("embedding.word.gradient")
+def _embed_gradient(values: Values) -> None:
+    table, ids = values.store.weight(0, "embedding.word.weight"), values.tokens.ids - values.offset
+    here = (ids >= 0) & (ids < len(table))
+    gradient = values.read("d.embedding.word")
+    values.gradient("embedding.word.weight", op.scatter_rows(len(table), ids[here], gradient[here]))
+
+
+@kernel("embedding.position")
+def _positions(values: Values) -> None:
+    table = values.weight("embedding.position.weight")
+    values.made["embedding.position"] = values.read("embedding.word") + table[values.own.positions]
+
+
+@kernel("embedding.position.gradient")
+def _positions_gradient(values: Values) -> None:
+    gradient = values.stream.gradient
+    assert gradient is not None
+    rows = len(values.weight("embedding.position.weight"))
+    values.gradient("embedding.position.weight", op.scatter_rows(rows, values.own.positions, gradient))
+
+
+@kernel("query_embedding")
+def _queries(values: Values) -> None:
+    values.made["query_embedding"] = values.weight("query_embedding.weight")[values.tokens.positions]
+
+
+@kernel("query_embedding.gradient")
+def _queries_gradient(values: Values) -> None:
+    rows = len(values.weight("query_embedding.weight"))
+    gradient = op.scatter_rows(rows, values.tokens.positions, values.made["d.query_embedding"])
+    values.gradient("query_embedding.weight", gradient)
+
+
+@kernel("head.loss")
+def _loss(values: Values) -> None:
+    logits = values.made["head.logits"]
+    words = values.offset + np.arange(logits.shape[-1])
+    logits[..., words >= values.vocabulary] = -np.inf  # rows that only fill the table
+    values.made["head.loss.maximum"] = logits.max(axis=-1)
+
+
+def target(values: Values) -> None:
+    """Shifted logits of the labels that this rank's part of the vocabulary has."""
+    shifted = values.made["head.logits"] - values.read("head.loss.maximum")[..., None]
+    values.made["head.shifted"] = shifted
+    label = values.tokens.labels - values.offset
+    here = (label >= 0) & (label < shifted.shape[-1])
+    found = np.take_along_axis(shifted, np.where(here, label, 0)[..., None], axis=-1)[..., 0]
+    values.made["head.loss.target"] = np.where(here, found, 0)
+
+
+def total(values: Values) -> None:
+    values.made["head.loss.sum"] = np.exp(values.made["head.shifted"]).sum(axis=-1)
+
+
+def finish_head(values: Values) -> None:
+    """The loss of this rank's tokens, once the sums over the vocabulary are there."""
+    if "head.loss.target" not in values.made:
+        target(values)
+        total(values)
+    nll = np.log(values.read("head.loss.sum")) - values.read("head.loss.target")
+    values.loss = float((nll * values.tokens.counted).sum()) / values.divisor
+
+
+@kernel("head.loss.gradient")
+def _loss_gradient(values: Values) -> None:
+    gradient = np.exp(values.made["head.shifted"]) / values.read("head.loss.sum")[..., None]
+    label = values.tokens.labels - values.offset
+    here = (label >= 0) & (label < gradient.shape[-1])
+    place = np.where(here, label, 0)[..., None]
+    np.put_along_axis(gradient, place, np.take_along_axis(gradient, place, axis=-1) - here[..., None], axis=-1)
+    scale = values.tokens.counted / values.tokens.counted.dtype.type(values.divisor)
+    values.made["d.head.logits"] = gradient * scale[..., None]
+
+
+EXCHANGES["head.loss.maximum"] = Exchange(("head.loss.maximum",), maximum=True)
+EXCHANGES["head.loss.target"] = Exchange(("head.loss.target",), prepare=target)
+EXCHANGES["head.loss.sum"] = Exchange(("head.loss.sum",), prepare=total)
+
+
+def enter_forward(values: Values) -> None:
+    """Before a block's first kernel. A head without a norm of its own takes the residual stream as it is."""
+    if values.kind == "head" and not values.store.has(values.layer, "head.norm.weight"):
+        assert values.stream.hidden is not None
+        values.made["head.input"] = values.stream.hidden
+
+
+def leave_forward(values: Values) -> None:
+    if values.kind == "embedding":
+        positions = values.made.get("embedding.position")
+        values.stream.hidden = values.read("embedding.word") if positions is None else positions
+    elif values.kind == "head":
+        finish_head(values)
+
+
+def enter_backward(values: Values) -> None:
+    if values.kind == "embedding":
+        assert values.stream.gradient is not None
+        values.made["d.embedding.word"] = values.stream.gradient
+
+
+def leave_backward(values: Values) -> None:
+    if values.kind == "head" and not values.store.has(values.layer, "head.norm.weight"):
+        values.stream.gradient = values.mine(values.read("d.head.input"))

@@ -1,0 +1,117 @@
+"""What kernels work on: the values of one layer, on one rank, for one micro-batch.
+
+Values are named after the operator that makes them; `d.` before a name is a gradient. What a collective made of a value
+stands beside it (`Values.sent`), and readers take that where it exists.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from parallel_strategy.graph.operator import Collective
+from parallel_strategy.spec.model import ModelSpec
+from parallel_strategy.virtual.batch import Tokens
+
+
+class Store(Protocol):
+    """The weights of one rank, and where their gradients are added."""
+
+    def weight(self, layer: int, name: str) -> np.ndarray: ...
+
+    def has(self, layer: int, name: str) -> bool: ...
+
+    def add_gradient(self, layer: int, name: str, gradient: np.ndarray) -> None: ...
+
+
+@dataclass(slots=True)
+class Stream:
+    """What flows from layer to layer of one chunk, for one micro-batch on one rank: hidden states, then gradients."""
+
+    hidden: np.ndarray | None = None
+    gradient: np.ndarray | None = None
+
+
+@dataclass(slots=True)
+class Values:
+    """One layer on one rank for one micro-batch. `tokens`: those of this rank's context-parallel slice; `own`: those of
+    the residual stream, fewer under sequence parallelism."""
+
+    model: ModelSpec
+    store: Store
+    stream: Stream
+    layer: int
+    kind: str
+    tokens: Tokens
+    own: Tokens
+    tensor: int  # place in the tensor group
+    tensors: int
+    first_word: int | None  # that this rank's part of the vocabulary begins with; None: it has the whole
+    vocabulary: int  # words without padding
+    divisor: float
+    made: dict[str, np.ndarray] = field(default_factory=dict)
+    sent: dict[str, np.ndarray] = field(default_factory=dict)
+    loss: float = 0.0
+
+    def read(self, name: str) -> np.ndarray:
+        return self.sent[name] if name in self.sent else self.made[name]
+
+    def weight(self, name: str) -> np.ndarray:
+        return self.store.weight(self.layer, name)
+
+    def bias(self, name: str) -> np.ndarray | None:
+        return self.store.weight(self.layer, name) if self.store.has(self.layer, name) else None
+
+    def gradient(self, name: str, value: np.ndarray) -> None:
+        self.store.add_gradient(self.layer, name, value)
+
+    @property
+    def offset(self) -> int:
+        return self.first_word or 0
+
+    def add(self, name: str, value: np.ndarray) -> None:
+        self.made[name] = self.made[name] + value if name in self.made else value
+
+    def mine(self, x: np.ndarray) -> np.ndarray:
+        """This rank's tokens of what the whole tensor group has."""
+        rows = self.own.ids.shape[1]
+        return x if x.shape[1] == rows else x[:, self.tensor * rows : (self.tensor + 1) * rows]
+
+
+Kernel = Callable[[Values], None]
+KERNELS: dict[str, Kernel] = {}
+
+
+def kernel(name: str) -> Callable[[Kernel], Kernel]:
+    """Registers what the program's kernel of this name does."""
+
+    def register(function: Kernel) -> Kernel:
+        KERNELS[name] = function
+        return function
+
+    return register
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """The values that a collective takes; its results stand beside them. `along`: the dimension that is cut or joined;
+    for all_to_all see `exchange.all_to_all`."""
+
+    values: tuple[str, ...]
+    along: int = 1
+    prepare: Kernel | None = None
+    maximum: bool = False
+
+
+EXCHANGES: dict[str, Exchange] = {}  # of collectives that are not about the value they are named after
+
+
+def exchange_of(node: Collective) -> Exchange:
+    """The values of a block's collective, by its name."""
+    name = node.name.removesuffix(".again.gradient")
+    if name in EXCHANGES:
+        return EXCHANGES[name]
+    if name.endswith(".gradient"):
+        return Exchange((f"d.{name.removesuffix('.gradient')}",))
+    return Exchange((name,))
