@@ -20,6 +20,9 @@ VERBS = {
     "why": "one document through every stage",
     "extract": "the main text of web pages and web archives as JSONL",
     "show": "a packed sample and the documents it was made of",
+    "quality": "train, use and evaluate models of how good a text is",
+    "review": "judge a sample of documents by hand, in a local web page",
+    "compare": "train the same small model on two corpora and compare perplexity on clean text",
     "dedup-check": "say what fuzzy deduplication finds, on planted duplicates",
 }
 
