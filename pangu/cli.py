@@ -18,6 +18,7 @@ VERBS = {
     "train": "pretrain, resume, or continue from a checkpoint",
     "launch": "train on several processes: checks, starts, watches and restarts them",
     "reshard": "change the layout of a checkpoint that ranks wrote in parts",
+    "compile": "compile one rank's training step under a strategy, and run nothing",
     "generate": "continue a prompt",
     "convert": "released shards, MindSpore, safetensors and PyTorch names into one another",
 }

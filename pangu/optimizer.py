@@ -73,8 +73,8 @@ class AdamW(nn.Cell):
         return done
 
 
-# MindSpore's compiler knows the operator with this mark as the end of one gradient's sum of squares: where gradients are
-# split over devices it divides by the number of copies there, and adds an AllReduce before the square root.
+# MindSpore's compiler knows the operator with this mark as the end of one gradient's sum of squares: where gradients
+# are split over devices it divides by the number of copies there, and adds an AllReduce before the square root.
 ONE_SUM = ops.ExpandDims().add_prim_attr("grad_scale", True)
 
 

@@ -17,6 +17,7 @@ VERBS = {
     "explain": "where the time goes: operators, collectives, idle",
     "prove": "execute a strategy on virtual devices and compare with one device",
     "timeline": "the simulated step as a page and as a trace",
+    "compile": "MindSpore's own compiler: layouts and collectives of a rank, against the emulator's",
     "ranks": "rank, coordinate and device of a strategy's mesh",
     "measure": "measure this machine and write it as a cluster file",
     "export": "write a strategy for MindSpore, msrun, HCCL, MindFormers and Megatron",

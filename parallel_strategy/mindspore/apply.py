@@ -10,14 +10,22 @@ from collections.abc import Iterator
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.communication import init
 from mindspore.parallel.auto_parallel import AutoParallel
 from mindspore.parallel.nn import GradAccumulation, Pipeline
 
 from parallel_strategy.errors import UserError
 from parallel_strategy.mindspore.operators import OperatorSplit, split_of
-from parallel_strategy.mindspore.placement import check_supported, degrees, stage_of_cell, stays_whole
+from parallel_strategy.mindspore.placement import (
+    check_supported,
+    degrees,
+    layer_of_cell,
+    places_of_layers,
+    recomputed_layers,
+    stage_of_cell,
+    stays_whole,
+)
 from parallel_strategy.spec.strategy import Question
 
 SCHEDULERS = {"1f1b": "1f1b", "gpipe": "gpipe", "mindspore_vpp": "1f1b", "zb_v": "zero_bubble_v"}
@@ -29,6 +37,30 @@ def start(question: Question) -> None:
     """Compiled graphs for Ascend, and the process's place among the others."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="Ascend")
     init()
+
+
+class AccumulatedGradients(nn.Cell):
+    """(gradients, loss) -> the same, of all parts of the batch, and the sums set back to zero.
+
+    MindSpore's compiler adds each part's gradients to the parameters that are called `accu_grads.*` here, and reduces
+    them over the devices with the last part. With optimizer sharding what it returns is the reduced sum already;
+    without, the sum stands in these parameters (mindspore.parallel.nn.PipelineGradReducer, whose second case does not
+    compile in 2.10).
+    """
+
+    def __init__(self, parameters: ParameterTuple, sharded: bool) -> None:
+        super().__init__(auto_prefix=False)
+        self.sums = parameters.clone(prefix="accu_grads", init="zeros")
+        self.sharded = sharded
+
+    def construct(self, gradients: tuple[Tensor, ...], loss: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        results: tuple[Tensor, ...] = ()
+        for index in range(len(gradients)):
+            total = self.sums[index]
+            result = gradients[index] if self.sharded else ops.depend(total, gradients[index]) * 1.0
+            total = ops.depend(total, result)
+            results = (*results, ops.depend(result, ops.assign(total, ops.zeros_like(total))))
+        return results, loss
 
 
 class FedByParameters(nn.Cell):
@@ -108,6 +140,8 @@ def apply(question: Question, step: nn.Cell) -> ParallelStep:
         step.accumulate_inside(lambda whole: Pipeline(whole, parts))
     elif parts > 1:
         step.accumulate_inside(lambda whole: GradAccumulation(whole, parts))
+    if parts > 1:
+        step.reduction = AccumulatedGradients(step.optimizer.parameters, strategy.zero.optimizer_shard)
     step.set_train()
     fed = FedByParameters(step)
     return ParallelStep(fed, configured(question, fed), parts)
@@ -153,15 +187,35 @@ def shard_operators(question: Question, loss: nn.Cell) -> None:
 def place_stages(question: Question, loss: nn.Cell) -> None:
     if question.strategy.mesh.pp == 1:
         return
-    for path, cell in loss.network.cells_and_names():
-        place = stage_of_cell(question, path)
+    places = places_of_layers(question)
+    for path, cell in loss.cells_and_names():
+        place = stage_of_cell(question, path.replace("network.", ""), places)
         if place is not None:
             cell.pipeline_stage = place.stage
             if question.strategy.pipeline.vpp > 1:
                 cell.pipeline_segment = place.chunk
 
 
-def recompute_layers(question: Question, loss: nn.Cell) -> None: ...
+def recompute_layers(question: Question, loss: nn.Cell) -> None:
+    """The first layers of each stage, as many as the strategy says; `selective` is softmax and what it takes."""
+    strategy = question.strategy
+    mode = strategy.recompute.mode
+    wanted = recomputed_layers(question)
+    for path, cell in loss.cells_and_names():
+        layer = layer_of_cell(question, path.replace("network.", ""))
+        if layer is None or layer not in wanted:
+            continue
+        if mode == "full":
+            cell.recompute(
+                mp_comm_recompute=strategy.recompute.mp_comm,
+                recompute_slice_activation=strategy.recompute.slice_activation,
+            )
+        else:
+            attention = cell.attention
+            for primitive in (attention.scores, attention.add_penalty, attention.softmax, attention.context):
+                primitive.recompute()
 
 
-def put_on_host(optimizer: nn.Cell) -> None: ...
+def put_on_host(optimizer: nn.Cell) -> None:
+    """Adam's kernel runs on the host, where its moments then are."""
+    optimizer.adam_weight_decay.set_device("CPU")

@@ -8,7 +8,10 @@ import re
 from dataclasses import dataclass
 
 from parallel_strategy.errors import UserError
+from parallel_strategy.graph.program import Program
 from parallel_strategy.spec.strategy import Question
+
+LAYERS = ("layer", "query")  # the program's blocks that are layers
 
 
 @dataclass(frozen=True)
@@ -56,27 +59,43 @@ def check_supported(question: Question) -> None:
         )
 
 
-def place_of_layer(question: Question, layer: int) -> Place:
+def places_of_layers(question: Question) -> list[Place]:
     """Layers are dealt out as in the emulator's program; the query layer is the last."""
-    from parallel_strategy.graph.program import Program
-
+    places = [Place(0, 0)] * question.model.num_layers
     for chunk in Program(question).chunks:
         for piece in chunk.pieces:
-            if piece.block.kind not in ("embedding", "head") and piece.first <= layer < piece.first + piece.count:
-                return Place(chunk.stage, chunk.index // question.strategy.mesh.pp)
-    raise ValueError(f"layer {layer}")
+            if piece.block.kind in LAYERS:
+                for layer in range(piece.first, piece.first + piece.count):
+                    places[layer] = Place(chunk.stage, chunk.index // question.strategy.mesh.pp)
+    return places
 
 
-def stage_of_cell(question: Question, path: str) -> Place | None:
-    """The place of a cell of the network by its path; None: of its parts or its neighbours."""
-    last = question.model.num_layers - 1
-    if path in ("backbone.word_embedding", "backbone.position_embedding", "backbone.embedding_dropout"):
-        return place_of_layer(question, 0)
+def recomputed_layers(question: Question) -> set[int]:
+    """The layers that the emulator's program recomputes."""
+    return {
+        layer
+        for chunk in Program(question).chunks
+        for piece in chunk.pieces
+        if piece.block.kind in LAYERS
+        for layer in range(piece.first, piece.first + piece.recomputed)
+    }
+
+
+def layer_of_cell(question: Question, path: str) -> int | None:
+    """The number of the layer that a cell is."""
     if found := re.fullmatch(r"backbone\.blocks\.(\d+)", path):
-        return place_of_layer(question, int(found[1]))
-    if path in ("backbone.layernorm", "backbone.top_query_embedding", "backbone.top_query_layer"):
-        return place_of_layer(question, last)
-    return None
+        return int(found[1])
+    return question.model.num_layers - 1 if path == "backbone.top_query_layer" else None
+
+
+def stage_of_cell(question: Question, path: str, places: list[Place]) -> Place | None:
+    """The place of a cell of the network by its path; None: of its parts or its neighbours."""
+    if path in ("backbone.word_embedding", "backbone.position_embedding", "backbone.embedding_dropout"):
+        return places[0]
+    if path in ("backbone.layernorm", "backbone.top_query_embedding"):
+        return places[-1]
+    layer = layer_of_cell(question, path)
+    return None if layer is None else places[layer]
 
 
 def stays_whole(question: Question, parameter: str) -> bool:

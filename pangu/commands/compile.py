@@ -1,0 +1,27 @@
+"""Compile the training step of one rank under a strategy, and run nothing.
+
+This is what `python -m parallel_strategy compile` starts, in the environment of MindSpore's dry-run (variables
+MS_SIMULATION_LEVEL, RANK_ID, RANK_SIZE); where CANN is installed it may be started by hand.
+
+example:
+  python -m parallel_strategy compile strategy.yaml --rank 3
+  MS_SIMULATION_LEVEL=0 RANK_ID=3 RANK_SIZE=8 python -m pangu compile strategy.yaml --out answer.json
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("strategy", help="strategy.yaml; its model must be a PanGu-alpha")
+    parser.add_argument("--out", required=True, help="JSON file for the layouts and the time")
+    parser.add_argument(
+        "--save-strategy", metavar="FILE", help="MindSpore's own parameter strategy file, for this rank"
+    )
+    parser.add_argument("--save-groups", metavar="FILE", help="MindSpore's own group file, for this rank")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pangu.compile_step import compile_step
+
+    compile_step(arguments.strategy, arguments.out, arguments.save_strategy, arguments.save_groups)
+    return 0

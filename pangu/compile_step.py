@@ -1,0 +1,82 @@
+"""The training step under a strategy, compiled without weights or data: what MindSpore's dry-run is asked."""
+
+import json
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pangu.config import ModelConfig
+from pangu.errors import UserError
+from pangu.whole_file import write_whole
+
+# What a training run takes from its corpus and from train.yaml; neither decides how anything is split.
+END_OF_DOCUMENT, PAD = 9, 6
+BETA1, BETA2, CLIP_NORM = 0.9, 0.95, 1.0
+
+
+def model_config(fields: dict) -> ModelConfig:
+    """The network that a strategy's model section describes, which knows more kinds of networks than there are here."""
+    return ModelConfig.model_validate({name: fields[name] for name in ModelConfig.model_fields if name in fields})
+
+
+def compile_step(strategy: str, out: str, save_strategy: str | None = None, save_groups: str | None = None) -> None:
+    """Compile for the rank that the environment names; write layouts and seconds to `out` as JSON.
+
+    Raises UserError where the strategy is wrong or cannot be applied.
+    """
+    from parallel_strategy import errors as strategy_errors
+    from parallel_strategy.spec.strategy import Question
+
+    try:
+        question = Question.load(strategy)
+        import pangu.network  # first of all importers of MindSpore, whose messages it quietens
+        from parallel_strategy.mindspore.apply import apply, start
+
+        start(question)
+        del pangu.network
+        step = build_step(model_config(question.model.model_dump()), question.strategy.micro_batches)
+        parallel = apply(question, step)
+    except strategy_errors.UserError as error:
+        raise UserError(str(error)) from None
+    if save_strategy:
+        parallel.whole.save_param_strategy_file(str(Path(save_strategy).resolve()))
+    if save_groups:
+        parallel.whole.set_group_ckpt_save_file(str(Path(save_groups).resolve()))
+    from mindspore import Tensor
+
+    rows = question.strategy.batch.global_ // question.strategy.mesh.dp
+    begun = time.perf_counter()
+    layouts = parallel.compile(Tensor(np.zeros((rows, question.model.seq_length + 1), np.int32)))
+    answer = {
+        "seconds": time.perf_counter() - begun,
+        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "parameters": {
+            name: {
+                "device_matrix": list(layout[0]),
+                "tensor_map": list(layout[1]),
+                "local_shape": list(layout[2]),
+                "optimizer_sharded": bool(layout[5]),
+                "shape": list(layout[6]),
+            }
+            for name, layout in layouts.items()
+        },
+    }
+    write_whole(Path(out), json.dumps(answer).encode())
+
+
+def build_step(config: ModelConfig, accumulate: int):
+    """Network, loss, optimizer and step as a training run builds them, with parameters that hold no memory."""
+    from mindspore.nn.utils import no_init_parameters
+
+    from pangu.loss import PretrainLoss
+    from pangu.model import PanguAlpha
+    from pangu.optimizer import AdamW
+    from pangu.train_step import TrainStep
+
+    with no_init_parameters():
+        network = PanguAlpha(config)
+        loss = PretrainLoss(network, END_OF_DOCUMENT, PAD)
+        optimizer = AdamW(network.trainable_params(), BETA1, BETA2)
+        return TrainStep(loss, optimizer, CLIP_NORM, accumulate)

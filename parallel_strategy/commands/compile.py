@@ -1,0 +1,96 @@
+"""Compile one rank of a strategy with MindSpore's own parallel compiler, for Ascend, without an Ascend device.
+
+Prints the layout of every parameter, what the compiler made communicate (operator, group, bytes, layer), messages
+between stages, operators that are recomputed, and how long it took. --diff names every difference from the emulator's
+program of the same strategy.
+
+examples:
+  python -m parallel_strategy compile strategy.yaml --rank 0
+  python -m parallel_strategy compile strategy.yaml --rank 1027 --diff
+  python -m parallel_strategy compile strategy.yaml --json > rank0.json
+"""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("strategy")
+    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument(
+        "--diff", action="store_true", help="compare with the emulator's program (exit code 1: differs)"
+    )
+    parser.add_argument("--keep-graph", type=Path, metavar="FOLDER", help="keep the text of the compiled graph here")
+    parser.add_argument("--json", action="store_true")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from parallel_strategy.graph.collectives import collectives_of
+    from parallel_strategy.mindspore.dryrun.difference import differences, of_emulator, of_mindspore
+    from parallel_strategy.mindspore.dryrun.job import compile_rank
+    from parallel_strategy.spec.strategy import Question
+
+    question = Question.load(arguments.strategy)
+    compiled = compile_rank(Path(arguments.strategy), question, arguments.rank, keep=arguments.keep_graph)
+    found = []
+    if arguments.diff:
+        expected = of_emulator(collectives_of(question, arguments.rank))
+        found = differences(expected, of_mindspore(compiled.collectives))
+    if arguments.json:
+        document = {
+            "rank": compiled.rank,
+            "seconds": compiled.seconds,
+            "process_seconds": compiled.process_seconds,
+            "peak_memory_gib": compiled.peak_memory_gib,
+            "parameters": {name: vars(layout) for name, layout in compiled.parameters.items()},
+            "collectives": [collective.as_json() for collective in compiled.collectives],
+            "recomputed": compiled.recomputed,
+        }
+        if arguments.diff:
+            document["differences"] = [vars(one) | {"kind": vars(one.kind)} for one in found]
+        print(json.dumps(document))
+    else:
+        _print(compiled, question.strategy.mesh.pp)
+        if arguments.diff:
+            print()
+            print("\n".join(f"differs: {one}" for one in found) or "the emulator's program has the same collectives")
+    return 1 if found else 0
+
+
+def _print(compiled, stages: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from parallel_strategy.mindspore.dryrun.difference import ranks_text
+
+    console = Console()
+    layouts = Table("parameter", "device matrix", "tensor map", "whole", "here", "optimizer", title="parameter layouts")
+    for name, layout in compiled.parameters.items():
+        if not name.startswith(("adam_m.", "adam_v.", "accu_grads.")):
+            layouts.add_row(
+                name.removeprefix("backbone."),
+                *(" ".join(map(str, row)) for row in (layout.device_matrix, layout.tensor_map, layout.shape)),
+                " ".join(map(str, layout.local_shape)),
+                "split" if layout.optimizer_sharded else "",
+            )
+    console.print(layouts)
+    table = Table("phase", "layer", "operator", "times", "bytes", "type", "of", "ranks", "fusion", title="collectives")
+    totals: Counter[str] = Counter()
+    for one in compiled.collectives:
+        layer = "" if one.layer < 0 else str(one.layer)
+        fusion = str(one.fusion) if one.fusion else ""
+        row = (one.phase, layer, one.op, f"{one.times:,}", f"{one.bytes:,}", one.dtype, one.name)
+        table.add_row(*row, ranks_text(one.group), fusion)
+        totals[one.op] += one.times
+    console.print(table)
+    console.print("in a step: " + ", ".join(f"{times} {op}" for op, times in sorted(totals.items())))
+    if stages > 1:
+        console.print(f"messages of this stage: {totals['send']} sends, {totals['receive']} receives")
+    again = ", ".join(f"{times} {name}" for name, times in sorted(compiled.recomputed.items()))
+    console.print(f"recomputed operators: {again or 'none'}")
+    console.print(
+        f"compiled in {compiled.seconds:.1f} s ({compiled.process_seconds:.1f} s with its start), "
+        f"{compiled.peak_memory_gib:.1f} GiB"
+    )

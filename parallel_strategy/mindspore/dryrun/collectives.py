@@ -1,0 +1,152 @@
+"""What a compiled graph communicates in one step, in the emulator's words: operator, group, bytes, layer, phase.
+
+`bytes` are of the whole tensor, as in `graph.collectives`: gathered, before scattering, or the message.
+"""
+
+import re
+from dataclasses import asdict, dataclass
+
+from parallel_strategy.mindspore.dryrun.graph_file import Graph, Node, TensorType
+
+KINDS = {
+    "AllReduce": "all_reduce",
+    "AllGather": "all_gather",
+    "ReduceScatter": "reduce_scatter",
+    "AllToAll": "all_to_all",
+    "AlltoAll": "all_to_all",
+    "Broadcast": "broadcast",
+    "Send": "send",
+    "Receive": "receive",
+}
+BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
+DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int32": "int32"}
+
+
+@dataclass(frozen=True, order=True)
+class Collective:
+    """`times`: how often it runs in a step. `layer`: 0 .. num_layers - 1, the head num_layers, -1 once a step."""
+
+    op: str
+    group: tuple[int, ...]
+    bytes: int
+    dtype: str
+    layer: int
+    phase: str  # forward, recompute, backward, step
+    name: str
+    times: int
+    fusion: int = 0  # those with the same number, not 0, are one collective after the backend's fusion
+
+    def as_json(self) -> dict:
+        return asdict(self)
+
+
+def read_collectives(graph: Graph, rank: int, num_layers: int, stage_devices: int) -> list[Collective]:
+    """Every collective of the graph of one rank, in the file's order."""
+    forward_layers = {
+        node.attributes["forward_comm_node_unique_id"]: layer_of(node.scope, num_layers)
+        for node in graph.nodes
+        if not node.scope.startswith("Gradients/") and "forward_comm_node_unique_id" in node.attributes
+    }
+    forward_names = {
+        node.attributes["forward_comm_node_unique_id"]: short_name(node.scope)
+        for node in graph.nodes
+        if not node.scope.startswith("Gradients/") and "forward_comm_node_unique_id" in node.attributes
+    }
+    found = []
+    for node in graph.nodes:
+        times = graph.runs[node.function]
+        if not times:
+            continue
+        key = node.attributes.get("forward_comm_node_unique_id", "")
+        parameter = node.attributes.get("mirror_user_id") if "mirror" in node.instance else None
+        if parameter is None and ("parallel_optimizer" in node.instance or "Grad__" in node.scope):
+            parameter = node.attributes.get("mirror_user_id")
+            for operand in node.operands if parameter is None else ():
+                parameter = parameter or graph.parameter(node.function, operand, "backbone.")
+        layer, phase, name = layer_of(node.scope, num_layers), "forward", short_name(node.scope)
+        if node.scope.startswith("Gradients/"):
+            phase = "backward"
+            layer, name = forward_layers.get(key, layer), forward_names.get(key, name) + ".gradient"
+        if "duplicated" in node.attributes or "recompute_" in node.scope:
+            phase = "recompute"
+        if parameter is not None:
+            layer, phase, name = layer_of_parameter(parameter, num_layers), "step", parameter
+        elif "GLOBALNORM" in node.instance or "redistribution" in node.instance:
+            layer, phase = -1, "step"
+            name = "norm" if "GLOBALNORM" in node.instance else "rows"
+        elif node.operator in ("Send", "Receive"):
+            name = "boundary"
+        found.append(
+            Collective(
+                KINDS[node.operator],
+                group_of(node, rank, stage_devices),
+                size_of(node),
+                dtype_of(node),
+                layer,
+                phase,
+                name,
+                times,
+                int(node.attributes.get("fusion", "0")),
+            )
+        )
+    return found
+
+
+def whole_tensor(node: Node) -> TensorType:
+    """The larger of what goes in and what comes out."""
+    kinds = [kind for kind in (*node.inputs[:1], node.output) if kind is not None]
+    return max(kinds, key=lambda kind: _elements(kind.shape)) if kinds else TensorType("float32", ())
+
+
+def size_of(node: Node) -> int:
+    kind = whole_tensor(node)
+    return _elements(kind.shape) * BYTES.get(kind.dtype, 4)
+
+
+def dtype_of(node: Node) -> str:
+    kind = whole_tensor(node)
+    return DTYPES.get(kind.dtype, kind.dtype)
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def group_of(node: Node, rank: int, stage_devices: int) -> tuple[int, ...]:
+    """The ranks in order; of a message its source and destination."""
+    words = node.attributes.get("group_rank_ids") or node.attributes.get("rank_list") or "()"
+    ranks = tuple(int(number) for number in re.findall(r"\d+", words))
+    if node.operator in ("Send", "Receive"):
+        other = int(node.attributes["dest_rank" if node.operator == "Send" else "src_rank"])
+        peer = ranks[other] if other < len(ranks) else other
+        return (rank, peer) if node.operator == "Send" else (peer, rank)
+    return ranks
+
+
+def layer_of(scope: str, num_layers: int) -> int:
+    """The layer that a scope names: tables are layer 0, what comes after the last layer is `num_layers`."""
+    if found := re.search(r"blocks-CellList/(\d+)-", scope):
+        return int(found[1])
+    if "top_query" in scope:
+        return num_layers - 1
+    if "word_embedding" in scope or "position_embedding" in scope:
+        return 0
+    return num_layers
+
+
+def layer_of_parameter(name: str, num_layers: int) -> int:
+    if found := re.search(r"\bblocks\.(\d+)\.", name):
+        return int(found[1])
+    if "top_query" in name:
+        return num_layers - 1
+    return 0 if "embedding" in name else num_layers
+
+
+def short_name(scope: str) -> str:
+    """`attention.projection` for `Default/network-Step/.../attention-Attention/projection-Linear/.../AllReduce-op0`."""
+    parts = [part.split("-")[0] for part in scope.split("/")[:-1]]
+    kept = [part for part in parts if part in ("attention", "output", "projection", "word_embedding", "nll", "mapping")]
+    return ".".join(kept) or "loss"

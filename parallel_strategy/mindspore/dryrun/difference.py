@@ -1,0 +1,60 @@
+"""The emulator's collectives of a rank against those of MindSpore's compiler: each difference by name."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from parallel_strategy.graph.collectives import Record
+from parallel_strategy.mindspore.dryrun.collectives import Collective
+
+
+@dataclass(frozen=True, order=True)
+class Kind:
+    """What has to agree. Two collectives of one kind cannot be told apart."""
+
+    phase: str
+    layer: int
+    op: str
+    group: tuple[int, ...]
+    bytes: int
+    dtype: str
+
+    def __str__(self) -> str:
+        where = "once a step" if self.layer < 0 else f"layer {self.layer}"
+        return f"{self.phase}, {where}: {self.op} of {self.bytes} bytes {self.dtype} over {ranks_text(self.group)}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How often a kind runs in a step, by either."""
+
+    kind: Kind
+    emulator: int
+    mindspore: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}: emulator {self.emulator}, MindSpore {self.mindspore}"
+
+
+def of_emulator(records: Iterable[Record]) -> Counter[Kind]:
+    return Counter(Kind(r.phase, r.layer, r.op, tuple(r.group), round(r.bytes), r.dtype) for r in records)
+
+
+def of_mindspore(collectives: Iterable[Collective]) -> Counter[Kind]:
+    counted: Counter[Kind] = Counter()
+    for found in collectives:
+        counted[Kind(found.phase, found.layer, found.op, found.group, found.bytes, found.dtype)] += found.times
+    return counted
+
+
+def differences(emulator: Counter[Kind], mindspore: Counter[Kind]) -> list[Difference]:
+    """Empty: the same count, bytes and group of every collective."""
+    kinds = sorted(emulator.keys() | mindspore.keys())
+    return [Difference(k, emulator[k], mindspore[k]) for k in kinds if emulator[k] != mindspore[k]]
+
+
+def ranks_text(group: tuple[int, ...]) -> str:
+    """`0 1 2 3`, or `0, 8, .. 504 (64 ranks)` where there are many."""
+    if len(group) <= 8:
+        return " ".join(map(str, group))
+    return f"{group[0]}, {group[1]}, .. {group[-1]} ({len(group)} ranks)"

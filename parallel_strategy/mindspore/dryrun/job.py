@@ -1,0 +1,114 @@
+"""Compiles the training step of one rank in a process of its own, and reads what came of it."""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from parallel_strategy.errors import UserError
+from parallel_strategy.mindspore.dryrun.collectives import KINDS, Collective, read_collectives
+from parallel_strategy.mindspore.dryrun.environment import environment
+from parallel_strategy.mindspore.dryrun.graph_file import read_graph
+from parallel_strategy.spec.strategy import Question
+
+# The program that has the network: started with a strategy and the place for its answer.
+PROGRAM = ("-m", "pangu", "compile")
+LONGEST_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """As MindSpore has it: tensor_map counts axes of the device matrix from the right, -1 is not split."""
+
+    device_matrix: tuple[int, ...]
+    tensor_map: tuple[int, ...]
+    shape: tuple[int, ...]  # whole
+    local_shape: tuple[int, ...]  # what this rank holds
+    optimizer_sharded: bool
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One rank's compiled step."""
+
+    rank: int
+    parameters: dict[str, ParameterLayout]
+    collectives: list[Collective]
+    recomputed: dict[str, int]  # operators that run again in backward, with how often in a step
+    seconds: float  # in MindSpore's compiler
+    process_seconds: float  # with starting and importing
+    peak_memory_gib: float
+
+
+def compile_rank(
+    strategy: Path, question: Question, rank: int, *, keep: Path | None = None, flags: tuple[str, ...] = ()
+) -> Compiled:
+    """Compile `strategy` for one rank. `keep`: a folder that gets the graph's text; `flags`: for the program.
+
+    Raises UserError with MindSpore's own complaint where it does not compile.
+    """
+    mesh = question.strategy.mesh
+    if not 0 <= rank < mesh.devices:
+        raise UserError(f"rank {rank}: the strategy has ranks 0 to {mesh.devices - 1}")
+    with tempfile.TemporaryDirectory(prefix="compile-") as scratch:
+        folder = Path(scratch)
+        answer = folder / "answer.json"
+        variables = environment(rank, mesh.devices, folder / "graphs")
+        begun = time.perf_counter()
+        command = [sys.executable, *PROGRAM, str(strategy.resolve()), "--out", str(answer), *flags]
+        try:
+            result = subprocess.run(
+                command, env=variables, capture_output=True, text=True, cwd=folder, timeout=LONGEST_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            raise UserError(f"{strategy}: MindSpore has not compiled rank {rank} in {LONGEST_SECONDS} s") from None
+        if result.returncode or not answer.is_file():
+            raise UserError(f"{strategy}: rank {rank} does not compile: {complaint(result.stderr, result.returncode)}")
+        process_seconds = time.perf_counter() - begun
+        fields = json.loads(answer.read_text(encoding="utf-8"))
+        (text,) = sorted(folder.glob("graphs/rank_*/*_validate_*.ir"))[-1:] or [None]
+        if text is None:
+            raise UserError(f"{strategy}: MindSpore wrote no graph for rank {rank}")
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            (keep / f"rank-{rank}.ir").write_bytes(text.read_bytes())
+        graph = read_graph(text, frozenset(KINDS))
+    recomputed: dict[str, int] = {}
+    for node in graph.recomputed:
+        recomputed[node.operator] = recomputed.get(node.operator, 0) + graph.runs[node.function]
+    return Compiled(
+        rank,
+        {name: _layout(fields["parameters"][name]) for name in fields["parameters"]},
+        read_collectives(graph, rank, question.model.num_layers, mesh.devices // mesh.pp),
+        recomputed,
+        fields["seconds"],
+        process_seconds,
+        fields["peak_memory_gib"],
+    )
+
+
+def _layout(fields: dict) -> ParameterLayout:
+    return ParameterLayout(
+        tuple(fields["device_matrix"]),
+        tuple(fields["tensor_map"]),
+        tuple(fields["shape"]),
+        tuple(fields["local_shape"]),
+        fields["optimizer_sharded"],
+    )
+
+
+def complaint(stderr: str, code: int) -> str:
+    """The line that says what is wrong: ours, or the last exception's first."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    ours = [line for line in lines if line.startswith("error: ")]
+    if ours:
+        return ours[-1].removeprefix("error: ")
+    errors = [line for line in lines if re.match(r"^\w*(Error|Exception): ", line)]
+    details = [line.split("] ", 2)[-1] for line in lines if line.startswith("[ERROR] PARALLEL")]
+    if errors:
+        return "; ".join([errors[-1], *details[:1]])[:500]
+    return lines[-1][:500] if lines else f"the process ended with code {code}"
