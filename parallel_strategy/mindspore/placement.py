@@ -100,4 +100,4 @@ def stage_of_cell(question: Question, path: str, places: list[Place]) -> Place |
 
 def stays_whole(question: Question, parameter: str) -> bool:
     """Whether the strategy keeps optimizer sharding from a parameter by name."""
-    return any(fnmatch.fnmatch(parameter, pattern) for pattern in getattr(question.strategy.zero, "whole", []))
+    return any(fnmatch.fnmatch(parameter, pattern) for pattern in question.strategy.zero.whole)

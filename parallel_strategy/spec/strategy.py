@@ -4,6 +4,7 @@ The file names the model, the cluster and the framework too, so that one file is
 fields are checked here; whatever breaks one gets a line with the field and the nearest legal value.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -59,20 +60,12 @@ class Mesh(Section):
     def axes(self) -> list[str]:
         """Outermost to innermost: those that `order` names, and before the innermost any other that is larger than
         1."""
-        order: list[str] = list(self.order)
-        for axis in ("pp", "dp", "cp", "tp"):
-            if axis not in order and getattr(self, axis) > 1:
-                order.insert(max(0, len(order) - 1), axis)
-        return order
+        return list(_strides(tuple(self.order), self.pp, self.dp, self.cp, self.tp))
 
     def stride(self, axis: str) -> int:
         """Distance in rank between neighbours along this axis."""
-        stride = 1
-        for inner in reversed(self.axes):
-            if inner == axis:
-                return stride
-            stride *= getattr(self, inner)
-        return stride  # an axis of size 1 that the order leaves out
+        strides = _strides(tuple(self.order), self.pp, self.dp, self.cp, self.tp)
+        return strides.get(axis, self.devices)  # an axis of size 1 that the order leaves out
 
     @model_validator(mode="after")
     def check_order(self) -> "Mesh":
@@ -84,6 +77,20 @@ class Mesh(Section):
                 f"ep {self.ep} must divide dp x cp = {self.dp * self.cp}; nearest: {nearest(legal, self.ep)}"
             )
         return self
+
+
+@lru_cache(maxsize=4096)
+def _strides(order: tuple[str, ...], pp: int, dp: int, cp: int, tp: int) -> dict[str, int]:
+    """Axes from the outermost to the innermost, each with the distance in rank between neighbours along it."""
+    sizes, axes = {"pp": pp, "dp": dp, "cp": cp, "tp": tp}, list(order)
+    for axis, size in sizes.items():
+        if axis not in axes and size > 1:
+            axes.insert(max(0, len(axes) - 1), axis)
+    stride, strides = 1, {}
+    for axis in reversed(axes):
+        strides[axis] = stride
+        stride *= sizes[axis]
+    return dict(reversed(strides.items()))
 
 
 class Pipeline(Section):
@@ -108,6 +115,9 @@ class Zero(Section):
     group: Literal["dp"] = "dp"
     weight_shard_size: int = Field(default=-1, description="-1: the whole group; else ranks that share one copy")
     threshold_kb: int = Field(default=64, ge=0, description="parameters below this stay whole")
+    whole: list[str] = Field(
+        default=[], description="names of parameters, `*` for any text, that MindSpore is told to keep whole"
+    )
 
     @property
     def stage(self) -> int:

@@ -1,0 +1,133 @@
+"""MindSpore's strategy files, written without MindSpore.
+
+Parameter strategy (protobuf, `node_strategy.proto` of package mindspore.straspb, syntax proto2):
+
+    ParallelStrategyMap       {1 current_stage, 2 parallel_strategy_item*, 3 parallel_layout_item*}
+    parallel_strategy_item    {1 node_name, 2 {1 stage, 2 parallel_strategy* {1 dim*}}}
+    parallel_layout_item      {1 param_name, 2 {1 dev_matrix {1 dim*}, 2 tensor_map {1 dim*}, 3 param_split_shape,
+                               4 indices_offset, 5 field, 6 opt_weight_shard_step, 7 opt_weight_shard_size}}
+
+The same as JSON, whose operators are named after their parameters, is what `strategy_ckpt_config` loads. The operator
+strategy JSON of `load_operator_strategy_file` names operators by their place in the compiled graph, so it is made from
+a skeleton that MindSpore saved (`operator_strategy_json`).
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from parallel_strategy.mindspore.layouts import Layout, Owned, owned_parameters, parameter_layouts
+from parallel_strategy.mindspore.operators import Split, split_of
+from parallel_strategy.mindspore.placement import degrees, places_of_layers
+from parallel_strategy.spec.strategy import Question
+
+# The released files were written by MindSpore 1.2 of a network whose norms were products and sums.
+Dialect = Literal["2.10", "released"]
+MOMENTS = ("adam_m.", "adam_v.")
+
+
+@dataclass(frozen=True)
+class OperatorStrategy:
+    """`node_name`: the operator's kind and its parameter, `MatMul_backbone.blocks.0.attention.dense1.weight`."""
+
+    node_name: str
+    stage: int
+    in_strategy: Split
+
+
+def operator_strategies(question: Question, dialect: Dialect = "2.10") -> list[OperatorStrategy]:
+    """One for each parameter that an operator takes."""
+    letters, places = degrees(question), places_of_layers(question)
+    found = []
+    for owned in owned_parameters(question.model):
+        split = split_of(owned.path, letters)
+        assert split is not None, owned.path
+        kind, inputs = owned.operator, split.inputs
+        if dialect == "released":
+            kind, inputs = as_released(owned, inputs)
+        found.append(OperatorStrategy(f"{kind}_{owned.parameter}", places[owned.layer].stage, inputs))
+    return found
+
+
+def as_released(owned: Owned, inputs: Split) -> tuple[str, Split]:
+    """Kind and split in the released files: LayerNorm is Mul by gamma and TensorAdd of beta, only the biases of
+    queries, keys and values are BiasAdd, and positions were looked up as one row of ids."""
+    if owned.operator == "LayerNorm":
+        return ("Mul" if owned.parameter.endswith("gamma") else "TensorAdd"), (inputs[0], inputs[owned.operand])
+    if owned.operator == "BiasAdd" and ".dense" not in owned.parameter:
+        return "TensorAdd", inputs
+    if owned.operator == "Gather":
+        ids = inputs[1] if "word_embedding" in owned.parameter else inputs[1][:1]
+        return "GatherV2", (inputs[0], ids)
+    return owned.operator, inputs
+
+
+def all_layouts(question: Question, stage: int | None = None) -> dict[str, Layout]:
+    """Weights and Adam's moments, of one stage or of all."""
+    weights = {
+        name: layout for name, layout in parameter_layouts(question).items() if stage is None or stage in layout.stages
+    }
+    return weights | {prefix + name: layout for prefix in MOMENTS for name, layout in weights.items()}
+
+
+def parameter_strategy_protobuf(question: Question, stage: int, dialect: Dialect = "2.10") -> bytes:
+    """What MindSpore's `save_param_strategy_file` writes on a rank of this stage."""
+    parts = [_number(1, stage if dialect == "2.10" else 1)]
+    for operator in operator_strategies(question, dialect):
+        if operator.stage == stage:
+            splits = b"".join(_message(2, _numbers(split)) for split in operator.in_strategy)
+            parts.append(_message(2, _text(1, operator.node_name) + _message(2, _number(1, stage) + splits)))
+    for name, layout in all_layouts(question, stage).items():
+        body = _message(1, _numbers(layout.device_matrix)) + _message(2, _numbers(layout.tensor_map))
+        body += _message(3, b"") + _message(4, b"") + _number(5, 0)
+        body += _number(6, layout.optimizer_shard_step) + _number(7, layout.optimizer_shard_size)
+        parts.append(_message(3, _text(1, name) + _message(2, body)))
+    return b"".join(parts)
+
+
+def parameter_named_json(question: Question, stage: int) -> bytes:
+    """The same for `strategy_ckpt_config={"load_file": ...}`, which needs no skeleton."""
+    operators = {
+        operator.node_name: {"parallel_strategy": operator.in_strategy, "stage": stage}
+        for operator in operator_strategies(question)
+        if operator.stage == stage
+    }
+    layouts = {
+        name: {
+            "dev_matrix": layout.device_matrix,
+            "field": 0,
+            "opt_weight_shard_size": layout.optimizer_shard_size,
+            "opt_weight_shard_step": layout.optimizer_shard_step,
+            "param_split_shape": [],
+            "tensor_map": layout.tensor_map,
+        }
+        for name, layout in all_layouts(question, stage).items()
+    }
+    document = {"current_stage": stage, "parallel_layout_item": layouts, "parallel_strategy_item": operators}
+    return json.dumps(document, indent=1).encode()
+
+
+def _varint(value: int) -> bytes:
+    value &= (1 << 64) - 1  # a negative number is written as its 64-bit complement
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _number(field: int, value: int) -> bytes:
+    return _varint(field << 3) + _varint(value)
+
+
+def _numbers(values: tuple[int, ...]) -> bytes:
+    return b"".join(_number(1, value) for value in values)
+
+
+def _message(field: int, body: bytes) -> bytes:
+    return _varint(field << 3 | 2) + _varint(len(body)) + body
+
+
+def _text(field: int, text: str) -> bytes:
+    return _message(field, text.encode())
