@@ -62,7 +62,15 @@ class Prediction:
 
     @cached_property
     def tails(self) -> list[StepTail]:
-        return [self.price.tail(stage) for stage in range(self.program.pp)]
+        """Of each stage; stages that hold the same blocks end the step alike."""
+        alike: dict[tuple, StepTail] = {}
+        result = []
+        for stage in range(self.program.pp):
+            key = tuple(chunk.contents for chunk in self.program.stage_chunks(stage))
+            if key not in alike:
+                alike[key] = self.price.tail(stage)
+            result.append(alike[key])
+        return result
 
     @cached_property
     def replayed(self) -> Replay:

@@ -17,12 +17,20 @@ from parallel_strategy.errors import UserError
 from parallel_strategy.predict import Prediction
 
 SHIPPED = Path(__file__).parent / "shipped.json"
-# what a shape's kernels do beside the model: (standard deviation, octaves over which it is alike, in the order of
-# `shape_features`): of the width of the matrices alone, and of the width with the number of tokens
-SHAPE_KINDS = (
-    (0.05, np.array([0.5, 0.5, 3.0, 8.0, 8.0, 1.0])),
-    (0.10, np.array([0.5, 0.5, 0.5, 3.0, 8.0, 1.0])),
-)
+# What a shape's kernels do beside the model: (share of the amplitude, octaves over which it is alike, in the order of
+# `shape_features`): of the width of the matrices alone, and of the width with the number of tokens.
+SHAPE_KINDS = {
+    "fine": (
+        (1.0, np.array([0.5, 0.5, 3.0, 8.0, 8.0, 1.0])),
+        (1.5, np.array([0.5, 0.5, 0.5, 3.0, 8.0, 1.0])),
+    ),
+    "broad": (
+        (1.0, np.array([0.5, 0.5, 5.0, 8.0, 8.0, 1.0])),
+        (1.5, np.array([0.7, 0.7, 1.5, 3.0, 8.0, 1.0])),
+    ),
+}
+# A machine's rows say themselves how far a shape's residual reaches, and how much of it comes back.
+AMPLITUDES = (0.01, 0.05, 0.1, 0.2)
 NOISE = 0.05  # run-to-run noise of measured step times, as repeated rows show
 
 
@@ -35,6 +43,7 @@ class GroupFit:
     rows: list[str]  # ids that the fit saw
     spread: float  # of ln(predicted / measured) on those rows: robust standard deviation
     shapes: list[list[float]] = field(default_factory=list)  # features of the rows, for `correction`
+    reach: str = "fine"  # of SHAPE_KINDS
     remains: list[float] = field(default_factory=list)  # ln(measured / predicted) that the figures leave, weighted
     memory: dict[str, float] = field(default_factory=dict)  # context_gib, fragmentation, where memory was measured
 
@@ -76,7 +85,7 @@ class Calibration:
         fit = self.groups.get(row.group)
         if fit is None or not fit.shapes:
             return 1.0
-        near = _likeness(np.array([shape_features(row)]), np.array(fit.shapes))
+        near = _likeness(np.array([shape_features(row)]), np.array(fit.shapes), fit.reach)
         return float(np.exp(near @ np.array(fit.remains))[0])
 
     def predict(self, row: Row) -> Prediction:
@@ -109,10 +118,10 @@ def shape_features(row: Row) -> list[float]:
     ]
 
 
-def _likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Covariance of the residuals of two lists of shapes."""
+def _likeness(first: np.ndarray, second: np.ndarray, reach: str) -> np.ndarray:
+    """Covariance of the residuals of two lists of shapes, for an amplitude of 1."""
     total = np.zeros((len(first), len(second)))
-    for width, scale in SHAPE_KINDS:
+    for width, scale in SHAPE_KINDS[reach]:
         distance = ((first[:, None, :] - second[None, :, :]) / scale) ** 2
         total += width**2 * np.exp(-0.5 * distance.sum(axis=-1))
     return total
@@ -147,18 +156,47 @@ def fit_group(rows: list[Row]) -> GroupFit:
     error = logarithms(result.x) - measured
     spread = 1.4826 * float(np.median(np.abs(error - np.median(error)))) if len(timed) > 1 else NOISE
     shapes = np.array([shape_features(row) for row in timed])
-    # an outlier counts as three times the noise at most
-    unexplained = np.clip(-error, -6 * NOISE, 6 * NOISE)
-    remains = np.linalg.solve(_likeness(shapes, shapes) + NOISE**2 * np.eye(len(timed)), unexplained)
+    candidates = {reach: _weights_of_residuals(_likeness(shapes, shapes, reach), -error) for reach in SHAPE_KINDS}
+    reach = min(candidates, key=lambda name: candidates[name][0])
+    remains = candidates[reach][1]
     return GroupFit(
         {NAMES[index]: round(math.exp(value), 5) for index, value in zip(free, result.x, strict=True)},
         {NAMES[index]: round(float(value), 5) for index, value in zip(free, deviations, strict=True)},
         sorted(row.id for row in rows),
         round(max(spread, 0.01), 5),
         [[round(float(x), 4) for x in shape] for shape in shapes],
+        reach,
         [round(float(x), 5) for x in remains],
         fit_memory(rows),
     )
+
+
+def _weights_of_residuals(likeness: np.ndarray, residuals: np.ndarray) -> tuple[float, np.ndarray]:
+    """(leave-one-out error, w): `_likeness(new, seen) @ w` is what a Gaussian process with Student-t noise expects of a
+    new shape.
+
+    A residual that its neighbours contradict is noise and counts less; one that they share is the shape's. The
+    amplitude is the one whose leave-one-out errors are smallest.
+    """
+    freedom, count = 4.0, len(residuals)
+    best: tuple[float, np.ndarray] | None = None
+    for amplitude in AMPLITUDES:
+        covariance = amplitude**2 * likeness
+        noise = np.full(count, NOISE**2)
+        for _ in range(6):
+            inverse = np.linalg.inv(covariance + np.diag(noise))
+            left_out = (inverse @ residuals) / np.diag(inverse)
+            expected = 1.0 / np.diag(inverse) - noise + NOISE**2
+            trust = np.minimum(1.0, (freedom + 1) / (freedom + left_out**2 / expected))
+            noise = 0.5 * noise + 0.5 * (NOISE / trust) ** 2
+        inverse = np.linalg.inv(covariance + np.diag(noise))
+        left_out = (inverse @ residuals) / np.diag(inverse)
+        # of two amplitudes that are as good, the smaller
+        cost = float(np.abs(left_out).mean()) * (1.0 + 0.4 * amplitude)
+        if best is None or cost < best[0]:
+            best = (cost, amplitude**2 * (inverse @ residuals))
+    assert best is not None
+    return best
 
 
 def _used(rows: list[Row]) -> dict[str, bool]:

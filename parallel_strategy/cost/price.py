@@ -221,7 +221,11 @@ class Price:
 
     @cached_property
     def chunks(self) -> list[ChunkTime]:
-        return [self.chunk(chunk) for chunk in self.program.chunks]
+        alike: dict[tuple, ChunkTime] = {}
+        for chunk in self.program.chunks:
+            if chunk.contents not in alike:
+                alike[chunk.contents] = self.chunk(chunk)
+        return [alike[chunk.contents] for chunk in self.program.chunks]
 
     @cached_property
     def boundary(self) -> float:

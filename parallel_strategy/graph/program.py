@@ -34,6 +34,11 @@ class Chunk:
     pieces: tuple[Piece, ...]
 
     @property
+    def contents(self) -> tuple[tuple[str, int, int], ...]:
+        """Equal for chunks that do the same work."""
+        return tuple((piece.block.kind, piece.count, piece.recomputed) for piece in self.pieces)
+
+    @property
     def layers(self) -> int:
         return sum(piece.count for piece in self.pieces if piece.block.kind not in ("embedding", "head"))
 

@@ -7,6 +7,7 @@ et al.
 2024, controllable memory), DualPipe in its V form (DeepSeek-V3 report, section 3.2.1; Sea AI Lab's "cut-in-half").
 """
 
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 Kind = Literal["F", "B", "W"]
@@ -21,8 +22,9 @@ class Task(NamedTuple):
 Order = list[list[Task]]
 
 
+@lru_cache(maxsize=128)
 def order_of(schedule: str, pp: int, chunks: int, micro_batches: int) -> Order:
-    """The task lists of all stages; `chunks` per stage."""
+    """The task lists of all stages; `chunks` per stage. Shared between callers: not to be changed."""
     if pp == 1:
         tasks: list[Task] = []
         for m in range(micro_batches):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel_strategy.cost.memory import GIB
+from parallel_strategy.cost.memory import GIB, transient_bytes
 from parallel_strategy.predict import Prediction
 from parallel_strategy.spec.strategy import Question, StrategySpec
 
@@ -63,7 +63,8 @@ def balance(prediction: Prediction, mode: str = "full") -> Balance | None:
     )
     extra = np.zeros(pp)
     extra[-1] = blocks["head"].saved_bytes * flying[-1] * lost
-    rerun = (layer.saved_bytes if mode == "full" else layer.attention_bytes) * lost
+    again_bytes = layer.saved_bytes if mode == "full" else layer.attention_bytes
+    rerun = (again_bytes + transient_bytes(layer, question.framework)) * lost
     usable = prediction.memory.usable_gib() * GIB
 
     # variables: layers[pp], recomputed[pp], the slowest stage

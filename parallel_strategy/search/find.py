@@ -7,7 +7,9 @@ import numpy as np
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.balance import balanced_prediction
 from parallel_strategy.search.evaluate import Candidates, evaluate
+from parallel_strategy.search.operators import Sharding, shard_operators
 from parallel_strategy.search.shapes import Space
+from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.strategy import Question, StrategySpec
 
 REPLAYED = 24
@@ -33,6 +35,7 @@ class Found:
     front: list[tuple[float, float, StrategySpec]]
     neighbours: list[Neighbour]
     sensitivity: list[tuple[str, float]]
+    sharding: Sharding | None = None  # of the operators of one layer of the winner
 
 
 def search(question: Question, space: Space, *, keep: int = 10, margin: float = 0.0) -> Found:
@@ -66,7 +69,15 @@ def search(question: Question, space: Space, *, keep: int = 10, margin: float = 
         predictions.insert(0, better)
     winner = predictions[0]
     neighbours = _neighbours(question, groups, winner, usable)
-    return Found(total, int(fits.sum()), predictions[:keep], front, neighbours, sensitivity(predictions[:keep]))
+    return Found(
+        total,
+        int(fits.sum()),
+        predictions[:keep],
+        front,
+        neighbours,
+        sensitivity(predictions[:keep]),
+        shard_operators(winner.question),
+    )
 
 
 def _predict(question: Question, strategy: StrategySpec) -> Prediction:
@@ -266,14 +277,15 @@ def sensitivity(predictions: list[Prediction]) -> list[tuple[str, float]]:
     ]
     result = []
     for name, changed in changes:
-        best = min(
-            Prediction(Question.model_construct(**{**p.question.__dict__, "cluster": changed})).closed_form_seconds
-            / p.closed_form_seconds
-            * p.seconds
-            for p in predictions
-        )
+        best = min(_elsewhere(p, changed).closed_form_seconds / p.closed_form_seconds * p.seconds for p in predictions)
         result.append((name, best / base - 1.0))
     return result
+
+
+def _elsewhere(prediction: Prediction, cluster: ClusterSpec) -> Prediction:
+    """The same strategy on a changed cluster; the program is shared, since no shape depends on the cluster."""
+    question = Question.model_construct(**{**prediction.question.__dict__, "cluster": cluster})
+    return Prediction(question, program=prediction.program.moved_to(question))
 
 
 def _network(cluster, factor: float):
