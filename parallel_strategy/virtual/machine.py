@@ -212,7 +212,11 @@ class Machine:
 
     def _each(self, here: Layer, hook: Callable[[Values], None], ranks: Iterable[int]) -> None:
         for rank in ranks:
-            hook(here.values[rank])
+            try:
+                hook(here.values[rank])
+            except (KeyError, ValueError, AssertionError) as error:
+                layer = here.values[rank].layer
+                raise Impossible(f"rank {rank}, layer {layer}: {hook.__name__}: {error!r}") from error
 
     def _kernel(self, step: Step, here: Layer, ranks: tuple[int, ...], micro: int) -> None:
         run = KERNELS.get(step.work.name)
@@ -246,8 +250,9 @@ class Machine:
             if not recompute.mp_comm:  # what collectives made is kept
                 return
             values.sent.clear()
-        for node in block.backward:
-            if isinstance(node, Collective) and node.name.endswith(".again.gradient"):
+        for node in block.forward:
+            gathered = isinstance(node, Collective) and node.op == "all_gather" and node.axis in ("tp", "cp")
+            if gathered and not node.name.startswith("experts."):
                 for value in exchange_of(node).values:
                     values.sent.pop(value, None)
 

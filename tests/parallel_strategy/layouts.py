@@ -70,7 +70,10 @@ def layouts(draw, largest: int = 8, kinds: tuple[str, ...] = KINDS) -> Question:
         batch={"global": dp * micro * groups, "micro": micro},
         mesh={"pp": pp, "dp": dp, "tp": tp, "cp": cp, "ep": draw(st.sampled_from(experts)), "order": order},
         pipeline={"schedule": schedule, "vpp": vpp, "stages": stages},
-        tensor={"sequence_parallel": draw(st.booleans()) and 8 % (cp * tp) == 0, "vocab": draw(st.sampled_from(["split", "whole"]))},
+        tensor={
+            "sequence_parallel": draw(st.booleans()) and 8 % (cp * tp) == 0,
+            "vocab": draw(st.sampled_from(["split", "whole"])),
+        },
         zero={
             "optimizer_shard": draw(st.booleans()), "level": draw(st.sampled_from([1, 2, 3])),
             "weight_shard_size": draw(st.sampled_from([-1, -1, 2])),
