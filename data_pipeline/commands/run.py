@@ -62,5 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         from data_pipeline.commands.stats import print_funnel
 
         print_funnel(summaries)
-        print(f"{arguments.out}: done in {progress.duration(seconds)}")
+        rejects = sum(sum(summary.dropped.values()) for summary in summaries)
+        kept = next((summary.documents for summary in reversed(summaries) if summary.documents_in), 0)
+        print(f"{arguments.out}: {kept} documents, {rejects} rejects; done in {progress.duration(seconds)}")
     return 0

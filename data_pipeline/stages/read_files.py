@@ -126,7 +126,7 @@ def _find(source: Source, base: Path) -> Iterator[_Found]:
         place = local_path(pattern) or Path(os.path.expanduser(pattern))
         place = place if place.is_absolute() else base / place
         for path, relative, explicit in _expand(place, source.name):
-            real = path.resolve()
+            real = Path(os.path.realpath(path))  # Path.resolve raises where links go in a circle
             if real in seen:
                 continue
             seen.add(real)
@@ -154,6 +154,8 @@ def _find_remote(url: str, prefix: str, source: Source) -> Iterator[_Found]:
 def _format(path: Path | RemoteFile, source: Source, explicit: bool) -> str | None:
     """The format to read a file in; None: it is passed over, which a file that the recipe itself names is not."""
     kind = source.format if source.format != "auto" else format_of(path)
+    if kind is None and isinstance(path, Path) and path.is_dir():
+        return "txt"  # a folder that cannot be read
     if kind is None and explicit:
         legal = ", ".join(FORMATS)
         raise UserError(f"{path}: source {source.name!r}: unknown kind of file; set `format`, or use one of {legal}")
@@ -165,8 +167,10 @@ def _expand(place: Path, source_name: str) -> Iterator[tuple[Path, str, bool]]:
     if place.is_dir():
         for path in _walk(place):
             yield path, path.relative_to(place).as_posix(), False
-    elif place.exists():
+    elif place.is_file():
         yield place, place.name, True
+    elif place.exists():  # reading it might never end
+        raise UserError(f"source {source_name!r}: {place}: a pipe or a device, not a file")
     elif glob.has_magic(str(place)):
         fixed = place
         while glob.has_magic(str(fixed)):
@@ -176,14 +180,16 @@ def _expand(place: Path, source_name: str) -> Iterator[tuple[Path, str, bool]]:
             if path.is_dir():
                 for inner in _walk(path):
                     yield inner, inner.relative_to(fixed).as_posix(), False
-            else:
+            elif _is_file_or_lost(path):
                 yield path, path.relative_to(fixed).as_posix(), False
     else:
         raise UserError(f"source {source_name!r}: {place}: no such file, directory or glob")
 
 
 def _walk(directory: Path) -> Iterator[Path]:
-    """All files below a directory in the order of their names, hidden ones left out. A loop of links is walked once."""
+    """All files below a directory in the order of their names, hidden ones left out. A loop of links is walked once.
+
+    A folder inside it that cannot be read comes out itself, as a file, and so gets into the rejects."""
     visited: set[tuple[int, int]] = set()
 
     def visit(folder: Path) -> Iterator[Path]:
@@ -191,7 +197,10 @@ def _walk(directory: Path) -> Iterator[Path]:
             status = folder.stat()
             entries = sorted(folder.iterdir())
         except OSError as error:
-            raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
+            if folder == directory:
+                raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
+            yield folder
+            return
         if (status.st_dev, status.st_ino) in visited:
             return
         visited.add((status.st_dev, status.st_ino))
@@ -200,10 +209,17 @@ def _walk(directory: Path) -> Iterator[Path]:
                 continue
             if entry.is_dir():
                 yield from visit(entry)
-            elif entry.is_file():
+            elif _is_file_or_lost(entry):
                 yield entry
 
     return visit(directory)
+
+
+def _is_file_or_lost(path: Path) -> bool:
+    """Whether something is a file, or a link to what is not there, which the reader will find unreadable; pipes and
+    devices are neither.
+    """
+    return path.is_file() or not path.exists()
 
 
 def format_of(path: Path | RemoteFile) -> str | None:

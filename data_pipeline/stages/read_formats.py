@@ -13,7 +13,7 @@ import orjson
 
 from data_pipeline.recipe import Fields, Source
 from data_pipeline.stages import charset
-from data_pipeline.stages.read_bytes import Damage, Line, lines, read_stream, without_mark
+from data_pipeline.stages.read_bytes import BLOCK, Damage, Line, lines, read_stream, without_mark
 from data_pipeline.stages.read_files import FileRange
 from data_pipeline.stages.read_remote import open_input
 
@@ -118,10 +118,14 @@ def read_parquet(
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(part.path if isinstance(part.path, Path) else open_input(part.path))
+        place = part.path if isinstance(part.path, Path) else open_input(part.path)
+        file = pq.ParquetFile(place)
+        if source.fields.text in file.schema_arrow.names:
+            # a text that many rows share is held once, however often a row group repeats it
+            file = pq.ParquetFile(place, read_dictionary=[source.fields.text], buffer_size=BLOCK)
     except (FileNotFoundError, PermissionError):
         raise
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         yield Reject(0, f"damaged_parquet:{str(error).splitlines()[0][:200]}")
         return
     if source.fields.text not in file.schema_arrow.names:
@@ -133,9 +137,9 @@ def read_parquet(
         try:
             for batch in file.iter_batches(batch_size=256, row_groups=[group], use_threads=False):
                 for index in range(batch.num_rows):
-                    yield _parquet_row(batch, index, row, source.fields) if at(row) else quarantined(row, b"")
+                    yield _parquet_row(batch, index, row, source.fields, limits) if at(row) else quarantined(row, b"")
                     row += 1
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             yield Reject(row, f"damaged_parquet:row group {group}: {str(error).splitlines()[0][:200]}")
         row = end
 
@@ -214,12 +218,16 @@ def decode(data: bytes) -> str | None:
     return None if found.doubtful or found.replaced > MAXIMUM_DAMAGE * len(found.text) else found.text
 
 
-def _parquet_row(batch: Any, index: int, row: int, fields: Fields) -> Document | Reject:
+def _parquet_row(batch: Any, index: int, row: int, fields: Fields, limits: Limits) -> Document | Reject:
     value: dict[str, Any] = {}
     try:
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             value[name] = column[index].as_py()
-    except (UnicodeDecodeError, ValueError) as error:
+        text = value.get(fields.text)
+        if isinstance(text, str) and len(text) > limits.record_bytes // 4 and len(text.encode()) > limits.record_bytes:
+            reason = f"record_too_long:more than {limits.record_bytes} bytes"
+            return Reject(row, reason, _plain(value.get(fields.id)), text[:EXCERPT_BYTES])
+    except (ValueError, IndexError) as error:  # of UTF-8, or of a dictionary
         own_id = value.get(fields.id)
         return Reject(row, f"bad_value:column {name!r}: {type(error).__name__}", _plain(own_id))
     return from_mapping(value, fields, row)
@@ -273,13 +281,32 @@ def lines_of(part: FileRange, limits: Limits) -> Iterator[Line | Damage]:
         skipped, stream = without_mark(read_stream(part.path, limits.ratio))
         found = lines(stream, limits.record_bytes, skipped)
     else:
-        # one byte earlier: what comes before the first newline belongs to the range before
-        found = lines(read_stream(part.path, limits.ratio, part.start - 1), limits.record_bytes, part.start - 1)
-        next(found, None)
+        start = _first_line(part)
+        if start is None:
+            return
+        found = lines(read_stream(part.path, limits.ratio, start), limits.record_bytes, start)
     for line in found:
         if part.end is not None and line.offset >= part.end:
             return
         yield line
+
+
+def _first_line(part: FileRange) -> int | None:
+    """Where the first line begins in a range that is not the first; None where one line reaches over the whole range.
+
+    So a file that is one endless line is read once, and not once more for each of its ranges."""
+    place = part.start - 1  # a newline there begins the range
+    with open_input(part.path) as file:
+        file.seek(place)
+        while part.end is None or place < part.end:
+            block = file.read(BLOCK)
+            if not block:
+                return None
+            found = block.find(b"\n")
+            if found >= 0:
+                return place + found + 1
+            place += len(block)
+    return None
 
 
 def excerpt_of(data: bytes) -> str:
