@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("b", metavar="B", help="the other one")
     parser.add_argument("--heldout", nargs="+", required=True, metavar="PATH", help="clean text that judges both")
     parser.add_argument("--out", type=Path, required=True, help="where everything goes")
-    parser.add_argument("--tokens", type=int, default=500_000, help="each training sees (500000)")
+    parser.add_argument("--tokens", type=int, default=300_000, help="each training sees (300000)")
     parser.add_argument("--repeats", type=int, default=1, help="trainings of each, with further seeds (1)")
     parser.add_argument("--tokenizer", type=Path, help="an existing one; otherwise one is trained on both")
     parser.add_argument("--vocab-size", type=int, default=4000, help="of the tokenizer that is trained (4000)")

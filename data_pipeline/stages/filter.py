@@ -11,7 +11,11 @@ single ones, switches them off, or adds its own:
           numbers: {signal: digit_share, maximum: 0.3}
 
 Every signal of `kernels/text_signals.py` is measured once and kept as a column; another threshold looks at those
-columns only. A document is dropped by the first rule that it breaks, as `RULE:SIGNAL VALUE`."""
+columns only. A document is dropped by the first rule that it breaks, as `RULE:SIGNAL VALUE`.
+
+Before the rules come lists of addresses (`address:ENTRY`; stages/filter_addresses.py) and the language
+(`language:LABEL P`; stages/filter_language.py), which is also written to the column `lang`; behind them sensitive words
+(`sensitive:MODE VALUE`; kernels/keywords.py)."""
 
 import difflib
 from collections.abc import Sequence
@@ -29,6 +33,8 @@ from data_pipeline.engine.steps import Context, Global, Map, StageSettings
 from data_pipeline.engine.whole import checksum
 from data_pipeline.errors import UserError
 from data_pipeline.kernels.text_signals import NAMES, text_signals
+from data_pipeline.stages.filter_addresses import AddressLists, list_files
+from data_pipeline.stages.filter_language import CHINESE_LABELS, MODEL_BYTES, script_language
 from data_pipeline.stages.filter_rules import (
     SENSITIVE_SIGNALS,
     Preset,
@@ -38,8 +44,10 @@ from data_pipeline.stages.filter_rules import (
     load_preset,
 )
 
-SIGNALS = (*NAMES, *SENSITIVE_SIGNALS)
-MEASURED = pa.schema([("doc_id", pa.uint64()), *((name, pa.float64()) for name in SIGNALS)])
+# the model's probability that a text is Chinese; null where the script decides
+CHINESE_PROBABILITY = "chinese_probability"
+SIGNALS = (*NAMES, *SENSITIVE_SIGNALS, CHINESE_PROBABILITY)
+MEASURED = pa.schema([("doc_id", pa.uint64()), *((name, pa.float64()) for name in SIGNALS), ("language", pa.string())])
 
 
 class RuleChange(BaseModel):
@@ -83,6 +91,16 @@ class Settings(StageSettings):
         default=None, description="a document with more is dropped as `sensitive`; null: as the preset has it", ge=0
     )
 
+    blocked_addresses: tuple[str, ...] = Field(
+        default=(), description="lists of domains, addresses and /expressions/; UT1 folders; relative to the recipe"
+    )
+    language_model: str | None = Field(
+        default=None, description="fastText's lid.176.ftz or .bin, asked where the script is mixed; null: script alone"
+    )
+    language_minimum: float = Field(
+        default=0.5, description="least probability of Chinese by that model (cc_net: 0.5)", ge=0, le=1
+    )
+
     @model_validator(mode="after")
     def _rules_exist(self) -> "Settings":
         chosen_rules(self)
@@ -92,20 +110,31 @@ class Settings(StageSettings):
         """Every rule with all its bounds, so that a threshold counts wherever it stands; the list's place."""
         rules = {rule.name: RuleChange(**rule.model_dump(exclude={"name"})) for rule in chosen_rules(self)}
         sensitive = chosen_preset(self).sensitive or SensitiveRule()
-        words = self.sensitive_words
-        if words is not None:
-            place = (base / Path(words).expanduser()).resolve()
-            if not place.is_file():
-                raise UserError(f"filter.sensitive_words: {place}: no such file; a UTF-8 list, a word a line, is right")
-            words = str(place)
+        words = _file(self.sensitive_words, base, "sensitive_words", "a UTF-8 list, a word a line, is right")
+        model = _file(self.language_model, base, "language_model", "fastText's lid.176.ftz would be right")
+        lists = [(base / Path(place).expanduser()).resolve() for place in self.blocked_addresses]
+        for place in lists:
+            list_files(place)
         return self.model_copy(
             update={
                 "rules": rules,
                 "sensitive_words": words,
+                "language_model": model,
+                "blocked_addresses": tuple(map(str, lists)),
                 "sensitive_mode": self.sensitive_mode or sensitive.mode,
                 "sensitive_maximum": sensitive.maximum if self.sensitive_maximum is None else self.sensitive_maximum,
             }
         )
+
+
+def _file(name: str | None, base: Path, setting: str, right: str) -> str | None:
+    """The place of a file that a setting names."""
+    if name is None:
+        return None
+    place = (base / Path(name).expanduser()).resolve()
+    if not place.is_file():
+        raise UserError(f"filter.{setting}: {place}: no such file; {right}")
+    return str(place)
 
 
 def chosen_preset(settings: Settings) -> Preset:
@@ -148,8 +177,41 @@ def words_identity(settings: Settings) -> str:
     return "" if settings.sensitive_words is None else checksum(Path(settings.sensitive_words))
 
 
-def measure(batch: pa.RecordBatch, settings: Settings, words: Sequence[Path]) -> pa.RecordBatch:
-    """A row of MEASURED for each document. `words` holds the list, or nothing."""
+def copy_language_model(context: Context) -> dict[str, Any]:
+    """The language model as it is now, if there is one."""
+    from data_pipeline.quality.fasttext_model import FastTextModel
+
+    source = context.settings.language_model
+    if source is None:
+        return {}
+    if not set(FastTextModel.load(Path(source)).labels) & set(CHINESE_LABELS):
+        raise UserError(f"filter.language_model: {source}: none of its labels is {', '.join(CHINESE_LABELS)}")
+    (context.directory / "language.model").write_bytes(Path(source).read_bytes())
+    return {}
+
+
+def language_model_identity(settings: Settings) -> str:
+    """The content of the model."""
+    return "" if settings.language_model is None else checksum(Path(settings.language_model))
+
+
+def copy_addresses(context: Context) -> dict[str, Any]:
+    """The lists of addresses as they are now, if there are any."""
+    paths = [Path(place) for place in context.settings.blocked_addresses]
+    if not paths:
+        return {}
+    lists = AddressLists.read(paths)
+    lists.save(context.directory)
+    return {"addresses": lists.hashes.size, "expressions": len(lists.expressions)}
+
+
+def addresses_identity(settings: Settings) -> str:
+    """The content of the lists."""
+    return "".join(checksum(file) for place in settings.blocked_addresses for file in list_files(Path(place)))
+
+
+def measure(batch: pa.RecordBatch, settings: Settings, words: Sequence[Path], models: Sequence[Path]) -> pa.RecordBatch:
+    """A row of MEASURED for each document. `words` holds the list, `models` the language model, or nothing."""
     texts = batch.column("text")
     signals = text_signals(texts)
     counts = np.full((batch.num_rows, 2), np.nan)
@@ -157,7 +219,25 @@ def measure(batch: pa.RecordBatch, settings: Settings, words: Sequence[Path]) ->
         counts = _keywords(path, path.stat().st_mtime_ns).counts(texts)
     columns = [batch.column("doc_id"), *(pa.array(signals[name]) for name in NAMES)]
     columns += [pa.array(np.ascontiguousarray(column), from_pandas=True) for column in counts.T]
+    language, is_sure = script_language(signals)
+    chinese = np.full(batch.num_rows, np.nan)
+    for path in models:
+        asked = np.flatnonzero(~is_sure)
+        label, chinese[asked] = _ask(path, texts.take(pa.array(asked)))
+        language[asked] = label
+    columns += [pa.array(chinese, from_pandas=True), pa.array(language, pa.string())]
     return pa.RecordBatch.from_arrays(columns, schema=MEASURED)
+
+
+def _ask(path: Path, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """(object[rows], the likeliest label; float64[rows], the probability of Chinese) by a language model."""
+    from data_pipeline.quality.fasttext_model import loaded
+
+    model = loaded(path, path.stat().st_mtime_ns)
+    probabilities = model.probabilities(texts, MODEL_BYTES)
+    chinese = [place for place, label in enumerate(model.labels) if label in CHINESE_LABELS]
+    labels = np.array(model.labels, object)[probabilities.argmax(axis=1)]
+    return labels, np.minimum(probabilities[:, chinese].sum(axis=1, dtype=np.float64), 1.0)
 
 
 @lru_cache(maxsize=1)
@@ -167,8 +247,10 @@ def _keywords(path: Path, modified: int) -> Any:
     return Keywords.load(path)
 
 
-def apply_rules(batch: pa.RecordBatch, settings: Settings, measured: pa.Table) -> pa.RecordBatch:
-    """The records with their signals; those that break a rule with its name."""
+def apply_rules(
+    batch: pa.RecordBatch, settings: Settings, measured: pa.Table, addresses: Sequence[Path]
+) -> pa.RecordBatch:
+    """The records with their signals and language; those that break a rule with its name."""
     place = pc.index_in(batch.column("doc_id"), value_set=measured.column("doc_id"))
     rows = measured.take(place)
     columns = {name: rows.column(name).combine_chunks() for name in SIGNALS}
@@ -180,9 +262,16 @@ def apply_rules(batch: pa.RecordBatch, settings: Settings, measured: pa.Table) -
     for row, value in enumerate(values.tolist()):
         if reasons[row] is None and value > sensitive.maximum:
             reasons[row] = f"sensitive:{sensitive.mode} {value:.4g}"
+    languages = rows.column("language").to_pylist()
+    for row in np.flatnonzero(signals[CHINESE_PROBABILITY] < settings.language_minimum).tolist():
+        reasons[row] = f"language:{languages[row]} {signals[CHINESE_PROBABILITY][row]:.4g}"
+    if addresses:
+        for row, entry in enumerate(AddressLists.load(addresses).find(batch.column("url"))):
+            reasons[row] = reasons[row] if entry is None else f"address:{entry}"
     for row in np.flatnonzero(np.isnan(signals["characters"])).tolist():
         reasons[row] = "unmeasured:measuring its signals failed"
-    return record.replace(batch, columns={"drop_reason": pa.array(reasons, pa.string())}, signals=columns)
+    replaced = {"drop_reason": pa.array(reasons, pa.string()), "lang": rows.column("language").combine_chunks()}
+    return record.replace(batch, columns=replaced, signals=columns)
 
 
 def _with_values(names: pa.Array, rules: Sequence[Rule], signals: dict[str, np.ndarray]) -> list[str | None]:
@@ -197,21 +286,43 @@ def _with_values(names: pa.Array, rules: Sequence[Rule], signals: dict[str, np.n
 _CODE = ("data_pipeline.kernels.text_signals", "data_pipeline.kernels.normal_form", "data_pipeline.kernels.minhash")
 STEPS = (
     Global("words", needs=(), run=copy_words, reads=(), identity=words_identity),
+    Global(
+        "language",
+        needs=(),
+        run=copy_language_model,
+        reads=(),
+        uses=("data_pipeline.quality.fasttext_model",),
+        identity=language_model_identity,
+    ),
+    Global(
+        "addresses",
+        needs=(),
+        run=copy_addresses,
+        reads=(),
+        uses=("data_pipeline.stages.filter_addresses",),
+        identity=addresses_identity,
+    ),
     Map(
         "measured",
-        needs=("documents", "words"),
+        needs=("documents", "words", "language"),
         process=measure,
         table=MEASURED,
         reads=(),
-        uses=(*_CODE, "data_pipeline.kernels.windows", "data_pipeline.kernels.keywords"),
+        uses=(
+            *_CODE,
+            "data_pipeline.kernels.windows",
+            "data_pipeline.kernels.keywords",
+            "data_pipeline.stages.filter_language",
+            "data_pipeline.quality.fasttext_model",
+        ),
         libraries=("pyahocorasick",),
     ),
     Map(
         "records",
-        needs=("documents", "measured"),
+        needs=("documents", "measured", "addresses"),
         process=apply_rules,
         signals=SIGNALS,
-        reads=("rules", "sensitive_mode", "sensitive_maximum"),
-        uses=("data_pipeline.stages.filter_rules",),
+        reads=("rules", "sensitive_mode", "sensitive_maximum", "language_minimum"),
+        uses=("data_pipeline.stages.filter_rules", "data_pipeline.stages.filter_addresses"),
     ),
 )

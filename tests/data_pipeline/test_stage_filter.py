@@ -15,7 +15,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.kernels.keywords import MODES, Keywords
 from data_pipeline.kernels.text_signals import text_signals
 from data_pipeline.recipe import Recipe
-from data_pipeline.stages.filter import SIGNALS, Settings, chosen_rules
+from data_pipeline.stages.filter import CHINESE_PROBABILITY, SIGNALS, Settings, chosen_rules
 from data_pipeline.stages.filter_rules import SENSITIVE_SIGNALS, SensitiveRule, load_preset, preset_names
 from tests.data_pipeline.conftest import contents, run_recipe, write_jsonl
 
@@ -121,7 +121,8 @@ def test_workers_shards_and_interruptions_do_not_matter(
     measured = text_signals(pa.array([row["text"] for row in rows]))
     for name in SIGNALS:
         values = [row["signals"][name] for row in rows]
-        assert values == ([None] * len(rows) if name in SENSITIVE_SIGNALS else measured[name].tolist())
+        is_optional = name in (*SENSITIVE_SIGNALS, CHINESE_PROBABILITY)
+        assert values == ([None] * len(rows) if is_optional else measured[name].tolist())
 
 
 def test_every_way_of_counting_sensitive_words() -> None:
