@@ -214,7 +214,7 @@ def test_an_endless_line_is_read_once(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(read_bytes, "BLOCK", 10_000)
     monkeypatch.setattr(read_formats, "BLOCK", 10_000)
     for module in (read_bytes, read_formats):
-        monkeypatch.setattr(module, "open_input", lambda path: Counted(open(path, "rb")))
+        monkeypatch.setattr(module, "open_input", lambda path: Counted(open(path, "rb")))  # noqa: SIM115
     rows = read_rows(source_of("a.jsonl"), tmp_path, item_bytes=100_000, maximum_record_bytes=1000)
     assert [row["id"] for row in kept(rows)] == ["good-a", "good-b"] and reasons(rows) == ["line_too_long"]
     assert read < 3 * 3_000_000
