@@ -46,15 +46,19 @@ class AdamW(nn.Cell):
 
     def __init__(self, parameters: list[Parameter], beta1: float, beta2: float) -> None:
         super().__init__(auto_prefix=False)
-        self.parameters = ParameterTuple(parameters)
-        self.first = self.parameters.clone(prefix="adam_m", init="zeros")
-        self.second = self.parameters.clone(prefix="adam_v", init="zeros")
         self.beta1, self.beta2 = beta1, beta2
-        self.decayed = tuple(is_decayed(parameter.name) for parameter in parameters)
+        self.update_these(parameters)
         # The kernel AdamWeightDecay computes the very formula, but takes five times as long on a CPU. There it is the
         # kernel of Adam, which with powers 0 of its betas corrects no bias.
         self.on_cpu = ms.get_context("device_target") == "CPU"
         self.adam, self.adam_weight_decay = ops.Adam(), ops.AdamWeightDecay()
+
+    def update_these(self, parameters: list[Parameter]) -> None:
+        """Take these parameters, with new moments."""
+        self.parameters = ParameterTuple(parameters)
+        self.first = self.parameters.clone(prefix="adam_m", init="zeros")
+        self.second = self.parameters.clone(prefix="adam_v", init="zeros")
+        self.decayed = tuple(is_decayed(parameter.name) for parameter in parameters)
 
     def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, epsilon: Tensor, decay: Tensor) -> bool:
         done = True
@@ -78,11 +82,16 @@ class AdamW(nn.Cell):
 ONE_SUM = ops.ExpandDims().add_prim_attr("grad_scale", True)
 
 
-def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:
-    """√Σg² over all gradients, fp32 scalar; infinite or NaN exactly when some gradient is, or the sum overflows."""
+def global_norm(gradients: tuple[Tensor, ...], holders: tuple[int, ...] | None = None) -> Tensor:
+    """√Σg² over all gradients, fp32 scalar; infinite or NaN exactly when some gradient is, or the sum overflows.
+
+    holders: how many of the devices' parameters each one stands for, where a sum over devices counts it so often.
+    """
     sums: tuple[Tensor, ...] = ()
-    for gradient in gradients:
+    for index in range(len(gradients)):
         # In two sums: a CPU takes the one over the last axis in all threads, one over everything in one.
-        squares = ops.reduce_sum(ops.reduce_sum(ops.square(gradient), -1))
+        squares = ops.reduce_sum(ops.reduce_sum(ops.square(gradients[index]), -1))
+        if holders is not None and holders[index] > 1:
+            squares = squares * (1 / holders[index])
         sums = (*sums, ONE_SUM(squares, 0))
     return ops.reshape(ops.sqrt(ops.addn(sums)), ())

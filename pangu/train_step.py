@@ -47,6 +47,7 @@ class TrainStep(nn.Cell):
         self.loss, self.optimizer, self.reduction = ScaledLoss(loss), optimizer, reduction
         self.clip_norm, self.accumulate = clip_norm, accumulate
         self.cuts_rows_itself = False
+        self.holders: tuple[int, ...] | None = None  # see `global_norm`
         self.value_and_grad = ms.value_and_grad(self.loss, None, optimizer.parameters)
 
     def accumulate_inside(self, wrap: Callable[[nn.Cell], nn.Cell]) -> None:
@@ -86,7 +87,7 @@ class TrainStep(nn.Cell):
         loss, gradients = self.loss_and_gradients(rows, scale, dropout_seed)
         if self.reduction is not None:
             gradients, loss = self.reduction(gradients, loss)
-        norm = global_norm(gradients) / loss_scale
+        norm = global_norm(gradients, self.holders) / loss_scale
         finite = norm - norm == 0
         if finite:
             factor = self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, ms.float32)) / loss_scale

@@ -72,6 +72,7 @@ class PanguAlpha(nn.Cell):
         self.config = config
         self.dtype = DTYPES[config.compute_dtype]
         self.backbone = Decoder(config)
+        self.output_table = self.backbone.word_embedding.embedding_table
         self.head = ops.MatMul(transpose_b=True)
         self.cast = ops.Cast()
         self.reshape = ops.Reshape()
@@ -81,7 +82,7 @@ class PanguAlpha(nn.Cell):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., d] -> logits fp32 [..., V]."""
-        table = self.cast(self.backbone.word_embedding.embedding_table, self.dtype)
+        table = self.cast(self.output_table, self.dtype)
         rows = self.head(self.reshape(hidden, (-1, hidden.shape[-1])), table)
         return self.reshape(self.cast(rows, ms.float32), (*hidden.shape[:-1], -1))
 

@@ -7,11 +7,14 @@ under its loss, whose operators have the names of `operators`), `optimizer` and 
 
 import fnmatch
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
-from mindspore.communication import init
+from mindspore.common.initializer import initializer
+from mindspore.communication import create_group, get_rank, init
+from mindspore.nn.utils import no_init_parameters
 from mindspore.parallel.auto_parallel import AutoParallel
 from mindspore.parallel.nn import GradAccumulation, Pipeline
 
@@ -48,10 +51,13 @@ class AccumulatedGradients(nn.Cell):
     compile in 2.10).
     """
 
-    def __init__(self, parameters: ParameterTuple, sharded: bool) -> None:
+    def __init__(self, parameters: ParameterTuple, sharded: bool, tied: "TiedTable | None") -> None:
         super().__init__(auto_prefix=False)
         self.sums = parameters.clone(prefix="accu_grads", init="zeros")
         self.sharded = sharded
+        self.tied = tied.index_here if tied is not None else -1
+        if tied is not None and tied.index_here >= 0:
+            self.add_tied = ops.AllReduce(group=tied.group)
 
     def construct(self, gradients: tuple[Tensor, ...], loss: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         results: tuple[Tensor, ...] = ()
@@ -59,8 +65,50 @@ class AccumulatedGradients(nn.Cell):
             total = self.sums[index]
             result = gradients[index] if self.sharded else ops.depend(total, gradients[index]) * 1.0
             total = ops.depend(total, result)
-            results = (*results, ops.depend(result, ops.assign(total, ops.zeros_like(total))))
+            result = ops.depend(result, ops.assign(total, ops.zeros_like(total)))
+            if index == self.tied:
+                result = self.add_tied(result)
+            results = (*results, result)
         return results, loss
+
+
+@dataclass(frozen=True)
+class TiedTable:
+    """The word table where two stages of a pipeline read it, each its own copy.
+
+    A parameter that two stages share gets no gradient on the second in MindSpore 2.10, silently. With a copy both get
+    one, their sum updates both, and they stay equal to the bit.
+    """
+
+    index_here: int  # which of the optimizer's parameters this stage has of the two; -1: none
+    group: str  # of the two ranks that hold the same part
+
+
+COPY = "output_table"
+
+
+def copy_tied_table(question: Question, step: nn.Cell) -> TiedTable | None:
+    """Give the last stage a word table of its own. None where one stage has both ends."""
+    mesh, rank = question.strategy.mesh, get_rank()
+    if mesh.pp == 1:
+        return None
+    network = step.loss.network.network
+    table = network.output_table
+    # Not a clone: MindSpore lays a clone out as an optimizer's state of what it was cloned from.
+    copy = Parameter(initializer("zeros", table.shape, table.dtype) if table.has_init else table.value(), name=COPY)
+    network.output_table = copy
+    parameters = [*step.optimizer.parameters, copy]
+    step.optimizer.update_these(parameters)
+    step.holders = tuple(2 if parameter is table or parameter is copy else 1 for parameter in parameters)
+    stage_devices = mesh.devices // mesh.pp
+    stage, place = divmod(rank, stage_devices)
+    ends = [place, place + (mesh.pp - 1) * stage_devices]
+    group = f"tied-{place}"
+    if stage not in (0, mesh.pp - 1):
+        return TiedTable(-1, group)
+    create_group(group, ends)
+    first = next(index for index, parameter in enumerate(parameters) if parameter is table)
+    return TiedTable(first if stage == 0 else len(parameters) - 1, group)
 
 
 class FedByParameters(nn.Cell):
@@ -130,6 +178,8 @@ def apply(question: Question, step: nn.Cell) -> ParallelStep:
     shard_operators(question, loss)
     place_stages(question, loss)
     recompute_layers(question, loss)
+    with no_init_parameters():
+        tied = copy_tied_table(question, step)
     for parameter in loss.trainable_params():
         parameter.parallel_optimizer = not stays_whole(question, parameter.name)
     if strategy.offload.optimizer:
@@ -141,7 +191,8 @@ def apply(question: Question, step: nn.Cell) -> ParallelStep:
     elif parts > 1:
         step.accumulate_inside(lambda whole: GradAccumulation(whole, parts))
     if parts > 1:
-        step.reduction = AccumulatedGradients(step.optimizer.parameters, strategy.zero.optimizer_shard)
+        with no_init_parameters():
+            step.reduction = AccumulatedGradients(step.optimizer.parameters, strategy.zero.optimizer_shard, tied)
     step.set_train()
     fed = FedByParameters(step)
     return ParallelStep(fed, configured(question, fed), parts)

@@ -62,7 +62,7 @@ def read_collectives(graph: Graph, rank: int, num_layers: int, stage_devices: in
         if parameter is None and ("parallel_optimizer" in node.instance or "Grad__" in node.scope):
             parameter = node.attributes.get("mirror_user_id")
             for operand in node.operands if parameter is None else ():
-                parameter = parameter or graph.parameter(node.function, operand, "backbone.")
+                parameter = parameter or graph.parameter(node.function, operand)
         layer, phase, name = layer_of(node.scope, num_layers), "forward", short_name(node.scope)
         if node.scope.startswith("Gradients/"):
             phase = "backward"
@@ -74,6 +74,8 @@ def read_collectives(graph: Graph, rank: int, num_layers: int, stage_devices: in
         elif "GLOBALNORM" in node.instance or "redistribution" in node.instance:
             layer, phase = -1, "step"
             name = "norm" if "GLOBALNORM" in node.instance else "rows"
+        elif node.instance == "add_tied":
+            layer, phase, name = -1, "step", "gradients.tied"
         elif node.operator in ("Send", "Receive"):
             name = "boundary"
         found.append(

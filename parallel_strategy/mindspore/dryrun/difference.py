@@ -20,8 +20,8 @@ class Kind:
     dtype: str
 
     def __str__(self) -> str:
-        where = "once a step" if self.layer < 0 else f"layer {self.layer}"
-        return f"{self.phase}, {where}: {self.op} of {self.bytes} bytes {self.dtype} over {ranks_text(self.group)}"
+        where = f", layer {self.layer}" if self.layer >= 0 else ""
+        return f"{self.phase}{where}: {self.op} of {self.bytes} bytes {self.dtype} over {ranks_text(self.group)}"
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,26 @@ class Difference:
 
 
 def of_emulator(records: Iterable[Record]) -> Counter[Kind]:
-    return Counter(Kind(r.phase, r.layer, r.op, tuple(r.group), round(r.bytes), r.dtype) for r in records)
+    return Counter(kind(r.phase, r.layer, r.op, tuple(r.group), round(r.bytes), r.dtype) for r in records)
+
+
+def kind(phase: str, layer: int, op: str, group: tuple[int, ...], size: int, dtype: str) -> Kind:
+    """What happens once a step, and a message between stages, belongs to no layer."""
+    outside = phase == "step" or op in ("send", "receive")
+    return Kind(phase, -1 if outside else layer, op, group, size, dtype)
 
 
 def of_mindspore(collectives: Iterable[Collective]) -> Counter[Kind]:
     counted: Counter[Kind] = Counter()
     for found in collectives:
-        counted[Kind(found.phase, found.layer, found.op, found.group, found.bytes, found.dtype)] += found.times
+        counted[kind(found.phase, found.layer, found.op, found.group, found.bytes, found.dtype)] += found.times
     return counted
 
 
 def differences(emulator: Counter[Kind], mindspore: Counter[Kind]) -> list[Difference]:
     """Empty: the same count, bytes and group of every collective."""
     kinds = sorted(emulator.keys() | mindspore.keys())
-    return [Difference(k, emulator[k], mindspore[k]) for k in kinds if emulator[k] != mindspore[k]]
+    return [Difference(one, emulator[one], mindspore[one]) for one in kinds if emulator[one] != mindspore[one]]
 
 
 def ranks_text(group: tuple[int, ...]) -> str:

@@ -26,6 +26,8 @@ APPLIED = re.compile(r"^%\d+\[@(.+)\]\(")  # a function value that is called: on
 CLOSURE = re.compile(r"Partial\(@([^\s(,)]+)")
 ATTRIBUTE = re.compile(r"(\w+): (?:\w+\()?(\"[^\"]*\"|\([^)]*\)|[-\w.]+)")
 
+WEIGHTS = ("backbone.", "output_table")
+
 
 @dataclass(frozen=True)
 class TensorType:
@@ -56,13 +58,13 @@ class Graph:
     sources: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)  # of (function, value): its operands
     recomputed: list[Node] = field(default_factory=list)
 
-    def parameter(self, function: str, value: str, prefix: str) -> str | None:
-        """The parameter with this prefix in its name from which a value is made, through its first operands."""
+    def parameter(self, function: str, value: str) -> str | None:
+        """The weight from which a value is made, through its first operands."""
         for _ in range(12):
             found = re.match(r"%para\d+_(?:▸)?(?:CR_)?(.+)", value)
             if found:
                 name = found[1].removeprefix("accu_grads.")
-                return name if name.startswith(prefix) else None
+                return name if name.startswith(WEIGHTS) else None
             operands = self.sources.get((function, value))
             if not operands:
                 return None

@@ -70,9 +70,10 @@ def compile_rank(
             raise UserError(f"{strategy}: rank {rank} does not compile: {complaint(result.stderr, result.returncode)}")
         process_seconds = time.perf_counter() - begun
         fields = json.loads(answer.read_text(encoding="utf-8"))
-        (text,) = sorted(folder.glob("graphs/rank_*/*_validate_*.ir"))[-1:] or [None]
-        if text is None:
+        texts = sorted(folder.glob("graphs/rank_*/*_validate_*.ir"))
+        if not texts:
             raise UserError(f"{strategy}: MindSpore wrote no graph for rank {rank}")
+        text = texts[-1]
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             (keep / f"rank-{rank}.ir").write_bytes(text.read_bytes())
