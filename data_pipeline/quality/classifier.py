@@ -151,20 +151,17 @@ def _figures(labels: np.ndarray, heldout: np.ndarray, measured: Quality) -> dict
 
 
 def _held_out(texts: pa.Array, labels: np.ndarray, share: float) -> np.ndarray:
-    """bool[texts]: those that are kept away: of each class the texts of smallest hash, so equal texts go together."""
+    """bool[texts]: those kept away: `share` of each class, the texts of smallest hash, so equal ones go together."""
     hashes = np.array([xxhash.xxh3_64_intdigest(text.encode()) for text in texts.to_pylist()], np.uint64)
-    both = np.intersect1d(hashes[labels == 1], hashes[labels == 0])
-    if both.size == np.unique(hashes).size:
+    if np.array_equal(np.unique(hashes[labels == 1]), np.unique(hashes[labels == 0])):
         raise UserError("positives and negatives are the same texts; nothing can be learned from them")
-    limit = np.uint64(share * 2**64)
-    heldout = hashes < limit
+    heldout = np.zeros(labels.size, bool)
     for label in (0, 1):
-        own = np.flatnonzero(labels == label)
-        ordered = own[np.argsort(hashes[own], kind="stable")]
-        if heldout[own].sum() < LEAST_EXAMPLES // 4:
-            heldout[ordered[: LEAST_EXAMPLES // 4]] = True
-        elif heldout[own].all():
-            heldout[ordered[len(ordered) // 2 :]] = False
+        own = np.sort(hashes[labels == label])
+        count = min(max(math.ceil(share * own.size), LEAST_EXAMPLES // 4), own.size // 2)
+        heldout |= (labels == label) & (hashes <= own[count - 1])
+        if heldout[labels == label].all():
+            raise UserError(f"{'positives' if label else 'negatives'}: {own.size} times the same text teaches nothing")
     return heldout
 
 

@@ -109,7 +109,7 @@ class _Bytes:
     def array(self, kind: type, count: int) -> np.ndarray:
         if not 0 <= count <= _MOST_ROWS * 64:
             raise ValueError(f"a table of {count} numbers")
-        values = np.frombuffer(self.data, np.dtype(kind).newbyteorder("<"), count, self.at)
+        values: np.ndarray = np.frombuffer(self.data, np.dtype(kind).newbyteorder("<"), count, self.at)
         self.at += values.nbytes
         return values
 
@@ -131,7 +131,7 @@ def _parse(source: _Bytes) -> FastTextModel:
     if version == 11:
         longest = 0
     size, words, label_count, _tokens, pruned_size = source.numbers("iiiqq")
-    if not (0 < label_count and 0 <= words and size == words + label_count and 0 < dimensions < 1 << 16):
+    if not (label_count > 0 and words >= 0 and size == words + label_count and 0 < dimensions < 1 << 16):
         raise ValueError(f"{words} words, {label_count} labels, {dimensions} dimensions")
     entries = [(source.text(), *source.numbers("qb")) for _ in range(size)]
     pairs = source.array(np.int32, 2 * max(pruned_size, 0)).reshape(-1, 2)
@@ -144,7 +144,7 @@ def _parse(source: _Bytes) -> FastTextModel:
         raise ValueError(f"matrices of {vectors.shape} and {output.shape}")
     pruned = np.zeros(0, np.int64)
     if pruned_size >= 0:
-        if len(pairs) and not (0 <= pairs.min() and pairs[:, 1].max() < len(pairs)):
+        if len(pairs) and not (pairs.min() >= 0 and pairs[:, 1].max() < len(pairs)):
             raise ValueError("the pruning names n-grams that are not there")
         pruned = np.full(max(buckets, 1), -1, np.int64)
         pruned[pairs[:, 0]] = pairs[:, 1]

@@ -4,6 +4,7 @@ The fingerprint is the SHA-256 of everything else in the file, so a damaged mode
 name the model that judged them. Equal models have equal bytes.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -53,7 +54,8 @@ def save(path: Path, content: ModelContent) -> str:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
     return fingerprint
 

@@ -14,7 +14,7 @@ SURE_HAN_SHARE = 0.9
 # and so little is kana or hangul: names quoted in Chinese text stay below
 SURE_OTHER_SHARE = 0.01
 # kana among Han and kana from which a text is Japanese: Japanese prose has about a half
-JAPANESE_KANA_SHARE = 0.1
+JAPANESE_KANA_SHARE = 0.2
 # what the labels of lid.176 call Chinese: Mandarin, Wu, Cantonese
 CHINESE_LABELS = ("zh", "wuu", "yue")
 # of a text, so much is shown to the model
