@@ -1,18 +1,24 @@
-"""clean: the rules of the PanGu-α paper (section 3.1), each a small function, each with its threshold in the recipe.
+"""clean: the rules of the PanGu-α paper (section 3.1) and what web text needs besides.
 
-1. Drop what has less than 60 % Chinese characters, less than 150 characters, or only a title.
-2. Remove special symbols, and paragraphs that the document has had before.
-3. Drop documents with the words of advertisements.
-4. Traditional to simplified characters.
-5. Remove navigation bars.
+1. Mojibake back to what it was (stages/mojibake.py).
+2. Characters in one form with full-width punctuation kept; no special symbols (PanGu-α; stages/characters.py).
+3. Traditional to simplified characters (PanGu-α, by OpenCC; stages/simplified.py).
+4. No navigation bars, repeated paragraphs (PanGu-α), contact lines (MNBVC; stages/boilerplate_lines.py).
+5. Private data masked or removed (WuDao; stages/privacy.py).
+6. Drop what has less than 60 % Chinese characters, less than 150 characters, only a title, or the words of
+   advertisements (PanGu-α).
+7. Drop documents of which more than 20 % were contact lines (MNBVC).
 
-The paper names the rules and the first two numbers; the lists of words and symbols are not published and are ours.
-Full-width punctuation stays as it is: ，。！？ are how Chinese sentences end. The text is changed first (2, 4, 5), then
-measured (1, 3)."""
+The paper names its rules and two numbers; the lists of words and symbols are not published and are ours. The text is
+changed first (1 to 5, until nothing changes any more, so that cleaning twice is cleaning once), then measured (6, 7).
+
+Most texts need most rules not at all. One compiled look at a column (kernels/survey.py) says which texts need which,
+and only these pass through the rules, which are plain functions on one text."""
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +26,11 @@ from pydantic import Field
 
 from data_pipeline import record
 from data_pipeline.engine.steps import Map, StageSettings
+from data_pipeline.kernels import survey
+from data_pipeline.stages import boilerplate_lines, characters, mojibake
+from data_pipeline.stages import privacy as private_data
+from data_pipeline.stages.clean_needs import character_classes, navigation_words
+from data_pipeline.stages.simplified import simplify
 
 # Phrases that an article does not use. Ours; kept short, because the paper drops a document for a single one.
 ADVERTISEMENT_WORDS = (
@@ -29,110 +40,17 @@ ADVERTISEMENT_WORDS = (
     "六合彩特码", "私服发布", "刷单兼职", "月入过万",
 )  # fmt: skip
 
-# Words that a navigation bar is made of. Ours.
-NAVIGATION_WORDS = frozenset(
-    [
-        "首页",
-        "上一页",
-        "下一页",
-        "上一篇",
-        "下一篇",
-        "上一章",
-        "下一章",
-        "返回顶部",
-        "返回首页",
-        "回到顶部",
-        "返回列表",
-        "网站地图",
-        "联系我们",
-        "关于我们",
-        "加入收藏",
-        "设为首页",
-        "登录",
-        "注册",
-        "退出",
-        "搜索",
-        "收藏",
-        "分享",
-        "打印",
-        "更多",
-        "更多>>",
-        "举报",
-        "投诉",
-        "帮助",
-        "帮助中心",
-        "客服中心",
-        "免责声明",
-        "版权声明",
-        "隐私政策",
-        "友情链接",
-        "广告服务",
-        "网站首页",
-        "新闻",
-        "新闻中心",
-        "产品中心",
-        "在线留言",
-        "人才招聘",
-        "招贤纳士",
-        "诚聘英才",
-        "手机版",
-        "电脑版",
-        "客户端",
-        "微博",
-        "微信",
-        "论坛",
-        "博客",
-        "视频",
-        "图片",
-        "专题",
-        "财经",
-        "体育",
-        "娱乐",
-        "科技",
-        "汽车",
-        "房产",
-        "教育",
-        "健康",
-        "旅游",
-        "军事",
-        "国际",
-        "国内",
-        "社会",
-        "目录",
-        "导航",
-        "菜单",
-        "关闭",
-        "展开",
-        "收起",
-        "点赞",
-        "评论",
-        "转发",
-        "赞",
-        "踩",
-        "回复",
-    ]
-)
-
-HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af〇"
-_WHITE = " \t\u00a0\u3000"
 # what indents a paragraph; spaces indent code
 _INDENT = "\t\u00a0\u3000"
+_WHITE = " \t\u00a0\u3000"
 _BLANK_LINES = re.compile(r"\n{3,}")
-# Controls, zero-width and direction marks, private use, U+FFFD, box drawing, blocks, geometric shapes, dingbats, emoji.
-# Not the arrows (they are words in manuals), not ○ (U+25CB: the zero of 二○○八年), not ①②③.
-_SYMBOLS = re.compile(
-    "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
-    "\ufe00-\ufe0f\ufeff\ufff0-\uffff\ue000-\uf8ff\u2500-\u25ca\u25cc-\u27bf\u2b00-\u2bff"
-    "\U0001f000-\U0001faff\U000e0000-\U000e0fff\U000f0000-\U0010ffff]+"
-)
-_SEPARATORS = re.compile(r"\s*[|｜丨»›>·•/／]\s*|\s+")
-_HARD_SEPARATORS = re.compile(r"[|｜丨»›>]")
-_BRACKETS = re.compile(r"[【】\[\]]")
-_SENTENCE_MARKS = re.compile("[。！？；，：…]")
+# removing may bring together what the next round removes; more rounds than this no text has needed
+_ROUNDS = 20
+_CONTACT_LINES = 3
 
 
 class Settings(StageSettings):
-    """The thresholds; the defaults are the paper's where it gives one."""
+    """The switches and thresholds; the defaults are the paper's where it gives one."""
 
     minimum_han_share: float = Field(
         default=0.6, description="Chinese characters among all that are not white space; less is dropped", ge=0, le=1
@@ -141,9 +59,25 @@ class Settings(StageSettings):
         default=150, description="characters that are not white space; fewer are dropped (reviews: about 15)", ge=0
     )
     drop_title_only: bool = Field(default=True, description="drop a page that has nothing but its title")
-    remove_symbols: bool = Field(
-        default=True, description="remove controls, private use, box drawing, dingbats and emoji"
+    repair_mojibake: bool = Field(default=True, description="bring back text that was read in the wrong charset")
+    unify_characters: bool = Field(
+        default=True, description="full-width letters and digits, half-width kana, radicals; ，。！？ stay full-width"
     )
+    remove_symbols: bool = Field(
+        default=True, description="remove controls, zero-width, private use, box drawing, dingbats and emoji"
+    )
+    simplify: bool = Field(default=True, description="traditional to simplified characters (OpenCC t2s)")
+    remove_navigation: bool = Field(default=True, description="remove lines that are navigation bars")
+    remove_contact_lines: bool = Field(
+        default=True, description="remove lines that only say how to call, write to or follow somebody"
+    )
+    maximum_contact_share: float = Field(
+        default=0.2, description="a document is dropped if more of its lines were contact lines (and 3 at least)", ge=0
+    )
+    privacy: Literal["mask", "remove", "keep"] = Field(
+        default="mask", description="numbers of phones, identity and bank cards, mail, QQ, WeChat: mask, remove or keep"
+    )
+    privacy_kinds: tuple[private_data.Kind, ...] = Field(default=private_data.KINDS, description="which of these")
     remove_repeated_paragraphs: bool = Field(
         default=True, description="keep the first of equal paragraphs of a document"
     )
@@ -154,8 +88,6 @@ class Settings(StageSettings):
     maximum_advertisements: int = Field(
         default=0, description="different advertisement words a document may hold", ge=0
     )
-    simplify: bool = Field(default=True, description="traditional to simplified characters (OpenCC t2s)")
-    remove_navigation: bool = Field(default=True, description="remove lines that are navigation bars")
 
 
 SIGNALS = (
@@ -166,91 +98,202 @@ SIGNALS = (
     "navigation_lines",
     "advertisements",
     "simplified",
+    "mojibake_repaired",
+    "mojibake_lost",
+    "contact_lines",
+    "private_items",
 )
+# reason -> (signal, the setting that bounds it, which bound that is), for `tune`
+THRESHOLDS = {
+    "too_short": ("characters", "minimum_characters", "minimum"),
+    "han_share": ("han_share", "minimum_han_share", "minimum"),
+    "advertisement": ("advertisements", "maximum_advertisements", "maximum"),
+}
+
+
+@dataclass
+class Changes:
+    """What the rules did to a text."""
+
+    symbols_removed: int = 0
+    repeated_paragraphs: int = 0
+    navigation_lines: int = 0
+    simplified: bool = False
+    mojibake_repaired: int = 0
+    mojibake_lost: int = 0
+    contact_lines: int = 0
+    private_items: int = 0
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """A document after the rules: its text, what was measured (by SIGNALS), and why it is dropped, if it is."""
+    """A document after the rules: its text, what was measured, and why it is dropped, if it is."""
 
     text: str
-    signals: tuple[float, ...]
-    drop_reason: str | None
+    changes: Changes = field(default_factory=Changes)
+    characters: int = 0
+    han_share: float = 0.0
+    advertisements: tuple[str, ...] = ()
+    drop_reason: str | None = None
 
 
 def clean(batch: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
     """All rules, on every document of a batch."""
-    rows = [
-        clean_document(text, title, settings)
-        for text, title in zip(batch.column("text").to_pylist(), batch.column("title").to_pylist(), strict=True)
+    texts = [text or "" for text in batch.column("text").to_pylist()]
+    changes = clean_texts(texts, settings)
+    column = pa.array(texts, pa.string())
+    characters_of, han = survey.measure(column)
+    shares = np.divide(han, characters_of, out=np.zeros(len(texts)), where=characters_of > 0)
+    found = [advertisements(text, chosen_words(settings)) for text in texts]
+    reasons = [
+        _reason(Cleaned(*row), title, settings)
+        for row, title in zip(
+            zip(texts, changes, characters_of.tolist(), shares.tolist(), found, strict=True),
+            batch.column("title").to_pylist(),
+            strict=True,
+        )
     ]
-    signals = np.array([row.signals for row in rows], np.float64).reshape(len(rows), len(SIGNALS))
+    signals = {
+        "han_share": pa.array(shares),
+        "characters": pa.array(characters_of),
+        "advertisements": pa.array([len(words) for words in found], pa.int64()),
+    }
+    for name in SIGNALS:
+        if name not in signals:
+            signals[name] = pa.array([float(getattr(change, name)) for change in changes], pa.float64())
     return record.replace(
         batch,
-        columns={
-            "text": pa.array([row.text for row in rows], pa.string()),
-            "drop_reason": pa.array([row.drop_reason for row in rows], pa.string()),
-        },
-        signals={name: pa.array(np.ascontiguousarray(signals[:, index])) for index, name in enumerate(SIGNALS)},
+        columns={"text": column, "drop_reason": pa.array(reasons, pa.string())},
+        signals={name: signals[name] for name in SIGNALS},
     )
 
 
 def clean_document(text: str, title: str | None, settings: Settings) -> Cleaned:
-    """The rules in their order."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    symbols = navigation = repeated = 0
-    if settings.remove_symbols:
-        text, symbols = remove_symbols(text)
-    text = tidy_lines(text)
-    if settings.remove_navigation:
-        text, navigation = remove_navigation(text)
-    if settings.remove_repeated_paragraphs:
-        text, repeated = remove_repeated_paragraphs(text, settings.repeated_paragraph_characters)
-    converted = False
-    if settings.simplify:
+    """One document by all rules in their order, plainly: the reference of `clean`."""
+    text, changes = clean_text(text, settings)
+    total, share = measure(text)
+    found = advertisements(text, chosen_words(settings))
+    cleaned = Cleaned(text, changes, total, share, found)
+    return Cleaned(text, changes, total, share, found, _reason(cleaned, title, settings))
+
+
+def clean_texts(texts: list[str], settings: Settings) -> list[Changes]:
+    """Clean texts in place; what was done to each. Only what the survey has something against is touched."""
+    untouched = Changes()
+    changes = [untouched] * len(texts)
+    rows = list(range(len(texts)))
+    for _ in range(_ROUNDS):
+        flags = _survey([texts[row] for row in rows], settings)
+        flagged = [(row, flag) for row, flag in zip(rows, flags, strict=True) if flag]
+        of_characters = []
+        for row, flag in flagged:
+            if changes[row] is untouched:
+                changes[row] = Changes(mojibake_lost=mojibake.lost(texts[row]))
+            text = clean_characters(texts[row], settings, changes[row], flag)
+            if text != texts[row]:
+                of_characters.append(row)
+            texts[row] = text
+        fresh = dict(zip(of_characters, _survey([texts[row] for row in of_characters], settings), strict=True))
+        rows = []
+        for row, flag in flagged:
+            text = clean_lines(texts[row], settings, changes[row], fresh.get(row, flag))
+            if text != texts[row] or row in fresh:
+                rows.append(row)
+            texts[row] = text
+        if not rows:
+            break
+    return changes
+
+
+def clean_text(text: str, settings: Settings) -> tuple[str, Changes]:
+    """The same for one text, plainly: every rule, whether it is needed or not. The reference of `clean_texts`."""
+    changes = Changes(mojibake_lost=mojibake.lost(text))
+    for _ in range(_ROUNDS):
+        before = text
+        text = clean_characters(text, settings, changes)
+        text = clean_lines(text, settings, changes)
+        if text == before:
+            break
+    return text, changes
+
+
+def _survey(texts: list[str], settings: Settings) -> list[int]:
+    if not texts:
+        return []
+    column = pa.array(texts, pa.large_string())
+    found = survey.survey(column, character_classes(), navigation_words(), settings.repeated_paragraph_characters)
+    return found.tolist()
+
+
+def clean_characters(text: str, settings: Settings, changes: Changes, flags: int = survey.EVERYTHING) -> str:
+    """Rules 1 to 3, once: each where its flag says so, or where one before it changed the text."""
+    start = text
+    if settings.repair_mojibake and flags & (survey.LATIN | survey.RARE):
+        text, count = mojibake.repair(text)
+        changes.mojibake_repaired += count
+    if flags & survey.BREAK or text != start:
+        text = characters.LINE_BREAKS.sub("\n", text)
+    if settings.unify_characters and (flags & survey.UNIFY or text != start):
+        text = characters.unify(text)
+    if settings.remove_symbols and (flags & survey.SYMBOL or text != start):
+        text, count = characters.remove_symbols(text)
+        changes.symbols_removed += count
+    if settings.simplify and (flags & survey.TRADITIONAL or text != start):
         text, converted = simplify(text)
-    text = _BLANK_LINES.sub("\n\n", text).strip()
-    characters, share = measure(text)
-    words = ADVERTISEMENT_WORDS if settings.advertisement_words is None else settings.advertisement_words
-    found = advertisements(text, words)
-    reason = None
-    if settings.drop_title_only and is_title_only(text, title):
-        reason = "title_only"
-    elif characters < settings.minimum_characters:
-        reason = f"too_short:{characters} characters"
-    elif share < settings.minimum_han_share:
-        reason = f"han_share:{share:.3f}"
-    elif len(found) > settings.maximum_advertisements:
-        reason = f"advertisement:{found[0]}"
-    return Cleaned(text, (share, characters, symbols, repeated, navigation, len(found), float(converted)), reason)
+        changes.simplified |= converted
+    if flags & survey.UNTIDY or text != start:
+        text = _BLANK_LINES.sub("\n\n", tidy_lines(text)).strip()
+    return text
+
+
+def clean_lines(text: str, settings: Settings, changes: Changes, flags: int = survey.EVERYTHING) -> str:
+    """Rules 4 and 5, once: each where its flag says so, or where one before it changed the text."""
+    start = text
+    has_words = bool(flags & (survey.WORDS | survey.NUMBERS))
+    if settings.remove_navigation and flags & survey.NAVIGATION:
+        text, count = boilerplate_lines.remove_navigation(text)
+        changes.navigation_lines += count
+    if settings.remove_contact_lines and (has_words or text != start):
+        text, count = boilerplate_lines.remove_contact_lines(text)
+        changes.contact_lines += count
+    if settings.privacy != "keep" and (has_words or text != start):
+        text, count = private_data.hide_private(text, settings.privacy, settings.privacy_kinds)
+        changes.private_items += count
+    if settings.remove_repeated_paragraphs and (flags & survey.REPEATED or text != start):
+        text, count = boilerplate_lines.remove_repeated_paragraphs(text, settings.repeated_paragraph_characters)
+        changes.repeated_paragraphs += count
+    return text if text == start else _BLANK_LINES.sub("\n\n", text).strip()
+
+
+def _reason(found: Cleaned, title: str | None, settings: Settings) -> str | None:
+    """Rules 6 and 7."""
+    if settings.drop_title_only and is_title_only(found.text, title):
+        return "title_only"
+    contact = found.changes.contact_lines
+    if contact >= _CONTACT_LINES:
+        lines = contact + sum(bool(line.strip()) for line in found.text.split("\n"))
+        if contact > settings.maximum_contact_share * lines:
+            return f"contact_lines:{contact} of {lines}"
+    if found.characters < settings.minimum_characters:
+        return f"too_short:{found.characters} characters"
+    if found.han_share < settings.minimum_han_share:
+        return f"han_share:{found.han_share:.3f}"
+    if len(found.advertisements) > settings.maximum_advertisements:
+        return f"advertisement:{found.advertisements[0]}"
+    return None
 
 
 def measure(text: str) -> tuple[int, float]:
-    """(characters that are not white space, share of Chinese characters among them). Rule 1."""
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    space = (points <= 0x20) | (points == 0x3000) | (points == 0xA0)
-    characters = len(points) - int(np.count_nonzero(space))
-    # one unsigned comparison for each range
-    han = (
-        (points - np.uint32(0x4E00) < 0x5200)
-        | (points - np.uint32(0x3400) < 0x19C0)
-        | (points - np.uint32(0xF900) < 0x200)
-        | (points - np.uint32(0x20000) < 0x123B0)
-        | (points == 0x3007)
-    )
-    return characters, int(np.count_nonzero(han)) / characters if characters else 0.0
+    """(characters that are not white space, share of Chinese characters among them)."""
+    total, han = survey.measure(pa.array([text], pa.large_string()))
+    return int(total[0]), int(han[0]) / int(total[0]) if total[0] else 0.0
 
 
 def is_title_only(text: str, title: str | None) -> bool:
-    """Whether a document has no more than its title. Rule 1."""
+    """Whether a document has no more than its title."""
     if not title:
         return False
-    return "".join(text.split()) in ("", "".join(title.split()))
-
-
-def remove_symbols(text: str) -> tuple[str, int]:
-    """(text, number of runs removed). Rule 2."""
-    return _SYMBOLS.subn("", text)
+    return len(text) <= 4 * len(title) + 64 and "".join(text.split()) in ("", "".join(title.split()))
 
 
 def tidy_lines(text: str) -> str:
@@ -258,27 +301,16 @@ def tidy_lines(text: str) -> str:
     return "\n".join([row.rstrip(_WHITE).lstrip(_INDENT) for row in text.split("\n")])
 
 
-def remove_repeated_paragraphs(text: str, minimum_characters: int) -> tuple[str, int]:
-    """(text, number of paragraphs removed): a line that occurred before in the document goes, if it is not short.
-    Rule 2.
-    """
-    rows = text.split("\n")
-    seen: set[str] = set()
-    kept = []
-    for row in rows:
-        if len(row) >= minimum_characters:
-            if row in seen:
-                continue
-            seen.add(row)
-        kept.append(row)
-    return ("\n".join(kept), len(rows) - len(kept)) if len(kept) < len(rows) else (text, 0)
+def chosen_words(settings: Settings) -> tuple[str, ...]:
+    """The words of advertisements that the settings ask for."""
+    return ADVERTISEMENT_WORDS if settings.advertisement_words is None else settings.advertisement_words
 
 
-def advertisements(text: str, words: tuple[str, ...]) -> list[str]:
-    """The words that occur, in the order of the list. Rule 3."""
+def advertisements(text: str, words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words that occur, in the order of the list."""
     if not words or not _advertisement_pattern(words).search(text):
-        return []
-    return [word for word in words if word in text]
+        return ()
+    return tuple(word for word in words if word in text)
 
 
 @functools.lru_cache(maxsize=4)
@@ -286,60 +318,22 @@ def _advertisement_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, words)))
 
 
-def simplify(text: str) -> tuple[str, bool]:
-    """(simplified text, whether anything changed). OpenCC is called only for text that holds one of its characters.
-    Rule 4.
-    """
-    if _traditional_characters().isdisjoint(text):
-        return text, False
-    converted = _converter().convert(text)
-    return converted, converted != text
-
-
-@functools.cache
-def _converter():
-    from opencc import OpenCC
-
-    return OpenCC("t2s")
-
-
-@functools.cache
-def _traditional_characters() -> frozenset[str]:
-    """Every character that OpenCC changes when it stands alone (about 4,100)."""
-    every = [
-        chr(point)
-        for first, last in ((0x3400, 0xA000), (0xF900, 0xFB00), (0x20000, 0x323B0))
-        for point in range(first, last)
-    ]
-    changed = _converter().convert("\n".join(every)).split("\n")
-    return frozenset(before for before, after in zip(every, changed, strict=True) if before != after)
-
-
-def remove_navigation(text: str) -> tuple[str, int]:
-    """(text, number of lines removed): lines that are navigation bars. Rule 5."""
-    rows = text.split("\n")
-    kept = [row for row in rows if not is_navigation(row)]
-    return ("\n".join(kept), len(rows) - len(kept)) if len(kept) < len(rows) else (text, 0)
-
-
-def is_navigation(row: str) -> bool:
-    """Whether a line is a row of links.
-
-    It has no sentence mark and is cut by separators into short items; either a hard separator (| » ›) stands between
-    at least four items, or at least two items, and half of them, are words that navigation bars are made of. Spaces
-    alone do not make a bar: a line of verse has them too. A line that is one such word and nothing else is a link as
-    well."""
-    if not row or len(row) > 200 or _SENTENCE_MARKS.search(row):
-        return False
-    items = [item for item in _SEPARATORS.split(_BRACKETS.sub(" ", row)) if item]
-    if not items or max(map(len, items)) > 10:
-        return False
-    known = sum(item in NAVIGATION_WORDS for item in items)
-    if len(items) == 1:
-        return known == 1 and len(items[0]) >= 3
-    if known >= 2 and 2 * known >= len(items):
-        return True
-    return len(items) >= 4 and len(_HARD_SEPARATORS.findall(row)) >= len(items) - 1 and known >= 1
-
-
-STEPS = (Map("records", process=clean, signals=SIGNALS, libraries=("opencc",)),)
+STEPS = (
+    Map(
+        "records",
+        process=clean,
+        signals=SIGNALS,
+        uses=(
+            "data_pipeline.kernels.survey",
+            "data_pipeline.kernels.normal_form",
+            "data_pipeline.kernels.minhash",
+            "data_pipeline.stages.boilerplate_lines",
+            "data_pipeline.stages.characters",
+            "data_pipeline.stages.clean_needs",
+            "data_pipeline.stages.mojibake",
+            "data_pipeline.stages.privacy",
+            "data_pipeline.stages.simplified",
+        ),
+        libraries=("opencc",),
+    ),
+)

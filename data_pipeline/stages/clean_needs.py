@@ -1,0 +1,68 @@
+"""What the cleaning rules look for, as the table that the survey of a column goes by (kernels/survey.py)."""
+
+from functools import cache
+
+import numpy as np
+
+from data_pipeline.kernels import survey
+from data_pipeline.kernels.normal_form import TABLE_SIZE
+from data_pipeline.stages.boilerplate_lines import NAVIGATION_CHARACTERS, NAVIGATION_ITEM, NAVIGATION_WORDS
+from data_pipeline.stages.characters import symbol_points, unified_points
+from data_pipeline.stages.simplified import traditional_points
+
+
+@cache
+def navigation_words() -> survey.Words:
+    """The words of navigation bars, as the survey looks for them."""
+    return survey.words(NAVIGATION_WORDS, NAVIGATION_ITEM, NAVIGATION_CHARACTERS)
+
+
+@cache
+def character_classes() -> np.ndarray:
+    """int32[262144]: the classes of each code point."""
+    classes = np.zeros(TABLE_SIZE, np.int32)
+    for points, kind in (
+        (symbol_points(), survey.SYMBOL),
+        (unified_points(), survey.UNIFY),
+        (traditional_points(), survey.TRADITIONAL),
+    ):
+        classes[points] |= kind
+    classes[0x80:0x100] |= survey.LATIN
+    classes[0xA1:0x100] |= survey.LATIN_FIRST
+    for byte in range(0x80, 0xA0):
+        if byte not in (0x81, 0x8D, 0x8F, 0x90, 0x9D):
+            classes[ord(bytes([byte]).decode("cp1252"))] |= survey.LATIN
+    for character in _gbk_beyond_gb2312():
+        classes[ord(character)] |= survey.RARE
+    classes[0xE000:0xF900] |= survey.RARE
+    classes[0xFFFD] |= survey.RARE
+    for point in range(0x3100):
+        if chr(point).isspace():
+            classes[point] |= survey.SPACE | survey.SEPARATOR
+    for characters, kind in (
+        ("\x0b\x0c\r\x85\u2028\u2029", survey.BREAK),
+        ("\t\u00a0\u3000", survey.INDENT),
+        (" \t\u00a0\u3000", survey.TRAILING),
+        ("0123456789０１２３４５６７８９", survey.DIGIT),
+        ("|｜丨»›>·•/／【】[]", survey.SEPARATOR),
+        ("。！？；，：…", survey.SENTENCE),
+        ("@＠", survey.AT),
+        # 电话 手机 热线 传真 邮箱 邮政 邮编 邮件 信箱 地址 联系 公众 微信 QQ 扣扣 企鹅 网址 官网 扫码 扫一扫 扫描
+        # 长按 点击 关注 加微信 来电 致电 咨询 欢迎 添加 薇信 威信 We VX 加V 锟斤拷 烫烫 屯屯
+        ("电手热传邮信地联公微QqＱｑ扣企网官扫长点关加来致咨欢添薇威VvWw锟烫屯", survey.PAIR_FIRST),
+        ("话机线真箱政编件址系众信QqＱｑ扣鹅网码一描按击注微电询迎加eXxVv斤烫屯群我客老小", survey.PAIR_SECOND),
+    ):
+        for character in characters:
+            classes[ord(character)] |= kind
+    return classes
+
+
+def _gbk_beyond_gb2312() -> str:
+    """The characters that GBK has and GB 2312 lacks: UTF-8 read as GBK is full of them."""
+    pairs = [
+        bytes((lead, trail))
+        for lead in range(0x81, 0xFF)
+        for trail in (*range(0x40, 0x7F), *range(0x80, 0xFF))
+        if lead < 0xA1 or trail < 0xA1
+    ]
+    return "".join(pair.decode("gbk", "ignore") for pair in pairs)

@@ -1,0 +1,158 @@
+"""Private data in texts: found by their form and, where they have one, by their check digit; masked or removed.
+
+| kind | form | check |
+|---|---|---|
+| `id_card` | 18 characters of a resident identity card (GB 11643-1999) | date of birth, ISO 7064 mod 11-2 |
+| `bank_card` | 16 to 19 digits with an issuer's number | Luhn (ISO/IEC 7812-1) |
+| `phone` | mobile (1[3-9]…, +86, 3-4-4), fixed line with area code, 400 and 800, 7 or 8 digits behind 电话 | |
+| `mail` | an address | |
+| `qq` | 5 to 12 digits behind QQ, 扣扣, 企鹅 | |
+| `wechat` | an account behind 微信, 微信号, VX and the like | |
+
+Digits may be full-width. A number inside a longer number is none of these. Masking leaves a word that says what stood
+there (`[电话]`), which is none of these either, so that doing it twice changes nothing. WuDao removed 10 million such
+items from 3 TB (Yuan et al. 2021)."""
+
+import datetime
+import re
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+KINDS = ("id_card", "bank_card", "phone", "mail", "qq", "wechat")
+Kind = Literal["id_card", "bank_card", "phone", "mail", "qq", "wechat"]
+MASKS = {
+    "id_card": "[身份证号]",
+    "bank_card": "[银行卡号]",
+    "phone": "[电话]",
+    "mail": "[邮箱]",
+    "qq": "[QQ号]",
+    "wechat": "[微信号]",
+}
+
+# Every pattern begins with a set of characters and looks behind it afterwards: so the search skips from one of them to
+# the next instead of trying everything at every place.
+_D = "[0-9０-９]"
+_ANY = r"[\s\S]"
+_ALONE = f"(?<!{_D}{_ANY})(?<![0-9A-Za-z][.．]{_ANY})(?<![A-Za-z_/=#-]{_ANY})"
+_ENDS = f"(?!{_D})(?![.．]{_D})(?![A-Za-z_])"
+_DASH = "[-－—– ]"
+_COLON = "[ 　]{0,2}[：:]?[ 　]{0,2}"
+_LABEL_PHONE = "(?:电话|手机|热线|传真|Tel|TEL|tel)(?:号码|号)?"
+_MOBILE = f"[3-9３-９]{_D}{_DASH}?{_D}{{4}}{_DASH}?{_D}{{4}}"
+_FIXED = f"{_DASH}[2-9２-９]{_D}{{6,7}}(?:(?:转|[-－]){_D}{{1,5}})?"
+_QQ = "[QqＱｑ扣企](?:(?<=[QqＱｑ])[QqＱｑ]|(?<=扣)扣|(?<=企)鹅)(?:群号|号码|交流群|群|号)?"
+_WECHAT = f"[微薇威WwVv](?:(?<=[微薇威Vv])信|(?<=[Ww])e[Cc]hat|(?<![A-Za-z]{_ANY})(?<=[VvWw])[Xx])(?:号码|号|[Ii][Dd])?"
+_PATTERNS = {
+    "id_card": (
+        f"(?P<item>[1-9１-９]{_ALONE}{_D}{{5}}(?:[1１][89８９]|[2２][0０]){_D}{{9}}[0-9０-９XxＸｘ])(?![0-9０-９A-Za-z])"
+    ),
+    "bank_card": (
+        f"(?P<item>[3-6]{_ALONE}(?:(?<=6)[02]|(?<=5)[1-5]|(?<=4)[0-9]|(?<=3)[57])[0-9]{{2}}(?:[ -]?[0-9]{{4}}){{3}}"
+        f"(?:[ -]?[0-9]{{1,3}})?){_ENDS}"
+    ),
+    "phone": (
+        f"(?P<item>[0-9０-９+＋(（]{_ALONE}"
+        f"(?:(?<=[+＋])86{_DASH}?(?:[1１]{_MOBILE}|[0０]?{_D}{{2,3}}{_FIXED})"
+        f"|(?<=[0０])[0０]86{_DASH}?[1１]{_MOBILE}"
+        f"|(?<=[1１]){_MOBILE}"
+        f"|(?<=[(（])[0０]{_D}{{2,3}}[)）]{_DASH}?[2-9２-９]{_D}{{6,7}}(?:(?:转|[-－]){_D}{{1,5}})?"
+        f"|(?<=[0０]){_D}{{2,3}}{_FIXED}"
+        f"|(?<=[48４８])[0０]{{2}}[-－ ]{_D}{{3,4}}[-－ ]?{_D}{{3,4}})){_ENDS}"
+    ),
+    "labelled_phone": f"{_LABEL_PHONE}{_COLON}(?P<item>[2-9２-９]{_D}{{6,7}}){_ENDS}",
+    "mail": (
+        f"(?P<item>[A-Za-z0-9._%+-](?<![A-Za-z0-9._%+-]{_ANY})[A-Za-z0-9._%+-]{{0,63}}[@＠]"
+        r"(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24})(?![A-Za-z0-9-])"
+    ),
+    "qq": f"{_QQ}(?:[ 　]{{0,2}}[：:是为])?[ 　]{{0,2}}(?P<item>[1-9１-９]{_D}{{4,11}})(?![0-9０-９A-Za-z.@＠])",
+    "wechat": f"{_WECHAT}[ 　]{{0,2}}[：:][ 　]{{0,2}}(?P<item>[A-Za-z][-_A-Za-z0-9]{{5,19}})(?![-_A-Za-z0-9@＠.])",
+    # without a colon only behind 加微信 or 微信号, and only with a digit: 微信 Android 版 is no account
+    "labelled_wechat": (
+        "(?:加微信|微信号|微信号码|加[Vv][Xx]?)[ 　]{0,2}"
+        "(?P<item>[A-Za-z](?=[-_A-Za-z]{0,18}[0-9_])[-_A-Za-z0-9]{5,19})(?![-_A-Za-z0-9@＠.])"
+    ),
+}
+_COMPILED = {name: re.compile(pattern) for name, pattern in _PATTERNS.items()}
+_PATTERNS_OF: dict[str, tuple[str, ...]] = {
+    **{kind: (kind,) for kind in KINDS},
+    "phone": ("phone", "labelled_phone"),
+    "wechat": ("wechat", "labelled_wechat"),
+}
+# what there must be for a kind to be there at all
+_MANY_DIGITS = re.compile(f"{_D}(?:[-－—– ()（）]{{0,2}}{_D}){{6}}")
+_WECHAT_WORDS = (
+    *("微信", "薇信", "威信", "echat", "eChat", "V信", "v信", "加V", "加v"),
+    *(first + second for first in "VvWw" for second in "Xx"),
+)
+_FIVE_DIGITS = re.compile(f"{_D}{{5}}")
+# words in front of an item that say nothing without it: removed with it
+_LABELS = {
+    "id_card": re.compile(f"(?:公民身份号码|身份证号码|身份证号|身份证){_COLON}$"),
+    "bank_card": re.compile(f"(?:银行卡号|银行账号|卡号|账号){_COLON}$"),
+    "phone": re.compile(f"(?:联系|咨询|服务|客服)?(?:{_LABEL_PHONE}|联系方式){_COLON}$"),
+    "mail": re.compile(f"(?:电子邮箱|电子邮件|邮箱|邮件|[Ee]-?[Mm]ail){_COLON}$"),
+    "qq": re.compile(f"{_QQ}(?:[ 　]{{0,2}}[：:是为])?[ 　]{{0,2}}$"),
+    "wechat": re.compile(f"(?:加?{_WECHAT}|加[Vv][Xx]?)[ 　]{{0,2}}[：:]?[ 　]{{0,2}}$"),
+}
+_LABEL_CHARACTERS = 16
+
+
+def _is_id_card(text: str) -> bool:
+    """The date of birth exists, and the last character is the check digit."""
+    digits = "".join(str(int(c)) if c.isdigit() else "X" for c in text)
+    try:
+        born = datetime.date(int(digits[6:10]), int(digits[10:12]), int(digits[12:14]))
+    except ValueError:
+        return False
+    total = sum(int(digit) * pow(2, 17 - place, 11) for place, digit in enumerate(digits[:17]))
+    return born.year >= 1850 and "10X98765432"[total % 11] == digits[17]
+
+
+def _is_bank_card(text: str) -> bool:
+    """Luhn's check over 16 to 19 digits."""
+    digits = [int(character) for character in text if character.isdigit()]
+    doubled = [digit if place % 2 == 0 else sum(divmod(2 * digit, 10)) for place, digit in enumerate(reversed(digits))]
+    return 16 <= len(digits) <= 19 and sum(doubled) % 10 == 0 and len(set(digits)) > 2
+
+
+_CHECKS: dict[str, Callable[[str], bool]] = {"id_card": _is_id_card, "bank_card": _is_bank_card}
+
+
+def find_private(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[str, int, int]]:
+    """(kind, start, end) of every item, in order and without overlaps: an earlier kind goes first."""
+    found: list[tuple[str, int, int]] = []
+    possible = {"mail"} if "@" in text or "＠" in text else set()
+    if any(word in text for word in _WECHAT_WORDS):
+        possible.add("wechat")
+    if _MANY_DIGITS.search(text):
+        possible |= {"id_card", "bank_card", "phone", "qq"}
+    elif _FIVE_DIGITS.search(text):
+        possible.add("qq")
+    for kind in KINDS:
+        if kind not in kinds or kind not in possible:
+            continue
+        check = _CHECKS.get(kind)
+        for pattern in _PATTERNS_OF[kind]:
+            for match in _COMPILED[pattern].finditer(text):
+                start, end = match.span("item")
+                if (check is None or check(match["item"])) and not any(s < end and start < e for _, s, e in found):
+                    found.append((kind, start, end))
+    return sorted(found, key=lambda item: item[1])
+
+
+def hide_private(text: str, mode: Literal["mask", "remove"], kinds: Sequence[str] = KINDS) -> tuple[str, int]:
+    """(text, items hidden). Removing can join what stood on both sides to another item: it is looked for again."""
+    total = 0
+    while found := find_private(text, kinds):
+        total += len(found)
+        parts, position = [], 0
+        for kind, start, end in found:
+            before = text[position:start]
+            if mode == "remove":
+                label = _LABELS[kind].search(before[-_LABEL_CHARACTERS:])
+                if label is not None:
+                    before = before[: len(before) - len(label[0])]
+            parts += [before, MASKS[kind] if mode == "mask" else ""]
+            position = end
+        text = "".join([*parts, text[position:]])
+    return text, total
