@@ -202,12 +202,13 @@ class Price:
             forward, back, weight = forward + a, back + b, weight + c
         both = (back + weight).seconds
         share = weight.device / max(1e-30, back.device + back.tensor + weight.device)
-        offload = self._activation_offload(chunk)
+        offload = self.offload_seconds(chunk)
         forward_seconds = max(forward.seconds, offload) * self.slowest
         backward_seconds = max(both, offload) * self.slowest
         return ChunkTime(forward_seconds, backward_seconds * (1 - share), backward_seconds * share)
 
-    def _activation_offload(self, chunk: Chunk) -> float:
+    def offload_seconds(self, chunk: Chunk) -> float:
+        """Copying the saved activations of a chunk to the host, or back."""
         share = self.strategy.offload.activation
         if not share:
             return 0.0

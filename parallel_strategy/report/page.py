@@ -6,10 +6,13 @@ from typing import Any
 
 from parallel_strategy.predict import Prediction
 from parallel_strategy.report.details import memory_over_time, operators, traffic
+from parallel_strategy.report.streams import Bar, bars
 from parallel_strategy.report.tables import summary
 from parallel_strategy.search.find import parts_of
 
-COLOURS = {"F": "#4c9f70", "B": "#3b6fb6", "W": "#8fb8de", "idle": "#e4572e", "send": "#9b8aa6", "tail": "#c9a227"}
+KINDS = {"F": "forward", "B": "backward", "W": "weight gradients", "idle": "idle", "tail": "end of the step"}
+COLOURS = {"F": "#4c9f70", "B": "#3b6fb6", "W": "#8fb8de", "idle": "#f2a391", "tail": "#c9a227"}
+LANES = ("#7d5ba6", "#d1495b", "#2e86ab", "#5f7a61", "#a0785a")
 STYLE = (
     "body{font-family:system-ui,sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#222}"
     "table{border-collapse:collapse;font-size:13px}td,th{padding:3px 10px;border-bottom:1px solid "
@@ -48,7 +51,7 @@ def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = 
         figure.update_layout(template="plotly_white", margin={"l": 60, "r": 20, "t": 20, "b": 50})
         body += [f"<h2>{title}</h2>", figure.to_html(full_html=False, include_plotlyjs=False)]
     body += [
-        "<h2>Collectives of the busiest rank</h2>",
+        "<h2>Collectives of the busiest rank, by level of topology</h2>",
         _traffic_table(prediction),
         "<h2>Operators</h2>",
         _operator_table(prediction),
@@ -59,45 +62,54 @@ def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = 
 
 
 def timeline(prediction: Prediction, go):
-    """Bars per stage: forward, backward, weight gradients, idle, and the step's end."""
-    replayed = prediction.replay(keep=True)
-    bars: dict[str, list[tuple[float, float, int, str]]] = {name: [] for name in COLOURS}
-    idle = [0.0] * prediction.program.pp
-    for event in replayed.events[:LIMIT]:
-        if event.start > idle[event.stage] + 1e-9:
-            bars["idle"].append((idle[event.stage], event.start - idle[event.stage], event.stage, "idle"))
-        idle[event.stage] = event.end
-        label = f"{event.task.kind} of micro-batch {event.task.micro_batch}, chunk {event.task.chunk}"
-        bars[event.task.kind].append((event.start, event.end - event.start, event.stage, label))
-    if len(replayed.events) <= LIMIT:
-        for stage, tail in enumerate(prediction.tails):
-            bars["tail"].append((replayed.finish[stage], tail.exposed, stage, "gradients and optimizer"))
-    names = {
-        "F": "forward",
-        "B": "backward",
-        "W": "weight gradients",
-        "idle": "idle",
-        "tail": "gradients and optimizer",
-    }
+    """A band per stage: what it computes, with idle time in red, and below it a thin lane for each link it uses."""
+    found = list(bars(prediction))
+    end = prediction.seconds
+    for stage, finish in enumerate(prediction.replayed.finish):
+        waited = prediction.replayed.seconds - finish
+        if waited > 1e-9:
+            found.append(Bar(stage, "compute", finish, waited, "idle", "waits for the other stages"))
+    lanes = [level.level for level in prediction.question.cluster.topology]
+    lanes = [name for name in (*lanes, "copy") if any(bar.stream == name for bar in found)]
+    height = 0.3 / max(1, len(lanes))
     figure = go.Figure()
-    for kind, name in names.items():
-        if bars[kind]:
-            starts, lengths, stages, labels = zip(*bars[kind], strict=True)
-            figure.add_bar(
-                base=starts,
-                x=lengths,
-                y=stages,
-                orientation="h",
-                name=name,
-                marker_color=COLOURS[kind],
-                hovertext=labels,
-                width=0.9,
-            )
+    for kind, title in KINDS.items():
+        members = [bar for bar in found if bar.kind == kind and bar.stream == "compute"][:LIMIT]
+        if members:
+            _bars(figure, members, title, COLOURS[kind], 0.0 if lanes else 0.1, 0.56 if lanes else 0.8)
+    for number, lane in enumerate(lanes):
+        members = [bar for bar in found if bar.stream == lane][:LIMIT]
+        place = 0.56 + height * number
+        _bars(figure, members, f"link: {lane}" if lane != "copy" else lane, LANES[number % len(LANES)], place, height)
     figure.update_layout(
-        barmode="overlay", height=max(260, 26 * prediction.program.pp + 120), xaxis_title="seconds", yaxis_title="stage"
+        barmode="overlay",
+        height=max(300, 34 * prediction.program.pp + 140),
+        xaxis_title="seconds",
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
     )
-    figure.update_yaxes(autorange="reversed", dtick=1)
+    figure.update_xaxes(range=[0, end * 1.005])
+    stages = list(range(prediction.program.pp))
+    figure.update_yaxes(
+        autorange="reversed",
+        tickvals=[s + 0.43 for s in stages],
+        ticktext=[f"stage {s}" for s in stages],
+        zeroline=False,
+    )
     return figure
+
+
+def _bars(figure, members: list[Bar], title: str, colour: str, place: float, height: float) -> None:
+    figure.add_bar(
+        base=[bar.start for bar in members],
+        x=[bar.seconds for bar in members],
+        y=[bar.stage + place + height / 2 for bar in members],
+        orientation="h",
+        name=title,
+        marker={"color": colour, "line_width": 0},
+        hovertext=[f"{bar.name} {bar.detail}, {bar.seconds * 1e3:.3f} ms" for bar in members],
+        hoverinfo="text",
+        width=0.94 * height,
+    )
 
 
 def memory_bars(data: dict[str, Any], go):
@@ -188,11 +200,23 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _traffic_table(prediction: Prediction) -> str:
+    levels = ["device", *(level.level for level in prediction.question.cluster.topology)]
+    found = sorted(traffic(prediction), key=lambda t: (levels.index(t.level), -t.seconds))
     rows = [
-        [t.axis, t.op, t.level, str(t.group), str(t.count), f"{t.gib:.3f}", f"{t.seconds:.4g}", t.algorithm]
-        for t in traffic(prediction)
+        [
+            t.level,
+            t.axis,
+            t.op,
+            str(t.group),
+            str(t.count),
+            f"{t.gib:.3f}",
+            f"{t.seconds:.4g}",
+            f"{t.seconds / prediction.seconds:.1%}",
+            t.algorithm,
+        ]
+        for t in found
     ]
-    return _table(["axis", "operation", "over", "ranks", "times", "GiB", "seconds", "algorithm"], rows)
+    return _table(["level", "axis", "operation", "ranks", "times", "GiB", "seconds", "of the step", "algorithm"], rows)
 
 
 def _operator_table(prediction: Prediction) -> str:

@@ -46,7 +46,9 @@ def found_data(found: Found, elapsed: float) -> dict[str, Any]:
         "why_not": [
             {"change": n.change, "seconds": n.seconds, "gib": n.gib, "reason": n.reason} for n in found.neighbours
         ],
-        "sensitivity": [{"change": name, "step_time": change} for name, change in found.sensitivity],
+        "sensitivity": [
+            {"change": name, "step_time": change if change < 1e9 else None} for name, change in found.sensitivity
+        ],
         "operators": None if found.sharding is None else asdict(found.sharding),
     }
 
@@ -97,7 +99,7 @@ def print_found(found: Found, elapsed: float) -> None:
         console.print(f"  {neighbour.change}: {neighbour.reason}", highlight=False)
     console.print("[bold]what would change the best step time[/]")
     for name, change in found.sensitivity:
-        console.print(f"  {name}: {change:+.1%}", highlight=False)
+        console.print(f"  {name}: " + (f"{change:+.1%}" if change < 1e9 else "nothing fits"), highlight=False)
     if found.sharding is not None:
         print_sharding(found.sharding, console)
     console.print(

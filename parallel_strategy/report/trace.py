@@ -3,71 +3,43 @@
 import json
 
 from parallel_strategy.predict import Prediction
+from parallel_strategy.report.streams import bars
 
-NAMES = {"F": "forward", "B": "backward", "W": "weight gradient"}
+COLOURS = {
+    "F": "good",
+    "B": "rail_animation",
+    "W": "rail_response",
+    "idle": "grey",
+    "link": "terrible",
+    "copy": "olive",
+}
 
 
 def chrome_trace(prediction: Prediction) -> str:
     """JSON for chrome://tracing or ui.perfetto.dev; times in microseconds."""
-    program, price = prediction.program, prediction.price
-    replayed = prediction.replay(keep=True)
-    events: list[dict] = []
-    mesh = prediction.question.strategy.mesh
+    program, mesh = prediction.program, prediction.question.strategy.mesh
     stride = mesh.stride("pp")
+    streams = ["compute", *(level.level for level in prediction.question.cluster.topology), "copy"]
+    found = list(bars(prediction))
+    used = {(bar.stage, bar.stream) for bar in found}
+    events: list[dict] = []
     for stage in range(program.pp):
         name = f"stage {stage} (rank {stage * stride} and its {mesh.devices // mesh.pp - 1} like it)"
         events.append({"ph": "M", "pid": stage, "name": "process_name", "args": {"name": name}})
-        for thread, stream in enumerate(("compute", "sends", "step end")):
-            events.append({"ph": "M", "pid": stage, "tid": thread, "name": "thread_name", "args": {"name": stream}})
-    last = len(program.chunks) - 1
-    idle = [0.0] * program.pp
-    for event in replayed.events:
-        kind, chunk, micro_batch = event.task
-        if event.start > idle[event.stage] + 1e-9:
-            events.append(_event("idle", event.stage, 0, idle[event.stage], event.start - idle[event.stage], {}))
-        idle[event.stage] = event.end
-        arguments = {"micro_batch": micro_batch, "chunk": chunk, "layers": program.chunks[chunk].layers}
+        for thread, stream in enumerate(streams):
+            if (stage, stream) in used:
+                events.append({"ph": "M", "pid": stage, "tid": thread, "name": "thread_name", "args": {"name": stream}})
+    for bar in found:
         events.append(
-            _event(f"{NAMES[kind]} {micro_batch}", event.stage, 0, event.start, event.end - event.start, arguments)
+            {
+                "ph": "X",
+                "pid": bar.stage,
+                "tid": streams.index(bar.stream),
+                "name": bar.name,
+                "ts": bar.start * 1e6,
+                "dur": bar.seconds * 1e6,
+                "cname": COLOURS.get(bar.kind, "yellow"),
+                "args": {"detail": bar.detail} if bar.detail else {},
+            }
         )
-        sends = (kind == "F" and chunk < last) or (kind == "B" and chunk > 0)
-        if sends and price.boundary:
-            events.append(
-                _event(
-                    f"send after {NAMES[kind]} {micro_batch}",
-                    event.stage,
-                    1,
-                    event.end,
-                    price.boundary,
-                    {"bytes": program.boundary_bytes},
-                )
-            )
-    for stage, tail in enumerate(prediction.tails):
-        time = replayed.finish[stage]
-        for name, seconds in (
-            ("reduce gradients", tail.gradient_reduce),
-            ("reduce tied embedding", tail.embedding_reduce),
-            ("optimizer", tail.optimizer),
-            ("gather weights", tail.weight_gather),
-            ("host", tail.fixed),
-        ):
-            if seconds:
-                events.append(_event(name, stage, 2, time, seconds, {}))
-                time += seconds
     return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
-
-
-def _event(name: str, stage: int, thread: int, start: float, seconds: float, arguments: dict) -> dict:
-    colour = {"i": "grey", "f": "good", "b": "rail_animation", "w": "rail_response", "s": "terrible"}.get(
-        name[0], "yellow"
-    )
-    return {
-        "ph": "X",
-        "pid": stage,
-        "tid": thread,
-        "name": name,
-        "ts": start * 1e6,
-        "dur": seconds * 1e6,
-        "cname": colour,
-        "args": arguments,
-    }

@@ -1,6 +1,6 @@
 """The search: price the space, drop what does not fit, replay the best, balance their stages, explain the winner."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def search(question: Question, space: Space, *, keep: int = 10, margin: float = 
         predictions[:keep],
         front,
         neighbours,
-        sensitivity(predictions[:keep]),
+        sensitivity(predictions[:keep]) + _elsewhere_in_the_space(question, groups, predictions[0], usable, space),
         shard_operators(winner.question),
     )
 
@@ -279,6 +279,31 @@ def sensitivity(predictions: list[Prediction]) -> list[tuple[str, float]]:
     for name, changed in changes:
         best = min(_elsewhere(p, changed).closed_form_seconds / p.closed_form_seconds * p.seconds for p in predictions)
         result.append((name, best / base - 1.0))
+    return result
+
+
+def _elsewhere_in_the_space(
+    question: Question, groups: list[Candidates], winner: Prediction, usable: float, space: Space
+) -> list[tuple[str, float]]:
+    """Relative change of the best step time with other device memory, and of the time per sequence with other global
+    batches. In closed form on both sides; other batches keep the winner's sizes of tensor, pipeline and context."""
+    seconds = np.concatenate([group.seconds for group in groups])
+    gib = np.concatenate([group.gib for group in groups])
+    base = float(seconds[gib <= usable].min())
+    result = []
+    for factor, words in ((0.5, "half"), (0.75, "three quarters of"), (2.0, "twice")):
+        fits = gib <= usable * factor
+        result.append((f"{words} the device memory", float(seconds[fits].min()) / base - 1.0 if fits.any() else np.inf))
+    mesh = winner.question.strategy.mesh
+    for factor, words in ((0.5, "half"), (2.0, "twice")):
+        batch = int(space.batch * factor)
+        if batch < 1 or batch % mesh.dp:
+            continue
+        near = replace(space, batch=batch, tp=[mesh.tp], pp=[mesh.pp], cp=[mesh.cp])
+        found = evaluate(question, near)
+        times = [float(group.seconds[group.gib <= usable].min(initial=np.inf)) for group in found]
+        if times and min(times) < np.inf:
+            result.append((f"{words} the global batch, per sequence", min(times) / factor / base - 1.0))
     return result
 
 
