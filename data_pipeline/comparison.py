@@ -12,8 +12,10 @@ Everything lies in the output directory, and what is there is used again: packin
 by its checkpoints.
 """
 
+import importlib.util
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -312,7 +314,7 @@ def _train(folder: Path, label: str, plan: Plan, seed: int) -> Run:
     path = folder / f"train-{seed}.yaml"
     _write_if_new(path, yaml.safe_dump(config, sort_keys=False))
     command = [sys.executable, "-m", "pangu", "train", str(path), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=_environment())
     if done.returncode == 130:
         raise KeyboardInterrupt
     if done.returncode:
@@ -325,6 +327,16 @@ def _train(folder: Path, label: str, plan: Plan, seed: int) -> Run:
             steps.append(record["step"])
             losses.append(record["heldout_loss"])
     return Run(label, seed, steps, losses)
+
+
+def _environment() -> dict[str, str]:
+    """This process's, with the place of `pangu` on the path, wherever the command was called."""
+    specification = importlib.util.find_spec("pangu")
+    if specification is None or specification.origin is None:
+        raise UserError("the package `pangu`, which trains, is not installed here")
+    root = str(Path(specification.origin).parent.parent)
+    path = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": root if not path else root + os.pathsep + path}
 
 
 def _outcome(

@@ -326,7 +326,7 @@ def drop_reasons(
     if settings.quality is not None and settings.quality_sampling != "off":
         if settings.quality_sampling == "pareto":
             draw = pareto_draws(np.asarray(doc_ids, np.uint64), settings.pareto_alpha, settings.seed or 0)
-            drop(~(draw > 1 - good), "quality:", good)
+            drop(draw <= 1 - good, "quality:", good)
         else:
             drop(good < settings.quality_minimum, "quality:", good)
     if settings.language_model is not None:
