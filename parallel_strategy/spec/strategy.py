@@ -105,6 +105,9 @@ class Pipeline(Section):
 class Tensor(Section):
     sequence_parallel: bool = False
     vocab: Literal["split", "whole"] = "split"
+    interleave: Literal[1, 2] = Field(
+        default=1, description="2: a micro-batch runs as two halves, one's collectives beside the other's computation"
+    )
 
 
 class Zero(Section):
@@ -115,6 +118,9 @@ class Zero(Section):
     group: Literal["dp"] = "dp"
     weight_shard_size: int = Field(default=-1, description="-1: the whole group; else ranks that share one copy")
     threshold_kb: int = Field(default=64, ge=0, description="parameters below this stay whole")
+    bucket_mb: float | None = Field(
+        default=None, gt=0, description="gradients are fused into collectives of this size; absent: one at the end"
+    )
     whole: list[str] = Field(
         default=[], description="names of parameters, `*` for any text, that MindSpore is told to keep whole"
     )
@@ -199,6 +205,10 @@ class StrategySpec(SpecFile):
                 f"pipeline.schedule {pipeline.schedule!r} needs a number of micro-batches that is a multiple "
                 f"of pp {pp}, "
                 f"not {self.micro_batches}; nearest: {nearest(legal, self.micro_batches)}"
+            )
+        if self.tensor.interleave > 1 and self.batch.micro % self.tensor.interleave:
+            raise ValueError(
+                f"tensor.interleave {self.tensor.interleave} must divide batch.micro {self.batch.micro}; nearest: 1"
             )
         if pipeline.vpp > 1 and pipeline.schedule not in CHUNKED:
             raise ValueError(f"pipeline.vpp {pipeline.vpp} needs a schedule with chunks; nearest: 'interleaved'")

@@ -1,0 +1,363 @@
+"""Sharding of every operator of one repeated block: MindSpore's choices, and what each costs.
+
+The devices of a stage are a device matrix: the data and tensor axes of the mesh, cut where they cross a level of
+topology. Each operator may split its rows (sequences), its columns and, a matrix product, its inner dimension over
+each axis of the matrix, or repeat itself along it; its in_strategy is the product of the axes on each dimension. Where
+the layout that an operator leaves is not the one that the next one reads, MindSpore redistributes: AllGather, AllToAll,
+or a slice that costs nothing forward and an AllGather backward.
+"""
+
+import fnmatch
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+
+from parallel_strategy.cost.collective import Network
+from parallel_strategy.cost.elimination import Tables
+from parallel_strategy.cost.kernel import matmul_seconds
+from parallel_strategy.errors import UserError
+from parallel_strategy.spec.strategy import Question
+
+# what an axis of the device matrix does to an operator
+WHOLE, ROWS, COLUMNS, INNER, SCATTER = range(5)
+# inner dimension split: partial sums, added up everywhere, or so that each device keeps its rows
+PRODUCT, POINTWISE, ALONG_ROWS = (WHOLE, ROWS, COLUMNS, INNER, SCATTER), (WHOLE, ROWS, COLUMNS), (WHOLE, ROWS)
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis of the device matrix."""
+
+    name: str
+    size: int
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """An operator over [rows, columns] tensors of the whole stage. A matrix product has `inner`; `row_limit` and
+    `column_limit` are the most parts that a dimension can be cut into."""
+
+    name: str
+    primitive: str
+    inputs: tuple[str, ...]
+    rows: int
+    columns: int
+    inner: int = 0
+    choices: tuple[int, ...] = POINTWISE
+    passes: float = 2.0  # of the output, that an element-wise kernel reads and writes
+    primitives: str = ""  # path of the operator's primitive in `pangu`, without its layer
+    row_limit: int = 1 << 30
+    column_limit: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The sharding of one operator, as MindSpore writes it."""
+
+    name: str
+    primitive: str
+    in_strategy: tuple[tuple[int, ...], ...]
+    tensor_map: tuple[tuple[int, ...], ...]  # axes of the device matrix from the right; -1: not split
+    seconds: float  # forward and backward of one micro-batch, redistribution of its inputs included
+
+
+class BlockSharding:
+    """All choices of one block's operators, priced once. Raises nothing; what is not legal costs infinity."""
+
+    def __init__(
+        self,
+        question: Question,
+        axes: list[Axis],
+        operators: list[Operator],
+        *,
+        weight_second_per_byte: float = 0.0,
+        state_bytes: float = 16.0,
+    ) -> None:
+        self.question, self.axes, self.operators = question, axes, operators
+        self.network = Network(question.cluster)
+        self.by_name = {operator.name: operator for operator in operators}
+        self.element = question.model.element_bytes
+        self.weight_price, self.state_bytes = weight_second_per_byte, state_bytes
+        self.micro_batches = max(1, question.strategy.micro_batches)
+
+    @cached_property
+    def options(self) -> dict[str, np.ndarray]:
+        """[choices, axes] of every operator: what each axis does to it. Illegal ones are left out."""
+        return {operator.name: self._legal(operator) for operator in self.operators}
+
+    def _legal(self, operator: Operator) -> np.ndarray:
+        every = np.array(list(product(operator.choices, repeat=len(self.axes))), dtype=np.int64)
+        rows, columns, inner = (self.parts(every, kinds) for kinds in ((ROWS,), (COLUMNS,), (INNER, SCATTER)))
+        kept = rows * self.parts(every, (SCATTER,))
+        fits = (kept <= operator.row_limit) & (columns <= operator.column_limit)
+        fits &= (operator.rows % kept == 0) & (operator.columns % columns == 0)
+        if operator.inner:
+            fits &= operator.inner % inner == 0
+        return every[fits]
+
+    def parts(self, options: np.ndarray, kinds: tuple[int, ...]) -> np.ndarray:
+        """Into how many parts the axes that do one of `kinds` cut."""
+        sizes = np.array([axis.size for axis in self.axes], dtype=np.int64)
+        return np.where(np.isin(options, kinds), sizes, 1).prod(axis=-1)
+
+    def line(self, op: str, axis: Axis, size: np.ndarray) -> np.ndarray:
+        """Seconds of a collective along one axis, over arrays of bytes."""
+        lines = self.network.lines(op, axis.size, axis.stride)
+        return np.min([one.alpha + one.beta * size for one in lines], axis=0) * (size > 0)
+
+    def input_layout(self, name: str) -> np.ndarray:
+        """[choices, axes]: how each choice wants its first input, as WHOLE, ROWS, COLUMNS."""
+        options = self.options[name]
+        if not self.by_name[name].inner:
+            return options
+        return np.select([options == ROWS, np.isin(options, (INNER, SCATTER))], [ROWS, COLUMNS], WHOLE)
+
+    def output_layout(self, name: str) -> np.ndarray:
+        options = self.options[name]
+        return np.select([np.isin(options, (ROWS, SCATTER)), options == COLUMNS], [ROWS, COLUMNS], WHOLE)
+
+    def own_seconds(self, name: str) -> np.ndarray:
+        """[choices] forward and backward of one micro-batch, with collectives of the operator itself and its share of
+        the gradient's all-reduce."""
+        operator, options = self.by_name[name], self.options[name]
+        question = self.question
+        device, dtype = question.cluster.device, question.model.compute_dtype
+        bandwidth = device.hbm.gbps * 1e9 * device.hbm.eff
+        rows = operator.rows / self.parts(options, (ROWS,))
+        columns = operator.columns / self.parts(options, (COLUMNS,))
+        local = rows * columns * self.element
+        if not operator.inner:
+            return 2.5 * operator.passes * local / (bandwidth * device.vector.eff) + 2 * device.vector.launch_us * 1e-6
+        inner = operator.inner / self.parts(options, (INNER, SCATTER))
+        one = np.ones_like(rows)
+        seconds = np.zeros_like(rows)
+        for m, n, k in ((rows, columns, inner), (rows, inner, columns), (inner, columns, rows)):
+            moved = self.element * (m * k + k * n + m * n) / bandwidth
+            seconds += np.maximum(matmul_seconds(device, dtype, m, n, k, one), moved) + device.gemm.launch_us * 1e-6
+        weight = inner * columns
+        framework = question.framework
+        entering = rows * inner * self.element
+        for index, axis in enumerate(self.axes):
+            does = options[:, index]
+            seconds += np.where(does == INNER, self.line("all_reduce", axis, local), 0.0)
+            scattered = self.line("reduce_scatter", axis, local) + self.line("all_gather", axis, local)
+            seconds += np.where(does == SCATTER, scattered, 0.0)
+            seconds += np.where(does == COLUMNS, self.line("all_reduce", axis, entering), 0.0)
+            gradient = self.line("all_reduce", axis, weight * framework.gradient_bytes_sent)
+            seconds += np.where(does == ROWS, gradient * (1 - framework.dp_overlap) / self.micro_batches, 0.0)
+        return seconds + self.weight_price * weight * self.state_bytes
+
+    def redistribution(self, before: str, after: str) -> np.ndarray:
+        """[choices of before, choices of after] seconds, forward and backward, of bringing the output of one operator
+        into the layout that the other reads."""
+        left, right = self.output_layout(before), self.input_layout(after)
+        unique_left, index_left = np.unique(left, axis=0, return_inverse=True)
+        unique_right, index_right = np.unique(right, axis=0, return_inverse=True)
+        source, target = unique_left[:, None, :], unique_right[None, :, :]
+        operator = self.by_name[before]
+        sizes = np.array([axis.size for axis in self.axes])
+        local = operator.rows * operator.columns * self.element / np.where(source != WHOLE, sizes, 1).prod(axis=-1)
+        local = np.broadcast_to(local, (len(unique_left), len(unique_right))).astype(float)
+        seconds = np.zeros_like(local)
+        # slices first, since they shrink what follows; then exchanges, then gathers
+        sliced = [(source[..., i] == WHOLE) & (target[..., i] != WHOLE) for i in range(len(self.axes))]
+        for index, axis in enumerate(self.axes):
+            local = np.where(sliced[index], local / axis.size, local)
+            seconds += np.where(sliced[index], self.line("all_gather", axis, local * axis.size), 0.0)  # its backward
+        for index, axis in enumerate(self.axes):
+            here, there = source[..., index], target[..., index]
+            moved = (here != WHOLE) & (there != WHOLE) & (here != there)
+            seconds += np.where(moved, 2 * self.line("all_to_all", axis, local), 0.0)
+        for index, axis in enumerate(self.axes):
+            gathered = (source[..., index] != WHOLE) & (target[..., index] == WHOLE)
+            whole = local * axis.size
+            both = self.line("all_gather", axis, whole) + self.line("reduce_scatter", axis, whole)
+            seconds += np.where(gathered, both, 0.0)
+            local = np.where(gathered, whole, local)
+        return seconds[index_left.reshape(-1)][:, index_right.reshape(-1)]
+
+    @cached_property
+    def tables(self) -> Tables:
+        tables = Tables({name: len(options) for name, options in self.options.items()})
+        for operator in self.operators:
+            tables.add((operator.name,), self.own_seconds(operator.name))
+            for source in operator.inputs:
+                tables.add((source, operator.name), self.redistribution(source, operator.name))
+        return tables
+
+    def seconds(self, choice: dict[str, int], name: str) -> float:
+        """Of one operator under a choice of all, its inputs' redistribution included."""
+        total = float(self.own_seconds(name)[choice[name]])
+        for source in self.by_name[name].inputs:
+            total += float(self.redistribution(source, name)[choice[source], choice[name]])
+        return total
+
+    def chosen(self, choice: dict[str, int]) -> list[Chosen]:
+        result = []
+        for operator in self.operators:
+            does = self.options[operator.name][choice[operator.name]]
+            strategy, maps = self.in_strategy(operator, does)
+            seconds = self.seconds(choice, operator.name)
+            result.append(Chosen(operator.name, operator.primitive, strategy, maps, seconds))
+        return result
+
+    def in_strategy(
+        self, operator: Operator, does: np.ndarray
+    ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+        """(splits of every dimension of every input, the first axis of the device matrix on each of them)."""
+
+        def cut(*kinds: int) -> tuple[int, int]:
+            here = [index for index, what in enumerate(does) if what in kinds]
+            size = int(np.prod([self.axes[index].size for index in here], dtype=np.int64)) if here else 1
+            return size, len(self.axes) - 1 - here[0] if here else -1
+
+        rows, columns, inner = cut(ROWS), cut(COLUMNS), cut(INNER, SCATTER)
+        if operator.inner:
+            dimensions: list[list[tuple[int, int]]] = [[rows, inner], [inner, columns]]
+        elif operator.primitive == "LayerNorm":
+            dimensions = [[rows, (1, -1)], [(1, -1)], [(1, -1)]]
+        else:
+            dimensions = [[rows, columns] for _ in operator.inputs]
+        return (
+            tuple(tuple(size for size, _ in each) for each in dimensions),
+            tuple(tuple(axis for _, axis in each) for each in dimensions),
+        )
+
+    def index(self, name: str, does: tuple[int, ...]) -> int:
+        """Number of a choice. Raises KeyError where it is not legal."""
+        found = np.flatnonzero((self.options[name] == np.array(does)).all(axis=1))
+        if not len(found):
+            raise KeyError(name)
+        return int(found[0])
+
+
+def mesh_axes(question: Question) -> list[Axis]:
+    """The data and tensor axes of the mesh, outermost first, cut where they cross a level of topology."""
+    mesh, network = question.strategy.mesh, Network(question.cluster)
+    axes: list[Axis] = []
+    for name in mesh.axes:
+        size, stride = getattr(mesh, name), mesh.stride(name)
+        if name not in ("dp", "tp") or size == 1:
+            continue
+        pieces, below = [], 1
+        for span in network.spans(size, stride):
+            if size % (span.members * span.groups) == 0 and span.members == below and name == "tp":
+                pieces.append(Axis(f"{name}_{span.name}", span.groups, stride * below))
+                below *= span.groups
+        if below != size:
+            pieces = [Axis(name, size, stride)]
+        axes += [Axis(name, size, stride)] if len(pieces) == 1 else pieces[::-1]
+    return axes
+
+
+def block_of(question: Question) -> list[Operator]:
+    """The operators of one transformer layer over the whole stage: every micro-batch of its data-parallel ranks."""
+    model, strategy = question.model, question.strategy
+    sequences = strategy.batch.micro * strategy.mesh.dp
+    rows, hidden = sequences * model.seq_length, model.hidden_size
+    width, heads = model.num_heads * model.head_width, model.num_heads
+    keys = model.key_value_heads * model.head_width
+    inner, ups = model.ffn_hidden_size, 2 if model.gated_ffn else 1
+    scores = 1.0 + 4.0 * model.num_heads * model.seq_length / width  # passes over scores, per element of the context
+
+    def matmul(name: str, source: str, columns: int, inside: int, path: str, column_limit: int = 1 << 30) -> Operator:
+        return Operator(
+            name, "MatMul", (source,), rows, columns, inside, PRODUCT, primitives=path, column_limit=column_limit
+        )
+
+    return [
+        Operator("attention.norm", "LayerNorm", ("feed_forward.residual",), rows, hidden, choices=ALONG_ROWS,
+                 primitives="layernorm1.norm"),
+        matmul("attention.query", "attention.norm", width, hidden, "attention.dense1.affine.matmul",
+               column_limit=heads),
+        matmul("attention.key", "attention.norm", keys, hidden, "attention.dense2.affine.matmul",
+               column_limit=model.key_value_heads),
+        matmul("attention.value", "attention.norm", keys, hidden, "attention.dense3.affine.matmul",
+               column_limit=model.key_value_heads),
+        Operator("attention.core", "BatchMatMul", ("attention.query", "attention.key", "attention.value"), rows, width,
+                 passes=scores, primitives="attention.scores", row_limit=sequences, column_limit=heads),
+        matmul("attention.output", "attention.core", hidden, width, "attention.projection.affine.matmul"),
+        Operator("attention.residual", "Add", ("attention.output", "feed_forward.residual"), rows, hidden, passes=3),
+        Operator("feed_forward.norm", "LayerNorm", ("attention.residual",), rows, hidden, choices=ALONG_ROWS),
+        matmul("feed_forward.up", "feed_forward.norm", ups * inner, hidden, "output.mapping.affine.matmul"),
+        Operator("feed_forward.activation", "GeLU", ("feed_forward.up",), rows, ups * inner),
+        matmul("feed_forward.down", "feed_forward.activation", hidden, inner, "output.projection.affine.matmul"),
+        Operator("feed_forward.residual", "Add", ("feed_forward.down", "attention.residual"), rows, hidden, passes=3),
+    ]  # fmt: skip
+
+
+def mesh_choice(block: BlockSharding) -> dict[str, int]:
+    """What the mesh stands for: rows over dp; over tp columns of the first product and inner dimension of the
+    second."""
+    split = {"attention.output": INNER, "feed_forward.down": INNER}
+    whole = ("attention.norm", "attention.residual", "feed_forward.norm", "feed_forward.residual")
+    choice = {}
+    for operator in block.operators:
+        tensor = WHOLE if operator.name in whole else split.get(operator.name, COLUMNS)
+        if tensor == COLUMNS:  # fewer key heads than ranks: each holds a copy
+            parts = int(np.prod([axis.size for axis in block.axes if axis.name.startswith("tp")]))
+            tensor = COLUMNS if parts <= operator.column_limit else WHOLE
+        choice[operator.name] = block.index(
+            operator.name, tuple(ROWS if axis.name == "dp" else tensor for axis in block.axes)
+        )
+    return choice
+
+
+def override_seconds(question: Question) -> float:
+    """What the strategy's overrides add to one micro-batch of one layer, forward and backward: the sharding of the mesh
+    with the named operators sharded otherwise, over the sharding of the mesh. Raises UserError for an operator or a
+    strategy that does not exist, with the nearest legal one."""
+    axes, operators = mesh_axes(question), block_of(question)
+    block = BlockSharding(question, axes or [Axis("dp", 1, 1)], operators)
+    choice = mesh_choice(block)
+    before = block.tables.total(choice)
+    for override in question.strategy.overrides:
+        named = [operator for operator in operators if _named(operator, override.operator)]
+        if not named:
+            known = ", ".join(operator.name for operator in operators)
+            raise UserError(f"overrides: operator {override.operator!r} matches none of {known}")
+        for operator in named:
+            choice[operator.name] = _overridden(block, operator, override.strategy)
+    return block.tables.total(choice) - before
+
+
+def _named(operator: Operator, pattern: str) -> bool:
+    """Whether a pattern of an override means this operator: by its name here, or by its primitive's path in `pangu`."""
+    paths = (
+        operator.name,
+        f"backbone.blocks.0.{operator.primitives}",
+        f"backbone.top_query_layer.{operator.primitives}",
+    )
+    return any(fnmatch.fnmatch(path, pattern) for path in paths)
+
+
+def _overridden(block: BlockSharding, operator: Operator, strategy: list[list[int]]) -> int:
+    """Number of the choice whose in_strategy is `strategy`. Dimensions of one part at the end may be left out or added,
+    and a weight may be written transposed."""
+    options = block.options[operator.name]
+    written = [block.in_strategy(operator, does)[0] for does in options]
+
+    def bare(splits: list[int] | tuple[int, ...]) -> tuple[int, ...]:
+        kept = list(splits)
+        while kept and kept[-1] == 1:
+            kept.pop()
+        return tuple(kept)
+
+    def distance(one: tuple[tuple[int, ...], ...]) -> float:
+        if [bare(x) for x in one] == [bare(x) for x in strategy]:
+            return 0.0
+        turned = [strategy[0], strategy[1][::-1]] if operator.inner and len(strategy) == 2 else strategy
+        if [bare(x) for x in one] == [bare(x) for x in turned]:
+            return 0.0
+        flat, wanted = [x for part in one for x in part], [x for part in strategy for x in part]
+        wanted += [1] * (len(flat) - len(wanted))
+        return 1.0 + sum(abs(np.log2(a / b)) for a, b in zip(flat, wanted, strict=False))
+
+    best = min(range(len(written)), key=lambda index: distance(written[index]))
+    if distance(written[best]) > 0:
+        nearest = [list(part) for part in written[best]]
+        raise UserError(f"overrides: {operator.name} cannot have in_strategy {strategy}; nearest: {nearest}")
+    return best
