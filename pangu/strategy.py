@@ -50,13 +50,18 @@ class RunStrategy:
     @cached_property
     def stage_layouts(self) -> dict[int, dict[str, ParameterLayout]]:
         """{first rank of a pipeline stage: {weight: layout}}, under the released names."""
-        from parallel_strategy.mindspore.placement import parameter_layouts
+        from parallel_strategy.errors import UserError as StrategyError
+        from parallel_strategy.mindspore.layouts import parameter_layouts
 
         mesh = self.question.strategy.mesh
         ranks = mesh.devices // mesh.pp
         stages: dict[int, dict[str, ParameterLayout]] = {stage * ranks: {} for stage in range(mesh.pp)}
-        for name, placed in parameter_layouts(self.question).items():
-            for stage in getattr(placed, "stages", (placed.stage,)):
+        try:
+            placements = parameter_layouts(self.question)
+        except StrategyError as error:
+            raise UserError(f"{self.path}: {error}") from None
+        for name, placed in placements.items():
+            for stage in placed.stages:
                 stages[stage * ranks][name] = ParameterLayout(
                     tuple(placed.device_matrix),
                     tuple(() if axis == -1 else (axis,) for axis in placed.tensor_map),

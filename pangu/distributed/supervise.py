@@ -50,20 +50,20 @@ class Attempt:
     def look(self) -> None:
         """Learn of processes that have started since."""
         try:
-            found = psutil.Process(self.process.pid).children(recursive=True)
+            parent = psutil.Process(self.process.pid)
+            command, found = parent.cmdline(), parent.children(recursive=True)
         except psutil.NoSuchProcess:
             return
         for process in found:
             if process.pid in self.workers or process.pid in self.others:
                 continue
             try:
-                role = process.environ().get("MS_ROLE")
-                # Between fork and exec a process has the environment, and the name, of msrun.
-                started = "msrun" not in " ".join(process.cmdline()[:2])
+                # Between fork and exec a process looks like its parent.
+                if process.cmdline() != command:
+                    role = process.environ().get("MS_ROLE")
+                    (self.workers if role == "MS_WORKER" else self.others)[process.pid] = process
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-            if started:
-                (self.workers if role == "MS_WORKER" else self.others)[process.pid] = process
 
     def workers_left(self) -> list[psutil.Process]:
         return [p for p in self.workers.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
@@ -101,6 +101,10 @@ class Attempt:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+
+    def has_failed(self) -> bool:
+        """Whether msrun has told of a worker that ended badly; it then kills the others."""
+        return DIED.search(self.output.read_text(encoding="utf-8", errors="replace")) is not None
 
     def exit_code(self) -> int:
         """0 when all ended well; else the code of the worker that ended first, as msrun tells it."""
@@ -164,16 +168,17 @@ class Supervisor:
             while attempt.process.poll() is None:
                 attempt.look()
                 attempt.show()
-                if self.asked and not passed_on and (attempt.workers or attempt.launch.is_alone):
+                if self.asked and not passed_on:
                     attempt.interrupt()
                     passed_on, deadline = True, time.monotonic() + INTERRUPT_SECONDS
                 if self.asked > 1 or (deadline and time.monotonic() > deadline):
                     break
-                if not attempt.launch.is_alone and attempt.workers and not attempt.workers_left():
-                    failed = DIED.search(attempt.output.read_text(encoding="utf-8", errors="replace"))
-                    if failed:
+                if not attempt.launch.is_alone and not attempt.workers_left():
+                    # None was seen yet, or none is left. A failure has been told; else the scheduler may still end.
+                    if attempt.has_failed() or (self.asked and not attempt.workers):
                         break
-                    deadline = deadline or time.monotonic() + SCHEDULER_SECONDS
+                    if attempt.workers:
+                        deadline = deadline or time.monotonic() + SCHEDULER_SECONDS
                 time.sleep(POLL_SECONDS)
         finally:
             attempt.show()

@@ -40,7 +40,7 @@ def export(question: Question, strategy_file: str, hosts: Path | None, skeleton:
         files[f"groups/rank_{rank}.pb"] = groups.group_file(question, rank)
     try:
         files |= mindspore_files(question, skeleton)
-    except (UserError, ImportError) as error:
+    except UserError as error:
         notes.append(f"no files for MindSpore: {error}")
     if skeleton is None:
         notes.append(
@@ -64,7 +64,10 @@ def mindspore_files(question: Question, skeleton: Path | None) -> dict[str, str 
             content = skeleton.read_bytes()
         except OSError as error:
             raise UserError(f"{skeleton}: cannot be read: {error.strerror}") from None
-        files["operator_strategy.json"] = strategy_file.operator_strategy_json(content, question)
+        fill_in = getattr(strategy_file, "operator_strategy_json", None)
+        if fill_in is None:
+            raise UserError("--skeleton: filling in a skeleton is not there yet")
+        files["operator_strategy.json"] = fill_in(content, question)
     return files
 
 
