@@ -1,11 +1,16 @@
-"""Write a commented strategy file to start from; with --model or --cluster also those files, to edit.
+"""Write a commented strategy file to start from; with --copy-presets also the model's and the cluster's, to edit.
+
+An editor checks and completes these files with the schemas that --schema writes: the first line of a file then is
+`# yaml-language-server: $schema=schemas/strategy.schema.json`.
 
 example:
   python -m parallel_strategy init strategy.yaml
+  python -m parallel_strategy init schemas --schema
   python -m parallel_strategy init strategy.yaml --model pangu-alpha-13b --cluster atlas-800t-a2-910b2
 """
 
 import argparse
+import json
 
 TEMPLATE = """\
 # How a model is laid over a cluster. Every value can be edited; `predict` says what it costs.
@@ -32,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--copy-presets", action="store_true", help="also write model.yaml and cluster.yaml beside it")
     parser.add_argument("--force", action="store_true", help="overwrite")
     parser.add_argument("--list", action="store_true", help="the presets, and nothing else")
+    parser.add_argument(
+        "--schema", action="store_true", help="JSON schemas of all four kinds of file, into this directory"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -43,8 +51,15 @@ def run(arguments: argparse.Namespace) -> int:
     from parallel_strategy.spec.cluster import ClusterSpec
     from parallel_strategy.spec.framework import FrameworkSpec
     from parallel_strategy.spec.model import ModelSpec
+    from parallel_strategy.spec.schema import SCHEMAS, schema_of
     from parallel_strategy.spec.strategy import Schedule
 
+    if arguments.schema:
+        for name, kind in SCHEMAS.items():
+            target = Path(arguments.strategy) / f"{name}.schema.json"
+            write_whole(target, json.dumps(schema_of(kind), indent=1) + "\n")
+            print(f"wrote {target}")
+        return 0
     if arguments.list:
         for title, kind in (("models", ModelSpec), ("clusters", ClusterSpec), ("frameworks", FrameworkSpec)):
             print(f"{title}: {', '.join(kind.preset_names())}")

@@ -127,3 +127,23 @@ def test_planning_imports_nothing_heavy():
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_schemas_accept_what_init_writes(tmp_path, capsys):
+    """Editors check with the schemas; every preset and the template pass, and a misspelt field does not."""
+    jsonschema = pytest.importorskip("jsonschema")
+    import yaml
+
+    from parallel_strategy.spec.file import PRESETS
+
+    assert main(["init", str(tmp_path / "schemas"), "--schema"]) == 0
+    assert main(["init", str(tmp_path / "strategy.yaml")]) == 0
+    kinds = ("strategy", "model", "cluster", "framework")
+    schemas = {kind: json.loads((tmp_path / f"schemas/{kind}.schema.json").read_text()) for kind in kinds}
+    for kind in ("model", "framework"):
+        for path in (PRESETS / f"{kind}s").glob("*.yaml"):
+            jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), schemas[kind])
+    written = yaml.safe_load((tmp_path / "strategy.yaml").read_text(encoding="utf-8"))
+    jsonschema.validate(written, schemas["strategy"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(written | {"mech": {}}, schemas["strategy"])
