@@ -53,6 +53,11 @@ def conjugates(records: list[Record], place: Place) -> list[Record]:
     return kept + [replace(r, phase="backward", name=f"{r.name}.gradient") for r in loss]
 
 
+def needed_again(records: list[Record], place: Place) -> list[Record]:
+    """A recomputed layer does not repeat its last all-reduce: nothing in its backward needs the sum."""
+    return [r for r in records if not (r.phase == "recompute" and r.name == "feed_forward.output")]
+
+
 def fp32_tables(records: list[Record], place: Place) -> list[Record]:
     """Rows are looked up, and summed over the split vocabulary, in fp32; the sum has a conjugate."""
     result = []
@@ -127,6 +132,7 @@ def gathered_rows(records: list[Record], place: Place) -> list[Record]:
 
 HABITS: dict[str, Callable[[list[Record], Place], list[Record]]] = {
     "gradients of activations stay partial sums until an all-reduce's conjugate": conjugates,
+    "a recomputed layer does not repeat what its backward does not need": needed_again,
     "tables are read in fp32": fp32_tables,
     "the loss is summed per micro-batch, forward and backward": loss_sums,
     "a collective for every parameter, gradients in fp32": one_by_one,

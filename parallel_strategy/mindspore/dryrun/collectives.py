@@ -67,7 +67,7 @@ def read_collectives(graph: Graph, rank: int, num_layers: int, stage_devices: in
         if node.scope.startswith("Gradients/"):
             phase = "backward"
             layer, name = forward_layers.get(key, layer), forward_names.get(key, name) + ".gradient"
-        if "duplicated" in node.attributes or "recompute_" in node.scope:
+        if "duplicated" in node.attributes:
             phase = "recompute"
         if parameter is not None:
             layer, phase, name = layer_of_parameter(parameter, num_layers), "step", parameter

@@ -91,7 +91,7 @@ def read_graph(path: Path, operators: frozenset[str]) -> Graph:
                 continue
             operands = tuple(re.findall(r"%(?:para)?\d+[^\s,)({]*", words.split(") ", 1)[0]))
             graph.sources[function, value] = operands
-            repeated = "duplicated: Bool(1)" in line or "need_cse_after_recompute: Bool(1)" in line
+            repeated = "duplicated: Bool(1)" in line
             if operator[1] in operators or repeated:
                 instance = re.search(r"instance name: ([^}]*)}", words)
                 node = Node(
