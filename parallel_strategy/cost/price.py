@@ -15,8 +15,8 @@ from parallel_strategy.cost.kernel import kernel_seconds, smooth_maximum
 from parallel_strategy.graph.operator import Block, Collective, KernelTable, Phase
 from parallel_strategy.graph.program import Chunk, Piece, Program
 from parallel_strategy.graph.sharding import (
-    cut_of,
     gather_weights,
+    owned_elements,
     scatter_gradients,
     scatter_micro_batch,
     step_collectives,
@@ -243,20 +243,18 @@ class Price:
     def tail(self, stage: int) -> StepTail:
         """Gradient reduction, weight gathering and the optimizer of a stage."""
         program, framework, strategy = self.program, self.framework, self.strategy
-        nodes = step_collectives(program, stage)
+        nodes = [node for _, node in step_collectives(program, stage)]
         level = strategy.zero.stage
-        traffic = self.collectives(n for n in nodes if n.name.startswith(("gradients.dense", "gradients.expert")))
-        traffic += strategy.micro_batches * self.collectives(scatter_micro_batch(program, stage))
+        between = ("gradients.tied", "gradients.partial")
+        traffic = self.collectives(n for n in nodes if n.name.startswith("gradients.") and n.name not in between)
+        traffic += strategy.micro_batches * self.collectives(n for _, n in scatter_micro_batch(program, stage))
         gather = self.collectives(n for n in nodes if n.name.startswith("weights."))
         # between stages and inside the tensor group; the sums of one number are part of the framework's step overhead
-        apart = [n for n in nodes if n.name in ("gradients.tied", "gradients.partial")]
+        apart = [n for n in nodes if n.name in between]
         backward = sum(self.chunks[chunk.index].backward for chunk in program.stage_chunks(stage))
         hidden = min(framework.dp_overlap * traffic, backward * (strategy.micro_batches if level == 2 else 1))
         hidden_gather = framework.gather_overlap * gather
-        owned = sum(
-            program.stage_elements(stage, expert=expert) / cut_of(program, expert=expert).shards
-            for expert in (False, True)
-        )
+        owned = owned_elements(program, stage)
         hbm = self.cluster.device.hbm
         update = owned * framework.optimizer_bytes_per_parameter / (hbm.gbps * 1e9 * hbm.eff)
         if strategy.offload.optimizer:

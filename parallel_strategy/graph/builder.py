@@ -20,6 +20,7 @@ class BlockBuilder:
     dtype: str
     gradient_bytes: float = 0.0  # of the buffer that every micro-batch adds its weight gradients to
     fused_accumulation: bool = True
+    partial: bool = False  # gradients between a forward collective's conjugate and the next are sums over tp
 
     def _add(self, forward: list[Kernel | Collective], backward: list[Kernel | Collective]) -> None:
         block = self.block
@@ -95,7 +96,7 @@ class BlockBuilder:
         undo: list[Kernel | Collective] = []
         if backward is not None:
             back = CONJUGATE[op] if backward == "conjugate" else backward
-            undo.append(Collective(f"{name}.gradient", back, axis, size, Phase.BACKWARD_INPUT, self.dtype))
+            undo.append(Collective(f"{name}.gradient", back, axis, size, Phase.BACKWARD_INPUT, dtype or self.dtype))
         self._add([Collective(name, op, axis, size, Phase.FORWARD, dtype or self.dtype)], undo)
 
     def communicate_backward(self, name: str, op: str, axis: str, size: float) -> None:

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 from parallel_strategy.graph.operator import Collective
 from parallel_strategy.graph.program import Program
-from parallel_strategy.graph.sharding import step_collectives
+from parallel_strategy.graph.sharding import OUTSIDE, step_collectives
 from parallel_strategy.graph.tasks import Tasks
 from parallel_strategy.schedule.orders import order_of
 from parallel_strategy.spec.strategy import Question
-
-OUTSIDE = -1  # layer and micro-batch of what belongs to the whole step
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -44,8 +42,8 @@ def collectives_of(question: Question | Program, rank: int) -> list[Record]:
         for step in tasks.steps(kind, chunk):
             if isinstance(step.work, Collective):
                 records.append(record_of(program, step.work, rank, chunk, step.layer, step.phase, micro_batch))
-    for work in step_collectives(program, stage):
-        records.append(record_of(program, work, rank, 0, OUTSIDE, "step", OUTSIDE))
+    for layer, work in step_collectives(program, stage):
+        records.append(record_of(program, work, rank, 0, layer, "step", OUTSIDE))
     return records
 
 

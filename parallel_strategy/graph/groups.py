@@ -2,9 +2,10 @@
 
 pp, cp, tp        the mesh's own axes
 weights           the ranks that hold the same dense weights: dp x cp
+weights_tp        the ranks that hold the same unsplit weights: dp x cp x tp; also `stage`
 shard, replica    those ranks cut into groups that share one copy (`zero.weight_shard_size`), and across
 ep, expert_dp     those ranks cut into groups that share one set of experts, and across
-expert_shard, expert_replica   the same cut of `expert_dp`
+shard_tp, replica_tp, expert_shard, expert_replica   the same cut of `weights_tp` and of `expert_dp`
 embedding         the first and the last stage, which both hold a tied word table
 model             all parts of one copy of the model: tp x pp
 world             everyone
@@ -49,6 +50,10 @@ class Groups:
             return self._cut(axis, self.members("weights", rank), rank)
         if axis in ("expert_shard", "expert_replica"):
             return self._cut(axis.removeprefix("expert_"), self.members("expert_dp", rank), rank)
+        if axis in ("weights_tp", "stage"):
+            return tuple(sorted(self._varied(rank, "dp", "cp", "tp")))
+        if axis in ("shard_tp", "replica_tp"):
+            return self._cut(axis.removesuffix("_tp"), self.members("weights_tp", rank), rank)
         if axis == "embedding":
             stages = self._varied(rank, "pp")
             return (stages[0], stages[-1]) if mesh.pp > 1 else stages
@@ -76,6 +81,12 @@ class Groups:
         if axis in ("expert_shard", "expert_replica"):
             size = self._size(experts)
             return (size, expert_stride) if axis == "expert_shard" else (experts // size, expert_stride * size)
+        everyone, least = weights * mesh.tp, min(stride, mesh.stride("tp"))
+        if axis in ("weights_tp", "stage"):
+            return everyone, least
+        if axis in ("shard_tp", "replica_tp"):
+            size = self._size(everyone)
+            return (size, least) if axis == "shard_tp" else (everyone // size, least * size)
         if axis == "embedding":
             return (2, (mesh.pp - 1) * mesh.stride("pp")) if mesh.pp > 1 else (1, 1)
         if axis == "model":

@@ -57,7 +57,8 @@ def build_layer(
 
 def _builder(block: Block, model: ModelSpec, framework: FrameworkSpec) -> BlockBuilder:
     fused = framework.fused_gradient_accumulation
-    return BlockBuilder(block, model.element_bytes, model.activation_dtype, framework.gradient_bytes, fused)
+    dtype, partial = model.activation_dtype, framework.partial_gradients
+    return BlockBuilder(block, model.element_bytes, dtype, framework.gradient_bytes, fused, partial)
 
 
 def norm(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shard: Shard, name: str) -> None:
@@ -79,7 +80,7 @@ def gather_input(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: st
     size = shard.tokens(model) * model.hidden_size * builder.element
     if shard.sequence_parallel:
         builder.communicate(name, "all_gather", "tp", size)
-    else:
+    elif not builder.partial:
         builder.communicate_backward(name, "all_reduce", "tp", size)
 
 
@@ -99,7 +100,7 @@ def reduce_output(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: s
     if shard.sequence_parallel:
         builder.communicate(name, "reduce_scatter", "tp", size)
     else:
-        builder.communicate(name, "all_reduce", "tp", size, backward=None)
+        builder.communicate(name, "all_reduce", "tp", size, backward="all_reduce" if builder.partial else None)
 
 
 def residual(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shard: Shard, name: str) -> None:
@@ -304,7 +305,7 @@ def _experts(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, 
         builder.communicate(f"{name}.dispatch", "all_to_all", "ep", size)
     if shard.tp > 1 and shard.sequence_parallel:
         builder.communicate(f"{name}.gather", "all_gather", "tp", size * shard.tp)
-    elif shard.tp > 1:
+    elif shard.tp > 1 and not builder.partial:
         builder.communicate_backward(f"{name}.gather", "all_reduce", "tp", size)
     # every expert's weights are split over tp; its tokens are those of the whole tensor group
     here = experts.count // shard.ep
@@ -316,7 +317,8 @@ def _experts(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, 
         if shard.sequence_parallel:
             builder.communicate(f"{name}.scatter", "reduce_scatter", "tp", size * shard.tp)
         else:
-            builder.communicate(f"{name}.reduce", "all_reduce", "tp", size, backward=None)
+            back = "all_reduce" if builder.partial else None
+            builder.communicate(f"{name}.reduce", "all_reduce", "tp", size, backward=back)
     if shard.ep > 1:
         builder.communicate(f"{name}.combine", "all_to_all", "ep", size)
     builder.vector(f"{name}.unpermute", 2 * size, 2 * size, launches=2, backward_launches=3)
@@ -344,8 +346,10 @@ def build_embedding(model: ModelSpec, framework: FrameworkSpec, shard: Shard) ->
         if shard.sequence_parallel:
             builder.communicate("embedding.word", "reduce_scatter", "tp", size)
         else:
-            builder.communicate("embedding.word", "all_reduce", "tp", size, backward=None)
-    elif shard.tokens_split:  # each rank keeps its tokens of what all of them looked up
+            size, dtype = (4.0 * tokens * hidden, "fp32") if framework.fp32_tables else (size, builder.dtype)
+            back = "all_reduce" if builder.partial else None
+            builder.communicate("embedding.word", "all_reduce", "tp", size, backward=back, dtype=dtype)
+    elif shard.tokens_split and not builder.partial:  # each rank keeps its tokens of what all of them looked up
         builder.communicate_backward("embedding.word", "all_gather", "tp", size)
     kept = shard.boundary_tokens(model) * hidden
     if model.position == "learned":
@@ -374,7 +378,8 @@ def build_head(model: ModelSpec, framework: FrameworkSpec, shard: Shard, *, owns
         gather_input(builder, model, shard, "head.input")
     elif shard.tokens_split:  # every rank computes all logits, and each takes the gradient of its own tokens
         size = tokens * hidden * element
-        builder.communicate("head.input", "all_gather", "tp", size, backward=None)
+        back = "reduce_scatter" if builder.partial else None
+        builder.communicate("head.input", "all_gather", "tp", size, backward=back)
     builder.keep("head.input", shard.boundary_tokens(model) * hidden * element)
     builder.matmul("head.logits", int(tokens), rows, hidden, split="columns" if split > 1 else None)
     block.parameters.pop()
@@ -394,5 +399,8 @@ def build_head(model: ModelSpec, framework: FrameworkSpec, shard: Shard, *, owns
     builder.keep("head.loss.probabilities", logits * wide)
     if split > 1:
         for reduction in ("maximum", "target", "sum"):
-            builder.communicate(f"head.loss.{reduction}", "all_reduce", "tp", 4.0 * tokens, backward=None, dtype="fp32")
+            back = "all_reduce" if builder.partial and reduction != "maximum" else None
+            builder.communicate(f"head.loss.{reduction}", "all_reduce", "tp", 4.0 * tokens, backward=back, dtype="fp32")
+    if builder.partial:  # the loss itself is part of the differentiated network
+        builder.communicate("head.loss.total", "all_reduce", "weights", 4.0, backward="all_reduce", dtype="fp32")
     return block

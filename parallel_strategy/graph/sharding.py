@@ -4,39 +4,69 @@ of the blocks.
 Optimizer sharding (Rajbhandari et al. 2020): at level 1 gradients are reduce-scattered at the end of a step and updated
 weights gathered; at level 2 each micro-batch's gradients are reduce-scattered; at level 3 each block's weights are
 gathered for forward and again for backward, and its gradients reduce-scattered. Every weight is cut by itself, so that
-the same part of a tied table lies on the same rank of the first and of the last stage.
+the same part of a tied table lies on the same rank of the first and of the last stage. With `zero.weight_shard_size`
+the ranks of a group share one copy, and the groups sum their parts.
 
-With `zero.weight_shard_size` the ranks of a group share one copy, and the groups sum their parts.
+Weights travel in buckets, one of dense weights and one of experts, or one by one where the framework does that. Names:
+`gradients.dense`, `weights.expert` of buckets; `gradients.attention.query.weight` of one weight.
 """
 
-from collections.abc import Callable
+import fnmatch
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from parallel_strategy.graph.operator import Block, Collective, Parameter, Phase
 from parallel_strategy.graph.program import Program
+from parallel_strategy.graph.stored import WORD_TABLES, is_table, is_turned, released_name
 
 SCALAR_BYTES = 4.0
+STORED_BYTES = 4  # of a weight as the optimizer has it
+OUTSIDE = -1  # the layer of what is about many
+Node = tuple[int, Collective]  # layer and collective
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How weights of one kind are spread: `shard` ranks share a copy, `replica` groups of them hold the same."""
+    """How a weight is spread over the ranks that hold it, `whole`: `shard` ranks share a copy, `replica` groups of them
+    hold the same parts."""
 
+    whole: str
     shard: str
     replica: str
     shards: int
     replicas: int
 
 
-def cut_of(program: Program, *, expert: bool) -> Cut:
-    """Axes and sizes for dense weights or for experts."""
-    whole = "expert_dp" if expert else "weights"
-    prefix = "expert_" if expert else ""
+def cut_of(program: Program, parameter: Parameter, layer: int = OUTSIDE) -> Cut:
+    """The axes and sizes of one weight; `layer` matters where weights are kept whole by name."""
+    framework, zero = program.question.framework, program.question.strategy.zero
+    over_tensor = framework.parameter_collectives and program.shard.tp > 1 and is_partial(program, parameter)
+    whole = "expert_dp" if parameter.expert else "weights_tp" if over_tensor else "weights"
     size = program.group(whole)[0]
-    if not program.question.strategy.zero.stage:
-        return Cut(whole, whole, 1, size)
-    shards = program.group(f"{prefix}shard")[0]
-    return Cut(whole if shards == size else f"{prefix}shard", f"{prefix}replica", shards, size // shards)
+    shard = {"expert_dp": "expert_shard", "weights_tp": "shard_tp", "weights": "shard"}[whole]
+    shards = program.group(shard)[0] if zero.stage else 1
+    if framework.parameter_collectives and not _may_be_cut(program, parameter, layer, shards):
+        shards = 1
+    if shards in (1, size):
+        shard = whole
+    replica = shard.replace("shard", "replica") if shard != whole else whole
+    return Cut(whole, shard, replica, shards, size // shards)
+
+
+def is_partial(program: Program, parameter: Parameter) -> bool:
+    """Whether each rank of the tensor group has a part of a whole weight's gradient."""
+    everywhere = program.question.framework.partial_gradients and parameter.replicated_over_tp
+    return everywhere or parameter.partial_over_tp
+
+
+def _may_be_cut(program: Program, parameter: Parameter, layer: int, shards: int) -> bool:
+    """MindSpore leaves a weight whole that is small, named, or whose first dimension does not divide."""
+    zero, model = program.question.strategy.zero, program.model
+    name = released_name(layer, parameter.name, model.num_layers - 1 if model.query_layer else None)
+    first = parameter.shape[1 if is_turned(parameter.name) else 0]
+    small = parameter.elements * STORED_BYTES < zero.threshold_kb * 1024
+    return first % shards == 0 and not small and not any(fnmatch.fnmatch(name, pattern) for pattern in zero.whole)
 
 
 def shard_elements(parameter: Parameter, shards: int) -> int:
@@ -44,100 +74,192 @@ def shard_elements(parameter: Parameter, shards: int) -> int:
     return -(-int(parameter.elements) // shards)
 
 
-def _traffic(
-    program: Program, name: str, op: str, axis: str, elements: float, phase: Phase, *, weights: bool = False
+def owned_elements(program: Program, stage: int) -> float:
+    """Elements that a rank of the stage updates."""
+    if program.question.framework.parameter_collectives:
+        return sum(p.elements / cut_of(program, p, layer).shards for layer, p in program.stage_parameters(stage))
+    cuts = _cuts_by_kind(program)
+    return sum(program.stage_elements(stage, expert=expert) / cut.shards for expert, cut in cuts.items())
+
+
+def _cuts_by_kind(program: Program) -> dict[bool, Cut]:
+    return {expert: cut_of(program, Parameter("", 0.0, expert)) for expert in (False, True)}
+
+
+def _collective(
+    program: Program, name: str, op: str, axis: str, elements: float, phase: Phase, width: float | None = None
 ) -> list[Collective]:
-    """One collective, where it has members and something to send."""
-    framework = program.question.framework
-    width = framework.weight_bytes_sent if weights else framework.gradient_bytes_sent
+    """One collective, where it has members and something to send. `width`: bytes of an element, else a gradient's."""
+    if width is None:
+        width = program.question.framework.gradient_bytes_sent
     if program.group(axis)[0] == 1 or not elements:
         return []
     half = program.model.activation_dtype if program.model.activation_dtype != "fp32" else "fp16"
     return [Collective(name, op, axis, elements * width, phase, "fp32" if width == 4 else half)]
 
 
-def gather_weights(program: Program, block: Block, phase: Phase) -> list[Collective]:
+def _weight_width(program: Program, parameter: Parameter) -> float:
+    """Bytes in which a single weight is gathered: norms and tables as they are stored, matrices as they are used."""
+    framework = program.question.framework
+    looked_up = is_table(parameter.name) and parameter.name != "head.logits.weight"
+    return STORED_BYTES if looked_up or ".norm" in parameter.name else framework.weight_bytes_sent
+
+
+def gather_weights(program: Program, block: Block, phase: Phase, layer: int = OUTSIDE) -> list[Collective]:
     """Level 3: the weights of a block, before it runs."""
     if program.question.strategy.zero.stage < 3:
         return []
-    result = []
-    for expert in (False, True):
-        axis, size = cut_of(program, expert=expert).shard, block.elements(expert)
-        result += _traffic(program, f"weights.{_kind(expert)}", "all_gather", axis, size, phase, weights=True)
-    return result
+    if program.question.framework.parameter_collectives:
+        return [node for _, node in _gather_each(program, [(layer, p) for p in block.parameters], phase)]
+    width = program.question.framework.weight_bytes_sent
+    return [
+        node
+        for expert, cut in _cuts_by_kind(program).items()
+        for node in _collective(
+            program, f"weights.{_kind(expert)}", "all_gather", cut.shard, block.elements(expert), phase, width
+        )
+        if cut.shards > 1
+    ]
 
 
-def scatter_gradients(program: Program, block: Block) -> list[Collective]:
+def _gather_each(program: Program, parameters: list[tuple[int, Parameter]], phase: Phase) -> Iterator[Node]:
+    for layer, parameter in parameters:
+        cut, width = cut_of(program, parameter, layer), _weight_width(program, parameter)
+        if cut.shards > 1:
+            name = f"weights.{parameter.name}"
+            for node in _collective(program, name, "all_gather", cut.shard, parameter.elements, phase, width):
+                yield layer, node
+
+
+def scatter_gradients(program: Program, block: Block, layer: int = OUTSIDE) -> list[Collective]:
     """Level 3: the gradients of a block, after its backward."""
     if program.question.strategy.zero.stage < 3:
         return []
-    result = []
-    for expert in (False, True):
-        axis, size = cut_of(program, expert=expert).shard, block.elements(expert)
-        name = f"gradients.{_kind(expert)}"
-        result += _traffic(program, name, "reduce_scatter", axis, size, Phase.BACKWARD_WEIGHT)
-    return result
+    if program.question.framework.parameter_collectives:
+        return [node for _, node in _scatter_each(program, [(layer, p) for p in block.parameters])]
+    return [
+        node
+        for expert, cut in _cuts_by_kind(program).items()
+        for node in _scatter(program, f"gradients.{_kind(expert)}", cut, block.elements(expert))
+    ]
 
 
-def scatter_micro_batch(program: Program, stage: int) -> list[Collective]:
-    """Level 2: the gradients of a stage, after each micro-batch."""
-    if program.question.strategy.zero.stage != 2:
+def _scatter(program: Program, name: str, cut: Cut, elements: float) -> list[Collective]:
+    if cut.shards == 1:
         return []
-    return _reduction(program, stage, Phase.BACKWARD_WEIGHT)
+    return _collective(program, name, "reduce_scatter", cut.shard, elements, Phase.BACKWARD_WEIGHT)
 
 
-def _reduction(program: Program, stage: int, phase: Phase) -> list[Collective]:
-    level, result = program.question.strategy.zero.stage, []
-    for expert in (False, True):
-        axis, size = cut_of(program, expert=expert).shard, program.stage_elements(stage, expert=expert)
-        op = "reduce_scatter" if level else "all_reduce"
-        result += _traffic(program, f"gradients.{_kind(expert)}", op, axis, size, phase)
-    return result
+def _scatter_each(program: Program, parameters: list[tuple[int, Parameter]]) -> Iterator[Node]:
+    for layer, parameter in parameters:
+        cut = cut_of(program, parameter, layer)
+        for node in _scatter(program, f"gradients.{parameter.name}", cut, parameter.elements):
+            yield layer, node
 
 
-def step_collectives(program: Program, stage: int) -> list[Collective]:
-    """What a rank of the stage sends once a step, after its last micro-batch, in order: sums of partial and of tied
-    gradients, reduction over the ranks that hold the same weights, the norm, and the updated weights."""
-    level = program.question.strategy.zero.stage
-    cuts = {expert: cut_of(program, expert=expert) for expert in (False, True)}
-    phase = Phase.BACKWARD_WEIGHT
-    result: list[Collective] = []
+def scatter_micro_batch(program: Program, stage: int) -> list[Node]:
+    """Level 2: the gradients of a stage, after each micro-batch."""
+    return _scatter_stage(program, stage) if program.question.strategy.zero.stage == 2 else []
 
-    def elements(wanted: Callable[[Parameter], bool], shards: int) -> float:
-        """Elements of one rank's part of the weights that are wanted."""
-        return sum(
-            float(count * shard_elements(parameter, shards))
-            for block, count in program.stage_blocks(stage)
-            for parameter in block.parameters
-            if wanted(parameter)
-        )
 
+def _scatter_stage(program: Program, stage: int) -> list[Node]:
+    if program.question.framework.parameter_collectives:
+        return list(_scatter_each(program, program.stage_parameters(stage)))
+    return [
+        (OUTSIDE, node)
+        for expert, cut in _cuts_by_kind(program).items()
+        for node in _scatter(program, f"gradients.{_kind(expert)}", cut, program.stage_elements(stage, expert=expert))
+    ]
+
+
+def step_collectives(program: Program, stage: int) -> list[Node]:
+    """What a rank of the stage sends once a step, beside its micro-batches, in order: sums of partial and of tied
+    gradients, reduction over the ranks that hold the same weights, the norm, the loss, and the updated weights."""
+    if program.question.framework.parameter_collectives:
+        return _one_by_one(program, stage)
+    level, phase = program.question.strategy.zero.stage, Phase.BACKWARD_WEIGHT
+    cuts = _cuts_by_kind(program)
     held = cuts[False].shards if level >= 2 else 1  # from level 2 on a rank has its part of the gradients only
-    partial = elements(lambda parameter: parameter.partial_over_tp, held)
-    result += _traffic(program, "gradients.partial", "all_reduce", "tp", partial, phase)
-    if program.tied_across_stages and stage in (program.chunks[0].stage, program.chunks[-1].stage):
-        table = elements(lambda parameter: parameter.name in WORD_TABLES, held)
-        result += _traffic(program, "gradients.tied", "all_reduce", "embedding", table, phase)
-    if level < 2:
-        result += _reduction(program, stage, phase)
-    if level:
-        for expert, cut in cuts.items():
-            part = elements(lambda parameter, expert=expert: parameter.expert == expert, cut.shards)  # type: ignore[misc]
-            name = f"gradients.{_kind(expert)}.replica"
-            result += _traffic(program, name, "all_reduce", cut.replica, part, phase)
+    partial = _held_elements(program, stage, lambda parameter: is_partial(program, parameter), held)
+    nodes = _collective(program, "gradients.partial", "all_reduce", "tp", partial, phase)
+    nodes += _tied(program, stage, held)
+    for expert, cut in cuts.items():
+        size, name = program.stage_elements(stage, expert=expert), f"gradients.{_kind(expert)}"
+        if level == 1:
+            nodes += _scatter(program, name, cut, size)
+        elif level == 0:
+            nodes += _collective(program, name, "all_reduce", cut.whole, size, phase)
+    for expert, cut in cuts.items() if level else ():
+        part = _held_elements(program, stage, lambda p, kind=expert: p.expert == kind, cut.shards)  # type: ignore[misc]
+        name = f"gradients.{_kind(expert)}.replica"
+        if cut.replicas > 1:
+            nodes += _collective(program, name, "all_reduce", cut.replica, part, phase)
     whole_norm = "world" if level or program.question.strategy.mesh.ep > 1 else "model"
-    if program.group(whole_norm)[0] > 1:
-        result.append(Collective("norm", "all_reduce", whole_norm, SCALAR_BYTES, phase, "fp32"))
-    if stage == program.chunks[-1].stage and program.group("weights")[0] > 1:
-        result.append(Collective("loss", "all_reduce", "weights", SCALAR_BYTES, phase, "fp32"))
+    nodes += _scalars(program, stage, {"norm": whole_norm})
+    width = program.question.framework.weight_bytes_sent
+    for expert, cut in cuts.items() if level in (1, 2) else ():
+        size, name = program.stage_elements(stage, expert=expert), f"weights.{_kind(expert)}"
+        if cut.shards > 1:
+            nodes += _collective(program, name, "all_gather", cut.shard, size, phase, width)
+    return [(OUTSIDE, node) for node in nodes]
+
+
+def _one_by_one(program: Program, stage: int) -> list[Node]:
+    """`step_collectives` of a framework that has a collective for every weight."""
+    strategy, phase = program.question.strategy, Phase.BACKWARD_WEIGHT
+    level, parameters = strategy.zero.stage, program.stage_parameters(stage)
+    nodes: list[Node] = []
+    if strategy.micro_batches > 1 and strategy.mesh.dp > 1:  # micro-batches are cut from everyone's rows
+        rows = 4.0 * strategy.batch.global_ * (program.model.seq_length + 1)
+        nodes.append((OUTSIDE, Collective("rows", "all_gather", "dp", rows, phase, "int32")))
+    if level == 1:
+        nodes += _scatter_each(program, parameters)
+    for layer, parameter in parameters:
+        cut, name = cut_of(program, parameter, layer), f"gradients.{parameter.name}"
+        if cut.shards == 1:
+            found = _collective(program, name, "all_reduce", cut.whole, parameter.elements, phase)
+        else:
+            part = shard_elements(parameter, cut.shards)
+            found = _collective(program, f"{name}.replica", "all_reduce", cut.replica, part, phase)
+            found = found if cut.replicas > 1 else []
+        nodes += [(layer, node) for node in found]
+    for layer, parameter in parameters:
+        if parameter.name in WORD_TABLES:
+            nodes += [(OUTSIDE, n) for n in _tied(program, stage, cut_of(program, parameter, layer).shards)]
+    nodes += [(OUTSIDE, n) for n in _scalars(program, stage, {"norm": "stage", "norm.pipeline": "pp"})]
     if level in (1, 2):
-        for expert, cut in cuts.items():
-            size = program.stage_elements(stage, expert=expert)
-            result += _traffic(program, f"weights.{_kind(expert)}", "all_gather", cut.shard, size, phase, weights=True)
-    return result
+        nodes += _gather_each(program, parameters, phase)
+    return nodes
 
 
-WORD_TABLES = ("embedding.word.weight", "head.logits.weight")
+def _held_elements(program: Program, stage: int, wanted: Callable[[Parameter], bool], shards: int) -> float:
+    """Elements of one rank's part of the weights that are wanted."""
+    return math.fsum(
+        float(count * shard_elements(parameter, shards))
+        for block, count in program.stage_blocks(stage)
+        for parameter in block.parameters
+        if wanted(parameter)
+    )
+
+
+def _tied(program: Program, stage: int, shards: int) -> list[Collective]:
+    """The sum of a tied table's gradients, or of this rank's part of them, between the first and the last stage."""
+    if not program.tied_across_stages or stage not in (program.chunks[0].stage, program.chunks[-1].stage):
+        return []
+    table = _held_elements(program, stage, lambda parameter: parameter.name in WORD_TABLES, shards)
+    return _collective(program, "gradients.tied", "all_reduce", "embedding", table, Phase.BACKWARD_WEIGHT)
+
+
+def _scalars(program: Program, stage: int, norms: dict[str, str]) -> list[Collective]:
+    """Sums of one number: the squared norm over these axes, and the loss where the head does not sum it."""
+    axes = dict(norms)
+    if stage == program.chunks[-1].stage and not program.question.framework.partial_gradients:
+        axes["loss"] = "weights"
+    return [
+        Collective(name, "all_reduce", axis, SCALAR_BYTES, Phase.BACKWARD_WEIGHT, "fp32")
+        for name, axis in axes.items()
+        if program.group(axis)[0] > 1
+    ]
 
 
 def _kind(expert: bool) -> str:

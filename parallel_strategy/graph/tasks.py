@@ -33,17 +33,20 @@ class Tasks:
         self.steps = cache(self._steps)
 
     def _steps(self, kind: Kind, chunk: int) -> tuple[Step, ...]:
-        """The nodes of one task; they are the same for every micro-batch."""
+        """The nodes of one task; they are the same for every micro-batch. A group of one rank has no collectives."""
         piece = self.program.chunks[chunk]
         if kind == "F":
-            return tuple(self._forward(piece))
-        backward = list(self._backward(piece))
+            return tuple(step for step in self._forward(piece) if self._is_there(step))
+        backward = [step for step in self._backward(piece) if self._is_there(step)]
         if not self.split:
             return tuple(backward)
         late = [step for step in backward if step.work.phase == Phase.BACKWARD_WEIGHT]
         if kind == "W":
             return tuple(late)
         return tuple(step for step in backward if step.work.phase != Phase.BACKWARD_WEIGHT)
+
+    def _is_there(self, step: Step) -> bool:
+        return isinstance(step.work, Kernel) or self.program.group(step.work.axis)[0] > 1
 
     def _crosses(self, chunk: Chunk, other: int) -> bool:
         """Whether the neighbouring chunk is on another stage."""
@@ -57,7 +60,7 @@ class Tasks:
         for piece in chunk.pieces:
             for offset in range(piece.count):
                 layer = piece.first + offset
-                for gather in gather_weights(self.program, piece.block, Phase.FORWARD):
+                for gather in gather_weights(self.program, piece.block, Phase.FORWARD, layer):
                     yield Step(gather, layer, "forward", piece.block)
                 for work in piece.block.forward:
                     yield Step(work, layer, "forward", piece.block)
@@ -72,16 +75,16 @@ class Tasks:
         for piece in reversed(chunk.pieces):
             for offset in reversed(range(piece.count)):
                 layer = piece.first + offset
-                for gather in gather_weights(program, piece.block, Phase.BACKWARD_INPUT):
+                for gather in gather_weights(program, piece.block, Phase.BACKWARD_INPUT, layer):
                     yield Step(gather, layer, "backward", piece.block)
                 yield from self._layer_backward(piece, offset)
-                for scatter in scatter_gradients(program, piece.block):
+                for scatter in scatter_gradients(program, piece.block, layer):
                     yield Step(scatter, layer, "backward", piece.block)
         if self._crosses(chunk, chunk.index - 1):
             yield Step(self._boundary("send_gradient", "send", Phase.BACKWARD_INPUT), first, "backward", None)
         if chunk.index == min(other.index for other in program.stage_chunks(chunk.stage)):
-            for scatter in scatter_micro_batch(program, chunk.stage):
-                yield Step(scatter, first, "backward", None)
+            for layer, scatter in scatter_micro_batch(program, chunk.stage):
+                yield Step(scatter, layer, "backward", None)
 
     def _layer_backward(self, piece: Piece, offset: int) -> Iterator[Step]:
         recompute, layer, block = self.program.question.strategy.recompute, piece.first + offset, piece.block

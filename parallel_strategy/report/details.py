@@ -100,7 +100,7 @@ def traffic(prediction: Prediction) -> list[Traffic]:
                 for step in tasks.steps(kind, chunk.index):
                     if isinstance(step.work, Collective) and step.work.op != "receive":
                         add(step.work.op, step.work.axis, step.work.bytes, m)
-        for node in step_collectives(program, stage):
+        for _, node in step_collectives(program, stage):
             add(node.op, node.axis, node.bytes, 1)
         found = [
             Traffic(

@@ -31,6 +31,16 @@ class FrameworkSpec(SpecFile):
     pad_vocab_to: int = Field(default=1, ge=1, description="the vocabulary is padded to a multiple of this times tp")
     weight_bytes_sent: float = Field(default=2.0, description="per parameter, when sharded weights are gathered")
     gradient_bytes_sent: float = Field(default=2.0, description="per parameter, when gradients are reduced")
+    partial_gradients: bool = Field(
+        default=False,
+        description="gradients of activations stay partial sums over the tensor group until the conjugate of a forward "
+        "collective, and unsplit weights are reduced over that group too; False: Megatron's f and g",
+    )
+    parameter_collectives: bool = Field(
+        default=False,
+        description="a collective for every weight (zero.threshold_kb and zero.whole hold); False: buckets",
+    )
+    fp32_tables: bool = Field(default=False, description="rows of a split vocabulary are summed in fp32")
     fp32_logits: bool = True
     fused_cross_entropy: bool = False
     dp_overlap: float = Field(default=0.0, ge=0, le=1, description="share of gradient traffic hidden behind backward")

@@ -11,6 +11,7 @@ from parallel_strategy.graph.tasks import Step
 from parallel_strategy.spec.model import BYTES
 from parallel_strategy.virtual.exchange import COLLECTIVES, all_reduce_maximum
 
+WIDTH = {**BYTES, "int32": 4}
 Arrays = dict[int, list[np.ndarray]]  # what each rank gives to a collective, or gets
 
 
@@ -69,7 +70,7 @@ class Communicator:
     def record(self, step: Step, group: tuple[int, ...], elements: int, rank: int, micro: int) -> None:
         work = step.work
         assert isinstance(work, Collective)
-        size = elements * BYTES[work.dtype]
+        size = elements * WIDTH[work.dtype]
         record = Record(work.op, work.axis, group, size, work.dtype, step.layer, step.phase, micro, work.name)
         self.log[rank].append(record)
 

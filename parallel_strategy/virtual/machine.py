@@ -56,6 +56,8 @@ class Machine:
         self.devices = [
             Device.build(program, self.parts, rank, weights, self.dtype) for rank in range(strategy.mesh.devices)
         ]
+        partial = program.question.framework.partial_gradients
+        self.share = 1.0 / (program.shard.tp * program.group("weights")[0]) if partial else 1.0
         self.communicator = Communicator(program)
         self.traffic = WeightTraffic(program, self.devices, self.communicator)
 
@@ -72,11 +74,10 @@ class Machine:
         self._run_schedule()
         for device in self.devices:
             if device.level >= 2:
-                left = [n for n in device.gradients if device.shards[device.parameters[n].expert] > 1]
+                left = [name for name in device.gradients if device.cuts[name].shards > 1]
                 if left:
                     raise Impossible(f"rank {device.rank}: the last gradient of {left[0]} was never reduced")
-                device.keep_unshared()
-        norm = self.traffic.finish(self.adam)
+        norm = self.traffic.finish(self.adam, rows)
         return self.devices[self.stages[self.program.chunks[-1].stage][0]].loss, norm
 
     # --- schedule ---
@@ -197,7 +198,7 @@ class Machine:
         rows = -(-program.model.vocab_size // shard.tp)
         return Values(
             program.model, self.devices[rank], stream, layer, block.kind, tokens, own, tensor, shard.tp,
-            tensor * rows if split else None, program.question.model.vocab_size, self.divisor,
+            tensor * rows if split else None, program.question.model.vocab_size, self.divisor, self.share,
         )  # fmt: skip
 
     def _tokens(self, data: int, context: int, micro: int) -> Tokens:
@@ -251,8 +252,9 @@ class Machine:
                 return
             values.sent.clear()
         for node in block.forward:
-            gathered = isinstance(node, Collective) and node.op == "all_gather" and node.axis in ("tp", "cp")
-            if gathered and not node.name.startswith("experts."):
+            if not isinstance(node, Collective) or node.name.startswith("experts."):
+                continue
+            if node.op == "all_gather" and node.axis in ("tp", "cp"):
                 for value in exchange_of(node).values:
                     values.sent.pop(value, None)
 

@@ -75,7 +75,7 @@ def _small_strategy(question: Question, devices: int) -> StrategySpec:
             "batch": whole.batch.model_copy(update={"global_": dp * micro * micro_batches, "micro": micro}),
             "pipeline": pipeline.model_copy(update={"stages": small_stages, "micro_batches": None}),
             "recompute": recompute.model_copy(update={"per_stage": per_stage}),
-            "zero": whole.zero.model_copy(update={"weight_shard_size": shard}),
+            "zero": whole.zero.model_copy(update={"weight_shard_size": shard, "threshold_kb": 0}),
         }
     )
 
@@ -175,6 +175,7 @@ def _changes(whole: Question, small: Question) -> list[str]:
         ("dropout", whole.model.dropout_rate, small.model.dropout_rate),
         ("dp", whole.strategy.mesh.dp, small.strategy.mesh.dp),
         ("weight_shard_size", whole.strategy.zero.weight_shard_size, small.strategy.zero.weight_shard_size),
+        ("threshold_kb", whole.strategy.zero.threshold_kb, small.strategy.zero.threshold_kb),
         ("micro", whole.strategy.batch.micro, small.strategy.batch.micro),
         ("micro-batches", whole.strategy.micro_batches, small.strategy.micro_batches),
     ]

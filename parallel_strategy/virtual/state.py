@@ -9,7 +9,8 @@ import numpy as np
 
 from parallel_strategy.graph.operator import Parameter
 from parallel_strategy.graph.program import Program
-from parallel_strategy.graph.sharding import WORD_TABLES, cut_of, shard_elements
+from parallel_strategy.graph.sharding import Cut, cut_of, shard_elements
+from parallel_strategy.graph.stored import WORD_TABLES
 from parallel_strategy.virtual.adam import Adam
 from parallel_strategy.virtual.serial import Name, Weights
 from parallel_strategy.virtual.weights import Parts
@@ -18,15 +19,14 @@ from parallel_strategy.virtual.weights import Parts
 @dataclass(slots=True)
 class Device:
     """One rank. `kept`: this rank's runs of its weights, what the optimizer updates; `whole`: the arrays that kernels
-    read, absent at level 3 until gathered."""
+    read, absent at level 3 until gathered; `place`: of this rank among those that share a weight's copy."""
 
     program: Program
     rank: int
     parameters: dict[Name, Parameter]
     level: int
-    place: dict[bool, int]  # of this rank among those that share a copy, by `expert`
-    shards: dict[bool, int]
-    replicas: dict[bool, int]
+    cuts: dict[Name, Cut]
+    place: dict[Name, int]
     kept: Weights = field(default_factory=dict)
     first: Weights = field(default_factory=dict)
     second: Weights = field(default_factory=dict)
@@ -40,23 +40,19 @@ class Device:
     def build(cls, program: Program, parts: Parts, rank: int, weights: Weights, dtype: type) -> "Device":
         groups = program.groups
         stage = groups.coordinate("pp", rank)
-        cuts = {expert: cut_of(program, expert=expert) for expert in (False, True)}
+        parameters = {(layer, parameter.name): parameter for layer, parameter in program.stage_parameters(stage)}
+        cuts = {name: cut_of(program, parameter, name[0]) for name, parameter in parameters.items()}
+        place = {
+            name: groups.members(cut.shard, rank).index(rank) if cut.shards > 1 else 0 for name, cut in cuts.items()
+        }
         level = program.question.strategy.zero.stage
-        device = cls(
-            program,
-            rank,
-            {(layer, parameter.name): parameter for layer, parameter in program.stage_parameters(stage)},
-            level,
-            {e: groups.members(cut.shard, rank).index(rank) if level else 0 for e, cut in cuts.items()},
-            {e: cut.shards for e, cut in cuts.items()},
-            {e: cut.replicas for e, cut in cuts.items()},
-        )
+        device = cls(program, rank, parameters, level, cuts, place)
         for name, parameter in device.parameters.items():
             local = parts.for_rank(rank, name[0], parameter).cut(weights, dtype)
             device.kept[name] = device.run_of(name, local)
             device.first[name] = np.zeros_like(device.kept[name])
             device.second[name] = np.zeros_like(device.kept[name])
-            if level < 3 or device.shards[parameter.expert] == 1:
+            if level < 3 or cuts[name].shards == 1:
                 device.whole[name] = local
         return device
 
@@ -75,16 +71,14 @@ class Device:
     # runs of elements
 
     def padded(self, name: Name, array: np.ndarray) -> np.ndarray:
-        parameter = self.parameters[name]
-        shards = self.shards[parameter.expert]
+        shards = self.cuts[name].shards
         flat = array.reshape(-1)
-        missing = shard_elements(parameter, shards) * shards - flat.size
+        missing = shard_elements(self.parameters[name], shards) * shards - flat.size
         return np.pad(flat, (0, missing)) if missing else flat
 
     def run_of(self, name: Name, array: np.ndarray) -> np.ndarray:
-        parameter = self.parameters[name]
-        size = shard_elements(parameter, self.shards[parameter.expert])
-        start = self.place[parameter.expert] * size
+        size = shard_elements(self.parameters[name], self.cuts[name].shards)
+        start = self.place[name] * size
         return self.padded(name, array)[start : start + size].copy()
 
     def joined(self, name: Name, runs: np.ndarray) -> np.ndarray:
@@ -93,6 +87,10 @@ class Device:
 
     def add_part(self, name: Name, part: np.ndarray) -> None:
         self.gradient_parts[name] = self.gradient_parts[name] + part if name in self.gradient_parts else part
+
+    def gradient_place(self, name: Name) -> Weights:
+        """Where this weight's gradient is: whole, or this rank's part of it."""
+        return self.gradient_parts if name in self.gradient_parts else self.gradients
 
     def keep_unshared(self) -> None:
         """Gradients that no group reduced are this rank's alone."""
@@ -110,12 +108,14 @@ class Device:
     def sum_of_squares(self) -> float:
         """This rank's share of the squared norm: what several ranks of the norm's group hold counts once in all."""
         program, total = self.program, 0.0
-        everyone = self.level > 0 or program.question.strategy.mesh.ep > 1
+        separate = program.question.framework.parameter_collectives
+        everyone = separate or self.level > 0 or program.question.strategy.mesh.ep > 1
         for name, gradient in self.gradient_parts.items():
             parameter = self.parameters[name]
-            copies = program.shard.tp if parameter.replicated_over_tp else 1
+            cut = self.cuts[name]
+            copies = program.shard.tp if parameter.replicated_over_tp and cut.whole != "weights_tp" else 1
             if everyone:
-                copies *= self.replicas[parameter.expert]
+                copies *= cut.replicas
             if program.tied_across_stages and name[1] in WORD_TABLES:
                 copies *= 2
             total += float((gradient * gradient).sum()) / copies
@@ -131,8 +131,8 @@ class Device:
                 gradient, run = gradient.copy(), run.copy()
             adam.update(name[1], run, gradient, self.first[name], self.second[name])
             self.kept[name] = run
-            if self.level == 0 or self.shards[self.parameters[name].expert] == 1:
+            if self.cuts[name].shards == 1:
                 self.whole[name] = self.joined(name, run)
         self.gradient_parts = {}
         if self.level == 3:
-            self.whole = {n: w for n, w in self.whole.items() if self.shards[self.parameters[n].expert] == 1}
+            self.whole = {name: weight for name, weight in self.whole.items() if self.cuts[name].shards == 1}

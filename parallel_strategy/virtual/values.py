@@ -50,6 +50,7 @@ class Values:
     first_word: int | None  # that this rank's part of the vocabulary begins with; None: it has the whole
     vocabulary: int  # words without padding
     divisor: float
+    share: float  # of the loss's gradient that begins on this rank; less than 1 where gradients are sums over ranks
     made: dict[str, np.ndarray] = field(default_factory=dict)
     sent: dict[str, np.ndarray] = field(default_factory=dict)
     loss: float = 0.0

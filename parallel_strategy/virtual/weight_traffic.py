@@ -7,15 +7,14 @@ import numpy as np
 from parallel_strategy.graph.collectives import OUTSIDE
 from parallel_strategy.graph.operator import Block, Collective
 from parallel_strategy.graph.program import Program
-from parallel_strategy.graph.sharding import WORD_TABLES, step_collectives
+from parallel_strategy.graph.sharding import Node, is_partial, step_collectives
+from parallel_strategy.graph.stored import WORD_TABLES
 from parallel_strategy.graph.tasks import Step
 from parallel_strategy.schedule.simulate import Deadlock
 from parallel_strategy.virtual.adam import Adam
-from parallel_strategy.virtual.communicator import Communicator
+from parallel_strategy.virtual.communicator import Communicator, Impossible
 from parallel_strategy.virtual.serial import Name, Weights
 from parallel_strategy.virtual.state import Device
-
-Wanted = Callable[[Device, Name], bool]
 
 
 class WeightTraffic:
@@ -24,11 +23,15 @@ class WeightTraffic:
     def __init__(self, program: Program, devices: list[Device], communicator: Communicator) -> None:
         self.program, self.devices, self.communicator = program, devices, communicator
         self.level = program.question.strategy.zero.stage
+        self.separate = program.question.framework.parameter_collectives
         self.gradients: list[Weights] = []
 
     def _names(self, step: Step, device: Device) -> list[Name]:
-        """The weights that a collective is about: of a block, or of the rank."""
-        expert = ".expert" in step.work.name
+        """The weights that a collective is about: one, or all of a kind in a block or on the rank."""
+        subject = step.work.name.partition(".")[2].removesuffix(".replica")
+        if subject not in ("dense", "expert"):
+            return [(step.layer, subject)]
+        expert = subject == "expert"
         if step.block is None:
             return [name for name, parameter in device.parameters.items() if parameter.expert == expert]
         return [(step.layer, p.name) for p in step.block.parameters if p.expert == expert]
@@ -68,65 +71,89 @@ class WeightTraffic:
             device = self.devices[rank]
             for parameter in block.parameters:
                 keep = shared and parameter.name in WORD_TABLES
-                if not keep and device.shards[parameter.expert] > 1:
+                if not keep and device.cuts[layer, parameter.name].shards > 1:
                     device.whole.pop((layer, parameter.name), None)
 
-    def finish(self, adam: Adam) -> float:
-        """The end of a step, once all micro-batches are done: sums, the norm, the update. Returns the norm."""
-        self.nodes = [
-            step_collectives(self.program, self.program.groups.coordinate("pp", device.rank)) for device in self.devices
-        ]
-        self._run("gradients.partial", self._sums(lambda device, name: device.parameters[name].partial_over_tp))
-        self._run("gradients.tied", self._sums(lambda device, name: name[1] in WORD_TABLES))
-        for kind in ("dense", "expert"):
-            self._run(f"gradients.{kind}", self._reduce)
+    def finish(self, adam: Adam, rows: np.ndarray) -> float:
+        """What happens once a step, when all micro-batches are done: sums, the norm, the update. Returns the norm."""
+        groups = self.program.groups
+        stages = [step_collectives(self.program, stage) for stage in range(self.program.pp)]
+        self.nodes = [list(stages[groups.coordinate("pp", device.rank)]) for device in self.devices]
+        self._run("rows", self._rows(rows))
+        self._run("gradients.partial", self._sums(self._partial))
+        if self.level < 2 and not self.separate:
+            self._run("gradients.tied", self._sums(self._tied))
+        self._run("gradients.", self._reduce, but=("gradients.tied", ".replica"))
         if self.level:
             for device in self.devices:
                 device.keep_unshared()
-        for expert, kind in ((False, "dense"), (True, "expert")):
-            wanted = self._of_kind(expert)
-            self._run(f"gradients.{kind}.replica", self._sums(wanted))
+        self._run("gradients.", self._sums(self._names), but=("gradients.tied",))
+        self._run("gradients.tied", self._sums(self._tied))
         for device in self.devices:
             device.keep_gradients()
             device.squares = device.sum_of_squares()
-        self._run("norm", self._sum_of("squares"))
+        for name in ("norm", "norm.pipeline"):
+            self._run(name, self._sum_of("squares"))
         self._run("loss", self._sum_of("loss"))
         norm = self.devices[0].squares ** 0.5
         self.gradients = [dict(device.gradient_parts) for device in self.devices]
         for device in self.devices:
             device.update(adam)
-        for kind in ("dense", "expert"):
-            self._run(f"weights.{kind}", self._reduce)
-        left = [(rank, nodes[0].name) for rank, nodes in enumerate(self.nodes) if nodes]
+        self._run("weights.", self._reduce)
+        left = [(rank, nodes[0][1].name) for rank, nodes in enumerate(self.nodes) if nodes]
         if left:
             raise Deadlock(f"rank {left[0][0]} waits at {left[0][1]} for others")
         return norm
 
-    def _run(self, name: str, exchange: Callable[[Step, list[int]], None]) -> None:
-        """Everyone's next node, if it has this name. Ranks with nodes of other sizes form other groups."""
-        alike: dict[Collective, list[int]] = {}
-        for rank, nodes in enumerate(self.nodes):
-            if nodes and nodes[0].name == name:
-                alike.setdefault(nodes.pop(0), []).append(rank)
-        for node, ranks in alike.items():
-            exchange(Step(node, OUTSIDE, "step", None), ranks)
+    def _run(self, name: str, exchange: Callable[[Step, list[int]], None], but: tuple[str, ...] = ()) -> None:
+        """Everyone's next nodes, as long as they have this name (with a dot at its end: begin with it). Ranks with
+        other nodes form other groups."""
+
+        def is_next(nodes: list[Node]) -> bool:
+            own = nodes[0][1].name if nodes else ""
+            found = own.startswith(name) if name.endswith(".") else own == name
+            return found and not (but and own.endswith(but))
+
+        while True:
+            alike: dict[Node, list[int]] = {}
+            for rank, nodes in enumerate(self.nodes):
+                if is_next(nodes):
+                    alike.setdefault(nodes.pop(0), []).append(rank)
+            if not alike:
+                return
+            for (layer, node), ranks in alike.items():
+                exchange(Step(node, layer, "step", None), ranks)
 
     def _reduce(self, step: Step, ranks: list[int]) -> None:
         self.exchange(step, 0, OUTSIDE, ranks)
 
-    def _of_kind(self, expert: bool) -> Wanted:
-        return lambda device, name: device.parameters[name].expert == expert
+    def _partial(self, step: Step, device: Device) -> list[Name]:
+        return [name for name, parameter in device.parameters.items() if is_partial(self.program, parameter)]
 
-    def _sums(self, wanted: Wanted) -> Callable[[Step, list[int]], None]:
+    def _tied(self, step: Step, device: Device) -> list[Name]:
+        return [name for name in device.parameters if name[1] in WORD_TABLES]
+
+    def _sums(self, wanted: Callable[[Step, Device], list[Name]]) -> Callable[[Step, list[int]], None]:
         """All-reduce of the gradients that are wanted: whole ones, or this rank's parts where there are only those."""
 
         def exchange(step: Step, ranks: list[int]) -> None:
-            parts = self.level >= 2 or step.work.name.endswith(".replica")
-            held = {r: self.devices[r].gradient_parts if parts else self.devices[r].gradients for r in ranks}
-            names = {r: [n for n in self.devices[r].parameters if wanted(self.devices[r], n)] for r in ranks}
-            given = {r: [held[r][n] for n in names[r]] for r in ranks}
+            names = {rank: wanted(step, self.devices[rank]) for rank in ranks}
+            given = {rank: [self.devices[rank].gradient_place(n)[n] for n in names[rank]] for rank in ranks}
             for rank, sums in self.communicator.collect(step, 0, OUTSIDE, ranks, given, along=0).items():
-                held[rank].update(zip(names[rank], sums, strict=True))
+                for name, total in zip(names[rank], sums, strict=True):
+                    self.devices[rank].gradient_place(name)[name] = total
+
+        return exchange
+
+    def _rows(self, rows: np.ndarray) -> Callable[[Step, list[int]], None]:
+        """Everyone's rows on every rank."""
+
+        def exchange(step: Step, ranks: list[int]) -> None:
+            groups, parts = self.program.groups, np.split(rows, self.program.question.strategy.mesh.dp)
+            given = {rank: [parts[groups.coordinate("dp", rank)]] for rank in ranks}
+            for rank, (gathered,) in self.communicator.collect(step, 0, OUTSIDE, ranks, given, along=0).items():
+                if not np.array_equal(gathered, rows):
+                    raise Impossible(f"rank {rank}: the gathered rows are not the batch")
 
         return exchange
 

@@ -6,7 +6,10 @@ from parallel_strategy.spec.model import Experts, ModelSpec
 from parallel_strategy.spec.strategy import Question
 from tests.parallel_strategy.strategies import question
 
-FRAMEWORKS = ("mindspore", "mindformers", "megatron-lm-2022", "megatron-core", "megatron-deepspeed")
+FRAMEWORKS = (
+    "mindspore", "mindspore-2.10", "mindspore-2.10", "mindformers", "megatron-lm-2022", "megatron-core",
+    "megatron-deepspeed",
+)  # fmt: skip
 SCHEDULES = (
     "gpipe", "1f1b", "interleaved", "mindspore_vpp", "mindspore_vpp_less_memory", "zb_h1", "zb_h2", "zb_v", "dualpipe",
 )  # fmt: skip
@@ -77,6 +80,7 @@ def layouts(draw, largest: int = 8, kinds: tuple[str, ...] = KINDS) -> Question:
         zero={
             "optimizer_shard": draw(st.booleans()), "level": draw(st.sampled_from([1, 2, 3])),
             "weight_shard_size": draw(st.sampled_from([-1, -1, 2])),
+            "threshold_kb": draw(st.sampled_from([0, 0, 1])),
         },
         recompute={
             "mode": mode, "per_stage": per_stage, "mp_comm": draw(st.booleans()),

@@ -17,9 +17,10 @@ def _embed(values: Values) -> None:
 
 @kernel("embedding.word.gradient")
 def _embed_gradient(values: Values) -> None:
-    table, ids = values.store.weight(0, "embedding.word.weight"), values.tokens.ids - values.offset
+    table, gradient = values.store.weight(0, "embedding.word.weight"), values.read("d.embedding.word")
+    tokens = values.tokens if gradient.shape[1] == values.tokens.ids.shape[1] else values.own
+    ids = tokens.ids - values.offset
     here = (ids >= 0) & (ids < len(table))
-    gradient = values.read("d.embedding.word")
     values.gradient("embedding.word.weight", op.scatter_rows(len(table), ids[here], gradient[here]))
 
 
@@ -71,29 +72,62 @@ def total(values: Values) -> None:
     values.made["head.loss.sum"] = np.exp(values.made["head.shifted"]).sum(axis=-1)
 
 
-def finish_head(values: Values) -> None:
+def loss(values: Values) -> None:
     """The loss of this rank's tokens, once the sums over the vocabulary are there."""
     if "head.loss.target" not in values.made:
         target(values)
         total(values)
     nll = np.log(values.read("head.loss.sum")) - values.read("head.loss.target")
-    values.loss = float((nll * values.tokens.counted).sum()) / values.divisor
+    values.made["head.loss.total"] = np.array([(nll * values.tokens.counted).sum() / values.divisor])
+
+
+def finish_head(values: Values) -> None:
+    if "head.loss.total" not in values.made:
+        loss(values)
+    values.loss = float(values.read("head.loss.total")[0])
+
+
+def _begin(values: Values) -> None:
+    values.made["d.head.loss.total"] = np.array([values.share])
+
+
+def _slope(values: Values) -> np.ndarray:
+    """Of the loss by each token's negative log-likelihood."""
+    if "d.head.loss.total" not in values.made:
+        _begin(values)
+    scale = values.read("d.head.loss.total")[0] / values.divisor
+    return values.tokens.counted * values.tokens.counted.dtype.type(scale)
+
+
+def _sum_gradient(values: Values) -> None:
+    values.made["d.head.loss.sum"] = _slope(values) / values.read("head.loss.sum")
+
+
+def _target_gradient(values: Values) -> None:
+    values.made["d.head.loss.target"] = -_slope(values)
 
 
 @kernel("head.loss.gradient")
 def _loss_gradient(values: Values) -> None:
-    gradient = np.exp(values.made["head.shifted"]) / values.read("head.loss.sum")[..., None]
+    if "d.head.loss.sum" not in values.made:
+        _sum_gradient(values)
+        _target_gradient(values)
+    gradient = np.exp(values.made["head.shifted"]) * values.read("d.head.loss.sum")[..., None]
     label = values.tokens.labels - values.offset
     here = (label >= 0) & (label < gradient.shape[-1])
     place = np.where(here, label, 0)[..., None]
-    np.put_along_axis(gradient, place, np.take_along_axis(gradient, place, axis=-1) - here[..., None], axis=-1)
-    scale = values.tokens.counted / values.tokens.counted.dtype.type(values.divisor)
-    values.made["d.head.logits"] = gradient * scale[..., None]
+    hits = (here * values.read("d.head.loss.target"))[..., None]
+    np.put_along_axis(gradient, place, np.take_along_axis(gradient, place, axis=-1) + hits, axis=-1)
+    values.made["d.head.logits"] = gradient
 
 
 EXCHANGES["head.loss.maximum"] = Exchange(("head.loss.maximum",), maximum=True)
 EXCHANGES["head.loss.target"] = Exchange(("head.loss.target",), prepare=target)
 EXCHANGES["head.loss.sum"] = Exchange(("head.loss.sum",), prepare=total)
+EXCHANGES["head.loss.total"] = Exchange(("head.loss.total",), prepare=loss)
+EXCHANGES["head.loss.total.gradient"] = Exchange(("d.head.loss.total",), prepare=_begin)
+EXCHANGES["head.loss.sum.gradient"] = Exchange(("d.head.loss.sum",), prepare=_sum_gradient)
+EXCHANGES["head.loss.target.gradient"] = Exchange(("d.head.loss.target",), prepare=_target_gradient)
 
 
 def enter_forward(values: Values) -> None:

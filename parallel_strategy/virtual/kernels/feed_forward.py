@@ -84,6 +84,7 @@ for _name, _value, _along in (
     ("gather", "experts.dispatched", 1),
     ("gather.gradient", "d.experts.dispatched", 1),
     ("reduce", "experts.returned", 1),
+    ("reduce.gradient", "d.experts.returned", 1),
     ("scatter", "experts.returned", 1),
     ("scatter.gradient", "d.experts.returned", 1),
     ("combine", "experts.returned", -1),
