@@ -18,6 +18,8 @@ VERBS = {
     "stats": "the funnel of a run: kept and dropped, stage by stage",
     "inspect": "records of a stage, kept or dropped",
     "why": "one document through every stage",
+    "tune": "what another threshold would drop, from what was measured",
+    "report": "one HTML page about a run",
     "extract": "the main text of web pages and web archives as JSONL",
     "show": "a packed sample and the documents it was made of",
     "quality": "train, use and evaluate models of how good a text is",
