@@ -5,7 +5,8 @@
 #   bash run_scripts/plan.sh strategy.yaml --out plan --hosts hosts.txt --dry-run
 #
 # strategy.yaml names the model and the cluster (`python -m parallel_strategy init` writes one); its layout is where the
-# search begins. DIR gets best.yaml, report.html (open it), trace.json (ui.perfetto.dev), and exported/.
+# search begins. strategy.best.yaml comes to lie beside it, because the files that it names are relative to it; DIR gets
+# report.html (open it), trace.json (ui.perfetto.dev), and exported/, which can launch it.
 set -euo pipefail
 source "$(dirname "$0")/steps.sh"
 [ $# -gt 0 ] || set -- --help
@@ -23,9 +24,10 @@ done
 [ -n "$strategy" ] && [ -n "$out" ] || die "a strategy and --out are needed (see --help)"
 need_file "$strategy"
 source run_scripts/environment.sh
+best=${strategy%.yaml}.best.yaml
 step mkdir -p "$out"
 step python -m parallel_strategy predict "$strategy"
-step python -m parallel_strategy search "$strategy" --out "$out/best.yaml"
-step python -m parallel_strategy compare "$strategy" "$out/best.yaml"
-step python -m parallel_strategy timeline "$out/best.yaml" --html "$out/report.html" --trace "$out/trace.json"
-step python -m parallel_strategy export "$out/best.yaml" --out "$out/exported" "${hosts[@]}"
+step python -m parallel_strategy search "$strategy" --out "$best"
+step python -m parallel_strategy compare "$strategy" "$best"
+step python -m parallel_strategy timeline "$best" --html "$out/report.html" --trace "$out/trace.json"
+step python -m parallel_strategy export "$best" --out "$out/exported" "${hosts[@]}"

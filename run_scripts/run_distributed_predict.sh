@@ -51,10 +51,13 @@ workers=${workers:-1}
 prompts=$(grep -c '[^[:space:]]' "$file" || true)
 [ "$prompts" -gt 0 ] || die "$file: holds no prompt: write one a line"
 [ "$workers" -le "$prompts" ] || workers=$prompts
+workers=$(((prompts + (prompts + workers - 1) / workers - 1) / ((prompts + workers - 1) / workers))) # none without a prompt
 echo "$prompts prompts of $file on $workers processes, $(nproc) cores; logs in $logs"
 step mkdir -p "$logs"
 if [ -z "$dry_run" ]; then
-  grep '[^[:space:]]' "$file" | split --number="l/$workers" --numeric-suffixes --suffix-length=4 - "$logs/prompts."
+  rm -f "$logs"/prompts.* "$logs"/answers.*
+  grep '[^[:space:]]' "$file" > "$logs/all"
+  split --lines=$(((prompts + workers - 1) / workers)) --numeric-suffixes --suffix-length=4 "$logs/all" "$logs/prompts."
 fi
 running=()
 stop_all() { for process in "${running[@]}"; do kill "$process" 2> /dev/null || true; done; }

