@@ -47,10 +47,11 @@ def compile_step(strategy: str, out: str, save_strategy: str | None = None, save
     from mindspore import Tensor
 
     rows = question.strategy.batch.global_ // question.strategy.mesh.dp
-    begun = time.perf_counter()
+    begun, computed = time.perf_counter(), time.process_time()
     layouts = parallel.compile(Tensor(np.zeros((rows, question.model.seq_length + 1), np.int32)))
     answer = {
         "seconds": time.perf_counter() - begun,
+        "cpu_seconds": time.process_time() - computed,
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "parameters": {
             name: {

@@ -47,6 +47,7 @@ class AdamW(nn.Cell):
     def __init__(self, parameters: list[Parameter], beta1: float, beta2: float) -> None:
         super().__init__(auto_prefix=False)
         self.beta1, self.beta2 = beta1, beta2
+        self.map = ops.HyperMap()
         self.update_these(parameters)
         # The kernel AdamWeightDecay computes the very formula, but takes five times as long on a CPU. There it is the
         # kernel of Adam, which with powers 0 of its betas corrects no bias.
@@ -60,21 +61,34 @@ class AdamW(nn.Cell):
         self.second = self.parameters.clone(prefix="adam_v", init="zeros")
         self.decayed = tuple(is_decayed(parameter.name) for parameter in parameters)
 
-    def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, epsilon: Tensor, decay: Tensor) -> bool:
-        done = True
-        for index in range(len(self.parameters)):
-            parameter, first, second = self.parameters[index], self.first[index], self.second[index]
-            gradient = gradients[index]
-            if self.on_cpu:
-                if self.decayed[index]:
-                    ops.assign(parameter, parameter * (1 - learning_rate * decay))
-                self.adam(parameter, first, second, 0.0, 0.0, learning_rate, self.beta1, self.beta2, epsilon, gradient)
-            else:
-                rate = decay if self.decayed[index] else Tensor(0.0, ms.float32)
-                self.adam_weight_decay(
-                    parameter, first, second, learning_rate, self.beta1, self.beta2, epsilon, rate, gradient
-                )
-        return done
+    def update_one(
+        self,
+        learning_rate: Tensor,
+        epsilon: Tensor,
+        decay: Tensor,
+        parameter: Parameter,
+        first: Parameter,
+        second: Parameter,
+        gradient: Tensor,
+        decayed: bool,
+    ) -> bool:
+        if self.on_cpu:
+            if decayed:
+                ops.assign(parameter, parameter * (1 - learning_rate * decay))
+            self.adam(parameter, first, second, 0.0, 0.0, learning_rate, self.beta1, self.beta2, epsilon, gradient)
+        else:
+            rate = decay if decayed else Tensor(0.0, ms.float32)
+            self.adam_weight_decay(
+                parameter, first, second, learning_rate, self.beta1, self.beta2, epsilon, rate, gradient
+            )
+        return True
+
+    def construct(
+        self, gradients: tuple[Tensor, ...], learning_rate: Tensor, epsilon: Tensor, decay: Tensor
+    ) -> tuple[bool, ...]:
+        # A map, not a loop: MindSpore unrolls loops into calls within calls, of which it allows a thousand.
+        update = ops.partial(self.update_one, learning_rate, epsilon, decay)
+        return self.map(update, self.parameters, self.first, self.second, gradients, self.decayed)
 
 
 # MindSpore's compiler knows the operator with this mark as the end of one gradient's sum of squares: where gradients
@@ -82,16 +96,23 @@ class AdamW(nn.Cell):
 ONE_SUM = ops.ExpandDims().add_prim_attr("grad_scale", True)
 
 
+MAP = ops.HyperMap()
+
+
+def sum_of_squares(gradient: Tensor) -> Tensor:
+    """Σg², fp32 [1]. In two sums: a CPU takes the one over the last axis in all threads, one over everything in one."""
+    return ONE_SUM(ops.reduce_sum(ops.reduce_sum(ops.square(gradient), -1)), 0)
+
+
+def shared_sum_of_squares(gradient: Tensor, holders: int) -> Tensor:
+    """A holder's part of Σg²."""
+    return ONE_SUM(ops.reduce_sum(ops.reduce_sum(ops.square(gradient), -1)) * (1 / holders), 0)
+
+
 def global_norm(gradients: tuple[Tensor, ...], holders: tuple[int, ...] | None = None) -> Tensor:
     """√Σg² over all gradients, fp32 scalar; infinite or NaN exactly when some gradient is, or the sum overflows.
 
     holders: how many of the devices' parameters each one stands for, where a sum over devices counts it so often.
     """
-    sums: tuple[Tensor, ...] = ()
-    for index in range(len(gradients)):
-        # In two sums: a CPU takes the one over the last axis in all threads, one over everything in one.
-        squares = ops.reduce_sum(ops.reduce_sum(ops.square(gradients[index]), -1))
-        if holders is not None and holders[index] > 1:
-            squares = squares * (1 / holders[index])
-        sums = (*sums, ONE_SUM(squares, 0))
+    sums = MAP(sum_of_squares, gradients) if holders is None else MAP(shared_sum_of_squares, gradients, holders)
     return ops.reshape(ops.sqrt(ops.addn(sums)), ())

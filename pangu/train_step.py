@@ -46,6 +46,7 @@ class TrainStep(nn.Cell):
         super().__init__(auto_prefix=False)
         self.loss, self.optimizer, self.reduction = ScaledLoss(loss), optimizer, reduction
         self.clip_norm, self.accumulate = clip_norm, accumulate
+        self.map = ops.HyperMap()
         self.cuts_rows_itself = False
         self.holders: tuple[int, ...] | None = None  # see `global_norm`
         self.value_and_grad = ms.value_and_grad(self.loss, None, optimizer.parameters)
@@ -70,7 +71,7 @@ class TrainStep(nn.Cell):
             more_rows = rows[part * size : (part + 1) * size]
             more_loss, more_gradients = self.value_and_grad(more_rows, scale, dropout_seed + part)
             loss = loss + more_loss
-            gradients = tuple(a + b for a, b in zip(gradients, more_gradients))
+            gradients = self.map(ops.add, gradients, more_gradients)
         return loss, gradients
 
     def update(
@@ -91,10 +92,7 @@ class TrainStep(nn.Cell):
         finite = norm - norm == 0
         if finite:
             factor = self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, ms.float32)) / loss_scale
-            clipped: tuple[Tensor, ...] = ()
-            for gradient in gradients:
-                clipped = (*clipped, gradient * factor)
-            self.optimizer(clipped, learning_rate, epsilon, decay)
+            self.optimizer(self.map(ops.partial(ops.mul, factor), gradients), learning_rate, epsilon, decay)
         return loss / loss_scale, norm, finite
 
     def construct(

@@ -7,6 +7,7 @@ handful of rows moves a figure only as far as they agree, and a row that nothing
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from parallel_strategy.calibrate.figures import FIGURES, NAMES, apply
 from parallel_strategy.calibrate.rows import Row
 from parallel_strategy.errors import UserError
 from parallel_strategy.predict import Prediction
+from parallel_strategy.spec.cluster import ClusterSpec
+from parallel_strategy.spec.strategy import Question
 
 SHIPPED = Path(__file__).parent / "shipped.json"
 # What a shape's kernels do beside the model: (share of the amplitude, octaves over which it is alike, in the order of
@@ -32,6 +35,18 @@ SHAPE_KINDS = {
 # A machine's rows say themselves how far a shape's residual reaches, and how much of it comes back.
 AMPLITUDES = (0.01, 0.05, 0.1, 0.2)
 NOISE = 0.05  # run-to-run noise of measured step times, as repeated rows show
+
+
+# devices whose presets have nothing but data sheets behind their matrix products
+UNMEASURED = ("B200", "GB200", "B300", "GB300")
+BORROWED_WIDTH = 0.2  # how far such a preset may be off, as a logarithm
+
+
+@lru_cache(maxsize=64)
+def _cluster_device(group: str) -> str:
+    """Name of the device of a group's cluster preset; nothing where the group is a file's."""
+    cluster = group.split("/")[0]
+    return ClusterSpec.preset(cluster).device.name if cluster in ClusterSpec.preset_names() else ""
 
 
 @dataclass(slots=True)
@@ -88,11 +103,28 @@ class Calibration:
         near = _likeness(np.array([shape_features(row)]), np.array(fit.shapes), fit.reach)
         return float(np.exp(near @ np.array(fit.remains))[0])
 
+    def borrowed(self, question: Question) -> dict[str, float]:
+        """Figures for a cluster and framework that no row was seen of: the sustained speed of matrix products that
+        others showed on devices of the same generation, drawn towards the file's.
+
+        Only where the file's figure is a data sheet's word: the other devices' come from matmul benchmarks.
+        """
+        if not question.cluster.device.name.startswith(UNMEASURED):
+            return {}
+        weighted = total = 0.0
+        for name, fit in self.groups.items():
+            if "gemm_eff" in fit.multipliers and _cluster_device(name).startswith(UNMEASURED):
+                weight = 1.0 / (fit.deviations["gemm_eff"] ** 2 + 0.1**2)
+                weighted += weight * math.log(fit.multipliers["gemm_eff"])
+                total += weight
+        return {"gemm_eff": math.exp(weighted / (total + 1.0 / BORROWED_WIDTH**2))} if total else {}
+
     def predict(self, row: Row) -> Prediction:
-        """The prediction of a row with its group's figures; without a fit, with those of the files."""
+        """The prediction of a row with its group's figures; without a fit, with borrowed ones or those of the files."""
         fit = self.groups.get(row.group)
         if fit is None:
-            return Prediction(row.question)
+            figures = self.borrowed(row.question)
+            return Prediction(apply(row.question, figures) if figures else row.question)
         question = apply(row.question, fit.multipliers)
         if fit.memory:
             framework = question.framework.model_copy(update=fit.memory)

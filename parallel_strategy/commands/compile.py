@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         document = {
             "rank": compiled.rank,
             "seconds": compiled.seconds,
+            "cpu_seconds": compiled.cpu_seconds,
             "process_seconds": compiled.process_seconds,
             "peak_memory_gib": compiled.peak_memory_gib,
             "parameters": {name: vars(layout) for name, layout in compiled.parameters.items()},
@@ -91,6 +92,7 @@ def _print(compiled, stages: int) -> None:
     again = ", ".join(f"{times} {name}" for name, times in sorted(compiled.recomputed.items()))
     console.print(f"recomputed operators: {again or 'none'}")
     console.print(
-        f"compiled in {compiled.seconds:.1f} s ({compiled.process_seconds:.1f} s with its start), "
+        f"compiled in {compiled.seconds:.1f} s ({compiled.cpu_seconds:.1f} s of processor, "
+        f"{compiled.process_seconds:.1f} s with its start), "
         f"{compiled.peak_memory_gib:.1f} GiB"
     )

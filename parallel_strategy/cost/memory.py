@@ -11,10 +11,12 @@ from functools import cached_property
 
 from parallel_strategy.graph.operator import Block
 from parallel_strategy.graph.program import Chunk, Piece, Program
+from parallel_strategy.graph.sharding import owned_elements
 from parallel_strategy.schedule.orders import Order, Task, splits_backward
 from parallel_strategy.spec.framework import FrameworkSpec
 
 GIB = 1024.0**3
+GRANULE = 512  # bytes: what an allocator rounds a tensor up to
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +56,14 @@ class Memory:
         """Bytes that one micro-batch leaves behind in a piece until its backward."""
         block, mode = piece.block, self.strategy.recompute.mode
         if block.kind == "head":
-            return block.saved_bytes + (piece.count - 1) * block.saved_bytes
-        whole = (piece.count - piece.recomputed) * block.saved_bytes
+            return piece.count * rounded_bytes(block)
+        whole = (piece.count - piece.recomputed) * rounded_bytes(block)
         if mode == "full":
             entry = block.input_bytes
             if self.strategy.recompute.slice_activation and not self.program.shard.sequence_parallel:
                 entry /= self.strategy.mesh.tp
             return whole + piece.recomputed * entry
-        return whole + piece.recomputed * (block.saved_bytes - block.attention_bytes)
+        return whole + piece.recomputed * (rounded_bytes(block) - block.attention_bytes)
 
     def chunk_bytes(self, chunk: Chunk) -> float:
         kept = sum(self.kept(piece) for piece in chunk.pieces)
@@ -111,14 +113,14 @@ class Memory:
             groups.append((elements, size))
         weights = sum(n / (g if zero >= 3 else 1) for n, g in groups) * framework.weight_bytes
         gradients = sum(n / (g if zero >= 2 else 1) for n, g in groups) * framework.gradient_bytes
-        states = sum(n / (g if zero >= 1 else 1) for n, g in groups) * (framework.master_bytes + framework.moment_bytes)
+        states = owned_elements(program, stage) * (framework.master_bytes + framework.moment_bytes)
         if strategy.offload.optimizer:
             states = 0.0
         peak_kept, peak_working = self.activation_peak(stage)
-        buffers = 0.0
+        buffers = framework.workspace_mib * 2**20
         if zero >= 3:  # the layer that runs and the one that is fetched
             block = max(program.blocks.values(), key=lambda b: b.elements(False) + b.elements(True))
-            buffers = 2 * (block.elements(False) + block.elements(True)) * framework.weight_bytes
+            buffers += 2 * (block.elements(False) + block.elements(True)) * framework.weight_bytes
         if program.pp > 1:
             buffers += 2 * program.boundary_bytes
         lost = 1.0 + framework.fragmentation
@@ -151,6 +153,11 @@ class Memory:
     def usable_gib(self) -> float:
         hbm = self.cluster.device.hbm
         return hbm.usable_gb if hbm.usable_gb is not None else hbm.gb
+
+
+def rounded_bytes(block: Block) -> float:
+    """What a block keeps, each tensor in whole granules of the allocator."""
+    return sum(-(-tensor.bytes // GRANULE) * GRANULE for tensor in block.saved)
 
 
 def transient_bytes(block: Block, framework: FrameworkSpec) -> float:

@@ -14,6 +14,7 @@ from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.kernel import kernel_seconds, smooth_maximum
 from parallel_strategy.graph.operator import Block, Collective, KernelTable, Phase
 from parallel_strategy.graph.program import Chunk, Piece, Program
+from parallel_strategy.graph.operator_order import skipped_again
 from parallel_strategy.graph.sharding import (
     gather_weights,
     owned_elements,
@@ -148,9 +149,17 @@ class Price:
             exposed[0],
             host(forward, framework.host_us_per_launch, issued[0]),
         )
+        skipped = {node.name for node in skipped_again(block)} if framework.recompute_pruned else set()
+        unneeded = forward & np.array([kernel.name in skipped for kernel in block.kernels], dtype=bool)
+        sums = sum(
+            self.collective(c.op, c.axis, c.bytes) * (1 - framework.tp_overlap)
+            for c in block.collectives
+            if c.phase == Phase.FORWARD and c.name in skipped
+        )
+        entry = self.collectives([self.program.recompute_gather] if self.program.recompute_gather else [])
         again = Cost(
-            fore.device,
-            fore.tensor if self.strategy.recompute.mp_comm else 0.0,
+            fore.device - float(device[unneeded].sum()),
+            (fore.tensor - sums if self.strategy.recompute.mp_comm else 0.0) + entry,
             fore.host + scale * framework.host_us_per_recompute,
         )
         core = table.attention & forward
@@ -191,7 +200,33 @@ class Price:
             forward = _beside(forward, gather * piece.count, self.framework.gather_overlap, self.framework.interference)
             traffic = (gather_again + scatter) * piece.count
             back = _beside(back, traffic, self.framework.dp_overlap, self.framework.interference, also=weight.device)
+        if self.overrides and piece.block.kind in ("layer", "query"):
+            extra = self.overrides * piece.count
+            forward, back = forward + Cost(device=extra / 3), back + Cost(device=2 * extra / 3)
+        if self.two_halves:
+            forward, back = (self._interleaved(cost, piece.count) for cost in (forward, back))
         return forward, back, weight
+
+    @cached_property
+    def overrides(self) -> float:
+        """Seconds that overridden operators add to one micro-batch of one layer, forward and backward."""
+        if not self.strategy.overrides:
+            return 0.0
+        from parallel_strategy.cost.sharding import override_seconds
+
+        return override_seconds(self.program.question)
+
+    @cached_property
+    def two_halves(self) -> bool:
+        """Two independent halves run at once: a micro-batch cut in two, or DualPipe's forward beside a backward."""
+        return self.strategy.tensor.interleave > 1 or self.strategy.pipeline.schedule == "dualpipe"
+
+    def _interleaved(self, cost: Cost, count: int) -> Cost:
+        """Collectives of one half beside the computation of the other, but for the first and the last of a run; kernels
+        are as many again where halves of a micro-batch are launched apart."""
+        hidden = min(cost.tensor * (1.0 - 0.5 / max(1, count)), cost.device)
+        twice = 2.0 if self.strategy.tensor.interleave > 1 else 1.0
+        return Cost(cost.device + self.framework.interference * hidden, cost.tensor - hidden, cost.host * twice)
 
     def chunk(self, chunk: Chunk) -> ChunkTime:
         """Whole-chunk times: host and device are compared per phase, since a stage waits for its neighbours between
@@ -248,11 +283,17 @@ class Price:
         between = ("gradients.tied", "gradients.partial")
         traffic = self.collectives(n for n in nodes if n.name.startswith("gradients.") and n.name not in between)
         traffic += strategy.micro_batches * self.collectives(n for _, n in scatter_micro_batch(program, stage))
+        last_bucket = 0.0
+        if strategy.zero.bucket_mb is not None and level < 2:
+            reduced = [n for n in nodes if n.name.startswith("gradients.") and n.name not in between]
+            traffic, last_bucket = self._bucketed(reduced, strategy.zero.bucket_mb * 2**20)
         gather = self.collectives(n for n in nodes if n.name.startswith("weights."))
         # between stages and inside the tensor group; the sums of one number are part of the framework's step overhead
         apart = [n for n in nodes if n.name in between]
         backward = sum(self.chunks[chunk.index].backward for chunk in program.stage_chunks(stage))
-        hidden = min(framework.dp_overlap * traffic, backward * (strategy.micro_batches if level == 2 else 1))
+        hidden = min(
+            framework.dp_overlap * (traffic - last_bucket), backward * (strategy.micro_batches if level == 2 else 1)
+        )
         hidden_gather = framework.gather_overlap * gather
         owned = owned_elements(program, stage)
         hbm = self.cluster.device.hbm
@@ -270,6 +311,16 @@ class Price:
             optimizer=update,
             fixed=framework.step_overhead_ms * 1e-3 * self.cluster.host.launch_scale,
         )
+
+    def _bucketed(self, nodes: list[Collective], bucket: float) -> tuple[float, float]:
+        """Seconds of the gradients' collectives in buckets, and of the last bucket, which nothing is left to hide."""
+        total = last = 0.0
+        for node in nodes:
+            whole, rest = divmod(node.bytes, bucket)
+            ends = self.collective(node.op, node.axis, rest or bucket)
+            total += int(whole - (rest == 0)) * self.collective(node.op, node.axis, bucket) + ends
+            last += ends
+        return total, last
 
 
 def _beside(cost: Cost, traffic: float, overlap: float, interference: float, also: float = 0.0) -> Cost:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from parallel_strategy.graph.operator import Block, Collective, Kernel, Phase
+from parallel_strategy.graph.operator_order import skipped_again
 from parallel_strategy.graph.program import Chunk, Piece, Program
 from parallel_strategy.graph.sharding import gather_weights, scatter_gradients, scatter_micro_batch
 from parallel_strategy.schedule.orders import Kind, splits_backward
@@ -92,8 +93,9 @@ class Tasks:
         if again and recompute.mode == "full":
             if sliced := self.program.recompute_gather:
                 yield Step(sliced, layer, "recompute", block)
+            skipped = skipped_again(block) if self.program.question.framework.recompute_pruned else []
             for work in block.forward:
-                if isinstance(work, Kernel) or recompute.mp_comm:
+                if (isinstance(work, Kernel) or recompute.mp_comm) and work not in skipped:
                     yield Step(work, layer, "recompute", block)
         core = again and recompute.mode == "selective"
         for work in block.backward:

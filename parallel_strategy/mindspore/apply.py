@@ -55,21 +55,20 @@ class AccumulatedGradients(nn.Cell):
         super().__init__(auto_prefix=False)
         self.sums = parameters.clone(prefix="accu_grads", init="zeros")
         self.sharded = sharded
-        self.tied = tied.index_here if tied is not None else -1
-        if tied is not None and tied.index_here >= 0:
+        self.map = ops.HyperMap()
+        here = tied.index_here if tied is not None else -1
+        self.tied = tuple(index == here for index in range(len(parameters)))
+        if tied is not None and here >= 0:
             self.add_tied = ops.AllReduce(group=tied.group)
 
+    def take(self, gradient: Tensor, total: Parameter, tied: bool) -> Tensor:
+        result = gradient if self.sharded else ops.depend(total, gradient) * 1.0
+        total = ops.depend(total, result)
+        result = ops.depend(result, ops.assign(total, ops.zeros_like(total)))
+        return self.add_tied(result) if tied else result
+
     def construct(self, gradients: tuple[Tensor, ...], loss: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        results: tuple[Tensor, ...] = ()
-        for index in range(len(gradients)):
-            total = self.sums[index]
-            result = gradients[index] if self.sharded else ops.depend(total, gradients[index]) * 1.0
-            total = ops.depend(total, result)
-            result = ops.depend(result, ops.assign(total, ops.zeros_like(total)))
-            if index == self.tied:
-                result = self.add_tied(result)
-            results = (*results, result)
-        return results, loss
+        return self.map(self.take, gradients, self.sums, self.tied), loss
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ class _Group:
             np.array(space.zero)[where[3]],
             np.array(space.offload)[where[4]],
             seconds.ravel()[keep],
-            gib.ravel()[keep] + self.question.framework.context_gib,
+            gib.ravel()[keep] + self.question.framework.context_gib + self.question.framework.workspace_mib / 1024,
         )
 
     def _send(self, layout: Layout, size: float) -> float:

@@ -40,6 +40,9 @@ class FrameworkSpec(SpecFile):
         default=False,
         description="a collective for every weight (zero.threshold_kb and zero.whole hold); False: buckets",
     )
+    recompute_pruned: bool = Field(
+        default=False, description="what no gradient needs is not computed again: a layer's last product and its sum"
+    )
     fp32_tables: bool = Field(default=False, description="rows of a split vocabulary are summed in fp32")
     fp32_logits: bool = True
     fused_cross_entropy: bool = False
@@ -79,6 +82,7 @@ class FrameworkSpec(SpecFile):
     moment_bytes: float = Field(default=8.0, description="both Adam moments")
     context_gib: NonNegativeFloat = Field(default=0.0, description="what the runtime keeps beside tensors")
     fragmentation: NonNegativeFloat = Field(default=0.0, description="of activations, lost to the allocator")
+    workspace_mib: NonNegativeFloat = Field(default=32.0, description="scratch memory of matrix products and attention")
     memory_reading: Literal["tensors", "device"] = Field(
         default="tensors", description="tensors: allocated peak; device: what nvidia-smi or npu-smi shows"
     )

@@ -145,6 +145,7 @@ def main(argv: list[str] | None = None) -> int:
                 table.add_row(name, str(devices), str(rank), str(count), virtual, verdict, f"{seconds:.0f}")
                 results.append({"layout": name, "rank": rank, "collectives": count, "virtual": virtual})
                 results[-1] |= {"differences": [str(one) for one in found], "compile_seconds": compiled.seconds}
+                results[-1] |= {"compile_cpu_seconds": compiled.cpu_seconds}
                 print(f"{name}, rank {rank}: {verdict} ({count} collectives, {seconds:.0f} s)", file=sys.stderr)
                 for one in found:
                     print(f"    {one}", file=sys.stderr)

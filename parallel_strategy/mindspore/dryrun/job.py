@@ -40,6 +40,7 @@ class Compiled:
     collectives: list[Collective]
     recomputed: dict[str, int]  # operators that run again in backward, with how often in a step
     seconds: float  # in MindSpore's compiler
+    cpu_seconds: float  # of that, on a processor
     process_seconds: float  # with starting and importing
     peak_memory_gib: float
 
@@ -87,6 +88,7 @@ def compile_rank(
         read_collectives(graph, rank, question.model.num_layers, mesh.devices // mesh.pp),
         recomputed,
         fields["seconds"],
+        fields["cpu_seconds"],
         process_seconds,
         fields["peak_memory_gib"],
     )
