@@ -14,7 +14,7 @@ from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.kernel import kernel_seconds, smooth_maximum
 from parallel_strategy.graph.operator import Block, Collective, KernelTable, Phase
 from parallel_strategy.graph.program import Chunk, Piece, Program
-from parallel_strategy.graph.operator_order import skipped_again
+from parallel_strategy.graph.recompute import skipped_again
 from parallel_strategy.graph.sharding import (
     gather_weights,
     owned_elements,

@@ -113,3 +113,32 @@ def test_earlier_stages_hold_more_under_1f1b_and_all_the_same_under_gpipe():
     assert kept[0] > kept[1] > kept[2]
     gpipe = [m.activations for m in Prediction(question(model, **fields, pipeline={"schedule": "gpipe"})).stage_memory]
     assert gpipe[1] == pytest.approx(gpipe[2]) and gpipe[1] > 5 * kept[1]
+
+
+def priced(**fields):
+    base = {"batch": {"global": 64, "micro": 2}, "mesh": {"dp": 4, "tp": 8}}
+    return Prediction(question(ModelSpec.preset("pangu-alpha-13b"), "atlas-800-910a", "mindspore", **(base | fields)))
+
+
+def test_halves_of_a_micro_batch_hide_the_tensor_groups_traffic():
+    plain, halves = priced(), priced(tensor={"interleave": 2})
+    assert halves.seconds < plain.seconds
+    busy = sum(c.forward + c.backward for c in halves.price.chunks)
+    assert busy > sum(plain.price.block(b).forward.device for b in plain.program.blocks.values())  # not for nothing
+
+
+def test_buckets_trade_starts_for_overlap():
+    """Small buckets pay for their starts; a whole model in one bucket has nothing left to hide behind."""
+    times = {size: priced(zero={"bucket_mb": size}).tails[0].gradient_reduce for size in (0.05, 50, 1e6)}
+    assert times[50] < times[0.05] and times[50] < times[1e6]
+
+
+def test_small_weights_stay_whole_below_the_threshold():
+    def states(**zero) -> float:
+        plain = priced(zero=zero).question
+        framework = plain.framework.model_copy(update={"parameter_collectives": True})
+        return Prediction(plain.model_copy(update={"framework": framework})).stage_memory[0].optimizer
+
+    all_cut, some_whole = states(optimizer_shard=True, threshold_kb=0), states(optimizer_shard=True, threshold_kb=64)
+    assert all_cut < some_whole < 1.01 * all_cut
+    assert states(optimizer_shard=True, threshold_kb=10**9) == pytest.approx(states(optimizer_shard=False))
