@@ -72,7 +72,7 @@ def find(text: Placed, gram: int, wanted: np.ndarray, filled: np.ndarray) -> Mat
 @compiled
 def _placed(
     data: np.ndarray, offsets: np.ndarray, table: np.ndarray, values: np.ndarray, places: np.ndarray, ends: np.ndarray
-) -> int:
+) -> np.signedinteger:
     written = np.uint64(0)
     for row in range(offsets.size - 1):
         position = np.uint64(offsets[row])

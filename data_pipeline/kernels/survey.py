@@ -101,14 +101,14 @@ def _survey(
         found = np.int32(0)
         before = np.int32(SPACE)  # a text that begins with white space is untidy
         is_first = True
-        rare = 0
+        rare = np.int64(0)
         digits = 0
         gap = 0
         line_hash = np.uint64(0)
         line_length = 0
         item_hash = np.uint64(0)
         item_length = 0
-        known = 0
+        known = np.int64(0)
         is_bar = True
         blank = 0
         count = 0
@@ -163,7 +163,7 @@ def _survey(
                     count += 1
                 line_hash = np.uint64(0)
                 line_length = 0
-                known = 0
+                known = np.int64(0)
                 is_bar = True
                 if position > end:
                     break

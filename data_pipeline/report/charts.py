@@ -19,6 +19,7 @@ def histogram(found: Histogram) -> str:
     height = _HEIGHT - _TOP - _BOTTOM
     bins = found.edges.size - 1
     step = inner / bins
+    scale = math.sqrt if has_root_scale(found) else float
     bars = []
     for place in range(bins):
         kept, dropped = int(found.kept[place]), int(found.dropped[place])
@@ -26,7 +27,8 @@ def histogram(found: Histogram) -> str:
             continue
         low, high = found.edges[place], found.edges[place + 1]
         title = f"{number(low)} to {number(high)}: {kept:,} kept, {dropped:,} dropped"
-        tall_kept, tall_dropped = _tall(kept, most, height), _tall(dropped, most, height)
+        whole = height * scale((kept + dropped) / most)
+        tall_kept, tall_dropped = (_tall(count, kept + dropped, whole) for count in (kept, dropped))
         x, base = _LEFT + place * step, _HEIGHT - _BOTTOM
         parts = ""
         if kept:
@@ -40,8 +42,7 @@ def histogram(found: Histogram) -> str:
         for bound in (rule.minimum, rule.maximum)
         if bound is not None
     )
-    scale = ", logarithmic" if found.is_logarithmic else ""
-    label = f"{found.signal} at {found.stage}{scale}"
+    label = f"{found.signal} at {found.stage}{', logarithmic' if found.is_logarithmic else ''}"
     middle = found.edges[bins // 2]
     return (
         f'<svg class="chart histogram" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{text(label)}">'
@@ -54,13 +55,20 @@ def histogram(found: Histogram) -> str:
     )
 
 
+def has_root_scale(found: Histogram) -> bool:
+    """Whether one bin towers above all others, so that only the roots of the counts can be seen side by side."""
+    counts = found.kept + found.dropped
+    return bool(counts.max() > 0.5 * counts.sum())
+
+
 def _tall(count: int, most: int, height: float) -> float:
     # one document among a million must still be seen
     return max(1.5, height * count / most) if count else 0.0
 
 
 def _bar(kind: str, x: float, y: float, width: float, height: float) -> str:
-    return f'<rect class="{kind}" x="{x + 0.4:.2f}" y="{y:.2f}" width="{max(width - 0.8, 0.8):.2f}" height="{height:.2f}"/>'
+    place = f'x="{x + 0.4:.2f}" y="{y:.2f}" width="{max(width - 0.8, 0.8):.2f}" height="{height:.2f}"'
+    return f'<rect class="{kind}" {place}/>'
 
 
 def _threshold(found: Histogram, bound: float) -> str:
@@ -105,8 +113,8 @@ def funnel(rows: Sequence[tuple[str, int, int, Sequence[tuple[str, int]]]]) -> s
             if piece < 0.2:
                 continue
             parts.append(
-                f'<g><title>{text(f"{reason}: {count:,}")}</title><rect class="dropped d{number_of % 4}" x="{x:.2f}" y="{y:g}" '
-                f'width="{max(piece - 0.8, 0.6):.2f}" height="{tall:g}"/></g>'
+                f'<g><title>{text(f"{reason}: {count:,}")}</title><rect class="dropped d{number_of % 4}" x="{x:.2f}" '
+                f'y="{y:g}" width="{max(piece - 0.8, 0.6):.2f}" height="{tall:g}"/></g>'
             )
             x += piece
         share = (f"{100 * after / before:.1f} %" if after <= before else f"× {after / before:.2f}") if before else ""

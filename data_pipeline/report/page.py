@@ -114,7 +114,10 @@ def _rules(report: Report) -> str:
                 f'<td class="number">{count:,}</td><td class="number">{100 * share:.2f} %</td>'
                 f'<td class="bar">{charts.bar(count / most, "dropped")}</td></tr>'
             )
-    head = '<tr><th>stage</th><th>rule</th><th>drops</th><th class="number">documents</th><th class="number">of its input</th><th></th></tr>'
+    head = (
+        '<tr><th>stage</th><th>rule</th><th>drops</th><th class="number">documents</th>'
+        '<th class="number">of its input</th><th></th></tr>'
+    )
     table = (
         f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>' if rows else _empty("Nothing was dropped.")
     )
@@ -150,7 +153,8 @@ def _sources(report: Report) -> str:
         f'<th class="number">share</th><th></th>{"<th class=number>taken</th>" if planned else ""}'
         "<th>most dropped for</th></tr>"
     )
-    return f'<h2>Sources</h2><p>Where the documents came from and how many are left.</p><div class="scroll"><table>{head}{"".join(rows)}</table></div>'
+    table = f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
+    return f"<h2>Sources</h2><p>Where the documents came from and how many are left.</p>{table}"
 
 
 def _languages(report: Report) -> str:
@@ -197,6 +201,7 @@ def _signals(report: Report) -> str:
 
 def _figure(histogram: Any) -> str:
     scale = " · logarithmic" if histogram.is_logarithmic else ""
+    scale += " · heights as roots" if charts.has_root_scale(histogram) else ""
     rules = " · ".join(rule.rule for rule in histogram.thresholds)
     detail = f"{histogram.stage}{' · ' + rules if rules else ''}{scale}"
     return (
@@ -212,21 +217,36 @@ def _samples(samples: Sequence[RuleSamples], amounts: Amounts) -> str:
     for sample in samples:
         dropped = "".join(_record(row, amounts, is_dropped=True) for row in sample.dropped)
         kept = "".join(_record(row, amounts) for row in sample.kept) or _empty("Nothing was kept.")
+        sides = _sides("Dropped, at random", dropped, "Kept by the stage, at random", kept)
         parts.append(
             f"<details><summary><code>{text(sample.stage)} · {text(sample.rule)}</code> "
-            f"<span>{text(_meaning(sample.rule))}, {sample.count:,} dropped</span></summary>"
-            f'<div class="sides"><div><h4>Dropped, at random</h4>{dropped}</div>'
-            f"<div><h4>Kept by the stage, at random</h4>{kept}</div></div></details>"
+            f"<span>{text(_meaning(sample.rule))}, {sample.count:,} dropped</span></summary>{sides}</details>"
         )
-    return f"<h2>Samples</h2><p>Random documents that each rule dropped, beside random ones that stayed.</p>{''.join(parts)}"
+    words = "Random documents that each rule dropped, beside random ones that stayed."
+    return f"<h2>Samples</h2><p>{words}</p>{''.join(parts)}"
 
 
 def _record(row: dict[str, Any], amounts: Amounts, is_dropped: bool = False) -> str:
-    name = row["id"] if row["id"] is not None else row["doc_id"]
     reason = f' · <span class="reason">{text(row["drop_reason"])}</span>' if is_dropped else ""
+    return _box(_origin(row) + reason, excerpt(row["text"], amounts.characters), is_dropped)
+
+
+def _box(header: str, body: str, is_dropped: bool) -> str:
+    """A record: `header` and `body` are HTML already."""
+    kind = "record dropped" if is_dropped else "record"
+    header = f"<header>{header}</header>" if header else ""
+    return f'<div class="{kind}">{header}<div class="text">{body}</div></div>'
+
+
+def _origin(row: dict[str, Any]) -> str:
+    name = row["id"] if row["id"] is not None else row["doc_id"]
+    return f"{text(row['source'])} · {text(str(name)[:120])}"
+
+
+def _sides(left_title: str, left: str, right_title: str, right: str) -> str:
     return (
-        f'<div class="record{" dropped" if is_dropped else ""}"><header>{text(row["source"])} · {text(str(name)[:120])}{reason}'
-        f'</header><div class="text">{excerpt(row["text"], amounts.characters)}</div></div>'
+        f'<div class="sides"><div><h4>{text(left_title)}</h4>{left}</div>'
+        f"<div><h4>{text(right_title)}</h4>{right}</div></div>"
     )
 
 
@@ -236,8 +256,8 @@ def _duplicates(report: Report, amounts: Amounts) -> str:
     sizes = Counter({f"{size} documents": count for size, count in sorted(report.cluster_sizes.items())})
     parts = "".join(_cluster(cluster, amounts, is_open=place == 0) for place, cluster in enumerate(report.clusters))
     return (
-        "<h2>Duplicates</h2><p>Clusters of documents that are the same or nearly so: the one that was kept, and some of "
-        f"those that went. What differs from the kept one is marked.</p>{_counts(sizes)}<h3>Side by side</h3>{parts}"
+        "<h2>Duplicates</h2><p>Clusters of documents that are the same or nearly so: the one that was kept, and some "
+        f"of those that went. What differs from the kept one is marked.</p>{_counts(sizes)}<h3>Side by side</h3>{parts}"
     )
 
 
@@ -246,15 +266,13 @@ def _cluster(cluster: Cluster, amounts: Amounts, is_open: bool) -> str:
     original = (kept["text"] or "")[: amounts.characters] if kept else ""
     left = _record(kept, amounts) if kept else _empty("Dropped by a later stage or not found.")
     right = "".join(
-        f'<div class="record dropped"><header>{text(row["source"])} · {text(str(row["id"] or row["doc_id"])[:120])}</header>'
-        f'<div class="text">{_difference(original, (row["text"] or "")[: amounts.characters])}</div></div>'
+        _box(_origin(row), _difference(original, (row["text"] or "")[: amounts.characters]), is_dropped=True)
         for row in cluster.others
     )
-    open_now = " open" if is_open else ""
+    sides = _sides("Kept", left, f"Dropped ({len(cluster.others)} of {cluster.size - 1})", right)
     return (
-        f"<details{open_now}><summary><code>{text(cluster.reason)}</code> <span>{cluster.size} documents, stage "
-        f'{text(cluster.stage)}</span></summary><div class="sides"><div><h4>Kept</h4>{left}</div>'
-        f"<div><h4>Dropped ({len(cluster.others)} of {cluster.size - 1})</h4>{right}</div></div></details>"
+        f"<details{' open' if is_open else ''}><summary><code>{text(cluster.reason)}</code> "
+        f"<span>{cluster.size} documents, stage {text(cluster.stage)}</span></summary>{sides}</details>"
     )
 
 
@@ -280,27 +298,34 @@ def _decontamination(report: Report) -> str:
         '<tr><th>evaluation set</th><th class="number">documents</th><th class="number">passages</th>'
         '<th class="number">all hits</th><th class="number">characters</th></tr>'
     )
-    hits = "".join(
-        f"<details{' open' if place < 2 else ''}><summary>{text(hit['evaluation_set'])} <span>{hit['characters']:,} characters in "
-        f"{text(hit['source'])} · {text(str(hit['id'] or hit['doc_id'])[:120])}{'' if hit['counts'] else ', too weak: left'}</span></summary>"
-        f'<div class="sides"><div><h4>In the corpus</h4>{_passage(hit, "corpus", "dropped")}</div>'
-        f"<div><h4>{text(hit['evaluation_file'])}, {text(hit['evaluation_place'])}</h4>{_passage(hit, 'evaluation', '')}</div></div></details>"
-        for place, hit in enumerate(report.hits)
-    )
+    hits = "".join(_hit(hit, is_open=place < 2) for place, hit in enumerate(report.hits))
     table = f'<div class="scroll"><table>{head}{rows}</table></div>' if rows else _empty("Nothing was found.")
     action = "cut out" if report.decontamination["action"] == "cut" else "dropped with their documents"
     return (
-        f"<h2>Decontamination</h2><p>Passages of evaluation sets that were found in the corpus; they were {action}. All of them "
-        f"are in <code>decontamination/hits.jsonl</code>.</p>{table}{'<h3>Hits</h3>' + hits if hits else ''}"
+        f"<h2>Decontamination</h2><p>Passages of evaluation sets that were found in the corpus; they were {action}. "
+        f"All of them are in <code>decontamination/hits.jsonl</code>.</p>{table}"
+        f"{'<h3>Hits</h3>' + hits if hits else ''}"
     )
 
 
-def _passage(hit: dict[str, Any], side: str, kind: str) -> str:
-    before, inside, after = (hit[f"{side}_{part}"] for part in ("before", "text", "after"))
+def _hit(hit: dict[str, Any], is_open: bool) -> str:
+    note = "" if hit["counts"] else ", too weak: left"
+    sides = _sides(
+        "In the corpus",
+        _passage(hit, "corpus"),
+        f"{hit['evaluation_file']}, {hit['evaluation_place']}",
+        _passage(hit, "evaluation"),
+    )
     return (
-        f'<div class="record {kind}"><div class="text"><span class="context">{text(before)}</span><mark>{text(inside)}</mark>'
-        f'<span class="context">{text(after)}</span></div></div>'
+        f"<details{' open' if is_open else ''}><summary>{text(hit['evaluation_set'])} "
+        f"<span>{hit['characters']:,} characters in {_origin(hit)}{note}</span></summary>{sides}</details>"
     )
+
+
+def _passage(hit: dict[str, Any], side: str) -> str:
+    before, inside, after = (text(hit[f"{side}_{part}"]) for part in ("before", "text", "after"))
+    body = f'<span class="context">{before}</span><mark>{inside}</mark><span class="context">{after}</span>'
+    return _box("", body, is_dropped=side == "corpus")
 
 
 def _settings(report: Report) -> str:
@@ -310,9 +335,8 @@ def _settings(report: Report) -> str:
             f"<tr><td><code>{text(key)}</code></td><td>{excerpt(json.dumps(value, ensure_ascii=False), 600)}</td></tr>"
             for key, value in settings.items()
         )
-        parts.append(
-            f"<details><summary><code>{text(name)}</code></summary><div class=scroll><table>{rows}</table></div></details>"
-        )
+        table = f'<div class="scroll"><table>{rows}</table></div>'
+        parts.append(f"<details><summary><code>{text(name)}</code></summary>{table}</details>")
     return f"<h2>Settings</h2><p>With which settings each stage was last run.</p>{''.join(parts)}"
 
 

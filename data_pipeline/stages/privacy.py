@@ -18,8 +18,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-KINDS = ("id_card", "bank_card", "phone", "mail", "qq", "wechat")
 Kind = Literal["id_card", "bank_card", "phone", "mail", "qq", "wechat"]
+KINDS: tuple[Kind, ...] = ("id_card", "bank_card", "phone", "mail", "qq", "wechat")
 MASKS = {
     "id_card": "[身份证号]",
     "bank_card": "[银行卡号]",
