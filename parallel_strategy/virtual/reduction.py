@@ -37,6 +37,8 @@ def check_provable(model: ModelSpec, strategy: StrategySpec) -> None:
             f"mesh.tp {strategy.mesh.tp} must divide the {model.key_value_heads} key-value heads to be proved; "
             f"nearest: {max(d for d in divisors(model.key_value_heads) if d <= strategy.mesh.tp)}"
         )
+    if strategy.tensor.interleave > 1:
+        raise UserError(f"tensor.interleave {strategy.tensor.interleave} is priced but not executed; nearest: 1")
     if strategy.overrides:
         raise UserError("overrides are MindSpore's own shardings of single operators, and are not in the program")
 

@@ -1,5 +1,7 @@
 """The serial model that strategies are proved against is pangu's network: logits, loss, gradients, updates."""
 
+from pathlib import Path
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -10,47 +12,26 @@ from pangu.loss import PretrainLoss
 from pangu.model.visibility import Visibility
 from pangu.network import build, read_weights
 from pangu.optimizer import AdamW
+from parallel_strategy.graph.stored import is_turned, released_name
 from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.virtual.adam import Adam
-from parallel_strategy.virtual.batch import END_OF_DOCUMENT, PAD, draw_rows, predictions, tokens_of
-from parallel_strategy.virtual.serial import Name, Serial, Weights, draw_weights, logits_of, loss_and_gradients
+from parallel_strategy.virtual.batch import END_OF_DOCUMENT, PAD, Tokens, draw_rows, predictions, tokens_of
+from parallel_strategy.virtual.operators import MASKED_SCORE
+from parallel_strategy.virtual.serial import Serial, Weights, draw_weights, logits_of, loss_and_gradients, shapes
+from tests.pangu import oracle
 
 SIZES = {
     "num_layers": 3, "hidden_size": 32, "num_heads": 4, "ffn_hidden_size": 64, "seq_length": 16, "vocab_size": 48,
     "compute_dtype": "fp32", "dropout_rate": 0.0,
 }  # fmt: skip
-LINEAR = {
-    "attention.query": "attention.dense1", "attention.key": "attention.dense2", "attention.value": "attention.dense3",
-    "attention.output": "attention.projection", "feed_forward.up": "output.mapping",
-    "feed_forward.down": "output.projection",
-}  # fmt: skip
-NORMS = {"attention.norm": "layernorm1", "feed_forward.norm": "layernorm2"}
-TABLES = {
-    "embedding.word.weight": "word_embedding", "embedding.position.weight": "position_embedding",
-    "query_embedding.weight": "top_query_embedding",
-}  # fmt: skip
-
-
-def released_name(model: ModelSpec, name: Name) -> tuple[str, bool]:
-    """(the released name, whether it is stored the other way round)."""
-    layer, (part, _, kind) = name[0], name[1].rpartition(".")
-    if name[1] in TABLES:
-        return f"backbone.{TABLES[name[1]]}.embedding_table", False
-    if part in ("final.norm", "head.norm"):
-        return f"backbone.layernorm.{'gamma' if kind == 'weight' else 'beta'}", False
-    query = model.query_layer and layer == model.num_layers - 1
-    where = "backbone.top_query_layer" if query else f"backbone.blocks.{layer}"
-    if part in NORMS:
-        return f"{where}.{NORMS[part]}.{'gamma' if kind == 'weight' else 'beta'}", False
-    return f"{where}.{LINEAR[part]}.{kind}", "dense" in LINEAR[part] and kind == "weight"
 
 
 def to_released(model: ModelSpec, weights: Weights) -> dict[str, np.ndarray]:
-    result = {}
-    for name, weight in weights.items():
-        released, turned = released_name(model, name)
-        result[released] = weight.T if turned else weight
-    return result
+    query_layer = model.num_layers - 1 if model.query_layer else None
+    return {
+        released_name(layer, name, query_layer): weight.T if is_turned(name) else weight
+        for (layer, name), weight in weights.items()
+    }
 
 
 @pytest.fixture(
@@ -106,3 +87,24 @@ def test_loss_gradients_and_updates_are_those_of_pangu(models) -> None:
         updated = read_weights(network)
         for name, weight in to_released(model, serial.weights).items():
             np.testing.assert_allclose(weight, updated[name], rtol=0, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("file", ["pangu_tiny_fp32_gelu", "pangu_tiny_fp32_fastgelu_pipeline2"])
+def test_loss_and_logits_are_those_of_the_original_code(shared: Path, file: str) -> None:
+    config, released, arrays, meta = oracle.load(shared / "oracle" / f"{file}.npz")
+    model = ModelSpec(**{**config.model_dump(), "dropout_rate": 0.0})
+    weights = {}
+    for layer, name in shapes(model):
+        weight = released[released_name(layer, name, model.num_layers - 1)].astype(np.float64)
+        weights[layer, name] = weight.T if is_turned(name) else weight
+    ids = arrays["packed/full_ids"]
+    tokens = Tokens(
+        ids[:, :-1],
+        ids[:, 1:],
+        arrays["packed/position_ids"],
+        (ids[:, :-1] != meta["pad"]).astype(np.float64),
+        (1.0 - arrays["packed/attention_mask"]) * MASKED_SCORE,
+    )
+    np.testing.assert_allclose(logits_of(model, weights, tokens), arrays["packed/logits"], rtol=0, atol=2e-5)
+    loss, _ = loss_and_gradients(model, weights, tokens, tokens.counted.sum() + 1e-5)
+    assert loss == pytest.approx(float(arrays["packed/loss"]), abs=1e-5)
