@@ -27,17 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from parallel_strategy.mindspore.dryrun.difference import differences, of_emulator, of_mindspore
+    from parallel_strategy.mindspore.dryrun.difference import differences, emulated, of_mindspore
     from parallel_strategy.mindspore.dryrun.job import compile_rank
-    from parallel_strategy.mindspore.habits import compiled_collectives
     from parallel_strategy.spec.strategy import Question
 
     question = Question.load(arguments.strategy)
     compiled = compile_rank(Path(arguments.strategy), question, arguments.rank, keep=arguments.keep_graph)
     found = []
     if arguments.diff:
-        expected = of_emulator(compiled_collectives(question, arguments.rank))
-        found = differences(expected, of_mindspore(compiled.collectives))
+        found = differences(emulated(question, arguments.rank), of_mindspore(compiled.collectives))
     if arguments.json:
         document = {
             "rank": compiled.rank,

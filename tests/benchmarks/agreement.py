@@ -4,8 +4,8 @@
 
 For each layout: the number of collectives of the checked ranks; whether the virtual devices' log equals the
 emulator's list (count, bytes, type and group of every collective; layouts of at most 16 devices are executed); and
-whether MindSpore's compiled graphs hold what the emulator lists after the named habits of
-`parallel_strategy.mindspore.habits`. Exit code 1 where something differs.
+whether MindSpore's compiled graphs hold exactly what the emulator lists for the framework preset `mindspore-2.10`.
+Exit code 1 where something differs.
 """
 
 import argparse
@@ -19,10 +19,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from parallel_strategy.mindspore.dryrun.difference import differences, of_emulator, of_mindspore
+from parallel_strategy.mindspore.dryrun.difference import as_compiled, differences, emulated, of_mindspore
 from parallel_strategy.mindspore.dryrun.job import compile_rank
 from parallel_strategy.mindspore.dryrun.stand_in import why_not
-from parallel_strategy.mindspore.habits import compiled_collectives
 from parallel_strategy.spec.strategy import Question
 
 MODEL = {
@@ -111,7 +110,7 @@ def virtual_log(question: Question) -> str:
 
     if question.strategy.mesh.devices > VIRTUAL_DEVICES:
         return "not run"
-    proof = prove(question, steps=1)
+    proof = prove(as_compiled(question), steps=1)
     return proof.problem or ("equal" if proof.equal else f"apart by {proof.largest:.1e}")
 
 
@@ -136,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
             for rank in ranks_of(question, arguments.ranks):
                 begun = time.perf_counter()
                 compiled = compile_rank(path, question, rank)
-                expected = of_emulator(compiled_collectives(question, rank))
+                expected = emulated(question, rank)
                 found = differences(expected, of_mindspore(compiled.collectives))
                 count, seconds = sum(expected.values()), time.perf_counter() - begun
                 verdict = f"{len(found)} kinds differ" if found else "equal"

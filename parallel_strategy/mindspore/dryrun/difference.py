@@ -4,8 +4,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from parallel_strategy.graph.collectives import Record
+from parallel_strategy.graph.collectives import Record, collectives_of
 from parallel_strategy.mindspore.dryrun.collectives import Collective
+from parallel_strategy.spec.framework import FrameworkSpec
+from parallel_strategy.spec.strategy import Question
+
+COMPILER = "mindspore-2.10"  # the framework preset that says what this compiler does
 
 
 @dataclass(frozen=True, order=True)
@@ -34,6 +38,16 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.kind}: emulator {self.emulator}, MindSpore {self.mindspore}"
+
+
+def as_compiled(question: Question) -> Question:
+    """The question with the compiler's habits: one collective a parameter, partial gradients, fp32 tables."""
+    return question.model_copy(update={"framework": FrameworkSpec.preset(COMPILER)})
+
+
+def emulated(question: Question, rank: int) -> Counter[Kind]:
+    """What the emulator's program of a strategy communicates on this rank."""
+    return of_emulator(collectives_of(as_compiled(question), rank))
 
 
 def of_emulator(records: Iterable[Record]) -> Counter[Kind]:
