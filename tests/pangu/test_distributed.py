@@ -24,7 +24,6 @@ from pangu.strategy import applied, load_strategy, rows_of_rank
 from tests.conftest import REPOSITORY
 from tests.pangu import distributed_run
 
-
 pytestmark = pytest.mark.timeout(180)
 
 
@@ -240,6 +239,8 @@ def records(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_processes_equal_one_and_kill_9_of_a_worker_costs_nothing(tmp_path: Path) -> None:
     """By the scripts that a person types: optimizer sharding, dropout, a worker killed, a restart, the same losses."""
     train, strategy = distributed_run.write(tmp_path)

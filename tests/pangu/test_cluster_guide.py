@@ -1,0 +1,72 @@
+"""The commands of docs/cluster.md, in order, in one folder; those that train only say what they would start."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pangu import checkpoint
+from pangu.cli import main
+from tests.conftest import REPOSITORY
+from tests.pangu import distributed_run
+from tests.pangu.convert_files import random_weights
+
+BLOCK = re.compile(r"(?P<before>[^\n]*\n)```bash\n(?P<commands>.*?)```", re.DOTALL)
+SCRIPTS = re.compile(r"^(bash run_scripts/\w+\.sh .*?)$", re.MULTILINE)
+
+
+def commands() -> list[str]:
+    text = (REPOSITORY / "docs/cluster.md").read_text(encoding="utf-8")
+    return [match["commands"] for match in BLOCK.finditer(text) if "needs Ascend" not in match["before"]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkout with a corpus, train.yaml, and what a distributed run would have left."""
+    distributed_run.write(tmp_path)
+    (tmp_path / "strategy.yaml").unlink()
+    for name in ("pangu", "parallel_strategy", "run_scripts", "requirements.txt"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "prompts.txt").write_text("一\n二\n")
+    (tmp_path / "hosts.txt").write_text("10.0.0.1 " + " ".join(f"10.1.0.{device}" for device in range(8)) + "\n")
+    return tmp_path
+
+
+def write_checkpoint(run: Path, strategy: Path) -> None:
+    """The shards of step 2 of a run, as two ranks would write them."""
+    from pangu.config import ModelConfig
+
+    model = ModelConfig.load(strategy.parent / "model.yaml")
+    weights = random_weights(1, model.hidden_size, model.ffn_hidden_size)
+    for name, rows in (("word", model.vocab_size), ("position", model.seq_length), ("top_query", model.seq_length)):
+        weights[f"backbone.{name}_embedding.embedding_table"] = weights["backbone.word_embedding.embedding_table"][
+            :1
+        ].repeat(rows, 0)
+    moments = {f"{prefix}{name}": array for prefix in checkpoint.MOMENTS for name, array in weights.items()}
+    state = checkpoint.TrainingState(2, 1.0, 0, 0, 10, None)
+    whole = checkpoint.save(strategy.parent / "whole-run", state, weights, moments, model, {})
+    (run / "checkpoints").mkdir(parents=True)
+    words = ["reshard", str(whole), "--to", str(strategy), "--out", str(run / "checkpoints/step-00000002")]
+    assert main(words) == 0
+
+
+def test_the_guide(folder: Path) -> None:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    told = ""
+    for block in commands():
+        # What the scripts do is tested in test_distributed.py and test_run_scripts.py.
+        block = SCRIPTS.sub(lambda line: line[1] if "--dry-run" in line[1] else f"{line[1]} --dry-run", block)
+        block = block.replace("--seconds 5", "--seconds 1")
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        told += done.stdout
+        if (folder / "two.yaml").exists() and not (folder / "runs/sharded").exists():
+            write_checkpoint(folder / "runs/sharded", folder / "two.yaml")
+    assert told.count("would start") == 5 and "MISSING" not in told
+    assert (folder / "weights.safetensors").exists() and (folder / "exported/rank_table.json").exists()
