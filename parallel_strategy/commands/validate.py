@@ -1,7 +1,8 @@
 """Predict measured runs and score: errors, order, regret of the predicted best, out-of-memory calls.
 
 P3 (the default) has seen no row. P1 calibrates on at most a fifth of each machine's rows and scores the others. P2
-leaves one model size out at a time. With --calibration, rows that the file saw are left out of the score.
+leaves one model size out at a time. CV calibrates on four fifths and scores the fifth, five times. With --calibration,
+rows that the file saw are left out of the score.
 
 example:
   python -m parallel_strategy validate rows.csv
@@ -15,7 +16,7 @@ import json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rows", nargs="+", help="CSV files of measured runs")
-    parser.add_argument("--protocol", choices=("P1", "P2", "P3"), default="P3")
+    parser.add_argument("--protocol", choices=("P1", "P2", "P3", "CV"), default="P3")
     parser.add_argument("--calibration", help="a file that `calibrate` wrote, in place of a protocol")
     parser.add_argument("--include-seen", action="store_true", help="also score rows that the calibration saw")
     parser.add_argument("--cluster", help="preset or file that every row is taken to have run on")
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from parallel_strategy.calibrate.fit import Calibration
-    from parallel_strategy.calibrate.protocols import run_p1, run_p2, run_p3
+    from parallel_strategy.calibrate.protocols import run_cv, run_p1, run_p2, run_p3
     from parallel_strategy.calibrate.rows import read_all
     from parallel_strategy.calibrate.score import outcome, score
     from parallel_strategy.report.validation import print_scores, write_predictions, write_scatter
@@ -44,6 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.protocol == "P1":
         outcomes, _ = run_p1(rows)
         title = "P1: a fifth of each machine's rows seen and not scored"
+    elif arguments.protocol == "CV":
+        outcomes = run_cv(rows)
+        title = "CV: four fifths of each machine's rows seen, the fifth scored, five times"
     elif arguments.protocol == "P2":
         folds = run_p2(rows)
         outcomes = [one for _, members in folds for one in members]

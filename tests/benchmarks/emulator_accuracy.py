@@ -7,7 +7,7 @@ goals.
 import sys
 from pathlib import Path
 
-from parallel_strategy.calibrate.protocols import run_p1, run_p2, run_p3
+from parallel_strategy.calibrate.protocols import run_cv, run_p1, run_p2, run_p3
 from parallel_strategy.calibrate.rows import Row, read_rows
 from parallel_strategy.calibrate.score import Score, score
 
@@ -54,6 +54,7 @@ def main(folder: Path) -> None:
         if len(rows) < 60:
             folds = run_p2(rows)
             print(line("P2", score(table, [one for _, members in folds for one in members]), second, rival), flush=True)
+            print(line("CV", score(table, run_cv(rows)), first, rival), flush=True)
 
 
 if __name__ == "__main__":

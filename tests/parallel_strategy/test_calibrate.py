@@ -4,11 +4,12 @@ import csv
 import io
 import math
 
+import numpy as np
 import pytest
 
 from parallel_strategy.calibrate.figures import FIGURES, apply
-from parallel_strategy.calibrate.fit import Calibration, calibrate
-from parallel_strategy.calibrate.protocols import chosen, run_p1, run_p2
+from parallel_strategy.calibrate.fit import Calibration, _weights_of_residuals, calibrate
+from parallel_strategy.calibrate.protocols import chosen, run_cv, run_p1, run_p2
 from parallel_strategy.calibrate.rows import read_rows
 from parallel_strategy.cli import main
 from parallel_strategy.predict import Prediction
@@ -120,6 +121,30 @@ def test_p2_scores_each_size_unseen(tmp_path):
     folds = run_p2(read_rows(path)[0])
     assert [size for size, _ in folds] == ["16x2048", "16x4096", "32x2048", "32x4096"]
     assert sum(len(members) for _, members in folds) == len(LAYOUTS[::2])
+
+
+def test_cross_validation_scores_every_row_unseen(tmp_path):
+    path = measured(write_rows(tmp_path / "rows.csv", LAYOUTS[::2]), {"gemm_eff": 0.8})
+    outcomes = run_cv(read_rows(path)[0])
+    assert len(outcomes) == len({one.row.id for one in outcomes}) == len(LAYOUTS[::2])
+    assert sum(abs(one.error) for one in outcomes) / len(outcomes) < 0.05
+
+
+def test_a_residual_that_neighbours_share_is_the_shapes_and_a_lone_one_is_noise():
+    near = np.exp(-0.5 * (np.arange(6)[:, None] - np.arange(6)[None]) ** 2 / 16)
+    shared = near @ _weights_of_residuals(near, np.full(6, 0.3))[1]
+    alone = near @ _weights_of_residuals(near, np.array([0.0, 0, 0.6, 0, 0, 0]))[1]
+    assert shared[2] > 0.25 and abs(alone[2]) < 0.15
+
+
+def test_blackwell_borrows_what_another_framework_showed(tmp_path):
+    seen = write_rows(tmp_path / "seen.csv", LAYOUTS[:8], "DGX-B200", "Megatron-LM 0.14")
+    calibration = calibrate(read_rows(measured(seen, {"gemm_eff": 0.6}))[0])
+    (other,), _ = read_rows(write_rows(tmp_path / "o.csv", LAYOUTS[:1], "DGX-GB200", "Megatron-Bridge/NeMo"))
+    (older,), _ = read_rows(write_rows(tmp_path / "h.csv", LAYOUTS[:1], "DGX-H100", "Megatron-Bridge/NeMo"))
+    assert 0.6 < calibration.borrowed(other.question)["gemm_eff"] < 0.95
+    assert not calibration.borrowed(older.question)
+    assert calibration.predict(other).seconds > Prediction(other.question).seconds
 
 
 def test_a_shape_far_from_all_rows_is_not_corrected(tmp_path):
