@@ -1,0 +1,109 @@
+"""Which operator of the serial network is split how, and what MindSpore cannot do, said before it starts."""
+
+from pathlib import Path
+
+import pytest
+
+from parallel_strategy.errors import UserError
+from parallel_strategy.mindspore.layouts import owned_parameters, parameter_layouts
+from parallel_strategy.mindspore.operators import TABLE, numbers, split_of
+from parallel_strategy.mindspore.placement import check_supported, degrees, places_of_layers, stage_of_cell
+from parallel_strategy.spec.strategy import Question, StrategySpec
+
+MODEL = "num_layers: 4\nhidden_size: 64\nnum_heads: 8\nffn_hidden_size: 256\nseq_length: 32\nvocab_size: 512\n"
+MODEL += "query_layer: true\ndropout_rate: 0.1\n"
+# They follow what they stand between; everything else of the network must be in the table.
+FOLLOWERS = ("Cast", "Reshape")
+
+
+def question(folder: Path, text: str) -> Question:
+    (folder / "model.yaml").write_text(MODEL)
+    (folder / "strategy.yaml").write_text("model: {file: model.yaml}\n" + text)
+    return Question.load(folder / "strategy.yaml")
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Question:
+    return question(tmp_path, "batch: {global: 16, micro: 2}\nmesh: {pp: 2, dp: 2, tp: 4}\n")
+
+
+def test_every_operator_of_the_network_has_a_split(monkeypatch, split: Question) -> None:
+    import mindspore as ms
+    from mindspore.nn.utils import no_init_parameters
+
+    from pangu.compile_step import model_config
+    from pangu.loss import PretrainLoss
+    from pangu.model import PanguAlpha
+    from parallel_strategy.mindspore.apply import operators
+
+    # the network as it is built for Ascend, whose operators are those that are split
+    monkeypatch.setattr(ms, "get_context", lambda name: {"device_target": "Ascend"}[name])
+    with no_init_parameters():
+        loss = PretrainLoss(PanguAlpha(model_config(split.model.model_dump())), 9, 6)
+    letters, seen = degrees(split), set()
+    for path, primitive in operators(loss):
+        if primitive.name not in FOLLOWERS:
+            assert split_of(path, letters) is not None, f"{path} ({primitive.name})"
+            seen.add(path)
+    assert "backbone.blocks.0.attention.dense1.affine.matmul" in seen and "nll.one_hot" in seen
+    # and the parameters are those that the layouts are written for, with their shapes
+    shapes = {parameter.name: tuple(parameter.shape) for parameter in loss.trainable_params()}
+    assert shapes == {owned.parameter: owned.shape for owned in owned_parameters(split.model)}
+
+
+def test_a_table_entry_per_operator_and_no_two_for_one() -> None:
+    import re
+
+    for path in ("backbone.blocks.3.attention.dense2.affine.matmul", "backbone.layernorm.normalisation.layer_norm"):
+        assert sum(re.fullmatch(pattern, path) is not None for pattern in TABLE) == 1
+    assert numbers("DM - 1", {"D": 2, "M": 4, "1": 1}) == ((2, 4), (), (1,))
+
+
+def test_stages_of_cells_are_the_emulator_s(split: Question) -> None:
+    places = places_of_layers(split)
+    assert [place.stage for place in places] == [0, 0, 1, 1]
+    stages = {
+        path: place.stage
+        for path in ("backbone.word_embedding", "backbone.blocks.1", "backbone.blocks.2", "backbone.top_query_layer")
+        if (place := stage_of_cell(split, path, places)) is not None
+    }
+    assert list(stages.values()) == [0, 0, 1, 1]
+    assert stage_of_cell(split, "backbone.blocks.1.attention", places) is None
+
+
+def test_layouts_follow_the_operators(split: Question) -> None:
+    layouts = parameter_layouts(split)
+    assert layouts["backbone.word_embedding.embedding_table"].tensor_map == (0, -1)
+    assert layouts["backbone.word_embedding.embedding_table"].stages == (0, 1)
+    assert layouts["backbone.blocks.0.output.mapping.weight"].slice_shape == (64, 64)
+    assert layouts["backbone.blocks.0.attention.projection.bias"].copies == 8
+    assert all(layout.optimizer_shard_size == 0 for layout in layouts.values())
+
+
+@pytest.mark.parametrize(
+    ("zero", "sharded", "step"),
+    [("threshold_kb: 0", True, 4), ("threshold_kb: 5", False, 0), ('threshold_kb: 0, whole: ["*dense1*"]', False, 0)],
+)
+def test_optimizer_shards(tmp_path: Path, zero: str, sharded: bool, step: int) -> None:
+    text = f"batch: {{global: 4, micro: 2}}\nmesh: {{dp: 2, tp: 4}}\nzero: {{optimizer_shard: true, {zero}}}\n"
+    layout = parameter_layouts(question(tmp_path, text))["backbone.blocks.0.attention.dense1.weight"]
+    assert (layout.optimizer_shard_size == -1, layout.optimizer_shard_step) == (sharded, step)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("batch: {global: 4}\nmesh: {cp: 2, dp: 2}\n", "mesh.cp and mesh.ep must be 1"),
+        ("batch: {global: 8}\nmesh: {dp: 2, tp: 2, order: [tp, dp]}\n", "ordered pp, dp, tp"),
+        ("batch: {global: 8}\nmesh: {pp: 2, dp: 2}\npipeline: {schedule: zb_h1}\n", "MindSpore 2.10 has 1f1b"),
+    ],
+)
+def test_what_mindspore_cannot_do_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        check_supported(question(tmp_path, text))
+
+
+def test_presets_can_be_applied() -> None:
+    for name in StrategySpec.preset_names():
+        if name.startswith("pangu-alpha"):
+            check_supported(Question.resolve(StrategySpec.preset(name), Path()))
