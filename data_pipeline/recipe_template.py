@@ -59,7 +59,7 @@ def recipe_text(paths: Sequence[str], split: str, settings: Mapping[str, Any]) -
     lines += [
         "",
         "seed: 1          # of everything that is drawn or shuffled",
-        "engine: local",
+        "engine: local    # or spark",
         "memory: 4GB      # for everything together",
         "workers: auto    # processes; the result does not depend on it",
         "",

@@ -13,6 +13,7 @@ other, and a new stage needs nothing for Spark:
 
 The output directory must lie on a file system that the driver and all executors see at the same path."""
 
+import contextlib
 import functools
 import itertools
 import re
@@ -58,14 +59,16 @@ class SparkEngine:
     def __exit__(self, *_: object) -> None:
         self._driver_pool.__exit__()
         if self._session is not None:
-            self._session.sparkContext.cancelAllJobs()
-            self._session.stop()
+            with contextlib.suppress(Exception):  # a JVM that died needs no goodbye, and its error has been told
+                self._session.sparkContext.cancelAllJobs()
+                self._session.stop()
 
     @property
     def session(self) -> Any:
         """Started when the first task needs it: a run that is up to date starts no Spark."""
         if self._session is None:
-            self._session = start_session(self.root / "tmp" / "spark", self.workers, self.memory_bytes)
+            with _told_in_one_line("Spark does not start"):
+                self._session = start_session(self.root / "tmp" / "spark", self.workers, self.memory_bytes)
         return self._session
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
@@ -99,7 +102,8 @@ class SparkEngine:
                             yield job, _result(job, outcome)
             finally:
                 if running:
-                    context.cancelAllJobs()
+                    with contextlib.suppress(Exception):
+                        context.cancelAllJobs()
 
     def _run_group_by(self, task: tasks.GroupByTask) -> tasks.Result:
         """The query in Spark, its result as sorted files, and from these the files of the step."""
@@ -120,13 +124,20 @@ class SparkEngine:
         return tasks.Result(outputs, counts, time.perf_counter() - start)
 
     def _write_query(self, sql: str, target: Path) -> None:
-        from py4j.protocol import Py4JError
-        from pyspark.errors import PySparkException
-
-        try:
+        with _told_in_one_line("a query"):
             self.session.sql(sql).write.mode("overwrite").option("compression", "zstd").parquet(f"file://{target}")
-        except (Py4JError, PySparkException) as error:
-            raise UserError(f"spark: {_first_lines(error)}") from error
+
+
+@contextlib.contextmanager
+def _told_in_one_line(what: str) -> Iterator[None]:
+    """Exceptions of Spark, or of a JVM that died, as a UserError."""
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
+    try:
+        yield
+    except (Py4JError, PySparkException, ConnectionError, EOFError) as error:
+        raise UserError(f"spark: {what}: {_first_lines(error)}; run again, what is done is kept") from error
 
 
 def _place(job: Job) -> str:
@@ -138,12 +149,8 @@ def _place(job: Job) -> str:
 
 def _run_wave(context: Any, function: Any, jobs: list[Job]) -> list[tuple[str, Any]]:
     """One Spark job with a task for each of `jobs`; their outcomes in order."""
-    from py4j.protocol import Py4JError
-
-    try:
+    with _told_in_one_line(f"{jobs[0].name} and {len(jobs) - 1} other tasks"):
         return context.parallelize(jobs, len(jobs)).map(function).collect()
-    except Py4JError as error:
-        raise UserError(f"{jobs[0].name} and {len(jobs) - 1} other tasks: spark: {_first_lines(error)}") from error
 
 
 def _result(job: Job, outcome: tuple[str, Any]) -> Any:

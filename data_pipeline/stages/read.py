@@ -53,7 +53,7 @@ class Settings(StageSettings):
         default=64 << 20, description="input that one task reads, about; large files of lines are cut", ge=1
     )
     maximum_record_bytes: ByteSize = Field(
-        default=64 << 20, description="a longer line or file goes to the rejects", ge=1
+        default=32 << 20, description="a longer line, file or page goes to the rejects", ge=1
     )
     maximum_ratio: float = Field(
         default=200, description="bytes out for a byte in of a compressed file, after 64MB, before it is a bomb", gt=1

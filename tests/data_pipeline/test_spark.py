@@ -121,7 +121,7 @@ def test_every_query_is_sql_for_spark(session: SparkEngine) -> None:
 
 @needs_spark
 def test_a_query_that_fails_is_one_line(session: SparkEngine, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"spark: .*CAST_INVALID_INPUT") as error:
+    with pytest.raises(UserError, match=r"spark: a query: .*CAST_INVALID_INPUT") as error:
         session._write_query("SELECT cast('x' AS int) AS y", tmp_path / "tmp" / "nothing")
     assert "\n" not in str(error.value)
 
