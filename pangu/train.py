@@ -196,7 +196,7 @@ def loop(trainer: Trainer, run: Path) -> Summary:
                 if trainer.reduction is not None:
                     trainer.reduction.ask(interrupts.asked)
                 metrics = trainer.update(next(batches))
-                asked = interrupts.asked if trainer.reduction is None else trainer.reduction.asked_by_any()
+                asked = trainer.asked_by_any(interrupts.asked)
                 step = metrics["step"]
                 progress.step(step, metrics["loss"], config.batch_size * data.seq_length)
                 if writer:
@@ -248,7 +248,7 @@ def summarise(trainer: Trainer, run: Path, path: Path | None, progress: Training
 def report(metrics: dict, state: TrainingState, progress: TrainingProgress) -> None:
     """One line in this rank's log."""
     print(
-        f"step {state.step}: loss {metrics['loss']:.4f}, held out {state.heldout_loss:.4f}, "
+        f"step {state.step}: loss {metrics['loss']:.4f}, held out {state.heldout_loss or math.nan:.4f}, "
         f"{progress.tokens_per_second:,.0f} tokens/s",
         file=sys.stderr,
         flush=True,
@@ -256,7 +256,13 @@ def report(metrics: dict, state: TrainingState, progress: TrainingProgress) -> N
 
 
 def evaluate(trainer: Trainer, writer: MetricsWriter | None, progress: TrainingProgress) -> None:
-    """Evaluate now, and write it down in the state and in the metrics."""
+    """Evaluate now, and write it down in the state and in the metrics.
+
+    Not where MindSpore's compiler has split the weights, for the evaluation is compiled whole: `python -m pangu
+    reshard` puts a checkpoint together, which one device can evaluate.
+    """
+    if trainer.is_applied:
+        return
     heldout = trainer.evaluate()
     trainer.state = replace(trainer.state, heldout_loss=heldout)
     perplexity = math.exp(min(heldout, 700))

@@ -19,9 +19,11 @@ from pangu.strategy import RunStrategy, rows_of_rank
 if TYPE_CHECKING:
     from mindspore import Tensor
 
+    from pangu.distributed.applied import AppliedStep
     from pangu.distributed.reduction import SumOverRanks
     from pangu.distributed.sharded_optimizer import ShardedAdamW
     from pangu.optimizer import AdamW
+    from pangu.train_step import TrainStep
 
 
 class Trainer:
@@ -48,6 +50,7 @@ class Trainer:
         self.ms, self.model, self.config, self.data, self.world = ms, model, config, data, world
         self.shares = strategy.data_parallel if strategy else world.size
         self.share = strategy.data_rank(world.rank) if strategy else world.rank
+        self.strategy = strategy
         self.layouts = strategy.layouts if strategy else {}
         self.network = build(model, seed=config.seed)
         if config.recompute:
@@ -58,7 +61,9 @@ class Trainer:
         end_of_document = data.end_of_document if config.document_reset else None
         loss = PretrainLoss(self.network, end_of_document, data.pad)
         clip_norm = config.optimizer.clip_norm
-        self.train_step = TrainStep(loss, self.optimizer, clip_norm, config.accumulate, self.reduction)
+        step = TrainStep(loss, self.optimizer, clip_norm, config.accumulate, self.reduction)
+        self.applied = self.apply(step)
+        self.train_step = self.applied or step
         self.evaluation = PretrainLoss(self.network, end_of_document, data.pad)
         rate = config.learning_rate
         self.schedule = WarmupCosine(rate.peak, rate.end, rate.warmup_steps, rate.decay_steps or config.steps)
@@ -70,10 +75,24 @@ class Trainer:
         """Whether ranks hold different parts of the moments."""
         return any(layout.num_parts > 1 for layout in self.layouts.values())
 
+    @property
+    def is_applied(self) -> bool:
+        """Whether MindSpore's compiler splits the step, and not `pangu.distributed`."""
+        return self.strategy is not None and self.world.size > 1 and self.config.device == "Ascend"
+
+    def apply(self, step: "TrainStep") -> "AppliedStep | None":
+        if not self.is_applied:
+            return None
+        from pangu.distributed.applied import AppliedStep
+
+        assert self.strategy
+        rows = self.config.batch_size // self.shares
+        return AppliedStep(self.strategy, step, self.world.rank, rows, self.data.seq_length + 1)
+
     def make_optimizer(self) -> "AdamW | ShardedAdamW":
         weights = self.network.trainable_params()
         betas = self.config.optimizer.beta1, self.config.optimizer.beta2
-        if self.is_sharded:
+        if self.is_sharded and not self.is_applied:
             from pangu.distributed.sharded_optimizer import ShardedAdamW
 
             return ShardedAdamW(weights, *betas, self.layouts, self.world.rank)
@@ -82,7 +101,7 @@ class Trainer:
         return AdamW(weights, *betas)
 
     def make_reduction(self) -> "SumOverRanks | None":
-        if self.world.size == 1:
+        if self.world.size == 1 or self.is_applied:
             return None
         from pangu.distributed.reduction import SumOverRanks
         from pangu.model.dropout import Dropout
@@ -100,6 +119,9 @@ class Trainer:
         from pangu.distributed.sharded_optimizer import ShardedAdamW
         from pangu.network import load_weights
 
+        if self.applied:
+            self.applied.load(weights)
+            return
         load_weights(self.network, weights)
         if isinstance(self.optimizer, ShardedAdamW):
             self.optimizer.load_parts()
@@ -110,7 +132,9 @@ class Trainer:
 
         self.load_weights(saved.weights())
         moments = saved.optimizer()
-        if isinstance(self.optimizer, ShardedAdamW):
+        if self.applied:
+            self.applied.load(moments)
+        elif isinstance(self.optimizer, ShardedAdamW):
             self.optimizer.load_states(moments)
         else:
             for parameter in (*self.optimizer.first, *self.optimizer.second):
@@ -119,26 +143,42 @@ class Trainer:
 
     def save(self, run: Path) -> Path:
         """Write a checkpoint: one process whole, several that share the moments each its part."""
-        from pangu.distributed.sharded_optimizer import ShardedAdamW
         from pangu.network import read_weights
 
-        weights, decided = read_weights(self.network), decided_fields(self.config, self.data)
-        if isinstance(self.optimizer, ShardedAdamW):
+        decided = decided_fields(self.config, self.data)
+        if self.strategy and (self.applied or self.is_sharded):
             from pangu.distributed import shards
 
-            rank = self.world.rank
-            held = {name: shards.part_of(self.layouts[name], rank, weight) for name, weight in weights.items()}
-            held |= self.optimizer.states()
-            path = shards.save(run, self.state, held, self.layouts, self.model, decided, self.world)
+            stages = self.strategy.stage_layouts.values()
+            path = shards.save(run, self.state, self.held(), stages, self.model, decided, self.world)
         else:
             path = checkpoint.step_directory(run, self.state.step)
             if self.world.is_first:
                 moments = {p.name: p.asnumpy().copy() for p in (*self.optimizer.first, *self.optimizer.second)}
-                checkpoint.save(run, self.state, weights, moments, self.model, decided)
+                checkpoint.save(run, self.state, read_weights(self.network), moments, self.model, decided)
         if self.world.is_first:
             checkpoint.prune(run, self.config.keep_last)
         self.world.wait()
         return path
+
+    def held(self) -> dict[str, np.ndarray]:
+        """This rank's parts of weights and moments."""
+        from pangu.distributed import shards
+        from pangu.distributed.sharded_optimizer import ShardedAdamW
+        from pangu.network import read_weights
+
+        if self.applied:
+            return self.applied.held()
+        assert isinstance(self.optimizer, ShardedAdamW)
+        rank, weights = self.world.rank, read_weights(self.network)
+        parts = {name: shards.part_of(self.layouts[name], rank, weight) for name, weight in weights.items()}
+        return parts | self.optimizer.states()
+
+    def asked_by_any(self, asked: bool) -> bool:
+        """Whether some rank was asked to stop, the same on all; `SumOverRanks` has told in the last step."""
+        if self.reduction is not None:
+            return self.reduction.asked_by_any()
+        return self.world.sum(float(asked)) > 0
 
     def update(self, rows: np.ndarray) -> dict:
         """One update from rows int32 [batch_size, S+1], the same on every rank; returns its metrics."""

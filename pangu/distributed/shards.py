@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +28,16 @@ def save(
     run: Path,
     state: TrainingState,
     held: dict[str, np.ndarray],
-    layouts: Mapping[str, ParameterLayout],
+    layouts: Iterable[Mapping[str, ParameterLayout]],
     model: ModelConfig,
     train: dict,
     world: World,
 ) -> Path:
     """Write `step-N`, called by all ranks together; all return when it has its name.
 
-    held: what this rank holds of every weight and moment. layouts: those of the weights. The run directory is one that
-    all ranks see. A rank that cannot write raises UserError; what is left is hidden, and the next start removes it.
+    held: what this rank holds of every weight and moment. layouts: of the weights of each pipeline stage. The run
+    directory is one that all ranks see. A rank that cannot write raises UserError; what is left is hidden, and the next
+    start removes it.
     """
     final = checkpoint.step_directory(run, state.step)
     hidden = checkpoint.hidden(final)
@@ -50,7 +51,8 @@ def save(
         write_whole(folder / DIGEST, json.dumps(digest).encode())
         world.wait()
         if world.is_first:
-            write_whole(hidden / LAYOUTS, encode_strategy(with_moments(layouts).items()))
+            entries = (entry for stage in layouts for entry in with_moments(stage).items())
+            write_whole(hidden / LAYOUTS, encode_strategy(entries))
             digests = {LAYOUTS: checkpoint.digest(hidden / LAYOUTS)}
             for rank in range(world.size):
                 said = hidden / rank_folder(rank) / DIGEST
