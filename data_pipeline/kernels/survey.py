@@ -15,8 +15,8 @@ from data_pipeline.kernels.normal_form import TABLE_SIZE, decode, text_buffers
 
 # what a text may need; also the class of the characters that show it
 SYMBOL, UNIFY, TRADITIONAL, BREAK = 1, 2, 4, 8
-# LATIN_FIRST before LATIN, or two RARE in a text, may be mojibake
-LATIN, RARE, LATIN_FIRST = 16, 32, 32768
+# LATIN_FIRST before LATIN, or WIDE_FIRST behind ASCII, may begin mojibake
+LATIN, WIDE_FIRST, LATIN_FIRST = 16, 32, 32768
 SPACE, INDENT, TRAILING = 64, 128, 256
 DIGIT, SEPARATOR, SENTENCE, AT = 512, 1024, 2048, 4096
 # one of PAIR_FIRST before one of PAIR_SECOND may begin a word that is looked for
@@ -101,7 +101,7 @@ def _survey(
         found = np.int32(0)
         before = np.int32(SPACE)  # a text that begins with white space is untidy
         is_first = True
-        rare = np.int64(0)
+        code_before = np.uint32(0)
         digits = 0
         gap = 0
         line_hash = np.uint64(0)
@@ -125,7 +125,9 @@ def _survey(
                 found |= np.int32(LATIN)
             if (kind & PAIR_SECOND) and (before & PAIR_FIRST):
                 found |= np.int32(WORDS)
-            rare += (kind & RARE) != 0
+            if (kind & WIDE_FIRST) and code_before < 0x80:
+                found |= np.int32(WIDE_FIRST)
+            code_before = code
             if kind & DIGIT:
                 digits += 1
                 gap = 0
@@ -176,8 +178,6 @@ def _survey(
             is_first = False
         if not is_first and before & SPACE:
             found |= np.int32(UNTIDY)
-        if rare >= 2:
-            found |= np.int32(RARE)
         if seen & AT:
             found |= np.int32(NUMBERS)
         if count > 1:

@@ -228,7 +228,7 @@ def _survey(texts: list[str], settings: Settings) -> list[int]:
 def clean_characters(text: str, settings: Settings, changes: Changes, flags: int = survey.EVERYTHING) -> str:
     """Rules 1 to 3, once: each where its flag says so, or where one before it changed the text."""
     start = text
-    if settings.repair_mojibake and flags & (survey.LATIN | survey.RARE):
+    if settings.repair_mojibake and flags & (survey.LATIN | survey.WIDE_FIRST):
         text, count = mojibake.repair(text)
         changes.mojibake_repaired += count
     if flags & survey.BREAK or text != start:

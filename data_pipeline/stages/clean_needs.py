@@ -8,6 +8,7 @@ from data_pipeline.kernels import survey
 from data_pipeline.kernels.normal_form import TABLE_SIZE
 from data_pipeline.stages.boilerplate_lines import NAVIGATION_CHARACTERS, NAVIGATION_ITEM, NAVIGATION_WORDS
 from data_pipeline.stages.characters import symbol_points, unified_points
+from data_pipeline.stages.mojibake import WIDE_FIRST
 from data_pipeline.stages.simplified import traditional_points
 
 
@@ -32,10 +33,8 @@ def character_classes() -> np.ndarray:
     for byte in range(0x80, 0xA0):
         if byte not in (0x81, 0x8D, 0x8F, 0x90, 0x9D):
             classes[ord(bytes([byte]).decode("cp1252"))] |= survey.LATIN
-    for character in _gbk_beyond_gb2312():
-        classes[ord(character)] |= survey.RARE
-    classes[0xE000:0xF900] |= survey.RARE
-    classes[0xFFFD] |= survey.RARE
+    for character in WIDE_FIRST:
+        classes[ord(character)] |= survey.WIDE_FIRST
     for point in range(0x3100):
         if chr(point).isspace():
             classes[point] |= survey.SPACE | survey.SEPARATOR
@@ -55,14 +54,3 @@ def character_classes() -> np.ndarray:
         for character in characters:
             classes[ord(character)] |= kind
     return classes
-
-
-def _gbk_beyond_gb2312() -> str:
-    """The characters that GBK has and GB 2312 lacks: UTF-8 read as GBK is full of them."""
-    pairs = [
-        bytes((lead, trail))
-        for lead in range(0x81, 0xFF)
-        for trail in (*range(0x40, 0x7F), *range(0x80, 0xFF))
-        if lead < 0xA1 or trail < 0xA1
-    ]
-    return "".join(pair.decode("gbk", "ignore") for pair in pairs)

@@ -27,10 +27,10 @@ _UTF8_RUN = re.compile("(?:[\xe2-\xe9\xef][\x80-\xbf]{2})+")
 _GBK_RUN = re.compile("(?:[\xa1-\xf7][\xa1-\xfe]){2,}")
 _GBK_ALONE = re.compile("(?<![A-Za-z\x80-\xff])[\xb0-\xf7][\xa1-\xfe](?![A-Za-z\x80-\xff])")
 # a run of UTF-8 begins with a byte E2 to EF, so what GBK makes of it begins with a character of those rows
-_FIRST = "".join(
+WIDE_FIRST = "".join(
     bytes((lead, trail)).decode("gbk", "ignore") for lead in range(0xE2, 0xF0) for trail in range(0x80, 0xC0)
 )
-_WIDE_RUN = re.compile(f"[{_FIRST}](?<![^\0-\x7f][\\s\\S])[^\0-\x7f]{{2,}}[?]?")
+_WIDE_RUN = re.compile(f"[{WIDE_FIRST}](?<![^\0-\x7f][\\s\\S])[^\0-\x7f]{{2,}}[?]?")
 _LOST = re.compile("锟斤拷|烫{3,}|屯{3,}|\ufffd+")
 _REPLACED = re.compile("\ufffd+")
 _MINIMUM_COMMON = 0.6
