@@ -53,6 +53,7 @@ def compile_step(strategy: str, out: str, save_strategy: str | None = None, save
         "seconds": time.perf_counter() - begun,
         "cpu_seconds": time.process_time() - computed,
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "groups": {name: list(ranks) for name, ranks in parallel.groups.items()},
         "parameters": {
             name: {
                 "device_matrix": list(layout[0]),

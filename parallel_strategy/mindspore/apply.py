@@ -81,6 +81,7 @@ class TiedTable:
 
     index_here: int  # which of the optimizer's parameters this stage has of the two; -1: none
     group: str  # of the two ranks that hold the same part
+    ranks: tuple[int, int]
 
 
 COPY = "output_table"
@@ -101,13 +102,13 @@ def copy_tied_table(question: Question, step: nn.Cell) -> TiedTable | None:
     step.holders = tuple(2 if parameter is table or parameter is copy else 1 for parameter in parameters)
     stage_devices = mesh.devices // mesh.pp
     stage, place = divmod(rank, stage_devices)
-    ends = [place, place + (mesh.pp - 1) * stage_devices]
+    ends = (place, place + (mesh.pp - 1) * stage_devices)
     group = f"tied-{place}"
     if stage not in (0, mesh.pp - 1):
-        return TiedTable(-1, group)
-    create_group(group, ends)
+        return TiedTable(-1, group, ends)
+    create_group(group, list(ends))
     first = next(index for index, parameter in enumerate(parameters) if parameter is table)
-    return TiedTable(first if stage == 0 else len(parameters) - 1, group)
+    return TiedTable(first if stage == 0 else len(parameters) - 1, group, ends)
 
 
 class FedByParameters(nn.Cell):
@@ -133,8 +134,10 @@ class FedByParameters(nn.Cell):
 class ParallelStep:
     """The step under a strategy; called as the serial step is, with this rank's share of the rows."""
 
-    def __init__(self, step: FedByParameters, whole: AutoParallel, parts: int) -> None:
+    def __init__(self, step: FedByParameters, whole: AutoParallel, parts: int, tied: TiedTable | None) -> None:
         self.step, self.whole, self.parts = step, whole, parts
+        # Groups that are not MindSpore's own: its compiled graphs name them, but say wrong ranks beside the name.
+        self.groups = {tied.group: tied.ranks} if tied is not None else {}
 
     def inputs(self, rows: Tensor, scale: float, dropout_seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Rows [N, S+1], with one scale and one seed for each part that they are cut into."""
@@ -194,7 +197,7 @@ def apply(question: Question, step: nn.Cell) -> ParallelStep:
             step.reduction = AccumulatedGradients(step.optimizer.parameters, strategy.zero.optimizer_shard, tied)
     step.set_train()
     fed = FedByParameters(step)
-    return ParallelStep(fed, configured(question, fed), parts)
+    return ParallelStep(fed, configured(question, fed), parts, tied)
 
 
 def configured(question: Question, step: nn.Cell) -> AutoParallel:

@@ -85,7 +85,7 @@ def test_recomputed_operators_are_those_that_were_duplicated(graph: Graph) -> No
 
 
 def test_every_collective_with_layer_phase_bytes_and_times(graph: Graph) -> None:
-    found = read_collectives(graph, 0, 4, 4)
+    found = read_collectives(graph, 0, 4, {})
     gathered, forward, sent, again, backward, norm = found
     gamma = "backbone.blocks.1.layernorm1.gamma"
     assert gathered == Collective("all_gather", (0, 1, 2, 3), 256, "fp32", 1, "step", gamma, 1, 3)
@@ -98,7 +98,7 @@ def test_every_collective_with_layer_phase_bytes_and_times(graph: Graph) -> None
 
 
 def test_differences_are_named(graph: Graph) -> None:
-    counted = of_mindspore(read_collectives(graph, 0, 4, 4))
+    counted = of_mindspore(read_collectives(graph, 0, 4, {}))
     assert differences(counted, counted) == []
     one = Kind("forward", 1, "all_reduce", (0, 1), 1024, "fp16")
     (found,) = differences(Counter({**counted, one: 3}), counted)

@@ -83,4 +83,4 @@ def test_the_paper_s_200b_layout() -> None:
     assert layouts["adam_m.backbone.blocks.5.attention.dense1.weight"].stages == (1,)
     assert layouts["backbone.blocks.5.output.mapping.weight"].slice_shape == (16384, 8192)
     by_stage = [sum(one.stage == stage for one in operator_strategies(question)) for stage in range(16)]
-    assert by_stage == [64 + 2, *[64] * 14, 64 + 1 + 2 + 1]
+    assert by_stage == [56 + 2, *[56] * 14, 56 + 1 + 1 + 1]

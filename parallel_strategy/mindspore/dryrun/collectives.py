@@ -4,6 +4,7 @@
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from parallel_strategy.mindspore.dryrun.graph_file import Graph, Node, TensorType
@@ -40,8 +41,8 @@ class Collective:
         return asdict(self)
 
 
-def read_collectives(graph: Graph, rank: int, num_layers: int, stage_devices: int) -> list[Collective]:
-    """Every collective of the graph of one rank, in the file's order."""
+def read_collectives(graph: Graph, rank: int, num_layers: int, groups: Mapping[str, Sequence[int]]) -> list[Collective]:
+    """Every collective of the graph of one rank, in the file's order. `groups`: those that are not MindSpore's own."""
     forward_layers = {
         node.attributes["forward_comm_node_unique_id"]: layer_of(node.scope, num_layers)
         for node in graph.nodes
@@ -81,7 +82,7 @@ def read_collectives(graph: Graph, rank: int, num_layers: int, stage_devices: in
         found.append(
             Collective(
                 KINDS[node.operator],
-                group_of(node, rank, stage_devices),
+                group_of(node, rank, groups),
                 size_of(node),
                 dtype_of(node),
                 layer,
@@ -117,8 +118,10 @@ def _elements(shape: tuple[int, ...]) -> int:
     return total
 
 
-def group_of(node: Node, rank: int, stage_devices: int) -> tuple[int, ...]:
+def group_of(node: Node, rank: int, groups: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
     """The ranks in order; of a message its source and destination."""
+    if node.attributes.get("group") in groups:
+        return tuple(groups[node.attributes["group"]])
     words = node.attributes.get("group_rank_ids") or node.attributes.get("rank_list") or "()"
     ranks = tuple(int(number) for number in re.findall(r"\d+", words))
     if node.operator in ("Send", "Receive"):

@@ -85,7 +85,7 @@ def compile_rank(
     return Compiled(
         rank,
         {name: _layout(fields["parameters"][name]) for name in fields["parameters"]},
-        read_collectives(graph, rank, question.model.num_layers, mesh.devices // mesh.pp),
+        read_collectives(graph, rank, question.model.num_layers, fields["groups"]),
         recomputed,
         fields["seconds"],
         fields["cpu_seconds"],
