@@ -33,9 +33,21 @@ class Settings(StageSettings):
         return self.model_copy(update={"prefer": tuple(dict.fromkeys((*(self.prefer or ()), *source_names)))})
 
 
+# the characters of ordinary Chinese texts that NFKC changes, and what it makes of them
+_CHANGED = {character: unicodedata.normalize("NFKC", character) for character in "，：；！？（）…～％　"}
+
+
 def normalised(text: str) -> str:
-    """What two texts have in common when they count as the same: NFKC, lower case, no white space."""
-    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """What two texts have in common when they count as the same: NFKC, lower case, no white space.
+
+    NFKC replaces character by character before it composes, so replacing some of them first changes nothing; and a text
+    that needs nothing else, as most do, is spared the slow rest of it.
+    """
+    for character, replacement in _CHANGED.items():
+        text = text.replace(character, replacement)
+    if not unicodedata.is_normalized("NFKC", text):
+        text = unicodedata.normalize("NFKC", text)
+    return "".join(text.casefold().split())
 
 
 def keys(batch: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:

@@ -1,10 +1,13 @@
 """Exact deduplication: what counts as the same, and which of them stays."""
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_pipeline.stages.dedup_exact import normalised
 from tests.data_pipeline.conftest import make_text, run_recipe, write_jsonl
@@ -13,6 +16,11 @@ from tests.data_pipeline.conftest import make_text, run_recipe, write_jsonl
 def test_normalised() -> None:
     assert normalised("Ａ b\n中　文，") == normalised("ab中文,") == "ab中文,"
     assert normalised("中文。") != normalised("中文")
+
+
+@given(st.text() | st.text("，：！？（）…～％　＝\u0338\u0301aＡ中ﾞカ가\u11a8ﬁ½"))
+def test_normalised_is_plainly(text: str) -> None:
+    assert normalised(text) == "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def documents(out: Path, folder: str) -> dict[str, dict]:
