@@ -100,9 +100,8 @@ def _collective(
 
 def _weight_width(program: Program, parameter: Parameter) -> float:
     """Bytes in which a single weight is gathered: norms and tables as they are stored, matrices as they are used."""
-    framework = program.question.framework
     looked_up = is_table(parameter.name) and parameter.name != "head.logits.weight"
-    return STORED_BYTES if looked_up or ".norm" in parameter.name else framework.weight_bytes_sent
+    return STORED_BYTES if looked_up or ".norm" in parameter.name else program.model.element_bytes
 
 
 def gather_weights(program: Program, block: Block, phase: Phase, layer: int = OUTSIDE) -> list[Collective]:

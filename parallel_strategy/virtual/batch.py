@@ -21,14 +21,21 @@ class Tokens:
     positions: np.ndarray  # [B, T]
     counted: np.ndarray  # [B, T], 1 where the prediction counts
     penalty: np.ndarray  # [B, T, S], 0 where the token sees the other one
+    numbers: np.ndarray  # [B], of the rows among all rows of all steps: dropout knows them by it
+    first: int = 0  # place of the slice's first token in the row
 
     def part(self, index: int, parts: int) -> "Tokens":
         """One of equal slices along the row; it still sees the whole row."""
         size = self.ids.shape[1] // parts
         cut = slice(index * size, (index + 1) * size)
-        return Tokens(
-            self.ids[:, cut], self.labels[:, cut], self.positions[:, cut], self.counted[:, cut], self.penalty[:, cut]
-        )
+        ids, labels, positions = self.ids[:, cut], self.labels[:, cut], self.positions[:, cut]
+        first = self.first + cut.start
+        return Tokens(ids, labels, positions, self.counted[:, cut], self.penalty[:, cut], self.numbers, first)
+
+    @property
+    def places(self) -> np.ndarray:
+        """Of the slice's tokens in the row."""
+        return self.first + np.arange(self.ids.shape[1])
 
 
 def draw_rows(rows: int, length: int, vocabulary: int, seed: int) -> np.ndarray:
@@ -40,8 +47,8 @@ def draw_rows(rows: int, length: int, vocabulary: int, seed: int) -> np.ndarray:
     return ids
 
 
-def tokens_of(rows: np.ndarray, dtype: type) -> Tokens:
-    """Rows [B, S + 1]: the first S ids are the input, the last S the labels."""
+def tokens_of(rows: np.ndarray, dtype: type, first_row: int = 0) -> Tokens:
+    """Rows [B, S + 1]: the first S ids are the input, the last S the labels. `first_row`: the number of the first."""
     ids, labels = rows[:, :-1], rows[:, 1:]
     length = ids.shape[1]
     ends = (ids == END_OF_DOCUMENT).astype(np.int64)
@@ -54,6 +61,7 @@ def tokens_of(rows: np.ndarray, dtype: type) -> Tokens:
         visible.sum(axis=-1) - 1,
         (ids != PAD).astype(dtype),
         np.where(visible, 0.0, MASKED_SCORE).astype(dtype),
+        first_row + np.arange(len(rows)),
     )
 
 

@@ -56,6 +56,7 @@ class Machine:
         self.devices = [
             Device.build(program, self.parts, rank, weights, self.dtype) for rank in range(strategy.mesh.devices)
         ]
+        self.seen = 0  # rows of the steps before
         partial = program.question.framework.partial_gradients
         self.share = 1.0 / (program.shard.tp * program.group("weights")[0]) if partial else 1.0
         self.communicator = Communicator(program)
@@ -77,6 +78,7 @@ class Machine:
                 left = [name for name in device.gradients if device.cuts[name].shards > 1]
                 if left:
                     raise Impossible(f"rank {device.rank}: the last gradient of {left[0]} was never reduced")
+        self.seen += len(rows)
         norm = self.traffic.finish(self.adam, rows)
         return self.devices[self.stages[self.program.chunks[-1].stage][0]].loss, norm
 
@@ -207,7 +209,7 @@ class Machine:
         if key not in self.slices:
             batch = self.program.question.strategy.batch
             first = data * (batch.global_ // self.program.question.strategy.mesh.dp) + micro * batch.micro
-            whole = tokens_of(self.rows[first : first + batch.micro], self.dtype)
+            whole = tokens_of(self.rows[first : first + batch.micro], self.dtype, self.seen + first)
             self.slices[key] = whole.part(context, self.program.shard.cp)
         return self.slices[key]
 
@@ -245,7 +247,8 @@ class Machine:
         """What backward must not find: all of a recomputed layer, and what is gathered again."""
         recompute = self.program.question.strategy.recompute
         if recomputed and recompute.mode == "selective":
-            values.made.pop("attention.probabilities", None)
+            for name in ("attention.probabilities", "attention.dropped"):
+                values.made.pop(name, None)
         elif recomputed:
             values.made.clear()
             if not recompute.mp_comm:  # what collectives made is kept

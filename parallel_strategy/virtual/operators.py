@@ -180,6 +180,23 @@ def rotate(x: np.ndarray, positions: np.ndarray, width: int, *, back: bool = Fal
     return merge_heads(np.concatenate(turned, axis=-1))
 
 
+STEPS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F)  # odd, far apart: rows, then axes
+
+
+def dropout(rate: float, site: int, rows: np.ndarray, *axes: np.ndarray, dtype: type) -> np.ndarray:
+    """What elements are multiplied with: 0 with probability `rate`, else 1/(1-rate).
+
+    The bits are a hash (Mueller's hash32) of where the element lies in the whole computation, its site, the number of
+    its row and its place along each of `axes`, so that every layout drops the same ones.
+    """
+    bits = rows.astype(np.uint32).reshape(-1, *(1,) * len(axes)) * np.uint32(STEPS[0]) + np.uint32(7919 * site)
+    for number, (axis, step) in enumerate(zip(axes, STEPS[1:], strict=False), start=1):
+        bits = bits + (axis.astype(np.uint32) * np.uint32(step)).reshape(-1, *(1,) * (len(axes) - number))
+    for multiplier in (0x45D9F3B, 0x119DE1F3):
+        bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(multiplier)
+    return np.where(bits >= round(rate * (1 << 32)), dtype(1 / (1 - rate)), dtype(0))
+
+
 def scatter_rows(rows: int, ids: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     """Gradient of a table of which `ids` were looked up: [rows, h]."""
     table = np.zeros((rows, gradient.shape[-1]), gradient.dtype)

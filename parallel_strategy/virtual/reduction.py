@@ -146,7 +146,6 @@ def _small_model(model: ModelSpec, strategy: StrategySpec, whole: StrategySpec) 
         "ffn_hidden_size": tp * max(2, 16 // tp),
         "seq_length": cut * max(1, 8 // cut),
         "vocab_size": tp * max(3, 24 // tp) + (1 if model.vocab_size % tp else 0),
-        "dropout_rate": 0.0,
     }
     if model.kv_heads is None:  # as many as heads
         updates["num_heads"] = heads = kv_heads
@@ -167,14 +166,13 @@ def _small_model(model: ModelSpec, strategy: StrategySpec, whole: StrategySpec) 
 
 
 def _changes(whole: Question, small: Question) -> list[str]:
-    pairs = [
+    pairs: list[tuple[str, float, float]] = [
         ("layers", whole.model.num_layers, small.model.num_layers),
         ("hidden", whole.model.hidden_size, small.model.hidden_size),
         ("heads", whole.model.num_heads, small.model.num_heads),
         ("ffn", whole.model.ffn_hidden_size, small.model.ffn_hidden_size),
         ("sequence", whole.model.seq_length, small.model.seq_length),
         ("vocabulary", whole.model.vocab_size, small.model.vocab_size),
-        ("dropout", whole.model.dropout_rate, small.model.dropout_rate),
         ("dp", whole.strategy.mesh.dp, small.strategy.mesh.dp),
         ("weight_shard_size", whole.strategy.zero.weight_shard_size, small.strategy.zero.weight_shard_size),
         ("threshold_kb", whole.strategy.zero.threshold_kb, small.strategy.zero.threshold_kb),

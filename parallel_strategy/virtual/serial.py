@@ -98,6 +98,7 @@ class Serial:
     adam: Adam = field(default_factory=Adam)
     first: Weights = field(init=False)
     second: Weights = field(init=False)
+    seen: int = 0  # rows of the steps before
 
     def __post_init__(self) -> None:
         self.weights = {name: weight.copy() for name, weight in self.weights.items()}
@@ -107,7 +108,9 @@ class Serial:
     def step(self, rows: np.ndarray) -> Step:
         """One update on rows [B, S + 1], all in one batch."""
         dtype = next(iter(self.weights.values())).dtype.type
-        loss, gradients = loss_and_gradients(self.model, self.weights, tokens_of(rows, dtype), predictions(rows))
+        tokens = tokens_of(rows, dtype, self.seen)
+        self.seen += len(rows)
+        loss, gradients = loss_and_gradients(self.model, self.weights, tokens, predictions(rows))
         norm = math.sqrt(sum(float((g * g).sum()) for g in gradients.values()))
         factor = self.adam.clip_factor(norm)
         for name, weight in self.weights.items():
@@ -150,6 +153,7 @@ class _Pass:
         hidden = weights[0, "embedding.word.weight"][tokens.ids]
         if model.position == "learned":
             hidden = hidden + weights[0, "embedding.position.weight"][tokens.positions]
+        hidden = hidden * self.dropped(0)
         self.layers = []
         for layer in range(model.num_layers):
             run = _Layer(self, layer)
@@ -169,6 +173,7 @@ class _Pass:
             back = self.norm_gradient(model.num_layers, "head.norm", self.last, back)
         for run in reversed(self.layers):
             back = run.backward(back)
+        back = back * self.dropped(0)
         self.gradients[0, "embedding.word.weight"] += op.scatter_rows(model.vocab_size, tokens.ids, back)
         if model.position == "learned":
             rows = op.scatter_rows(model.seq_length, tokens.positions, back)
@@ -179,6 +184,22 @@ class _Pass:
         return (
             (0, "embedding.word.weight") if self.model.tied_embedding else (self.model.num_layers, "head.logits.weight")
         )
+
+    def dropped(self, site: int) -> np.ndarray | float:
+        """What dropout multiplies with: site 0 after the embeddings, 3 n + 2 and 3 n + 3 in layer n before it adds."""
+        tokens, rate = self.tokens, self.model.dropout_rate
+        if not rate:
+            return 1.0
+        channels = np.arange(self.model.hidden_size)
+        return op.dropout(rate, site, tokens.numbers, tokens.places, channels, dtype=tokens.counted.dtype.type)
+
+    def dropped_probabilities(self, site: int) -> np.ndarray | float:
+        """Site 3 n + 1 in layer n, on probabilities [B, H, T, S]."""
+        tokens, rate = self.tokens, self.model.dropout_rate
+        if not rate:
+            return 1.0
+        places = np.arange(self.model.num_heads), tokens.places, np.arange(tokens.penalty.shape[-1])
+        return op.dropout(rate, site, tokens.numbers, *places, dtype=tokens.counted.dtype.type)
 
     def norm(self, layer: int, name: str, x: np.ndarray) -> np.ndarray:
         return op.normalise(x, self.weights[layer, f"{name}.weight"], self.weights.get((layer, f"{name}.bias")))
@@ -228,28 +249,30 @@ class _Layer:
             query, key = op.rotate(query, tokens.positions, width), op.rotate(key, tokens.positions, width)
         self.query, self.key = query, key
         self.probabilities = op.softmax(op.scores(query, key, width, tokens.penalty))
-        self.attended = op.context(self.probabilities, self.value, width)
-        hidden = hidden + whole.linear(n, "attention.output", self.attended)
+        self.dropped = self.probabilities * whole.dropped_probabilities(3 * n + 1)
+        self.attended = op.context(self.dropped, self.value, width)
+        hidden = hidden + whole.linear(n, "attention.output", self.attended) * whole.dropped(3 * n + 2)
         self.second = hidden
         self.normed2 = whole.norm(n, f"{self.prefix}.norm", hidden)
         if self.prefix == "experts":
-            return hidden + self._experts(self.normed2)
+            return hidden + self._experts(self.normed2) * whole.dropped(3 * n + 3)
         self.up = self._up(self.normed2, slice(None))
         self.inner = op.inner_width(model, self.up)
-        return hidden + whole.linear(n, "feed_forward.down", self.inner)
+        return hidden + whole.linear(n, "feed_forward.down", self.inner) * whole.dropped(3 * n + 3)
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         whole, n, model, tokens = self.whole, self.number, self.model, self.tokens
+        out = gradient * whole.dropped(3 * n + 3)
         if self.prefix == "experts":
-            back = self._experts_gradient(gradient)
+            back = self._experts_gradient(out)
         else:
-            inner = whole.linear_gradient(n, "feed_forward.down", self.inner, gradient)
+            inner = whole.linear_gradient(n, "feed_forward.down", self.inner, out)
             back = self._up_gradient(self.normed2, op.inner_width_gradient(model, self.up, inner), slice(None))
         gradient = gradient + whole.norm_gradient(n, f"{self.prefix}.norm", self.second, back)
-        context = whole.linear_gradient(n, "attention.output", self.attended, gradient)
+        context = whole.linear_gradient(n, "attention.output", self.attended, gradient * whole.dropped(3 * n + 2))
         width, groups = model.head_width, model.key_value_heads
-        value = op.context_to_value(context, self.probabilities, width, groups)
-        spread = op.context_to_probabilities(context, self.value, width)
+        value = op.context_to_value(context, self.dropped, width, groups)
+        spread = op.context_to_probabilities(context, self.value, width) * whole.dropped_probabilities(3 * n + 1)
         score = op.softmax_gradient(spread, self.probabilities)
         query = op.scores_to_query(score, self.key, width)
         key = op.scores_to_key(score, self.query, width, groups)

@@ -12,6 +12,7 @@ import numpy as np
 
 from parallel_strategy.graph.operator import Collective
 from parallel_strategy.spec.model import ModelSpec
+from parallel_strategy.virtual import operators as op
 from parallel_strategy.virtual.batch import Tokens
 
 
@@ -66,6 +67,14 @@ class Values:
 
     def gradient(self, name: str, value: np.ndarray) -> None:
         self.store.add_gradient(self.layer, name, value)
+
+    def dropped(self, site: int) -> np.ndarray | float:
+        """What dropout multiplies tokens of the residual stream with, [B, T, h]; sites are numbered as in `serial`."""
+        rate, own = self.model.dropout_rate, self.own
+        if not rate:
+            return 1.0
+        channels = np.arange(self.model.hidden_size)
+        return op.dropout(rate, site, own.numbers, own.places, channels, dtype=own.counted.dtype.type)
 
     @property
     def offset(self) -> int:

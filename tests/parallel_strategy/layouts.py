@@ -20,7 +20,9 @@ LLAMA = {
 KINDS = ("pangu", "pangu", "pangu_after", "gpt", "llama", "experts", "llama_experts")
 
 
-def tiny_model(kind: str, layers: int, *, heads: int = 4, kv_heads: int = 4, vocabulary: int = 24) -> ModelSpec:
+def tiny_model(
+    kind: str, layers: int, *, heads: int = 4, kv_heads: int = 4, vocabulary: int = 24, dropout: float = 0.0
+) -> ModelSpec:
     fields: dict = {}
     if kind.startswith("pangu"):
         fields = {"query_layer": True, "final_norm": "after_query" if kind.endswith("after") else "before_query"}
@@ -31,7 +33,7 @@ def tiny_model(kind: str, layers: int, *, heads: int = 4, kv_heads: int = 4, voc
         fields = {**fields, "experts": experts}
     return ModelSpec(
         num_layers=layers, hidden_size=4 * heads, num_heads=heads, ffn_hidden_size=16, seq_length=8,
-        vocab_size=vocabulary, dropout_rate=0.0, **fields,
+        vocab_size=vocabulary, dropout_rate=dropout, **fields,
     )  # fmt: skip
 
 
@@ -66,7 +68,7 @@ def layouts(draw, largest: int = 8, kinds: tuple[str, ...] = KINDS) -> Question:
     return question(
         tiny_model(
             kind, layers, kv_heads=draw(st.sampled_from([n for n in (2, 4) if n >= tp])),
-            vocabulary=draw(st.sampled_from([24, 23])),
+            vocabulary=draw(st.sampled_from([24, 23])), dropout=draw(st.sampled_from([0.0, 0.1])),
         ),
         "dgx-a100",
         draw(st.sampled_from(FRAMEWORKS)),

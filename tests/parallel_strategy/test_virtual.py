@@ -78,7 +78,7 @@ def test_the_network_is_the_same_under_every_layout():
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS)))
 def test_gradients_of_the_serial_model_are_its_slopes(kind):
-    model = tiny_model(kind, 3, kv_heads=2)
+    model = tiny_model(kind, 3, kv_heads=2, dropout=0.1)
     weights = draw_weights(model, np.float64, seed=1)
     rows = draw_rows(4, 8, 24, seed=0)
     tokens, divisor = tokens_of(rows, np.float64), predictions(rows)

@@ -104,6 +104,7 @@ def test_loss_and_logits_are_those_of_the_original_code(shared: Path, file: str)
         arrays["packed/position_ids"],
         (ids[:, :-1] != meta["pad"]).astype(np.float64),
         (1.0 - arrays["packed/attention_mask"]) * MASKED_SCORE,
+        np.arange(len(ids)),
     )
     np.testing.assert_allclose(logits_of(model, weights, tokens), arrays["packed/logits"], rtol=0, atol=2e-5)
     loss, _ = loss_and_gradients(model, weights, tokens, tokens.counted.sum() + 1e-5)

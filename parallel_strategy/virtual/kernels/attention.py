@@ -71,9 +71,34 @@ def _softmax(values: Values) -> None:
     values.made["attention.probabilities"] = op.softmax(values.made.pop("attention.scores"))
 
 
+def _dropped(values: Values) -> np.ndarray | float:
+    """What dropout multiplies probabilities with, [B, H, T, S]; heads are numbered over the tensor group."""
+    tokens, rate = values.tokens, values.model.dropout_rate
+    if not rate:
+        return 1.0
+    heads = values.model.num_heads // values.tensors
+    places = values.tensor * heads + np.arange(heads), tokens.places, np.arange(tokens.penalty.shape[-1])
+    return op.dropout(rate, 3 * values.layer + 1, tokens.numbers, *places, dtype=tokens.counted.dtype.type)
+
+
+@kernel("attention.core.dropout")
+def _dropout(values: Values) -> None:
+    values.made["attention.dropped"] = values.made["attention.probabilities"] * _dropped(values)
+
+
+@kernel("attention.core.dropout.gradient")
+def _dropout_gradient(values: Values) -> None:
+    values.made["d.attention.probabilities"] = values.made["d.attention.probabilities"] * _dropped(values)
+
+
+def _weights_of_values(values: Values) -> np.ndarray:
+    kept = "attention.dropped" if values.model.dropout_rate else "attention.probabilities"
+    return values.made[kept]
+
+
 @kernel("attention.core.context")
 def _context(values: Values) -> None:
-    probabilities, value = values.made["attention.probabilities"], values.read("attention.value")
+    probabilities, value = _weights_of_values(values), values.read("attention.value")
     values.made["attention.context"] = op.context(probabilities, value, values.model.head_width)
 
 
@@ -85,7 +110,7 @@ def _context_gradient(values: Values) -> None:
 
 @kernel("attention.core.context.weight_gradient")
 def _value_gradient(values: Values) -> None:
-    gradient, probabilities = values.made["d.attention.context"], values.made["attention.probabilities"]
+    gradient, probabilities = values.made["d.attention.context"], _weights_of_values(values)
     width = values.model.head_width
     values.made["d.attention.value"] = op.context_to_value(gradient, probabilities, width, _groups(values))
 
@@ -113,15 +138,16 @@ def _key_gradient(values: Values) -> None:
 @kernel("attention.core")
 def _flash(values: Values) -> None:
     """Fused attention keeps no probabilities."""
-    for part in (_scores, _softmax, _context):
+    for part in (_scores, _softmax, _dropout, _context):
         part(values)
-    del values.made["attention.probabilities"]
+    del values.made["attention.probabilities"], values.made["attention.dropped"]
 
 
 @kernel("attention.core.gradient")
 def _flash_gradient(values: Values) -> None:
     for part in (
-        _scores, _softmax, _value_gradient, _context_gradient, _softmax_gradient, _query_gradient, _key_gradient,
+        _scores, _softmax, _dropout, _value_gradient, _context_gradient, _dropout_gradient, _softmax_gradient,
+        _query_gradient, _key_gradient,
     ):  # fmt: skip
         part(values)
 

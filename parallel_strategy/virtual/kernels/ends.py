@@ -38,6 +38,19 @@ def _positions_gradient(values: Values) -> None:
     values.gradient("embedding.position.weight", op.scatter_rows(rows, values.own.positions, gradient))
 
 
+@kernel("embedding.dropout")
+def _dropout(values: Values) -> None:
+    before = values.made.get("embedding.position")
+    values.made["embedding.dropout"] = (values.read("embedding.word") if before is None else before) * values.dropped(0)
+
+
+@kernel("embedding.dropout.gradient")
+def _dropout_gradient(values: Values) -> None:
+    assert values.stream.gradient is not None
+    values.stream.gradient = values.stream.gradient * values.dropped(0)
+    values.made["d.embedding.word"] = values.stream.gradient
+
+
 @kernel("query_embedding")
 def _queries(values: Values) -> None:
     values.made["query_embedding"] = values.weight("query_embedding.weight")[values.tokens.positions]
@@ -139,8 +152,10 @@ def enter_forward(values: Values) -> None:
 
 def leave_forward(values: Values) -> None:
     if values.kind == "embedding":
-        positions = values.made.get("embedding.position")
-        values.stream.hidden = values.read("embedding.word") if positions is None else positions
+        made = (values.made[name] for name in ("embedding.dropout", "embedding.position") if name in values.made)
+        values.stream.hidden = next(made, None)
+        if values.stream.hidden is None:
+            values.stream.hidden = values.read("embedding.word")
     elif values.kind == "head":
         finish_head(values)
 

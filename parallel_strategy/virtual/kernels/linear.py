@@ -115,17 +115,19 @@ for _name in ("final.norm", "head.norm"):
     _norm(_name, last=True)
 
 
-def _residual(name: str, output: str, bias: str) -> None:
-    """Registers the addition to the residual stream, with the bias of the matmul before it where there is one."""
+def _residual(name: str, output: str, bias: str, site: int) -> None:
+    """Registers dropout and the addition to the residual stream, with the bias of the matmul before it if there is one.
+    `site`: of the layer's three places of dropout."""
 
     def forward(values: Values) -> None:
         y, added = values.read(output), values.bias(bias)
         assert values.stream.hidden is not None
-        values.stream.hidden = values.stream.hidden + (y if added is None else y + added)
+        y = (y if added is None else y + added) * values.dropped(3 * values.layer + site)
+        values.stream.hidden = values.stream.hidden + y
 
     def backward(values: Values) -> None:
-        gradient = values.stream.gradient
-        assert gradient is not None
+        assert values.stream.gradient is not None
+        gradient = values.stream.gradient * values.dropped(3 * values.layer + site)
         if values.bias(bias) is not None:
             values.gradient(bias, op.over_rows(gradient))
         values.made[f"d.{output}"] = gradient
@@ -134,6 +136,6 @@ def _residual(name: str, output: str, bias: str) -> None:
     KERNELS[f"{name}.residual.gradient"] = backward
 
 
-_residual("attention", "attention.output", "attention.output.bias")
-_residual("feed_forward", "feed_forward.output", "feed_forward.down.bias")
-_residual("experts", "experts.output", "experts.down.bias")
+_residual("attention", "attention.output", "attention.output.bias", 2)
+_residual("feed_forward", "feed_forward.output", "feed_forward.down.bias", 3)
+_residual("experts", "experts.output", "experts.down.bias", 3)
