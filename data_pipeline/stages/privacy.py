@@ -80,6 +80,7 @@ _PATTERNS_OF: dict[str, tuple[str, ...]] = {
 }
 # what there must be for a kind to be there at all
 _MANY_DIGITS = re.compile(f"{_D}(?:[-－—– ()（）]{{0,2}}{_D}){{6}}")
+_REACH = 60
 _WECHAT_WORDS = (
     *("微信", "薇信", "威信", "echat", "eChat", "V信", "v信", "加V", "加v"),
     *(first + second for first in "VvWw" for second in "Xx"),
@@ -121,23 +122,40 @@ _CHECKS: dict[str, Callable[[str], bool]] = {"id_card": _is_id_card, "bank_card"
 def find_private(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[str, int, int]]:
     """(kind, start, end) of every item, in order and without overlaps: an earlier kind goes first."""
     found: list[tuple[str, int, int]] = []
-    possible = {"mail"} if "@" in text or "＠" in text else set()
-    if any(word in text for word in _WECHAT_WORDS):
-        possible.add("wechat")
-    if _MANY_DIGITS.search(text):
-        possible |= {"id_card", "bank_card", "phone", "qq"}
-    elif _FIVE_DIGITS.search(text):
-        possible.add("qq")
+    everywhere = [(0, len(text))]
+    numbers = _around(text, _MANY_DIGITS)
+    places = {
+        "id_card": numbers,
+        "bank_card": numbers,
+        "phone": numbers,
+        "mail": everywhere if "@" in text or "＠" in text else [],
+        "qq": _around(text, _FIVE_DIGITS),
+        "wechat": everywhere if any(word in text for word in _WECHAT_WORDS) else [],
+    }
     for kind in KINDS:
-        if kind not in kinds or kind not in possible:
+        if kind not in kinds:
             continue
         check = _CHECKS.get(kind)
-        for pattern in _PATTERNS_OF[kind]:
-            for match in _COMPILED[pattern].finditer(text):
-                start, end = match.span("item")
-                if (check is None or check(match["item"])) and not any(s < end and start < e for _, s, e in found):
-                    found.append((kind, start, end))
+        for first, last in places[kind]:
+            for pattern in _PATTERNS_OF[kind]:
+                for match in _COMPILED[pattern].finditer(text, first, last):
+                    start, end = match.span("item")
+                    is_free = not any(s < end and start < e for _, s, e in found)
+                    if is_free and (check is None or check(match["item"])):
+                        found.append((kind, start, end))
     return sorted(found, key=lambda item: item[1])
+
+
+def _around(text: str, pattern: re.Pattern[str]) -> list[tuple[int, int]]:
+    """The places around what `pattern` finds, wide enough for an item with its label and what must not follow."""
+    places: list[tuple[int, int]] = []
+    for match in pattern.finditer(text):
+        start, end = max(0, match.start() - _REACH), min(len(text), match.end() + _REACH)
+        if places and start <= places[-1][1]:
+            places[-1] = (places[-1][0], end)
+        else:
+            places.append((start, end))
+    return places
 
 
 def hide_private(text: str, mode: Literal["mask", "remove"], kinds: Sequence[str] = KINDS) -> tuple[str, int]:
