@@ -20,6 +20,7 @@ import numpy as np
 
 from pangu import checkpoint
 from pangu.checkpoint import LAYOUTS, MOMENTS, OPTIMIZER, SHARD, STATE, WEIGHTS
+from pangu.config import ModelConfig
 from pangu.convert import names
 from pangu.convert.data_types import TensorInfo, bytes_of
 from pangu.convert.layout import ParameterLayout, region
@@ -40,18 +41,42 @@ WRITERS = 4
 METADATA = {"format": "ms"}
 
 
-def stages_of(paths: Sequence[Path]) -> Stages:
-    """The layouts that a strategy.yaml gives, or MindSpore's strategy files; with those of Adam's moments."""
+def model_of(path: Path) -> ModelConfig | None:
+    """The model of a training checkpoint; None for anything else, which does not say."""
+    if not (path / STATE).is_file():
+        return None
+    return checkpoint.open_checkpoint(path, verify=False).model
+
+
+def stages_of(paths: Sequence[Path], model: ModelConfig | None) -> Stages:
+    """The layouts that a strategy.yaml gives, or MindSpore's strategy files; with those of Adam's moments.
+
+    model: what a strategy.yaml must be for.
+    """
     from pangu.strategy import load_strategy
 
     yaml = [path for path in paths if path.suffix in (".yaml", ".yml")]
     if yaml and len(paths) > 1:
         raise UserError(f"{yaml[0]}: a strategy.yaml says everything: give it alone")
-    stages = load_strategy(yaml[0]).stage_layouts if yaml else read_stages(paths)
+    stages = load_strategy(yaml[0], model).stage_layouts if yaml else read_stages(paths)
     return {
         first: held if any(name.startswith(MOMENTS) for name in held) else with_moments(held)
         for first, held in stages.items()
     }
+
+
+def check_shapes(source: Source, paths: Sequence[Path], model: ModelConfig | None) -> None:
+    """Whether the parameters have the shapes that the model of a strategy.yaml gives them. Raises UserError."""
+    from pangu.strategy import load_strategy
+
+    if [path.suffix for path in paths] not in ([".yaml"], [".yml"]):
+        return
+    for name, shape in load_strategy(paths[0], model).shapes.items():
+        info = source.tensors.get(name)
+        if info is not None and info.shape != shape:
+            raise UserError(
+                f"{source.path}: {name!r} has shape {list(info.shape)}; by {paths[0]} it must have {list(shape)}"
+            )
 
 
 def open_checkpoint(path: Path, layouts: Stages | None) -> Source:
@@ -91,7 +116,7 @@ def join_files(path: Path, files: list[Path]) -> FileSource:
 
 @dataclass(frozen=True)
 class Target:
-    """One file of the result. tensors: (name, layout, this file's cell) in the order in which they are written."""
+    """One file of the result. tensors: (name, layout, this file's cell), sorted by name, as they are written."""
 
     path: str
     tensors: tuple[tuple[str, ParameterLayout, tuple[int, ...]], ...]
@@ -119,8 +144,8 @@ class Plan:
 
     @cached_property
     def order(self) -> list[str]:
-        """Every parameter that is written, once, in one order that all files keep."""
-        return list(dict.fromkeys(name for target in self.targets for name, _, _ in target.tensors))
+        """Every parameter that is written, once. In this order all files have them, for they are only appended to."""
+        return sorted({name for target in self.targets for name, _, _ in target.tensors})
 
 
 def make_plan(source: Source, to: Stages | None, format: Format, weights_only: bool) -> Plan:

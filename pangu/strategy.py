@@ -15,6 +15,7 @@ from pangu.convert.layout import ParameterLayout
 from pangu.errors import UserError
 
 if TYPE_CHECKING:
+    from parallel_strategy.mindspore.layouts import Layout
     from parallel_strategy.spec.strategy import Question
 
 # What of the strategy's model must be the run's; the vocabulary is the corpus's, the rest does not shape parameters.
@@ -47,20 +48,29 @@ class RunStrategy:
         mesh = self.question.strategy.mesh
         return rank // mesh.stride("dp") % mesh.dp
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight, by the strategy's model."""
+        return {name: placed.shape for name, placed in self.placed.items()}
+
     @cached_property
-    def stage_layouts(self) -> dict[int, dict[str, ParameterLayout]]:
-        """{first rank of a pipeline stage: {weight: layout}}, under the released names."""
+    def placed(self) -> "dict[str, Layout]":
+        """Where the strategy places every weight. Raises UserError for what it cannot place."""
         from parallel_strategy.errors import UserError as StrategyError
         from parallel_strategy.mindspore.layouts import parameter_layouts
 
+        try:
+            return parameter_layouts(self.question)
+        except StrategyError as error:
+            raise UserError(f"{self.path}: {error}") from None
+
+    @cached_property
+    def stage_layouts(self) -> dict[int, dict[str, ParameterLayout]]:
+        """{first rank of a pipeline stage: {weight: layout}}, under the released names."""
         mesh = self.question.strategy.mesh
         ranks = mesh.devices // mesh.pp
         stages: dict[int, dict[str, ParameterLayout]] = {stage * ranks: {} for stage in range(mesh.pp)}
-        try:
-            placements = parameter_layouts(self.question)
-        except StrategyError as error:
-            raise UserError(f"{self.path}: {error}") from None
-        for name, placed in placements.items():
+        for name, placed in self.placed.items():
             for stage in placed.stages:
                 stages[stage * ranks][name] = ParameterLayout(
                     tuple(placed.device_matrix),

@@ -32,13 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pangu.errors import UserError
-    from pangu.reshard import check_output, make_plan, open_checkpoint, stages_of, write_plan
+    from pangu.reshard import check_output, check_shapes, make_plan, model_of, open_checkpoint, stages_of, write_plan
 
     if not arguments.checkpoint.exists():
         raise UserError(f"{arguments.checkpoint}: no such file or directory")
-    layouts = stages_of(arguments.source) if arguments.source else None
-    to = stages_of(arguments.to) if arguments.to else None
+    model = model_of(arguments.checkpoint)
+    layouts = stages_of(arguments.source, model) if arguments.source else None
+    to = stages_of(arguments.to, model) if arguments.to else None
     source = open_checkpoint(arguments.checkpoint, layouts)
+    check_shapes(source, arguments.source, model)
+    check_shapes(source, arguments.to, model)
     plan = make_plan(source, to, arguments.format, arguments.weights_only)
     if arguments.dry_run:
         check_output(plan, arguments.out)

@@ -179,6 +179,39 @@ def test_a_training_checkpoint_stays_one(tmp_path: Path, training) -> None:
     assert load_file(tmp_path / "weights.safetensors").keys() == weights.keys()
 
 
+def test_strategy_files_in_place_of_mindspores(tmp_path: Path, training, capsys) -> None:
+    """By two strategies of other shapes, a pipeline among them: bit-exact; a strategy of another model is refused."""
+    import yaml
+
+    path, _ = training
+    fields = {"num_layers": 3, "hidden_size": 16, "num_heads": 2, "ffn_hidden_size": 48, "seq_length": 6}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(fields | {"vocab_size": 12, "query_layer": True}))
+    for name, mesh in (("a", {"dp": 2, "tp": 2}), ("b", {"pp": 3, "dp": 2})):
+        strategy = {"model": {"file": "model.yaml"}, "cluster": {"preset": "atlas-800-910a"}, "mesh": mesh}
+        strategy |= {"batch": {"global": 4}, "zero": {"optimizer_shard": True, "threshold_kb": 0}}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(strategy | {"tensor": {"vocab": "whole"}}))
+    a, b = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    # The strategy's vocabulary gives way to the checkpoint's: 11 words.
+    assert reshard(path, "--to", a, "--out", tmp_path / "on-a") == 0
+    assert reshard(tmp_path / "on-a", "--from", a, "--to", b, "--out", tmp_path / "on-b") == 0
+    assert reshard(tmp_path / "on-b", "--from", b, "--out", tmp_path / "back") == 0
+    for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER):
+        expected, found = load_file(path / name), load_file(tmp_path / "back" / name)
+        assert all(np.array_equal(found[key], expected[key]) for key in expected)
+    held = [load_file(tmp_path / f"on-b/rank_{rank}/checkpoint.safetensors") for rank in (0, 2, 4)]
+    assert ["backbone.word_embedding.embedding_table" in stage for stage in held] == [True, False, True]
+    assert "num_layers 32, this one has 3" in complaint(capsys, path, "--to", released(tmp_path), "--out", "x")
+    (tmp_path / "on-a/state.json").unlink()
+    assert "must have [12, 16]" in complaint(capsys, tmp_path / "on-a", "--from", a, "--out", tmp_path / "x.safetensors")
+
+
+def released(folder: Path) -> Path:
+    """A strategy for the 2.6B model."""
+    path = folder / "released.yaml"
+    path.write_text("batch: {global: 8}\ncluster: {preset: atlas-800-910a}\nmesh: {dp: 8}\n")
+    return path
+
+
 def complaint(capsys, *words: object) -> str:
     capsys.readouterr()
     assert reshard(*words) == 2
