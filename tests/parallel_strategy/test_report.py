@@ -65,7 +65,7 @@ def test_page_and_trace(strategy, tmp_path, capsys):
     assert "pangu-alpha-13b" in text and "Plotly.newPlot" in text and 'src="http' not in text
     events = json.loads(trace.read_text())["traceEvents"]
     streams = {e["args"]["name"] for e in events if e["name"] == "thread_name"}
-    assert streams == {"compute", "hccs", "rack"}  # links by level; nothing is copied to the host
+    assert streams == {"compute", "hccs", "server", "rack"}  # links by level; nothing is copied to the host
     compute = [e for e in events if e["ph"] == "X" and e["tid"] == 0 and e["name"].startswith("forward")]
     assert len(compute) == 4 * 16
     for stage in range(4):
