@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from data_pipeline.engine.steps import parse_bytes
 from data_pipeline.errors import UserError
@@ -58,22 +59,37 @@ def test_template_holds_every_default(tmp_path: Path) -> None:
 
 
 def test_template_holds_further_stages_as_comments(tmp_path: Path) -> None:
+    # what these stages cannot do without
+    (tmp_path / "a.jsonl").touch()
+    needed = {
+        "decontaminate": {"evaluation": '["a.jsonl"]'},
+        "mix": {"epochs": "{a: 1}"},
+        "quality": {"language_model": '{texts: ["source:a"]}'},
+    }
     text = recipe_text(["a.jsonl"], "file", {})
+    for stage, settings in needed.items():
+        head, found, body = text.partition(f"- {stage}:")
+        assert found
+        for name, value in settings.items():
+            body = re.sub(rf"(?m)^(  # +{name}: ).*$", rf"\g<1>{value}", body, count=1)
+        text = head + found + body
     recipe = load(tmp_path, re.sub("(?m)^  # (?=[- ])", "  ", text))
     kinds = [stage.kind for stage in recipe.stages]
     assert set(kinds) == {*DEFAULT_STAGES, *OPTIONAL_STAGES} == set(STAGES)
     assert [kind for kind in kinds if kind in DEFAULT_STAGES] == list(DEFAULT_STAGES)
-    assert kinds[:5] == ["read", "clean", "filter", "dedup_exact", "dedup_fuzzy"]
+    assert kinds[:6] == ["read", "clean", "filter", "quality", "dedup_exact", "dedup_fuzzy"]
     for stage in recipe.stages:
         module = load_stage(stage.kind)
-        assert stage.settings == module.Settings().completed(1, ["a"], tmp_path)
+        given = {name: yaml.safe_load(value) for name, value in needed.get(stage.kind, {}).items()}
+        chosen = module.Settings(**given)
+        assert stage.settings == chosen.completed(1, ["a"], tmp_path)
         assert all(field.description for field in module.Settings.model_fields.values())
     # a setting of one of them makes it a stage
-    chosen = load(
+    short = load(
         tmp_path, recipe_text(["a"], "file", {"dedup_fuzzy.similarity": "0.8", "filter.preset": "pangu-alpha"})
     )
-    assert [stage.kind for stage in chosen.stages][:5] == ["read", "clean", "filter", "dedup_exact", "dedup_fuzzy"]
-    assert chosen.stages[4].settings.model_dump()["similarity"] == 0.8
+    assert [stage.kind for stage in short.stages][:5] == ["read", "clean", "filter", "dedup_exact", "dedup_fuzzy"]
+    assert short.stages[4].settings.model_dump()["similarity"] == 0.8
 
 
 def test_template_refuses_unknown_setting() -> None:
