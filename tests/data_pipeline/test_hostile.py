@@ -102,6 +102,7 @@ def write_hostile(folder: Path) -> dict[str, str]:
     return expected
 
 
+@pytest.mark.timeout(900)
 def test_everything_at_once(tmp_path: Path, recipe_at: Callable[..., Path]) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -119,7 +120,7 @@ def test_everything_at_once(tmp_path: Path, recipe_at: Callable[..., Path]) -> N
         [sys.executable, "-m", "data_pipeline", "run", str(recipe), "--out", str(out)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < MAXIMUM_KILOBYTES

@@ -62,6 +62,7 @@ def session(tmp_path: Path) -> Iterator[SparkEngine]:
 
 
 @needs_spark
+@pytest.mark.timeout(900)
 def test_the_same_bytes_on_both_engines(
     tmp_path: Path, corpus: list[dict], recipe_at: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +76,6 @@ def test_the_same_bytes_on_both_engines(
             {"filter": {"preset": "poetry-safe"}},
             "dedup_exact",
             "dedup_fuzzy",
-            {"dedup_paragraph": {"documents": 5}},
             {"tokenizer": {"vocab_size": 700, "sample_lines": 2000}},
             {"pack": {"seq_length": 64, "outputs": ["parquet"], "samples_per_file": 300}},
         ],
