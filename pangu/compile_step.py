@@ -21,8 +21,17 @@ def model_config(fields: dict) -> ModelConfig:
     return ModelConfig.model_validate({name: fields[name] for name in ModelConfig.model_fields if name in fields})
 
 
-def compile_step(strategy: str, out: str, save_strategy: str | None = None, save_groups: str | None = None) -> None:
+def compile_step(
+    strategy: str,
+    out: str,
+    save_strategy: str | None = None,
+    save_groups: str | None = None,
+    load_strategy: str | None = None,
+) -> None:
     """Compile for the rank that the environment names; write layouts and seconds to `out` as JSON.
+
+    save_strategy, save_groups: files that MindSpore writes of what it did. load_strategy: a parameter strategy file that
+    says how operators are split, instead of ours.
 
     Raises UserError where the strategy is wrong or cannot be applied.
     """
@@ -37,7 +46,8 @@ def compile_step(strategy: str, out: str, save_strategy: str | None = None, save
         start(question)
         del pangu.network
         step = build_step(model_config(question.model.model_dump()), question.strategy.micro_batches)
-        parallel = apply(question, step)
+        load = str(Path(load_strategy).resolve()) if load_strategy else None
+        parallel = apply(question, step, load=load)
     except strategy_errors.UserError as error:
         raise UserError(str(error)) from None
     if save_strategy:

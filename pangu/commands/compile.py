@@ -18,10 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save-strategy", metavar="FILE", help="MindSpore's own parameter strategy file, for this rank"
     )
     parser.add_argument("--save-groups", metavar="FILE", help="MindSpore's own group file, for this rank")
+    parser.add_argument("--load-strategy", metavar="FILE", help="take the splits from this parameter strategy file")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from pangu.compile_step import compile_step
 
-    compile_step(arguments.strategy, arguments.out, arguments.save_strategy, arguments.save_groups)
+    compile_step(
+        arguments.strategy, arguments.out, arguments.save_strategy, arguments.save_groups, arguments.load_strategy
+    )
     return 0

@@ -19,6 +19,7 @@ from mindspore.parallel.auto_parallel import AutoParallel
 from mindspore.parallel.nn import GradAccumulation, Pipeline
 
 from parallel_strategy.errors import UserError
+from parallel_strategy.mindspore.layouts import owned_parameters
 from parallel_strategy.mindspore.operators import OperatorSplit, split_of
 from parallel_strategy.mindspore.placement import (
     check_supported,
@@ -169,15 +170,17 @@ class ParallelStep:
         return self.whole(*self.inputs(rows.reshape((-1, rows.shape[-1])), scale, int(dropout_seed.asnumpy())))
 
 
-def apply(question: Question, step: nn.Cell) -> ParallelStep:
-    """The step under the strategy.
+def apply(question: Question, step: nn.Cell, *, load: str | None = None) -> ParallelStep:
+    """The step under the strategy. `load`: a parameter strategy file from which MindSpore takes the splits of all
+    operators that own a parameter, which then get none here.
 
     Raises UserError for what MindSpore cannot do and for an operator without a split.
     """
     strategy, mesh = question.strategy, question.strategy.mesh
     check_supported(question)
     loss = step.loss
-    shard_operators(question, loss)
+    owners = {owned.path for owned in owned_parameters(question.model)}
+    shard_operators(question, loss, skip=owners if load is not None else set())
     place_stages(question, loss)
     recompute_layers(question, loss)
     with no_init_parameters():
@@ -197,12 +200,14 @@ def apply(question: Question, step: nn.Cell) -> ParallelStep:
             step.reduction = AccumulatedGradients(step.optimizer.parameters, strategy.zero.optimizer_shard, tied)
     step.set_train()
     fed = FedByParameters(step)
-    return ParallelStep(fed, configured(question, fed), parts, tied)
+    return ParallelStep(fed, configured(question, fed, load), parts, tied)
 
 
-def configured(question: Question, step: nn.Cell) -> AutoParallel:
+def configured(question: Question, step: nn.Cell, load: str | None) -> AutoParallel:
     strategy, mesh, zero = question.strategy, question.strategy.mesh, question.strategy.zero
     whole = AutoParallel(step, parallel_mode="semi_auto")
+    if load is not None:
+        whole.load_param_strategy_file(load)
     # What the differentiated part takes: rows, scale and seed; the last two one for each part that it cuts.
     one = (1,) if strategy.micro_batches > 1 else ()
     whole.dataset_strategy(((mesh.dp, 1), one, one))
@@ -224,9 +229,11 @@ def operators(cell: nn.Cell, path: str = "") -> Iterator[tuple[str, ops.Primitiv
             yield from operators(child, path if name == "network" else f"{path}{name}.")
 
 
-def shard_operators(question: Question, loss: nn.Cell) -> None:
+def shard_operators(question: Question, loss: nn.Cell, skip: set[str]) -> None:
     letters = degrees(question)
     for path, primitive in operators(loss):
+        if path in skip:
+            continue
         split = split_of(path, letters)
         for override in question.strategy.overrides:
             if fnmatch.fnmatch(path, override.operator):

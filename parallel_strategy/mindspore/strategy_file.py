@@ -102,6 +102,7 @@ def parameter_named_json(question: Question, stage: int) -> bytes:
             "opt_weight_shard_step": layout.optimizer_shard_step,
             "param_split_shape": [],
             "tensor_map": layout.tensor_map,
+            "tensor_shape": layout.shape,
         }
         for name, layout in all_layouts(question, stage).items()
     }

@@ -111,7 +111,7 @@ def complaint(stderr: str, code: int) -> str:
     if ours:
         return ours[-1].removeprefix("error: ")
     errors = [line for line in lines if re.match(r"^\w*(Error|Exception): ", line)]
-    details = [line.split("] ", 2)[-1] for line in lines if line.startswith("[ERROR] PARALLEL")]
+    details = [line.split("] ", 3)[-1] for line in lines if line.startswith("[ERROR] PARALLEL")]
     if errors:
         return "; ".join([errors[-1], *details[:1]])[:500]
     return lines[-1][:500] if lines else f"the process ended with code {code}"
