@@ -84,6 +84,8 @@ class LiveTable:
         from rich.live import Live
 
         self.names = [stage.name for stage in recipe.stages]
+        # as wide as it will get, so that the columns stay where they are
+        self.width = max(len(f"{stage.name} {step.name}") for stage in recipe.stages for step in stage.steps)
         self.finished: dict[str, StageSummary] = {}
         self.current: PlannedStep | None = None
         self.progress = Progress(0, time.monotonic())
@@ -139,9 +141,9 @@ class LiveTable:
 
         self.drawn = time.monotonic()
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("stage")
+        table.add_column("stage", min_width=self.width)
         for title in ("documents", "MB/s", "kept", "time left"):
-            table.add_column(title, justify="right")
+            table.add_column(title, justify="right", min_width=10)
         for name in self.names:
             if name in self.finished:
                 table.add_row(name, *summary_cells(self.finished[name]))
