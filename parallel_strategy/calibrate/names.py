@@ -52,13 +52,30 @@ LLAMA: dict[str, object] = {
     "tied_embedding": False,
     "dropout_rate": 0.0,
 }
-EXPERTS = {
-    "mixtral": {"count": 8, "top_k": 2, "ffn_hidden_size": 14336},
-    "minicpm-8x2b": {"count": 8, "top_k": 2, "ffn_hidden_size": 5760},
-    "deepseekv3": {"count": 256, "top_k": 8, "ffn_hidden_size": 2048, "shared": 1, "first_layer": 3},
-    "deepseekv2": {"count": 160, "top_k": 6, "ffn_hidden_size": 1536, "shared": 2, "first_layer": 1},
-}
+# (pattern of a model's name, experts), the first that matches; sizes as the families' configurations publish them
+EXPERTS: list[tuple[str, dict[str, int]]] = [
+    (r"mixtral.*8x22", {"count": 8, "top_k": 2, "ffn_hidden_size": 16384}),
+    (r"mixtral", {"count": 8, "top_k": 2, "ffn_hidden_size": 14336}),
+    (r"minicpm-8x2b", {"count": 8, "top_k": 2, "ffn_hidden_size": 5760}),
+    (r"deepseek-?v?3", {"count": 256, "top_k": 8, "ffn_hidden_size": 2048, "shared": 1, "first_layer": 3}),
+    (r"deepseek-?v?2-?lite", {"count": 64, "top_k": 6, "ffn_hidden_size": 1408, "shared": 2, "first_layer": 1}),
+    (r"deepseek-?v?2", {"count": 160, "top_k": 6, "ffn_hidden_size": 1536, "shared": 2, "first_layer": 1}),
+    (r"deepseek-?moe", {"count": 64, "top_k": 6, "ffn_hidden_size": 1408, "shared": 2, "first_layer": 1}),
+    (r"kimi-?k2", {"count": 384, "top_k": 8, "ffn_hidden_size": 2048, "shared": 1, "first_layer": 1}),
+    (r"qwen3.*235b", {"count": 128, "top_k": 8, "ffn_hidden_size": 1536}),
+    (r"qwen3.*30b-?a3b", {"count": 128, "top_k": 8, "ffn_hidden_size": 768}),
+    (r"qwen.*(2\.7b|a2\.7b)", {"count": 60, "top_k": 4, "ffn_hidden_size": 1408, "shared": 4}),
+    (r"qwen2.*57b", {"count": 64, "top_k": 8, "ffn_hidden_size": 2560, "shared": 8}),
+    (r"gpt-?oss.*120b", {"count": 128, "top_k": 4, "ffn_hidden_size": 2880}),
+    (r"gpt-?oss.*20b", {"count": 32, "top_k": 4, "ffn_hidden_size": 2880}),
+    (r"llama-?4.*scout", {"count": 16, "top_k": 1, "ffn_hidden_size": 8192, "shared": 1}),
+    (r"phi-?3\.5-?moe", {"count": 16, "top_k": 2, "ffn_hidden_size": 6400}),
+    (r"grok", {"count": 8, "top_k": 2, "ffn_hidden_size": 32768}),
+    (r"dbrx", {"count": 16, "top_k": 4, "ffn_hidden_size": 10752}),
+]
 LATENT = {"query_rank": 1536, "key_value_rank": 512, "head_size": 128, "rotary_head_size": 64, "value_head_size": 128}
+# heads whose width is not hidden size over their number
+HEAD_SIZES = [(r"qwen3", 128), (r"gpt-?oss", 64), (r"mistral-?nemo", 128), (r"gemma", 256)]
 
 
 def cluster_of(hardware: str) -> str | None:
@@ -75,7 +92,7 @@ def framework_of(framework: str, source: str = "") -> str | None:
 
 def model_traits(name: str) -> dict[str, object]:
     """What a family's name says beyond its sizes."""
-    low = name.lower().replace("_", "-")
+    low = re.sub(r"[\s_]+", "-", name.lower())
     if re.search(r"pangu", low):
         return {"query_layer": True, "vocab_size": 40000}
     if re.match(r"(gpt|bloom|mpt|opt|mt-nlg|megatron|nemotron)", low) and "oss" not in low:
@@ -90,13 +107,14 @@ def model_traits(name: str) -> dict[str, object]:
         traits.update(num_heads=32)
     if re.search(r"qwen2?-?(0\.?5b|1\.?5b)|qwen2-(0point5b|1point5b)|gemma", low):
         traits.update(tied_embedding=True)
-    for family, experts in EXPERTS.items():
-        if family in low.replace("deepseek-v", "deepseekv").replace("deepseek2", "deepseekv2").replace(
-            "deepseek3", "deepseekv3"
-        ):
-            traits["experts"] = experts
-            if family.startswith("deepseek"):
-                traits["latent_attention"] = LATENT
+    experts = next((sizes for pattern, sizes in EXPERTS if re.search(pattern, low)), None)
+    if experts is not None:
+        traits["experts"] = experts
+        if re.search(r"deepseek-?v?[23]|kimi", low):
+            traits["latent_attention"] = LATENT | ({"query_rank": 0} if "lite" in low else {})
+    head_size = next((size for pattern, size in HEAD_SIZES if re.search(pattern, low)), None)
+    if head_size is not None:
+        traits["head_size"] = head_size
     if "vocab_size" not in traits and re.search(r"llama|baichuan-", low):
         traits["vocab_size"] = 32000 if "llama" in low else 64000
     return traits

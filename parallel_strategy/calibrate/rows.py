@@ -22,14 +22,14 @@ from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.spec.strategy import CHUNKED, Question, StrategySpec, even_stages, nearest
 
 REQUIRED = ("id", "hw", "framework", "n_dev", "layers", "hidden", "seq", "tp", "pp", "gbs")
-PRECISIONS = {
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "amp_bf16": "bf16",
-    "amp_fp16": "fp16",
-    "amp_fp8": "fp8",
-    "float32": "fp32",
-}
+# (pattern, dtype) of what a table calls its precision, the first that matches
+PRECISIONS = (
+    (r"fp4", "fp4"),
+    (r"fp8|mxfp8|e4m3", "fp8"),
+    (r"bf16|bfloat16", "bf16"),
+    (r"fp16|float16|half", "fp16"),
+    (r"fp32|float32|tf32", "fp32"),
+)
 SCHEDULES = {
     "1f1b": "1f1b",
     "1f1b-i": "interleaved",
@@ -224,7 +224,7 @@ def _model(record: dict[str, str]) -> ModelSpec:
     heads = _whole(record, "heads", 0) or int(traits.pop("num_heads", 0)) or max(1, hidden // 128)
     traits.pop("num_heads", None)
     kv_heads = _whole(record, "kv_heads", 0) or None
-    precision = record.get("precision", "") or "fp16"
+    precision = (record.get("precision", "") or "fp16").lower()
     fields: dict[str, object] = {
         "name": record.get("model") or "model",
         "num_layers": int(record["layers"]),
@@ -234,7 +234,7 @@ def _model(record: dict[str, str]) -> ModelSpec:
         "ffn_hidden_size": _whole(record, "ffn", 4 * hidden),
         "seq_length": int(record["seq"]),
         "vocab_size": _whole(record, "vocab", 0) or int(traits.get("vocab_size", 51200)),
-        "compute_dtype": PRECISIONS.get(precision, precision),
+        "compute_dtype": next((dtype for pattern, dtype in PRECISIONS if re.search(pattern, precision)), precision),
     }
     if hidden % heads:
         fields["head_size"] = max(8, round(hidden / heads / 8) * 8)  # a slip in the row: no such head exists

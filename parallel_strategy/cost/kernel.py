@@ -6,11 +6,12 @@ faster than its bytes or a launch. Tiles and split-K are chosen as a library wou
 
 import numpy as np
 
-from parallel_strategy.graph.operator import KernelTable
+from parallel_strategy.graph.operator import KernelTable, Phase
 from parallel_strategy.spec.cluster import Device
 from parallel_strategy.spec.framework import FrameworkSpec
 
 SPLITS = (1, 2, 4, 8)
+NARROW = ("fp8", "fp4")  # products in these; everything between them in 16 bits
 
 
 def matmul_seconds(
@@ -50,10 +51,16 @@ def kernel_seconds(table: KernelTable, device: Device, framework: FrameworkSpec,
         memory = table.bytes[products] / (device.hbm.gbps * 1e9 * device.hbm.eff)
         compute = matmul_seconds(device, dtype, m, n, k, batch)
         seconds[products] = np.maximum(compute, memory) + device.gemm.launch_us * 1e-6
+        if dtype in NARROW:
+            # forward quantizes its input and backward its gradient, each also transposed for the weight's product: 2
+            # bytes read and 2 written an element; weights are quantized once
+            paid = np.where(table.phase[products] < Phase.BACKWARD_WEIGHT, m * k * batch, 0.0)
+            bandwidth = device.hbm.gbps * 1e9 * device.hbm.eff * device.vector.eff
+            seconds[products] += 4.0 * paid / bandwidth + np.where(paid > 0, device.vector.launch_us * 1e-6, 0.0)
     if table.flash.any():
         flash = table.flash
         backward = np.where(table.phase[flash] > 0, 0.8, 1.0)
-        rate = device.peak("bf16" if dtype == "fp8" else dtype) * device.flash_eff * framework.flash_scale * backward
+        rate = device.peak("bf16" if dtype in NARROW else dtype) * device.flash_eff * framework.flash_scale * backward
         memory = table.bytes[flash] / (device.hbm.gbps * 1e9 * device.hbm.eff)
         seconds[flash] = (
             np.maximum(table.flops[flash] / rate, memory) + device.gemm.launch_us * 1e-6 * table.launches[flash]

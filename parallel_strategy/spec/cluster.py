@@ -40,7 +40,7 @@ class Vector(Section):
 
 class Device(Section):
     name: str
-    peak_tflops: dict[Literal["fp32", "fp16", "bf16", "fp8"], PositiveFloat]
+    peak_tflops: dict[Literal["fp32", "fp16", "bf16", "fp8", "fp4"], PositiveFloat]
     hbm: Memory
     gemm: Gemm = Gemm()
     flash_eff: float = Field(
@@ -49,8 +49,9 @@ class Device(Section):
     vector: Vector = Vector()
 
     def peak(self, dtype: str) -> float:
-        """FLOP/s of matrix products in this type; bf16 and fp16 stand in for one another, fp8 falls back to them."""
-        for name in (dtype, "bf16", "fp16", "fp32"):
+        """FLOP/s of matrix products in this type; bf16 and fp16 stand in for one another, narrower ones fall back to
+        wider ones."""
+        for name in (dtype, *(["fp8"] if dtype == "fp4" else []), "bf16", "fp16", "fp32"):
             if name in self.peak_tflops:
                 return self.peak_tflops[name] * 1e12  # type: ignore[index]
         raise AssertionError("checked on loading")
@@ -132,7 +133,7 @@ class ClusterSpec(SpecFile):
     @model_validator(mode="after")
     def check_peak(self) -> "ClusterSpec":
         if not self.device.peak_tflops:
-            raise ValueError("device.peak_tflops must name at least one of fp32, fp16, bf16, fp8")
+            raise ValueError("device.peak_tflops must name at least one of fp32, fp16, bf16, fp8, fp4")
         return self
 
     @property

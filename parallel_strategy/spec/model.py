@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from parallel_strategy.spec.file import PRESETS, Section, SpecFile
 
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "fp4": 1}
 
 
 class Experts(Section):
@@ -60,7 +60,7 @@ class ModelSpec(SpecFile):
     latent_attention: LatentAttention | None = None
     prediction_layers: int = Field(default=0, ge=0, description="extra multi-token prediction layers")
     dropout_rate: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    compute_dtype: Literal["fp32", "fp16", "bf16", "fp8"] = "fp16"
+    compute_dtype: Literal["fp32", "fp16", "bf16", "fp8", "fp4"] = "fp16"
     softmax_dtype: Literal["fp32", "fp16"] = "fp32"
     initializer: Literal["released", "master"] = "released"
 
@@ -100,12 +100,12 @@ class ModelSpec(SpecFile):
 
     @property
     def element_bytes(self) -> int:
-        """Bytes of one activation element; fp8 computes in 8 bits but keeps activations in 16."""
+        """Bytes of one activation element; fp8 and fp4 compute in fewer bits but keep activations in 16."""
         return max(2, BYTES[self.compute_dtype])
 
     @property
     def activation_dtype(self) -> str:
-        return "bf16" if self.compute_dtype == "fp8" else self.compute_dtype
+        return "bf16" if self.compute_dtype in ("fp8", "fp4") else self.compute_dtype
 
     def is_expert_layer(self, layer: int) -> bool:
         return self.experts is not None and layer >= self.experts.first_layer

@@ -27,7 +27,7 @@ class ModelChoice(Section):
     preset: str | None = None
     file: str | None = Field(default=None, description="a model.yaml, relative to the strategy file")
     seq: PositiveInt | None = Field(default=None, description="sequence length, where it differs from the model's")
-    dtype: Literal["fp32", "fp16", "bf16", "fp8"] | None = None
+    dtype: Literal["fp32", "fp16", "bf16", "fp8", "fp4"] | None = None
 
 
 class ClusterChoice(Section):

@@ -9,6 +9,7 @@ import pytest
 
 from parallel_strategy.calibrate.figures import FIGURES, apply
 from parallel_strategy.calibrate.fit import Calibration, _weights_of_residuals, calibrate
+from parallel_strategy.calibrate.names import model_traits
 from parallel_strategy.calibrate.protocols import chosen, run_cv, run_p1, run_p2
 from parallel_strategy.calibrate.rows import read_rows
 from parallel_strategy.cli import main
@@ -207,3 +208,28 @@ def test_every_named_machine_resolves(shared):
         if line and not line.startswith("#"):
             _, hardware, framework, *_ = line.split("\t")
             assert cluster_of(hardware) and framework_of(framework), line
+
+
+@pytest.mark.parametrize(
+    ("name", "experts", "latent"),
+    [
+        ("DeepSeek V3", 256, True),
+        ("Qwen3_30B_A3B", 128, False),
+        ("GPT-OSS 120B", 128, False),
+        ("Mixtral-8x22B", 8, False),
+        ("llama3_70b", None, False),
+        ("GPT 18.4B", None, False),
+    ],
+)
+def test_families_are_known_by_name(name, experts, latent):
+    traits = model_traits(name)
+    assert (traits.get("experts") or {}).get("count") == experts
+    assert ("latent_attention" in traits) == latent
+
+
+@pytest.mark.parametrize(
+    ("text", "dtype"), [("FP8-CS", "fp8"), ("nvfp4", "fp4"), ("amp_bf16", "bf16"), ("float16", "fp16"), ("", "fp16")]
+)
+def test_precisions_are_known_by_what_tables_call_them(tmp_path, text, dtype):
+    (row,), skipped = read_rows(write_rows(tmp_path / "rows.csv", [{"precision": text}]))
+    assert not skipped and row.question.model.compute_dtype == dtype

@@ -142,3 +142,18 @@ def test_small_weights_stay_whole_below_the_threshold():
     all_cut, some_whole = states(optimizer_shard=True, threshold_kb=0), states(optimizer_shard=True, threshold_kb=64)
     assert all_cut < some_whole < 1.01 * all_cut
     assert states(optimizer_shard=True, threshold_kb=10**9) == pytest.approx(states(optimizer_shard=False))
+
+
+def test_eight_bits_are_faster_but_not_twice_as_fast():
+    """Inputs and gradients are quantized before each product."""
+    model = ModelSpec.preset("gpt-6.7b")
+    times = {}
+    for dtype in ("bf16", "fp8", "fp4"):
+        asked = question(
+            model.model_copy(update={"compute_dtype": dtype}),
+            "dgx-b200",
+            batch={"global": 64, "micro": 4},
+            mesh={"dp": 8},
+        )
+        times[dtype] = Prediction(asked).price.chunks[0].forward
+    assert 1.1 < times["bf16"] / times["fp8"] < 1.9 and times["fp4"] < times["fp8"]
