@@ -9,7 +9,7 @@
 # --strategy S      how the run is laid over devices; it also says how many there are
 # --workers N       without a strategy: N data-parallel processes
 # --device D        CPU, GPU or Ascend; CPU and GPU split the batch and the optimizer's states, Ascend everything
-# --nodes, --node-rank, --master, --port   many nodes: the same command on each, with its number
+# --nodes, --node-rank, --master, --port   many nodes: the same command on each, with its number (port: 8118)
 # --rank-table F    HCCL's rank table (python -m parallel_strategy export writes one); msrun does without
 # --restarts N      failures in a row without a new checkpoint before it gives up (default 3)
 # --dry-run         look at everything that is needed, say what would be started, and stop

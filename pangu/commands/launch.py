@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=int, default=1, help="computers that take part")
     parser.add_argument("--node-rank", type=int, default=0, help="the number of this one")
     parser.add_argument("--master", default="127.0.0.1", help="address of node 0")
-    parser.add_argument("--port", type=int, default=8118, help="a free port of node 0")
+    parser.add_argument("--port", type=int, help="a free port of node 0 (default: any on one node, 8118 on several)")
     parser.add_argument("--rank-table", help="HCCL rank table (parallel_strategy export writes one)")
     parser.add_argument("--logs", type=Path, help="directory of the logs (default: OUT/logs)")
     parser.add_argument("--restarts", type=int, default=3, help="failures in a row without a new checkpoint")
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pangu.distributed.launch import Nodes, plan_launch
+    from pangu.distributed.launch import MANY_NODES_PORT, Nodes, free_port, plan_launch
 
     config = TrainConfig.load(arguments.config)
     changes = {name: getattr(arguments, name) for name in OVERRIDES if getattr(arguments, name) is not None}
@@ -55,7 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         program += [f"--{name.replace('_', '-')}", str(value)]
     if arguments.strategy:
         program += ["--strategy", arguments.strategy]
-    nodes = Nodes(arguments.nodes, arguments.node_rank, arguments.master, arguments.port)
+    port = arguments.port or (MANY_NODES_PORT if arguments.nodes > 1 else free_port())
+    nodes = Nodes(arguments.nodes, arguments.node_rank, arguments.master, port)
     launch = plan_launch(
         config, program, arguments.strategy, arguments.workers, nodes, arguments.rank_table, arguments.logs
     )

@@ -19,18 +19,20 @@ from pangu.data import PackedData
 from pangu.distributed.world import LOCAL_WORKERS, World
 from pangu.errors import UserError
 
+# On several nodes all must know the port beforehand; it is MindSpore's own default.
+MANY_NODES_PORT = 8118
 # Bytes that a checkpoint takes for each parameter: the weight and two moments, fp32.
 CHECKPOINT_BYTES = 12
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """Where the processes run. master: the address of node 0."""
+    """Where the processes run. master, port: of node 0."""
 
     count: int = 1
     rank: int = 0
     master: str = "127.0.0.1"
-    port: int = 8118
+    port: int = MANY_NODES_PORT
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,13 @@ class Launch:
         if self.workers > 1:
             added[LOCAL_WORKERS] = str(self.local_workers)
         return added
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def msrun() -> list[str]:

@@ -60,7 +60,7 @@ def test_the_guide(folder: Path) -> None:
     for block in commands():
         # What the scripts do is tested in test_distributed.py and test_run_scripts.py.
         block = SCRIPTS.sub(lambda line: line[1] if "--dry-run" in line[1] else f"{line[1]} --dry-run", block)
-        block = block.replace("--seconds 5", "--seconds 1")
+        block = block.replace("--seconds 5", "--seconds 1 --backend numpy")
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block], cwd=folder, env=environment, capture_output=True, text=True
         )

@@ -17,7 +17,7 @@ import yaml
 from pangu.cli import main
 from pangu.config import TrainConfig
 from pangu.convert.layout import ParameterLayout
-from pangu.distributed.launch import Launch, Nodes, plan_launch
+from pangu.distributed.launch import Launch, Nodes, free_port, plan_launch
 from pangu.distributed.supervise import Supervisor
 from pangu.errors import UserError
 from pangu.strategy import applied, load_strategy, rows_of_rank
@@ -81,12 +81,6 @@ def plan(train: Path, strategy: Path | None = None, nodes: Nodes | None = None, 
     given = str(strategy) if strategy else None
     nodes = nodes or Nodes(port=free_port())
     return plan_launch(config, ["-m", "pangu"], given, changes.get("workers"), nodes, changes.get("rank_table"), None)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def problems(launch: Launch) -> str:
@@ -197,7 +191,7 @@ def test_one_that_dies_stops_all_and_all_start_again(tmp_path: Path, capsys) -> 
     assert supervised(tmp_path, script).run() == 0
     told = capsys.readouterr()
     assert "a process ended with code -9" in told.err and "starting again from the beginning" in told.err
-    assert told.out == "done\n"
+    assert told.out.endswith("done\n")
     assert leftovers(tmp_path) == ""
 
 
@@ -247,7 +241,6 @@ def test_two_processes_equal_one_and_kill_9_of_a_worker_costs_nothing(tmp_path: 
     alone = ["bash", "run_scripts/run_standalone_train.sh", str(train), "--out", str(tmp_path / "alone")]
     subprocess.run(alone, cwd=REPOSITORY, check=True, capture_output=True)
     words = ["bash", "run_scripts/run_distributed_train.sh", str(train), "--strategy", str(strategy)]
-    words += ["--port", str(free_port())]
     process = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     run = tmp_path / "run"
     while process.poll() is None and not ((run / "metrics.jsonl").exists() and len(records(run)) > 4):
