@@ -258,7 +258,7 @@ def _histogram(
                 low, high = min(low, bound), max(high, bound)
     if low == high:
         low, high = float(every.min()), float(every.max())
-    is_logarithmic = bool(every.min() >= 0 and high > 20 and high > 30 * max(np.median(every), 1e-9) / 2)
+    is_logarithmic = bool(every.min() >= 0 and high > 20 and high > 8 * np.median(every))
     if is_logarithmic:
         edges = np.expm1(np.linspace(np.log1p(low), np.log1p(high), BINS + 1))
         edges[0], edges[-1] = low, high
@@ -356,6 +356,8 @@ def _clusters(stages: list[Shards], amounts: Amounts) -> tuple[list[Cluster], Co
             )
             for key in chosen
         ]
+    # near-duplicates are what somebody has to judge
+    clusters.sort(key=lambda cluster: _CLUSTER_REASONS.index(cluster.reason))
     return clusters, sizes
 
 

@@ -272,8 +272,14 @@ def _cluster(cluster: Cluster, amounts: Amounts, is_open: bool) -> str:
     sides = _sides("Kept", left, f"Dropped ({len(cluster.others)} of {cluster.size - 1})", right)
     return (
         f"<details{' open' if is_open else ''}><summary><code>{text(cluster.reason)}</code> "
-        f"<span>{cluster.size} documents, stage {text(cluster.stage)}</span></summary>{sides}</details>"
+        f"<span>{cluster.size} documents, stage {text(cluster.stage)}: {_beginning(original)}</span></summary>"
+        f"{sides}</details>"
     )
+
+
+def _beginning(whole: str) -> str:
+    words = " ".join(whole.split())
+    return text(words[:36]) + ("…" if len(words) > 36 else "")
 
 
 def _difference(before: str, after: str) -> str:
