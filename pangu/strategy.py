@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from parallel_strategy.mindspore.layouts import Layout
     from parallel_strategy.spec.strategy import Question
 
-# What of the strategy's model must be the run's; the vocabulary is the corpus's, the rest does not shape parameters.
+# What of the strategy's model must be the run's; and what it takes from the run: the vocabulary is the corpus's, the
+# rest may be left out of a model.yaml, with other defaults there.
 MODEL_FIELDS = ("num_layers", "hidden_size", "num_heads", "ffn_hidden_size")
+TAKEN_FIELDS = ("vocab_size", "seq_length", "query_layer", "final_norm")
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def load_strategy(path: str | Path, model: ModelConfig | None = None) -> RunStra
                 raise UserError(
                     f"{path}: is for a model with {field} {planned}, this one has {real}: set `model` in that file"
                 )
-        changes = {"vocab_size": model.vocab_size, "seq_length": model.seq_length}
+        changes = {field: getattr(model, field) for field in TAKEN_FIELDS}
         question = question.model_copy(update={"model": question.model.model_copy(update=changes)})
     return RunStrategy(str(path), question)
 

@@ -168,16 +168,16 @@ class Supervisor:
             while attempt.process.poll() is None:
                 attempt.look()
                 attempt.show()
-                if self.asked and not passed_on:
+                if self.asked and not passed_on and (attempt.workers or attempt.launch.is_alone):
                     attempt.interrupt()
                     passed_on, deadline = True, time.monotonic() + INTERRUPT_SECONDS
                 if self.asked > 1 or (deadline and time.monotonic() > deadline):
                     break
                 if not attempt.launch.is_alone and not attempt.workers_left():
-                    # None was seen yet, or none is left. A failure has been told; else the scheduler may still end.
-                    if attempt.has_failed() or (self.asked and not attempt.workers):
+                    # None was seen yet, or none is left: a failure has been told, or the scheduler may still end.
+                    if attempt.has_failed():
                         break
-                    if attempt.workers:
+                    if attempt.workers or self.asked:
                         deadline = deadline or time.monotonic() + SCHEDULER_SECONDS
                 time.sleep(POLL_SECONDS)
         finally:

@@ -16,7 +16,7 @@ MACHINE = {
 def write(folder: Path, devices: int = 2, **changes: object) -> tuple[Path, Path]:
     """train.yaml and strategy.yaml (optimizer sharding, every parameter) in a folder."""
     corpus = packed_corpus.write(folder / "packed")
-    (folder / "model.yaml").write_text(packed_corpus.MODEL + "query_layer: true\n")
+    (folder / "model.yaml").write_text(packed_corpus.MODEL)
     (folder / "machine.yaml").write_text(yaml.safe_dump(MACHINE))
     train = {
         "data": str(corpus),

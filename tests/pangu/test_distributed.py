@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from pangu.cli import main
-from pangu.config import TrainConfig
+from pangu.config import TrainConfig, load_size
 from pangu.convert.layout import ParameterLayout
 from pangu.distributed.launch import Launch, Nodes, free_port, plan_launch
 from pangu.distributed.supervise import Supervisor
@@ -65,8 +65,9 @@ def test_a_strategy_decides_micro_batches_recomputation_and_layouts(files) -> No
     fields |= {"batch": {"global": 4, "micro": 1}, "recompute": {"mode": "full"}}
     other = strategy_file.with_name("other.yaml")
     other.write_text(yaml.safe_dump(fields))
-    strategy = load_strategy(other)
-    config = applied(strategy, TrainConfig.load(train))
+    config = TrainConfig.load(train)
+    strategy = load_strategy(other, load_size(config.model))
+    config = applied(strategy, config)
     assert (config.accumulate, config.recompute) == (2, True)
     layouts = strategy.layouts
     assert layouts["backbone.word_embedding.embedding_table"].num_parts == 2

@@ -202,7 +202,8 @@ def test_strategy_files_in_place_of_mindspores(tmp_path: Path, training, capsys)
     assert ["backbone.word_embedding.embedding_table" in stage for stage in held] == [True, False, True]
     assert "num_layers 32, this one has 3" in complaint(capsys, path, "--to", released(tmp_path), "--out", "x")
     (tmp_path / "on-a/state.json").unlink()
-    assert "must have [12, 16]" in complaint(capsys, tmp_path / "on-a", "--from", a, "--out", tmp_path / "x.safetensors")
+    words = (tmp_path / "on-a", "--from", a, "--out", tmp_path / "x.safetensors")
+    assert "must have [12, 16]" in complaint(capsys, *words)
 
 
 def released(folder: Path) -> Path:
