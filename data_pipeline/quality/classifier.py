@@ -1,10 +1,10 @@
 """A classifier of texts, good or bad, of fastText's class: hashed n-grams, one pass a text, trained in seconds.
 
 * **The model** is logistic regression: z = bias + Σ weight[bucket] / √n over the n n-grams of 1 to `gram` characters of
-  the text. fastText (Joulin et al., "Bag of Tricks for Efficient Text Classification", 2016) averages the embeddings of
-  hashed n-grams and puts a linear layer on top; for two classes that is a linear function of the same n-grams, so one
-  weight an n-gram instead of a vector of 100 says the same. Dividing by √n instead of n keeps long texts from looking
-  undecided.
+  the text; its two ends are characters, too. fastText (Joulin et al., "Bag of Tricks for Efficient Text
+  Classification", 2016) averages the embeddings of hashed n-grams and puts a linear layer on top; for two classes that is a linear
+  function of the same n-grams, so one weight an n-gram instead of a vector of 100 says the same. Dividing by √n instead
+  of n keeps long texts from looking undecided.
 * **Characters, not words**: measured (tests/benchmarks/quality.py), words from jieba's segmentation are no better, and
   segmentation costs ten times the rest.
 * **Training** is AdaGrad (Duchi, Hazan and Singer 2011) on one text at a time, in an order drawn from the seed by one
@@ -31,7 +31,7 @@ from data_pipeline.kernels.compiled import compiled
 from data_pipeline.kernels.minhash import mix
 from data_pipeline.quality import model_file
 from data_pipeline.quality.curves import Quality, measure
-from data_pipeline.quality.reading import read
+from data_pipeline.quality.reading import NEWLINE, read
 
 KIND = "classifier"
 # fewer examples of a class than this say nothing about it
@@ -197,15 +197,23 @@ def calibrate(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 @compiled
-def _buckets(text: np.ndarray, gram: int, bits: int, out: np.ndarray) -> int:
-    """Write the bucket (uint32) of each n-gram of 1 to `gram` characters; return how many there are."""
+def _buckets(text: np.ndarray, gram: int, bits: int, framed: np.ndarray, out: np.ndarray) -> int:
+    """Write the bucket (uint32) of each n-gram of 1 to `gram` characters of the text between two line feeds; return how
+    many there are, 0 for no text. `framed` has room for both.
+    """
+    if not text.size:
+        return 0
+    size = text.size + 2
+    framed[0] = NEWLINE
+    framed[1 : size - 1] = text
+    framed[size - 1] = NEWLINE
     shift = np.uint64(64 - bits)
     written = 0
-    for i in range(text.size):
+    for i in range(size):
         word = np.uint64(0)
         for n in range(min(gram, i + 1)):
             # leftwards from i; the length is part of the hash through the repeated multiplication
-            word = (word + np.uint64(text[i - n]) + np.uint64(1)) * _BASE
+            word = (word + np.uint64(framed[i - n]) + np.uint64(1)) * _BASE
             out[written] = np.uint32(mix(word) >> shift)
             written += 1
     return written
@@ -232,9 +240,10 @@ def _score(
     values: np.ndarray, offsets: np.ndarray, gram: int, bits: int, weights: np.ndarray, bias: float, out: np.ndarray
 ) -> None:
     """`out[row]` = the uncalibrated log-odds of each row of code points."""
-    buckets = np.empty(_longest(offsets) * gram, np.uint32)
+    framed = np.empty(_longest(offsets) + 2, np.uint32)
+    buckets = np.empty(framed.size * gram, np.uint32)
     for row in range(offsets.size - 1):
-        count = _buckets(values[offsets[row] : offsets[row + 1]], gram, bits, buckets)
+        count = _buckets(values[offsets[row] : offsets[row + 1]], gram, bits, framed, buckets)
         out[row] = bias + _sum_weights(buckets, count, weights)
 
 
@@ -252,9 +261,10 @@ def _train_epoch(
     bias: float,
 ) -> float:
     """One pass over the rows `order`; changes `weights` and AdaGrad's sums of `squares`, returns the new bias."""
-    buckets = np.empty(_longest(offsets) * gram, np.uint32)
+    framed = np.empty(_longest(offsets) + 2, np.uint32)
+    buckets = np.empty(framed.size * gram, np.uint32)
     for row in order:
-        count = _buckets(values[offsets[row] : offsets[row + 1]], gram, bits, buckets)
+        count = _buckets(values[offsets[row] : offsets[row + 1]], gram, bits, framed, buckets)
         if not count:
             continue
         z = bias + _sum_weights(buckets, count, weights)
@@ -274,6 +284,7 @@ def log_odds_reference(model: Classifier, text: str) -> float:
     from data_pipeline.quality.reading import read_reference
 
     codes = [ord(character) for character in read_reference(text, model.settings.characters)]
+    codes = [NEWLINE, *codes, NEWLINE] if codes else []
     grams = []
     for end in range(len(codes)):
         for n in range(1, min(model.settings.gram, end + 1) + 1):

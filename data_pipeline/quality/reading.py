@@ -1,7 +1,7 @@
-"""What the quality models see of a text: code points in one width and one case, every digit a 0, white space one space.
+"""What the quality models see of a text: letters in one width and one case, every digit a 0, white space one space.
 
-cc_net reads its texts the same way before its language model (lower case, digits to 0); punctuation stays, because spam
-and prose differ in it. Line feeds stay too: a line is the sentence of the language model.
+cc_net reads its texts the same way before its language model (lower case, digits to 0). Punctuation stays as it is,
+also its width, because spam and prose differ in it. Line feeds stay too: a line is the sentence of the language model.
 """
 
 import unicodedata
@@ -38,7 +38,9 @@ def _reading(character: str) -> int:
     category = unicodedata.category(lowered)
     if category == "Nd":
         return ZERO
-    return SPACE if category[0] in "ZC" else ord(lowered)
+    if category[0] in "ZC":
+        return SPACE
+    return ord(lowered if category[0] in "LN" else character)
 
 
 def read(texts: pa.Array | pa.ChunkedArray, most_characters: int | None = None) -> CodePoints:

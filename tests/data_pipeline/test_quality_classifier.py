@@ -94,7 +94,7 @@ def train_plainly(positives: list[str], negatives: list[str], chosen: Classifier
     for epoch in range(chosen.epochs):
         rate = chosen.learning_rate * (1 - epoch / chosen.epochs)
         for n in generator.permutation(seen):
-            text = texts[n]
+            text = f"\n{texts[n]}\n"
             grams = [text[i - k + 1 : i + 1] for i in range(len(text)) for k in range(1, min(chosen.gram, i + 1) + 1)]
             z = bias + sum(weights.get(gram, 0) for gram in grams) / math.sqrt(len(grams))
             error = 1 / (1 + math.exp(-z)) - labels[n]
@@ -121,11 +121,12 @@ def test_training_equals_plain_training() -> None:
     assert model.figures["heldout_positives"] == model.figures["heldout_negatives"] == 5
     plain = train_plainly(good, bad, chosen, heldout)
     assert model.bias == pytest.approx(plain["bias"], abs=1e-4)
-    for text in ("天地", "宙宇玄", "黄"):
+    for asked in ("天地", "宙宇玄", "黄"):
+        text = f"\n{asked}\n"
         grams = [text[i - k + 1 : i + 1] for i in range(len(text)) for k in range(1, min(2, i + 1) + 1)]
         z = plain["bias"] + sum(plain.get(gram, 0) for gram in grams) / math.sqrt(len(grams))
         expected = model.slope * z + model.intercept
-        assert model.log_odds(pa.array([text]))[0] == pytest.approx(expected, abs=1e-3)
+        assert model.log_odds(pa.array([asked]))[0] == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize(
