@@ -192,6 +192,7 @@ def apply(question: Question, step: nn.Cell, *, load: str | None = None) -> Para
     parts = strategy.micro_batches
     if mesh.pp > 1:
         loss.cell_init_args = "lazy_inline_" + type(loss).__name__  # one graph for all micro-batches
+        share_other_stages(question, loss)
         step.accumulate_inside(lambda whole: Pipeline(whole, parts))
     elif parts > 1:
         step.accumulate_inside(lambda whole: GradAccumulation(whole, parts))
@@ -254,6 +255,19 @@ def place_stages(question: Question, loss: nn.Cell) -> None:
             cell.pipeline_stage = place.stage
             if question.strategy.pipeline.vpp > 1:
                 cell.pipeline_segment = place.chunk
+
+
+def share_other_stages(question: Question, loss: nn.Cell) -> None:
+    """Let the compiler read one layer for all those of other stages, which it drops: a third of its time at 64 layers.
+
+    Layers of the same stage cannot share a graph: it would have one set of gradients.
+    """
+    places = places_of_layers(question)
+    stage = get_rank() // (question.strategy.mesh.devices // question.strategy.mesh.pp)
+    for path, cell in loss.cells_and_names():
+        layer = layer_of_cell(question, path.replace("network.", ""))
+        if layer is not None and places[layer].stage != stage:
+            cell.cell_init_args = "lazy_inline_" + type(cell).__name__
 
 
 def recompute_layers(question: Question, loss: nn.Cell) -> None:

@@ -111,6 +111,8 @@ def virtual_log(question: Question) -> str:
     if question.strategy.mesh.devices > VIRTUAL_DEVICES:
         return "not run"
     proof = prove(as_compiled(question), steps=1)
+    if proof.problem.startswith("no virtual kernel"):
+        return "not run"
     return proof.problem or ("equal" if proof.equal else f"apart by {proof.largest:.1e}")
 
 
