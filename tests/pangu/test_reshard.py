@@ -24,6 +24,7 @@ from tests.conftest import REPOSITORY
 from tests.pangu.convert_files import random_weights, released_layouts, write_ckpt, write_strategy
 
 Layouts = dict[str, ParameterLayout]
+NORM = "backbone.layernorm.gamma"
 
 
 def with_moments(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -170,6 +171,21 @@ def test_a_training_checkpoint_stays_one(tmp_path: Path, training) -> None:
     ):
         assert found.keys() == expected.keys()
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    # What else reads checkpoints reads this one too.
+    _, loaded, _ = checkpoint.load_for_inference(tmp_path / "four")
+    assert all(np.array_equal(loaded[name], weights[name]) for name in weights)
+    words = (
+        "convert",
+        tmp_path / "four",
+        "--to",
+        "safetensors",
+        "--heads",
+        2,
+        "--out",
+        tmp_path / "converted.safetensors",
+    )
+    assert main([str(word) for word in words]) == 0
+    assert np.array_equal(load_file(tmp_path / "converted.safetensors")[NORM], weights[NORM])
     assert reshard(tmp_path / "four", "--out", tmp_path / "whole") == 0
     assert json.loads((tmp_path / "whole/state.json").read_text())["state"]["step"] == 7
     for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER):
