@@ -2,7 +2,7 @@
 
 P3 (the default) has seen no row. P1 calibrates on at most a fifth of each machine's rows and scores the others. P2
 leaves one model size out at a time. CV calibrates on four fifths and scores the fifth, five times. With --calibration,
-rows that the file saw are left out of the score.
+rows that the file saw are left out of the score. A table of dry-run peaks (`peak_mb_dryrun`) is scored for memory.
 
 example:
   python -m parallel_strategy validate rows.csv
@@ -28,14 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
+    from pathlib import Path
 
+    from parallel_strategy.calibrate.dryrun import is_dryrun_table, read_dryruns, run_dryruns, score_dryruns
     from parallel_strategy.calibrate.fit import Calibration
     from parallel_strategy.calibrate.protocols import run_cv, run_p1, run_p2, run_p3
     from parallel_strategy.calibrate.rows import read_all
     from parallel_strategy.calibrate.score import outcome, score
+    from parallel_strategy.cost.memory import GIB
     from parallel_strategy.report.validation import print_scores, write_predictions, write_scatter
 
-    rows = read_all(arguments.rows, arguments.cluster)
+    dryruns = {Path(path).stem: read_dryruns(path) for path in arguments.rows if is_dryrun_table(path)}
+    rows = read_all([path for path in arguments.rows if Path(path).stem not in dryruns], arguments.cluster)
     folds: list[tuple[str, list]] = []
     if arguments.calibration:
         calibration = Calibration.load(arguments.calibration)
@@ -59,8 +63,15 @@ def run(arguments: argparse.Namespace) -> int:
     for one in outcomes:
         tables.setdefault(one.row.table, []).append(one)
     scores = [score(table, members) for table, members in tables.items()]
+    peaks = []
+    for table, members in dryruns.items():
+        if arguments.calibration and not arguments.include_seen:
+            members = [one for one in members if not one.development]
+        if members:
+            peaks += run_dryruns(members, "shipped" if arguments.calibration else arguments.protocol)
+            scores.append(score_dryruns(table, peaks[-len(members) :]))
     if arguments.out:
-        write_predictions(arguments.out, outcomes)
+        write_predictions(arguments.out, outcomes, {one.id: found / GIB for one, found in peaks})
     if arguments.scatter:
         write_scatter(arguments.scatter, outcomes, title)
     if arguments.json:

@@ -64,8 +64,9 @@ def print_scores(title: str, scores: list[Score], folds: list[tuple[str, Score]]
         )
 
 
-def write_predictions(path: str, outcomes: list[Outcome]) -> None:
-    """`id, predicted_s, predicted_gib, oom`, and the interval that holds 4 of 5 measured times."""
+def write_predictions(path: str, outcomes: list[Outcome], memory_only: dict[str, float] | None = None) -> None:
+    """`id, predicted_s, predicted_gib, oom`, and the interval that holds 4 of 5 measured times. `memory_only`: GiB of
+    rows that have no time."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "predicted_s", "predicted_gib", "oom", "low_s", "high_s"])
@@ -80,6 +81,8 @@ def write_predictions(path: str, outcomes: list[Outcome]) -> None:
                 f"{one.seconds * one.interval:.6g}",
             ]
         )
+    for name, gib in (memory_only or {}).items():
+        writer.writerow([name, "", f"{gib:.4g}", "", "", ""])
     write_whole(Path(path), text.getvalue())
 
 
