@@ -104,7 +104,7 @@ class Gpt(nn.Module):
         for layer in self.layers:
             x = checkpoint(layer, x, mask, use_reentrant=False) if self.case.recompute else layer(x, mask)
         logits = functional.linear(self.norm(x), self.word.weight).float()
-        return functional.cross_entropy(logits.view(-1, VOCABULARY), target.view(-1))
+        return functional.cross_entropy(logits.flatten(0, 1), target.flatten())
 
 
 def step_seconds(case: Case, budget: float) -> tuple[float, float]:
