@@ -43,6 +43,18 @@ class Chunk:
         return sum(piece.count for piece in self.pieces if piece.block.kind not in ("embedding", "head"))
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a weight is spread over the ranks that hold it, `whole`: `shard` ranks share a copy, `replica` groups of them
+    hold the same parts."""
+
+    whole: str
+    shard: str
+    replica: str
+    shards: int
+    replicas: int
+
+
 class Program:
     """A question, unfolded."""
 
@@ -59,6 +71,7 @@ class Program:
             vocab_split=strategy.tensor.vocab == "split",
         )
         self.groups = Groups(mesh, strategy.zero.weight_shard_size)
+        self.cuts: dict[tuple[Parameter, int], Cut] = {}  # those that `sharding.cut_of` has found
         self.chunks = self._chunks()
 
     def moved_to(self, question: Question) -> "Program":
@@ -66,6 +79,7 @@ class Program:
         program = copy.copy(self)
         program.question = question
         program.groups = Groups(question.strategy.mesh, question.strategy.zero.weight_shard_size)
+        program.cuts = {}
         return program
 
     @property

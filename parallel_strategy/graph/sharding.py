@@ -14,10 +14,9 @@ Weights travel in buckets, one of dense weights and one of experts, or one by on
 import fnmatch
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from parallel_strategy.graph.operator import Block, Collective, Parameter, Phase
-from parallel_strategy.graph.program import Program
+from parallel_strategy.graph.program import Cut, Program
 from parallel_strategy.graph.stored import WORD_TABLES, is_table, is_turned, released_name
 
 SCALAR_BYTES = 4.0
@@ -26,20 +25,15 @@ OUTSIDE = -1  # the layer of what is about many
 Node = tuple[int, Collective]  # layer and collective
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """How a weight is spread over the ranks that hold it, `whole`: `shard` ranks share a copy, `replica` groups of them
-    hold the same parts."""
-
-    whole: str
-    shard: str
-    replica: str
-    shards: int
-    replicas: int
-
-
 def cut_of(program: Program, parameter: Parameter, layer: int = OUTSIDE) -> Cut:
     """The axes and sizes of one weight; `layer` matters where weights are kept whole by name."""
+    key = parameter, layer if program.question.strategy.zero.whole else OUTSIDE
+    if key not in program.cuts:
+        program.cuts[key] = _cut(program, parameter, layer)
+    return program.cuts[key]
+
+
+def _cut(program: Program, parameter: Parameter, layer: int) -> Cut:
     framework, zero = program.question.framework, program.question.strategy.zero
     over_tensor = framework.parameter_collectives and program.shard.tp > 1 and is_partial(program, parameter)
     whole = "expert_dp" if parameter.expert else "weights_tp" if over_tensor else "weights"
