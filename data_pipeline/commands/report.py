@@ -47,9 +47,11 @@ def bounded_page(root: Path, samples: int, limit: int) -> tuple[str, int]:
     from data_pipeline.errors import UserError
     from data_pipeline.report.collect import Amounts, collect
     from data_pipeline.report.page import render
+    from data_pipeline.report.thresholds import reading
 
     amounts = Amounts(samples=samples)
-    report = collect(root, amounts)
+    with reading(root):
+        report = collect(root, amounts)
     while True:
         page = render(report, amounts)
         size = len(page.encode())

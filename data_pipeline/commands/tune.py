@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.errors import UserError
+    from data_pipeline.report.thresholds import reading
 
     for name in ("threshold", "minimum", "maximum"):
         value = getattr(arguments, name)
@@ -40,8 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"--{name}: not a number")
     if arguments.number < 0:
         raise UserError(f"-n {arguments.number}: the nearest legal value is 0")
-    current, proposed = chosen(arguments)
-    found = compare(arguments.out, current, proposed, arguments.number)
+    with reading(arguments.out):
+        current, proposed = chosen(arguments)
+        found = compare(arguments.out, current, proposed, arguments.number)
     if arguments.json:
         print(json.dumps(found, ensure_ascii=False))
     else:

@@ -87,3 +87,17 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and message in error[0]
     assert main(["tune", str(tmp_path), "short"]) == 2
+
+
+def test_a_damaged_run_is_one_line(
+    tmp_path: Path, sources: list[dict], recipe_at: Callable[..., Path], capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    run_recipe(recipe_at(sources, filter_stage(), workers=1), out)
+    for damage in (b"junk", None):
+        for path in (out / "stages/filter/kept").glob("*.parquet"):
+            path.write_bytes(damage) if damage else path.unlink()
+        for command in (["tune", str(out), "short"], ["report", str(out)]):
+            assert main(command) == 2
+            error = capsys.readouterr().err.strip().splitlines()
+            assert len(error) == 1 and "run --verify" in error[0]
