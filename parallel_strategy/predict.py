@@ -82,12 +82,16 @@ class Prediction:
         last."""
         return self.step_end(self.replayed.finish)
 
-    def step_end(self, finish: list[float]) -> float:
-        end = max(
+    def gradients_done(self, finish: list[float]) -> float:
+        """When the last stage has its gradients: their norm joins the stages before the update."""
+        return max(
             done + tail.gradient_reduce + tail.embedding_reduce for done, tail in zip(finish, self.tails, strict=True)
         )
-        # the norm of all gradients joins the stages before the update
-        return end + max(tail.optimizer + tail.weight_gather + tail.fixed for tail in self.tails)
+
+    def step_end(self, finish: list[float]) -> float:
+        return self.gradients_done(finish) + max(
+            tail.optimizer + tail.weight_gather + tail.fixed for tail in self.tails
+        )
 
     @cached_property
     def closed_form_seconds(self) -> float:

@@ -65,10 +65,6 @@ def timeline(prediction: Prediction, go):
     """A band per stage: what it computes, with idle time in red, and below it a thin lane for each link it uses."""
     found = list(bars(prediction))
     end = prediction.seconds
-    for stage, finish in enumerate(prediction.replayed.finish):
-        waited = prediction.replayed.seconds - finish
-        if waited > 1e-9:
-            found.append(Bar(stage, "compute", finish, waited, "idle", "waits for the other stages"))
     lanes = [level.level for level in prediction.question.cluster.topology]
     lanes = [name for name in (*lanes, "copy") if any(bar.stream == name for bar in found)]
     height = 0.3 / max(1, len(lanes))

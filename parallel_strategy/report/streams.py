@@ -56,18 +56,33 @@ def bars(prediction: Prediction) -> Iterator[Bar]:
             copied = min(seconds, price.offload_seconds(program.chunks[chunk]))
             yield Bar(event.stage, "copy", event.start, copied, "copy", f"activations of {title}")
     weights = network.outermost_level(*program.group("weights"))
+    # the norm of all gradients joins the stages: each waits for the last one's gradients before it updates
+    joined = prediction.gradients_done(replayed.finish)
     for stage, tail in enumerate(prediction.tails):
-        time = replayed.finish[stage]
-        for name, stream, seconds in (
-            ("reduce gradients", weights, tail.gradient_reduce),
-            ("sum the tied embedding", sends or weights, tail.embedding_reduce),
-            ("optimizer", "compute", tail.optimizer),
-            ("gather weights", weights, tail.weight_gather),
-            ("host", "compute", tail.fixed),
+        waited = joined - replayed.finish[stage]
+        if waited > 1e-9:
+            yield Bar(stage, "compute", replayed.finish[stage], waited, "idle", "waits for the gradients of all stages")
+        for time, work in (
+            (
+                replayed.finish[stage],
+                (
+                    ("reduce gradients", weights, tail.gradient_reduce),
+                    ("sum the tied embedding", sends or weights, tail.embedding_reduce),
+                ),
+            ),
+            (
+                joined,
+                (
+                    ("optimizer", "compute", tail.optimizer),
+                    ("gather weights", weights, tail.weight_gather),
+                    ("host", "compute", tail.fixed),
+                ),
+            ),
         ):
-            if seconds:
-                yield Bar(stage, stream, time, seconds, "tail", name)
-                time += seconds
+            for name, stream, seconds in work:
+                if seconds:
+                    yield Bar(stage, stream, time, seconds, "tail", name)
+                    time += seconds
 
 
 def link_seconds(prediction: Prediction, chunk: Chunk, kind: str, split: bool) -> dict[str, tuple[int, float]]:
