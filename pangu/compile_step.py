@@ -30,8 +30,8 @@ def compile_step(
 ) -> None:
     """Compile for the rank that the environment names; write layouts and seconds to `out` as JSON.
 
-    save_strategy, save_groups: files that MindSpore writes of what it did. load_strategy: a parameter strategy file that
-    says how operators are split, instead of ours.
+    save_strategy, save_groups: files that MindSpore writes of what it did. load_strategy: a parameter strategy file
+    that says how the operators which own parameters are split, in the place of our table.
 
     Raises UserError where the strategy is wrong or cannot be applied.
     """

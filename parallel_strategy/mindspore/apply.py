@@ -215,7 +215,8 @@ def configured(question: Question, step: nn.Cell, load: str | None) -> AutoParal
     whole.disable_loss_repeated_mean()
     if mesh.pp > 1:
         schedule = strategy.pipeline.schedule
-        whole.pipeline(stages=mesh.pp, interleave=strategy.pipeline.vpp > 1, scheduler=SCHEDULERS[schedule])
+        interleave = strategy.pipeline.vpp > 1 or schedule != "1f1b"  # MindSpore has the others as interleaved ones
+        whole.pipeline(stages=mesh.pp, interleave=interleave, scheduler=SCHEDULERS[schedule])
     if zero.optimizer_shard:
         whole.hsdp(zero.weight_shard_size, zero.threshold_kb, f"level{zero.level}")
     return whole

@@ -68,6 +68,13 @@ LAYOUTS: dict[str, dict] = {
     "dp2 mp2, 4 parts accumulated, hsdp": layout(16, 2, mesh={"dp": 2, "tp": 2}, zero=SHARDED),
     "pp2 dp2 mp2": layout(16, 2, mesh={"pp": 2, "dp": 2, "tp": 2}),
     "pp2 dp2 mp2, hsdp": layout(16, 2, mesh={"pp": 2, "dp": 2, "tp": 2}, zero=SHARDED),
+    "dp4 mp2, hsdp in twos": layout(8, 2, mesh={"dp": 4, "tp": 2}, zero=SHARDED | {"weight_shard_size": 2}),
+    "dp2 mp2, Adam on the host": layout(4, 2, mesh={"dp": 2, "tp": 2}, offload={"optimizer": True}),
+    "dp2 mp2, selective recompute": layout(4, 2, mesh={"dp": 2, "tp": 2}, recompute={"mode": "selective"}),
+    "dp2 mp4, recompute without collectives": layout(
+        4, 2, mesh={"dp": 2, "tp": 4}, recompute=FULL | {"mp_comm": False}
+    ),
+    "pp2 dp2 mp2, GPipe": layout(8, 1, mesh={"pp": 2, "dp": 2, "tp": 2}, pipeline={"schedule": "gpipe"}),
     "pp4 mp2": layout(8, 1, mesh={"pp": 4, "tp": 2}),
     "pp2 dp2 mp2, hsdp, recompute": layout(16, 2, mesh={"pp": 2, "dp": 2, "tp": 2}, zero=SHARDED, recompute=FULL),
     "pp4 dp2 mp2, recompute": layout(8, 1, mesh={"pp": 4, "dp": 2, "tp": 2}, recompute=FULL),

@@ -9,6 +9,7 @@ from parallel_strategy.mindspore.dryrun.collectives import Collective
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.strategy import Question
 
+WEIGHTS = ("gradients.", "weights.")  # how the emulator names what it sends of them
 COMPILER = "mindspore-2.10"  # the framework preset that says what this compiler does
 
 
@@ -51,7 +52,11 @@ def emulated(question: Question, rank: int) -> Counter[Kind]:
 
 
 def of_emulator(records: Iterable[Record]) -> Counter[Kind]:
-    return Counter(kind(r.phase, r.layer, r.op, tuple(r.group), round(r.bytes), r.dtype) for r in records)
+    """Traffic of weights and gradients counts as a step's, whenever it is: the compiler's graph says no more of it."""
+    return Counter(
+        kind("step" if r.name.startswith(WEIGHTS) else r.phase, r.layer, r.op, r.group, round(r.bytes), r.dtype)
+        for r in records
+    )
 
 
 def kind(phase: str, layer: int, op: str, group: tuple[int, ...], size: int, dtype: str) -> Kind:
