@@ -8,8 +8,9 @@ import copy
 from dataclasses import dataclass
 from functools import cached_property
 
+from parallel_strategy.graph.ends import build_embedding, build_head
 from parallel_strategy.graph.groups import Groups
-from parallel_strategy.graph.layer import Shard, build_embedding, build_head, build_layer
+from parallel_strategy.graph.layer import Shard, build_layer
 from parallel_strategy.graph.operator import Block, Collective, Parameter, Phase
 from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.spec.strategy import Question, even_stages
