@@ -12,17 +12,30 @@ import pyarrow as pa
 from data_pipeline.kernels.compiled import compiled
 from data_pipeline.kernels.minhash import mix
 from data_pipeline.kernels.normal_form import TABLE_SIZE, decode, text_buffers
+from data_pipeline.kernels.survey_flags import (
+    AT,
+    BREAK,
+    DIGIT,
+    INDENT,
+    LATIN,
+    LATIN_FIRST,
+    NAVIGATION,
+    NUMBERS,
+    PAIR_FIRST,
+    PAIR_SECOND,
+    REPEATED,
+    SENTENCE,
+    SEPARATOR,
+    SPACE,
+    SYMBOL,
+    TRADITIONAL,
+    TRAILING,
+    UNIFY,
+    UNTIDY,
+    WIDE_FIRST,
+    WORDS,
+)
 
-# what a text may need; also the class of the characters that show it
-SYMBOL, UNIFY, TRADITIONAL, BREAK = 1, 2, 4, 8
-# LATIN_FIRST before LATIN, or WIDE_FIRST behind ASCII, may begin mojibake
-LATIN, WIDE_FIRST, LATIN_FIRST = 16, 32, 32768
-SPACE, INDENT, TRAILING = 64, 128, 256
-DIGIT, SEPARATOR, SENTENCE, AT = 512, 1024, 2048, 4096
-# one of PAIR_FIRST before one of PAIR_SECOND may begin a word that is looked for
-PAIR_FIRST, PAIR_SECOND = 8192, 16384
-UNTIDY, REPEATED, NAVIGATION, NUMBERS, WORDS = 1 << 16, 1 << 17, 1 << 18, 1 << 19, 1 << 20
-EVERYTHING = (1 << 21) - 1
 _LINE_FEED = 10
 _HAN_BLOCKS = ((0x3007, 0x3008), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x323B0))
 _BASE = np.uint64(0x9E3779B97F4A7C15)

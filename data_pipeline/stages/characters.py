@@ -19,8 +19,6 @@ from functools import cache
 
 import numpy as np
 
-from data_pipeline.kernels.normal_form import TABLE_SIZE
-
 # ○ (U+25CB) is the zero of 二○○八年; arrows are words in manuals; ①②③ number paragraphs. They stay.
 SYMBOLS = re.compile(
     "[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
@@ -82,6 +80,8 @@ def _translated() -> re.Pattern[str]:
 @cache
 def unified_points() -> np.ndarray:
     """bool[262144]: which characters `unify` may change, alone or with the one before."""
+    from data_pipeline.kernels.normal_form import TABLE_SIZE
+
     changed = np.zeros(TABLE_SIZE, bool)
     changed[[point for point in _translation() if point < TABLE_SIZE]] = True
     for first, end in ((0x300, 0x3400), (0xA66F, 0xAC00), (0x1160, 0x1200), (0x10A00, 0x1F000)):
@@ -96,6 +96,8 @@ def unified_points() -> np.ndarray:
 @cache
 def symbol_points() -> np.ndarray:
     """bool[262144]: which characters `remove_symbols` removes; all above these are."""
+    from data_pipeline.kernels.normal_form import TABLE_SIZE
+
     text = "".join(chr(point) for point in range(0xD800)) + "\0" * 0x800
     text += "".join(chr(point) for point in range(0xE000, 0x20000))
     is_symbol = np.zeros(TABLE_SIZE, bool)

@@ -26,7 +26,7 @@ from pydantic import Field
 
 from data_pipeline import record
 from data_pipeline.engine.steps import Map, StageSettings
-from data_pipeline.kernels import survey
+from data_pipeline.kernels import survey_flags
 from data_pipeline.stages import boilerplate_lines, characters, mojibake
 from data_pipeline.stages import privacy as private_data
 from data_pipeline.stages.clean_needs import character_classes, navigation_words
@@ -139,6 +139,8 @@ class Cleaned:
 
 def clean(batch: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
     """All rules, on every document of a batch."""
+    from data_pipeline.kernels import survey
+
     texts = [text or "" for text in batch.column("text").to_pylist()]
     changes = clean_texts(texts, settings)
     column = pa.array(texts, pa.string())
@@ -218,6 +220,8 @@ def clean_text(text: str, settings: Settings) -> tuple[str, Changes]:
 
 
 def _survey(texts: list[str], settings: Settings) -> list[int]:
+    from data_pipeline.kernels import survey
+
     if not texts:
         return []
     column = pa.array(texts, pa.large_string())
@@ -225,32 +229,32 @@ def _survey(texts: list[str], settings: Settings) -> list[int]:
     return found.tolist()
 
 
-def clean_characters(text: str, settings: Settings, changes: Changes, flags: int = survey.EVERYTHING) -> str:
+def clean_characters(text: str, settings: Settings, changes: Changes, flags: int = survey_flags.EVERYTHING) -> str:
     """Rules 1 to 3, once: each where its flag says so, or where one before it changed the text."""
     start = text
-    if settings.repair_mojibake and flags & (survey.LATIN | survey.WIDE_FIRST):
+    if settings.repair_mojibake and flags & (survey_flags.LATIN | survey_flags.WIDE_FIRST):
         text, count = mojibake.repair(text)
         changes.mojibake_repaired += count
-    if flags & survey.BREAK or text != start:
+    if flags & survey_flags.BREAK or text != start:
         text = characters.LINE_BREAKS.sub("\n", text)
-    if settings.unify_characters and (flags & survey.UNIFY or text != start):
+    if settings.unify_characters and (flags & survey_flags.UNIFY or text != start):
         text = characters.unify(text)
-    if settings.remove_symbols and (flags & survey.SYMBOL or text != start):
+    if settings.remove_symbols and (flags & survey_flags.SYMBOL or text != start):
         text, count = characters.remove_symbols(text)
         changes.symbols_removed += count
-    if settings.simplify and (flags & survey.TRADITIONAL or text != start):
+    if settings.simplify and (flags & survey_flags.TRADITIONAL or text != start):
         text, converted = simplify(text)
         changes.simplified |= converted
-    if flags & survey.UNTIDY or text != start:
+    if flags & survey_flags.UNTIDY or text != start:
         text = _BLANK_LINES.sub("\n\n", tidy_lines(text)).strip()
     return text
 
 
-def clean_lines(text: str, settings: Settings, changes: Changes, flags: int = survey.EVERYTHING) -> str:
+def clean_lines(text: str, settings: Settings, changes: Changes, flags: int = survey_flags.EVERYTHING) -> str:
     """Rules 4 and 5, once: each where its flag says so, or where one before it changed the text."""
     start = text
-    has_words = bool(flags & (survey.WORDS | survey.NUMBERS))
-    if settings.remove_navigation and flags & survey.NAVIGATION:
+    has_words = bool(flags & (survey_flags.WORDS | survey_flags.NUMBERS))
+    if settings.remove_navigation and flags & survey_flags.NAVIGATION:
         text, count = boilerplate_lines.remove_navigation(text)
         changes.navigation_lines += count
     if settings.remove_contact_lines and (has_words or text != start):
@@ -259,7 +263,7 @@ def clean_lines(text: str, settings: Settings, changes: Changes, flags: int = su
     if settings.privacy != "keep" and (has_words or text != start):
         text, count = private_data.hide_private(text, settings.privacy, settings.privacy_kinds)
         changes.private_items += count
-    if settings.remove_repeated_paragraphs and (flags & survey.REPEATED or text != start):
+    if settings.remove_repeated_paragraphs and (flags & survey_flags.REPEATED or text != start):
         text, count = boilerplate_lines.remove_repeated_paragraphs(text, settings.repeated_paragraph_characters)
         changes.repeated_paragraphs += count
     return text if text == start else _BLANK_LINES.sub("\n\n", text).strip()
@@ -285,6 +289,8 @@ def _reason(found: Cleaned, title: str | None, settings: Settings) -> str | None
 
 def measure(text: str) -> tuple[int, float]:
     """(characters that are not white space, share of Chinese characters among them)."""
+    from data_pipeline.kernels import survey
+
     total, han = survey.measure(pa.array([text], pa.large_string()))
     return int(total[0]), int(han[0]) / int(total[0]) if total[0] else 0.0
 
@@ -325,6 +331,7 @@ STEPS = (
         signals=SIGNALS,
         uses=(
             "data_pipeline.kernels.survey",
+            "data_pipeline.kernels.survey_flags",
             "data_pipeline.kernels.normal_form",
             "data_pipeline.kernels.minhash",
             "data_pipeline.stages.boilerplate_lines",

@@ -5,8 +5,6 @@ import functools
 
 import numpy as np
 
-from data_pipeline.kernels.normal_form import TABLE_SIZE
-
 
 def simplify(text: str) -> tuple[str, bool]:
     """(simplified text, whether anything changed)."""
@@ -38,6 +36,8 @@ def _traditional_characters() -> frozenset[str]:
 @functools.cache
 def traditional_points() -> np.ndarray:
     """bool[262144]: these characters."""
+    from data_pipeline.kernels.normal_form import TABLE_SIZE
+
     points = np.zeros(TABLE_SIZE, bool)
     points[[ord(character) for character in _traditional_characters()]] = True
     return points
