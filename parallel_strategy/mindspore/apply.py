@@ -91,7 +91,9 @@ COPY = "output_table"
 def copy_tied_table(question: Question, step: nn.Cell) -> TiedTable | None:
     """Give the last stage a word table of its own. None where one stage has both ends."""
     mesh, rank = question.strategy.mesh, get_rank()
-    if mesh.pp == 1:
+    places = places_of_layers(question)
+    first_stage, last_stage = places[0].stage, places[-1].stage
+    if first_stage == last_stage:  # also where a schedule leads there and back again
         return None
     network = step.loss.network.network
     table = network.output_table
@@ -103,13 +105,13 @@ def copy_tied_table(question: Question, step: nn.Cell) -> TiedTable | None:
     step.holders = tuple(2 if parameter is table or parameter is copy else 1 for parameter in parameters)
     stage_devices = mesh.devices // mesh.pp
     stage, place = divmod(rank, stage_devices)
-    ends = (place, place + (mesh.pp - 1) * stage_devices)
+    ends = (place + first_stage * stage_devices, place + last_stage * stage_devices)
     group = f"tied-{place}"
-    if stage not in (0, mesh.pp - 1):
+    if stage not in (first_stage, last_stage):
         return TiedTable(-1, group, ends)
     create_group(group, list(ends))
     first = next(index for index, parameter in enumerate(parameters) if parameter is table)
-    return TiedTable(first if stage == 0 else len(parameters) - 1, group, ends)
+    return TiedTable(first if stage == first_stage else len(parameters) - 1, group, ends)
 
 
 class FedByParameters(nn.Cell):
@@ -190,8 +192,9 @@ def apply(question: Question, step: nn.Cell, *, load: str | None = None) -> Para
     if strategy.offload.optimizer:
         put_on_host(step.optimizer)
     parts = strategy.micro_batches
-    if mesh.pp > 1:
+    if parts > 1:
         loss.cell_init_args = "lazy_inline_" + type(loss).__name__  # one graph for all micro-batches
+    if mesh.pp > 1:
         share_other_stages(question, loss)
         step.accumulate_inside(lambda whole: Pipeline(whole, parts))
     elif parts > 1:
@@ -254,7 +257,7 @@ def place_stages(question: Question, loss: nn.Cell) -> None:
         place = stage_of_cell(question, path.replace("network.", ""), places)
         if place is not None:
             cell.pipeline_stage = place.stage
-            if question.strategy.pipeline.vpp > 1:
+            if question.strategy.chunks_per_stage > 1:
                 cell.pipeline_segment = place.chunk
 
 

@@ -75,6 +75,11 @@ LAYOUTS: dict[str, dict] = {
         4, 2, mesh={"dp": 2, "tp": 4}, recompute=FULL | {"mp_comm": False}
     ),
     "pp2 dp2 mp2, GPipe": layout(8, 1, mesh={"pp": 2, "dp": 2, "tp": 2}, pipeline={"schedule": "gpipe"}),
+    "pp2 dp2 mp2, 2 chunks a stage": layout(
+        8, 1, mesh={"pp": 2, "dp": 2, "tp": 2}, pipeline={"schedule": "mindspore_vpp", "vpp": 2}
+    ),
+    "pp2 dp2 mp2, zero bubble V": layout(8, 1, mesh={"pp": 2, "dp": 2, "tp": 2}, pipeline={"schedule": "zb_v"}),
+    "dp4 mp2, hsdp level 2": layout(8, 2, mesh={"dp": 4, "tp": 2}, zero=SHARDED | {"level": 2}),
     "pp4 mp2": layout(8, 1, mesh={"pp": 4, "tp": 2}),
     "pp2 dp2 mp2, hsdp, recompute": layout(16, 2, mesh={"pp": 2, "dp": 2, "tp": 2}, zero=SHARDED, recompute=FULL),
     "pp4 dp2 mp2, recompute": layout(8, 1, mesh={"pp": 4, "dp": 2, "tp": 2}, recompute=FULL),
