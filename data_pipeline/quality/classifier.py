@@ -2,11 +2,11 @@
 
 * **The model** is logistic regression: z = bias + Σ weight[bucket] / √n over the n n-grams of 1 to `gram` characters of
   the text; its two ends are characters, too. fastText (Joulin et al., "Bag of Tricks for Efficient Text
-  Classification", 2016) averages the embeddings of hashed n-grams and puts a linear layer on top; for two classes that is a linear
-  function of the same n-grams, so one weight an n-gram instead of a vector of 100 says the same. Dividing by √n instead
-  of n keeps long texts from looking undecided.
-* **Characters, not words**: measured (tests/benchmarks/quality.py), words from jieba's segmentation are no better, and
-  segmentation costs ten times the rest.
+  Classification", 2016) averages the embeddings of hashed n-grams and puts a linear layer on top; for two classes that
+  is a linear function of the same n-grams, so one weight an n-gram instead of a vector of 100 says the same. Dividing
+  by √n instead of n keeps long texts from looking undecided.
+* **Characters, not words**: measured (tests/benchmarks/quality.py), words from jieba's segmentation are worse,
+  and segmentation costs ten times the rest.
 * **Training** is AdaGrad (Duchi, Hazan and Singer 2011) on one text at a time, in an order drawn from the seed by one
   thread: the same examples, settings and seed give the same bytes. (fastText's threads race, so no two of its models
   are equal.)
