@@ -66,6 +66,7 @@ def run(
 ) -> list[StageSummary]:
     """Run what is not up to date; return a summary for each stage. Every failure of the user's is a UserError."""
     with locked(root):
+        root = root.absolute()  # workers may have working directories of their own
         temporary = root / "tmp"
         try:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -111,8 +111,7 @@ class SparkEngine:
         start = time.perf_counter()
         sorted_rows = self.root / "tmp" / f"sorted-{task.folder.replace('/', '-')}"
         for name, (files, schema) in task.tables.items():
-            paths = files or (_empty_table(self.root / "tmp" / f"empty-{name}.parquet", schema),)
-            self.session.read.parquet(*(f"file://{path.absolute()}" for path in paths)).createOrReplaceTempView(name)
+            self._name_table(name, files or (_empty_table(self.root / "tmp" / f"empty-{name}.parquet", schema),))
         self._write_query(task.step.sql(task.settings), sorted_rows)
         parts = tuple(sorted(sorted_rows.glob("part-*.parquet")))
         jobs = [
@@ -124,6 +123,10 @@ class SparkEngine:
         counts = {"rows": sum(result.counts["rows"] for result in results)}
         outputs = tuple(output for result in results for output in result.outputs)
         return tasks.Result(outputs, counts, time.perf_counter() - start)
+
+    def _name_table(self, name: str, files: tuple[Path, ...]) -> None:
+        with _told_in_one_line(f"table {name}"):
+            self.session.read.parquet(*(f"file://{path.absolute()}" for path in files)).createOrReplaceTempView(name)
 
     def _write_query(self, sql: str, target: Path) -> None:
         with _told_in_one_line("a query"):
