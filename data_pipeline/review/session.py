@@ -133,12 +133,14 @@ def draw(documents: Iterable[Document], count: int, seed: int) -> list[Item]:
     """A sample of `count` documents with text, each with the same chance: those of smallest hash of `doc_id` with the
     seed, in the order of that hash. Neither the order of the documents nor the number of files matters.
     """
-    kept: list[tuple[int, int, Item]] = []  # a heap whose first entry is the one of greatest hash
-    for document in documents:
+    # A heap whose first entry is the one of greatest hash. Two files of one name can give two documents one number:
+    # then the place decides.
+    kept: list[tuple[int, int, int, Item]] = []
+    for place, document in enumerate(documents):
         if not document.text.strip():
             continue
         number = xxhash.xxh3_64_intdigest(document.doc_id.to_bytes(8, "little"), seed)
-        if len(kept) < count or -number > kept[0][0]:
+        if len(kept) < count or -number >= kept[0][0]:
             item = Item(
                 document.doc_id,
                 document.id,
@@ -148,12 +150,12 @@ def draw(documents: Iterable[Document], count: int, seed: int) -> list[Item]:
                 document.text[:SHOWN_CHARACTERS],
                 document.drop_reason,
             )
-            entry = (-number, -document.doc_id, item)
+            entry = (-number, -document.doc_id, -place, item)
             if len(kept) < count:
                 heapq.heappush(kept, entry)
             elif entry > kept[0]:
                 heapq.heappushpop(kept, entry)
-    return [item for _, _, item in sorted(kept, key=lambda entry: (-entry[0], -entry[1]))]
+    return [item for *_, item in sorted(kept, reverse=True)]
 
 
 def load(path: Path) -> Session:

@@ -70,6 +70,9 @@ def test_the_sample_does_not_depend_on_the_order(order: list[int], count: int, s
 def test_the_sample_depends_on_the_seed_and_skips_empty_documents() -> None:
     samples = {tuple(item.doc_id for item in draw(documents(50), 10, seed)) for seed in range(5)}
     assert len(samples) == 5
+    twice = [*documents(3), *documents(3)]  # two files of one name
+    assert sorted(item.doc_id for item in draw(twice, 6, 1)) == [0, 0, 1, 1, 2, 2]
+    assert len(draw(twice, 3, 1)) == 3
     empty = Document(7, None, "web", None, None, " \n", None, {})
     assert draw([empty], 3, 1) == []
 
