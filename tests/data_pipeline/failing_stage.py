@@ -1,6 +1,7 @@
 """A stage for the tests of the engine: some documents raise, kill their worker or never end."""
 
 import ctypes
+import faulthandler
 import os
 import signal
 import time
@@ -29,6 +30,7 @@ def process(batch: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
         if word == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "segfault":
+            faulthandler.disable()  # pytest's, which fills the screen
             ctypes.string_at(0)
         if word == "kill-once" and not mark.exists():
             mark.touch()
