@@ -33,7 +33,7 @@ class Dropout(nn.Cell):
 
     def hash(self, x: Tensor) -> Tensor:
         for multiplier in (0x45D9F3B, 0x119DE1F3):
-            x = self.multiply(self.xor(x, self.shift(x, Tensor(16, ms.int32))), multiplier)
+            x = self.multiply(self.xor(x, self.shift(x, Tensor(16, ms.int32))), Tensor(multiplier, ms.int32))
         return self.xor(x, self.shift(x, Tensor(16, ms.int32)))
 
     def construct(self, x: Tensor, seed: Tensor) -> Tensor:
@@ -46,7 +46,8 @@ class Dropout(nn.Cell):
         outer = Tensor(first.astype(np.int32).reshape((-1, *[1] * (x.ndim - 1))))
         within = Tensor(np.arange(inner, dtype=np.int64).astype(np.int32).reshape((1, *x.shape[1:])))
         index = self.add_row(outer, within)
-        start = self.add_site(self.spread_seed(seed, 1000003), self.site * 7919)
+        # Tensors, not numbers: eager mode would take these for 64-bit ones.
+        start = self.add_site(self.spread_seed(seed, Tensor(1000003, ms.int32)), Tensor(self.site * 7919, ms.int32))
         bits = self.low(self.hash(self.add_seed(index, start)), Tensor((1 << 24) - 1, ms.int32))
-        kept = self.cast(self.reaches(bits, self.threshold), x.dtype)
+        kept = self.cast(self.reaches(bits, Tensor(self.threshold, ms.int32)), x.dtype)
         return self.scale(self.mask(x, kept), 1 / (1 - self.rate))
