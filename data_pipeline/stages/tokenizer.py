@@ -5,9 +5,12 @@ Two styles (see `pangu.tokenizer`): `lossless`, plain SentencePiece with byte fa
 layout at ids 0-9. The same texts, settings and seed give the same bytes.
 """
 
-import io
+import contextlib
+import json
 import random
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -108,13 +111,38 @@ def _split_at_other_characters(lines: list[str], kept: set[str]) -> Iterator[str
         yield from filter(None, other.split(line))
 
 
-def _train(sentences: Iterator[str], vocab_size: int, model_type: str, style: str, threads: int) -> bytes:
-    """The content of a `.model` file."""
-    import sentencepiece
+# Reads settings (JSON) and sentences, a line each; writes the model, or what is wrong and exits with 1.
+_TRAINER = """
+import io, json, sys
+import sentencepiece
+settings = json.loads(sys.stdin.buffer.readline())
+model = io.BytesIO()
+sentences = (line[:-1].decode() for line in sys.stdin.buffer)
+try:
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=sentences, model_writer=model, **settings)
+except RuntimeError as error:
+    sys.exit(str(error))
+sys.stdout.buffer.write(model.getvalue())
+"""
 
-    settings: dict[str, Any] = {}
+
+def _train(sentences: Iterator[str], vocab_size: int, model_type: str, style: str, threads: int) -> bytes:
+    """The content of a `.model` file. Raises RuntimeError with SentencePiece's words.
+
+    It is trained in a process of its own: once SentencePiece has trained with threads in a process, training hangs or
+    crashes in whatever is forked from that.
+    """
+    settings: dict[str, Any] = {
+        "model_type": model_type,
+        "vocab_size": vocab_size,
+        "hard_vocab_limit": False,
+        "user_defined_symbols": list(RELEASED_LAYOUT[3:]),
+        "character_coverage": 1.0,
+        "num_threads": threads,
+        "minloglevel": 2,  # errors only, on standard error
+    }
     if style == "lossless":
-        settings = {
+        settings |= {
             "byte_fallback": True,
             "normalization_rule_name": "identity",
             "add_dummy_prefix": False,
@@ -125,21 +153,17 @@ def _train(sentences: Iterator[str], vocab_size: int, model_type: str, style: st
         }
     else:
         sentences = map(joined_tokens, sentences)
-        settings = {"normalization_rule_name": "nmt_nfkc"}
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=sentences,
-        model_writer=model,
-        model_type=model_type,
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        user_defined_symbols=list(RELEASED_LAYOUT[3:]),
-        character_coverage=1.0,
-        num_threads=threads,
-        minloglevel=2,  # errors only, on standard error
-        **settings,
-    )
-    return _make_control(model.getvalue()) if style == "lossless" else model.getvalue()
+        settings["normalization_rule_name"] = "nmt_nfkc"
+    command = [sys.executable, "-c", _TRAINER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as trainer:
+        assert trainer.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # its exit says why
+            trainer.stdin.write(json.dumps(settings).encode() + b"\n")
+            trainer.stdin.writelines(line.encode() + b"\n" for line in sentences)
+        model, errors = trainer.communicate()
+    if trainer.returncode:
+        raise RuntimeError(errors.decode("utf-8", "replace").strip() or f"it ended with {trainer.returncode}")
+    return _make_control(model) if style == "lossless" else model
 
 
 def _make_control(model: bytes) -> bytes:

@@ -49,6 +49,8 @@ def questions(draw, schedules=("gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2")
     # ZB-H2's warm-up is 2 pp - 1 micro-batches long; with fewer it is no schedule of its own
     least = 2 * pp if schedule == "zb_h2" else pp
     count = pp * draw(st.integers(2, 6)) if schedule == "interleaved" else draw(st.integers(least, 6 * pp + 2))
+    # so it is where the weights of a zero-bubble pipeline are gathered for every micro-batch
+    levels = [1, 2] if vpp > 1 or schedule.startswith("zb") else [1, 2, 3]
     return question(
         model,
         draw(st.sampled_from(CLUSTERS)),
@@ -57,6 +59,6 @@ def questions(draw, schedules=("gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2")
         mesh={"pp": pp, "dp": dp, "tp": tp},
         pipeline={"schedule": schedule, "vpp": vpp},
         tensor={"sequence_parallel": draw(st.booleans())},
-        zero={"optimizer_shard": draw(st.booleans()), "level": draw(st.sampled_from([1, 2] if vpp > 1 else [1, 2, 3]))},
+        zero={"optimizer_shard": draw(st.booleans()), "level": draw(st.sampled_from(levels))},
         recompute={"mode": draw(st.sampled_from(["none", "selective", "full"]))},
     )
