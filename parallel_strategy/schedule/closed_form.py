@@ -118,8 +118,9 @@ def _zero_bubble(
     work = m[..., None] * (forward + backward + weight)
     last_backward = start + idle + work - late * weight
     if not wide:  # until its weight gradients begin, the last stage runs like 1F1B
-        both, count = forward + backward, np.full_like(m, float(pp))
-        last_backward = last_backward + (_steady(both, send, count) - pp * both.max(axis=-1)).clip(min=0.0)[..., None]
+        both, count = forward + backward, np.minimum(m - 1, pp)
+        waits = (_steady(both, send, count) - count * both.max(axis=-1)).clip(min=0.0)
+        last_backward = last_backward + waits[..., None]
     # a stage's last backward follows those of all stages after it; its own last weight gradient follows that
     way = before(backward) + stages * link
     behind = np.maximum.accumulate((last_backward + way)[..., ::-1], axis=-1)[..., ::-1] - way
