@@ -87,6 +87,8 @@ class WeightTraffic:
         if self.level:
             for device in self.devices:
                 device.keep_unshared()
+        if not self.separate:
+            self._run("gradients.tied", self._sums(self._tied))
         self._run("gradients.", self._sums(self._names), but=("gradients.tied",))
         self._run("gradients.tied", self._sums(self._tied))
         for device in self.devices:
