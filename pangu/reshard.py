@@ -1,7 +1,7 @@
 """Changes the layout of a checkpoint: from any layout into any other, or into one piece.
 
-One parameter after the other is put together from its parts and cut into the new ones, so that each byte is read once
-and a parameter and one of its parts are in memory. Nothing is there under its name before everything is on the disk.
+Here is what is decided before anything is done, and how the result gets its name: nothing is there under it before
+everything is on the disk. `pangu.reshard_write` reads, cuts and writes.
 """
 
 import fcntl
@@ -9,35 +9,30 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from pangu import checkpoint
 from pangu.checkpoint import LAYOUTS, MOMENTS, OPTIMIZER, SHARD, STATE, WEIGHTS
 from pangu.config import ModelConfig
 from pangu.convert import names
-from pangu.convert.data_types import TensorInfo, bytes_of
-from pangu.convert.layout import ParameterLayout, region
-from pangu.convert.mindspore_checkpoint import value_headers
+from pangu.convert.data_types import TensorInfo
+from pangu.convert.layout import ParameterLayout
 from pangu.convert.safetensors_file import file_header
 from pangu.convert.shards import WholeShards, holds_shards
 from pangu.convert.source import FileSource, Source, open_source
 from pangu.convert.strategy import encode_strategy, read_stages
 from pangu.distributed.shards import rank_folder, with_moments
 from pangu.errors import UserError
+from pangu.reshard_write import ShardFile, write_parameters
 from pangu.whole_file import sync_directory
 
 Format = Literal["safetensors", "ckpt"]
 # {first rank of a pipeline stage: {parameter: layout}}
 Stages = Mapping[int, Mapping[str, ParameterLayout]]
-# Files that are written and hashed at the same time.
-WRITERS = 4
 METADATA = {"format": "ms"}
 
 
@@ -221,60 +216,30 @@ def rank_targets(chosen: Sequence[str], source: Source, to: Stages, format: Form
     return targets
 
 
-class ShardFile:
-    """A file that is appended to, and hashed; open only while it is written, for there may be thousands."""
-
-    def __init__(self, path: Path, hashed: bool) -> None:
-        import hashlib
-
-        self.path = path
-        self.hash = hashlib.sha256() if hashed else None
-
-    def append(self, pieces: Sequence[bytes | memoryview]) -> None:
-        try:
-            with self.path.open("ab", buffering=0) as file:
-                for piece in pieces:
-                    view = memoryview(piece)
-                    while len(view):
-                        view = view[file.write(view) :]
-                    if self.hash:
-                        self.hash.update(piece)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
-
-    def sync(self) -> None:
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def write_plan(plan: Plan, out: Path, advance: Callable[[int], None]) -> None:
     """Carry out a plan. out: the directory to make, or the file where the result is one file."""
     check_output(plan, out)
     single = len(plan.targets) == 1 and not plan.targets[0].path
     with ExitStack() as stack:
         hidden = stack.enter_context(hidden_directory(out))
-        pool = stack.enter_context(ThreadPoolExecutor(WRITERS))
         stack.enter_context(plan.source)
         files = {}
         for target in plan.targets:
             path = hidden / (target.path or out.name)
             path.parent.mkdir(exist_ok=True)
             files[target.path] = ShardFile(path, hashed=plan.state is not None)
-        write_tensors(plan, files, single and out.suffix == ".ckpt", pool, advance)
-        list(pool.map(ShardFile.sync, files.values()))
+        is_ckpt = out.suffix == ".ckpt" if single else plan.format == "ckpt" and plan.layouts is not None
+        write_tensors(plan, files, is_ckpt, advance)
         if plan.layouts is not None:
             held = [item for stage in plan.layouts.values() for item in stage.items() if item[0] in plan.source.tensors]
             strategy = ShardFile(hidden / LAYOUTS, hashed=plan.state is not None)
-            strategy.append([encode_strategy(held)])
+            strategy.write([encode_strategy(held)])
             strategy.sync()
             files[LAYOUTS] = strategy
         if plan.state is not None:
             digests = {name: file.hash.hexdigest() for name, file in files.items() if file.hash}
             description = ShardFile(hidden / STATE, hashed=False)
-            description.append([json.dumps(plan.state | {"sha256": digests}, indent=1).encode()])
+            description.write([json.dumps(plan.state | {"sha256": digests}, indent=1).encode()])
             description.sync()
         for folder in sorted({file.path.parent for file in files.values()}, reverse=True):
             sync_directory(folder)
@@ -282,42 +247,16 @@ def write_plan(plan: Plan, out: Path, advance: Callable[[int], None]) -> None:
         sync_directory(out.parent)
 
 
-def write_tensors(
-    plan: Plan,
-    files: Mapping[str, ShardFile],
-    single_ckpt: bool,
-    pool: ThreadPoolExecutor,
-    advance: Callable[[int], None],
-) -> None:
-    """Each parameter in turn: put together, cut, and appended to every file that has a part of it."""
-    is_ckpt = single_ckpt or (plan.format == "ckpt" and plan.layouts is not None)
-    wanted: dict[str, list[tuple[Target, ParameterLayout, tuple[int, ...]]]] = {}
+def write_tensors(plan: Plan, files: Mapping[str, ShardFile], is_ckpt: bool, advance: Callable[[int], None]) -> None:
+    """Each parameter in turn, to every file that has a part of it."""
+    wanted: dict[str, list[tuple[ShardFile, ParameterLayout, tuple[int, ...]]]] = {name: [] for name in plan.order}
     for target in plan.targets:
         if not is_ckpt:
             header = [(name, plan.part(name, layout)) for name, layout, _ in target.tensors]
-            files[target.path].append([file_header(header, METADATA)])
+            files[target.path].write([file_header(header, METADATA)])
         for name, layout, cell in target.tensors:
-            wanted.setdefault(name, []).append((target, layout, cell))
-    buffer = np.empty(max((plan.source.tensors[name].nbytes for name in plan.order), default=0), np.uint8)
-    for name in plan.order:
-        whole = plan.source.read(name, buffer)
-        groups: dict[tuple[ParameterLayout, tuple[int, ...]], list[Target]] = {}
-        for target, layout, cell in wanted[name]:
-            groups.setdefault((layout, cell), []).append(target)
-        for (layout, cell), group in groups.items():
-            info = plan.part(name, layout)
-            part = bytes_of(np.ascontiguousarray(whole[region(cell, info.shape)] if whole.ndim else whole))
-            pieces = list(pieces_of(name, info, part)) if is_ckpt else [part]
-            list(pool.map(lambda target, pieces=pieces: files[target.path].append(pieces), group))
-            advance(len(part) * len(group))
-
-
-def pieces_of(name: str, info: TensorInfo, content: memoryview) -> Iterator[bytes | memoryview]:
-    """What a MindSpore `.ckpt` holds of one tensor."""
-    for header, size in value_headers(name, info):
-        yield header
-        yield content[:size]
-        content = content[size:]
+            wanted[name].append((files[target.path], layout, cell))
+    write_parameters(plan.source, wanted, is_ckpt, advance)
 
 
 def check_output(plan: Plan, out: Path) -> None:

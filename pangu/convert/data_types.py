@@ -60,6 +60,11 @@ class TensorInfo:
         return count
 
     @property
+    def rows(self) -> int:
+        """Length of the first axis; a scalar is one row."""
+        return self.shape[0] if self.shape else 1
+
+    @property
     def nbytes(self) -> int:
         return self.size * (self.data_type.itemsize if self.data_type else 0)
 

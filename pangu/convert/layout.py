@@ -129,3 +129,12 @@ def owners(layout: ParameterLayout) -> dict[tuple[int, ...], int]:
     for rank in range(layout.first_rank, layout.first_rank + layout.num_ranks):
         found.setdefault(layout.cell(rank), rank)
     return found
+
+
+@lru_cache(maxsize=256)
+def owners_of_row(layout: ParameterLayout) -> dict[int, list[tuple[tuple[int, ...], int]]]:
+    """`owners` of a tensor that is no scalar, by the part's place along the first axis."""
+    rows: dict[int, list[tuple[tuple[int, ...], int]]] = {}
+    for cell, rank in owners(layout).items():
+        rows.setdefault(cell[0], []).append((cell, rank))
+    return rows

@@ -67,12 +67,12 @@ class ReleasedShards(ShardSet):
             raise UserError(f"{folder}: {', '.join(missing)} missing; the released shards do not hold the embeddings")
         return {name: (folder / file, *npy_place(folder / file)) for file, name in wanted.items()}
 
-    def fill(self, name: str, view: memoryview) -> None:
+    def fill(self, name: str, first: int, last: int, view: memoryview) -> None:
         if name in self.tables:
-            path, _, offset = self.tables[name]
-            self.open_files.read_into(path, offset, view)
+            path, info, offset = self.tables[name]
+            self.open_files.read_into(path, offset + first * (info.nbytes // info.rows), view)
         else:
-            super().fill(name, view)
+            super().fill(name, first, last, view)
 
 
 def npy_place(path: Path) -> tuple[TensorInfo, int]:

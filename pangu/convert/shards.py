@@ -16,7 +16,7 @@ import numpy as np
 
 from pangu.convert import names
 from pangu.convert.data_types import TensorInfo, bytes_of
-from pangu.convert.layout import ParameterLayout, owners, region
+from pangu.convert.layout import ParameterLayout, owners_of_row, region
 from pangu.convert.mindspore_checkpoint import CheckpointIndex, StoredTensor, index_checkpoint
 from pangu.convert.regular_file import OpenFiles, opened
 from pangu.convert.safetensors_file import index_safetensors
@@ -32,8 +32,8 @@ STRATEGY_PLACES = ("*strategy*.ckpt", "../strategy_load_ckpt/*strategy*.ckpt", "
 MOST_LISTED = 8
 MOST_RANGES = 40
 SAMPLE = 4096
-# Bytes of a part that are read at a time where they do not lie together in the parameter.
-BAND = 4 << 20
+# Bytes of a part that are read at a time where they do not lie together in the parameter: few enough for the cache.
+BAND = 1 << 20
 
 
 def holds_shards(folder: Path) -> bool:
@@ -203,23 +203,34 @@ class ShardSet(Source):
         odd = [rank for rank in ranks if values[rank] != usual]
         return [f"{self.called(self.paths[rank])} (its {name} differs)" for rank in odd]
 
-    def fill(self, name: str, view: memoryview) -> None:
+    def fill(self, name: str, first: int, last: int, view: memoryview) -> None:
         info, layout = self.tensors[name], self.layouts[name]
         assert info.data_type is not None
-        array = np.frombuffer(view, info.data_type.storage).reshape(info.shape)
+        if not info.shape:
+            rank = layout.first_rank
+            self.indices[rank].tensors[name].read_into(self.open_files, self.paths[rank], 0, view)
+            return
+        array = np.frombuffer(view, info.data_type.storage).reshape(last - first, *info.shape[1:])
         part_shape = layout.part_shape(info.shape)
-        for cell, rank in owners(layout).items():
-            target = array[region(cell, part_shape)]
-            stored, path = self.indices[rank].tensors[name], self.paths[rank]
-            if target.flags.c_contiguous:
-                stored.read_into(self.open_files, path, 0, bytes_of(target))
-            else:
-                row_bytes = stored.nbytes // len(target)
-                at_once = max(1, BAND // row_bytes)
-                for start in range(0, len(target), at_once):
-                    band = np.empty(target[start : start + at_once].shape, target.dtype)
-                    stored.read_into(self.open_files, path, start * row_bytes, bytes_of(band))
-                    target[start : start + at_once] = band
+        height = part_shape[0]
+        for row in range(first // height, -(-last // height)):
+            begin, end = max(first, row * height), min(last, (row + 1) * height)
+            for cell, rank in owners_of_row(layout)[row]:
+                target = array[begin - first : end - first, *region(cell, part_shape)[1:]]
+                self.read_part(name, rank, begin - row * height, target)
+
+    def read_part(self, name: str, rank: int, first: int, target: np.ndarray) -> None:
+        """Fill `target` with the rows from `first` on of the part that a rank holds."""
+        stored, path = self.indices[rank].tensors[name], self.paths[rank]
+        row_bytes = stored.nbytes // stored.info.rows
+        if target.flags.c_contiguous:
+            stored.read_into(self.open_files, path, first * row_bytes, bytes_of(target))
+            return
+        at_once = max(1, BAND // row_bytes)
+        for start in range(0, len(target), at_once):
+            band = np.empty(target[start : start + at_once].shape, target.dtype)
+            stored.read_into(self.open_files, path, (first + start) * row_bytes, bytes_of(band))
+            target[start : start + at_once] = band
 
 
 def index_shard(path: Path) -> CheckpointIndex:

@@ -34,8 +34,8 @@ class Source(ABC):
         self.open_files = OpenFiles()
 
     @abstractmethod
-    def fill(self, name: str, view: memoryview) -> None:
-        """Write the tensor's bytes, row-major, into `view`."""
+    def fill(self, name: str, first: int, last: int, view: memoryview) -> None:
+        """Write the bytes of the tensor's rows [first, last) along its first axis, row-major, into `view`."""
 
     def __enter__(self) -> Self:
         return self
@@ -58,7 +58,7 @@ class Source(ABC):
         else:
             array = buffer[: info.nbytes].view(info.data_type.storage).reshape(info.shape)
         if info.nbytes:
-            self.fill(name, bytes_of(array))
+            self.fill(name, 0, info.rows, bytes_of(array))
         return array
 
 
@@ -71,9 +71,10 @@ class FileSource(Source):
         super().__init__(path, form, tensors, list(dict.fromkeys(file for file, _ in places.values())) or [path])
         self.places = places
 
-    def fill(self, name: str, view: memoryview) -> None:
+    def fill(self, name: str, first: int, last: int, view: memoryview) -> None:
         file, offset = self.places[name]
-        self.open_files.read_into(file, offset, view)
+        row_bytes = self.tensors[name].nbytes // self.tensors[name].rows
+        self.open_files.read_into(file, offset + first * row_bytes, view)
 
 
 class CheckpointSource(Source):
@@ -84,8 +85,9 @@ class CheckpointSource(Source):
         tensors = {name: tensor.info for name, tensor in self.index.tensors.items()}
         super().__init__(path, "MindSpore checkpoint", tensors, [path])
 
-    def fill(self, name: str, view: memoryview) -> None:
-        self.index.tensors[name].read_into(self.open_files, self.path, 0, view)
+    def fill(self, name: str, first: int, last: int, view: memoryview) -> None:
+        tensor = self.index.tensors[name]
+        tensor.read_into(self.open_files, self.path, first * (tensor.nbytes // tensor.info.rows), view)
 
 
 def open_source(path: Path, strategy: list[Path] | None = None, embeddings: Path | None = None) -> Source:
