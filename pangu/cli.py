@@ -20,6 +20,7 @@ VERBS = {
     "reshard": "change the layout of a checkpoint that ranks wrote in parts",
     "compile": "compile one rank's training step under a strategy, and run nothing",
     "generate": "continue a prompt",
+    "predict": "continue the prompts of a file on several processes",
     "convert": "released shards, MindSpore, safetensors and PyTorch names into one another",
 }
 

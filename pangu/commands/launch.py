@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = TrainConfig.load(arguments.config)
     changes = {name: getattr(arguments, name) for name in OVERRIDES if getattr(arguments, name) is not None}
     config = TrainConfig.from_fields(config.model_dump() | changes, "command line")
-    if (arguments.workers or 1) < 1 or arguments.nodes < 1 or arguments.restarts < 0:
+    if (arguments.workers is not None and arguments.workers < 1) or arguments.nodes < 1 or arguments.restarts < 0:
         raise UserError("--workers and --nodes must be at least 1, --restarts at least 0")
     program = ["-m", "pangu", "train", arguments.config]
     for name, value in changes.items():

@@ -150,7 +150,7 @@ def check_all(launch: Launch, config: TrainConfig, data: PackedData, strategy_fi
         Check(f"corpus {config.data}: {data.split('train').samples} samples of {data.seq_length} tokens"),
         check_run(config, data, launch.workers, strategy_file),
         check_modules(),
-        check_device(launch),
+        check_device(launch.device, launch.local_workers),
         check_disk(config, data),
     ]
     if launch.workers > 1 and launch.nodes.rank == 0 and launch.nodes.count == 1:
@@ -186,19 +186,18 @@ def check_modules() -> Check:
     return Check(what)
 
 
-def check_device(launch: Launch) -> Check:
+def check_device(device: str, wanted: int) -> Check:
     """Whether this node has the devices of its processes."""
-    wanted = launch.local_workers
-    if launch.device == "CPU":
+    if device == "CPU":
         cores = len(os.sched_getaffinity(0))
         shared = "" if cores >= wanted else ": they take turns, which is slow"
         return Check(f"{wanted} processes on {cores} cores{shared}")
-    pattern, name = {"Ascend": ("/dev/davinci[0-9]*", "NPUs"), "GPU": ("/dev/nvidia[0-9]*", "GPUs")}[launch.device]
+    pattern, name = {"Ascend": ("/dev/davinci[0-9]*", "NPUs"), "GPU": ("/dev/nvidia[0-9]*", "GPUs")}[device]
     found = len(glob.glob(pattern))
     what = f"{wanted} {name} on this node"
     if found < wanted:
         return Check(what, f"{found} found ({pattern})")
-    if launch.device == "Ascend" and not any(os.environ.get(name) for name in ("ASCEND_HOME_PATH", "ASCEND_OPP_PATH")):
+    if device == "Ascend" and not any(os.environ.get(name) for name in ("ASCEND_HOME_PATH", "ASCEND_OPP_PATH")):
         return Check(what, "CANN's environment is not set: source /usr/local/Ascend/ascend-toolkit/set_env.sh")
     return Check(what)
 

@@ -1,0 +1,108 @@
+"""Continue many prompts on several processes: each has the whole model and its share of the prompts.
+
+    python -m pangu predict runs/first --file prompts.txt --workers 2 --out answers.jsonl
+    python -m pangu predict runs/first --file prompts.txt --strategy strategy.yaml --out answers.jsonl --dry-run
+    python -m pangu predict weights.safetensors --model 2.6B --tokenizer tokenizer/ --file prompts.txt \\
+        --workers 8 --device Ascend --max-new-tokens 50 --out answers.jsonl
+
+Answers are JSON lines in the order of the prompts, the same as one process writes. When a process dies all are stopped
+and started again with the prompts that are left; a call that was cut off goes on where it was. Every option of
+`python -m pangu generate` is taken; --interactive alone is for one process.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from pangu.commands import generate
+from pangu.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="file of the answers, JSON lines")
+    parser.add_argument("--workers", type=int, help="processes (default: 1)")
+    parser.add_argument("--strategy", help="strategy.yaml: its data-parallel ranks share the prompts")
+    parser.add_argument("--logs", type=Path, help="directory of the logs and of what is done (default: OUT.logs)")
+    parser.add_argument("--restarts", type=int, default=3, help="failures in a row without a new answer (default 3)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be checked and started, and do nothing")
+    generate.add_arguments(parser)
+
+
+def options_of(arguments: argparse.Namespace) -> list[str]:
+    """The words of `generate` that ask for what was asked here, except for the checkpoint and the prompts."""
+    parser = argparse.ArgumentParser()
+    generate.add_arguments(parser)
+    words: list[str] = []
+    for name, usual in vars(parser.parse_args(["checkpoint", "--file", "-"])).items():
+        value, flag = getattr(arguments, name), f"--{name.replace('_', '-')}"
+        if name in ("checkpoint", "prompt", "file", "interactive", "json") or value == usual:
+            continue
+        if value is True:
+            words.append(flag)
+        else:
+            # With "=", for a value may begin with a dash.
+            words += [f"{flag}={one}" for one in (value if isinstance(value, list) else [value])]
+    return words
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from pangu.distributed.predict import (
+        Prediction,
+        Predictor,
+        check_all,
+        described,
+        processes_of,
+        shares_of,
+        whole_checkpoint,
+    )
+
+    if arguments.interactive:
+        raise UserError("--interactive is for one process: python -m pangu generate")
+    if (arguments.workers is not None and arguments.workers < 1) or arguments.restarts < 0:
+        raise UserError("--workers must be at least 1, --restarts at least 0")
+    prompts = arguments.prompt or generate.read_prompts(arguments.file)
+    for prompt in arguments.prompt or ():
+        if prompt.splitlines() != [prompt] or not prompt.strip():
+            raise UserError(f"--prompt {prompt!r}: must be one line that is not blank")
+    workers = min(processes_of(arguments.strategy, arguments.workers), len(prompts))
+    asked = Prediction(
+        checkpoint=whole_checkpoint(Path(arguments.checkpoint)),
+        prompts=prompts,
+        options=options_of(arguments),
+        device=arguments.device,
+        workers=workers,
+        out=arguments.out,
+        logs=arguments.logs or arguments.out.with_name(f"{arguments.out.name}.logs"),
+    )
+    checks = check_all(asked)
+    stream = sys.stdout if arguments.dry_run else sys.stderr
+    for check in checks:
+        print(f"{'MISSING' if check.problem else 'ok':8}{check.what}", file=stream)
+        if check.problem:
+            print(f"{'':8}{check.problem}", file=stream)
+    sizes = "+".join(str(len(share)) for share in shares_of(range(len(prompts)), workers))
+    verb = "would start" if arguments.dry_run else "starts"
+    print(f"{verb} {workers} processes for {sizes} prompts:\n  {described(asked)}", file=stream)
+    print(f"logs: {asked.logs}/start-NNN/worker_R.log", file=stream, flush=True)
+    problem = next((check for check in checks if check.problem), None)
+    if arguments.dry_run:
+        return 0
+    if problem:
+        raise UserError(f"{problem.what}: {problem.problem}")
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("predict", total=len(prompts))
+        code = Predictor(asked, arguments.restarts, lambda count: bar.update(task, completed=count)).run()
+    if code:
+        print("interrupted; the same command goes on from there", file=sys.stderr)
+        return code
+    if arguments.json:
+        print(json.dumps({"out": str(asked.out), "prompts": len(prompts), "workers": workers}))
+    else:
+        print(f"wrote {asked.out}: {len(prompts)} answers")
+    return 0
