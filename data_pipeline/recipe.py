@@ -16,6 +16,7 @@ A mistake is reported in one line with the file, the line, the field and the nea
 import difflib
 import os
 import re
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -23,12 +24,17 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from data_pipeline.engine.steps import ByteSize, StageSettings, Step
+from data_pipeline.engine.steps import StageSettings, Step, parse_bytes
 from data_pipeline.errors import UserError
 from data_pipeline.stages import STAGES, load_stage
 
 # what a worker needs at most on usual documents (measured: 0.8 GiB while it packs, MindSpore among it)
 WORKER_BYTES = 800 << 20
+MINIMUM_MEMORY = 512 << 20
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
+_SHORT.maxlevel = 3
 
 
 class Fields(BaseModel):
@@ -75,22 +81,30 @@ class _Recipe(BaseModel):
     stages: list[Any] = Field(min_length=1)
     seed: int = Field(1, ge=0, lt=2**32)
     engine: Literal["local", "spark"] = "local"
-    memory: ByteSize = 4 << 30
+    memory: int = 4 << 30
     workers: Literal["auto"] | int = "auto"
 
-    @field_validator("memory")
+    @field_validator("memory", mode="before")
     @classmethod
-    def _memory(cls, value: int) -> int:
-        if value < 512 << 20:
-            raise ValueError(f"{value} bytes are too little; the nearest legal value is 512MB")
-        return value
+    def _memory(cls, value: Any) -> int:
+        return parse_memory(value)
 
-    @field_validator("workers")
+    @field_validator("workers", mode="before")
     @classmethod
-    def _workers(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
+    def _workers(cls, value: Any) -> int | str:
+        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ValueError(f"{_shown(value)} is neither auto nor a number of processes")
+        if value != "auto" and value < 1:
             raise ValueError(f"{value} is too few; the nearest legal value is 1")
         return value
+
+
+def parse_memory(value: int | str) -> int:
+    """Bytes for everything together; a ValueError says why not."""
+    memory = parse_bytes(value)
+    if memory < MINIMUM_MEMORY:
+        raise ValueError(f"{value} is too little; the nearest legal value is 512MB")
+    return memory
 
 
 @dataclass(frozen=True)
@@ -125,13 +139,12 @@ class Recipe:
             raise UserError(f"{path}: {error.strerror}; `python -m data_pipeline init` writes a recipe") from error
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
-        try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f" line {mark.line + 1}" if mark else ""
-            raise UserError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from error
+        return cls.parse(text, path)
+
+    @classmethod
+    def parse(cls, text: str, path: Path) -> "Recipe":
+        """The same from the text of a recipe that lies, or is to lie, at `path`."""
+        node, data = _parsed(text, path)
         if not isinstance(data, dict):
             raise UserError(f"{path}: a recipe is a mapping with the keys sources and stages")
         written = _validated(_Recipe, data, path, node, ())
@@ -148,16 +161,58 @@ def default_workers(memory: int) -> int:
     return max(1, min(len(os.sched_getaffinity(0)), memory // WORKER_BYTES))
 
 
+def _parsed(text: str, path: Path) -> tuple[yaml.Node | None, Any]:
+    """YAML text as nodes, which know their lines, and as plain data."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_keys(node, path)
+        return node, yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UserError(f"{path}{line}: not YAML: {problem}") from error
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply for a recipe") from None
+    except ValueError as error:  # what looks like a date or a number and cannot be one
+        raise UserError(f"{path}: not YAML: {error}; quote what is not a date or a number") from error
+
+
+def _check_keys(root: yaml.Node | None, path: Path) -> None:
+    """No key stands twice in one mapping: YAML would silently take the last."""
+    waiting = [] if root is None else [root]
+    seen: set[int] = set()  # aliases may lead to a node many times, or in a circle
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            keys: set[str] = set()
+            for key, value in node.value:
+                waiting += [key, value]
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in keys:
+                        raise UserError(f"{path} line {key.start_mark.line + 1}: the key {key.value!r} stands twice")
+                    keys.add(key.value)
+
+
 def _stage(entry: Any, index: int, recipe: _Recipe, path: Path, node: yaml.Node | None) -> Stage:
     """`clean` or `clean: {settings}`; `name` among the settings tells two stages of one kind apart."""
     location: tuple[str | int, ...] = ("stages", index)
     if isinstance(entry, str):
         entry = {entry: None}
     if not isinstance(entry, dict) or len(entry) != 1:
-        raise UserError(f"{_place(path, node, location)}: a stage is `- name` or `- name: {{settings}}`, got {entry!r}")
+        raise UserError(
+            f"{_place(path, node, location)}: a stage is `- name` or `- name: {{settings}}`, got {_shown(entry)}"
+        )
     kind, settings = next(iter(entry.items()))
     if kind not in STAGES:
-        raise UserError(f"{_place(path, node, location)}: unknown stage {kind!r}{_nearest(str(kind), list(STAGES))}")
+        raise UserError(
+            f"{_place(path, node, location)}: unknown stage {_shown(kind)}{_nearest(str(kind), list(STAGES))}"
+        )
     settings = dict(settings or {}) if isinstance(settings, dict | None) else settings
     name = settings.pop("name", kind) if isinstance(settings, dict) else kind
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
@@ -193,7 +248,8 @@ def _validated(model: type[Any], data: Any, path: Path, node: yaml.Node | None, 
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        # an unknown name first: where it is a misspelling, the missing field is only its consequence
+        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         where = (*location, *first["loc"])
         raise UserError(f"{_place(path, node, where)}: {_explain(first, model)}") from error
 
@@ -209,7 +265,7 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
             return "is missing"
         case "literal_error":
             legal = [word.strip("'") for word in re.findall(r"[^ ,]+", context["expected"]) if word != "or"]
-            return f"{given!r} is not one of {', '.join(legal)}{_nearest(str(given), legal, False)}"
+            return f"{_shown(given)} is not one of {', '.join(legal)}{_nearest(str(given), legal, False)}"
         case "greater_than_equal" | "less_than_equal":
             bound = context.get("ge", context.get("le"))
             return f"{given} is out of range; the nearest legal value is {bound}"
@@ -219,7 +275,13 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
         case "value_error":
             return str(context["error"])
         case _:
-            return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {given!r}"
+            message = re.sub(r"dictionary or instance of \w+", "mapping", error["msg"])
+            return f"{message[0].lower()}{message[1:]}, got {_shown(given)}"
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, however large it is."""
+    return _SHORT.repr(value)
 
 
 def _legal_names(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:

@@ -2,7 +2,9 @@
 
 The stages that not every corpus needs stand there as comments."""
 
+import difflib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,8 @@ import yaml
 
 from data_pipeline.errors import UserError
 from data_pipeline.stages import load_stage
+
+RECIPES = Path(__file__).parent / "recipes"
 
 # the stages of a new recipe, each with the line that explains it
 DEFAULT_STAGES = {
@@ -32,6 +36,19 @@ OPTIONAL_STAGES = {
     "decontaminate": ("dedup_exact", "remove the text of evaluation sets; name them in `evaluation`"),
     "mix": ("dedup_exact", "take sources by weights or epochs, up to a budget of tokens"),
 }
+
+
+def preset_text(name: str, folder: str) -> str:
+    """A recipe of `data_pipeline/recipes`, its sources in `folder`."""
+    path = RECIPES / f"{name}.yaml"
+    legal = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    if name not in legal:
+        raise UserError(f"--preset {name}: no such recipe; legal are {', '.join(legal)}")
+
+    def moved(match: re.Match[str]) -> str:
+        return f"paths: [{_scalar(os.path.join(folder, match[1]))}]"
+
+    return re.sub(r'paths: \["?([^"\]]*)"?\]', moved, path.read_text(encoding="utf-8"))
 
 
 def recipe_text(paths: Sequence[str], split: str, settings: Mapping[str, Any]) -> str:
@@ -75,7 +92,10 @@ def recipe_text(paths: Sequence[str], split: str, settings: Mapping[str, Any]) -
     if remaining:
         stages = [*DEFAULT_STAGES, *OPTIONAL_STAGES]
         legal = [f"{stage}.{name}" for stage in stages for name in load_stage(stage).Settings.model_fields]
-        raise UserError(f"--set {next(iter(remaining))}: no such setting; legal are {', '.join(legal)}")
+        name = next(iter(remaining))
+        close = difflib.get_close_matches(name, legal, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"legal are {', '.join(legal)}"
+        raise UserError(f"--set {name}: no such setting; {hint}")
     return "\n".join(lines).rstrip() + "\n"
 
 

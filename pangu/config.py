@@ -4,6 +4,7 @@
 """
 
 import difflib
+import reprlib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -36,8 +37,13 @@ class YamlConfig(BaseModel):
         """Read YAML text; `where` is named in errors."""
         try:
             fields = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (
+            yaml.YAMLError,
+            ValueError,
+        ) as error:  # ValueError: what looks like a date or a number and cannot be one
             raise UserError(f"{where}: is not YAML: {' '.join(str(error).split())}") from None
+        except RecursionError:
+            raise UserError(f"{where}: nested too deeply for a configuration") from None
         if not isinstance(fields, dict):
             raise UserError(f"{where}: must be a YAML mapping of fields to values")
         return cls.from_fields(fields, where)
@@ -68,7 +74,7 @@ def describe_first(error: ValidationError, schema: type[BaseModel]) -> str:
         return f"field {field!r} is missing"
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    return f"field {field!r} = {first['input']!r}: {message}" if field else message
+    return f"field {field!r} = {reprlib.repr(first['input'])}: {message}" if field else message
 
 
 class ModelConfig(YamlConfig):

@@ -1,6 +1,7 @@
 """Write a commented recipe with every setting and its default.
 
 python -m data_pipeline init --corpus news/ 'books/*.txt.gz' --out recipe.yaml
+python -m data_pipeline init --preset pangu-alpha-200b --corpus sources/ --out recipe.yaml
 """
 
 import argparse
@@ -9,6 +10,9 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--preset", metavar="NAME", help="a whole recipe: pangu-alpha-200b or pangu-alpha-13b (the paper's corpora)"
+    )
     parser.add_argument("--corpus", nargs="+", default=["corpus"], metavar="PATH", help="files, directories or globs")
     parser.add_argument("--out", type=Path, default=Path("recipe.yaml"), help="where the recipe goes (recipe.yaml)")
     parser.add_argument(
@@ -29,15 +33,23 @@ def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.engine.whole import write_whole
     from data_pipeline.errors import UserError
     from data_pipeline.recipe import Recipe
-    from data_pipeline.recipe_template import recipe_text
+    from data_pipeline.recipe_template import preset_text, recipe_text
 
     if arguments.out.exists() and not arguments.force:
         raise UserError(f"{arguments.out}: is there already; --force overwrites it, --out gives another name")
     directory = arguments.out.resolve().parent
     paths = [os.path.relpath(Path(path).expanduser().absolute(), directory) for path in arguments.corpus]
-    text = recipe_text(paths, arguments.split, dict(arguments.set))
-    directory.mkdir(parents=True, exist_ok=True)
+    if arguments.preset is None:
+        text = recipe_text(paths, arguments.split, dict(arguments.set))
+    else:
+        if arguments.set or len(paths) > 1:
+            raise UserError("--preset: takes one --corpus, the folder of its sources, and no --set; edit the recipe")
+        text = preset_text(arguments.preset, paths[0])
+    Recipe.parse(text, arguments.out)  # a setting that is wrong leaves no file
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be made: {error.strerror}") from error
     write_whole(arguments.out, text)
-    Recipe.load(arguments.out)
     print(f"{arguments.out}: written; next: python -m data_pipeline run {arguments.out} --out OUT")
     return 0

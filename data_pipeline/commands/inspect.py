@@ -24,14 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from data_pipeline.engine.browse import records
+    from data_pipeline.engine.browse import reading, records
+    from data_pipeline.errors import UserError
 
-    found = records(_files(arguments), arguments.reason)
-    for row in itertools.islice(found, arguments.skip, arguments.skip + arguments.number):
-        if arguments.json:
-            print(json.dumps(row, ensure_ascii=False))
-        else:
-            print_record(row)
+    for name in ("number", "skip"):
+        if getattr(arguments, name) < 0:
+            raise UserError(f"--{name} {getattr(arguments, name)}: the nearest legal value is 0")
+    with reading(arguments.place):
+        found = records(_files(arguments), arguments.reason)
+        for row in itertools.islice(found, arguments.skip, arguments.skip + arguments.number):
+            if arguments.json:
+                print(json.dumps(row, ensure_ascii=False))
+            else:
+                print_record(row)
     return 0
 
 

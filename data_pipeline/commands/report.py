@@ -44,10 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def bounded_page(root: Path, samples: int, limit: int) -> tuple[str, int]:
     """(page, samples of each rule): fewer and shorter samples until the page is small enough."""
+    from data_pipeline.engine.browse import reading
     from data_pipeline.errors import UserError
     from data_pipeline.report.collect import Amounts, collect
     from data_pipeline.report.page import render
-    from data_pipeline.report.thresholds import reading
 
     amounts = Amounts(samples=samples)
     with reading(root):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="the output directory")
+    parser.add_argument("--out", type=_directory, required=True, help="the output directory")
     parser.add_argument("--engine", choices=("local", "spark"), help="where it runs; the default is the recipe's")
     parser.add_argument("--workers", type=int, help="processes; the result does not depend on it")
     parser.add_argument("--memory", help="for everything together, like 4GB; the default is the recipe's")
@@ -26,17 +26,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
+def _directory(text: str) -> Path:
+    """An empty name, such as that of an unset variable, is not the current directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return Path(text)
+
+
 def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.engine import local, progress
-    from data_pipeline.engine.steps import parse_bytes
     from data_pipeline.errors import UserError
-    from data_pipeline.recipe import Recipe, default_workers
+    from data_pipeline.recipe import Recipe, default_workers, parse_memory
 
     start = time.perf_counter()
     recipe = Recipe.load(arguments.recipe)
     if arguments.memory:
         try:
-            memory = parse_bytes(arguments.memory)
+            memory = parse_memory(arguments.memory)
         except ValueError as error:
             raise UserError(f"--memory: {error}") from error
         recipe = replace(recipe, memory=memory, workers=min(recipe.workers, default_workers(memory)))

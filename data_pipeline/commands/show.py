@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import pyarrow.parquet as pq
 
+    import pangu.errors
     from data_pipeline.errors import UserError
     from pangu.tokenizer import Tokenizer
 
@@ -28,8 +29,11 @@ def run(arguments: argparse.Namespace) -> int:
     if not documents_path.exists():
         raise UserError(f"{documents_path}: missing; it says which documents the samples of {path.name} are made of")
     ids = read_sample(path, arguments.sample)
-    tokenizer = Tokenizer.load(path.parent / index["tokenizer"])
-    pieces = pq.read_table(documents_path, filters=[("sample", "=", arguments.sample)]).to_pylist()
+    try:
+        tokenizer = Tokenizer.load(path.parent / index["tokenizer"])
+        pieces = pq.read_table(documents_path, filters=[("sample", "=", arguments.sample)]).to_pylist()
+    except (pangu.errors.UserError, OSError, ValueError) as error:
+        raise UserError(f"{path.parent}: {error}") from error
     for piece in pieces:
         part = ids[piece["offset"] : piece["offset"] + piece["length"]]
         piece["ends"] = bool(len(part)) and int(part[-1]) == index["end_of_document_id"]
@@ -51,8 +55,9 @@ def read_index(path: Path) -> dict[str, Any]:
     """`packed.json` beside a packed file."""
     from data_pipeline.errors import UserError
 
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
+    if not path.is_file():
+        what = "a directory; name a file in it" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {what}, like packed/train-00000.mindrecord")
     try:
         return json.loads((path.parent / "packed.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -81,10 +86,13 @@ def read_sample(path: Path, number: int) -> Any:
         os.environ.setdefault("GLOG_v", "3")
         from mindspore.mindrecord import FileReader
 
-        reader = FileReader(str(path), num_consumer=1)
-        count = reader.len()
-        if 0 <= number < count:
-            return next(itertools.islice(reader.get_next(), number, None))["input_ids"]
+        try:
+            reader = FileReader(str(path), num_consumer=1)
+            count = reader.len()
+            if 0 <= number < count:
+                return next(itertools.islice(reader.get_next(), number, None))["input_ids"]
+        except RuntimeError as error:  # of MindSpore, over several lines
+            raise UserError(f"{path}: cannot be read as MindRecord: {' '.join(str(error).split())[:200]}") from error
     raise UserError(f"{path}: sample {number}: the file has {count}, numbered from 0")
 
 

@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from data_pipeline.engine.browse import reading
     from data_pipeline.errors import UserError
-    from data_pipeline.report.thresholds import reading
 
     for name in ("threshold", "minimum", "maximum"):
         value = getattr(arguments, name)

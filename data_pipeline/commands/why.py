@@ -20,13 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from data_pipeline.engine.browse import samples_of, trace
+    from data_pipeline.engine.browse import reading, samples_of, trace
 
-    sightings = trace(arguments.out, arguments.document)
-    numbers = list(dict.fromkeys(sighting.record["doc_id"] for sighting in sightings))
+    with reading(arguments.out):
+        sightings = trace(arguments.out, arguments.document)
+        numbers = list(dict.fromkeys(sighting.record["doc_id"] for sighting in sightings))
+        packed_in = {number: samples_of(arguments.out, number) for number in numbers}
     for number in numbers:
         own = [sighting for sighting in sightings if sighting.record["doc_id"] == number]
-        places = samples_of(arguments.out, number)
+        places = packed_in[number]
         if arguments.json:
             stages = [{"stage": one.stage, "kept": one.is_kept, **one.record} for one in own]
             packed = [dict(zip(("file", "sample", "offset", "length"), place, strict=True)) for place in places]

@@ -1,5 +1,7 @@
 """Looks into the output directory of a run: the shards of its stages, and one document on its way through them."""
 
+import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,20 @@ import pyarrow.parquet as pq
 
 from data_pipeline.engine.local import open_manifest
 from data_pipeline.errors import UserError
+
+
+@contextlib.contextmanager
+def reading(root: Path) -> Iterator[None]:
+    """Turns what a missing or damaged file of the run raises into one line."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads the output has gone
+        raise
+    except (pa.ArrowException, OSError, json.JSONDecodeError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{root}: a file of the run is missing or damaged ({words}); `run --verify` mends it"
+        ) from error
 
 
 @dataclass(frozen=True)

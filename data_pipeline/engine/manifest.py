@@ -62,7 +62,9 @@ class Manifest:
             version = self.connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0 and not read_only:
                 self._create()
-            elif version not in (0, VERSION):
+            elif version == 0:
+                raise UserError(f"{path}: empty; the run that made it ended before it began; run again")
+            elif version != VERSION:
                 raise UserError(
                     f"{path}: written by version {version} of this format, this is {VERSION}; give another --out"
                 )

@@ -1,7 +1,5 @@
 """The thresholds of a run, and the signals that they are held against."""
 
-import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,6 @@ import pyarrow.parquet as pq
 
 from data_pipeline.engine.browse import Shards
 from data_pipeline.engine.local import open_manifest
-from data_pipeline.errors import UserError
 from data_pipeline.stages import load_stage
 
 # reason -> (signal, the setting that bounds it, which bound that is), for stages that do not say it themselves
@@ -60,18 +57,6 @@ class Threshold:
         if self.below_characters is not None:
             text += f", below {self.below_characters:g} characters"
         return text
-
-
-@contextlib.contextmanager
-def reading(root: Path) -> Iterator[None]:
-    """Turns what a missing or damaged file raises into one line."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, json.JSONDecodeError) as error:
-        words = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{root}: a file of the run is missing or damaged ({words}); `run --verify` mends it"
-        ) from error
 
 
 class Signals(NamedTuple):

@@ -95,9 +95,10 @@ def _read_range(
     except Exception as error:
         if isinstance(part.path, RemoteFile) and not isinstance(error, FileNotFoundError | PermissionError):
             raise failed(part.path, error) from error
-        if not isinstance(error, OSError):
-            raise
-        yield Reject(part.start, f"unreadable:{error.strerror or error}")
+        if isinstance(error, OSError):
+            yield Reject(part.start, f"unreadable:{error.strerror or error}")
+        else:  # one strange file does not end the run; the stages behind treat one strange record like that
+            yield Reject(part.start, f"failed:{type(error).__name__} {error}"[:500])
 
 
 class _Batch:

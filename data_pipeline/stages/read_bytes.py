@@ -21,6 +21,9 @@ BLOCK = 1 << 20
 FREE_BYTES = 64 << 20
 Compression = Literal["none", "gzip", "zstd", "bzip2"]
 
+_NEWLINE = ord("\n")
+_EMPTY_LINES = re.compile(rb"\n*")
+
 _MAGIC: tuple[tuple[bytes, Compression], ...] = (
     (b"\x1f\x8b", "gzip"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
@@ -247,7 +250,8 @@ class Line:
 
 
 def lines(stream: Iterator[bytes | Damage], maximum: int, offset: int = 0) -> Iterator[Line | Damage]:
-    """Lines of at most `maximum` bytes; a longer one is skipped as it streams by and reported as Damage.
+    """Lines of at most `maximum` bytes; a longer one is skipped as it streams by and reported as Damage. Of a run of
+    empty lines at least one comes out.
 
     `offset` is where the stream begins in its file. A line at which the stream breaks comes out as `cut`.
     """
@@ -273,6 +277,11 @@ def lines(stream: Iterator[bytes | Damage], maximum: int, offset: int = 0) -> It
             start += size + 1
             parts, size, skipping = [], 0, False
             begin = end + 1
+            if end + 2 < len(block) and block[begin] == block[begin + 1] == _NEWLINE:
+                # of many empty lines one: a bomb of them would take a minute
+                last = _EMPTY_LINES.match(block, begin).end() - 1  # type: ignore[union-attr]
+                start += last - begin
+                begin = last
         size += len(block) - begin
         if size > maximum:
             skipping = True

@@ -120,7 +120,8 @@ def read_parquet(
     try:
         place = part.path if isinstance(part.path, Path) else open_input(part.path)
         file = pq.ParquetFile(place)
-        if source.fields.text in file.schema_arrow.names:
+        names = file.schema_arrow.names
+        if source.fields.text in names and not pa.types.is_nested(file.schema_arrow.field(source.fields.text).type):
             # a text that many rows share is held once, however often a row group repeats it
             file = pq.ParquetFile(place, read_dictionary=[source.fields.text], buffer_size=BLOCK)
     except (FileNotFoundError, PermissionError):
@@ -128,20 +129,31 @@ def read_parquet(
     except (pa.ArrowException, OSError) as error:
         yield Reject(0, f"damaged_parquet:{str(error).splitlines()[0][:200]}")
         return
-    if source.fields.text not in file.schema_arrow.names:
-        yield Reject(0, f"no_text:no column {source.fields.text!r} among {', '.join(file.schema_arrow.names)[:200]}")
+    if source.fields.text not in names:
+        yield Reject(0, f"no_text:no column {source.fields.text!r} among {', '.join(names)[:200]}")
         return
     row = 0
     for group in range(file.num_row_groups):
         end = row + file.metadata.row_group(group).num_rows
         try:
             for batch in file.iter_batches(batch_size=256, row_groups=[group], use_threads=False):
+                batch = _convertible(batch)
                 for index in range(batch.num_rows):
                     yield _parquet_row(batch, index, row, source.fields, limits) if at(row) else quarantined(row, b"")
                     row += 1
         except (pa.ArrowException, OSError) as error:
             yield Reject(row, f"damaged_parquet:row group {group}: {str(error).splitlines()[0][:200]}")
         row = end
+
+
+def _convertible(batch: Any) -> Any:
+    """`batch` with what Python has no value for as strings: times that count nanoseconds."""
+    import pyarrow as pa
+
+    for index, column in enumerate(batch.schema):
+        if pa.types.is_temporal(column.type) and getattr(column.type, "unit", None) == "ns":
+            batch = batch.set_column(index, column.name, batch.column(index).cast(pa.string()))
+    return batch
 
 
 def parse_json_line(line: Line, fields: Fields) -> Document | Reject:
@@ -223,6 +235,9 @@ def _parquet_row(batch: Any, index: int, row: int, fields: Fields, limits: Limit
     try:
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             value[name] = column[index].as_py()
+        for name in (fields.text, fields.id, fields.title, fields.url):
+            if isinstance(value.get(name), bytes):  # older writers do not say that a column is text
+                value[name] = decode(value[name])
         text = value.get(fields.text)
         if isinstance(text, str) and len(text) > limits.record_bytes // 4 and len(text.encode()) > limits.record_bytes:
             reason = f"record_too_long:more than {limits.record_bytes} bytes"

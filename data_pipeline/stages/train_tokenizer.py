@@ -68,6 +68,8 @@ def run(context: Context) -> dict[str, Any]:
     from pangu.tokenizer import Tokenizer
 
     settings: Settings = context.settings
+    if settings.use is None and not any(shard.rows for shard in context.inputs["documents"]):
+        raise UserError("tokenizer: no document is left to train one on; `stats` shows which stage dropped them")
     try:
         if settings.use is not None:
             tokenizer = Tokenizer.load(settings.use)

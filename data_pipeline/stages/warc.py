@@ -96,6 +96,7 @@ def read_records(
 ) -> Iterator[WarcRecord | WarcReject]:
     """All records of an archive, whatever their type, and what is damaged in it."""
     stream = _Stream(read_stream(path, max_ratio))
+    no_end_before = 0  # no header that begins before this place has an end before it
     while True:
         stream.skip_line_ends()
         if not stream.fill(MAX_HEADER_BYTES):
@@ -110,8 +111,10 @@ def read_records(
             stream.seek_record()
             yield WarcReject(start, f"not_warc:{stream.offset - start} bytes between records")
             continue
-        end = _HEADER_END.search(head)
+        # what was searched in vain is not searched again: a file of nothing but starts of records would take for ever
+        end = _HEADER_END.search(head, max(0, no_end_before - start))
         if end is None:
+            no_end_before = max(start, start + len(head) - 3)
             stream.skip(4)
             stream.seek_record()
             yield WarcReject(start, "damaged_header:no empty line ends it")
