@@ -1,6 +1,6 @@
 """The ends of the network as one rank runs them: the embedding tables, and the last norm, logits and loss."""
 
-from parallel_strategy.graph.layer import Shard, builder_of, gather_again, gather_input, norm
+from parallel_strategy.graph.layer import Shard, builder_of, gather_again, gather_input, keep_input, norm
 from parallel_strategy.graph.operator import Block
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
@@ -17,9 +17,10 @@ def build_embedding(model: ModelSpec, framework: FrameworkSpec, shard: Shard) ->
     builder.vector("embedding.word", 2 * size, 3 * size, launches=4 if split > 1 else 1, backward_launches=2)
     builder.weight("embedding.word.weight", (rows, hidden), split=0 if split > 1 else None)
     if split > 1:
-        if shard.sequence_parallel:
+        if shard.sequence_parallel and not builder.partial:
             builder.communicate("embedding.word", "reduce_scatter", "tp", size)
         else:
+            # where tokens are split too, each rank takes its own of the sum
             size, dtype = (4.0 * tokens * hidden, "fp32") if framework.fp32_tables else (size, builder.dtype)
             back = "all_reduce" if builder.partial else None
             builder.communicate("embedding.word", "all_reduce", "tp", size, backward=back, dtype=dtype)
@@ -54,7 +55,7 @@ def build_head(model: ModelSpec, framework: FrameworkSpec, shard: Shard, *, owns
         size = tokens * hidden * element
         back = "reduce_scatter" if builder.partial else None
         builder.communicate("head.input", "all_gather", "tp", size, backward=back)
-    builder.keep("head.input", shard.boundary_tokens(model) * hidden * element)
+    keep_input(builder, model, shard, "head.input")
     builder.matmul("head.logits", int(tokens), rows, hidden, split="columns" if split > 1 else None)
     block.parameters.pop()
     if owns_table:  # stored as the word table is: a row for each word

@@ -86,10 +86,16 @@ def gather_input(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: st
 
 def gather_again(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: str) -> None:
     """The gathered input is not kept, so backward gathers it again for the weight gradient: called after the matmuls
-    that need it, since backward runs the calls from the last one back."""
-    if shard.tokens_split:
+    that need it, since backward runs the calls from the last one back. MindSpore's compiler keeps it."""
+    if shard.tokens_split and not builder.partial:
         size = shard.tokens(model) * model.hidden_size * builder.element
         builder.communicate_backward(f"{name}.again", "all_gather", "tp", size)
+
+
+def keep_input(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: str) -> None:
+    """What stays of a matmul's input: this rank's tokens, or all that were gathered where they are not again."""
+    tokens = shard.tokens(model) if builder.partial else shard.boundary_tokens(model)
+    builder.keep(name, tokens * model.hidden_size * builder.element)
 
 
 def reduce_output(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: str) -> None:
@@ -129,7 +135,7 @@ def _attention(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec
 
     norm(builder, model, framework, shard, "attention.norm")
     gather_input(builder, model, shard, "attention.input")
-    builder.keep("attention.input", shard.boundary_tokens(model) * hidden * element)
+    keep_input(builder, model, shard, "attention.input")
     if query:
         # each rank's heads give a part of the gradient of the queries' table, which is summed at the end of the step
         builder.weight("query_embedding.weight", (model.seq_length, hidden), partial_over_tp=shard.tp > 1)
@@ -240,11 +246,10 @@ def _core_attention(
 def _feed_forward(
     builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shard: Shard, inner: int, hidden: int, name: str
 ) -> None:
-    element = builder.element
     rows, width = int(shard.tokens(model)), inner // shard.tp
     norm(builder, model, framework, shard, f"{name}.norm")
     gather_input(builder, model, shard, f"{name}.input")
-    builder.keep(f"{name}.input", shard.boundary_tokens(model) * hidden * element)
+    keep_input(builder, model, shard, f"{name}.input")
     _gated_or_plain(builder, model, framework, name, rows, width, hidden)
     if model.bias:
         builder.weight(f"{name}.down.bias", (hidden,), partial_over_tp=shard.tokens_split)

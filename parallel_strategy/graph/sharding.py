@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 
 from parallel_strategy.graph.operator import Block, Collective, Parameter, Phase
 from parallel_strategy.graph.program import Cut, Program
+from parallel_strategy.graph.recompute import skipped_again
 from parallel_strategy.graph.stored import WORD_TABLES, is_table, is_turned, released_name
 
 SCALAR_BYTES = 4.0
@@ -54,9 +55,18 @@ def is_partial(program: Program, parameter: Parameter) -> bool:
     return everywhere or parameter.partial_over_tp
 
 
+def is_accumulated_twice(program: Program) -> bool:
+    """Whether one stage has both readers of a tied table, and micro-batches whose gradients it adds up."""
+    several = program.question.strategy.micro_batches > 1
+    return several and program.model.tied_embedding and not program.tied_across_stages
+
+
 def _may_be_cut(program: Program, parameter: Parameter, layer: int, shards: int) -> bool:
-    """MindSpore leaves a weight whole that is small, named, or whose first dimension does not divide."""
+    """MindSpore leaves a weight whole that is small, named, or whose first dimension does not divide. And a tied table
+    at level 3 with micro-batches: 2.10 does not compile the sum of its two readers' gradients."""
     zero, model = program.question.strategy.zero, program.model
+    if zero.level == 3 and parameter.name in WORD_TABLES and is_accumulated_twice(program):
+        return False
     name = released_name(layer, parameter.name, model.num_layers - 1 if model.query_layer else None)
     first = parameter.shape[1 if is_turned(parameter.name) else 0]
     small = parameter.elements * STORED_BYTES < zero.threshold_kb * 1024
@@ -98,12 +108,15 @@ def _weight_width(program: Program, parameter: Parameter) -> float:
     return STORED_BYTES if looked_up or ".norm" in parameter.name else program.model.element_bytes
 
 
-def gather_weights(program: Program, block: Block, phase: Phase, layer: int = OUTSIDE) -> list[Collective]:
-    """Level 3: the weights of a block, before it runs."""
+def gather_weights(
+    program: Program, block: Block, phase: Phase, layer: int = OUTSIDE, *, again: bool = False
+) -> list[Collective]:
+    """Level 3: the weights of a block, before it runs. `again`: backward runs its forward first."""
     if program.question.strategy.zero.stage < 3:
         return []
     if program.question.framework.parameter_collectives:
-        return [node for _, node in _gather_each(program, [(layer, p) for p in block.parameters], phase)]
+        wanted = block.parameters if phase == Phase.FORWARD else _read_backward(block, again)
+        return [node for _, node in _gather_each(program, [(layer, p) for p in wanted], phase)]
     width = program.question.framework.weight_bytes_sent
     return [
         node
@@ -113,6 +126,20 @@ def gather_weights(program: Program, block: Block, phase: Phase, layer: int = OU
         )
         if cut.shards > 1
     ]
+
+
+def _read_backward(block: Block, again: bool) -> list[Parameter]:
+    """The weights that backward reads. The gradients of additions and of looking up rows need none, but what runs
+    `again` does."""
+    skipped = {node.name for node in skipped_again(block)}
+
+    def is_read(parameter: Parameter) -> bool:
+        owner, _, kind = parameter.name.rpartition(".")
+        looked_up = is_table(parameter.name) and parameter.name != "head.logits.weight"
+        only_added = kind == "bias" and (not again or owner in skipped)
+        return not looked_up and not only_added
+
+    return [parameter for parameter in block.parameters if is_read(parameter)]
 
 
 def _gather_each(program: Program, parameters: list[tuple[int, Parameter]], phase: Phase) -> Iterator[Node]:
@@ -157,7 +184,10 @@ def scatter_micro_batch(program: Program, stage: int) -> list[Node]:
 
 def _scatter_stage(program: Program, stage: int) -> list[Node]:
     if program.question.framework.parameter_collectives:
-        return list(_scatter_each(program, program.stage_parameters(stage)))
+        parameters = program.stage_parameters(stage)
+        if is_accumulated_twice(program):  # MindSpore scatters what its two readers give one after the other
+            parameters = parameters + [row for row in parameters if row[1].name in WORD_TABLES]
+        return list(_scatter_each(program, parameters))
     return [
         (OUTSIDE, node)
         for expert, cut in _cuts_by_kind(program).items()

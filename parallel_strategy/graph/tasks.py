@@ -76,7 +76,8 @@ class Tasks:
         for piece in reversed(chunk.pieces):
             for offset in reversed(range(piece.count)):
                 layer = piece.first + offset
-                for gather in gather_weights(program, piece.block, Phase.BACKWARD_INPUT, layer):
+                again = offset < piece.recomputed and program.question.strategy.recompute.mode == "full"
+                for gather in gather_weights(program, piece.block, Phase.BACKWARD_INPUT, layer, again=again):
                     yield Step(gather, layer, "backward", piece.block)
                 yield from self._layer_backward(piece, offset)
                 for scatter in scatter_gradients(program, piece.block, layer):

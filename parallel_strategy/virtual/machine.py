@@ -25,6 +25,8 @@ from parallel_strategy.virtual.values import KERNELS, Stream, Values, exchange_o
 from parallel_strategy.virtual.weight_traffic import WeightTraffic
 from parallel_strategy.virtual.weights import Parts
 
+KEPT = ("final.norm.input", "query_embedding")  # by a pruned recomputation (`graph.recompute.IN_FRONT`)
+
 
 @dataclass(slots=True)
 class Layer:
@@ -155,7 +157,7 @@ class Machine:
         whole = recomputed and self.program.question.strategy.recompute.mode == "full"
         if kind == "F":
             if whole:
-                here.entries = {rank: self._entry(here.values[rank]) for rank in ranks}
+                here.entries = {rank: self._entry(here.values[rank], passing.streams[rank].hidden) for rank in ranks}
             self._each(here, ends.enter_forward, ranks)
         elif kind == "B":
             self._each(here, ends.enter_backward, ranks)
@@ -176,6 +178,9 @@ class Machine:
         if kind == "F":
             self._each(here, ends.leave_forward, ranks)
             for rank in ranks:
+                normed = here.values[rank].made.get("final.norm")  # what the layer itself begins with
+                if whole and normed is not None and self.program.question.framework.recompute_pruned:
+                    here.entries[rank] = self._entry(here.values[rank], normed)
                 self._forget(here.values[rank], block, recomputed)
                 self.devices[rank].loss += here.values[rank].loss
         elif kind == "B" and computed:
@@ -201,6 +206,7 @@ class Machine:
         return Values(
             program.model, self.devices[rank], stream, layer, block.kind, tokens, own, tensor, shard.tp,
             tensor * rows if split else None, program.question.model.vocab_size, self.divisor, self.share,
+            program.question.framework.partial_gradients,
         )  # fmt: skip
 
     def _tokens(self, data: int, context: int, micro: int) -> Tokens:
@@ -237,9 +243,8 @@ class Machine:
         pieces = self.program.chunks[chunk].pieces
         return any(p.block is block and p.first <= layer < p.first + p.recomputed for p in pieces)
 
-    def _entry(self, values: Values) -> np.ndarray:
+    def _entry(self, values: Values, hidden: np.ndarray | None) -> np.ndarray:
         """What a recomputed layer keeps of its input."""
-        hidden = values.stream.hidden
         assert hidden is not None
         return np.split(hidden, values.tensors, axis=-1)[values.tensor] if self.program.recompute_gather else hidden
 
@@ -250,13 +255,16 @@ class Machine:
             for name in ("attention.probabilities", "attention.dropped"):
                 values.made.pop(name, None)
         elif recomputed:
-            values.made.clear()
+            kept = KEPT if self.program.question.framework.recompute_pruned else ()
+            values.made = {name: array for name, array in values.made.items() if name in kept}
             if not recompute.mp_comm:  # what collectives made is kept
                 return
             values.sent.clear()
         for node in block.forward:
             if not isinstance(node, Collective) or node.name.startswith("experts."):
                 continue
+            if node.axis == "tp" and self.program.question.framework.partial_gradients:
+                continue  # which is kept
             if node.op == "all_gather" and node.axis in ("tp", "cp"):
                 for value in exchange_of(node).values:
                     values.sent.pop(value, None)

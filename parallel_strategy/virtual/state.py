@@ -64,6 +64,10 @@ class Device:
     def has(self, layer: int, name: str) -> bool:
         return (layer, name) in self.parameters
 
+    def rows(self, layer: int, name: str) -> int:
+        """Of a table, which need not be there."""
+        return self.parameters[layer, name].shape[0]
+
     def add_gradient(self, layer: int, name: str, gradient: np.ndarray) -> None:
         key = (layer, name)
         self.gradients[key] = self.gradients[key] + gradient if key in self.gradients else gradient

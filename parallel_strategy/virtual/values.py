@@ -23,6 +23,8 @@ class Store(Protocol):
 
     def has(self, layer: int, name: str) -> bool: ...
 
+    def rows(self, layer: int, name: str) -> int: ...
+
     def add_gradient(self, layer: int, name: str, gradient: np.ndarray) -> None: ...
 
 
@@ -52,6 +54,7 @@ class Values:
     vocabulary: int  # words without padding
     divisor: float
     share: float  # of the loss's gradient that begins on this rank; less than 1 where gradients are sums over ranks
+    partial: bool  # gradients of activations are sums over the tensor group
     made: dict[str, np.ndarray] = field(default_factory=dict)
     sent: dict[str, np.ndarray] = field(default_factory=dict)
     loss: float = 0.0
@@ -62,8 +65,11 @@ class Values:
     def weight(self, name: str) -> np.ndarray:
         return self.store.weight(self.layer, name)
 
+    def has(self, name: str) -> bool:
+        return self.store.has(self.layer, name)
+
     def bias(self, name: str) -> np.ndarray | None:
-        return self.store.weight(self.layer, name) if self.store.has(self.layer, name) else None
+        return self.weight(name) if self.has(name) else None
 
     def gradient(self, name: str, value: np.ndarray) -> None:
         self.store.add_gradient(self.layer, name, value)
@@ -87,6 +93,15 @@ class Values:
         """This rank's tokens of what the whole tensor group has."""
         rows = self.own.ids.shape[1]
         return x if x.shape[1] == rows else x[:, self.tensor * rows : (self.tensor + 1) * rows]
+
+    def among_all(self, x: np.ndarray) -> np.ndarray:
+        """This rank's tokens at their place among those of the tensor group, the others zero: `mine`, backward."""
+        rows, whole = self.own.ids.shape[1], self.tokens.ids.shape[1]
+        if rows == whole:
+            return x
+        padded = np.zeros((x.shape[0], whole, *x.shape[2:]), x.dtype)
+        padded[:, self.tensor * rows : (self.tensor + 1) * rows] = x
+        return padded
 
 
 Kernel = Callable[[Values], None]

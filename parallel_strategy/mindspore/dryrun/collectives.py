@@ -22,6 +22,9 @@ KINDS = {
 BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int32": "int32"}
 
+# What MindSpore's passes call the collectives that they add for weights and gradients.
+WEIGHT_MARKS = ("parallel_optimizer", "grad_accumulation_shard", "mirror")
+
 
 @dataclass(frozen=True, order=True)
 class Collective:
@@ -68,13 +71,16 @@ def read_collectives(graph: Graph, rank: int, num_layers: int, groups: Mapping[s
         if node.scope.startswith("Gradients/"):
             phase = "backward"
             layer, name = forward_layers.get(key, layer), forward_names.get(key, name) + ".gradient"
-        if "duplicated" in node.attributes:
+        if graph.runs_again(node):
             phase = "recompute"
         if parameter is not None:
             layer, phase, name = layer_of_parameter(parameter, num_layers), "step", parameter
-        elif "GLOBALNORM" in node.instance or "redistribution" in node.instance:
-            layer, phase = -1, "step"
-            name = "norm" if "GLOBALNORM" in node.instance else "rows"
+        elif any(mark in node.instance for mark in WEIGHT_MARKS):
+            phase, name = "step", "weights" if node.operator == "AllGather" else "gradients"
+        elif "GLOBALNORM" in node.instance:
+            layer, phase, name = -1, "step", "norm"
+        elif "redistribution" in node.instance and dtype_of(node).startswith("int"):
+            layer, phase, name = -1, "step", "rows"
         elif node.instance == "add_tied":
             layer, phase, name = -1, "step", "gradients.tied"
         elif node.operator in ("Send", "Receive"):

@@ -25,7 +25,7 @@ CALL = re.compile(r"call @([^\s(,)]+)\(")
 APPLIED = re.compile(r"^%\d+\[@(.+)\]\(")  # a function value that is called: one closure, or one of several
 CLOSURE = re.compile(r"Partial\(@([^\s(,)]+)")
 ATTRIBUTE = re.compile(r"(\w+): (?:\w+\()?(\"[^\"]*\"|\([^)]*\)|[-\w.]+)")
-
+REDISTRIBUTION_STEPS = 4  # reshapes and slices before a collective that changes a layout
 WEIGHTS = ("backbone.", "output_table")
 
 
@@ -57,6 +57,18 @@ class Graph:
     runs: Counter[str] = field(default_factory=Counter)
     sources: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)  # of (function, value): its operands
     recomputed: list[Node] = field(default_factory=list)
+    repeated: set[tuple[str, str]] = field(default_factory=set)  # (function, value) of what runs again in backward
+
+    def runs_again(self, node: Node) -> bool:
+        """Whether recomputation added the node. What changes a layout has no mark of its own: its operands have."""
+        if "duplicated" in node.attributes:
+            return True
+        value = node.operands[0] if node.instance.startswith("redistribution") and node.operands else ""
+        for _ in range(REDISTRIBUTION_STEPS):
+            if (node.function, value) in self.repeated:
+                return True
+            value = self.sources.get((node.function, value), ("",))[0]
+        return False
 
     def parameter(self, function: str, value: str) -> str | None:
         """The weight from which a value is made, through its first operands."""
@@ -90,7 +102,7 @@ def read_graph(path: Path, operators: frozenset[str]) -> Graph:
             if operator is None:
                 continue
             operands = tuple(re.findall(r"%(?:para)?\d+[^\s,)({]*", words.split(") ", 1)[0]))
-            graph.sources[function, value] = operands
+            graph.sources[function, value] = operands or ("",)
             repeated = "duplicated: Bool(1)" in line
             if operator[1] in operators or repeated:
                 instance = re.search(r"instance name: ([^}]*)}", words)
@@ -104,6 +116,7 @@ def read_graph(path: Path, operators: frozenset[str]) -> Graph:
                 if operator[1] in operators:
                     graph.nodes.append(node)
                 if repeated:
+                    graph.repeated.add((function, value))
                     graph.recomputed.append(node)
         elif node is not None and line.startswith("      :"):
             before, _, after = line.partition(") -> (")

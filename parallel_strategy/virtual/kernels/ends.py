@@ -17,38 +17,47 @@ def _embed(values: Values) -> None:
 
 @kernel("embedding.word.gradient")
 def _embed_gradient(values: Values) -> None:
-    table, gradient = values.store.weight(0, "embedding.word.weight"), values.read("d.embedding.word")
+    rows, gradient = values.store.rows(0, "embedding.word.weight"), values.read("d.embedding.word")
     tokens = values.tokens if gradient.shape[1] == values.tokens.ids.shape[1] else values.own
     ids = tokens.ids - values.offset
-    here = (ids >= 0) & (ids < len(table))
-    values.gradient("embedding.word.weight", op.scatter_rows(len(table), ids[here], gradient[here]))
+    here = (ids >= 0) & (ids < rows)
+    values.gradient("embedding.word.weight", op.scatter_rows(rows, ids[here], gradient[here]))
 
 
 @kernel("embedding.position")
 def _positions(values: Values) -> None:
     table = values.weight("embedding.position.weight")
-    values.made["embedding.position"] = values.read("embedding.word") + table[values.own.positions]
+    values.made["embedding.position"] = values.mine(values.read("embedding.word")) + table[values.own.positions]
 
 
 @kernel("embedding.position.gradient")
 def _positions_gradient(values: Values) -> None:
     gradient = values.stream.gradient
     assert gradient is not None
-    rows = len(values.weight("embedding.position.weight"))
+    rows = values.store.rows(values.layer, "embedding.position.weight")
     values.gradient("embedding.position.weight", op.scatter_rows(rows, values.own.positions, gradient))
 
 
 @kernel("embedding.dropout")
 def _dropout(values: Values) -> None:
     before = values.made.get("embedding.position")
-    values.made["embedding.dropout"] = (values.read("embedding.word") if before is None else before) * values.dropped(0)
+    before = values.mine(values.read("embedding.word")) if before is None else before
+    values.made["embedding.dropout"] = before * values.dropped(0)
 
 
 @kernel("embedding.dropout.gradient")
 def _dropout_gradient(values: Values) -> None:
     assert values.stream.gradient is not None
     values.stream.gradient = values.stream.gradient * values.dropped(0)
-    values.made["d.embedding.word"] = values.stream.gradient
+    _begin_word_gradient(values)
+
+
+def _begin_word_gradient(values: Values) -> None:
+    """Of the looked-up rows. Where ranks took their own tokens out of a sum, the gradient of that sum is theirs, and
+    zero elsewhere."""
+    gradient = values.stream.gradient
+    assert gradient is not None
+    values.made["d.embedding.word"] = values.among_all(gradient) if values.partial else gradient
 
 
 @kernel("query_embedding")
@@ -58,7 +67,7 @@ def _queries(values: Values) -> None:
 
 @kernel("query_embedding.gradient")
 def _queries_gradient(values: Values) -> None:
-    rows = len(values.weight("query_embedding.weight"))
+    rows = values.store.rows(values.layer, "query_embedding.weight")
     gradient = op.scatter_rows(rows, values.tokens.positions, values.made["d.query_embedding"])
     values.gradient("query_embedding.weight", gradient)
 
@@ -155,15 +164,14 @@ def leave_forward(values: Values) -> None:
         made = (values.made[name] for name in ("embedding.dropout", "embedding.position") if name in values.made)
         values.stream.hidden = next(made, None)
         if values.stream.hidden is None:
-            values.stream.hidden = values.read("embedding.word")
+            values.stream.hidden = values.mine(values.read("embedding.word"))
     elif values.kind == "head":
         finish_head(values)
 
 
 def enter_backward(values: Values) -> None:
     if values.kind == "embedding":
-        assert values.stream.gradient is not None
-        values.made["d.embedding.word"] = values.stream.gradient
+        _begin_word_gradient(values)
 
 
 def leave_backward(values: Values) -> None:

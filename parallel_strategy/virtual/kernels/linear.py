@@ -82,12 +82,12 @@ def _norm(name: str, *, last: bool = False) -> None:
         if name in _FEEDS:
             values.made[_FEEDS[name]] = y
         if last:
-            values.stream.hidden = y
+            values.made[name] = values.stream.hidden = y
 
     def backward(values: Values) -> None:
         gradient = values.mine(values.read(f"d.{_FEEDS[name]}")) if name in _FEEDS else values.stream.gradient
         assert gradient is not None
-        centre = values.bias(f"{name}.bias") is not None
+        centre = values.has(f"{name}.bias")
         x, weight = values.made[f"{name}.input"], values.weight(f"{name}.weight")
         back, of_weight, of_bias = op.normalise_gradient(gradient, x, weight, centre=centre)
         values.gradient(f"{name}.weight", of_weight)
@@ -128,7 +128,7 @@ def _residual(name: str, output: str, bias: str, site: int) -> None:
     def backward(values: Values) -> None:
         assert values.stream.gradient is not None
         gradient = values.stream.gradient * values.dropped(3 * values.layer + site)
-        if values.bias(bias) is not None:
+        if values.has(bias):
             values.gradient(bias, op.over_rows(gradient))
         values.made[f"d.{output}"] = gradient
 
