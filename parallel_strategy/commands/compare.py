@@ -15,11 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
+    from parallel_strategy.report.console import console as terminal
+    from parallel_strategy.report.console import table
     from parallel_strategy.report.tables import summary
-    from parallel_strategy.search.find import parts_of
+    from parallel_strategy.search.parts import parts_of
     from parallel_strategy.session import load_prediction
 
     predictions = [load_prediction(path, arguments.calibration) for path in arguments.strategies]
@@ -31,18 +30,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return 0
-    table = Table("", *arguments.strategies)
-    table.add_row("step s", *(f"{row['step_seconds']:.4g}" for row in rows))
-    table.add_row("over the first", *(f"{row['step_seconds'] / rows[0]['step_seconds'] - 1:+.1%}" for row in rows))
-    table.add_row("tokens/s", *(f"{row['tokens_per_second']:,.0f}" for row in rows))
-    table.add_row("model FLOPs of peak", *(f"{row['model_flops_utilisation']:.1%}" for row in rows))
-    table.add_row("pipeline idle", *(f"{row['bubble']:.1%}" for row in rows))
-    table.add_row(
+    rows_shown = table("", *arguments.strategies)
+    rows_shown.add_row("step s", *(f"{row['step_seconds']:.4g}" for row in rows))
+    rows_shown.add_row("over the first", *(f"{row['step_seconds'] / rows[0]['step_seconds'] - 1:+.1%}" for row in rows))
+    rows_shown.add_row("tokens/s", *(f"{row['tokens_per_second']:,.0f}" for row in rows))
+    rows_shown.add_row("model FLOPs of peak", *(f"{row['model_flops_utilisation']:.1%}" for row in rows))
+    rows_shown.add_row("pipeline idle", *(f"{row['bubble']:.1%}" for row in rows))
+    rows_shown.add_row(
         "memory GiB",
         *(f"{row['memory_gib']:.1f}" + (" (does not fit)" if row["out_of_memory"] else "") for row in rows),
     )
     for name in rows[0]["parts"]:
-        table.add_row(name + " s", *(f"{row['parts'][name]:.4g}" for row in rows))
-    console = Console()
-    (console if console.is_terminal else Console(width=140)).print(table)
+        rows_shown.add_row(name + " s", *(f"{row['parts'][name]:.4g}" for row in rows))
+    terminal().print(rows_shown)
     return 0

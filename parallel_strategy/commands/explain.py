@@ -18,11 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from rich.console import Console
-    from rich.table import Table
-
+    from parallel_strategy.report.console import console as terminal
+    from parallel_strategy.report.console import table
     from parallel_strategy.report.details import operators, traffic
-    from parallel_strategy.search.find import parts_of
+    from parallel_strategy.search.parts import parts_of
     from parallel_strategy.session import load_prediction
 
     prediction = load_prediction(arguments.strategy, arguments.calibration)
@@ -36,17 +35,15 @@ def run(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(data, indent=1))
         return 0
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = terminal()
     console.print(f"step [bold]{prediction.seconds:.4g} s[/]; on the busiest stage:")
     for name, seconds in parts.items():
         console.print(
             f"  {name:28s} {seconds:9.4f} s  {seconds / prediction.closed_form_seconds:6.1%}", highlight=False
         )
-    table = Table("operator", "ms", "s a step", "TFLOP/s", "GB/s", "bound by")
+    rows = table("operator", "ms", "s a step", "TFLOP/s", "GB/s", "bound by", left=("bound by",))
     for o in found[: arguments.operators]:
-        table.add_row(
+        rows.add_row(
             f"{o.block}: {o.name}",
             f"{o.milliseconds:.3f}",
             f"{o.step_seconds:.4f}",
@@ -54,21 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
             f"{o.gbps:.0f}",
             o.bound,
         )
-    console.print(table)
-    table = Table(
-        "collective",
-        "over",
-        "ranks",
-        "times",
-        "GiB",
-        "seconds",
-        "algorithm",
-        title="of the busiest rank, over a step",
-        title_justify="left",
-    )
+    console.print(rows)
+    rows = table(
+        "collective", "over", "ranks", "times", "GiB", "seconds", "algorithm",
+        left=("over", "algorithm"), title="of the busiest rank, over a step",
+    )  # fmt: skip
     for t in links:
-        table.add_row(
+        rows.add_row(
             f"{t.axis}: {t.op}", t.level, str(t.group), str(t.count), f"{t.gib:.3f}", f"{t.seconds:.4f}", t.algorithm
         )
-    console.print(table)
+    console.print(rows)
     return 0

@@ -1,6 +1,9 @@
 """Search the best strategy for a model on a cluster: the whole space, what fits, why not the neighbours of the winner.
 
-The file names model, cluster, framework and global batch; its mesh, pipeline and the rest are what is searched.
+The file names model, cluster, framework and global batch; its mesh, pipeline and the rest are what is searched: all
+sizes and orders of the axes, micro-batches, two halves, schedules, chunks, recomputation, optimizer sharding, what lies
+on the host. Gradient buckets, groups that share optimizer states, the vocabulary's split, what recomputation repeats
+and schedules without a closed form are tried on the strategies that come out first.
 
 example:
   python -m parallel_strategy search strategy.yaml --out best.yaml
@@ -11,16 +14,36 @@ import argparse
 import json
 
 
+def whole(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < 1:
+        raise ValueError
+    return number
+
+
+whole.__name__, share.__name__ = "whole number above 0", "share from 0 to below 1"  # argparse names them in errors
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("strategy")
-    parser.add_argument("--devices", type=int, help="default: as many as the file's mesh has")
-    parser.add_argument("--tp", type=int, nargs="+", default=[])
-    parser.add_argument("--pp", type=int, nargs="+", default=[])
-    parser.add_argument("--cp", type=int, nargs="+", default=[1])
-    parser.add_argument("--micro", type=int, nargs="+", default=[])
-    parser.add_argument("--schedules", nargs="+", help="default: all that have a closed form")
-    parser.add_argument("--margin", type=float, default=0.0, help="share of usable memory to leave free")
-    parser.add_argument("--keep", type=int, default=10)
+    parser.add_argument("--devices", type=whole, help="default: as many as the file's mesh has")
+    parser.add_argument("--tp", type=whole, nargs="+", default=[])
+    parser.add_argument("--pp", type=whole, nargs="+", default=[])
+    parser.add_argument("--cp", type=whole, nargs="+", help="default: 1; for sequences of 8,192 and more 1 2 4 8")
+    parser.add_argument("--ep", type=whole, nargs="+", default=[])
+    parser.add_argument("--micro", type=whole, nargs="+", default=[], help="sequences of a micro-batch")
+    parser.add_argument("--schedules", nargs="+", metavar="NAME", help="default: all")
+    parser.add_argument("--zero", type=int, nargs="+", choices=(0, 1, 2, 3), help="default: all")
+    parser.add_argument("--on-device", action="store_true", help="neither optimizer nor activations on the host")
+    parser.add_argument("--margin", type=share, default=0.0, help="share of usable memory to leave free")
+    parser.add_argument("--keep", type=whole, default=10, help="how many strategies to show")
     parser.add_argument("--out", help="write the winner's strategy.yaml")
     parser.add_argument("--json", action="store_true")
 
@@ -47,14 +70,26 @@ def run(arguments: argparse.Namespace) -> int:
         question.strategy.batch.global_,
         tp=arguments.tp,
         pp=arguments.pp,
-        cp=arguments.cp,
+        cp=arguments.cp or ([1, 2, 4, 8] if question.model.seq_length >= 8192 else [1]),
+        ep=arguments.ep,
         micro=arguments.micro,
     )
+    if arguments.zero is not None:
+        space.zero = sorted(set(arguments.zero))
+    if arguments.on_device:
+        space.offload, space.activation = [False], [0.0]
     if arguments.schedules:
-        unknown = [name for name in arguments.schedules if name not in space.schedules]
+        known = [*space.schedules, *space.simulated]
+        unknown = [name for name in arguments.schedules if name not in known]
         if unknown:
-            raise UserError(f"--schedules {unknown[0]}: is not one of {', '.join(space.schedules)}")
-        space.schedules = list(arguments.schedules)
+            raise UserError(f"--schedules {unknown[0]}: is not one of {', '.join(known)}")
+        space.simulated = [name for name in space.simulated if name in arguments.schedules]
+        space.schedules = [name for name in space.schedules if name in arguments.schedules]
+        if not space.schedules:
+            raise UserError(
+                f"--schedules {' '.join(arguments.schedules)}: these can only be simulated, on strategies that another "
+                f"one ranks first; add one of {', '.join(Space(1, 1).schedules)}"
+            )
     started = time.perf_counter()
     found = search(question, space, keep=arguments.keep, margin=arguments.margin)
     elapsed = time.perf_counter() - started
@@ -64,7 +99,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"the limits given"
         )
     if arguments.out and found.best:
-        write_whole(Path(arguments.out), found.best[0].question.strategy.dump())
+        out = Path(arguments.out)
+        best = found.best[0].question.strategy.moved(Path(arguments.strategy).parent, out.parent)
+        write_whole(out, best.dump())
     if arguments.json:
         print(json.dumps(found_data(found, elapsed), indent=1))
     else:

@@ -13,6 +13,7 @@ from parallel_strategy.graph.operator import Block
 from parallel_strategy.graph.program import Chunk, Piece, Program
 from parallel_strategy.graph.sharding import owned_elements
 from parallel_strategy.schedule.orders import Order, Task, splits_backward
+from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.framework import FrameworkSpec
 
 GIB = 1024.0**3
@@ -151,8 +152,13 @@ class Memory:
         return best
 
     def usable_gib(self) -> float:
-        hbm = self.cluster.device.hbm
-        return hbm.usable_gb if hbm.usable_gb is not None else hbm.gb
+        return usable_gib(self.cluster)
+
+
+def usable_gib(cluster: ClusterSpec) -> float:
+    """What a training process can have of a device."""
+    hbm = cluster.device.hbm
+    return hbm.usable_gb if hbm.usable_gb is not None else hbm.gb
 
 
 def rounded_bytes(block: Block) -> float:

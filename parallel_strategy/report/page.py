@@ -8,7 +8,7 @@ from parallel_strategy.predict import Prediction
 from parallel_strategy.report.details import memory_over_time, operators, traffic
 from parallel_strategy.report.streams import Bar, bars
 from parallel_strategy.report.tables import summary
-from parallel_strategy.search.find import parts_of
+from parallel_strategy.search.parts import parts_of
 
 KINDS = {"F": "forward", "B": "backward", "W": "weight gradients", "idle": "idle", "tail": "end of the step"}
 COLOURS = {"F": "#4c9f70", "B": "#3b6fb6", "W": "#8fb8de", "idle": "#f2a391", "tail": "#c9a227"}

@@ -1,11 +1,14 @@
 """What a search found, as a table and as data."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.find import Found
 from parallel_strategy.search.operators import Sharding
+
+SHOWN = 3  # values of one choice; --json has all
 
 
 def _row(prediction: Prediction) -> dict[str, Any]:
@@ -29,6 +32,11 @@ def _row(prediction: Prediction) -> dict[str, Any]:
         "recompute": strategy.recompute.mode,
         "recompute_per_stage": strategy.recompute.per_stage,
         "optimizer_on_host": strategy.offload.optimizer,
+        "activations_on_host": strategy.offload.activation,
+        "interleave": strategy.tensor.interleave,
+        "bucket_mb": strategy.zero.bucket_mb,
+        "ranks_that_share_states": strategy.zero.weight_shard_size if strategy.zero.weight_shard_size > 0 else None,
+        "vocab": strategy.tensor.vocab,
         "model_flops_utilisation": prediction.model_flops_utilisation,
     }
 
@@ -37,6 +45,7 @@ def found_data(found: Found, elapsed: float) -> dict[str, Any]:
     return {
         "candidates": found.candidates,
         "fitting": found.fitting,
+        "refinements": found.refinements,
         "seconds": elapsed,
         "best": [_row(p) for p in found.best],
         "pareto": [
@@ -54,15 +63,14 @@ def found_data(found: Found, elapsed: float) -> dict[str, Any]:
 
 
 def print_found(found: Found, elapsed: float) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from parallel_strategy.report.console import console as terminal
+    from parallel_strategy.report.console import lines, table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)
+    console = terminal()
     console.print(
         f"{found.candidates:,} strategies in {elapsed:.1f} s, {found.fitting:,} fit; the first are replayed "
-        f"event by event"
+        f"event by event, and {found.refinements} steps from them beside the space",
+        highlight=False,
     )
     if not found.best:
         console.print("[red]none fits[/]; the smallest:")
@@ -73,33 +81,30 @@ def print_found(found: Found, elapsed: float) -> None:
                 f"{strategy.recompute.mode} recomputation"
             )
         return
-    table = Table(
-        "step s", "GiB", "MFU", "tp", "pp", "dp", "order", "micro", "schedule", "sp", "zero", "recompute", "stages"
-    )
+    words = ("mesh", "schedule", "ZeRO", "on host", "recompute")
+    best = table("step s", "GiB", "MFU", "mesh", "micro", "schedule", "ZeRO", "on host", "recompute", left=words)
     for prediction in found.best:
         row = _row(prediction)
-        table.add_row(
+        best.add_row(
             f"{row['seconds']:.4g}",
             f"{row['gib']:.1f}",
             f"{row['model_flops_utilisation']:.1%}",
-            str(row["tp"]),
-            str(row["pp"]),
-            str(row["dp"]),
-            " ".join(row["order"]),
-            str(row["micro"]),
+            _mesh(row),
+            str(row["micro"]) + (" in halves" if row["interleave"] > 1 else ""),
             row["schedule"] + (f" x{row['vpp']}" if row["vpp"] > 1 else ""),
-            "yes" if row["sequence_parallel"] else "no",
-            f"{row['zero']}" + (" host" if row["optimizer_on_host"] else ""),
+            _sharing(row),
+            " ".join(_on_host(row)) or "-",
             row["recompute"] + (f" {_runs(row['recompute_per_stage'])}" if row["recompute_per_stage"] else ""),
-            "even" if row["stages"] is None else _runs(row["stages"]),
         )
-    console.print(table)
+    console.print(best)
     console.print("[bold]why not[/]")
-    for neighbour in found.neighbours[:24]:
-        console.print(f"  {neighbour.change}: {neighbour.reason}", highlight=False)
+    why_not = []
+    for choice in dict.fromkeys(neighbour.choice for neighbour in found.neighbours):
+        why_not += [(n.change, n.reason) for n in found.neighbours if n.choice == choice][:SHOWN]
+    console.print(lines(why_not), highlight=False)
     console.print("[bold]what would change the best step time[/]")
-    for name, change in found.sensitivity:
-        console.print(f"  {name}: " + (f"{change:+.1%}" if change < 1e9 else "nothing fits"), highlight=False)
+    moved = [(name, f"{change:+.1%}" if change < 1e9 else "nothing fits") for name, change in found.sensitivity]
+    console.print(lines(moved), highlight=False)
     if found.sharding is not None:
         print_sharding(found.sharding, console)
     console.print(
@@ -108,9 +113,31 @@ def print_found(found: Found, elapsed: float) -> None:
     )
 
 
+def _mesh(row: dict[str, Any]) -> str:
+    """Axes from the outermost to the innermost, and what else shapes a stage."""
+    words = [f"{axis}{row[axis]}" for axis in row["order"]]
+    words += [f"ep{row['ep']}"] if row["ep"] > 1 else []
+    words += ["sp"] if row["sequence_parallel"] else []
+    words += ["whole vocabulary"] if row["vocab"] == "whole" and row["tp"] > 1 else []
+    words += [f"stages {_runs(row['stages'])}"] if row["stages"] else []
+    return " ".join(words) or "one device"
+
+
+def _sharing(row: dict[str, Any]) -> str:
+    words = [str(row["zero"])]
+    words += [f"by {row['ranks_that_share_states']}"] if row["ranks_that_share_states"] else []
+    words += [f"buckets {row['bucket_mb']:g} MiB"] if row["bucket_mb"] else []
+    return " ".join(words)
+
+
+def _on_host(row: dict[str, Any]) -> list[str]:
+    words = ["adam"] if row["optimizer_on_host"] else []
+    return words + ([f"{row['activations_on_host']:.0%} act."] if row["activations_on_host"] else [])
+
+
 def print_sharding(sharding: Sharding, console: Any) -> None:
     """The operators of one layer of the winner, each with MindSpore's in_strategy."""
-    from rich.table import Table
+    from parallel_strategy.report.console import table
 
     matrix = " x ".join(f"{name} {size}" for name, size in zip(sharding.axes, sharding.device_matrix, strict=True))
     gain = 1.0 - sharding.seconds / sharding.mesh_seconds
@@ -120,10 +147,18 @@ def print_sharding(sharding: Sharding, console: Any) -> None:
         + (f", {gain:.1%} less than the mesh's own sharding" if gain > 0.001 else ", which is the mesh's own sharding"),
         highlight=False,
     )
-    table = Table("operator", "primitive", "in_strategy", "tensor map", "ms")
+    words = ("primitive", "in_strategy", "tensor map")
+    rows = table("operator", "primitive", "in_strategy", "tensor map", "ms", left=words)
     for one in sharding.operators:
-        table.add_row(one.name, one.primitive, str(one.in_strategy), str(one.tensor_map), f"{one.seconds * 1e3:.3f}")
-    console.print(table)
+        rows.add_row(
+            one.name, one.primitive, _tuples(one.in_strategy), _tuples(one.tensor_map), f"{one.seconds * 1e3:.3f}"
+        )
+    console.print(rows)
+
+
+def _tuples(numbers: Iterable[Iterable[int]]) -> str:
+    """((16, 1), (1, 4)) as (16,1) (1,4)."""
+    return " ".join("(" + ",".join(map(str, inner)) + ")" for inner in numbers)
 
 
 def _runs(numbers: list[int]) -> str:

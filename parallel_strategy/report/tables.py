@@ -48,13 +48,11 @@ def summary(prediction: Prediction) -> dict[str, Any]:
 
 
 def print_prediction(prediction: Prediction) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from parallel_strategy.report.console import console as terminal
+    from parallel_strategy.report.console import table
 
     data = summary(prediction)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = terminal()
     mesh = " x ".join(f"{axis} {size}" for axis, size in data["mesh"].items() if size > 1) or "one device"
     console.print(
         f"[bold]{data['model']}[/] ({data['parameters'] / 1e9:.2f} billion parameters) on {data['devices']} "
@@ -67,43 +65,26 @@ def print_prediction(prediction: Prediction) -> None:
     )
     verdict = "[red]does not fit[/]" if data["out_of_memory"] else "[green]fits[/]"
     console.print(f"memory [bold]{data['memory_gib']:.1f} GiB[/] of {data['usable_gib']:.1f} usable: {verdict}")
-    table = Table(
-        "stage",
-        "layers",
-        "forward ms",
-        "backward ms",
-        "tail ms",
-        "weights",
-        "gradients",
-        "optimizer",
-        "activations",
-        "total GiB",
-        "margin",
+    console.print(
+        "a stage: milliseconds of one micro-batch and of the step's end; GiB (kept: activations)",
+        style="dim",
+        highlight=False,
     )
-    for column in table.columns:
-        column.justify = "right"
-    rows = data["stages"]
-    shown = rows if len(rows) <= 12 else [*rows[:5], None, *rows[-5:]]
-    for row in shown:
-        if row is None:
-            table.add_row(*["..."] * 11)
+    columns = ("layers", "forward", "backward", "end", "weights", "grads", "adam", "kept", "other", "total", "free")
+    rows = table("stage", *columns, gap=1)
+    keys = ("weights", "gradients", "optimizer", "activations", "other", "total", "margin")
+    stages = data["stages"]
+    shown = stages if len(stages) <= 12 else [*stages[:5], None, *stages[-5:]]
+    for stage in shown:
+        if stage is None:
+            rows.add_row(*["..."] * (1 + len(columns)))
             continue
-        table.add_row(
-            str(row["stage"]),
-            str(row["layers"]),
-            f"{row['forward_ms']:.2f}",
-            f"{row['backward_ms']:.2f}",
-            f"{row['tail_ms']:.1f}",
-            *(
-                f"{row[key]:.2f}"
-                for key in (
-                    "weights_gib",
-                    "gradients_gib",
-                    "optimizer_gib",
-                    "activations_gib",
-                    "total_gib",
-                    "margin_gib",
-                )
-            ),
+        rows.add_row(
+            str(stage["stage"]),
+            str(stage["layers"]),
+            f"{stage['forward_ms']:.2f}",
+            f"{stage['backward_ms']:.2f}",
+            f"{stage['tail_ms']:.1f}",
+            *(f"{stage[key + '_gib']:.2f}" for key in keys),
         )
-    console.print(table)
+    console.print(rows)

@@ -10,7 +10,7 @@ import numpy as np
 
 from parallel_strategy.cost.memory import GIB, transient_bytes
 from parallel_strategy.predict import Prediction
-from parallel_strategy.spec.strategy import Question, StrategySpec
+from parallel_strategy.spec.strategy import StrategySpec
 
 BALANCED = ("gpipe", "1f1b", "zb_h1")
 
@@ -118,20 +118,14 @@ def _in_flight(schedule: str, stage: int, pp: int, micro_batches: int) -> int:
     return min(micro_batches, pp if schedule == "zb_h1" else pp - stage)
 
 
-def balanced_prediction(prediction: Prediction) -> Prediction:
-    """The better of a prediction and its balanced versions that fit."""
+def balanced_prediction(prediction: Prediction, usable: float) -> Prediction:
+    """The better of a prediction and its balanced versions that fit into `usable` GiB."""
     best = prediction
     for mode in ("selective", "full"):
         found = balance(prediction, mode)
         if found is None:
             continue
-        question = prediction.question
-        other = Prediction(
-            Question.model_construct(
-                model=question.model, cluster=question.cluster, framework=question.framework, strategy=found.strategy
-            ),
-            network=prediction.price.network,
-        )
-        if not other.out_of_memory and (best.out_of_memory or other.seconds < best.seconds):
+        other = Prediction(prediction.question.with_strategy(found.strategy), network=prediction.price.network)
+        if other.gib <= usable and (best.gib > usable or other.seconds < best.seconds):
             best = other
     return best

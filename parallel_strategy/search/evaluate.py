@@ -2,9 +2,14 @@
 
 The formulas are those of `Prediction.closed_form_seconds` and of the memory walk, written over arrays: a test
 compares them candidate by candidate.
+
+Exhaustive are layouts, micro-batches, two halves, schedules, chunks, recomputation, optimizer sharding and the
+optimizer's place. Two halves are left out where no collective could hide behind the other half. Activations that are
+copied to the host cost time and never save any, so such a candidate is priced only where its twin on the device does
+not fit and is faster than the fastest that does: all others lose, whatever copying costs.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,81 +17,21 @@ from parallel_strategy.cost.kernel import smooth_maximum
 from parallel_strategy.cost.memory import GIB
 from parallel_strategy.graph.program import Program
 from parallel_strategy.schedule.closed_form import stage_finish
+from parallel_strategy.search.activations import LAYERS, Activations
+from parallel_strategy.search.candidates import Candidates
 from parallel_strategy.search.shapes import KINDS, Layout, Shapes, ShapeTable, Space
-from parallel_strategy.spec.strategy import Question, StrategySpec, divisors, even_stages
-
-HEAD = KINDS.index("head")
-EMBEDDING = KINDS.index("embedding")
-MODES = ("none", "selective", "full")
+from parallel_strategy.search.step_end import StepEnd
+from parallel_strategy.spec.strategy import Question, divisors
 
 
-@dataclass(slots=True)
-class Candidates:
-    """Candidates that share stages and chunks, as parallel arrays; `layout` indexes `layouts`, `choice` indexes
-    `recompute`."""
+def evaluate(question: Question, space: Space, limits: Sequence[float] = ()) -> list[Candidates]:
+    """Every candidate of the space, priced. Candidates that break a rule of the strategy file are not in it.
 
-    pp: int
-    chunks: int
-    layouts: list[Layout]
-    recompute: list[tuple[str, float]]
-    schedules: list[str]
-    layout: np.ndarray
-    choice: np.ndarray
-    schedule: np.ndarray
-    zero: np.ndarray
-    offload: np.ndarray
-    seconds: np.ndarray
-    gib: np.ndarray
-
-    def strategy_fields(self, index: int, question: Question) -> dict:
-        """The fields of strategy.yaml of one candidate."""
-        layout = self.layouts[int(self.layout[index])]
-        mode, share = self.recompute[int(self.choice[index])]
-        stages = stage_layers(question, self.pp, self.chunks)
-        zero = int(self.zero[index])
-        partial = mode != "none" and share < 1.0
-        return {
-            "model": question.strategy.model.model_dump(exclude_none=True),
-            "cluster": question.strategy.cluster.model_dump(exclude_none=True),
-            "framework": question.strategy.framework,
-            "batch": {"global": question.strategy.batch.global_, "micro": layout.micro},
-            "mesh": {
-                "pp": self.pp,
-                "dp": layout.dp,
-                "cp": layout.cp,
-                "tp": layout.tp,
-                "ep": layout.ep,
-                "order": list(layout.order) or ["pp", "dp", "tp"],
-            },
-            "pipeline": {"schedule": self.schedules[int(self.schedule[index])], "vpp": self.chunks},
-            "tensor": {"sequence_parallel": layout.sequence_parallel, "vocab": question.strategy.tensor.vocab},
-            "zero": {"optimizer_shard": zero > 0, "level": max(1, zero)},
-            "recompute": {
-                "mode": mode,
-                "per_stage": [recomputed(n, share) for n in stages] if partial else None,
-                "mp_comm": question.strategy.recompute.mp_comm,
-            },
-            "offload": {"optimizer": bool(self.offload[index])},
-        }
-
-    def strategy(self, index: int, question: Question) -> StrategySpec:
-        return StrategySpec.from_fields(self.strategy_fields(index, question), "candidate")
-
-
-def recomputed(layers: int, share: float) -> int:
-    return int(np.ceil(layers * share))
-
-
-def stage_layers(question: Question, pp: int, chunks: int) -> list[int]:
-
-    sizes = even_stages(question.model.num_layers, pp * chunks)
-    return [sum(sizes[stage::pp]) for stage in range(pp)]
-
-
-def evaluate(question: Question, space: Space) -> list[Candidates]:
-    """Every candidate of the space, priced. Candidates that break a rule of the strategy file are not in it."""
+    `limits`: GiB within which the fastest candidate is wanted, the device's first; for these, activations on the host
+    are tried.
+    """
     shapes = Shapes(question)
-    result = []
+    groups: list[_Group] = []
     for pp in divisors(space.devices):
         if (space.pp and pp not in space.pp) or pp > question.model.num_layers:
             continue
@@ -98,14 +43,20 @@ def evaluate(question: Question, space: Space) -> list[Candidates]:
             if chunks > 1 and question.model.num_layers % (pp * chunks):
                 continue
             group = _Group(question, space, shapes, pp, chunks, layouts, tables)
-            candidates = group.evaluate()
-            if candidates is not None:
-                result.append(candidates)
-    return result
+            if group.schedules and group.recompute:
+                group.price(0.0)
+                groups.append(group)
+    for share in sorted(share for share in space.activation if share):
+        fastest = [(limit, min((group.fastest(limit) for group in groups), default=np.inf)) for limit in limits]
+        for group in groups:
+            group.price(share, group.worth_moving(fastest))
+    roomy = limits[0] if limits else 0.0
+    return [candidates for group in groups if len((candidates := group.candidates(roomy)).seconds)]
 
 
 class _Group:
-    """The candidates of one (stages, chunks) pair."""
+    """The candidates of one (stages, chunks) pair. Priced arrays are [layout, recompute, halves, schedule, zero,
+    optimizer on the host]."""
 
     def __init__(
         self,
@@ -119,22 +70,22 @@ class _Group:
     ) -> None:
         self.question, self.space, self.shapes, self.pp, self.chunks = question, space, shapes, pp, chunks
         self.layouts = layouts
+        chunked = [s for s in space.schedules if (s in ("interleaved", "mindspore_vpp")) == (chunks > 1)]
+        self.schedules = ["1f1b"] if pp == 1 else chunked
+        self.recompute = [choice for choice in space.recompute if chunks == 1 or choice[1] in (0.0, 1.0)]
         self.times = np.stack([table.times for table in tables])  # [layouts, phases, 3, kinds]
-        self.saved, self.attention, self.entry, self.transient, self.dense, self.expert, self.partial = (
-            np.stack([getattr(table, name) for table in tables])
-            for name in ("saved", "attention", "entry", "transient", "dense", "expert", "partial")
-        )
-        self.boundary_bytes = np.array([table.boundary for table in tables])
-        self.table_elements = np.array([table.table_elements for table in tables])
+        self.saved = np.stack([table.saved for table in tables])  # [layouts, kinds]
         self.micro_batches = np.array([space.batch // layout.dp // layout.micro for layout in layouts])
         self.counts, self.layers = self._counts()
-        self.weights_groups = [self._weights_group(layout) for layout in layouts]
-        self.expert_groups = [self._expert_group(layout) for layout in layouts]
-        self.dense_shards = np.array([size for size, _ in self.weights_groups], dtype=float)
-        self.expert_shards = np.array([size for size, _ in self.expert_groups], dtype=float)
-        self.boundary = np.array([self._send(x, size) for x, size in zip(layouts, self.boundary_bytes, strict=True)])
-        self.stage_dense, self.stage_expert = self._stage_elements()
-        self.gathers: dict[tuple[int, str], np.ndarray] = {}
+        self.ends = StepEnd(
+            question, space.devices, shapes.network, pp, layouts, tables, self.micro_batches, self.counts
+        )
+        lost = 1.0 + question.framework.fragmentation
+        self.activations = Activations(tables, self.counts, self.micro_batches, lost)
+        jitter = question.framework.jitter
+        self.slowest = np.array([1.0 + jitter * np.sqrt(2.0 * np.log(x.tp * x.cp * x.dp * pp)) for x in layouts])
+        self.legal = self._legal()
+        self.priced: list[tuple[float, np.ndarray, np.ndarray]] = []  # share on the host, seconds, GiB
 
     def _counts(self) -> tuple[np.ndarray, np.ndarray]:
         """[stage, chunk, kind] blocks, and [stage, chunk] transformer layers, as the program lays them out."""
@@ -149,325 +100,193 @@ class _Group:
         for chunk in program.chunks:
             for piece in chunk.pieces:
                 counts[chunk.stage, chunk.index // self.pp, KINDS.index(piece.block.kind)] += piece.count
-        layers = counts.sum(axis=-1) - counts[..., HEAD] - counts[..., EMBEDDING]
-        return counts, layers
+        return counts, counts[..., LAYERS].sum(axis=-1)
 
-    def evaluate(self) -> Candidates | None:
-        space, pp = self.space, self.pp
-        schedules = [s for s in space.schedules if (s in ("interleaved", "mindspore_vpp")) == (self.chunks > 1)]
-        if pp == 1:
-            schedules = ["1f1b"]
-        recompute = [r for r in space.recompute if self.chunks == 1 or r[1] in (0.0, 1.0)]
-        if not schedules or not recompute:
-            return None
-        n, r, s, z, o = len(self.layouts), len(recompute), len(schedules), len(space.zero), len(space.offload)
-        seconds, gib = np.full((n, r, s, z, o), np.inf), np.full((n, r, s, z, o), np.inf)
-        legal = np.ones((n, s), dtype=bool)
-        for index, schedule in enumerate(schedules):
+    def _legal(self) -> np.ndarray:
+        """[layouts, halves, schedules]: which pairs keep the rules of the strategy file."""
+        legal = np.ones((len(self.layouts), len(self.space.interleave), len(self.schedules)), dtype=bool)
+        for index, schedule in enumerate(self.schedules):
             if self.chunks > 1:
-                legal[:, index] = self.micro_batches % pp == 0
+                legal[:, :, index] = (self.micro_batches % self.pp == 0)[:, None]
             elif schedule == "zb_h2":
-                legal[:, index] = self.micro_batches >= 2 * pp - 1
-        tails = self._tails()
-        static = {(zero, offload): self._static(zero, offload) for zero in space.zero for offload in space.offload}
-        for choice, (mode, share) in enumerate(recompute):
-            again = np.ceil(self.layers * share) if mode != "none" else np.zeros_like(self.layers)
-            memory_parts = self._activations(mode, again, schedules)
-            for sharded in sorted({level == 3 for level in space.zero}):
-                forward, back, weight, paced = self._stage_times(mode, again, sharded)
-                for index, schedule in enumerate(schedules):
-                    rows = np.flatnonzero(legal[:, index])
-                    if not len(rows):
+                legal[:, :, index] = (self.micro_batches >= 2 * self.pp - 1)[:, None]
+        for index, halves in enumerate(self.space.interleave):
+            if halves > 1:
+                able = [x.micro % halves == 0 and x.tp * x.cp * x.ep > 1 for x in self.layouts]
+                legal[:, index] &= np.array(able)[:, None]
+        return legal
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        space = self.space
+        choices: list[list] = [self.recompute, space.interleave, self.schedules, space.zero, space.offload]
+        return (len(self.layouts), *map(len, choices))
+
+    def price(self, share: float, wanted: np.ndarray | None = None) -> None:
+        """Price all candidates that keep `share` of their activations on the host, or those that are `wanted`."""
+        if wanted is not None and not wanted.any():
+            return
+        space, ends = self.space, self.ends
+        seconds, gib = np.full(self.shape, np.inf), np.full(self.shape, np.inf)
+        static = {(zero, host): ends.static(zero, host) for zero in space.zero for host in space.offload}
+        after = {(zero, host): ends.after(zero, host) for zero in space.zero for host in space.offload}
+        beside = self.question.framework.context_gib + self.question.framework.workspace_mib / 1024
+        for choice, (mode, part) in enumerate(self.recompute):
+            if wanted is not None and not wanted[:, choice].any():
+                continue
+            again = np.ceil(self.layers * part) if mode != "none" else np.zeros_like(self.layers)
+            kept, working = self.activations.of_a_micro_batch(mode, again)
+            for index, schedule in enumerate(self.schedules):
+                held = self.activations.at_the_peak(schedule, kept * (1.0 - share), working)
+                for level, zero in enumerate(space.zero):
+                    for host, offload in enumerate(space.offload):
+                        total = (static[zero, offload] + held).max(axis=-1) / GIB + beside
+                        gib[:, choice, :, index, level, host] = total[:, None]
+            for half, halves in enumerate(space.interleave):
+                for sharded in sorted({zero == 3 for zero in space.zero}):
+                    levels = [level for level, zero in enumerate(space.zero) if (zero == 3) == sharded]
+                    rows_of = [self._rows(choice, half, index, levels, wanted) for index in range(len(self.schedules))]
+                    if not any(map(len, rows_of)):
                         continue
-                    finish = stage_finish(
-                        schedule,
-                        forward[rows],
-                        back[rows],
-                        weight[rows],
-                        self.micro_batches[rows],
-                        self.boundary[rows],
-                        chunks=self.chunks,
-                        paced=paced[rows],
-                        blocking=not self.question.framework.p2p_overlap,
-                    )
-                    for level, zero in enumerate(space.zero):
-                        if (zero == 3) != sharded:
+                    forward, back, weight, paced = self._stage_times(mode, again, sharded, halves, share)
+                    for index, schedule in enumerate(self.schedules):
+                        rows = rows_of[index]
+                        if not len(rows):
                             continue
-                        for host, offload in enumerate(space.offload):
-                            traffic, after = self._tail_seconds(tails, zero, offload, (back + weight)[rows], rows)
-                            end = (finish + traffic).max(axis=-1) + after.max(axis=-1)
-                            seconds[rows, choice, index, level, host] = end
-                            held = static[zero, offload][rows] + memory_parts[index][rows]
-                            gib[rows, choice, index, level, host] = held.max(axis=-1) / GIB
-        keep = np.flatnonzero(np.isfinite(seconds.ravel()))
-        where = np.unravel_index(keep, seconds.shape)
+                        finish = stage_finish(
+                            schedule,
+                            forward[rows],
+                            back[rows],
+                            weight[rows],
+                            self.micro_batches[rows],
+                            ends.boundary[rows],
+                            chunks=self.chunks,
+                            paced=paced[rows],
+                            blocking=not self.question.framework.p2p_overlap,
+                        )
+                        backward = (back + weight)[rows]
+                        for level in levels:
+                            zero = space.zero[level]
+                            done = (finish + ends.first(zero, backward, rows)).max(axis=-1)
+                            for host, offload in enumerate(space.offload):
+                                seconds[rows, choice, half, index, level, host] = done + after[zero, offload][rows]
+        if wanted is not None:
+            seconds[~wanted] = np.inf
+        self.priced.append((share, seconds, gib))
+
+    def _rows(self, choice: int, half: int, schedule: int, levels: list[int], wanted: np.ndarray | None) -> np.ndarray:
+        """Layouts that need pricing with these choices."""
+        rows = self.legal[:, half, schedule]
+        if wanted is not None:
+            rows = rows & wanted[:, choice, half, schedule, levels].any(axis=(1, 2))
+        return np.flatnonzero(rows)
+
+    def fastest(self, limit: float) -> float:
+        """Seconds of the fastest candidate so far that fits into `limit` GiB."""
+        return min(float(seconds[gib <= limit].min(initial=np.inf)) for _, seconds, gib in self.priced)
+
+    def worth_moving(self, fastest: list[tuple[float, float]]) -> np.ndarray:
+        """Which candidates could be the fastest within one of the limits with activations on the host: those that do
+        not fit and would be faster if they did."""
+        _, seconds, gib = self.priced[0]
+        wanted = np.zeros(self.shape, dtype=bool)
+        for limit, best in fastest:
+            wanted |= (gib > limit) & (seconds < best)
+        return wanted
+
+    def candidates(self, limit: float) -> Candidates:
+        """All that were priced, as flat arrays. `limit`: GiB of the device."""
+        parts = []
+        for share, seconds, gib in self.priced:
+            keep = np.flatnonzero(np.isfinite(seconds.ravel()))
+            where = np.unravel_index(keep, seconds.shape)
+            needed = self.priced[0][2].ravel()[keep] > limit if share else np.ones(len(keep), dtype=bool)
+            parts.append((*where, np.full(len(keep), share), needed, seconds.ravel()[keep], gib.ravel()[keep]))
+        layout, choice, half, schedule, level, host, on_host, needed, seconds, gib = map(
+            np.concatenate, zip(*parts, strict=True)
+        )
+        space = self.space
         return Candidates(
-            pp,
+            self.pp,
             self.chunks,
             self.layouts,
-            recompute,
-            schedules,
-            where[0],
-            where[1],
-            where[2],
-            np.array(space.zero)[where[3]],
-            np.array(space.offload)[where[4]],
-            seconds.ravel()[keep],
-            gib.ravel()[keep] + self.question.framework.context_gib + self.question.framework.workspace_mib / 1024,
+            self.recompute,
+            self.schedules,
+            layout,
+            choice,
+            np.array(space.interleave)[half],
+            schedule,
+            np.array(space.zero)[level],
+            np.array(space.offload)[host],
+            on_host,
+            needed,
+            seconds,
+            gib,
         )
 
-    def _send(self, layout: Layout, size: float) -> float:
-        if self.pp == 1:
-            return 0.0
-        network = self.shapes.network
-        seconds = network.seconds("send", size, self.pp, self._stride(layout, "pp"))
-        if self.question.framework.p2p_scatter_gather and layout.tp > 1 and not layout.sequence_parallel:
-            seconds += network.seconds("all_gather", size * layout.tp, layout.tp, self._stride(layout, "tp"))
-        return seconds
-
-    def _stride(self, layout: Layout, axis: str) -> int:
-        stride = 1
-        sizes = {"pp": self.pp, "dp": layout.dp, "cp": layout.cp, "tp": layout.tp}
-        for inner in reversed(layout.order):
-            if inner == axis:
-                return stride
-            stride *= sizes[inner]
-        return stride
-
-    def _weights_group(self, layout: Layout) -> tuple[int, int]:
-        stride = self._stride(layout, "dp")
-        return layout.dp * layout.cp, min(stride, self._stride(layout, "cp")) if layout.cp > 1 else stride
-
-    def _expert_group(self, layout: Layout) -> tuple[int, int]:
-        return layout.dp * layout.cp // layout.ep, self._stride(layout, "dp") * max(1, layout.ep // layout.cp)
-
-    def _stage_times(self, mode: str, again: np.ndarray, sharded: bool) -> tuple[np.ndarray, ...]:
+    def _stage_times(
+        self, mode: str, again: np.ndarray, sharded: bool, halves: int, share: float
+    ) -> tuple[np.ndarray, ...]:
         """[layouts, pp] forward, backward of activations, backward of weights: all chunks of a stage; [layouts] the
         pace of a micro-batch whose every chunk waits for its slowest stage."""
-        framework = self.question.framework
         totals = [np.zeros((len(self.layouts), self.pp)) for _ in range(3)]
         paced = np.zeros(len(self.layouts))
-        slowest = np.array(
-            [
-                1.0 + framework.jitter * np.sqrt(2.0 * np.log(layout.tp * layout.cp * layout.dp * self.pp))
-                for layout in self.layouts
-            ]
-        )[:, None]
-        layer_kinds = [i for i in range(len(KINDS)) if i not in (HEAD, EMBEDDING)]
+        slowest = self.slowest[:, None]
         for chunk in range(self.chunks):
-            counts = self.counts[:, chunk, :]  # [pp, kinds]
-            forward = np.einsum("lck,pk->lcp", self.times[:, 0], counts)
-            back = np.einsum("lck,pk->lcp", self.times[:, 3], counts)
-            weight = np.einsum("lck,pk->lcp", self.times[:, 4], counts)
-            if mode != "none":
-                # recomputed layers are the first of a stage
-                left = again[:, chunk].copy()
-                phase = 1 if mode == "full" else 2
-                for kind in layer_kinds:
-                    taken = np.minimum(counts[:, kind], left)
-                    left = left - taken
-                    back = back + self.times[:, phase, :, kind, None] * taken[None, None, :]
-            if sharded:
-                self._add_gathers(forward, back, weight, counts, again[:, chunk], mode)
+            forward, back, weight = self._phases(self.counts[:, chunk, :], again[:, chunk], mode, sharded, halves)
             fore = np.asarray(smooth_maximum(forward[:, 0] + forward[:, 1], forward[:, 2]))
             both_device = back[:, 0] + back[:, 1] + weight[:, 0] + weight[:, 1]
             both = np.asarray(smooth_maximum(both_device, back[:, 2] + weight[:, 2]))
-            share = weight[:, 0] / np.maximum(1e-30, back[:, 0] + back[:, 1] + weight[:, 0])
-            paced += (fore.max(axis=-1) + both.max(axis=-1)) * slowest[:, 0]
+            if share:
+                copied = share * (self.saved @ self.counts[:, chunk].T) / (self.question.cluster.host.h2d_gbps * 1e9)
+                fore, both = np.maximum(fore, copied), np.maximum(both, copied)
+            part = weight[:, 0] / np.maximum(1e-30, back[:, 0] + back[:, 1] + weight[:, 0])
+            paced += (fore.max(axis=-1) + both.max(axis=-1)) * self.slowest
             totals[0] += fore * slowest
-            totals[1] += both * slowest * (1 - share)
-            totals[2] += both * slowest * share
+            totals[1] += both * slowest * (1 - part)
+            totals[2] += both * slowest * part
         return totals[0], totals[1], totals[2], paced
 
-    def _add_gathers(
-        self,
-        forward: np.ndarray,
-        back: np.ndarray,
-        weight: np.ndarray,
-        counts: np.ndarray,
-        again: np.ndarray,
-        mode: str,
-    ) -> None:
-        """ZeRO-3 in place: weights gathered for forward and backward and gradients scattered, piece by piece."""
-        framework = self.question.framework
-        left = again.copy()
+    def _phases(
+        self, counts: np.ndarray, again: np.ndarray, mode: str, sharded: bool, halves: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """[layouts, (device, tensor, host), pp] of forward, backward of activations and backward of weights of one
+        chunk. `counts`: [pp, kinds]."""
+        totals = [np.zeros((len(self.layouts), 3, self.pp)) for _ in range(3)]
+        left = again.copy()  # recomputed layers are the first of a stage
         for kind in range(len(KINDS)):
-            if not (self.dense[:, kind] + self.expert[:, kind]).any() or not counts[:, kind].any():
+            stages = np.flatnonzero(counts[:, kind])
+            if not len(stages):
                 continue
-            gather = self._collected(kind, "all_gather", framework.weight_bytes_sent)
-            scatter = self._collected(kind, "reduce_scatter", framework.gradient_bytes_sent)
-            count = counts[None, :, kind]
-            taken = np.zeros_like(left)
-            if kind not in (HEAD, EMBEDDING) and mode != "none":
-                taken = np.minimum(counts[:, kind], left)
-                left = left - taken
-            phase = 1 if mode == "full" else 2
-            busy = (self.times[:, 0, 0, kind] + self.times[:, 0, 1, kind])[:, None] * count
-            hidden = np.minimum(gather * count * framework.gather_overlap, busy)
-            forward[:, 0] += framework.interference * hidden
-            forward[:, 1] += gather * count - hidden
-            busy = sum((self.times[:, p, c, kind])[:, None] * count for p, c in ((3, 0), (3, 1), (4, 0)))
-            busy = busy + (self.times[:, phase, 0, kind] + self.times[:, phase, 1, kind])[:, None] * taken[None, :]
-            traffic = (gather + scatter) * count
-            hidden = np.minimum(traffic * framework.dp_overlap, busy)
-            back[:, 0] += framework.interference * hidden
-            back[:, 1] += traffic - hidden
+            count = counts[stages, kind]
+            forward, back, weight = (self.times[:, phase, :, kind, None] * count for phase in (0, 3, 4))
+            if kind in LAYERS and mode != "none":
+                taken = np.minimum(count, left[stages])
+                left[stages] -= taken
+                back = back + self.times[:, 1 if mode == "full" else 2, :, kind, None] * taken
+            if sharded:
+                self._gather(kind, count, forward, back, weight)
+            if halves > 1:
+                forward, back = (self._interleaved(cost, count, halves) for cost in (forward, back))
+            for total, part in zip(totals, (forward, back, weight), strict=True):
+                total[:, :, stages] += part
+        return totals[0], totals[1], totals[2]
 
-    def _collected(self, kind: int, op: str, sent: float) -> np.ndarray:
-        """[layouts, 1] seconds of one collective of a block's weights, `sent` bytes each, over the ranks that share
-        them."""
-        if (kind, op) not in self.gathers:
-            seconds = self.shapes.network.seconds
-            parts = zip(self.dense[:, kind], self.weights_groups, self.expert[:, kind], self.expert_groups, strict=True)
-            both = [
-                seconds(op, dense * sent, *ranks) + seconds(op, expert * sent, *expert_ranks)
-                for dense, ranks, expert, expert_ranks in parts
-            ]
-            self.gathers[kind, op] = np.array(both)[:, None]
-        return self.gathers[kind, op]
-
-    def _stage_elements(self) -> tuple[np.ndarray, np.ndarray]:
-        """[layouts, pp] parameters, dense and expert."""
-        return self._held(self.dense), self._held(self.expert)
-
-    def _held(self, elements: np.ndarray) -> np.ndarray:
-        """[layouts, kinds] elements of a block -> [layouts, pp] of a stage. The head counts once however often it
-        runs."""
-        counts = self.counts.sum(axis=1)
-        counts[:, HEAD] = np.minimum(counts[:, HEAD], 1)
-        return elements @ counts.T
-
-    def _tails(self) -> dict[str, np.ndarray]:
-        """[layouts, pp] seconds of every collective that a step's end may need."""
-        framework, network = self.question.framework, self.shapes.network
-        dense, expert = self.stage_dense, self.stage_expert
-        names = ("all_reduce", "reduce_scatter", "all_gather", "apart", "apart_sharded")
-        tails = {name: np.zeros_like(dense) for name in names}
-        tied = self.question.model.tied_embedding and self.pp > 1
-        partial = self._held(self.partial)
-        for row, layout in enumerate(self.layouts):
-            groups = [(dense[row], self.weights_groups[row]), (expert[row], self.expert_groups[row])]
-            for elements, group in groups:
-                for value in np.unique(elements):
-                    if value:
-                        here = elements == value
-                        for op in ("all_reduce", "reduce_scatter", "all_gather"):
-                            sent = framework.weight_bytes_sent if op == "all_gather" else framework.gradient_bytes_sent
-                            tails[op][row, here] += network.seconds(op, value * sent, *group)
-            for name, shards in (("apart", 1.0), ("apart_sharded", self.dense_shards[row])):
-                sent = framework.gradient_bytes_sent / shards
-                if tied:
-                    stride = (self.pp - 1) * self._stride(layout, "pp")
-                    seconds = network.seconds("all_reduce", self.table_elements[row] * sent, 2, stride)
-                    tails[name][row, [0, -1]] = seconds
-                for stage, elements in enumerate(partial[row]):
-                    group = layout.tp, self._stride(layout, "tp")
-                    tails[name][row, stage] += network.seconds("all_reduce", elements * sent, *group)
-        tails["dense"], tails["expert"] = dense, expert
-        return tails
-
-    def _tail_seconds(
-        self, tails: dict[str, np.ndarray], zero: int, offload: bool, backward: np.ndarray, rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """[rows, pp]: what each stage adds to its own finish, and what follows once all are done."""
-        framework, cluster = self.question.framework, self.question.cluster
-        traffic, gather = np.zeros_like(backward), np.zeros_like(backward)
-        if zero == 0:
-            traffic = tails["all_reduce"][rows]
-        elif zero < 3:
-            traffic, gather = tails["reduce_scatter"][rows], tails["all_gather"][rows]
-        room = backward
-        if zero == 2:
-            traffic = traffic * self.micro_batches[rows, None]
-            room = backward * self.micro_batches[rows, None]
-        hidden = np.minimum(framework.dp_overlap * traffic, room)
-        hidden_gather = framework.gather_overlap * gather
-        dense_shards, expert_shards = self._shards(zero > 0)
-        owned = tails["dense"][rows] / dense_shards[rows, None] + tails["expert"][rows] / expert_shards[rows, None]
-        hbm, host = cluster.device.hbm, cluster.host
-        update = owned * framework.optimizer_bytes_per_parameter / (hbm.gbps * 1e9 * hbm.eff)
-        if offload:
-            copied = owned * (framework.gradient_bytes_sent + framework.weight_bytes_sent)
-            per_server = min(cluster.devices_per_server, self.space.devices)
-            update = copied / (host.h2d_gbps * 1e9) + owned * 28 * per_server / (host.adam_gbps * 1e9)
-        fixed = framework.step_overhead_ms * 1e-3 * host.launch_scale
-        apart = tails["apart_sharded" if zero >= 2 else "apart"][rows]
-        first = traffic - hidden + framework.interference * hidden + apart
-        return first, update + gather - hidden_gather + framework.interference * hidden_gather + fixed
-
-    def _shards(self, sharded: bool) -> tuple[np.ndarray, np.ndarray]:
-        if not sharded:
-            return np.ones(len(self.layouts)), np.ones(len(self.layouts))
-        return self.dense_shards, self.expert_shards
-
-    def _static(self, zero: int, offload: bool) -> np.ndarray:
-        """[layouts, pp] bytes of weights, gradients, optimizer and buffers."""
+    def _gather(self, kind: int, count: np.ndarray, forward: np.ndarray, back: np.ndarray, weight: np.ndarray) -> None:
+        """ZeRO-3 in place: a kind's weights gathered for forward and backward and its gradients scattered."""
         framework = self.question.framework
-        dense, expert = self.stage_dense, self.stage_expert
-        shards = self._shards(True)
-        parts = np.zeros_like(dense)
-        for elements, size in ((dense, shards[0][:, None]), (expert, shards[1][:, None])):
-            parts = parts + elements / (size if zero >= 3 else 1) * framework.weight_bytes
-            parts = parts + elements / (size if zero >= 2 else 1) * framework.gradient_bytes
-            if not offload:
-                parts = parts + elements / (size if zero >= 1 else 1) * (
-                    framework.master_bytes + framework.moment_bytes
-                )
-        if zero >= 3:
-            largest = (self.dense + self.expert).max(axis=1)
-            parts = parts + 2 * largest[:, None] * framework.weight_bytes
-        if self.pp > 1:
-            parts = parts + 2 * self.boundary_bytes[:, None]
-        return parts
+        gather = self.ends.gathered(kind, "all_gather", framework.weight_bytes_sent) * count
+        scatter = self.ends.gathered(kind, "reduce_scatter", framework.gradient_bytes_sent) * count
+        hidden = np.minimum(gather * framework.gather_overlap, forward[:, 0] + forward[:, 1])
+        forward[:, 0] += framework.interference * hidden
+        forward[:, 1] += gather - hidden
+        traffic = gather + scatter
+        hidden = np.minimum(traffic * framework.dp_overlap, back[:, 0] + back[:, 1] + weight[:, 0])
+        back[:, 0] += framework.interference * hidden
+        back[:, 1] += traffic - hidden
 
-    def _activations(self, mode: str, again: np.ndarray, schedules: list[str]) -> list[np.ndarray]:
-        """[layouts, pp] bytes of activations at the fullest moment, for each schedule."""
-        kept = np.zeros((len(self.layouts), self.pp, self.chunks))
-        working = np.zeros_like(kept)
-        layer_kinds = [i for i in range(len(KINDS)) if i not in (HEAD, EMBEDDING)]
-        for chunk in range(self.chunks):
-            counts = self.counts[:, chunk, :]
-            kept[:, :, chunk] = self.saved @ counts.T
-            left = again[:, chunk].copy()
-            for kind in range(len(KINDS)):
-                present = counts[:, kind] > 0
-                taken = np.zeros(self.pp)
-                if kind in layer_kinds and mode != "none":
-                    taken = np.minimum(counts[:, kind], left)
-                    left = left - taken
-                dropped = self.saved[:, kind] - self.entry[:, kind] if mode == "full" else self.attention[:, kind]
-                kept[:, :, chunk] -= dropped[:, None] * taken[None, :]
-                rerun = self.saved[:, kind] if mode == "full" else self.attention[:, kind]
-                need = np.where(taken > 0, rerun[:, None], 0.0) + self.transient[:, kind][:, None]
-                working[:, :, chunk] = np.maximum(working[:, :, chunk], np.where(present, need, 0.0))
-        lost = 1.0 + self.question.framework.fragmentation
-        stages = np.arange(self.pp)
-        m = self.micro_batches[:, None]
-        result = []
-        for schedule in schedules:
-            if self.chunks > 1:
-                ahead = (self.pp - stages - 1) * 2 + (self.chunks - 1) * self.pp + 1
-                full = np.where(m == self.pp, m * self.chunks, np.minimum(ahead, m * self.chunks))
-                result.append(lost * (_interleaved_kept(kept, full, self.pp) + working.max(axis=-1)))
-                continue
-            if schedule == "gpipe":
-                flying = m + np.zeros(self.pp)
-            elif schedule == "zb_h2":
-                flying = np.minimum(m, np.full(self.pp, 2 * self.pp - 1)[None, :])
-            elif schedule == "zb_h1":
-                flying = np.minimum(m, np.full(self.pp, self.pp)[None, :])
-            else:
-                flying = np.minimum(m, (self.pp - stages)[None, :])
-            result.append(lost * (kept[:, :, 0] * flying + working[:, :, 0]))
-        return result
-
-
-def _interleaved_kept(kept: np.ndarray, flying: np.ndarray, pp: int) -> np.ndarray:
-    """Bytes of the chunks in flight: rounds of pp micro-batches through the stage's chunks, first chunk first."""
-    chunks = kept.shape[-1]
-    total = np.zeros(kept.shape[:2])
-    rounds, rest = np.divmod(flying, pp * chunks)
-    for chunk in range(chunks):
-        here = rounds * pp + np.clip(rest - chunk * pp, 0, pp)
-        total += here * kept[:, :, chunk]
-    return total
+    def _interleaved(self, cost: np.ndarray, count: np.ndarray, halves: int) -> np.ndarray:
+        """Collectives of one half beside the computation of the other, but for the first and the last of a run."""
+        hidden = np.minimum(cost[:, 1] * (1.0 - 0.5 / np.maximum(1.0, count)), cost[:, 0])
+        interference = self.question.framework.interference
+        return np.stack([cost[:, 0] + interference * hidden, cost[:, 1] - hidden, cost[:, 2] * halves], axis=1)

@@ -57,6 +57,9 @@ class Space:
     micro: list[int] = field(default_factory=list)
     chunks: list[int] = field(default_factory=lambda: [1, 2, 4])
     schedules: list[str] = field(default_factory=lambda: ["gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2"])
+    simulated: list[str] = field(  # tried on the first strategies only: they have no closed form of their own
+        default_factory=lambda: ["zb_v", "dualpipe", "mindspore_vpp", "mindspore_vpp_less_memory"]
+    )
     recompute: list[tuple[str, float]] = field(
         default_factory=lambda: [
             ("none", 0.0),
@@ -67,6 +70,8 @@ class Space:
     )
     zero: list[int] = field(default_factory=lambda: [0, 1, 2, 3])
     offload: list[bool] = field(default_factory=lambda: [False, True])
+    interleave: list[int] = field(default_factory=lambda: [1, 2])  # halves of a micro-batch that run at once
+    activation: list[float] = field(default_factory=lambda: [0.0, 0.5, 1.0])  # share on the host
     largest_micro: int = 16
 
     def layouts(self, question: Question, pp: int) -> list[Layout]:

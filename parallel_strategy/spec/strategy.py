@@ -4,6 +4,7 @@ The file names the model, the cluster and the framework too, so that one file is
 fields are checked here; whatever breaks one gets a line with the field and the nearest legal value.
 """
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from parallel_strategy.spec.model import ModelSpec
 Schedule = Literal[
     "gpipe", "1f1b", "interleaved", "mindspore_vpp", "mindspore_vpp_less_memory", "zb_h1", "zb_h2", "zb_v", "dualpipe"
 ]
+FILES = (".yaml", ".yml")
 CHUNKED = ("interleaved", "mindspore_vpp", "mindspore_vpp_less_memory")
 
 
@@ -224,6 +226,21 @@ class StrategySpec(SpecFile):
             width=110,
         )
 
+    def moved(self, old: Path, new: Path) -> "StrategySpec":
+        """The same strategy for a file in folder `new` instead of `old`: files that it names are still found."""
+
+        def there(name: str) -> str:
+            path = Path(name)
+            return name if path.is_absolute() else os.path.relpath((old / path).resolve(), new.resolve())
+
+        updates: dict[str, object] = {}
+        for field, choice in (("model", self.model), ("cluster", self.cluster)):
+            if choice.file is not None:
+                updates[field] = choice.model_copy(update={"file": there(choice.file)})
+        if self.framework.endswith(FILES):
+            updates["framework"] = there(self.framework)
+        return self.model_copy(update=updates)
+
     @property
     def micro_batches(self) -> int:
         return self.batch.global_ // self.mesh.dp // self.batch.micro
@@ -302,7 +319,7 @@ class Question(Section):
         cluster = _choose(
             ClusterSpec, strategy.cluster.preset, strategy.cluster.file, folder, "cluster", "cloudbrain2-2048"
         )
-        if strategy.framework.endswith((".yaml", ".yml")):
+        if strategy.framework.endswith(FILES):
             framework = FrameworkSpec.load(folder / strategy.framework)
         else:
             framework = FrameworkSpec.preset(strategy.framework)
@@ -315,6 +332,12 @@ class Question(Section):
                 f"{max(1, strategy.mesh.dp * present // needed)}"
             )
         return cls(model=model, cluster=cluster, framework=framework, strategy=strategy)
+
+    def with_strategy(self, strategy: StrategySpec) -> "Question":
+        """The same model, cluster and framework under another strategy, which is known to be legal."""
+        return Question.model_construct(
+            model=self.model, cluster=self.cluster, framework=self.framework, strategy=strategy
+        )
 
 
 def _choose(kind, preset: str | None, file: str | None, folder: Path, field: str, default: str):

@@ -9,7 +9,7 @@ import yaml
 from parallel_strategy.cli import main
 from parallel_strategy.predict import Prediction
 from parallel_strategy.report.details import memory_over_time, operators, traffic
-from parallel_strategy.search.find import parts_of
+from parallel_strategy.search.parts import parts_of
 from parallel_strategy.spec.model import ModelSpec
 from tests.parallel_strategy.strategies import question
 

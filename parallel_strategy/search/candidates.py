@@ -1,0 +1,78 @@
+"""Candidates of one number of stages and chunks as parallel arrays, and the strategy file of each."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from parallel_strategy.search.shapes import Layout
+from parallel_strategy.spec.strategy import Question, StrategySpec, even_stages
+
+
+@dataclass(slots=True)
+class Candidates:
+    """Candidates that share stages and chunks, as parallel arrays; `layout` indexes `layouts`, `choice` indexes
+    `recompute`, `schedule` indexes `schedules`; the other arrays hold values."""
+
+    pp: int
+    chunks: int
+    layouts: list[Layout]
+    recompute: list[tuple[str, float]]
+    schedules: list[str]
+    layout: np.ndarray
+    choice: np.ndarray
+    interleave: np.ndarray
+    schedule: np.ndarray
+    zero: np.ndarray
+    offload: np.ndarray
+    activation: np.ndarray
+    needed: np.ndarray  # False: its twin with all activations on the device fits too, and is no slower
+    seconds: np.ndarray
+    gib: np.ndarray
+
+    def strategy_fields(self, index: int, question: Question) -> dict:
+        """The fields of strategy.yaml of one candidate."""
+        layout = self.layouts[int(self.layout[index])]
+        mode, share = self.recompute[int(self.choice[index])]
+        stages = stage_layers(question, self.pp, self.chunks)
+        zero = int(self.zero[index])
+        partial = mode != "none" and share < 1.0
+        return {
+            "model": question.strategy.model.model_dump(exclude_none=True),
+            "cluster": question.strategy.cluster.model_dump(exclude_none=True),
+            "framework": question.strategy.framework,
+            "batch": {"global": question.strategy.batch.global_, "micro": layout.micro},
+            "mesh": {
+                "pp": self.pp,
+                "dp": layout.dp,
+                "cp": layout.cp,
+                "tp": layout.tp,
+                "ep": layout.ep,
+                "order": list(layout.order) or ["pp", "dp", "tp"],
+            },
+            "pipeline": {"schedule": self.schedules[int(self.schedule[index])], "vpp": self.chunks},
+            "tensor": {
+                "sequence_parallel": layout.sequence_parallel,
+                "vocab": question.strategy.tensor.vocab,
+                "interleave": int(self.interleave[index]),
+            },
+            "zero": {"optimizer_shard": zero > 0, "level": max(1, zero)},
+            "recompute": {
+                "mode": mode,
+                "per_stage": [recomputed(n, share) for n in stages] if partial else None,
+                "mp_comm": question.strategy.recompute.mp_comm,
+            },
+            "offload": {"optimizer": bool(self.offload[index]), "activation": float(self.activation[index])},
+        }
+
+    def strategy(self, index: int, question: Question) -> StrategySpec:
+        return StrategySpec.from_fields(self.strategy_fields(index, question), "candidate")
+
+
+def recomputed(layers: int, share: float) -> int:
+    return int(np.ceil(layers * share))
+
+
+def stage_layers(question: Question, pp: int, chunks: int) -> list[int]:
+    """Layers of each stage, all its chunks together."""
+    sizes = even_stages(question.model.num_layers, pp * chunks)
+    return [sum(sizes[stage::pp]) for stage in range(pp)]

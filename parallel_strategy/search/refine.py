@@ -1,0 +1,150 @@
+"""Choices that are not in the priced space, tried one at a time on the strategies that it ranks first.
+
+Each is small beside those of the space, or has no closed form: the size of the buckets that gradients are fused in, how
+many ranks share one copy of the optimizer states, how the vocabulary is held, how much of the activations waits on the
+host, what recomputation repeats and keeps, two halves, and the schedules that can only be simulated. A step along
+one of them is taken where it fits and is faster, until none is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from parallel_strategy.cost.collective import Network
+from parallel_strategy.errors import UserError
+from parallel_strategy.predict import Prediction
+from parallel_strategy.search.shapes import Space
+from parallel_strategy.spec.strategy import Question, StrategySpec, divisors
+
+BUCKETS_MB = (None, 25.0, 100.0, 400.0)
+HOST_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+FASTER = 0.999  # a step that gains less is not worth a line in the file
+ROUNDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A strategy that differs from another in one choice; `value` and `instead_of` in words."""
+
+    choice: str
+    value: str
+    instead_of: str
+    strategy: StrategySpec
+
+
+def alternatives(question: Question, space: Space) -> list[Alternative]:
+    """All legal single steps from the question's strategy."""
+    found = []
+    for choice, value, instead_of, section, fields in _changes(question, space):
+        old = question.strategy
+        changed = old.model_copy(update={section: getattr(old, section).model_copy(update=fields)})
+        try:
+            strategy = StrategySpec.from_fields(changed.model_dump(by_alias=True), choice)
+            strategy.check_model(question.model)
+        except UserError:
+            continue
+        found.append(Alternative(choice, value, instead_of, strategy))
+    return found
+
+
+def _changes(question: Question, space: Space) -> Iterator[tuple[str, str, str, str, dict]]:
+    """(choice, value, value now, section of the file, its fields)."""
+    strategy, mesh = question.strategy, question.strategy.mesh
+    copies = mesh.dp * mesh.cp
+    pipeline = strategy.pipeline
+    if mesh.pp > 1:
+        plain, chunked = ("zb_v", "dualpipe"), ("interleaved", "mindspore_vpp", "mindspore_vpp_less_memory")
+        for schedule in plain if pipeline.vpp == 1 else chunked:
+            if schedule in (*space.schedules, *space.simulated) and schedule != pipeline.schedule:
+                yield "schedule", schedule, pipeline.schedule, "pipeline", {"schedule": schedule}
+    if copies > 1 and strategy.zero.stage < 2:
+        for size in BUCKETS_MB:
+            if size != strategy.zero.bucket_mb:
+                now = _bucket(strategy.zero.bucket_mb)
+                yield "gradient buckets", _bucket(size), now, "zero", {"bucket_mb": size}
+    if strategy.zero.stage:
+        shared = strategy.zero.weight_shard_size
+        sizes = [size for size in divisors(copies) if 1 < size < copies]
+        near = {*sizes[:2], *(n for n in sizes if n * mesh.tp <= question.cluster.devices_per_server), *sizes[-1:]}
+        for size in [-1, *sorted(near)]:
+            if size != shared:
+                yield "ranks that share the states", _ranks(size), _ranks(shared), "zero", {"weight_shard_size": size}
+    if mesh.tp > 1:
+        for vocab in ("split", "whole"):
+            if vocab != strategy.tensor.vocab:
+                yield "vocabulary", vocab, strategy.tensor.vocab, "tensor", {"vocab": vocab}
+    for halves in space.interleave:
+        if halves != strategy.tensor.interleave:
+            yield (
+                "halves of a micro-batch",
+                str(halves),
+                str(strategy.tensor.interleave),
+                "tensor",
+                {"interleave": halves},
+            )
+    if any(space.activation):
+        moved = strategy.offload.activation
+        for share in HOST_SHARES:
+            if share != moved:
+                yield "activations on the host", f"{share:.0%}", f"{moved:.0%}", "offload", {"activation": share}
+    if strategy.recompute.mode == "full" and mesh.tp > 1:
+        for name, choice in (
+            ("mp_comm", "collectives again in recomputation"),
+            ("slice_activation", "kept inputs split over tensor ranks"),
+        ):
+            does = getattr(strategy.recompute, name)
+            if name == "mp_comm" or not strategy.tensor.sequence_parallel:
+                yield choice, _yes(not does), _yes(does), "recompute", {name: not does}
+
+
+def refine(prediction: Prediction, usable: float, space: Space) -> tuple[Prediction, int]:
+    """(the best of a prediction and what single steps lead to, how many were tried). `usable`: GiB."""
+    best, tried = prediction, 0
+    for _ in range(ROUNDS):
+        steps = [
+            Prediction(best.question.with_strategy(step.strategy), network=best.price.network)
+            for step in alternatives(best.question, space)
+        ]
+        tried += len(steps)
+        fitting = [step for step in steps if step.gib <= usable]
+        fastest = min(fitting, key=lambda step: step.seconds, default=best)
+        if fastest.seconds > FASTER * best.seconds and best.gib <= usable:
+            break
+        best = fastest
+    return best, tried
+
+
+def with_offload(
+    question: Question,
+    front: list[tuple[float, float, StrategySpec]],
+    count: int,
+    shares: list[float],
+    network: Network,
+) -> list[tuple[float, float, StrategySpec]]:
+    """A Pareto front to which `count` of its members with activations on the host are added."""
+    every = max(1, len(front) // count)
+    points = list(front)
+    for _, _, strategy in front[::every]:
+        for share in shares:
+            if share > strategy.offload.activation:
+                offload = strategy.offload.model_copy(update={"activation": share})
+                moved = strategy.model_copy(update={"offload": offload})
+                prediction = Prediction(question.with_strategy(moved), network=network)
+                points.append((prediction.closed_form_seconds, prediction.gib, moved))
+    points.sort(key=lambda point: point[:2])
+    kept: list[tuple[float, float, StrategySpec]] = []
+    for point in points:
+        if not kept or point[1] < kept[-1][1] - 1e-9:
+            kept.append(point)
+    return kept
+
+
+def _bucket(size: float | None) -> str:
+    return "none" if size is None else f"{size:g} MiB"
+
+
+def _ranks(size: int) -> str:
+    return "all" if size < 0 else str(size)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
