@@ -41,10 +41,10 @@ def matmul_seconds(
 
 def kernel_seconds(table: KernelTable, device: Device, framework: FrameworkSpec, dtype: str) -> np.ndarray:
     """Device time of every kernel of the table."""
-    seconds = (
-        table.bytes / (device.hbm.gbps * 1e9 * device.hbm.eff * device.vector.eff)
-        + device.vector.launch_us * 1e-6 * table.launches
-    )
+    moving = table.bytes / (device.hbm.gbps * 1e9 * device.hbm.eff * device.vector.eff)
+    if table.kinds and device.vector.kinds:
+        moving /= kind_speeds(table, device.vector.kinds)
+    seconds = moving + device.vector.launch_us * 1e-6 * table.launches
     products = table.m > 0
     if products.any():
         m, n, k, batch = (column[products] for column in (table.m, table.n, table.k, table.batch))
@@ -66,6 +66,19 @@ def kernel_seconds(table: KernelTable, device: Device, framework: FrameworkSpec,
             np.maximum(table.flops[flash] / rate, memory) + device.gemm.launch_us * 1e-6 * table.launches[flash]
         )
     return seconds
+
+
+def kind_speeds(table: KernelTable, measured: dict[str, list[tuple[float, float]]]) -> np.ndarray:
+    """Speed of every kernel over that of `vector.eff`: what its kind reached over as many bytes; 1 where unknown."""
+    speeds = np.ones(len(table.bytes))
+    kinds = np.array(table.kinds)
+    for kind, points in measured.items():
+        mine = kinds == kind
+        if mine.any():
+            sizes, reached = np.log(np.array(points)).T
+            megabytes = np.maximum(table.bytes[mine] / np.maximum(table.launches[mine], 1e-9) / 1e6, 1e-9)
+            speeds[mine] = np.exp(np.interp(np.log(megabytes), sizes, reached))
+    return speeds
 
 
 def smooth_maximum(first: np.ndarray | float, second: np.ndarray | float, sharpness: float = 6.0) -> np.ndarray | float:

@@ -298,6 +298,8 @@ class Price:
         owned = owned_elements(program, stage)
         hbm = self.cluster.device.hbm
         update = owned * framework.optimizer_bytes_per_parameter / (hbm.gbps * 1e9 * hbm.eff)
+        weights = len(program.stage_parameters(stage)) if framework.launches_per_weight else 0
+        update += weights * framework.launches_per_weight * self.cluster.device.vector.launch_us * 1e-6
         if strategy.offload.optimizer:
             host = self.cluster.host
             copied = owned * (framework.gradient_bytes_sent + framework.weight_bytes_sent)

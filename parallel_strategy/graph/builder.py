@@ -4,9 +4,11 @@ The order of calls is the order of execution; backward runs the operators from t
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from parallel_strategy.graph.operator import Block, Collective, Kernel, Parameter, Phase, Saved
+from parallel_strategy.spec.framework import TENSORS, Composed
 
 CONJUGATE = {"all_gather": "reduce_scatter", "reduce_scatter": "all_gather", "all_to_all": "all_to_all"}
 
@@ -21,6 +23,7 @@ class BlockBuilder:
     gradient_bytes: float = 0.0  # of the buffer that every micro-batch adds its weight gradients to
     fused_accumulation: bool = True
     partial: bool = False  # gradients between a forward collective's conjugate and the next are sums over tp
+    composed: Mapping[str, Composed] = field(default_factory=dict)
 
     def _add(self, forward: list[Kernel | Collective], backward: list[Kernel | Collective]) -> None:
         block = self.block
@@ -62,10 +65,15 @@ class BlockBuilder:
         ]
         if accumulated and not fused:
             backward.append(Kernel(f"{name}.accumulate", Phase.BACKWARD_WEIGHT, accumulated))
+        forward: list[Kernel | Collective] = [Kernel(name, Phase.FORWARD, moved, m, n, k, batch, flops)]
         if bias:
             moved_bias = float(self.element) * batch * m * n
-            backward.append(Kernel(f"{name}.bias_gradient", Phase.BACKWARD_WEIGHT, moved_bias))
-        self._add([Kernel(name, Phase.FORWARD, moved, m, n, k, batch, flops)], backward)
+            if parts := self.composed.get("bias"):
+                forward += _kernels(f"{name}.bias", Phase.FORWARD, parts.forward, moved_bias)
+                backward += _kernels(f"{name}.bias_gradient", Phase.BACKWARD_WEIGHT, parts.backward, moved_bias)
+            else:
+                backward.append(Kernel(f"{name}.bias_gradient", Phase.BACKWARD_WEIGHT, moved_bias))
+        self._add(forward, backward)
         lead = (batch,) if expert else ()
         if weights:
             cut = None if split is None else len(lead) + (split == "columns")
@@ -74,9 +82,23 @@ class BlockBuilder:
             self.weight(f"{name}.bias", (*lead, n), expert=expert, split=len(lead) if split == "columns" else None)
 
     def vector(
-        self, name: str, forward: float, backward: float, *, launches: float = 1, backward_launches: float = 1
+        self,
+        name: str,
+        forward: float,
+        backward: float,
+        *,
+        launches: float = 1,
+        backward_launches: float = 1,
+        size: float = 0.0,
     ) -> None:
-        """An element-wise or reducing operator: bytes that it reads and writes, forward and backward."""
+        """An element-wise or reducing operator: bytes that it reads and writes, forward and backward. `size`: of its
+        main tensor, over which the kernels run that it is composed of where the framework says so."""
+        if size and (parts := self.composed.get(name.rsplit(".", 1)[-1])):
+            self._add(
+                _kernels(name, Phase.FORWARD, parts.forward, size),
+                _kernels(f"{name}.gradient", Phase.BACKWARD_INPUT, parts.backward, size),
+            )
+            return
         undo: list[Kernel | Collective] = []
         if backward_launches:
             undo.append(Kernel(f"{name}.gradient", Phase.BACKWARD_INPUT, backward, launches=backward_launches))
@@ -120,3 +142,11 @@ class BlockBuilder:
         self.block.parameters.append(
             Parameter(name, float(math.prod(shape)), expert, replicated, shape, split, partial_over_tp)
         )
+
+
+def _kernels(name: str, phase: Phase, counts: Mapping[str, float], size: float) -> list[Kernel | Collective]:
+    """One node for all kernels of a kind."""
+    return [
+        Kernel(f"{name}.{kind}", phase, count * TENSORS[kind] * size, launches=count, kind=kind)
+        for kind, count in counts.items()
+    ]

@@ -14,7 +14,10 @@ def build_embedding(model: ModelSpec, framework: FrameworkSpec, shard: Shard) ->
     size = tokens * hidden * builder.element
     split = shard.tp if shard.vocab_split else 1
     rows = -(-model.vocab_size // split)
-    builder.vector("embedding.word", 2 * size, 3 * size, launches=4 if split > 1 else 1, backward_launches=2)
+    launches = 4 if split > 1 else 1
+    builder.vector("embedding.word", 2 * size, 3 * size, launches=launches, backward_launches=2, size=size)
+    mask = float(shard.micro * (model.seq_length // shard.cp) * model.seq_length * builder.element)
+    builder.vector("embedding.mask", 0, 0, launches=0, backward_launches=0, size=mask)
     builder.weight("embedding.word.weight", (rows, hidden), split=0 if split > 1 else None)
     if split > 1:
         if shard.sequence_parallel and not builder.partial:
@@ -28,11 +31,13 @@ def build_embedding(model: ModelSpec, framework: FrameworkSpec, shard: Shard) ->
         builder.communicate_backward("embedding.word", "all_gather", "tp", size)
     kept = shard.boundary_tokens(model) * hidden
     if model.position == "learned":
-        builder.vector("embedding.position", 3 * kept * builder.element, 2 * kept * builder.element, launches=2)
+        size = kept * builder.element
+        builder.vector("embedding.position", 3 * size, 2 * size, launches=2, size=size)
         shape = (model.seq_length, hidden)
         builder.weight("embedding.position.weight", shape, partial_over_tp=shard.tokens_split)
     if model.dropout_rate > 0:
-        builder.vector("embedding.dropout", kept * (2 * builder.element + 1), kept * (2 * builder.element + 1))
+        moved = kept * (2 * builder.element + 1)
+        builder.vector("embedding.dropout", moved, moved, size=kept * builder.element)
         builder.keep("embedding.dropout.mask", kept)
     return block
 
@@ -70,6 +75,7 @@ def build_head(model: ModelSpec, framework: FrameworkSpec, shard: Shard, *, owns
         logits * (element + (passes - 2) * wide),
         launches=12,
         backward_launches=5,
+        size=logits * wide,
     )
     builder.keep("head.loss.probabilities", logits * wide)
     if split > 1:

@@ -58,7 +58,7 @@ def build_layer(
 def builder_of(block: Block, model: ModelSpec, framework: FrameworkSpec) -> BlockBuilder:
     fused = framework.fused_gradient_accumulation
     dtype, partial = model.activation_dtype, framework.partial_gradients
-    return BlockBuilder(block, model.element_bytes, dtype, framework.gradient_bytes, fused, partial)
+    return BlockBuilder(block, model.element_bytes, dtype, framework.gradient_bytes, fused, partial, framework.composed)
 
 
 def norm(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shard: Shard, name: str) -> None:
@@ -66,7 +66,9 @@ def norm(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shar
     size = shard.boundary_tokens(model) * model.hidden_size * builder.element
     launches = 1 if framework.fused_norm else 6
     passes = 2 if framework.fused_norm else 8
-    builder.vector(name, passes * size, 1.5 * passes * size, launches=launches, backward_launches=2 * launches)
+    builder.vector(
+        name, passes * size, 1.5 * passes * size, launches=launches, backward_launches=2 * launches, size=size
+    )
     builder.keep(f"{name}.input", size)
     builder.weight(f"{name}.weight", (model.hidden_size,), partial_over_tp=shard.tokens_split)
     if model.norm == "layer_norm":
@@ -116,12 +118,19 @@ def residual(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, 
     dropout = model.dropout_rate > 0
     mask = elements if dropout else 0
     if framework.fused_dropout_add or not (dropout or model.bias):
-        builder.vector(name, 3 * size + mask, 2 * size + mask, launches=1, backward_launches=1 + model.bias)
+        builder.vector(name, 3 * size + mask, 2 * size + mask, launches=1, backward_launches=1 + model.bias, size=size)
     else:
         passes = 3 + 2 * dropout + 2 * model.bias
         builder.vector(
-            name, passes * size + mask, (1 + 2 * dropout + model.bias) * size, launches=3, backward_launches=3
+            name,
+            passes * size + mask,
+            (1 + 2 * dropout + model.bias) * size,
+            launches=3,
+            backward_launches=3,
+            size=size,
         )
+    if dropout:
+        builder.vector(f"{name}.dropout", 0, 0, launches=0, backward_launches=0, size=size)
     builder.keep(f"{name}.mask", mask)
 
 
@@ -139,7 +148,8 @@ def _attention(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec
     if query:
         # each rank's heads give a part of the gradient of the queries' table, which is summed at the end of the step
         builder.weight("query_embedding.weight", (model.seq_length, hidden), partial_over_tp=shard.tp > 1)
-        builder.vector("query_embedding", 2 * tokens * hidden * element, 2 * tokens * hidden * element)
+        moved = 2 * tokens * hidden * element
+        builder.vector("query_embedding", moved, moved, size=moved / 2)
         for name, out in (("query", query_out), ("key", key_out), ("value", value_out)):
             builder.matmul(f"attention.{name}", rows, out, hidden, bias=model.bias, split="columns")
     elif model.latent_attention is not None:
@@ -165,6 +175,7 @@ def _attention(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec
     if shard.cp > 1:  # ring attention: keys and values of every other rank pass by; backward their gradients too
         ring = (key_size + value_size) * shard.cp
         builder.communicate("attention.ring", "all_gather", "cp", ring)
+    builder.vector("attention.heads", 0, 0, launches=0, backward_launches=0, size=query_size)
     _core_attention(builder, model, framework, shard, heads, query_size, key_size, value_size)
     if shard.cp > 1:
         builder.communicate_backward("attention.ring.again", "all_gather", "cp", ring)
@@ -224,7 +235,7 @@ def _core_attention(
     if batch:
         builder.matmul("attention.core.scores", rows, seq, model.head_width, batch=batch, weights=False)
     if framework.attention == "fused_softmax":
-        builder.vector("attention.core.softmax", 2 * scores * element, 3 * scores * element)
+        builder.vector("attention.core.softmax", 2 * scores * element, 3 * scores * element, size=scores * element)
     else:  # scale, mask and a softmax in fp32, each its own kernel
         wide = 4 if model.softmax_dtype == "fp32" else element
         builder.vector(
@@ -233,9 +244,11 @@ def _core_attention(
             scores * (3 * wide + 4 * element),
             launches=5,
             backward_launches=4,
+            size=scores * element,
         )
     if dropout:
-        builder.vector("attention.core.dropout", scores * (2 * element + 1), scores * (2 * element + 1))
+        moved = scores * (2 * element + 1)
+        builder.vector("attention.core.dropout", moved, moved, size=scores * element)
     builder.matmul("attention.core.context", rows, model.value_head_width, seq, batch=batch, weights=False)
     builder.keep("attention.core.probabilities", scores * element, attention=True)
     if dropout:
@@ -285,6 +298,7 @@ def _gated_or_plain(
         (2 * ups + 1) * size * (1 + steps) / 2,
         launches=steps,
         backward_launches=steps,
+        size=size,
     )
     builder.keep(f"{name}.activation.output", size)
     builder.matmul(f"{name}.down", rows, hidden, width, batch=batch, expert=expert, split="rows")

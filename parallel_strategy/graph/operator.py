@@ -23,7 +23,7 @@ class Kernel:
     """One device kernel. A matmul has `batch` products of m x n x k; a vector kernel only moves `bytes`.
 
     `flash` marks an attention kernel that is priced by the framework's flash efficiency; `launches` is how many kernels
-    the host issues for it.
+    the host issues for it; `kind` one of `spec.framework.TENSORS`, for devices on which kinds were measured.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Kernel:
     flops: float = 0.0
     flash: bool = False
     launches: float = 1.0
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,7 @@ class KernelTable:
     flash: np.ndarray
     attention: np.ndarray  # inside the part that selective recompute runs again
     launches: np.ndarray
+    kinds: tuple[str, ...] = ()  # empty where no kernel has a kind
 
     @classmethod
     def of(cls, kernels: list[Kernel]) -> "KernelTable":
@@ -159,4 +161,5 @@ class KernelTable:
         columns = [rows[:, i] for i in range(10)]
         for index in (7, 8):
             columns[index] = columns[index].astype(bool)
-        return cls(*columns)
+        kinds = tuple(kernel.kind for kernel in kernels)
+        return cls(*columns, kinds if any(kinds) else ())

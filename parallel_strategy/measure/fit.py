@@ -9,6 +9,7 @@ import numpy as np
 from parallel_strategy.cost.kernel import matmul_seconds
 from parallel_strategy.measure.samples import Measured
 from parallel_strategy.spec.cluster import CalibrationNote, ClusterSpec, Device, Gemm, Host, Level, Memory, Vector
+from parallel_strategy.spec.framework import TENSORS
 
 # dense 16-bit peaks of data sheets, TFLOP/s; a device that is not here gets its fastest product over 0.95
 DATA_SHEET = (
@@ -63,18 +64,33 @@ def cluster_of(measured: Measured, devices: int = 1, name: str = "this-machine")
 
 
 def _memory(measured: Measured) -> tuple[Memory, Vector]:
-    """Bandwidth from the largest copy; the share of it that kernels reach and their floor from all the others."""
-    copies = [moved for moved in measured.moved if moved.name == "copy"]
+    """Bandwidth from the largest copy; the share of it that kernels reach from all the others. Where kinds of kernels
+    were told apart, the share is that of the plainest, and theirs stand over it, size by size."""
+    gb, launch = measured.memory_gb, measured.launch_seconds
+    memory = Memory(gb=round(gb, 2), usable_gb=round(0.94 * gb, 2), gbps=round(_copy_gbps(measured), 2), eff=1.0)
+    largest = max(moved.bytes for moved in measured.moved)
+    named = {moved.name for moved in measured.moved} & TENSORS.keys()
+    if not named:
+        kernels = [moved for moved in measured.moved if moved.name != "copy" and moved.bytes > 0.2 * largest]
+        rates = [moved.bytes / moved.seconds / memory.gbps / 1e9 for moved in kernels]
+        share = float(np.exp(np.mean(np.log(rates)))) if rates else 1.0
+        return memory, Vector(eff=round(min(1.0, share), 3), launch_us=round(launch * 1e6, 3))
+    plainest = max((moved for moved in measured.moved if moved.name == "multiply"), key=lambda moved: moved.bytes)
+    share = round(min(1.0, plainest.bytes / plainest.seconds / 1e9 / memory.gbps), 3)
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for moved in sorted(measured.moved, key=lambda moved: moved.bytes):
+        if moved.name in TENSORS:
+            seconds = max(moved.seconds - launch, 0.1 * moved.seconds)
+            speed = moved.bytes / seconds / 1e9 / (memory.gbps * share)
+            kinds.setdefault(moved.name, []).append((round(moved.bytes / 1e6, 3), float(f"{speed:.3g}")))
+    return memory, Vector(eff=share, launch_us=round(launch * 1e6, 3), kinds=kinds)
+
+
+def _copy_gbps(measured: Measured) -> float:
+    """GB/s of the largest copy, reads and writes."""
+    copies = [moved for moved in measured.moved if moved.name in ("copy", "scale")]
     largest = max(copies, key=lambda moved: moved.bytes)
-    bandwidth = largest.bytes / largest.seconds
-    kernels = [moved for moved in measured.moved if moved.name != "copy"]
-    rates = [moved.bytes / moved.seconds / bandwidth for moved in kernels if moved.bytes > 0.3 * largest.bytes]
-    share = float(np.exp(np.mean(np.log(rates)))) if rates else 1.0
-    gb = measured.memory_gb
-    return (
-        Memory(gb=round(gb, 2), usable_gb=round(0.94 * gb, 2), gbps=round(bandwidth / 1e9, 2), eff=1.0),
-        Vector(eff=round(min(1.0, share), 3), launch_us=round(measured.launch_seconds * 1e6, 3)),
-    )
+    return largest.bytes / largest.seconds / 1e9
 
 
 def _gemm(measured: Measured, hbm: Memory, vector: Vector) -> tuple[Gemm, float, float]:
@@ -132,7 +148,7 @@ def _flash(measured: Measured, peak: float) -> float:
 
 def _server(measured: Measured, devices: int) -> Level:
     """Devices of one server: latency and bandwidth from the all-reduces, or what copies suggest."""
-    copy = max(moved.bytes / moved.seconds for moved in measured.moved if moved.name == "copy") / 1e9
+    copy = _copy_gbps(measured)
     kind: Literal["shared_memory", "switch"] = "shared_memory" if measured.kind == "cpu" else "switch"
     found = measured.collectives
     if not found:

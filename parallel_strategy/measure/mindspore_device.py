@@ -9,11 +9,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
+from parallel_strategy.measure.mindspore_kernels import SMALL_KERNELS, Several, Small, kinds
 from parallel_strategy.measure.numpy_cpu import available_cores, processor_name
 from parallel_strategy.measure.samples import Call, Collected, host_memory_gb, timed
 from parallel_strategy.measure.shared_memory import all_reduces
 
-CHAIN = 66
+# how often a kernel stands in a graph, and how often the small ones do
+TIMES, SMALL = 4, 30
 ASCEND_CORES = {"910": 32, "910A": 32, "910B1": 24, "910B2": 24, "910B3": 20, "910B4": 20}
 
 
@@ -26,19 +28,6 @@ class Graph(nn.Cell):
 
     def construct(self, *tensors: ms.Tensor) -> Any:
         return self.primitive(*tensors)
-
-
-class Chain(nn.Cell):
-    """Kernels with nothing to do, one after the other."""
-
-    def __init__(self, length: int) -> None:
-        super().__init__(auto_prefix=False)
-        self.length, self.sigmoid = length, ops.Sigmoid()
-
-    def construct(self, x: ms.Tensor) -> ms.Tensor:
-        for _ in range(self.length):
-            x = self.sigmoid(x)
-        return x
 
 
 class MindSporeBackend:
@@ -60,6 +49,8 @@ class MindSporeBackend:
         self.name = f"mindspore {ms.__version__} on {target}"
         self.random = np.random.default_rng(0)
         self.last: Any = ms.Tensor(0.0)
+        # each of several kernels in a graph has a slice beside it
+        self.repeats, self.slices = (TIMES, 1) if self.kind == "cpu" else (1, 0)
         self.overhead = 0.0
         self.overhead = self._graph_overhead()
 
@@ -83,12 +74,35 @@ class MindSporeBackend:
         data = self.random.standard_normal(shape, dtype=np.float32)
         return ms.Tensor(data if self.element == 4 else data.astype(np.float16))
 
+    def _several(self, kernel: Any, arity: int, inputs: Callable[[], tuple[ms.Tensor, ...]]) -> Call:
+        """A CPU runs the kernel `TIMES` times in one graph, and shows an element of each result."""
+        if self.kind != "cpu":
+            return self._call(kernel, *inputs())
+        graph = Several(kernel, TIMES, arity)
+        tensors = [tensor for _ in range(TIMES) for tensor in inputs()]
+
+        def run() -> None:
+            self.last = graph(*tensors)
+
+        return run
+
     def product(self, m: int, n: int, k: int, batch: int) -> Call:
+        """As `pangu` has them: the gradient of a weight has the tokens inside, scores the width of a head."""
         if batch == 1:
-            return self._call(ops.MatMul(), self._random(m, k), self._random(k, n))
-        return self._call(ops.BatchMatMul(), self._random(batch, m, k), self._random(batch, k, n))
+            turned = k > max(m, n)
+            shape = (k, m) if turned else (m, k)
+            return self._several(ops.MatMul(transpose_a=turned), 2, lambda: (self._random(*shape), self._random(k, n)))
+        of_scores = n > k
+        other = (batch, n, k) if of_scores else (batch, k, n)
+        product = ops.BatchMatMul(transpose_b=of_scores)
+        return self._several(product, 2, lambda: (self._random(batch, m, k), self._random(*other)))
 
     def vectors(self, elements: int) -> dict[str, tuple[Call, float]]:
+        if self.kind == "cpu":
+            return {
+                name: (self._several(kernel, arity, inputs), moved)
+                for name, (kernel, arity, inputs, moved) in kinds(elements, self.random).items()
+            }
         rows, other, weight = self._random(elements // 512, 512), self._random(elements // 512, 512), self._random(512)
         size = float(self.element) * elements
         return {
@@ -114,13 +128,15 @@ class MindSporeBackend:
         return run
 
     def empty(self) -> tuple[Call, int]:
-        return self._call(Chain(CHAIN), self._random(16)), CHAIN
+        return self._small(SMALL), SMALL * SMALL_KERNELS
+
+    def _small(self, length: int) -> Call:
+        return self._call(Small(length), self._random(4, 4), self._random(4, 4), self._random(4))
 
     def _graph_overhead(self) -> float:
-        """Seconds that a graph takes beside its kernels: a chain of many kernels against a short one."""
-        tiny = self._random(16)
-        short, long = (timed(self, self._call(Chain(length), tiny), 0.3) for length in (2, CHAIN))
-        return max(0.0, short - 2 * (long - short) / (CHAIN - 2))
+        """Seconds that a graph takes beside its kernels: many small kernels against few."""
+        few, many = (timed(self, self._small(length), 0.3) for length in (1, SMALL))
+        return max(0.0, few - (many - few) / (SMALL - 1))
 
     def host_copy(self, size: int) -> Call | None:
         if self.kind == "cpu":

@@ -14,6 +14,7 @@ from parallel_strategy.measure.shared_memory import all_reduces
 
 class NumpyBackend:
     kind, dtype, overhead = "cpu", "fp32", 0.0
+    repeats, slices = 1, 0
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.clock = clock

@@ -84,12 +84,15 @@ class Backend(Protocol):
     cores: int
     memory_gb: float
     clock: Callable[[], float]  # wall time, or processor time where others use the machine too
-    overhead: float  # seconds of a call that are not its kernel's: taken off
+    overhead: float  # seconds of a call that are not its kernels': taken off
+    repeats: int  # how often a call of `product` or `vectors` runs its kernel
+    slices: int  # small kernels beside each of them: taken off
 
     def synchronize(self) -> None: ...
     def product(self, m: int, n: int, k: int, batch: int) -> Call: ...
     def vectors(self, elements: int) -> dict[str, tuple[Call, float]]:
-        """Element-wise and reducing kernels over `elements`: the call and the bytes that it has to move."""
+        """Element-wise and reducing kernels over `elements`: the call and the bytes that one kernel has to move. The
+        names are those of `spec.framework.TENSORS` where the kinds of kernels shall be told apart, with `copy` else."""
 
     def attention(self, batch: int, heads: int, sequence: int, width: int) -> Call | None:
         """Fused causal attention forward; None where there is no such kernel."""
@@ -106,22 +109,27 @@ class Backend(Protocol):
 def measure(backend: Backend, seconds: float) -> Measured:
     """Time everything, for about `seconds`."""
     shapes = product_shapes(backend.kind)
-    sizes = (2**22, 2**26) if backend.kind != "cpu" else (2**17, 2**20, 2**23)
+    sizes = (2**22, 2**26) if backend.kind != "cpu" else (2**17, 2**20, 2**22)
     budget = seconds / (len(shapes) + 8 * len(sizes) + len(ATTENTION) + 6)
     measured = Measured(
         backend.name, backend.device, backend.kind, backend.dtype, backend.cores, backend.memory_gb, host_memory_gb()
     )
+    measured.launch_seconds, measured.issue_seconds = _launch(backend)
+
+    def one(call: Call) -> float:
+        """Seconds of one of the kernels in a call, launch and all."""
+        return max(timed(backend, call, budget) / backend.repeats - backend.slices * measured.launch_seconds, 1e-8)
+
     for m, n, k, batch in shapes:
-        measured.products.append(Product(m, n, k, batch, timed(backend, backend.product(m, n, k, batch), budget)))
+        measured.products.append(Product(m, n, k, batch, one(backend.product(m, n, k, batch))))
     for size in sizes:
         for name, (call, moved) in backend.vectors(size).items():
-            measured.moved.append(Moved(name, moved, timed(backend, call, budget)))
+            measured.moved.append(Moved(name, moved, one(call)))
     for batch, heads, sequence, width in ATTENTION if backend.kind != "cpu" else ():
         attend = backend.attention(batch, heads, sequence, width)
         if attend is not None:
             flops = 2.0 * batch * heads * sequence * sequence * width  # two products, half of each masked
             measured.attention.append(Attended(flops, timed(backend, attend, budget)))
-    measured.launch_seconds, measured.issue_seconds = _launch(backend)
     copy = backend.host_copy(2**27)
     if copy is not None:
         measured.host_to_device_gbps = 2**27 / timed(backend, copy, budget) / 1e9
@@ -133,8 +141,10 @@ def measure(backend: Backend, seconds: float) -> Measured:
 def product_shapes(kind: str) -> list[tuple[int, int, int, int]]:
     """m, n, k, batch: products of transformers of several widths, forward and backward, and of their attention."""
     if kind == "cpu":
-        tokens: tuple[int, ...] = (256, 1024)
+        tokens: tuple[int, ...] = (512, 2048)
         widths: tuple[tuple[int, int], ...] = (
+            (128, 128),
+            (512, 128),
             (256, 256),
             (1024, 256),
             (256, 1024),
@@ -142,9 +152,9 @@ def product_shapes(kind: str) -> list[tuple[int, int, int, int]]:
             (2048, 512),
             (768, 768),
             (3072, 768),
-            (8192, 256),
+            (4096, 256),
         )
-        attention = [(256, 256, 64, 16), (256, 64, 256, 16)]
+        attention = [(256, 256, 64, 16), (256, 64, 256, 16), (256, 256, 32, 32), (256, 32, 256, 32)]
     else:
         tokens = (1024, 4096, 16384)
         widths = ((1024, 1024), (4096, 1024), (2048, 2048), (8192, 2048), (2560, 2560), (12288, 4096), (16384, 4096),
@@ -152,7 +162,7 @@ def product_shapes(kind: str) -> list[tuple[int, int, int, int]]:
         attention = [(1024, 1024, 64, 64), (1024, 64, 1024, 64), (2048, 2048, 128, 32), (2048, 128, 2048, 32)]
     shapes = [(m, n, k, 1) for m in tokens for n, k in widths]
     # the gradient of a weight has the tokens as its inner size
-    shapes += [(k, n, tokens[-1], 1) for n, k in widths[:6]]
+    shapes += [(k, n, tokens[-1], 1) for n, k in widths[:7]]
     return shapes + attention
 
 

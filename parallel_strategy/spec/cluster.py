@@ -36,6 +36,10 @@ class Gemm(Section):
 class Vector(Section):
     eff: float = Field(default=0.8, gt=0, le=1, description="share of memory bandwidth that element-wise kernels reach")
     launch_us: NonNegativeFloat = 3.0
+    kinds: dict[str, list[tuple[PositiveFloat, PositiveFloat]]] = Field(
+        default={},
+        description="measured kinds of kernels: (MB that one moves, its speed over that of eff), so in cache and out of it",
+    )
 
 
 class Device(Section):

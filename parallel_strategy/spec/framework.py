@@ -7,9 +7,44 @@ reported with it, unless a calibration file says so.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, field_validator
 
-from parallel_strategy.spec.file import PRESETS, SpecFile
+from parallel_strategy.spec.file import PRESETS, Section, SpecFile
+
+# Kinds of kernels beside matrix products, and how many tensors of the main one's size each reads and writes.
+TENSORS = {
+    "small": 0.0,  # next to nothing: a launch
+    "multiply": 3.0,  # any of two equal shapes
+    "scale": 2.0,  # by a number
+    "broadcast": 2.0,  # with one number a row
+    "row": 2.0,  # with one row
+    "bias": 2.0,
+    "sum": 1.0,  # of each row
+    "column": 1.0,  # sum over rows
+    "sigmoid": 2.0,
+    "layer_norm": 2.0,
+    "softmax": 2.0,
+    "log_softmax": 2.0,
+    "log_softmax_gradient": 3.0,
+    "transpose": 2.0,
+    "gather": 2.0,
+    "scatter": 2.0,
+}
+
+
+class Composed(Section):
+    """The kernels of an operator that has none of its own: kind -> how many, each over the operator's main tensor."""
+
+    forward: dict[str, NonNegativeFloat] = Field(default={})
+    backward: dict[str, NonNegativeFloat] = Field(default={})
+
+    @field_validator("forward", "backward")
+    @classmethod
+    def check_kinds(cls, counts: dict[str, float]) -> dict[str, float]:
+        for kind in counts:
+            if kind not in TENSORS:
+                raise ValueError(f"{kind!r} is no kind of kernel; known: {', '.join(TENSORS)}")
+        return counts
 
 
 class FrameworkSpec(SpecFile):
@@ -26,6 +61,11 @@ class FrameworkSpec(SpecFile):
     fused_dropout_add: bool = True
     fused_gradient_accumulation: bool = Field(
         default=True, description="weight gradients are added by the matmul itself"
+    )
+    composed: dict[str, Composed] = Field(
+        default={},
+        description="operators made of several kernels, by the last word of their name (norm, softmax, activation, "
+        "residual, bias, heads, mask, loss, word, position, query_embedding, dropout)",
     )
     fused_qkv: bool = Field(default=True, description="False: three separate matmuls, as in MindSpore's PanGu-alpha")
     pad_vocab_to: int = Field(default=1, ge=1, description="the vocabulary is padded to a multiple of this times tp")
@@ -70,6 +110,9 @@ class FrameworkSpec(SpecFile):
     step_overhead_ms: NonNegativeFloat = Field(default=5.0, description="data, loss-scale check, logging: once a step")
     optimizer_bytes_per_parameter: NonNegativeFloat = Field(
         default=34.0, description="memory traffic of unscale, norm, Adam and the copy to 16 bits, per owned parameter"
+    )
+    launches_per_weight: NonNegativeFloat = Field(
+        default=0.0, description="kernels that norm, clip and update launch for every weight"
     )
     weight_bytes: float = Field(default=2.0, description="resident per parameter")
     gradient_bytes: float = Field(default=2.0, description="resident per parameter")
