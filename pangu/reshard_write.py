@@ -22,11 +22,11 @@ from pangu.convert.source import Source
 from pangu.errors import UserError
 
 # Bytes of a band, and how many may be under way.
-BAND = 4 << 20
+BAND = 2 << 20
 BANDS = 4
 # Bytes of a file after which the disk is told to begin with them, while others are still to come.
 WRITE_BACK = 32 << 20
-WRITERS = 4
+WRITERS = min(8, len(os.sched_getaffinity(0)))
 
 
 class ShardFile:
@@ -98,11 +98,11 @@ class Part:
         return range(self.cell[0] * self.shape[0], (self.cell[0] + 1) * self.shape[0]) if self.shape else range(1)
 
     def cut(self, band: np.ndarray, first: int) -> np.ndarray:
-        """What of a band, whose first row is `first`, belongs to this part, row-major."""
+        """What of a band, whose first row is `first`, belongs to this part."""
         if not self.shape:
             return band
         rows = slice(max(self.rows.start - first, 0), self.rows.stop - first)
-        return np.ascontiguousarray(band[rows, *region(self.cell, self.shape)[1:]])
+        return band[rows, *region(self.cell, self.shape)[1:]]
 
 
 def parts_of(
@@ -127,6 +127,31 @@ def bands_of(info: TensorInfo) -> Iterator[tuple[int, int]]:
     at_once = max(1, BAND // max(1, info.nbytes // max(1, info.rows)))
     for first in range(0, max(1, info.rows), at_once):
         yield first, min(info.rows, first + at_once)
+
+
+class Slot:
+    """Memory for one band and for what is cut out of it, used again and again: new memory costs more than a copy."""
+
+    def __init__(self, size: int) -> None:
+        self.band, self.cuts, self.used = np.empty(size, np.uint8), np.empty(0, np.uint8), 0
+        self.futures: list[Future] = []
+        self.written = 0
+
+    def start(self) -> None:
+        self.futures, self.written, self.used = [], 0, 0
+
+    def contiguous(self, cut: np.ndarray) -> memoryview:
+        """The bytes of a part, row-major."""
+        if cut.flags.c_contiguous:
+            return bytes_of(cut)
+        if self.used == 0 and self.cuts.nbytes < self.band.nbytes:
+            self.cuts = np.empty(self.band.nbytes, np.uint8)
+        if self.used + cut.nbytes > self.cuts.nbytes:
+            return bytes_of(np.ascontiguousarray(cut))
+        place = self.cuts[self.used : self.used + cut.nbytes]
+        self.used += cut.nbytes
+        place.view(cut.dtype).reshape(cut.shape)[...] = cut
+        return place.data
 
 
 class Writers:
@@ -183,38 +208,44 @@ def write_parameters(
     """
     files = list({id(file): file for entries in wanted.values() for file, _, _ in entries}.values())
     largest = max((source.tensors[name].nbytes // max(1, source.tensors[name].rows) for name in wanted), default=0)
-    buffers = [np.empty(max(BAND, largest), np.uint8) for _ in range(BANDS)]
-    under_way: deque[tuple[np.ndarray, list[Future], int]] = deque()
+    free = [Slot(max(BAND, largest)) for _ in range(BANDS)]
+    under_way: deque[Slot] = deque()
 
     def finish() -> None:
-        buffer, futures, size = under_way.popleft()
-        for future in futures:
+        slot = under_way.popleft()
+        for future in slot.futures:
             future.result()
-        buffers.append(buffer)
-        advance(size)
+        free.append(slot)
+        advance(slot.written)
 
     with Writers(files) as writers:
         for name, entries in wanted.items():
             info = source.tensors[name]
-            assert info.data_type is not None
             parts = parts_of(name, info, entries, is_ckpt)
             for first, last in bands_of(info):
-                if not buffers:
+                if not free:
                     finish()
-                buffer = buffers.pop()
-                size = (last - first) * (info.nbytes // max(1, info.rows))
-                if size:
-                    source.fill(name, first, last, buffer[:size].data)
-                shape = (last - first, *info.shape[1:]) if info.shape else ()
-                band = buffer[:size].view(info.data_type.storage).reshape(shape)
-                futures, written = [], 0
+                slot = free.pop()
+                slot.start()
+                band = read_band(source, name, first, last, slot.band)
                 for part in parts:
                     if (part.rows.start < last and first < part.rows.stop) or not info.rows:
-                        content = bytes_of(part.cut(band, first))
+                        content = slot.contiguous(part.cut(band, first))
                         headers = part.headers if first <= part.rows.start else []
-                        futures += writers.submit(part.files, headers, content)
-                        written += len(content) * len(part.files)
-                under_way.append((buffer, futures, written))
+                        slot.futures += writers.submit(part.files, headers, content)
+                        slot.written += len(content) * len(part.files)
+                under_way.append(slot)
         while under_way:
             finish()
         writers.sync(files)
+
+
+def read_band(source: Source, name: str, first: int, last: int, memory: np.ndarray) -> np.ndarray:
+    """Rows [first, last) of a parameter, in `memory`."""
+    info = source.tensors[name]
+    assert info.data_type is not None
+    size = (last - first) * (info.nbytes // max(1, info.rows))
+    if size:
+        source.fill(name, first, last, memory[:size].data)
+    shape = (last - first, *info.shape[1:]) if info.shape else ()
+    return memory[:size].view(info.data_type.storage).reshape(shape)

@@ -86,6 +86,7 @@ class ShardSet(Source):
         self.layouts = layouts or read_strategy(self.strategy_files)
         self.num_ranks = max(stage.stop for stage in self.stages())
         self.problems: list[str] = []
+        self.scratch = np.empty(0, np.uint8)  # kept, for new memory costs more than reading into it
         self.unlike: set[int] = set()
         self.paths = self.find_ranks()
         self.indices = self.index_shards()
@@ -228,9 +229,12 @@ class ShardSet(Source):
             return
         at_once = max(1, BAND // row_bytes)
         for start in range(0, len(target), at_once):
-            band = np.empty(target[start : start + at_once].shape, target.dtype)
+            rows = target[start : start + at_once]
+            if self.scratch.nbytes < rows.nbytes:
+                self.scratch = np.empty(rows.nbytes, np.uint8)
+            band = self.scratch[: rows.nbytes].view(target.dtype).reshape(rows.shape)
             stored.read_into(self.open_files, path, (first + start) * row_bytes, bytes_of(band))
-            target[start : start + at_once] = band
+            rows[...] = band
 
 
 def index_shard(path: Path) -> CheckpointIndex:

@@ -3,10 +3,11 @@
     python -m tests.benchmarks.reshard [--layers 3] [--hidden 2560] [--rounds 3] [--folder DIR]
 
 Random fp32 weights of some layers of the 2.6B model in the released layout (data parallel x tensor parallel, optimizer
-sharding over all data-parallel ranks). Every row runs in a process of its own, and right before it a copy of the bytes
-that it writes (shutil.copyfile and fsync): what the disk gives at that moment. Times are medians; `of copy` is the
-median of the ratios of the pairs. `memory`: how far the process's peak lies above what it was before the work, in
-largest parameters.
+sharding over all data-parallel ranks). Every row runs in a process of its own, and right before it `cp` and fsync of as
+many bytes: what the disk gives at that moment. Times are medians; `of cp` is the median of the ratios of the pairs'
+rates. `memory`: how far the process's peak lies above what it was before the work, in largest parameters. A training
+checkpoint has sha256 sums, which are checked and made: its `cp` is followed by two runs of sha256sum, side by side.
+MindSpore's own function runs once.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from pangu import checkpoint
+from pangu.config import ModelConfig
 from tests.conftest import REPOSITORY
 from tests.pangu.convert_files import random_weights, released_layouts, write_strategy
 from tests.pangu.test_reshard import ours, write_shards
@@ -38,16 +41,13 @@ before, start = peak(), time.perf_counter()
 print(json.dumps([time.perf_counter() - start, peak() - before]))
 """
 COPY = """
-with open({target!r}, "wb") as target:
-    with open({source!r}, "rb") as source:
-        left = {size}
-        while left > 0:
-            source.seek(0)
-            block = source.read(min(left, os.path.getsize({source!r})))
-            target.write(block)
-            left -= len(block)
-    target.flush()
+import subprocess
+subprocess.run(["cp", {source!r}, {target!r}], check=True)
+with open({target!r}) as target:
     os.fsync(target.fileno())
+if {checked}:
+    sums = [subprocess.Popen(["sha256sum", name], stdout=subprocess.DEVNULL) for name in ({source!r}, {target!r})]
+    assert not any(process.wait() for process in sums)
 """
 OURS = "assert main(['reshard', {source!r}, *{to}, '--out', {out!r}]) == 0"
 IMPORTS = "from pangu.cli import main\nimport pangu.reshard, pangu.commands.reshard"
@@ -61,6 +61,20 @@ def run(imports: str, program: str) -> tuple[float, int]:
         raise SystemExit(done.stderr)
     seconds, memory = json.loads(done.stdout.splitlines()[-1])
     return seconds, memory
+
+
+def write_training(run: Path, weights: dict[str, np.ndarray]) -> None:
+    """Weights as a whole training checkpoint, without moments: as many bytes as the other rows."""
+    tables = {n.split(".")[1]: w for n, w in weights.items() if n.endswith("embedding_table")}
+    model = ModelConfig(
+        num_layers=sum(name.endswith("layernorm1.gamma") for name in weights),
+        hidden_size=weights["backbone.layernorm.gamma"].size,
+        num_heads=1,
+        ffn_hidden_size=next(w.shape[1] for n, w in weights.items() if n.endswith("output.mapping.weight")),
+        seq_length=len(tables["position_embedding"]),
+        vocab_size=len(tables["word_embedding"]),
+    )
+    checkpoint.save(run, checkpoint.TrainingState(1, 1.0, 0, 0, 0, None), weights, {}, model, {})
 
 
 def size_of(path: Path) -> int:
@@ -95,6 +109,7 @@ def main() -> None:
         shards = folder / "shards"
         write_shards(shards, weights, ours(released_layouts(weights, 4, 2), moments=False), "ckpt")
         save_file(weights, folder / "whole.safetensors")
+        write_training(folder / "run", weights)
         del weights
         to = {shape: ["--to", str(folder / f"{shape}.ckpt")] for shape in ("2x4", "8x1")}
         out = folder / "out"
@@ -112,19 +127,25 @@ def main() -> None:
                 OURS.format(source=str(folder / "whole.safetensors"), to=to["8x1"], out=str(out)),
                 out,
             ),
+            "training, one -> 8x1": (
+                IMPORTS,
+                OURS.format(source=str(folder / "run/checkpoints/step-00000001"), to=to["8x1"], out=str(out)),
+                out,
+            ),
             "4x2 -> 2x4, MindSpore": ("import mindspore as ms", f"{mindspore}{to['2x4'][1]!r})", out),
             "4x2 -> one file, MindSpore": ("import mindspore as ms", f"{mindspore}None)", out),
         }
-        print(f"\n{'':28}{'seconds':>9}{'MB/s':>8}{'of copy':>9}{'memory':>8}")
+        print(f"\n{'':28}{'seconds':>9}{'MB/s':>8}{'of cp':>9}{'memory':>8}")
         for row, (imports, program, result) in rows.items():
-            times, ratios, memory, size = [], [], 0, total
-            for _ in range(arguments.rounds):
+            times, ratios, memory, size = [], [], 0, 0
+            for _ in range(1 if "MindSpore" in row else arguments.rounds):
                 source, target = folder / "whole.safetensors", folder / "copy"
-                copied, _ = run("", COPY.format(source=str(source), target=str(target), size=size))
+                checked = row.startswith("training")
+                copied, _ = run("", COPY.format(source=str(source), target=str(target), checked=checked))
                 seconds, memory = run(imports, program)
                 size = size_of(result)
                 times.append(seconds)
-                ratios.append(copied / seconds)
+                ratios.append(copied / size_of(source) * size / seconds)
                 clear(result)
                 clear(target)
             seconds = statistics.median(times)
