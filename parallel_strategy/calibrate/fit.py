@@ -1,7 +1,9 @@
-"""Fits the figures of one machine and framework to measured step times: robust least squares around the file's figures.
+"""Fits the figures of one machine and framework to measured step times, together with what its shapes do beside them.
 
-Minimises sum rho((ln predicted - ln measured) / noise) + sum (ln multiplier / width)^2 with a soft-L1 rho, so that a
-handful of rows moves a figure only as far as they agree, and a row that nothing explains does not drag the rest.
+The logarithms of the multipliers have normal priors around the file's figures, the residuals of the rows a covariance
+over shapes, and single runs Student-t noise (`residual`). So a handful of rows moves a figure only as far as they
+agree, many rows of one shape count little more than one of them, and a row that nothing explains does not drag the
+rest. Links and network cards are never fitted.
 """
 
 import json
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from parallel_strategy.calibrate.figures import FIGURES, NAMES, apply
+from parallel_strategy.calibrate.residual import correction, shape_features, solve
 from parallel_strategy.calibrate.rows import Row
 from parallel_strategy.errors import UserError
 from parallel_strategy.predict import Prediction
@@ -20,21 +23,8 @@ from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.strategy import Question
 
 SHIPPED = Path(__file__).parent / "shipped.json"
-# What a shape's kernels do beside the model: (share of the amplitude, octaves over which it is alike, in the order of
-# `shape_features`): of the width of the matrices alone, and of the width with the number of tokens.
-SHAPE_KINDS = {
-    "fine": (
-        (1.0, np.array([0.5, 0.5, 3.0, 8.0, 8.0, 1.0])),
-        (1.5, np.array([0.5, 0.5, 0.5, 3.0, 8.0, 1.0])),
-    ),
-    "broad": (
-        (1.0, np.array([0.5, 0.5, 5.0, 8.0, 8.0, 1.0])),
-        (1.5, np.array([0.7, 0.7, 1.5, 3.0, 8.0, 1.0])),
-    ),
-}
-# A machine's rows say themselves how far a shape's residual reaches, and how much of it comes back.
-AMPLITUDES = (0.01, 0.05, 0.1, 0.2)
-NOISE = 0.05  # run-to-run noise of measured step times, as repeated rows show
+STEP = 0.1  # of a logarithm, for derivatives
+FARTHEST = 2.5  # prior widths that a figure may move
 
 
 # devices whose presets have nothing but data sheets behind their matrix products
@@ -56,10 +46,9 @@ class GroupFit:
     multipliers: dict[str, float]
     deviations: dict[str, float]  # standard deviation of ln multiplier
     rows: list[str]  # ids that the fit saw
-    spread: float  # of ln(predicted / measured) on those rows: robust standard deviation
+    spread: float  # of ln(measured / predicted) of each row by the others: robust standard deviation
     shapes: list[list[float]] = field(default_factory=list)  # features of the rows, for `correction`
-    reach: str = "fine"  # of SHAPE_KINDS
-    remains: list[float] = field(default_factory=list)  # ln(measured / predicted) that the figures leave, weighted
+    weights: list[list[float]] = field(default_factory=list)  # of the rows, for each kind of machine
     memory: dict[str, float] = field(default_factory=dict)  # context_gib, fragmentation, where memory was measured
 
 
@@ -93,15 +82,11 @@ class Calibration:
         return {row for fit in self.groups.values() for row in fit.rows}
 
     def correction(self, row: Row) -> float:
-        """Factor on the step time that rows of like shapes suggest: a Gaussian process on what the figures leave.
-
-        Libraries pick kernels by shape, which no smooth model follows; a shape far from all rows seen gets 1.
-        """
+        """Factor on the step time that rows of like shapes suggest; a shape far from all rows seen gets 1."""
         fit = self.groups.get(row.group)
         if fit is None or not fit.shapes:
             return 1.0
-        near = _likeness(np.array([shape_features(row)]), np.array(fit.shapes), fit.reach)
-        return float(np.exp(near @ np.array(fit.remains))[0])
+        return math.exp(correction(shape_features(row), np.array(fit.shapes), np.array(fit.weights)))
 
     def borrowed(self, question: Question) -> dict[str, float]:
         """Figures for a cluster and framework that no row was seen of: the sustained speed of matrix products that
@@ -132,103 +117,40 @@ class Calibration:
         return Prediction(question)
 
 
-def shape_features(row: Row) -> list[float]:
-    """What decides which kernels run: log2 of hidden size per rank, of the tensor group, of tokens, of stages, of
-    devices; and how often the head size can be halved, up to 32."""
-    question = row.question
-    mesh = question.strategy.mesh
-    width = question.model.head_width
-    alignment = min(5, (width & -width).bit_length() - 1)
-    tokens = question.strategy.batch.micro * question.model.seq_length / mesh.cp
-    return [
-        math.log2(question.model.hidden_size / mesh.tp),
-        math.log2(mesh.tp),
-        math.log2(tokens),
-        math.log2(mesh.pp),
-        math.log2(mesh.devices),
-        float(alignment),
-    ]
-
-
-def _likeness(first: np.ndarray, second: np.ndarray, reach: str) -> np.ndarray:
-    """Covariance of the residuals of two lists of shapes, for an amplitude of 1."""
-    total = np.zeros((len(first), len(second)))
-    for width, scale in SHAPE_KINDS[reach]:
-        distance = ((first[:, None, :] - second[None, :, :]) / scale) ** 2
-        total += width**2 * np.exp(-0.5 * distance.sum(axis=-1))
-    return total
-
-
 def fit_group(rows: list[Row]) -> GroupFit:
-    """Fit one group's figures to its rows with a measured time."""
-    from scipy.optimize import least_squares
-
+    """Fit one group's figures to its rows with a measured time: Gauss-Newton steps, each of them a linear problem."""
     timed = [row for row in rows if row.seconds]
+    if not timed:
+        return GroupFit({}, {}, sorted(row.id for row in rows), 0.0, memory=fit_memory(rows))
     predictions = [Prediction(row.question) for row in timed]
     measured = np.log([row.seconds or 1.0 for row in timed])
-    widths = np.array([figure.width for figure in FIGURES])
     used = _used(timed)
     free = [index for index, name in enumerate(NAMES) if used[name]]
+    widths = np.array([FIGURES[index].width for index in free])
+    shapes = np.array([shape_features(row) for row in timed]).round(4)
 
     def logarithms(values: np.ndarray) -> np.ndarray:
         multipliers = {NAMES[index]: math.exp(value) for index, value in zip(free, values, strict=True)}
         return np.log([p.with_figures(apply(p.question, multipliers)).closed_form_seconds for p in predictions])
 
-    def residuals(values: np.ndarray) -> np.ndarray:
-        error = (logarithms(values) - measured) / NOISE
-        robust = np.sign(error) * np.sqrt(2.0 * (np.sqrt(1.0 + error**2) - 1.0))  # soft L1, as a residual
-        return np.concatenate([robust, values / widths[free]])
-
-    start = np.zeros(len(free))
-    if not timed:
-        return GroupFit({}, {}, sorted(row.id for row in rows), 0.0, memory=fit_memory(rows))
-    result = least_squares(residuals, start, diff_step=0.02, xtol=1e-3, ftol=1e-4, max_nfev=20)
-    information = result.jac.T @ result.jac
-    deviations = np.sqrt(np.diag(np.linalg.inv(information + 1e-9 * np.eye(len(free)))))
-    error = logarithms(result.x) - measured
-    spread = 1.4826 * float(np.median(np.abs(error - np.median(error)))) if len(timed) > 1 else NOISE
-    shapes = np.array([shape_features(row) for row in timed])
-    candidates = {reach: _weights_of_residuals(_likeness(shapes, shapes, reach), -error) for reach in SHAPE_KINDS}
-    reach = min(candidates, key=lambda name: candidates[name][0])
-    remains = candidates[reach][1]
+    values = np.zeros(len(free))
+    for _ in range(4):
+        steps = STEP * np.eye(len(free))
+        derivatives = np.array([logarithms(values + s) - logarithms(values - s) for s in steps]).T / (2 * STEP)
+        solution = solve(measured - logarithms(values) + derivatives @ values, derivatives, widths, shapes)
+        before, values = values, solution.figures.clip(-FARTHEST * widths, FARTHEST * widths)
+        if np.abs(values - before).max() < 0.01:
+            break
+    spread = 1.4826 * float(np.median(np.abs(solution.left_out)))
     return GroupFit(
-        {NAMES[index]: round(math.exp(value), 5) for index, value in zip(free, result.x, strict=True)},
-        {NAMES[index]: round(float(value), 5) for index, value in zip(free, deviations, strict=True)},
+        {NAMES[index]: round(math.exp(value), 5) for index, value in zip(free, values, strict=True)},
+        {NAMES[index]: round(float(value), 5) for index, value in zip(free, solution.deviations, strict=True)},
         sorted(row.id for row in rows),
         round(max(spread, 0.01), 5),
-        [[round(float(x), 4) for x in shape] for shape in shapes],
-        reach,
-        [round(float(x), 5) for x in remains],
+        shapes.tolist(),
+        solution.weights.round(5).tolist(),
         fit_memory(rows),
     )
-
-
-def _weights_of_residuals(likeness: np.ndarray, residuals: np.ndarray) -> tuple[float, np.ndarray]:
-    """(leave-one-out error, w): `_likeness(new, seen) @ w` is what a Gaussian process with Student-t noise expects of a
-    new shape.
-
-    A residual that its neighbours contradict is noise and counts less; one that they share is the shape's. The
-    amplitude is the one whose leave-one-out errors are smallest.
-    """
-    freedom, count = 4.0, len(residuals)
-    best: tuple[float, np.ndarray] | None = None
-    for amplitude in AMPLITUDES:
-        covariance = amplitude**2 * likeness
-        noise = np.full(count, NOISE**2)
-        for _ in range(6):
-            inverse = np.linalg.inv(covariance + np.diag(noise))
-            left_out = (inverse @ residuals) / np.diag(inverse)
-            expected = 1.0 / np.diag(inverse) - noise + NOISE**2
-            trust = np.minimum(1.0, (freedom + 1) / (freedom + left_out**2 / expected))
-            noise = 0.5 * noise + 0.5 * (NOISE / trust) ** 2
-        inverse = np.linalg.inv(covariance + np.diag(noise))
-        left_out = (inverse @ residuals) / np.diag(inverse)
-        # of two amplitudes that are as good, the smaller
-        cost = float(np.abs(left_out).mean()) * (1.0 + 0.4 * amplitude)
-        if best is None or cost < best[0]:
-            best = (cost, amplitude**2 * (inverse @ residuals))
-    assert best is not None
-    return best
 
 
 def _used(rows: list[Row]) -> dict[str, bool]:

@@ -82,11 +82,13 @@ def cluster_of(hardware: str) -> str | None:
     return next((preset for pattern, preset in CLUSTERS if re.search(pattern, hardware)), None)
 
 
-def framework_of(framework: str, source: str = "") -> str | None:
-    """The preset of a framework; the same name meant other software in the paper of 2021, so the row's source decides
-    too."""
+def framework_of(framework: str, source: str = "", hardware: str = "") -> str | None:
+    """The preset of a framework; the same name meant other software in the paper of 2021, and BLOOM's scripts set
+    CUDA_LAUNCH_BLOCKING, so the row's source and hardware decide too."""
     if framework == "Megatron-LM" and "2104.04473" in source:
         return "megatron-lm-2021"
+    if framework == "Megatron-DeepSpeed" and re.search(r"A100.*Jean Zay", hardware):
+        return "megatron-deepspeed-bloom"
     return next((preset for pattern, preset in FRAMEWORKS if re.search(pattern, framework)), None)
 
 

@@ -56,6 +56,7 @@ class Row:
     memory_kind: str
     oom: bool
     question: Question
+    software: str = ""  # the framework as the table names it, and the release that its source names
 
     @cached_property
     def share_of_peak(self) -> float:
@@ -134,7 +135,8 @@ def _moved(row: Row, cluster: ClusterSpec) -> Row:
 
 
 def _row(record: dict[str, str], table: str) -> Row:
-    cluster_name, framework_name = cluster_of(record["hw"]), framework_of(record["framework"], record.get("source", ""))
+    cluster_name = cluster_of(record["hw"])
+    framework_name = framework_of(record["framework"], record.get("source", ""), record["hw"])
     if cluster_name is None:
         raise UserError(f"hw {record['hw']!r} is not known")
     if framework_name is None:
@@ -153,6 +155,7 @@ def _row(record: dict[str, str], table: str) -> Row:
         memory_kind=record.get("mem_kind", ""),
         oom=memory == "OOM",
         question=question,
+        software=" ".join([record["framework"], *re.findall(r"@[\w.-]+", record.get("source", ""))]),
     )
 
 

@@ -109,22 +109,30 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> float | None:
 
 
 def _regret(outcomes: list[Outcome]) -> tuple[float, float, int] | None:
-    """How much slower the predicted best is than the real best, over groups of the same model, devices and batch."""
-    groups: dict[tuple, list[Outcome]] = {}
+    """How much slower the predicted best is than the real best, over choices that somebody could have had: strategies
+    for one model (its heads and number format too), on as many devices, with one batch and one release of the software.
+
+    Runs of one strategy are one candidate, which takes their geometric mean: which of them is faster is no strategy's
+    doing.
+    """
+    groups: dict[tuple, dict[str, list[Outcome]]] = {}
     for o in outcomes:
-        row = o.row
-        key = (
-            row.table,
-            row.model,
-            row.size,
-            row.question.strategy.mesh.devices,
-            row.question.strategy.batch.global_,
-            row.question.model.seq_length,
+        question = o.row.question
+        strategy, model = question.strategy, question.model.model_copy(update={"name": ""})
+        choice = (
+            o.row.table,
+            o.row.group,
+            o.row.software,
+            model.model_dump_json(),
+            strategy.mesh.devices,
+            strategy.batch.global_,
         )
-        groups.setdefault(key, []).append(o)
+        groups.setdefault(choice, {}).setdefault(strategy.model_dump_json(), []).append(o)
     regrets = []
-    for members in groups.values():
-        if len(members) > 1:
-            chosen = min(members, key=lambda o: o.seconds)
-            regrets.append((chosen.row.seconds or 0.0) / min(o.row.seconds or 0.0 for o in members) - 1.0)
+    for strategies in groups.values():
+        if len(strategies) > 1:
+            runs = list(strategies.values())
+            predicted = [np.mean([np.log(o.seconds) for o in same]) for same in runs]
+            measured = [np.mean([np.log(o.row.seconds or np.nan) for o in same]) for same in runs]
+            regrets.append(float(np.exp(measured[int(np.argmin(predicted))] - min(measured))) - 1.0)
     return (float(np.median(regrets)), float(np.max(regrets)), len(regrets)) if regrets else None

@@ -176,7 +176,10 @@ class Price:
             0.0,
             scale * float(launches[backward_weight].sum()) * framework.host_us_per_launch_backward,
         )
-        return BlockCost(fore, again, selective, back, weight)
+        costs = [fore, again, selective, back, weight]
+        if framework.launch_blocking:
+            costs = [Cost(cost.device + cost.host, cost.tensor) for cost in costs]
+        return BlockCost(*costs)
 
     def _sharded_weights(self, piece: Piece) -> tuple[float, float, float]:
         """ZeRO-3: exposed seconds of gathering a piece's weights for forward, for backward, and of scattering its

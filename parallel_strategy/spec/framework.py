@@ -102,6 +102,9 @@ class FrameworkSpec(SpecFile):
     )
     host_us_per_launch: NonNegativeFloat = Field(default=8.0, description="host time to issue one kernel, forward")
     host_us_per_launch_backward: NonNegativeFloat = Field(default=5.0, description="the same, backward")
+    launch_blocking: bool = Field(
+        default=False, description="the host waits for every kernel (CUDA_LAUNCH_BLOCKING=1): its time adds up"
+    )
     host_us_per_layer: NonNegativeFloat = Field(default=0.0, description="host time per layer and pass beside launches")
     host_us_per_collective: NonNegativeFloat = Field(default=15.0)
     host_us_per_recompute: NonNegativeFloat = Field(

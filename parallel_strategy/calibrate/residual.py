@@ -1,0 +1,117 @@
+"""What a shape's kernels do beside the model: a Gaussian process over shapes, with Student-t noise.
+
+Libraries pick kernels and algorithms by shape, which no smooth model follows, and rows of one shape share what they do.
+The process is solved together with the figures: a figure of prior width w, on which the logarithm of the step time
+depends by the derivative J, adds J w^2 J' to the covariance of the rows, so that the rows themselves say what is the
+machine's and what is a shape's.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from parallel_strategy.calibrate.rows import Row
+
+FREEDOM = 4.0  # of the Student-t noise
+# Octaves over which a residual is alike, in the order of `shape_features`: of the model's width and the tensor group;
+# and of these with the number of tokens.
+SCALES = (np.array([0.5, 0.5, np.inf, 3.0, 1.0]), np.array([0.5, 0.5, 1.0, 3.0, 1.0]))
+TRUST = 0.3  # of the likelihood by which the kinds of machine below are told apart
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How far residuals go, as logarithms: the amplitudes of both kernels, and the noise of a single run."""
+
+    amplitudes: tuple[float, float]
+    noise: float
+
+
+# machines whose shapes differ and whose runs repeat themselves, and the others
+KINDS = (Kind((0.2, 0.1), 0.04), Kind((0.07, 0.05), 0.1))
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """`figures`: logarithms of the multipliers, and their standard deviations. `weights` [kinds, rows]: what
+    `correction` multiplies. `left_out`: every row's residual when it is predicted by the others."""
+
+    figures: np.ndarray
+    deviations: np.ndarray
+    weights: np.ndarray
+    left_out: np.ndarray
+
+
+def shape_features(row: Row) -> list[float]:
+    """What decides which kernels run: log2 of the hidden size, of the tensor group, of tokens, of stages; and how often
+    the head size can be halved, up to 32."""
+    question = row.question
+    mesh = question.strategy.mesh
+    width = question.model.head_width
+    alignment = min(5, (width & -width).bit_length() - 1)
+    tokens = question.strategy.batch.micro * question.model.seq_length / mesh.cp
+    return [
+        math.log2(question.model.hidden_size),
+        math.log2(mesh.tp),
+        math.log2(tokens),
+        math.log2(mesh.pp),
+        float(alignment),
+    ]
+
+
+def covariance(first: np.ndarray, second: np.ndarray, kind: Kind) -> np.ndarray:
+    """Of the residuals of two lists of shapes."""
+    total = np.zeros((len(first), len(second)))
+    for amplitude, scale in zip(kind.amplitudes, SCALES, strict=True):
+        distance = ((first[:, None, :] - second[None, :, :]) / scale) ** 2
+        total += amplitude**2 * np.exp(-0.5 * distance.sum(axis=-1))
+    return total
+
+
+def correction(shape: list[float], seen: np.ndarray, weights: np.ndarray) -> float:
+    """Logarithm of what rows of like shapes add to a prediction; a shape far from all of them gets 0."""
+    new = np.array([shape])
+    return sum(float((covariance(new, seen, kind) @ w)[0]) for kind, w in zip(KINDS, weights, strict=True))
+
+
+def solve(residuals: np.ndarray, derivatives: np.ndarray, widths: np.ndarray, shapes: np.ndarray) -> Solution:
+    """`residuals` [rows]: ln(measured / predicted) before any figure is moved; `derivatives` [rows, figures].
+
+    Every kind of machine is solved for, and weighted by how well it predicts each row from the others.
+    """
+    scaled = derivatives * widths
+    parts = []
+    for kind in KINDS:
+        inverse, left_out, expected = _robust(scaled @ scaled.T + covariance(shapes, shapes, kind), residuals, kind)
+        surprise = (FREEDOM + 1) / 2 * np.log1p(left_out**2 / (FREEDOM * expected)) + 0.5 * np.log(expected)
+        known = np.eye(len(widths)) - scaled.T @ inverse @ scaled
+        parts.append((TRUST * surprise.sum(), inverse @ residuals, np.diag(known), left_out))
+    lowest = min(part[0] for part in parts)
+    shares = np.array([math.exp(lowest - part[0]) for part in parts])
+    shares /= shares.sum()
+    weights = np.array([share * part[1] for share, part in zip(shares, parts, strict=True)])
+    return Solution(
+        figures=widths * (scaled.T @ weights.sum(axis=0)),
+        deviations=widths * np.sqrt(sum(share * part[2] for share, part in zip(shares, parts, strict=True)).clip(0.0)),
+        weights=weights,
+        left_out=sum(share * part[3] for share, part in zip(shares, parts, strict=True)),
+    )
+
+
+def _robust(prior: np.ndarray, residuals: np.ndarray, kind: Kind) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(inverse covariance, residuals of rows left out, their expected squares). A residual that its neighbours
+    contradict is noise and counts less; one that they share is the shape's."""
+    base = kind.noise**2
+    noise = np.full(len(residuals), base)
+
+    def leave_out() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        inverse = np.linalg.inv(prior + np.diag(noise))
+        alone = np.diag(inverse)
+        return inverse, (inverse @ residuals) / alone, (1.0 / alone - noise + base).clip(min=1e-6)
+
+    for _ in range(8):
+        _, left_out, expected = leave_out()
+        trust = np.minimum(1.0, (FREEDOM + 1) / (FREEDOM + left_out**2 / expected))
+        noise = 0.5 * noise + 0.5 * base / trust**2
+    return leave_out()
