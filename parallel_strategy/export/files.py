@@ -64,10 +64,7 @@ def mindspore_files(question: Question, skeleton: Path | None) -> dict[str, str 
             content = skeleton.read_bytes()
         except OSError as error:
             raise UserError(f"{skeleton}: cannot be read: {error.strerror}") from None
-        fill_in = getattr(strategy_file, "operator_strategy_json", None)
-        if fill_in is None:
-            raise UserError("--skeleton: filling in a skeleton is not there yet")
-        files["operator_strategy.json"] = fill_in(content, question)
+        files["operator_strategy.json"] = strategy_file.operator_strategy_json(content, question)
     return files
 
 

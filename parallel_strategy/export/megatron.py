@@ -1,6 +1,6 @@
 """The same strategy as arguments of Megatron-LM, and of MindSpeed, which adds Ascend's to them."""
 
-from parallel_strategy.spec.strategy import Question, even_stages
+from parallel_strategy.spec.strategy import Question
 
 
 def arguments(question: Question) -> list[str]:
@@ -32,21 +32,40 @@ def precision(question: Question) -> list[str]:
     return kinds[question.model.compute_dtype]
 
 
-def optimizer(question: Question) -> list[str]:
+def optimizer(question: Question) -> list:
     strategy = question.strategy
-    words = []
-    if strategy.zero.stage == 1:
+    zero, dp = strategy.zero, strategy.mesh.dp
+    words: list = []
+    if zero.stage == 1:
         words += ["--use-distributed-optimizer"]
-    elif strategy.zero.stage > 1:
-        sharding = {2: "optim_grads", 3: "optim_grads_params"}[strategy.zero.stage]
-        words += ["--use-megatron-fsdp", "--data-parallel-sharding-strategy", sharding]
-    if strategy.offload.optimizer:
-        words += ["--optimizer-cpu-offload"]
+    elif zero.stage > 1:
+        sharding = {2: "optim_grads", 3: "optim_grads_params"}[zero.stage]
+        words += ["--use-distributed-optimizer", "--use-megatron-fsdp", "--data-parallel-sharding-strategy", sharding]
+        words += ["--ckpt-format", "fsdp_dtensor"]  # the only format that it takes with fsdp
+    if zero.stage and zero.weight_shard_size not in (-1, dp):
+        words += ["--num-distributed-optimizer-instances", dp // zero.weight_shard_size]
+    if zero.bucket_mb is not None:
+        # Megatron counts a bucket's gradients, not their bytes.
+        gradient_bytes = 2 if question.model.compute_dtype == "fp16" else 4
+        words += ["--overlap-grad-reduce", "--ddp-bucket-size", round(zero.bucket_mb * 2**20 / gradient_bytes)]
+    if offloads_optimizer(question):
+        words += ["--optimizer-cpu-offload", "--use-precision-aware-optimizer"]
     return words
 
 
+def offloads_optimizer(question: Question) -> bool:
+    """Megatron's optimizer on the host is a form of its distributed one."""
+    return question.strategy.offload.optimizer and question.strategy.zero.stage > 0
+
+
+def needs_one_connection(question: Question) -> bool:
+    """Whether Megatron refuses to start without CUDA_DEVICE_MAX_CONNECTIONS=1 on GPUs before Blackwell."""
+    mesh = question.strategy.mesh
+    return (mesh.tp > 1 or mesh.cp > 1) and question.strategy.zero.stage < 2
+
+
 def pipeline(question: Question) -> list:
-    """Uneven stages: the first and the last by Megatron's own arguments; others only MindSpeed can say."""
+    """Uneven stages: the first and the last by arguments of their own, others by a drawing of all."""
     strategy, model = question.strategy, question.model
     pp, vpp = strategy.mesh.pp, strategy.pipeline.vpp
     words: list = []
@@ -54,20 +73,21 @@ def pipeline(question: Question) -> list:
         return words
     stages = strategy.layers_of_stages(model.num_layers)
     if vpp > 1:
-        words += ["--num-layers-per-virtual-pipeline-stage", model.num_layers // pp // vpp]
+        words += ["--num-virtual-stages-per-pipeline-rank", vpp]
     if strategy.pipeline.schedule == "dualpipe":
         words += ["--schedules-method", "dualpipev"]
     if len(set(stages)) > 1:
         if pp > 2 and len(set(stages[1:-1])) == 1:
-            words += [
-                "--decoder-first-pipeline-num-layers",
-                stages[0],
-                "--decoder-last-pipeline-num-layers",
-                stages[-1],
-            ]
-        else:
-            words += ["--num-layer-list", ",".join(map(str, stages))]
+            words += ["--decoder-first-pipeline-num-layers", stages[0]]
+            words += ["--decoder-last-pipeline-num-layers", stages[-1]]
+        elif vpp == 1:
+            words += ["--pipeline-model-parallel-layout", drawing(stages)]
     return words
+
+
+def drawing(stages: list[int]) -> str:
+    """Every stage as Megatron draws them: E embedding, t a layer, L loss, | between stages."""
+    return "E" + "|".join("t" * layers for layers in stages) + "L"
 
 
 def recompute(question: Question) -> list:
@@ -77,21 +97,76 @@ def recompute(question: Question) -> list:
     if recompute.mode == "selective":
         return ["--recompute-granularity", "selective"]
     words: list = ["--recompute-granularity", "full"]
+    if slices_activation(question):
+        words += ["--distribute-saved-activations"]
     if recompute.per_stage is None:
         return [*words, "--recompute-method", "uniform", "--recompute-num-layers", 1]
     # One number for all stages: the largest, so that it fits wherever the strategy fits.
     return [*words, "--recompute-method", "block", "--recompute-num-layers", max(recompute.per_stage)]
 
 
+def slices_activation(question: Question) -> bool:
+    strategy = question.strategy
+    return strategy.recompute.slice_activation and strategy.mesh.tp > 1 and not strategy.tensor.sequence_parallel
+
+
+# Schedules that Megatron or MindSpeed has, here and there.
+SCHEDULES = {"1f1b", "interleaved", "dualpipe"}
+
+
+def unsaid(question: Question) -> list[str]:
+    """What of the strategy no argument says."""
+    strategy, model = question.strategy, question.model
+    zero, mesh = strategy.zero, strategy.mesh
+    stages = strategy.layers_of_stages(model.num_layers)
+    drawn = len(set(stages)) == 1 or strategy.pipeline.vpp == 1 or (mesh.pp > 2 and len(set(stages[1:-1])) == 1)
+    said = {
+        "pipeline.schedule": mesh.pp == 1 or strategy.pipeline.schedule in SCHEDULES,
+        "pipeline.stages": mesh.pp == 1 or drawn,
+        "tensor.interleave": strategy.tensor.interleave == 1,
+        "tensor.vocab whole": mesh.tp == 1 or strategy.tensor.vocab == "split",
+        "zero.threshold_kb": zero.stage == 0 or zero.threshold_kb == 0,
+        "zero.whole": not zero.whole,
+        "recompute.mp_comm": strategy.recompute.mode != "full" or mesh.tp == 1 or strategy.recompute.mp_comm,
+        "recompute.slice_activation": not strategy.recompute.slice_activation
+        or strategy.recompute.mode != "full"
+        or slices_activation(question),
+        "offload.optimizer": not strategy.offload.optimizer or offloads_optimizer(question),
+        "offload.activation": strategy.offload.activation == 0,
+        "overrides": not strategy.overrides,
+    }
+    return [field for field, is_said in said.items() if not is_said]
+
+
+def refused(question: Question) -> list[str]:
+    """What Megatron's own check of its arguments refuses."""
+    strategy, model = question.strategy, question.model
+    mesh, found = strategy.mesh, []
+    if model.experts and mesh.tp > 1 and not strategy.tensor.sequence_parallel:
+        found.append("experts with tensor parallelism need tensor.sequence_parallel")
+    if mesh.ep > 1 and model.compute_dtype == "fp16":
+        found.append("expert parallelism needs bf16")
+    if mesh.cp > 1 and model.seq_length % (2 * mesh.cp):
+        found.append(f"the sequence must be a multiple of {2 * mesh.cp}, twice the context parallelism")
+    return found
+
+
 def notes(question: Question) -> list[str]:
-    """What the line cannot say."""
+    """What the line cannot say, and what it needs around it."""
     strategy, model = question.strategy, question.model
     found = []
+    if needs_one_connection(question):
+        found.append("environment: CUDA_DEVICE_MAX_CONNECTIONS=1 (GPUs before Blackwell)")
+    if fields := unsaid(question):
+        found.append(f"no argument says: {', '.join(fields)}")
+    found += [f"Megatron refuses this: {reason}" for reason in refused(question)]
     if model.query_layer:
         found.append("Megatron has no query layer: PanGu-alpha's ports to it count one layer less and add it in code")
     stages = strategy.layers_of_stages(model.num_layers)
-    if strategy.mesh.pp > 1 and stages != even_stages(model.num_layers, strategy.mesh.pp):
-        found.append("--num-layer-list is MindSpeed's")
+    if strategy.mesh.pp > 1 and len(set(stages)) > 1:
+        found.append(f"for MindSpeed, in place of Megatron's arguments: --num-layer-list {','.join(map(str, stages))}")
+    if strategy.pipeline.schedule == "dualpipe" and strategy.mesh.pp > 1:
+        found.append("--schedules-method is MindSpeed's")
     if strategy.recompute.per_stage is not None and len(set(strategy.recompute.per_stage)) > 1:
         found.append("recomputation differs between stages here, and cannot there")
     if strategy.mesh.axes != ["pp", "dp", "cp", "tp"] and strategy.mesh.devices > 1:

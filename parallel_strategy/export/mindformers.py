@@ -4,6 +4,17 @@ import yaml
 
 from parallel_strategy.spec.strategy import Question, even_stages
 
+# MindSpore's names of the schedules that it has.
+SCHEDULERS = {"1f1b": "1f1b", "mindspore_vpp": "1f1b", "gpipe": "gpipe", "zb_v": "zero_bubble_v"}
+# Megatron's order of the chunks, for which MindSpore has its own.
+NEAR = {"interleaved": "1f1b"}
+
+
+def chunks(question: Question) -> int:
+    """Chunks of layers on each stage: two where the schedule leads there and back again."""
+    pipeline = question.strategy.pipeline
+    return 2 if pipeline.schedule == "zb_v" and question.strategy.mesh.pp > 1 else pipeline.vpp
+
 
 def offsets(question: Question) -> list[int]:
     """Layers of each stage beyond the whole part of layers / stages, as MindFormers' `offset` counts them."""
@@ -21,6 +32,36 @@ def recompute_layers(question: Question) -> list[int]:
     return list(recompute.per_stage) if recompute.per_stage is not None else stages
 
 
+def by_chunk(of_stages: list[int], chunks: int) -> list[list[int]]:
+    """Numbers of layers of each stage, spread over the stage's chunks; MindFormers has a row a chunk."""
+    return [
+        [layers * (chunk + 1) // chunks - layers * chunk // chunks for layers in of_stages] for chunk in range(chunks)
+    ]
+
+
+def unsaid(question: Question) -> list[str]:
+    """What of the strategy no field says."""
+    strategy = question.strategy
+    said = {
+        "pipeline.schedule": strategy.mesh.pp == 1 or strategy.pipeline.schedule in SCHEDULERS,
+        "pipeline.stages": chunks(question) == 1 or not any(offsets(question)),
+        "zero.whole": not strategy.zero.whole,
+        "offload": not strategy.offload.optimizer and strategy.offload.activation == 0,
+        "overrides": not strategy.overrides,
+    }
+    return [field for field, is_said in said.items() if not is_said]
+
+
+def fusion(question: Question) -> dict:
+    """MindSpore's `comm_fusion`: collectives of gradients, and of shards, of `bucket_mb` each."""
+    zero = question.strategy.zero
+    if zero.bucket_mb is None:
+        return {}
+    size = {"mode": "size", "config": max(1, round(zero.bucket_mb))}
+    kinds = ["allreduce", *(["allgather", "reducescatter"] if zero.optimizer_shard else [])]
+    return {"comm_fusion": {kind: dict(size) for kind in kinds}}
+
+
 def configuration(question: Question) -> dict:
     """`parallel`, `parallel_config`, `recompute_config` and what of `model` and `runner_config` belongs to them."""
     strategy, model = question.strategy, question.model
@@ -28,13 +69,15 @@ def configuration(question: Question) -> dict:
     layers = recompute_layers(question)
     uneven = even_stages(model.num_layers, mesh.pp) != strategy.layers_of_stages(model.num_layers)
     whole = recompute.per_stage is None and not uneven
-    by_stage: bool | list[int] = whole if whole else layers
+    rows = by_chunk(layers, chunks(question))
+    by_stage: bool | list = whole or (rows if len(rows) > 1 else layers)
     parallel: dict = {
         "parallel_mode": 1,  # semi_auto_parallel
         "gradients_mean": False,
         "full_batch": True,
         "enable_parallel_optimizer": zero.optimizer_shard,
         "strategy_ckpt_save_file": "./ckpt_strategy.ckpt",
+        **fusion(question),
     }
     if zero.optimizer_shard:
         parallel["parallel_optimizer_config"] = {
@@ -55,19 +98,22 @@ def configuration(question: Question) -> dict:
     }
     model_config: dict = {"num_layers": model.num_layers, "seq_length": model.seq_length}
     if mesh.pp > 1:
-        model_config["offset"] = offsets(question)
-    if strategy.pipeline.vpp > 1:
-        model_config["pp_interleave_num"] = strategy.pipeline.vpp
-        parallel["pipeline_config"] = {"pipeline_interleave": True, "pipeline_scheduler": "1f1b"}
+        model_config["offset"] = offsets(question) if len(rows) == 1 else 0
+    if len(rows) > 1:
+        model_config["pp_interleave_num"] = len(rows)
+    if mesh.pp > 1 and (scheduler := (SCHEDULERS | NEAR).get(strategy.pipeline.schedule)):
+        parallel["pipeline_config"] = {"pipeline_interleave": len(rows) > 1, "pipeline_scheduler": scheduler}
+    moe = {"expert_num": model.experts.count, "num_experts_chosen": model.experts.top_k} if model.experts else {}
     return {
         "use_parallel": mesh.devices > 1,
         "runner_config": {
-            "batch_size": strategy.batch.micro,
+            "batch_size": strategy.batch.micro // strategy.tensor.interleave,
             "gradient_accumulation_steps": 1 if mesh.pp > 1 else strategy.micro_batches,
         },
         "parallel": parallel,
         "parallel_config": parallel_config,
-        "micro_batch_interleave_num": 1,
+        "micro_batch_interleave_num": strategy.tensor.interleave,
+        **({"moe_config": moe} if moe else {}),
         "recompute_config": {
             "recompute": by_stage if recompute.mode == "full" else False,
             "select_recompute": by_stage if recompute.mode == "selective" else False,
@@ -82,4 +128,6 @@ def configuration(question: Question) -> dict:
 def text(question: Question) -> str:
     """The configuration as YAML."""
     head = "# For a MindFormers configuration: these fields say how the model is laid over devices, and no others.\n"
+    if fields := unsaid(question):
+        head += f"# No field says: {', '.join(fields)}.\n"
     return head + yaml.safe_dump(configuration(question), sort_keys=False, default_flow_style=None, width=110)

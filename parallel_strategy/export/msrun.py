@@ -1,5 +1,7 @@
 """The command that starts a strategy's processes on one node, and the environment that they want."""
 
+import shlex
+
 from parallel_strategy.export.rank_table import devices_used
 from parallel_strategy.spec.strategy import Question
 
@@ -13,7 +15,10 @@ ASCEND_ENVIRONMENT = {
 
 def environment(question: Question) -> dict[str, tuple[str, str]]:
     """{variable: (value, what it is for)}."""
-    return dict(ASCEND_ENVIRONMENT) if is_ascend(question) else {"GLOG_v": ASCEND_ENVIRONMENT["GLOG_v"]}
+    if is_ascend(question):
+        return dict(ASCEND_ENVIRONMENT)
+    a_server = str(devices_used(question)[1])
+    return {"GLOG_v": ASCEND_ENVIRONMENT["GLOG_v"], "PANGU_LOCAL_WORKERS": (a_server, "they share the cores out")}
 
 
 def is_ascend(question: Question) -> bool:
@@ -21,7 +26,8 @@ def is_ascend(question: Question) -> bool:
 
 
 def command(question: Question, rank_table: str | None) -> list[str]:
-    """msrun's words, without the program; $MASTER, $PORT and $NODE_RANK stand for what differs by node."""
+    """msrun's words, without the program; $MASTER, $PORT and $NODE_RANK stand for what differs by node, $HERE for the
+    directory of the exported files."""
     servers, a_server = devices_used(question)
     words = [
         "msrun",
@@ -36,7 +42,7 @@ def command(question: Question, rank_table: str | None) -> list[str]:
     if servers > 1:
         words.append("--node_rank=$NODE_RANK")
     if rank_table:
-        words.append(f"--rank_table_file={rank_table}")
+        words.append(f"--rank_table_file=$HERE/{rank_table}")
     return words
 
 
@@ -53,7 +59,11 @@ def script(question: Question, rank_table: str | None, strategy_file: str) -> st
     if servers == 1:
         lines[-1] = "MASTER=${MASTER:-127.0.0.1} PORT=${PORT:-8118} LOGS=${LOGS:-logs}"
         lines[2] = "#   bash msrun.sh train.yaml"
+    if rank_table:
+        lines.append('HERE=$(cd "$(dirname "$0")" && pwd)')
     lines += [f"export {name}={value}  # {why}" for name, (value, why) in environment(question).items()]
     words = [f'"{word}"' if "$" in word else word for word in command(question, rank_table)]
-    lines.append("exec " + " \\\n  ".join([*words, f'python -m pangu train "$@" --strategy {strategy_file}']))
+    lines.append(
+        "exec " + " \\\n  ".join([*words, f'python -m pangu train "$@" --strategy {shlex.quote(strategy_file)}'])
+    )
     return "\n".join(lines) + "\n"

@@ -67,7 +67,7 @@ def test_rank_table_has_the_mesh_order_and_the_given_addresses(tmp_path: Path) -
     server = {int(d["rank_id"]): s["server_id"] for s in table["server_list"] for d in s["device"]}
     for rank in range(16):
         assert len({server[other] for other in group_ranks(asked.strategy.mesh, "tp", rank)}) == 1
-    assert b"--rank_table_file=rank_table.json" in exported.files["msrun.sh"]
+    assert b'"--rank_table_file=$HERE/rank_table.json"' in exported.files["msrun.sh"]
     for text, complaint in (
         ("10.0.0.1 10.1.0.1\n", "line 1: has 1 device addresses"),
         ("name " + "10.1.0.1 " * 8, "'name' is not an IP address"),
@@ -154,7 +154,7 @@ def test_megatron_line_says_what_the_strategy_says() -> None:
     uneven = question(mesh={"pp": 4, "dp": 1, "tp": 2}, pipeline={"stages": [7, 9, 9, 7]})
     words = megatron.arguments(uneven)
     assert words[words.index("--decoder-first-pipeline-num-layers") + 1] == "7"
-    assert "query layer" in megatron.text(uneven).splitlines()[0]
+    assert any("query layer" in line for line in megatron.text(uneven).splitlines() if line.startswith("#"))
     sharded = megatron.arguments(question(zero={"optimizer_shard": True, "level": 3}))
     assert sharded[sharded.index("--data-parallel-sharding-strategy") + 1] == "optim_grads_params"
 
