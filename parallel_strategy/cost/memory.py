@@ -113,8 +113,9 @@ class Memory:
                 size = min(size, strategy.zero.weight_shard_size)
             groups.append((elements, size))
         weights = sum(n / (g if zero >= 3 else 1) for n, g in groups) * framework.weight_bytes
-        gradients = sum(n / (g if zero >= 2 else 1) for n, g in groups) * framework.gradient_bytes
-        states = owned_elements(program, stage) * (framework.master_bytes + framework.moment_bytes)
+        resident, updated = gradient_and_state_bytes(framework, program.model.compute_dtype)
+        gradients = sum(n / (g if zero >= 2 else 1) for n, g in groups) * resident
+        states = owned_elements(program, stage) * updated
         if strategy.offload.optimizer:
             states = 0.0
         peak_kept, peak_working = self.activation_peak(stage)
@@ -161,6 +162,14 @@ def usable_gib(cluster: ClusterSpec) -> float:
     return hbm.usable_gb if hbm.usable_gb is not None else hbm.gb
 
 
+def gradient_and_state_bytes(framework: FrameworkSpec, dtype: str) -> tuple[float, float]:
+    """Bytes of a parameter's gradient, and of its optimizer states where they are held."""
+    states = framework.master_bytes + framework.moment_bytes
+    if framework.bf16_accumulated and dtype == "bf16":
+        return framework.gradient_bytes + 4.0, states - 4.0
+    return framework.gradient_bytes, states
+
+
 def rounded_bytes(block: Block) -> float:
     """What a block keeps, each tensor in whole granules of the allocator."""
     return sum(-(-tensor.bytes // GRANULE) * GRANULE for tensor in block.saved)
@@ -169,7 +178,7 @@ def rounded_bytes(block: Block) -> float:
 def transient_bytes(block: Block, framework: FrameworkSpec) -> float:
     """What lives at one moment of a block's backward beside what was kept: the gradients on both sides of the widest
     operator, and where weight gradients are not added in place, the gradient of the largest weight."""
-    if not block.saved:
+    if not block.saved:  # an embedding's gradient is written when its micro-batch has freed all the rest
         return 0.0
     sizes = sorted((tensor.bytes for tensor in block.saved), reverse=True)
     gradients = sizes[0] if block.kind == "head" else max(sum(sizes[:2]), 2 * block.input_bytes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parallel_strategy.cost.memory import gradient_and_state_bytes
 from parallel_strategy.cost.sharding import (
     COLUMNS,
     INNER,
@@ -46,8 +47,8 @@ def shard_operators(question: Question, room_bytes: float | None = None) -> Shar
     if not axes:
         return None
     framework, strategy = question.framework, question.strategy
-    resident = framework.weight_bytes + framework.gradient_bytes
-    states = framework.master_bytes + framework.moment_bytes
+    gradient, states = gradient_and_state_bytes(framework, model.compute_dtype)
+    resident = framework.weight_bytes + gradient
     if strategy.zero.stage:
         states /= strategy.mesh.dp
     state_bytes = resident + (0.0 if strategy.offload.optimizer else states)

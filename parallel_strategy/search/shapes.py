@@ -40,6 +40,7 @@ class ShapeTable:
     dense: np.ndarray  # [kinds] parameters
     expert: np.ndarray
     partial: np.ndarray  # [kinds] parameters whose gradients are summed over the tensor group
+    weights: np.ndarray  # [kinds] how many tensors the parameters are
     table_elements: float
     boundary: float
 
@@ -179,6 +180,7 @@ class Shapes:
             dense=np.zeros(count),
             expert=np.zeros(count),
             partial=np.zeros(count),
+            weights=np.zeros(count),
             table_elements=0.0,
             boundary=program.boundary_bytes,
         )
@@ -195,6 +197,7 @@ class Shapes:
             table.transient[index] = transient_bytes(block, self.question.framework)
             table.dense[index], table.expert[index] = block.elements(False), block.elements(True)
             table.partial[index] = sum(p.elements for p in block.parameters if p.partial_over_tp)
+            table.weights[index] = len(block.parameters)
             if kind == "embedding":
                 table.table_elements = next(p.elements for p in block.parameters if p.name == "embedding.word.weight")
         return table

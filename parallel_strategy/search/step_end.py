@@ -7,6 +7,7 @@ The formulas of `Price.tail` and `Memory.stage`, written over arrays [layouts, p
 import numpy as np
 
 from parallel_strategy.cost.collective import Network
+from parallel_strategy.cost.memory import gradient_and_state_bytes
 from parallel_strategy.search.shapes import KINDS, Layout, ShapeTable
 from parallel_strategy.spec.strategy import Question
 
@@ -43,6 +44,7 @@ class StepEnd:
         self.stage_dense, self.stage_expert, self.stage_partial = (
             elements @ held.T for elements in (self.dense, self.expert, self.partial)
         )
+        self.stage_weights = np.stack([table.weights for table in tables]) @ held.T
         _, self.distinct, self.like = np.unique(held, axis=0, return_index=True, return_inverse=True)
         self.boundary = np.array([self._send(x, size) for x, size in zip(layouts, self.boundary_bytes, strict=True)])
         self._gathers: dict[tuple[int, str], np.ndarray] = {}
@@ -149,6 +151,7 @@ class StepEnd:
         owned = self.stage_dense / dense_shards + self.stage_expert / expert_shards
         hbm, host = cluster.device.hbm, cluster.host
         update = owned * framework.optimizer_bytes_per_parameter / (hbm.gbps * 1e9 * hbm.eff)
+        update = update + self.stage_weights * framework.launches_per_weight * cluster.device.vector.launch_us * 1e-6
         if offload:
             copied = owned * (framework.gradient_bytes_sent + framework.weight_bytes_sent)
             per_server = min(cluster.devices_per_server, self.devices)
@@ -159,14 +162,13 @@ class StepEnd:
     def static(self, zero: int, offload: bool) -> np.ndarray:
         """[layouts, pp] bytes of weights, gradients, optimizer and buffers."""
         framework = self.question.framework
+        gradient, states = gradient_and_state_bytes(framework, self.question.model.compute_dtype)
         parts = np.zeros_like(self.stage_dense)
         for elements, size in ((self.stage_dense, self.dense_shards), (self.stage_expert, self.expert_shards)):
             parts = parts + elements / (size if zero >= 3 else 1) * framework.weight_bytes
-            parts = parts + elements / (size if zero >= 2 else 1) * framework.gradient_bytes
+            parts = parts + elements / (size if zero >= 2 else 1) * gradient
             if not offload:
-                parts = parts + elements / (size if zero >= 1 else 1) * (
-                    framework.master_bytes + framework.moment_bytes
-                )
+                parts = parts + elements / (size if zero >= 1 else 1) * states
         if zero >= 3:
             largest = (self.dense + self.expert).max(axis=1)
             parts = parts + 2 * largest[:, None] * framework.weight_bytes

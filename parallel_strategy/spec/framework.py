@@ -114,6 +114,10 @@ class FrameworkSpec(SpecFile):
     optimizer_bytes_per_parameter: NonNegativeFloat = Field(
         default=34.0, description="memory traffic of unscale, norm, Adam and the copy to 16 bits, per owned parameter"
     )
+    flatten_bytes_per_parameter: NonNegativeFloat = Field(
+        default=0.0, description="memory traffic of copying gradients into the buffer that is reduced, and out of it"
+    )
+    flatten_launches_per_weight: NonNegativeFloat = Field(default=0.0, description="kernels that do that")
     launches_per_weight: NonNegativeFloat = Field(
         default=0.0, description="kernels that norm, clip and update launch for every weight"
     )
@@ -123,6 +127,11 @@ class FrameworkSpec(SpecFile):
         default=0.0,
         ge=0,
         description="per element of a block's largest weight, whose gradient is written before it is added",
+    )
+    bf16_accumulated: bool = Field(
+        default=False,
+        description="gradients of bf16 weights are added up in an fp32 copy, whole on each rank, whose part the update "
+        "reads in place of one of its own (DeepSpeed's BF16_Optimizer)",
     )
     master_bytes: float = Field(default=4.0, description="fp32 copy of the weights (0: the weights are fp32)")
     moment_bytes: float = Field(default=8.0, description="both Adam moments")
