@@ -1,11 +1,15 @@
 """The shell scripts: each says what it will do, refuses what cannot work in one line, and has no shell mistakes."""
 
+import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from pangu.distributed.launch import free_port
 from tests.conftest import REPOSITORY
 from tests.pangu import distributed_run
 
@@ -97,16 +101,43 @@ def test_prediction_says_what_it_would_start_and_refuses(files, tmp_path: Path) 
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("一\n\n二\n三\n")
     words = ("--file", prompts, "--out", tmp_path / "out.jsonl")
-    told = run("run_distributed_predict", strategy.parent, *words, "--strategy", strategy, "--seed", 3, "--dry-run")
+    weights = tmp_path / "weights.safetensors"
+    weights.touch()
+    words += ("--tokenizer", tmp_path)
+    told = run("run_distributed_predict", weights, *words, "--strategy", strategy, "--seed", 3, "--dry-run")
     assert told.returncode == 0, told.stderr
-    assert told.stdout.startswith("3 prompts") and told.stdout.count("python -m pangu generate") == 2
-    assert (
-        "has 2 ranks, --workers says 3"
-        in run("run_distributed_predict", strategy.parent, *words, "--strategy", strategy, "--workers", 3).stderr
-    )
+    assert "3 prompts" in told.stdout and "would start 2 processes for 1+2 prompts" in told.stdout
+    assert "-m pangu generate" in told.stdout and "--seed=3" in told.stdout
+    told = run("run_distributed_predict", weights, *words, "--strategy", strategy, "--workers", 3)
+    assert "is for 2 devices, --workers says 3" in told.stderr
     prompts.write_text("\n")
-    assert "holds no prompt" in run("run_distributed_predict", strategy.parent, *words).stderr
+    assert "holds no prompt" in run("run_distributed_predict", weights, *words).stderr
     prompts.write_text("一\n")
     told = run("run_distributed_predict", strategy.parent, *words)
     assert told.returncode == 2 and "holds no whole checkpoint" in told.stderr
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_is_exported_trains_and_other_layouts_train_on_from_it(tmp_path: Path) -> None:
+    """msrun with the exported command and strategy; then, without a strategy, from the shards that it has written."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    train, strategy = distributed_run.write(folder, steps=2, checkpoint_every=2)
+    export = [sys.executable, "-m", "parallel_strategy", "export", str(strategy), "--out", str(folder / "exported")]
+    subprocess.run(export, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PORT": str(free_port())}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    words = ["bash", "exported/msrun.sh", train.name]
+    told = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert {path.name for path in (folder / "logs").iterdir()} == {"scheduler.log", "worker_0.log", "worker_1.log"}
+    assert (folder / "run/checkpoints/step-00000002/rank_1").is_dir()
+    words = ["--start-from", "run", "--out", "more runs", "--workers", "2", "--steps", "1"]
+    told = run("run_incremental_train", train.name, *words, folder=folder)
+    assert told.returncode == 0, told.stderr
+    assert (folder / "more runs/logs/start-001/worker_1.log").exists()
+    first, second = ((folder / f"{name}/metrics.jsonl").read_text().splitlines() for name in ("run", "more runs"))
+    # With the weights of two steps the same batch is predicted better than with none.
+    assert json.loads(second[0])["loss"] < json.loads(first[0])["loss"]

@@ -95,7 +95,9 @@ def test_msrun_takes_the_command_and_the_shell_the_script(tmp_path: Path) -> Non
     assert told[-7:] == ["-m", "pangu", "train", "train.yaml", "--strategy", "strategy.yaml", "timeout=3600"]
 
 
-def test_group_files_are_mindspores() -> None:
+def test_group_files_are_mindspores(tmp_path: Path) -> None:
+    from mindspore import restore_group_info_list
+
     asked = question(mesh={"pp": 2, "dp": 4, "tp": 1}, zero={"optimizer_shard": True, "weight_shard_size": 2})
     for rank in range(8):
         message = node_strategy_pb2.ParallelGroupMap()
@@ -105,6 +107,8 @@ def test_group_files_are_mindspores() -> None:
         assert all(rank in ranks for ranks in found.values())
         first = rank % 2 + rank // 4 * 4
         assert list(message.ckpt_restore_rank_list.dim) == [first, first + 2]
+        (tmp_path / "group.pb").write_bytes(groups.group_file(asked, rank))
+        assert restore_group_info_list(str(tmp_path / "group.pb")) == [first, first + 2]
     assert groups.same_checkpoint(question(), 3) == [3]
     assert groups.same_checkpoint(question(zero={"optimizer_shard": False}), 3) == [1, 3]
 
