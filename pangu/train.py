@@ -21,6 +21,7 @@ from pangu import checkpoint
 from pangu.checkpoint import TrainingState
 from pangu.config import ModelConfig, TrainConfig, load_size
 from pangu.data import PackedData, training_batches, unigram_nats
+from pangu.distributed.stored import stored_checkpoint
 from pangu.distributed.world import World, join, share_cores
 from pangu.errors import UserError
 from pangu.metrics import MetricsWriter, draw_losses, read_metrics
@@ -137,10 +138,12 @@ def train(config: TrainConfig, strategy_file: str | None = None) -> Summary:
         trainer = Trainer(model, config, data, world, strategy)
         if saved:
             trainer.restore(saved)
+        elif config.start_from and Path(config.start_from).is_dir():
+            with stored_checkpoint(Path(config.start_from), world) as stored:
+                trainer.load_weights(stored.weights)
         elif config.start_from:
-            # A bare .safetensors file says no sizes: it must be of this run's.
-            size = config.model if config.start_from.endswith(".safetensors") else None
-            trainer.load_weights(checkpoint.load_for_inference(config.start_from, size)[1])
+            # A bare file says no sizes: it must be of this run's.
+            trainer.load_weights(checkpoint.load_for_inference(config.start_from, config.model)[1])
         if world.is_first:
             write_run_files(run, model, config, data)
         return loop(trainer, run)

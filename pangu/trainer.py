@@ -1,5 +1,6 @@
 """One update after the other: the network on a device, its optimizer, and the state that a checkpoint keeps."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,7 +115,7 @@ class Trainer:
     def scalar(self, value: float) -> "Tensor":
         return self.ms.Tensor(value, self.ms.float32)
 
-    def load_weights(self, weights: dict[str, np.ndarray]) -> None:
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Begin with these weights (released names)."""
         from pangu.distributed.sharded_optimizer import ShardedAdamW
         from pangu.network import load_weights
@@ -127,18 +128,20 @@ class Trainer:
             self.optimizer.load_parts()
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Weights, moments and state of a checkpoint, whatever layout it was written under."""
+        """Weights, moments and state of a checkpoint, whatever layout it was written under; of what ranks share out,
+        only this rank's parts are read."""
         from pangu.distributed.sharded_optimizer import ShardedAdamW
+        from pangu.distributed.stored import StoredCheckpoint
 
-        self.load_weights(saved.weights())
-        moments = saved.optimizer()
-        if self.applied:
-            self.applied.load(moments)
-        elif isinstance(self.optimizer, ShardedAdamW):
-            self.optimizer.load_states(moments)
-        else:
-            for parameter in (*self.optimizer.first, *self.optimizer.second):
-                parameter.set_data(self.ms.Tensor(moments[parameter.name]))
+        with StoredCheckpoint(saved, self.world.rank) as stored:
+            self.load_weights(stored.weights)
+            if self.applied:
+                self.applied.load(stored.moments)
+            elif isinstance(self.optimizer, ShardedAdamW):
+                self.optimizer.load_states(stored.moments)
+            else:
+                for parameter in (*self.optimizer.first, *self.optimizer.second):
+                    parameter.set_data(self.ms.Tensor(np.asarray(stored.moments[parameter.name])))
         self.state = saved.state
 
     def save(self, run: Path) -> Path:

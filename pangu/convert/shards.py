@@ -16,11 +16,11 @@ import numpy as np
 
 from pangu.convert import names
 from pangu.convert.data_types import TensorInfo, bytes_of
-from pangu.convert.layout import ParameterLayout, owners_of_row, region
+from pangu.convert.layout import ParameterLayout, owners_of_row
 from pangu.convert.mindspore_checkpoint import CheckpointIndex, StoredTensor, index_checkpoint
 from pangu.convert.regular_file import OpenFiles, opened
 from pangu.convert.safetensors_file import index_safetensors
-from pangu.convert.source import Source
+from pangu.convert.source import Region, Source
 from pangu.convert.strategy import read_strategy
 from pangu.errors import UserError
 
@@ -212,29 +212,51 @@ class ShardSet(Source):
             self.indices[rank].tensors[name].read_into(self.open_files, self.paths[rank], 0, view)
             return
         array = np.frombuffer(view, info.data_type.storage).reshape(last - first, *info.shape[1:])
-        part_shape = layout.part_shape(info.shape)
-        height = part_shape[0]
-        for row in range(first // height, -(-last // height)):
-            begin, end = max(first, row * height), min(last, (row + 1) * height)
-            for cell, rank in owners_of_row(layout)[row]:
-                target = array[begin - first : end - first, *region(cell, part_shape)[1:]]
-                self.read_part(name, rank, begin - row * height, target)
+        self.gather(name, [(first, last), *((0, length) for length in info.shape[1:])], array)
 
-    def read_part(self, name: str, rank: int, first: int, target: np.ndarray) -> None:
-        """Fill `target` with the rows from `first` on of the part that a rank holds."""
+    def read_region(self, name: str, region: Region) -> np.ndarray:
+        """A part of a tensor that is no scalar, from those shards alone that hold some of it."""
+        info = self.tensors[name]
+        assert info.data_type is not None
+        result = np.empty([stop - start for start, stop in region], info.data_type.storage)
+        self.gather(name, region, result)
+        return result
+
+    def gather(self, name: str, region: Region, result: np.ndarray) -> None:
+        """Fill `result` with a region of a parameter: from every shard the rows that lie in it."""
+        layout = self.layouts[name]
+        part_shape = layout.part_shape(self.tensors[name].shape)
+        (first, last), height = region[0], part_shape[0]
+        for row in range(first // height, -(-last // height)):
+            for cell, rank in owners_of_row(layout)[row]:
+                # What of the region lies in this part: counted from its beginning, and from the region's.
+                inside, target = [], []
+                for (start, stop), index, length in zip(region, cell, part_shape, strict=True):
+                    begin, end = max(start, index * length), min(stop, (index + 1) * length)
+                    inside.append((begin - index * length, end - index * length))
+                    target.append(slice(begin - start, end - start))
+                if all(begin < end for begin, end in inside):
+                    self.read_part(name, rank, inside, result[*target])
+
+    def read_part(self, name: str, rank: int, inside: Region, target: np.ndarray) -> None:
+        """Fill `target` with what lies `inside` the part that a rank holds."""
         stored, path = self.indices[rank].tensors[name], self.paths[rank]
+        (first, _), *rest = inside
+        width = stored.info.shape[1:]
         row_bytes = stored.nbytes // stored.info.rows
-        if target.flags.c_contiguous:
+        is_whole_rows = all(bounds == (0, length) for bounds, length in zip(rest, width, strict=True))
+        if is_whole_rows and target.flags.c_contiguous:
             stored.read_into(self.open_files, path, first * row_bytes, bytes_of(target))
             return
         at_once = max(1, BAND // row_bytes)
         for start in range(0, len(target), at_once):
             rows = target[start : start + at_once]
-            if self.scratch.nbytes < rows.nbytes:
-                self.scratch = np.empty(rows.nbytes, np.uint8)
-            band = self.scratch[: rows.nbytes].view(target.dtype).reshape(rows.shape)
+            size = len(rows) * row_bytes
+            if self.scratch.nbytes < size:
+                self.scratch = np.empty(size, np.uint8)
+            band = self.scratch[:size].view(target.dtype).reshape(len(rows), *width)
             stored.read_into(self.open_files, path, (first + start) * row_bytes, bytes_of(band))
-            rows[...] = band
+            rows[...] = band[:, *(slice(*bounds) for bounds in rest)]
 
 
 def index_shard(path: Path) -> CheckpointIndex:

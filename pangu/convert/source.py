@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,10 @@ from pangu.convert.safetensors_file import index_safetensors
 from pangu.convert.torch_file import index_torch_file
 from pangu.errors import UserError
 
+# (first, last) along each axis of a tensor.
+Region = Sequence[tuple[int, int]]
+# Bytes that are read at a time where only a part of each row is wanted.
+BAND = 4 << 20
 LARGEST_INDEX = 64 << 20
 # In a directory, what is looked for, the best first.
 DIRECTORY_FILES = (
@@ -60,6 +65,24 @@ class Source(ABC):
         if info.nbytes:
             self.fill(name, 0, info.rows, bytes_of(array))
         return array
+
+    def read_region(self, name: str, region: Region) -> np.ndarray:
+        """A part of a tensor that is no scalar; of the file, only the rows that it lies in are read."""
+        info = self.tensors[name]
+        assert info.data_type is not None
+        (first, last), *rest = region
+        result = np.empty([stop - start for start, stop in region], info.data_type.storage)
+        if all(bounds == (0, length) for bounds, length in zip(rest, info.shape[1:], strict=True)):
+            if result.nbytes:
+                self.fill(name, first, last, bytes_of(result))
+            return result
+        at_once = max(1, BAND * info.rows // info.nbytes)
+        for start in range(first, last, at_once):
+            stop = min(last, start + at_once)
+            band = np.empty((stop - start, *info.shape[1:]), result.dtype)
+            self.fill(name, start, stop, bytes_of(band))
+            result[start - first : stop - first] = band[:, *(slice(*bounds) for bounds in rest)]
+        return result
 
 
 class FileSource(Source):

@@ -87,7 +87,7 @@ class ShardedAdamW(nn.Cell):
         for states in (self.first, self.second):
             for state, rows in zip(states, self.rows, strict=True):
                 whole = moments[state.name.replace(PART, "")]
-                state.set_data(Tensor(np.ascontiguousarray(whole[rows[0] : rows[1]] if rows else whole)))
+                state.set_data(Tensor(whole[rows[0] : rows[1]] if rows else np.asarray(whole)))
 
 
 def rows_of(layout: ParameterLayout, rank: int, shape: tuple[int, ...]) -> tuple[int, int] | None:
