@@ -290,6 +290,11 @@ class Price:
         if strategy.zero.bucket_mb is not None and level < 2:
             reduced = [n for n in nodes if n.name.startswith("gradients.") and n.name not in between]
             traffic, last_bucket = self._bucketed(reduced, strategy.zero.bucket_mb * 2**20)
+        if framework.flatten_bytes_per_parameter and strategy.mesh.dp > 1:
+            flat = sum(program.stage_elements(stage, expert=expert) for expert in (False, True))
+            copied = flat * framework.flatten_bytes_per_parameter / (self.cluster.device.hbm.gbps * 1e9)
+            launched = len(program.stage_parameters(stage)) * framework.flatten_launches_per_weight
+            traffic += copied + launched * self.cluster.device.vector.launch_us * 1e-6
         gather = self.collectives(n for n in nodes if n.name.startswith("weights."))
         # between stages and inside the tensor group; the sums of one number are part of the framework's step overhead
         apart = [n for n in nodes if n.name in between]
@@ -301,8 +306,9 @@ class Price:
         owned = owned_elements(program, stage)
         hbm = self.cluster.device.hbm
         update = owned * framework.optimizer_bytes_per_parameter / (hbm.gbps * 1e9 * hbm.eff)
+        launch = self.cluster.device.vector.launch_us * 1e-6
         weights = len(program.stage_parameters(stage)) if framework.launches_per_weight else 0
-        update += weights * framework.launches_per_weight * self.cluster.device.vector.launch_us * 1e-6
+        update += weights * framework.launches_per_weight * launch
         if strategy.offload.optimizer:
             host = self.cluster.host
             copied = owned * (framework.gradient_bytes_sent + framework.weight_bytes_sent)

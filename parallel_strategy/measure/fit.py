@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from parallel_strategy.cost.kernel import matmul_seconds
-from parallel_strategy.measure.samples import Measured
+from parallel_strategy.measure.samples import Collected, Measured
 from parallel_strategy.spec.cluster import CalibrationNote, ClusterSpec, Device, Gemm, Host, Level, Memory, Vector
 from parallel_strategy.spec.framework import TENSORS
 
@@ -49,6 +49,7 @@ def cluster_of(measured: Measured, devices: int = 1, name: str = "this-machine")
         cpus=1,
         h2d_gbps=round(measured.host_to_device_gbps or hbm.gbps / 2, 2),
         adam_gbps=round(measured.adam_gbps or hbm.gbps, 2),
+        crowding=_crowding(measured),
         launch_scale=1.0 if cpu else round(measured.issue_seconds * 1e6 / REFERENCE_ISSUE_US, 3),
     )
     return ClusterSpec(
@@ -161,6 +162,14 @@ def _server(measured: Measured, devices: int) -> Level:
             start_us=50,
             eff=0.5,
         )
+    if measured.kind == "cpu" and {one.op for one in found} > {"all_reduce"}:  # processes as they train, over sockets
+        return Level(
+            level="server",
+            size=max(devices, *(one.members for one in found)),
+            kind=kind,
+            gbps=round(copy / 2, 2),
+            lines=_lines(found),
+        )
     bus: dict[int, float] = {}
     starts = []
     for members in sorted({one.members for one in found}):
@@ -177,3 +186,24 @@ def _server(measured: Measured, devices: int) -> Level:
         latency_us=round(max(0.5, 0.1 * float(np.median(starts))), 2),
         start_us=round(0.8 * float(np.median(starts)), 2),
     )
+
+
+def _lines(found: list[Collected]) -> dict[str, dict[int, tuple[float, float]]]:
+    """A line through the sizes of each collective, by relative errors; it starts no earlier than the smallest ends."""
+    lines: dict[str, dict[int, tuple[float, float]]] = {}
+    for op, members in sorted({(one.op, one.members) for one in found}):
+        mine = [one for one in found if (one.op, one.members) == (op, members)]
+        sizes, seconds = (np.array([getattr(one, name) for one in mine]) for name in ("bytes", "seconds"))
+        # least squares of start/t + bytes/t * slope = 1
+        columns = np.stack([1 / seconds, sizes / seconds], axis=1)
+        (start, slope), *_ = np.linalg.lstsq(columns, np.ones(len(mine)), rcond=None)
+        if start < 0 or slope <= 0:
+            start, slope = float(seconds.min()), float(seconds.max() / sizes.max())
+        lines.setdefault(op, {})[members] = (round(float(start) * 1e6, 1), round(float(slope) * 1e12, 2))
+    return lines
+
+
+def _crowding(measured: Measured) -> dict[int, tuple[float, float]]:
+    """Processes that compute at once -> slow-down of products and of kernels bound by memory."""
+    found = {(one.name, one.members): round(max(1.0, one.slowdown), 3) for one in measured.crowded}
+    return {members: (found["product", members], found["memory", members]) for members in sorted({n for _, n in found})}

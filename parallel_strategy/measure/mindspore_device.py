@@ -1,6 +1,5 @@
-"""An Ascend device, or this CPU, through MindSpore's compiled kernels. Collectives of a CPU go over shared memory."""
+"""An Ascend device, or this CPU, through MindSpore's compiled kernels."""
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,6 @@ from mindspore import nn, ops
 from parallel_strategy.measure.mindspore_kernels import SMALL_KERNELS, Several, Small, kinds
 from parallel_strategy.measure.numpy_cpu import available_cores, processor_name
 from parallel_strategy.measure.samples import Call, Collected, host_memory_gb, timed
-from parallel_strategy.measure.shared_memory import all_reduces
 
 # how often a kernel stands in a graph, and how often the small ones do
 TIMES, SMALL = 4, 30
@@ -31,6 +29,8 @@ class Graph(nn.Cell):
 
 
 class MindSporeBackend:
+    launches = True
+
     def __init__(self, target: str, clock: Callable[[], float] = time.perf_counter) -> None:
         """`target`: CPU or Ascend."""
         self.clock = clock
@@ -148,22 +148,14 @@ class MindSporeBackend:
 
         return run
 
+    def random_tensor(self, elements: int) -> ms.Tensor:
+        return self._random(elements)
+
+    def crowded_calls(self) -> dict[str, Call]:
+        """What several processes of one machine compete for: its cores, and its memory."""
+        kernel, arity, inputs, _ = kinds(2**22, self.random)["multiply"]
+        return {"product": self.product(512, 512, 512, 1), "memory": self._several(kernel, arity, inputs)}
+
     def collectives(self) -> list[Collected]:
-        """Of a CPU: over shared memory. Of Ascend: among the ranks that `msrun` started, if it did."""
-        if self.kind == "cpu":
-            return all_reduces(min(4, self.cores))
-        if int(os.environ.get("RANK_SIZE", os.environ.get("MS_WORKER_NUM", "1"))) < 2:
-            return []
-        ms.communication.init()
-        members, reduce = ms.communication.get_group_size(), Graph(ops.AllReduce())
-        found = []
-        for size in (2**20, 2**24, 2**28):
-            data, times = self._random(size // self.element), []
-            for _ in range(12):
-                self.synchronize()
-                start = time.perf_counter()
-                reduce(data)
-                self.synchronize()
-                times.append(time.perf_counter() - start)
-            found.append(Collected("all_reduce", members, size, float(np.median(times[2:]))))
-        return found
+        """Among several processes: `workers` starts them."""
+        return []

@@ -70,6 +70,17 @@ class SumOfColumns(nn.Cell):
         return self.product(ops.ones((1, x.shape[0]), ms.float32), x)
 
 
+class Broadcasted(nn.Cell):
+    """From the first process to all others."""
+
+    def __init__(self) -> None:
+        super().__init__(auto_prefix=False)
+        self.broadcast = ops.Broadcast(0)
+
+    def construct(self, x: ms.Tensor) -> ms.Tensor:
+        return self.broadcast((x,))[0]
+
+
 class SplitHeads(nn.Cell):
     """[B, S, H, d/H] -> [B, H, S, d/H]."""
 

@@ -14,7 +14,7 @@ from parallel_strategy.measure.shared_memory import all_reduces
 
 class NumpyBackend:
     kind, dtype, overhead = "cpu", "fp32", 0.0
-    repeats, slices = 1, 0
+    repeats, slices, launches = 1, 0, False
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.clock = clock

@@ -53,6 +53,15 @@ class Collected:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Crowded:
+    """How many times as long a kernel takes when `members` processes of the machine compute at once."""
+
+    name: str  # product, memory
+    members: int
+    slowdown: float
+
+
 @dataclass(slots=True)
 class Measured:
     """Everything that one run of `measure` saw. GB are 10^9 bytes."""
@@ -68,6 +77,7 @@ class Measured:
     moved: list[Moved] = field(default_factory=list)  # "copy" among them
     attention: list[Attended] = field(default_factory=list)
     collectives: list[Collected] = field(default_factory=list)
+    crowded: list[Crowded] = field(default_factory=list)
     launch_seconds: float = 0.0  # one empty kernel, on the device
     issue_seconds: float = 0.0  # what issuing it costs the host
     host_to_device_gbps: float = 0.0
@@ -85,6 +95,7 @@ class Backend(Protocol):
     memory_gb: float
     clock: Callable[[], float]  # wall time, or processor time where others use the machine too
     overhead: float  # seconds of a call that are not its kernels': taken off
+    launches: bool  # whether `workers` can start several processes of it
     repeats: int  # how often a call of `product` or `vectors` runs its kernel
     slices: int  # small kernels beside each of them: taken off
 
@@ -106,11 +117,21 @@ class Backend(Protocol):
     def collectives(self) -> list[Collected]: ...
 
 
-def measure(backend: Backend, seconds: float) -> Measured:
-    """Time everything, for about `seconds`."""
-    shapes = product_shapes(backend.kind)
-    sizes = (2**22, 2**26) if backend.kind != "cpu" else (2**17, 2**20, 2**22)
-    budget = seconds / (len(shapes) + 8 * len(sizes) + len(ATTENTION) + 6)
+def element_counts(kind: str) -> tuple[int, ...]:
+    """Sizes of vectors: inside the caches and outside."""
+    return (2**17, 2**20, 2**22) if kind == "cpu" else (2**22, 2**26)
+
+
+def steps(backend: Backend) -> int:
+    """How often `measure` tells what it does."""
+    return len(product_shapes(backend.kind)) + len(element_counts(backend.kind)) + 2
+
+
+def measure(backend: Backend, seconds: float, tell: Callable[[str], None] = lambda what: None) -> Measured:
+    """Time everything, for about `seconds`; `tell` is called before each part."""
+    shapes, sizes = product_shapes(backend.kind), element_counts(backend.kind)
+    budget = seconds / (len(shapes) + 15 * len(sizes) + len(ATTENTION) + 6)
+    tell("launches")
     measured = Measured(
         backend.name, backend.device, backend.kind, backend.dtype, backend.cores, backend.memory_gb, host_memory_gb()
     )
@@ -121,8 +142,10 @@ def measure(backend: Backend, seconds: float) -> Measured:
         return max(timed(backend, call, budget) / backend.repeats - backend.slices * measured.launch_seconds, 1e-8)
 
     for m, n, k, batch in shapes:
+        tell(f"products {m} x {n} x {k}")
         measured.products.append(Product(m, n, k, batch, one(backend.product(m, n, k, batch))))
     for size in sizes:
+        tell(f"vectors of {size} elements")
         for name, (call, moved) in backend.vectors(size).items():
             measured.moved.append(Moved(name, moved, one(call)))
     for batch, heads, sequence, width in ATTENTION if backend.kind != "cpu" else ():
@@ -130,6 +153,7 @@ def measure(backend: Backend, seconds: float) -> Measured:
         if attend is not None:
             flops = 2.0 * batch * heads * sequence * sequence * width  # two products, half of each masked
             measured.attention.append(Attended(flops, timed(backend, attend, budget)))
+    tell("copies, collectives")
     copy = backend.host_copy(2**27)
     if copy is not None:
         measured.host_to_device_gbps = 2**27 / timed(backend, copy, budget) / 1e9
@@ -186,6 +210,11 @@ def timed(backend: Backend, call: Call, budget: float) -> float:
         times.append((backend.clock() - start) / inner)
     median = float(np.median(times))
     return max(median - backend.overhead, 0.05 * median)
+
+
+def fewest(budget: float, once: float) -> int:
+    """How often to repeat what takes `once` seconds: within the budget, at least three times."""
+    return int(min(50, max(3, budget / max(once, 1e-6))))
 
 
 def _launch(backend: Backend) -> tuple[float, float]:

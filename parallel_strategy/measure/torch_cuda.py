@@ -12,7 +12,7 @@ from parallel_strategy.measure.samples import Call, Collected
 
 class TorchBackend:
     kind, dtype, overhead = "gpu", "bf16", 0.0
-    repeats, slices = 1, 0
+    repeats, slices, launches = 1, 0, False
 
     def __init__(self) -> None:
         self.clock = time.perf_counter

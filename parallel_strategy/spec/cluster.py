@@ -14,6 +14,12 @@ class Memory(Section):
     gbps: PositiveFloat = Field(description="GB/s of device memory")
     eff: float = Field(default=0.85, gt=0, le=1, description="share of it that a large copy reaches")
 
+    @model_validator(mode="after")
+    def check_usable(self) -> "Memory":
+        if self.usable_gb is not None and self.usable_gb > self.gb:
+            raise ValueError(f"usable_gb {self.usable_gb:g} is more than gb {self.gb:g}; nearest: {self.gb:g}")
+        return self
+
 
 class Gemm(Section):
     """What a matrix product reaches. All of it comes from a GEMM micro-benchmark over shapes, or from the data
@@ -23,7 +29,9 @@ class Gemm(Section):
     k_half: NonNegativeFloat = Field(
         default=96, description="K at which half of eff_max is reached: prologue and epilogue"
     )
-    tiles: list[tuple[int, int]] = Field(default=[(128, 256), (128, 128), (64, 128), (64, 64)])
+    tiles: list[tuple[PositiveInt, PositiveInt]] = Field(
+        default=[(128, 256), (128, 128), (64, 128), (64, 64)], min_length=1
+    )
     small_tile_eff: float = Field(default=0.85, gt=0, le=1, description="loss for each halving of the tile")
     cores: PositiveInt = Field(default=108, description="units that take one tile each at a time")
     align: PositiveInt = Field(default=8, description="elements; a K or N that is no multiple falls to misaligned_eff")
@@ -38,7 +46,7 @@ class Vector(Section):
     launch_us: NonNegativeFloat = 3.0
     kinds: dict[str, list[tuple[PositiveFloat, PositiveFloat]]] = Field(
         default={},
-        description="measured kinds of kernels: (MB that one moves, its speed over that of eff), so in cache and out of it",
+        description="measured kinds of kernels: (MB that one moves, its speed over that of eff)",
     )
 
 
@@ -65,7 +73,7 @@ class Level(Section):
     """One level of topology: `size` groups of the level below."""
 
     level: str
-    size: PositiveInt
+    size: int = Field(gt=0, le=10**6)
     kind: Literal["full_mesh", "switch", "pcie", "ring", "fat_tree", "shared_memory"] = "switch"
     links: PositiveInt | None = Field(default=None, description="full_mesh: links of one device")
     gbps_per_link: PositiveFloat | None = Field(default=None, description="GB/s, one direction")
@@ -78,16 +86,31 @@ class Level(Section):
     start_us: NonNegativeFloat = Field(default=0.0, description="of one collective, whatever its size")
     eff: float = Field(default=0.8, gt=0, le=1)
     bus_gbps: dict[int, PositiveFloat] | None = Field(
-        default=None, description="measured all-reduce bus bandwidth by number of members; replaces gbps and eff"
+        default=None, min_length=1, description="measured all-reduce bus bandwidth by number of members; replaces gbps and eff"
+    )
+    lines: dict[str, dict[int, tuple[NonNegativeFloat, PositiveFloat]]] = Field(
+        default={},
+        description="measured collectives: operation -> members -> (microseconds to start, microseconds a MB of the "
+        "whole tensor); replaces all other figures. A library without reduce_scatter does an all_reduce",
     )
 
     @model_validator(mode="after")
     def check_bandwidth(self) -> "Level":
+        if self.lines and "all_reduce" not in self.lines:
+            raise ValueError(f"level {self.level!r}: lines must name all_reduce")
         if self.kind == "full_mesh" and self.bus_gbps is None and not (self.links and self.gbps_per_link):
             raise ValueError(f"level {self.level!r}: full_mesh needs links and gbps_per_link")
         if self.kind != "full_mesh" and not (self.gbps or self.nic_gbit or self.bus_gbps):
             raise ValueError(f"level {self.level!r}: one of gbps, nic_gbit, bus_gbps must be given")
         return self
+
+    def line(self, op: str, members: int) -> tuple[float, float] | None:
+        """(seconds to start, seconds a byte) as measured among this many, or else among the most that are fewer."""
+        found = self.lines.get(op) or (self.lines.get("all_reduce") if op == "reduce_scatter" else None)
+        if not found:
+            return None
+        start, a_megabyte = found[max((n for n in found if n <= members), default=min(found))]
+        return start * 1e-6, a_megabyte * 1e-12
 
     def device_gbps(self, members: int) -> float:
         """GB/s, one direction, that one device gets at this level when `members` sub-groups talk to each other."""
@@ -108,6 +131,11 @@ class Host(Section):
     adam_gbps: PositiveFloat = Field(default=100, description="GB/s at which all cores of a server run Adam")
     launch_scale: PositiveFloat = Field(
         default=1.0, description="host time of this CPU over that of the framework file"
+    )
+    crowding: dict[int, tuple[PositiveFloat, PositiveFloat]] = Field(
+        default={},
+        description="devices of a server that share its cores and memory: how many compute at once -> how many times "
+        "as long as alone products take, and kernels that are bound by memory",
     )
 
 
@@ -138,6 +166,9 @@ class ClusterSpec(SpecFile):
     def check_peak(self) -> "ClusterSpec":
         if not self.device.peak_tflops:
             raise ValueError("device.peak_tflops must name at least one of fp32, fp16, bf16, fp8, fp4")
+        names = [level.level for level in self.topology]
+        if len(set(names)) < len(names):
+            raise ValueError(f"topology: two levels are called {max(names, key=names.count)!r}")
         return self
 
     @property
@@ -157,6 +188,29 @@ class ClusterSpec(SpecFile):
             count *= level.size
         return count
 
+    def crowded(self, devices: int) -> "ClusterSpec":
+        """The same cluster when this many devices compute at once, where they share what they compute with."""
+        crowding, count = self.host.crowding, min(devices, self.devices_per_server)
+        if not crowding or count == 1:
+            return self
+        products, memory = _crowding({1: (1.0, 1.0)} | crowding, count)
+        gemm, hbm, vector = self.device.gemm, self.device.hbm, self.device.vector
+        # kinds that are slower than memory are bound by the core; their speeds stand over that of memory
+        kinds = {
+            kind: [(mb, speed * memory / (products + (memory - products) * min(1.0, speed))) for mb, speed in points]
+            for kind, points in vector.kinds.items()
+        }
+        device = self.device.model_copy(
+            update={
+                "peak_tflops": {name: peak / products for name, peak in self.device.peak_tflops.items()},
+                "gemm": gemm.model_copy(update={"launch_us": gemm.launch_us * products}),
+                "hbm": hbm.model_copy(update={"gbps": hbm.gbps / memory}),
+                "vector": vector.model_copy(update={"launch_us": vector.launch_us * products, "kinds": kinds}),
+            }
+        )
+        host = self.host.model_copy(update={"crowding": {}, "launch_scale": self.host.launch_scale * products})
+        return self.model_copy(update={"device": device, "host": host})
+
     def with_devices(self, devices: int) -> "ClusterSpec":
         """The same cluster with exactly this many devices: outer levels shrink or grow."""
         topology, left = [], devices
@@ -166,3 +220,14 @@ class ClusterSpec(SpecFile):
             topology.append(level.model_copy(update={"size": max(1, size)}))
             left = -(-left // max(1, size))
         return self.model_copy(update={"topology": topology})
+
+
+def _crowding(known: dict[int, tuple[float, float]], count: int) -> tuple[float, float]:
+    """Slow-downs when `count` devices compute at once: between those that are known, and in proportion beyond them."""
+    below, above = max(n for n in known if n <= count), min((n for n in known if n >= count), default=0)
+    if not above:
+        products, memory = known[below]
+        return products * count / below, memory * count / below
+    share = (count - below) / (above - below) if above > below else 0.0
+    products, memory = (a + share * (b - a) for a, b in zip(known[below], known[above], strict=True))
+    return products, memory

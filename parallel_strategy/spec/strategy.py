@@ -4,17 +4,19 @@ The file names the model, the cluster and the framework too, so that one file is
 fields are checked here; whatever breaks one gets a line with the field and the nearest legal value.
 """
 
+import difflib
+import math
 import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from parallel_strategy.errors import UserError
 from parallel_strategy.spec.cluster import ClusterSpec
-from parallel_strategy.spec.file import PRESETS, Section, SpecFile
+from parallel_strategy.spec.file import PRESETS, SHORT, Section, SpecFile
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
 
@@ -118,10 +120,12 @@ class Zero(Section):
     optimizer_shard: bool = False
     level: Literal[1, 2, 3] = 1
     group: Literal["dp"] = "dp"
-    weight_shard_size: int = Field(default=-1, description="-1: the whole group; else ranks that share one copy")
+    weight_shard_size: int = Field(
+        default=-1, ge=-1, description="-1: the whole group; else ranks that share one copy, a divisor of dp x cp"
+    )
     threshold_kb: int = Field(default=64, ge=0, description="parameters below this stay whole")
     bucket_mb: float | None = Field(
-        default=None, gt=0, description="gradients are fused into collectives of this size; absent: one at the end"
+        default=None, ge=0.001, description="gradients are fused into collectives of this size; absent: one at the end"
     )
     whole: list[str] = Field(
         default=[], description="names of parameters, `*` for any text, that MindSpore is told to keep whole"
@@ -136,7 +140,7 @@ class Recompute(Section):
     """What is computed again in backward. `per_stage`: number of layers of each stage that `mode` applies to."""
 
     mode: Literal["none", "full", "selective"] = "none"
-    per_stage: list[int] | None = None
+    per_stage: list[NonNegativeInt] | None = None
     mp_comm: bool = Field(default=True, description="full: the tensor-parallel collectives run again too")
     slice_activation: bool = Field(default=False, description="the kept input of a layer is split over tp")
 
@@ -154,7 +158,7 @@ class Override(Section):
 
 
 class StrategySpec(SpecFile):
-    version: int = 1
+    version: Literal[1] = 1
     model: ModelChoice = ModelChoice()
     cluster: ClusterChoice = ClusterChoice()
     framework: str = Field(default="mindspore", description="preset name, or a file that ends in .yaml")
@@ -175,6 +179,10 @@ class StrategySpec(SpecFile):
     def check_batch(self) -> "StrategySpec":
         share = self.batch.global_ / self.mesh.dp
         per_rank = self.batch.global_ // self.mesh.dp
+        if self.batch.global_ < self.mesh.dp:
+            raise ValueError(
+                f"mesh.dp {self.mesh.dp} must divide batch.global {self.batch.global_}; nearest: {self.batch.global_}"
+            )
         if self.batch.global_ % self.mesh.dp:
             low = self.batch.global_ // self.mesh.dp * self.mesh.dp
             legal = [n for n in (low, low + self.mesh.dp) if n]
@@ -207,6 +215,12 @@ class StrategySpec(SpecFile):
                 f"pipeline.schedule {pipeline.schedule!r} needs a number of micro-batches that is a multiple "
                 f"of pp {pp}, "
                 f"not {self.micro_batches}; nearest: {nearest(legal, self.micro_batches)}"
+            )
+        copies, size = self.mesh.dp * self.mesh.cp, self.zero.weight_shard_size
+        if size == 0 or (size > 0 and self.zero.optimizer_shard and copies % size):
+            raise ValueError(
+                f"zero.weight_shard_size {size} must be -1 or divide dp x cp = {copies}; "
+                f"nearest: {nearest(divisors(copies), size)}"
             )
         if self.tensor.interleave > 1 and self.batch.micro % self.tensor.interleave:
             raise ValueError(
@@ -276,6 +290,17 @@ class StrategySpec(SpecFile):
                 f"pipeline.stages sums to {sum(pipeline.stages)}, the model has {model.num_layers} layers; "
                 f"nearest: {even_stages(model.num_layers, mesh.pp)}"
             )
+        stages = self.layers_of_stages(model.num_layers)
+        if min(stages) < self.chunks_per_stage:
+            raise UserError(
+                f"pipeline.stages: stage {stages.index(min(stages))} has {min(stages)} layers for "
+                f"{self.chunks_per_stage} chunks; nearest: {even_stages(model.num_layers, mesh.pp)}"
+            )
+        for stage, (layers, again) in enumerate(zip(stages, self.recompute.per_stage or stages, strict=True)):
+            if again > layers:
+                raise UserError(
+                    f"recompute.per_stage: stage {stage} recomputes {again} of its {layers} layers; nearest: {layers}"
+                )
 
     @property
     def chunks_per_stage(self) -> int:
@@ -320,7 +345,7 @@ class Question(Section):
             ClusterSpec, strategy.cluster.preset, strategy.cluster.file, folder, "cluster", "cloudbrain2-2048"
         )
         if strategy.framework.endswith(FILES):
-            framework = FrameworkSpec.load(folder / strategy.framework)
+            framework = FrameworkSpec.load(_there(folder, strategy.framework, "framework"))
         else:
             framework = FrameworkSpec.preset(strategy.framework)
         strategy.check_model(model)
@@ -331,7 +356,8 @@ class Question(Section):
                 f"nearest mesh.dp: "
                 f"{max(1, strategy.mesh.dp * present // needed)}"
             )
-        return cls(model=model, cluster=cluster, framework=framework, strategy=strategy)
+        crowded = cluster.crowded(strategy.mesh.devices)
+        return cls(model=model, cluster=crowded, framework=framework, strategy=strategy)
 
     def with_strategy(self, strategy: StrategySpec) -> "Question":
         """The same model, cluster and framework under another strategy, which is known to be legal."""
@@ -344,8 +370,23 @@ def _choose(kind, preset: str | None, file: str | None, folder: Path, field: str
     if preset is not None and file is not None:
         raise UserError(f"{field}: give preset or file, not both")
     if file is not None:
-        return kind.load(folder / file)
-    return kind.preset(preset or default)
+        return kind.load(_there(folder, file, f"{field}.file"))
+    return kind.preset(default if preset is None else preset)
+
+
+def _there(folder: Path, name: str, field: str) -> Path:
+    """The file that a field names, seen from the folder of the strategy file."""
+    path = folder / name
+    try:
+        found = path.is_file()
+    except (OSError, ValueError):
+        found = False
+    if not found:
+        beside = [entry.name for entry in folder.glob("*.y*ml")]
+        near = difflib.get_close_matches(Path(name).name, beside, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"field {field!r} = {SHORT.repr(name)}: there is no such file in {folder.resolve()}{hint}")
+    return path
 
 
 def even_stages(num_layers: int, pp: int) -> list[int]:
@@ -356,7 +397,9 @@ def even_stages(num_layers: int, pp: int) -> list[int]:
 
 
 def divisors(number: int) -> list[int]:
-    return [d for d in range(1, number + 1) if number % d == 0]
+    """All of them, smallest first."""
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return small + [number // d for d in reversed(small) if d * d != number]
 
 
 def nearest(legal: list[int], value: int) -> int:

@@ -1,0 +1,129 @@
+"""One of several processes that measure together what training on this machine shares: collectives through MindSpore,
+and what kernels lose when all compute at once. `workers` starts them with msrun; the first writes the figures.
+
+    python -m parallel_strategy.measure.worker OUT.json CPU|Ascend SECONDS
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from parallel_strategy.measure.samples import Collected, Crowded, fewest
+
+SIZES = {"CPU": (2**12, 2**17, 2**21, 2**24, 2**26), "Ascend": (2**16, 2**20, 2**24, 2**28)}
+COLLECTIVES = ("all_reduce", "all_gather", "broadcast")
+
+
+def keep_to_share_of_cores() -> None:
+    """As a process of training on a CPU does (`pangu.distributed.world.share_cores`): its share, or a core in turns."""
+    rank, workers = int(os.environ.get("DEVICE_ID", "0")), int(os.environ["MS_WORKER_NUM"])
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[rank % len(cores) :: workers] or [cores[rank % len(cores)]])
+
+
+def main(out: str, target: str, seconds: float) -> None:
+    is_scheduler = os.environ.get("MS_ROLE") == "MS_SCHED"
+    if target == "CPU" and not is_scheduler:
+        keep_to_share_of_cores()
+    import mindspore as ms
+    from mindspore.communication import get_group_size, get_rank, init
+
+    from parallel_strategy.measure.mindspore_device import MindSporeBackend
+
+    if is_scheduler:
+        ms.set_device(target)
+        init()
+        return
+    backend = MindSporeBackend(target)
+    init()
+    rank, members = get_rank(), get_group_size()
+    together = Together(backend, members)
+    collected = [
+        Collected(op, members, size, together.collective(op, size, seconds / 2 / len(COLLECTIVES) / len(SIZES[target])))
+        for op in COLLECTIVES
+        for size in SIZES[target]
+    ]
+    crowded = together.crowded(rank, seconds / 2) if target == "CPU" else []
+    together.wait()
+    if rank == 0:
+        found = {"collectives": [asdict(one) for one in collected], "crowded": [asdict(one) for one in crowded]}
+        temporary = Path(out).with_suffix(".part")
+        temporary.write_text(json.dumps(found), encoding="utf-8")
+        os.replace(temporary, out)
+    together.wait()
+
+
+class Together:
+    """What all processes do at the same time."""
+
+    def __init__(self, backend, members: int) -> None:
+        self.backend, self.members = backend, members
+
+    def sum(self, value: float) -> float:
+        import mindspore as ms
+        from mindspore import ops
+
+        return float(ops.AllReduce()(ms.Tensor([value], ms.float32)).asnumpy()[0])
+
+    def wait(self) -> None:
+        self.sum(0.0)
+
+    def collective(self, op: str, size: int, budget: float) -> float:
+        """Median seconds of a collective over `size` bytes of the whole tensor, as the slowest process has it."""
+        from mindspore import ops
+
+        from parallel_strategy.measure.mindspore_kernels import Broadcasted, Several
+
+        kernels = {"all_reduce": ops.AllReduce, "all_gather": ops.AllGather, "broadcast": Broadcasted}
+        mine = size // self.members if op == "all_gather" else size
+        graph, data = Several(kernels[op](), 1, 1), self.backend.random_tensor(max(1, mine // self.backend.element))
+        times: list[float] = []
+        graph(data)[0].asnumpy()
+        start = time.perf_counter()
+        graph(data)[0].asnumpy()
+        # all must agree on how often
+        repeats = fewest(budget, self.sum(time.perf_counter() - start) / self.members)
+        for _ in range(repeats):
+            self.wait()
+            start = time.perf_counter()
+            graph(data)[0].asnumpy()
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+    def crowded(self, rank: int, seconds: float) -> list[Crowded]:
+        """Kernels on one process while the others sleep, and on all of them at once."""
+        found = []
+        calls = self.backend.crowded_calls()
+        for name, call in calls.items():
+            budget = seconds / 2 / len(calls)
+            self.wait()
+            alone = 0.0
+            if rank == 0:
+                alone = rate(call, self.backend.synchronize, budget)
+            else:
+                time.sleep(budget)
+            self.wait()
+            busy = self.sum(rate(call, self.backend.synchronize, budget)) / self.members
+            found.append(Crowded(name, self.members, self.sum(alone) / busy))
+        return found
+
+
+def rate(call: Callable[[], object], synchronize: Callable[[], None], seconds: float) -> float:
+    """Calls a second over a span of time: a process that shares its core is counted with its waits."""
+    call()
+    synchronize()
+    count, start = 0, time.perf_counter()
+    while (now := time.perf_counter()) < start + seconds or count < 3:
+        call()
+        synchronize()
+        count += 1
+    return count / (time.perf_counter() - start) if count else now
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
