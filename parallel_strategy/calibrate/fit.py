@@ -9,34 +9,19 @@ rest. Links and network cards are never fitted.
 import json
 import math
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from parallel_strategy.calibrate.figures import FIGURES, NAMES, apply
-from parallel_strategy.calibrate.residual import correction, shape_features, solve
+from parallel_strategy.calibrate.residual import Shapes, correction, solve
 from parallel_strategy.calibrate.rows import Row
 from parallel_strategy.errors import UserError
 from parallel_strategy.predict import Prediction
-from parallel_strategy.spec.cluster import ClusterSpec
-from parallel_strategy.spec.strategy import Question
 
 SHIPPED = Path(__file__).parent / "shipped.json"
 STEP = 0.1  # of a logarithm, for derivatives
 FARTHEST = 2.5  # prior widths that a figure may move
-
-
-# devices whose presets have nothing but data sheets behind their matrix products
-UNMEASURED = ("B200", "GB200", "B300", "GB300")
-BORROWED_WIDTH = 0.2  # how far such a preset may be off, as a logarithm
-
-
-@lru_cache(maxsize=64)
-def _cluster_device(group: str) -> str:
-    """Name of the device of a group's cluster preset; nothing where the group is a file's."""
-    cluster = group.split("/")[0]
-    return ClusterSpec.preset(cluster).device.name if cluster in ClusterSpec.preset_names() else ""
 
 
 @dataclass(slots=True)
@@ -48,6 +33,7 @@ class GroupFit:
     rows: list[str]  # ids that the fit saw
     spread: float  # of ln(measured / predicted) of each row by the others: robust standard deviation
     shapes: list[list[float]] = field(default_factory=list)  # features of the rows, for `correction`
+    software: list[str] = field(default_factory=list)  # of the rows
     weights: list[list[float]] = field(default_factory=list)  # of the rows, for each kind of machine
     memory: dict[str, float] = field(default_factory=dict)  # context_gib, fragmentation, where memory was measured
 
@@ -82,34 +68,17 @@ class Calibration:
         return {row for fit in self.groups.values() for row in fit.rows}
 
     def correction(self, row: Row) -> float:
-        """Factor on the step time that rows of like shapes suggest; a shape far from all rows seen gets 1."""
+        """Factor on the step time that rows of like shapes and of the same software suggest."""
         fit = self.groups.get(row.group)
         if fit is None or not fit.shapes:
             return 1.0
-        return math.exp(correction(shape_features(row), np.array(fit.shapes), np.array(fit.weights)))
-
-    def borrowed(self, question: Question) -> dict[str, float]:
-        """Figures for a cluster and framework that no row was seen of: the sustained speed of matrix products that
-        others showed on devices of the same generation, drawn towards the file's.
-
-        Only where the file's figure is a data sheet's word: the other devices' come from matmul benchmarks.
-        """
-        if not question.cluster.device.name.startswith(UNMEASURED):
-            return {}
-        weighted = total = 0.0
-        for name, fit in self.groups.items():
-            if "gemm_eff" in fit.multipliers and _cluster_device(name).startswith(UNMEASURED):
-                weight = 1.0 / (fit.deviations["gemm_eff"] ** 2 + 0.1**2)
-                weighted += weight * math.log(fit.multipliers["gemm_eff"])
-                total += weight
-        return {"gemm_eff": math.exp(weighted / (total + 1.0 / BORROWED_WIDTH**2))} if total else {}
+        return math.exp(correction(row, Shapes(np.array(fit.shapes), np.array(fit.software)), np.array(fit.weights)))
 
     def predict(self, row: Row) -> Prediction:
-        """The prediction of a row with its group's figures; without a fit, with borrowed ones or those of the files."""
+        """The prediction of a row with its group's figures; without a fit, with those of the files."""
         fit = self.groups.get(row.group)
         if fit is None:
-            figures = self.borrowed(row.question)
-            return Prediction(apply(row.question, figures) if figures else row.question)
+            return Prediction(row.question)
         question = apply(row.question, fit.multipliers)
         if fit.memory:
             framework = question.framework.model_copy(update=fit.memory)
@@ -127,7 +96,7 @@ def fit_group(rows: list[Row]) -> GroupFit:
     used = _used(timed)
     free = [index for index, name in enumerate(NAMES) if used[name]]
     widths = np.array([FIGURES[index].width for index in free])
-    shapes = np.array([shape_features(row) for row in timed]).round(4)
+    shapes = Shapes.of(timed)
 
     def logarithms(values: np.ndarray) -> np.ndarray:
         multipliers = {NAMES[index]: math.exp(value) for index, value in zip(free, values, strict=True)}
@@ -147,7 +116,8 @@ def fit_group(rows: list[Row]) -> GroupFit:
         {NAMES[index]: round(float(value), 5) for index, value in zip(free, solution.deviations, strict=True)},
         sorted(row.id for row in rows),
         round(max(spread, 0.01), 5),
-        shapes.tolist(),
+        shapes.features.tolist(),
+        shapes.software.tolist(),
         solution.weights.round(5).tolist(),
         fit_memory(rows),
     )

@@ -1,9 +1,9 @@
 """What a shape's kernels do beside the model: a Gaussian process over shapes, with Student-t noise.
 
-Libraries pick kernels and algorithms by shape, which no smooth model follows, and rows of one shape share what they do.
-The process is solved together with the figures: a figure of prior width w, on which the logarithm of the step time
-depends by the derivative J, adds J w^2 J' to the covariance of the rows, so that the rows themselves say what is the
-machine's and what is a shape's.
+Libraries pick kernels and algorithms by shape, which no smooth model follows, and rows of one shape share what they do;
+so do runs of one release of the software. The process is solved together with the figures: a figure of prior width w,
+on which the logarithm of the step time depends by the derivative J, adds J w^2 J' to the covariance of the rows, so
+that the rows themselves say what is the machine's and what is a shape's.
 """
 
 import math
@@ -17,6 +17,7 @@ FREEDOM = 4.0  # of the Student-t noise
 # Octaves over which a residual is alike, in the order of `shape_features`: of the model's width and the tensor group;
 # and of these with the number of tokens.
 SCALES = (np.array([0.5, 0.5, np.inf, 3.0, 1.0]), np.array([0.5, 0.5, 1.0, 3.0, 1.0]))
+RELEASE = 0.15  # amplitude of what all runs of one release of the software share
 TRUST = 0.3  # of the likelihood by which the kinds of machine below are told apart
 
 
@@ -33,6 +34,19 @@ KINDS = (Kind((0.2, 0.1), 0.04), Kind((0.07, 0.05), 0.1))
 
 
 @dataclass(frozen=True, slots=True)
+class Shapes:
+    """What decides which kernels run, of a list of rows: `features` [rows, 5] as `shape_features` gives them, and the
+    software [rows]."""
+
+    features: np.ndarray
+    software: np.ndarray
+
+    @classmethod
+    def of(cls, rows: list[Row]) -> "Shapes":
+        return cls(np.array([shape_features(row) for row in rows]).round(4), np.array([row.software for row in rows]))
+
+
+@dataclass(frozen=True, slots=True)
 class Solution:
     """`figures`: logarithms of the multipliers, and their standard deviations. `weights` [kinds, rows]: what
     `correction` multiplies. `left_out`: every row's residual when it is predicted by the others."""
@@ -44,8 +58,8 @@ class Solution:
 
 
 def shape_features(row: Row) -> list[float]:
-    """What decides which kernels run: log2 of the hidden size, of the tensor group, of tokens, of stages; and how often
-    the head size can be halved, up to 32."""
+    """log2 of the hidden size, of the tensor group, of tokens, of stages; and how often the head size can be halved, up
+    to 32."""
     question = row.question
     mesh = question.strategy.mesh
     width = question.model.head_width
@@ -60,22 +74,24 @@ def shape_features(row: Row) -> list[float]:
     ]
 
 
-def covariance(first: np.ndarray, second: np.ndarray, kind: Kind) -> np.ndarray:
-    """Of the residuals of two lists of shapes."""
-    total = np.zeros((len(first), len(second)))
+def covariance(first: Shapes, seen: Shapes, kind: Kind) -> np.ndarray:
+    """Of the residuals of two lists of rows. Where all rows that were seen are of one release, what they share is the
+    machine's."""
+    release = RELEASE if len(set(seen.software)) > 1 else 0.0
+    total = release**2 * (first.software[:, None] == seen.software[None, :]).astype(np.float64)
     for amplitude, scale in zip(kind.amplitudes, SCALES, strict=True):
-        distance = ((first[:, None, :] - second[None, :, :]) / scale) ** 2
+        distance = ((first.features[:, None, :] - seen.features[None, :, :]) / scale) ** 2
         total += amplitude**2 * np.exp(-0.5 * distance.sum(axis=-1))
     return total
 
 
-def correction(shape: list[float], seen: np.ndarray, weights: np.ndarray) -> float:
-    """Logarithm of what rows of like shapes add to a prediction; a shape far from all of them gets 0."""
-    new = np.array([shape])
+def correction(row: Row, seen: Shapes, weights: np.ndarray) -> float:
+    """Logarithm of what rows of like shapes and the same software add to a prediction; 0 far from all of them."""
+    new = Shapes.of([row])
     return sum(float((covariance(new, seen, kind) @ w)[0]) for kind, w in zip(KINDS, weights, strict=True))
 
 
-def solve(residuals: np.ndarray, derivatives: np.ndarray, widths: np.ndarray, shapes: np.ndarray) -> Solution:
+def solve(residuals: np.ndarray, derivatives: np.ndarray, widths: np.ndarray, shapes: Shapes) -> Solution:
     """`residuals` [rows]: ln(measured / predicted) before any figure is moved; `derivatives` [rows, figures].
 
     Every kind of machine is solved for, and weighted by how well it predicts each row from the others.
