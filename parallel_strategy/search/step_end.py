@@ -45,6 +45,11 @@ class StepEnd:
             elements @ held.T for elements in (self.dense, self.expert, self.partial)
         )
         self.stage_weights = np.stack([table.weights for table in tables]) @ held.T
+        framework, device = question.framework, question.cluster.device
+        copied = (self.stage_dense + self.stage_expert) * framework.flatten_bytes_per_parameter
+        launched = self.stage_weights * framework.flatten_launches_per_weight * device.vector.launch_us * 1e-6
+        several = np.array([layout.dp > 1 for layout in layouts])[:, None]
+        self.flattening = np.where(several, copied / (device.hbm.gbps * 1e9) + launched, 0.0)
         _, self.distinct, self.like = np.unique(held, axis=0, return_index=True, return_inverse=True)
         self.boundary = np.array([self._send(x, size) for x, size in zip(layouts, self.boundary_bytes, strict=True)])
         self._gathers: dict[tuple[int, str], np.ndarray] = {}
@@ -138,6 +143,7 @@ class StepEnd:
         if zero == 2:
             traffic = traffic * self.micro_batches[rows, None]
             room = backward * self.micro_batches[rows, None]
+        traffic = traffic + self.flattening[rows]
         hidden = np.minimum(framework.dp_overlap * traffic, room)
         apart = self.tails["apart_sharded" if zero >= 2 else "apart"][rows]
         return traffic - hidden + framework.interference * hidden + apart

@@ -86,7 +86,9 @@ class Level(Section):
     start_us: NonNegativeFloat = Field(default=0.0, description="of one collective, whatever its size")
     eff: float = Field(default=0.8, gt=0, le=1)
     bus_gbps: dict[int, PositiveFloat] | None = Field(
-        default=None, min_length=1, description="measured all-reduce bus bandwidth by number of members; replaces gbps and eff"
+        default=None,
+        min_length=1,
+        description="measured all-reduce bus bandwidth by number of members; replaces gbps and eff",
     )
     lines: dict[str, dict[int, tuple[NonNegativeFloat, PositiveFloat]]] = Field(
         default={},

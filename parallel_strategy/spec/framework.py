@@ -69,8 +69,10 @@ class FrameworkSpec(SpecFile):
     )
     fused_qkv: bool = Field(default=True, description="False: three separate matmuls, as in MindSpore's PanGu-alpha")
     pad_vocab_to: int = Field(default=1, ge=1, description="the vocabulary is padded to a multiple of this times tp")
-    weight_bytes_sent: float = Field(default=2.0, description="per parameter, when sharded weights are gathered")
-    gradient_bytes_sent: float = Field(default=2.0, description="per parameter, when gradients are reduced")
+    weight_bytes_sent: NonNegativeFloat = Field(
+        default=2.0, description="per parameter, when sharded weights are gathered"
+    )
+    gradient_bytes_sent: NonNegativeFloat = Field(default=2.0, description="per parameter, when gradients are reduced")
     partial_gradients: bool = Field(
         default=False,
         description="gradients of activations stay partial sums over the tensor group until the conjugate of a forward "
@@ -121,8 +123,8 @@ class FrameworkSpec(SpecFile):
     launches_per_weight: NonNegativeFloat = Field(
         default=0.0, description="kernels that norm, clip and update launch for every weight"
     )
-    weight_bytes: float = Field(default=2.0, description="resident per parameter")
-    gradient_bytes: float = Field(default=2.0, description="resident per parameter")
+    weight_bytes: NonNegativeFloat = Field(default=2.0, description="resident per parameter")
+    gradient_bytes: NonNegativeFloat = Field(default=2.0, description="resident per parameter")
     weight_gradient_copy_bytes: float = Field(
         default=0.0,
         ge=0,
@@ -133,8 +135,10 @@ class FrameworkSpec(SpecFile):
         description="gradients of bf16 weights are added up in an fp32 copy, whole on each rank, whose part the update "
         "reads in place of one of its own (DeepSpeed's BF16_Optimizer)",
     )
-    master_bytes: float = Field(default=4.0, description="fp32 copy of the weights (0: the weights are fp32)")
-    moment_bytes: float = Field(default=8.0, description="both Adam moments")
+    master_bytes: NonNegativeFloat = Field(
+        default=4.0, description="fp32 copy of the weights (0: the weights are fp32)"
+    )
+    moment_bytes: NonNegativeFloat = Field(default=8.0, description="both Adam moments")
     context_gib: NonNegativeFloat = Field(default=0.0, description="what the runtime keeps beside tensors")
     fragmentation: NonNegativeFloat = Field(default=0.0, description="of activations, lost to the allocator")
     workspace_mib: NonNegativeFloat = Field(default=32.0, description="scratch memory of matrix products and attention")

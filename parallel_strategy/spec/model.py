@@ -14,11 +14,13 @@ from parallel_strategy.spec.file import PRESETS, Section, SpecFile
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "fp4": 1}
 
+Size = Annotated[int, Field(gt=0, le=10**9)]
+
 
 class Experts(Section):
     """A mixture of experts in place of the feed-forward layer."""
 
-    count: PositiveInt
+    count: Annotated[int, Field(gt=0, le=100_000)]
     top_k: PositiveInt = 2
     ffn_hidden_size: PositiveInt = Field(description="of one expert")
     shared: int = Field(default=0, ge=0, description="experts of the same size that every token takes")
@@ -40,12 +42,12 @@ class ModelSpec(SpecFile):
     """The network, as far as its cost depends on it."""
 
     name: str = "model"
-    num_layers: PositiveInt = Field(description="layers, the query layer counted")
-    hidden_size: PositiveInt
-    num_heads: PositiveInt
-    ffn_hidden_size: PositiveInt
-    seq_length: PositiveInt = 1024
-    vocab_size: PositiveInt = 40000
+    num_layers: PositiveInt = Field(le=10_000, description="layers, the query layer counted")
+    hidden_size: Size
+    num_heads: Size
+    ffn_hidden_size: Size
+    seq_length: Size = 1024
+    vocab_size: Size = 40000
     query_layer: bool = False
     final_norm: Literal["before_query", "after_query"] = "before_query"
     activation: Literal["gelu_tanh", "gelu_erf", "fast_gelu", "silu", "relu"] = "gelu_tanh"
