@@ -54,7 +54,7 @@ def main(folder: Path) -> None:
         if len(rows) < 60:
             folds = run_p2(rows)
             print(line("P2", score(table, [one for _, members in folds for one in members]), second, rival), flush=True)
-            print(line("CV", score(table, run_cv(rows)), first, rival), flush=True)
+        print(line("CV", score(table, run_cv(rows)), first, rival), flush=True)
 
 
 if __name__ == "__main__":
