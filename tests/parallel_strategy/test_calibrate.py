@@ -100,7 +100,7 @@ def test_a_known_machine_is_recovered(tmp_path):
     calibration = calibrate(rows)
     (fit,) = calibration.groups.values()
     # what all of so few shapes share may be the figure's or the shapes': the interval says so
-    assert abs(math.log(fit.multipliers["gemm_eff"] / 0.9)) < fit.deviations["gemm_eff"] < 0.1
+    assert abs(math.log(fit.multipliers["gemm_eff"] / 0.9)) < fit.deviations["gemm_eff"] < 0.13
     assert fit.rows == sorted(row.id for row in rows)
     for row in rows:
         assert calibration.predict(row).seconds * calibration.correction(row) == pytest.approx(row.seconds, rel=0.02)
