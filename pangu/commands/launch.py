@@ -6,7 +6,8 @@
 
 One process a device of the strategy, or --workers data-parallel ones. On several nodes the same command is given on
 each with its --node-rank. The log of rank R is OUT/logs/start-NNN/worker_R.log, and what the first rank says is shown.
-When a process dies all are stopped and started again from the newest whole checkpoint; Ctrl-C saves one and ends.
+When a process dies, or none gives a sign of life for --stall seconds, all are stopped and started again from the newest
+whole checkpoint; Ctrl-C saves one and ends.
 """
 
 import argparse
@@ -33,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank-table", help="HCCL rank table (parallel_strategy export writes one)")
     parser.add_argument("--logs", type=Path, help="directory of the logs (default: OUT/logs)")
     parser.add_argument("--restarts", type=int, default=3, help="failures in a row without a new checkpoint")
+    parser.add_argument(
+        "--stall",
+        type=float,
+        default=1800.0,
+        metavar="SECONDS",
+        help="without a sign of life before all are stopped and started again; 0: for ever (default 1800)",
+    )
     parser.add_argument("--data", help="instead of the file's `data`")
     parser.add_argument("--out", help="instead of the file's `out`")
     parser.add_argument("--model", help="instead of the file's `model`")
@@ -48,15 +56,18 @@ def run(arguments: argparse.Namespace) -> int:
     config = TrainConfig.load(arguments.config)
     changes = {name: getattr(arguments, name) for name in OVERRIDES if getattr(arguments, name) is not None}
     config = TrainConfig.from_fields(config.model_dump() | changes, "command line")
-    if (arguments.workers is not None and arguments.workers < 1) or arguments.nodes < 1 or arguments.restarts < 0:
-        raise UserError("--workers and --nodes must be at least 1, --restarts at least 0")
+    if (arguments.workers is not None and arguments.workers < 1) or arguments.nodes < 1:
+        raise UserError("--workers and --nodes must be at least 1")
+    if arguments.restarts < 0 or arguments.stall < 0:
+        raise UserError("--restarts and --stall must be at least 0")
     program = ["-m", "pangu", "train", arguments.config]
     for name, value in changes.items():
         program += [f"--{name.replace('_', '-')}", str(value)]
     if arguments.strategy:
         program += ["--strategy", arguments.strategy]
     port = arguments.port or (MANY_NODES_PORT if arguments.nodes > 1 else free_port())
-    nodes = Nodes(arguments.nodes, arguments.node_rank, arguments.master, port)
+    any_port = arguments.port is None and arguments.nodes == 1
+    nodes = Nodes(arguments.nodes, arguments.node_rank, arguments.master, port, any_port)
     launch = plan_launch(
         config, program, arguments.strategy, arguments.workers, nodes, arguments.rank_table, arguments.logs
     )
@@ -81,4 +92,4 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{problems[0].what}: {problems[0].problem}")
     from pangu.distributed.supervise import Supervisor
 
-    return Supervisor(launch, Path(config.out), arguments.restarts).run()
+    return Supervisor(launch, Path(config.out), arguments.restarts, arguments.stall).run()

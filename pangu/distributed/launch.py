@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pangu.config import TrainConfig
@@ -27,12 +27,13 @@ CHECKPOINT_BYTES = 12
 
 @dataclass(frozen=True)
 class Nodes:
-    """Where the processes run. master, port: of node 0."""
+    """Where the processes run. master, port: of node 0. any_port: whether each start may take another."""
 
     count: int = 1
     rank: int = 0
     master: str = "127.0.0.1"
     port: int = MANY_NODES_PORT
+    any_port: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,10 @@ class Launch:
         words = [f"--{name}={value}" for name, value in options.items()]
         # msrun takes the word `python` for an interpreter, and any other for a script to run with it.
         return [*msrun(), *words, "python", *self.program]
+
+    def again(self) -> "Launch":
+        """The same for another start: on a port that nobody has taken meanwhile, where it may be any."""
+        return replace(self, nodes=replace(self.nodes, port=free_port())) if self.nodes.any_port else self
 
     @property
     def environment(self) -> dict[str, str]:

@@ -17,8 +17,11 @@ import psutil
 
 from pangu.distributed.launch import Launch
 from pangu.errors import UserError
+from pangu.metrics import METRICS
 
 POLL_SECONDS = 0.2
+# Between two looks for signs of life.
+LOOK_SECONDS = 5.0
 # How long the scheduler may take to end after the last worker.
 SCHEDULER_SECONDS = 30.0
 # How long workers may take to finish a step and write a checkpoint after an interrupt.
@@ -122,11 +125,44 @@ class Attempt:
         return None
 
 
+class SignsOfLife:
+    """What changes on the disk while a run lives: metrics, logs, and a checkpoint that is being written.
+
+    A process may hang without dying (a device, a file system), and all others then wait for it in a collective.
+    """
+
+    def __init__(self, run: Path, logs: Path, seconds: float) -> None:
+        """seconds: without a change, after which the run counts as dead; 0: for ever."""
+        self.run, self.logs, self.seconds = run, logs, seconds
+        self.seen: dict[Path, int] = {}
+        self.last = self.looked = time.monotonic()
+
+    def are_missing(self) -> bool:
+        now = time.monotonic()
+        if not self.seconds or now - self.looked < min(LOOK_SECONDS, self.seconds / 4):
+            return False
+        self.looked = now
+        files = [self.run / METRICS, *self.logs.glob("*.log"), *self.run.glob("checkpoints/**/*")]
+        found = {path: modified(path) for path in files}
+        if found != self.seen:
+            self.seen, self.last = found, now
+        return now - self.last > self.seconds
+
+
+def modified(path: Path) -> int:
+    """When, in nanoseconds; 0 where there is no such file."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 class Supervisor:
     """Attempts until one ends well, the user interrupts, or `restarts` have failed without a new checkpoint."""
 
-    def __init__(self, launch: Launch, run: Path, restarts: int) -> None:
-        self.launch, self.run_directory, self.restarts = launch, run, restarts
+    def __init__(self, launch: Launch, run: Path, restarts: int, stall: float = 0.0) -> None:
+        """stall: seconds without a sign of life after which an attempt is ended; 0: none is for that."""
+        self.launch, self.run_directory, self.restarts, self.stall = launch, run, restarts, stall
         self.asked = 0
 
     def ask(self, number: int, frame: FrameType | None) -> None:
@@ -144,7 +180,7 @@ class Supervisor:
     def attempts(self) -> int:
         failures, newest = 0, self.newest_checkpoint()
         while True:
-            attempt = Attempt(self.launch, self.next_logs())
+            attempt = Attempt(self.launch.again(), self.next_logs())
             code = self.watch(attempt)
             if code == 0 or self.asked:
                 return INTERRUPTED if self.asked else 0
@@ -164,6 +200,7 @@ class Supervisor:
     def watch(self, attempt: Attempt) -> int:
         """Until an attempt has ended, by itself or stopped from here; its exit code."""
         deadline, passed_on = None, False
+        signs = SignsOfLife(self.run_directory, attempt.logs, self.stall)
         try:
             while attempt.process.poll() is None:
                 attempt.look()
@@ -172,6 +209,9 @@ class Supervisor:
                     attempt.interrupt()
                     passed_on, deadline = True, time.monotonic() + INTERRUPT_SECONDS
                 if self.asked > 1 or (deadline and time.monotonic() > deadline):
+                    break
+                if signs.are_missing():
+                    print(f"no sign of life for {self.stall:g} seconds", file=sys.stderr)
                     break
                 if not attempt.launch.is_alone and not attempt.workers_left():
                     # None was seen yet, or none is left: a failure has been told, or the scheduler may still end.

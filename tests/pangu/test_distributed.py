@@ -206,6 +206,34 @@ def test_a_mistake_is_told_once_and_failures_without_progress_end_it(tmp_path: P
     assert leftovers(tmp_path) == ""
 
 
+def test_one_that_hangs_is_stopped_and_started_again(tmp_path: Path, capsys) -> None:
+    """Rank 1 stops for ever on the first start, and its neighbour waits for it; what is written meanwhile is life."""
+    flag, metrics = tmp_path / "once", tmp_path / "run/metrics.jsonl"
+    metrics.parent.mkdir()
+    script = WAIT + (
+        f"if not os.path.exists({str(flag)!r}):\n"
+        f"    for step in range(8): time.sleep(0.2); open({str(metrics)!r}, 'a').write('{{}}')\n"
+        f"    if rank: open({str(flag)!r}, 'w').close(); os.kill(os.getpid(), 19)\n"
+        "    time.sleep(600)\n"
+    )
+    supervisor = supervised(tmp_path, script)
+    supervisor.stall = 1.0
+    assert supervisor.run() == 0
+    told = capsys.readouterr().err
+    assert "no sign of life for 1 seconds" in told and "starting again from the beginning" in told
+    assert len(list((tmp_path / "logs").iterdir())) == 2 and leftovers(tmp_path) == ""
+
+
+def test_every_start_of_one_node_has_a_port_that_is_free(files) -> None:
+    train, strategy = files
+    launch = plan(train, strategy, Nodes(port=free_port(), any_port=True))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", launch.nodes.port))
+        assert launch.again().nodes.port != launch.nodes.port
+    fixed = plan(train, strategy, Nodes(port=free_port()))
+    assert fixed.again() == fixed
+
+
 def test_an_interrupt_is_passed_on_and_waited_for(tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     script = WAIT + (
