@@ -27,11 +27,15 @@ def compile_step(
     save_strategy: str | None = None,
     save_groups: str | None = None,
     load_strategy: str | None = None,
+    load_operators: str | None = None,
+    save_operators: str | None = None,
+    save_skeleton: str | None = None,
 ) -> None:
     """Compile for the rank that the environment names; write layouts and seconds to `out` as JSON.
 
-    save_strategy, save_groups: files that MindSpore writes of what it did. load_strategy: a parameter strategy file
-    that says how the operators which own parameters are split, in the place of our table.
+    save_strategy, save_groups, save_operators: files that MindSpore writes of what it did. load_strategy,
+    load_operators: strategy files that say how operators are split, in the place of our table: those that own
+    parameters, or all. save_skeleton: compile on a small mesh, and write which operator each of MindSpore's names is.
 
     Raises UserError where the strategy is wrong or cannot be applied.
     """
@@ -41,13 +45,18 @@ def compile_step(
     try:
         question = Question.load(strategy)
         import pangu.network  # first of all importers of MindSpore, whose messages it quietens
-        from parallel_strategy.mindspore.apply import apply, start
+        from parallel_strategy.mindspore.apply import StrategyFiles, apply, operators, start
+        from parallel_strategy.mindspore.skeleton import skeleton_json, skeleton_question
 
+        if save_skeleton:
+            question = skeleton_question(question)
+            save_operators = str(Path(out).with_name("operators.json"))
         start(question)
         del pangu.network
         step = build_step(model_config(question.model.model_dump()), question.strategy.micro_batches)
-        load = str(Path(load_strategy).resolve()) if load_strategy else None
-        parallel = apply(question, step, load=load)
+        kinds = [(path, primitive.name) for path, primitive in operators(step.loss)]
+        files = StrategyFiles(*map(absolute, (load_strategy, load_operators, save_operators)))
+        parallel = apply(question, step, files)
     except strategy_errors.UserError as error:
         raise UserError(str(error)) from None
     if save_strategy:
@@ -56,13 +65,21 @@ def compile_step(
         parallel.whole.set_group_ckpt_save_file(str(Path(save_groups).resolve()))
     from mindspore import Tensor
 
-    rows = question.strategy.batch.global_ // question.strategy.mesh.dp
+    rows = question.strategy.batch.global_ // (1 if parallel.whole_batch else question.strategy.mesh.dp)
     begun, computed = time.perf_counter(), time.process_time()
     layouts = parallel.compile(Tensor(np.zeros((rows, question.model.seq_length + 1), np.int32)))
+    if save_skeleton and save_operators:
+        try:
+            skeleton = skeleton_json(Path(save_operators).read_bytes(), kinds, question)
+        except strategy_errors.UserError as error:
+            raise UserError(str(error)) from None
+        write_whole(Path(save_skeleton), skeleton)
     answer = {
         "seconds": time.perf_counter() - begun,
         "cpu_seconds": time.process_time() - computed,
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "whole_batch": parallel.whole_batch,
+        "fusion_mb": parallel.fusion_mb(),
         "groups": {name: list(ranks) for name, ranks in parallel.groups.items()},
         "parameters": {
             name: {
@@ -76,6 +93,10 @@ def compile_step(
         },
     }
     write_whole(Path(out), json.dumps(answer).encode())
+
+
+def absolute(path: str | None) -> str | None:
+    return str(Path(path).resolve()) if path else None
 
 
 def build_step(config: ModelConfig, accumulate: int):

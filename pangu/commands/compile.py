@@ -18,13 +18,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save-strategy", metavar="FILE", help="MindSpore's own parameter strategy file, for this rank"
     )
     parser.add_argument("--save-groups", metavar="FILE", help="MindSpore's own group file, for this rank")
+    parser.add_argument("--save-operators", metavar="FILE", help="MindSpore's own operator strategy file (.json)")
     parser.add_argument("--load-strategy", metavar="FILE", help="take the splits from this parameter strategy file")
+    parser.add_argument("--load-operators", metavar="FILE", help="take the splits from this operator strategy file")
+    parser.add_argument("--save-skeleton", metavar="FILE", help="what MindSpore calls the operators, on 8 devices")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from pangu.compile_step import compile_step
 
     compile_step(
-        arguments.strategy, arguments.out, arguments.save_strategy, arguments.save_groups, arguments.load_strategy
+        arguments.strategy,
+        arguments.out,
+        arguments.save_strategy,
+        arguments.save_groups,
+        arguments.load_strategy,
+        arguments.load_operators,
+        arguments.save_operators,
+        arguments.save_skeleton,
     )
     return 0

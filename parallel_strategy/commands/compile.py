@@ -2,12 +2,17 @@
 
 Prints the layout of every parameter, what the compiler made communicate (operator, group, bytes, layer), messages
 between stages, operators that are recomputed, and how long it took. --diff names every difference from the emulator's
-program of the same strategy.
+program of the same strategy. --load reads one of the files that `export` writes for MindSpore back, in the place of our
+splits: parameters/strategy_N.ckpt, operators/by_parameter_N.json or operator_strategy.json. The last is made from a
+skeleton, the names that MindSpore gives to operators.
 
 examples:
   python -m parallel_strategy compile strategy.yaml --rank 0
   python -m parallel_strategy compile strategy.yaml --rank 1027 --diff
   python -m parallel_strategy compile strategy.yaml --json > rank0.json
+  python -m parallel_strategy compile strategy.yaml --skeleton skeleton.json
+  python -m parallel_strategy export strategy.yaml --out exported --skeleton skeleton.json
+  python -m parallel_strategy compile strategy.yaml --load exported/operator_strategy.json --diff
 """
 
 import argparse
@@ -22,20 +27,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--diff", action="store_true", help="compare with the emulator's program (exit code 1: differs)"
     )
+    parser.add_argument("--load", type=Path, metavar="FILE", help="take the splits from this file of MindSpore's")
+    parser.add_argument(
+        "--skeleton", type=Path, metavar="FILE", help="only write what MindSpore calls the operators, for `export`"
+    )
     parser.add_argument("--keep-graph", type=Path, metavar="FOLDER", help="keep the text of the compiled graph here")
     parser.add_argument("--json", action="store_true")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from parallel_strategy.mindspore.dryrun.difference import differences, emulated, of_mindspore
-    from parallel_strategy.mindspore.dryrun.job import compile_rank
+    from parallel_strategy.mindspore.dryrun.job import compile_rank, write_skeleton
     from parallel_strategy.spec.strategy import Question
 
     question = Question.load(arguments.strategy)
-    compiled = compile_rank(Path(arguments.strategy), question, arguments.rank, keep=arguments.keep_graph)
+    if arguments.skeleton is not None:
+        count = write_skeleton(Path(arguments.strategy), question, arguments.skeleton)
+        print(f"wrote {arguments.skeleton}: {count} operators")
+        return 0
+    compiled = compile_rank(
+        Path(arguments.strategy), question, arguments.rank, keep=arguments.keep_graph, load=arguments.load
+    )
     found = []
     if arguments.diff:
-        found = differences(emulated(question, arguments.rank), of_mindspore(compiled.collectives))
+        expected = emulated(question, arguments.rank, whole_batch=compiled.whole_batch)
+        found = differences(expected, of_mindspore(compiled.collectives))
     if arguments.json:
         document = {
             "rank": compiled.rank,

@@ -39,10 +39,12 @@ def export(question: Question, strategy_file: str, hosts: Path | None, skeleton:
     for rank in range(question.strategy.mesh.devices):
         files[f"groups/rank_{rank}.pb"] = groups.group_file(question, rank)
     try:
-        files |= mindspore_files(question, skeleton)
+        files |= mindspore_files(question)
     except UserError as error:
         notes.append(f"no files for MindSpore: {error}")
-    if skeleton is None:
+    if skeleton is not None:
+        files["operator_strategy.json"] = operator_strategy(question, skeleton)
+    else:
         notes.append(
             "operator_strategy.json needs the names that MindSpore gives to operators: compile once with "
             "`python -m parallel_strategy compile strategy.yaml --skeleton FILE` and give --skeleton FILE"
@@ -51,7 +53,24 @@ def export(question: Question, strategy_file: str, hosts: Path | None, skeleton:
     return Exported(encoded, notes)
 
 
-def mindspore_files(question: Question, skeleton: Path | None) -> dict[str, str | bytes]:
+def operator_strategy(question: Question, skeleton: Path) -> bytes:
+    """Strategies of operators under MindSpore's names. Raises UserError for a file that is no skeleton of this network,
+    and for a strategy that MindSpore reads in no such file."""
+    from parallel_strategy.mindspore.placement import check_supported
+    from parallel_strategy.mindspore.strategy_file import operator_strategy_json
+
+    check_supported(question)
+    try:
+        content = skeleton.read_bytes()
+    except OSError as error:
+        raise UserError(f"{skeleton}: cannot be read: {error.strerror}") from None
+    try:
+        return operator_strategy_json(content, question)
+    except UserError as error:
+        raise UserError(f"{skeleton}: {error}") from None
+
+
+def mindspore_files(question: Question) -> dict[str, str | bytes]:
     """Layouts of parameters and strategies of operators, a file a pipeline stage."""
     from parallel_strategy.mindspore import strategy_file
 
@@ -59,12 +78,6 @@ def mindspore_files(question: Question, skeleton: Path | None) -> dict[str, str 
     for stage in range(question.strategy.mesh.pp):
         files[f"parameters/strategy_{stage}.ckpt"] = strategy_file.parameter_strategy_protobuf(question, stage)
         files[f"operators/by_parameter_{stage}.json"] = strategy_file.parameter_named_json(question, stage)
-    if skeleton is not None:
-        try:
-            content = skeleton.read_bytes()
-        except OSError as error:
-            raise UserError(f"{skeleton}: cannot be read: {error.strerror}") from None
-        files["operator_strategy.json"] = strategy_file.operator_strategy_json(content, question)
     return files
 
 

@@ -5,7 +5,6 @@ and the recomputation of each cell, and a configuration around the whole. A step
 under its loss, whose operators have the names of `operators`), `optimizer` and `accumulate_inside`.
 """
 
-import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,13 +14,16 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 from mindspore.communication import create_group, get_rank, init
 from mindspore.nn.utils import no_init_parameters
+from mindspore.parallel._auto_parallel_context import auto_parallel_context
+from mindspore.parallel._utils import _clear_auto_parallel_context, _init_auto_parallel_context
 from mindspore.parallel.auto_parallel import AutoParallel
 from mindspore.parallel.nn import GradAccumulation, Pipeline
 
 from parallel_strategy.errors import UserError
 from parallel_strategy.mindspore.layouts import owned_parameters
-from parallel_strategy.mindspore.operators import OperatorSplit, split_of
+from parallel_strategy.mindspore.operators import overridden, split_of
 from parallel_strategy.mindspore.placement import (
+    check_propagated,
     check_supported,
     degrees,
     layer_of_cell,
@@ -134,11 +136,33 @@ class FedByParameters(nn.Cell):
         )
 
 
-class ParallelStep:
-    """The step under a strategy; called as the serial step is, with this rank's share of the rows."""
+@dataclass(frozen=True)
+class StrategyFiles:
+    """MindSpore's own files. Absolute paths; the last two end in .json.
 
-    def __init__(self, step: FedByParameters, whole: AutoParallel, parts: int, tied: TiedTable | None) -> None:
-        self.step, self.whole, self.parts = step, whole, parts
+    load_parameters: the splits of all operators that own a parameter, which then get none here (parameter strategy, or
+    its JSON). load_operators: the splits of all operators. save_operators: where MindSpore writes those that are set
+    here. It reads and writes operators' splits in sharding propagation only; there every rank takes the whole batch,
+    for it finds no strategy for inputs that are split over a part of the devices.
+    """
+
+    load_parameters: str | None = None
+    load_operators: str | None = None
+    save_operators: str | None = None
+
+    @property
+    def propagated(self) -> bool:
+        return self.load_operators is not None or self.save_operators is not None
+
+
+class ParallelStep:
+    """The step under a strategy; called as the serial step is, with this rank's share of the rows (`whole_batch`: with
+    all of them)."""
+
+    def __init__(
+        self, step: FedByParameters, whole: AutoParallel, parts: int, tied: TiedTable | None, whole_batch: bool
+    ) -> None:
+        self.step, self.whole, self.parts, self.whole_batch = step, whole, parts, whole_batch
         # Groups that are not MindSpore's own: its compiled graphs name them, but say wrong ranks beside the name.
         self.groups = {tied.group: tied.ranks} if tied is not None else {}
 
@@ -152,6 +176,19 @@ class ParallelStep:
         """Compile for rows of this shape; returns MindSpore's layout of every parameter."""
         self.whole.compile(*self.inputs(rows, 1.0, 0))
         return self.whole.parameter_layout_dict
+
+    def fusion_mb(self) -> dict[str, int]:
+        """What MindSpore's compiler is told of the size of fused collectives, as it reads it."""
+        _init_auto_parallel_context(self.whole)
+        told = auto_parallel_context()
+        try:
+            return {
+                "allreduce": told.fusion_threshold_mb(),
+                "allgather": told.allgather_fusion_threshold_mb(),
+                "reducescatter": told.reducescatter_fusion_threshold_mb(),
+            }
+        finally:
+            _clear_auto_parallel_context(self.whole)
 
     def __call__(
         self,
@@ -172,17 +209,19 @@ class ParallelStep:
         return self.whole(*self.inputs(rows.reshape((-1, rows.shape[-1])), scale, int(dropout_seed.asnumpy())))
 
 
-def apply(question: Question, step: nn.Cell, *, load: str | None = None) -> ParallelStep:
-    """The step under the strategy. `load`: a parameter strategy file from which MindSpore takes the splits of all
-    operators that own a parameter, which then get none here.
+def apply(question: Question, step: nn.Cell, files: StrategyFiles | None = None) -> ParallelStep:
+    """The step under the strategy, or with splits from MindSpore's files.
 
     Raises UserError for what MindSpore cannot do and for an operator without a split.
     """
-    strategy, mesh = question.strategy, question.strategy.mesh
+    strategy, mesh, files = question.strategy, question.strategy.mesh, files or StrategyFiles()
     check_supported(question)
+    if files.propagated:
+        check_propagated(question)
     loss = step.loss
-    owners = {owned.path for owned in owned_parameters(question.model)}
-    shard_operators(question, loss, skip=owners if load is not None else set())
+    if files.load_operators is None:
+        owners = {owned.path for owned in owned_parameters(question.model)}
+        shard_operators(question, loss, skip=owners if files.load_parameters is not None else set())
     place_stages(question, loss)
     recompute_layers(question, loss)
     with no_init_parameters():
@@ -204,25 +243,42 @@ def apply(question: Question, step: nn.Cell, *, load: str | None = None) -> Para
             step.reduction = AccumulatedGradients(step.optimizer.parameters, strategy.zero.optimizer_shard, tied)
     step.set_train()
     fed = FedByParameters(step)
-    return ParallelStep(fed, configured(question, fed, load), parts, tied)
+    return ParallelStep(fed, configured(question, fed, files), parts, tied, files.propagated)
 
 
-def configured(question: Question, step: nn.Cell, load: str | None) -> AutoParallel:
+def configured(question: Question, step: nn.Cell, files: StrategyFiles) -> AutoParallel:
     strategy, mesh, zero = question.strategy, question.strategy.mesh, question.strategy.zero
-    whole = AutoParallel(step, parallel_mode="semi_auto")
-    if load is not None:
-        whole.load_param_strategy_file(load)
-    # What the differentiated part takes: rows, scale and seed; the last two one for each part that it cuts.
-    one = (1,) if strategy.micro_batches > 1 else ()
-    whole.dataset_strategy(((mesh.dp, 1), one, one))
+    whole = AutoParallel(step, parallel_mode="sharding_propagation" if files.propagated else "semi_auto")
+    if files.load_parameters is not None:
+        whole.load_param_strategy_file(files.load_parameters)
+    if files.load_operators is not None:
+        whole.load_operator_strategy_file(files.load_operators)
+    if files.save_operators is not None:
+        whole.save_operator_strategy_file(files.save_operators)
+    if files.propagated:
+        whole.dataset_strategy("full_batch")
+    else:
+        # What the differentiated part takes: rows, scale and seed; the last two one for each part that it cuts.
+        one = (1,) if strategy.micro_batches > 1 else ()
+        whole.dataset_strategy(((mesh.dp, 1), one, one))
     whole.disable_loss_repeated_mean()
     if mesh.pp > 1:
         schedule = strategy.pipeline.schedule
         interleave = strategy.pipeline.vpp > 1 or schedule != "1f1b"  # MindSpore has the others as interleaved ones
         whole.pipeline(stages=mesh.pp, interleave=interleave, scheduler=SCHEDULERS[schedule])
+    if fusion := fused(question):
+        whole.comm_fusion(fusion)
     if zero.optimizer_shard:
         whole.hsdp(zero.weight_shard_size, zero.threshold_kb, f"level{zero.level}")
     return whole
+
+
+def fused(question: Question) -> dict[str, dict]:
+    """MindSpore's configuration of fused collectives: each kind up to a size in whole megabytes. Empty: its default."""
+    if question.strategy.zero.bucket_mb is None:
+        return {}
+    limit = {"mode": "size", "config": max(1, round(question.strategy.zero.bucket_mb))}
+    return {kind: dict(limit) for kind in ("allreduce", "allgather", "reducescatter")}
 
 
 def operators(cell: nn.Cell, path: str = "") -> Iterator[tuple[str, ops.Primitive]]:
@@ -239,10 +295,7 @@ def shard_operators(question: Question, loss: nn.Cell, skip: set[str]) -> None:
     for path, primitive in operators(loss):
         if path in skip:
             continue
-        split = split_of(path, letters)
-        for override in question.strategy.overrides:
-            if fnmatch.fnmatch(path, override.operator):
-                split = OperatorSplit(tuple(tuple(word) for word in override.strategy))
+        split = overridden(path, question.strategy.overrides) or split_of(path, letters)
         if split is not None:
             primitive.shard(split.inputs, split.outputs)
         elif primitive.name not in FOLLOWERS:

@@ -9,9 +9,12 @@ The layer is Megatron's (Shoeybi et al. 2019): heads and the inner feed-forward 
 and `mapping` by columns, both `projection`s by rows.
 """
 
+import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from parallel_strategy.spec.strategy import Override
 
 LAYER = r"backbone\.(?:blocks\.\d+|top_query_layer)\."
 # The dropouts of the residual stream and of the attention's probabilities, with the splits of what they drop.
@@ -105,6 +108,15 @@ def split_of(name: str, degrees: Mapping[str, int]) -> OperatorSplit | None:
             asked = numbers(outputs, degrees) if outputs and degrees["S"] > 1 else None
             return OperatorSplit(numbers(inputs, degrees), asked)
     return None
+
+
+def overridden(name: str, overrides: Iterable[Override]) -> OperatorSplit | None:
+    """What the strategy file says of the operator itself: the last entry that matches."""
+    found = None
+    for override in overrides:
+        if fnmatch.fnmatch(name, override.operator):
+            found = OperatorSplit(tuple(tuple(word) for word in override.strategy))
+    return found
 
 
 def numbers(words: str, degrees: Mapping[str, int]) -> Split:

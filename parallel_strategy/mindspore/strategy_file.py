@@ -9,16 +9,19 @@ Parameter strategy (protobuf, `node_strategy.proto` of package mindspore.straspb
 
 The same as JSON, whose operators are named after their parameters, is what `strategy_ckpt_config` loads. The operator
 strategy JSON of `load_operator_strategy_file` names operators by their place in the compiled graph, so it is made from
-a skeleton that MindSpore saved (`operator_strategy_json`).
+a skeleton (`skeleton`), which has those names.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Literal
 
+from parallel_strategy.errors import UserError
 from parallel_strategy.mindspore.layouts import Layout, Owned, owned_parameters, parameter_layouts
-from parallel_strategy.mindspore.operators import Split, split_of
-from parallel_strategy.mindspore.placement import degrees, places_of_layers
+from parallel_strategy.mindspore.operators import Split, overridden, split_of
+from parallel_strategy.mindspore.placement import check_propagated, degrees, places_of_layers
+from parallel_strategy.mindspore.skeleton import VERSION
 from parallel_strategy.spec.strategy import Question
 
 # The released files were written by MindSpore 1.2 of a network whose norms were products and sums.
@@ -108,6 +111,41 @@ def parameter_named_json(question: Question, stage: int) -> bytes:
     }
     document = {"current_stage": stage, "parallel_layout_item": layouts, "parallel_strategy_item": operators}
     return json.dumps(document, indent=1).encode()
+
+
+def operator_strategy_json(skeleton: bytes, question: Question) -> bytes:
+    """For `load_operator_strategy_file`: the split of every operator that the skeleton names.
+
+    Raises UserError where the skeleton is none, or of a network with other operators.
+    """
+    check_propagated(question)
+    letters, overrides = degrees(question), question.strategy.overrides
+    try:
+        document = json.loads(skeleton)
+        operators = document["operators"]
+        known = document["version"] == VERSION
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise UserError("the skeleton is none that `python -m parallel_strategy compile FILE --skeleton FILE` wrote")
+    layers = {number for name in operators if (number := _layer_number(name)) is not None}
+    if layers != set(range(question.model.num_layers - question.model.query_layer)):
+        raise UserError(f"the skeleton has {len(layers)} blocks, the model {question.model.num_layers} layers")
+    items = {}
+    for name, fields in operators.items():
+        split = fields.get("strategy")
+        if split is None:
+            found = overridden(fields["operator"], overrides) or split_of(fields["operator"], letters)
+            if found is None:
+                raise UserError(f"the skeleton names the operator {fields['operator']}, which this network has not")
+            split = found.inputs
+        items[name] = {"parallel_strategy": split, "stage": 0}
+    return json.dumps({"current_stage": 0, "parallel_strategy_item": items}, indent=1).encode()
+
+
+def _layer_number(name: str) -> int | None:
+    found = re.search(r"blocks-CellList/(\d+)-", name)
+    return int(found[1]) if found else None
 
 
 def _varint(value: int) -> bytes:

@@ -1,11 +1,14 @@
 """Do the emulator, the virtual devices and MindSpore's compiler communicate the same? Layout by layout.
 
-    python -m tests.benchmarks.agreement [--only TEXT] [--ranks first|ends|all] [--no-virtual] [--json FILE]
+    python -m tests.benchmarks.agreement [--only TEXT] [--from TEXT] [--count N] [--ranks first|ends|all] [--json FILE]
+    python -m tests.benchmarks.agreement --files         # the same with the splits out of MindSpore's own files
 
-For each layout: the number of collectives of the checked ranks; whether the virtual devices' log equals the
-emulator's list (count, bytes, type and group of every collective; layouts of at most 16 devices are executed); and
-whether MindSpore's compiled graphs hold exactly what the emulator lists for the framework preset `mindspore-2.10`.
-Exit code 1 where something differs.
+For each layout and checked rank: how many collectives of how many bytes the emulator lists for the framework preset
+`mindspore-2.10`; the same of the virtual devices' log (layouts of at most 16 devices are executed, and their weights
+compared with one device's); the same of MindSpore's compiled graphs. `equal` is count, bytes, type and group of every
+collective. --files: what `export` writes for MindSpore (operator strategies by place and by parameter, the parameter
+strategy protobuf) is loaded back in the place of our splits, and gives the same layouts and collectives. Exit code 1
+where something differs.
 """
 
 import argparse
@@ -13,15 +16,25 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
 from rich.console import Console
 from rich.table import Table
 
-from parallel_strategy.mindspore.dryrun.difference import as_compiled, differences, emulated, of_mindspore
-from parallel_strategy.mindspore.dryrun.job import compile_rank
+from parallel_strategy.errors import UserError
+from parallel_strategy.mindspore.dryrun.difference import Kind, as_compiled, differences, emulated, of_mindspore
+from parallel_strategy.mindspore.dryrun.job import compile_rank, write_skeleton
 from parallel_strategy.mindspore.dryrun.stand_in import why_not
+from parallel_strategy.mindspore.placement import check_propagated
+from parallel_strategy.mindspore.strategy_file import (
+    operator_strategy_json,
+    parameter_named_json,
+    parameter_strategy_protobuf,
+)
 from parallel_strategy.spec.strategy import Question
 
 MODEL = {
@@ -37,6 +50,7 @@ MODEL = {
 SHARDED = {"optimizer_shard": True, "threshold_kb": 0}
 AS_RELEASED = SHARDED | {"whole": ["*layernorm*", "*.projection.bias", "*embedding_table"]}
 FULL = {"mode": "full"}
+SEQUENCE = {"sequence_parallel": True}
 
 
 def layout(sequences: int, micro: int = 1, model: dict | None = None, **sections) -> dict:
@@ -80,6 +94,22 @@ LAYOUTS: dict[str, dict] = {
     ),
     "pp2 dp2 mp2, zero bubble V": layout(8, 1, mesh={"pp": 2, "dp": 2, "tp": 2}, pipeline={"schedule": "zb_v"}),
     "dp4 mp2, hsdp level 2": layout(8, 2, mesh={"dp": 4, "tp": 2}, zero=SHARDED | {"level": 2}),
+    "dp2 mp2, 4 parts accumulated, hsdp level 2": layout(16, 2, mesh={"dp": 2, "tp": 2}, zero=SHARDED | {"level": 2}),
+    "dp4 mp2, hsdp level 3": layout(8, 2, mesh={"dp": 4, "tp": 2}, zero=SHARDED | {"level": 3}),
+    "dp4 mp2, hsdp level 3, recompute": layout(
+        8, 2, mesh={"dp": 4, "tp": 2}, zero=SHARDED | {"level": 3}, recompute=FULL
+    ),
+    "dp2 mp2, 4 parts accumulated, hsdp level 3": layout(16, 2, mesh={"dp": 2, "tp": 2}, zero=SHARDED | {"level": 3}),
+    "pp2 dp2 mp2, hsdp level 3": layout(16, 2, mesh={"pp": 2, "dp": 2, "tp": 2}, zero=SHARDED | {"level": 3}),
+    "dp2 mp4, sequence": layout(2, 1, mesh={"dp": 2, "tp": 4}, tensor=SEQUENCE),
+    "dp2 mp4, sequence, dropout": layout(2, 1, {"dropout_rate": 0.1}, mesh={"dp": 2, "tp": 4}, tensor=SEQUENCE),
+    "dp2 mp4, sequence, vocabulary whole, recompute": layout(
+        2, 1, mesh={"dp": 2, "tp": 4}, tensor=SEQUENCE | {"vocab": "whole"}, recompute=FULL
+    ),
+    "pp2 dp2 mp2, sequence, hsdp, recompute": layout(
+        8, 1, mesh={"pp": 2, "dp": 2, "tp": 2}, tensor=SEQUENCE, zero=SHARDED, recompute=FULL
+    ),
+    "dp4 mp2, hsdp, fused to 32 MB": layout(8, 2, mesh={"dp": 4, "tp": 2}, zero=SHARDED | {"bucket_mb": 32}),
     "pp4 mp2": layout(8, 1, mesh={"pp": 4, "tp": 2}),
     "pp2 dp2 mp2, hsdp, recompute": layout(16, 2, mesh={"pp": 2, "dp": 2, "tp": 2}, zero=SHARDED, recompute=FULL),
     "pp4 dp2 mp2, recompute": layout(8, 1, mesh={"pp": 4, "dp": 2, "tp": 2}, recompute=FULL),
@@ -116,56 +146,155 @@ def ranks_of(question: Question, which: str) -> list[int]:
     return [stage * (mesh.devices // mesh.pp) for stage in stages]
 
 
+@dataclass(frozen=True)
+class Amount:
+    """Of one step."""
+
+    count: int
+    bytes: int
+
+    @classmethod
+    def of(cls, kinds: Counter[Kind]) -> "Amount":
+        return cls(sum(kinds.values()), sum(kind.bytes * times for kind, times in kinds.items()))
+
+    def __str__(self) -> str:
+        return f"{self.count:,} / {self.bytes / 2**20:.2f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One rank of one layout. `differs`: what the compiled graph has otherwise than the emulator's list."""
+
+    layout: str
+    devices: int
+    rank: int
+    emulator: Amount
+    virtual: str
+    mindspore: Amount
+    differs: tuple[str, ...]
+    seconds: float
+    cpu_seconds: float
+
+
 def virtual_log(question: Question) -> str:
     """What the virtual devices say of the emulator's list."""
     from parallel_strategy.virtual.proof import prove
+    from parallel_strategy.virtual.reduction import check_provable
 
     if question.strategy.mesh.devices > VIRTUAL_DEVICES:
         return "not run"
-    proof = prove(as_compiled(question), steps=1)
-    if proof.problem.startswith("no virtual kernel"):
+    try:
+        check_provable(question.model, question.strategy)
+    except UserError:
         return "not run"
+    proof = prove(as_compiled(question), steps=1)
     return proof.problem or ("equal" if proof.equal else f"apart by {proof.largest:.1e}")
+
+
+def check(name: str, ranks: str) -> list[Row]:
+    """All three on the wanted ranks of a layout."""
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        path = write(LAYOUTS[name], Path(scratch))
+        question = Question.load(path)
+        virtual = virtual_log(question)
+        for rank in ranks_of(question, ranks):
+            begun = time.perf_counter()
+            compiled = compile_rank(path, question, rank)
+            expected, found = emulated(question, rank), of_mindspore(compiled.collectives)
+            differs = tuple(map(str, differences(expected, found)))
+            seconds = time.perf_counter() - begun
+            amounts = Amount.of(expected), virtual, Amount.of(found)
+            devices = question.strategy.mesh.devices
+            rows.append(Row(name, devices, rank, *amounts, differs, seconds, compiled.cpu_seconds))
+            say(rows[-1])
+    return rows
+
+
+def check_files(name: str) -> list[Row]:
+    """MindSpore's files of a layout's first rank, each loaded back. `virtual` says which file."""
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        path = write(LAYOUTS[name], folder)
+        question = Question.load(path)
+        (folder / "strategy_0.ckpt").write_bytes(parameter_strategy_protobuf(question, 0))
+        (folder / "by_parameter_0.json").write_bytes(parameter_named_json(question, 0))
+        files = ["strategy_0.ckpt", "by_parameter_0.json"]
+        try:
+            check_propagated(question)
+            write_skeleton(path, question, folder / "skeleton.json")
+            filled = operator_strategy_json((folder / "skeleton.json").read_bytes(), question)
+            (folder / "operator_strategy.json").write_bytes(filled)
+            files.append("operator_strategy.json")
+        except UserError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+        ours = compile_rank(path, question, 0)
+        for file in files:
+            begun = time.perf_counter()
+            compiled = compile_rank(path, question, 0, load=folder / file)
+            expected = emulated(question, 0, whole_batch=compiled.whole_batch)
+            found = of_mindspore(compiled.collectives)
+            differs = [str(one) for one in differences(expected, found)]
+            differs += [f"layout of {p}" for p in ours.parameters if ours.parameters[p] != compiled.parameters.get(p)]
+            seconds = time.perf_counter() - begun
+            amounts = Amount.of(expected), file, Amount.of(found)
+            devices = question.strategy.mesh.devices
+            rows.append(Row(name, devices, 0, *amounts, tuple(differs), seconds, compiled.cpu_seconds))
+            say(rows[-1])
+    return rows
+
+
+def say(row: Row) -> None:
+    verdict = f"{len(row.differs)} differ" if row.differs else "equal"
+    about = f"{row.layout}, rank {row.rank}, {row.virtual}"
+    print(f"{about}: {verdict} ({row.emulator.count} collectives, {row.seconds:.0f} s)", file=sys.stderr)
+    for one in row.differs:
+        print(f"    {one}", file=sys.stderr)
+
+
+def chosen(arguments: argparse.Namespace) -> list[str]:
+    """Names of layouts in their order."""
+    names = list(LAYOUTS)
+    if arguments.begin:
+        first = next((index for index, name in enumerate(names) if arguments.begin in name), len(names))
+        names = names[first:]
+    names = [name for name in names if arguments.only in name]
+    return names[: arguments.count] if arguments.count else names
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="layouts with this in their name")
+    parser.add_argument("--from", dest="begin", default="", help="begin with the first layout with this in its name")
+    parser.add_argument("--count", type=int, default=0, help="so many layouts; 0: all")
     parser.add_argument("--ranks", choices=["first", "ends", "all"], default="ends")
-    parser.add_argument("--no-virtual", action="store_true")
+    parser.add_argument("--files", action="store_true", help="load MindSpore's own files back")
+    parser.add_argument("--jobs", type=int, default=1, help="layouts at a time; MindSpore compiles on one core")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(argv)
     if reason := why_not():
         sys.exit(reason)
-    table = Table("layout", "devices", "rank", "collectives", "virtual devices", "MindSpore", "seconds")
-    results, failed = [], False
-    for name, fields in LAYOUTS.items():
-        if arguments.only not in name:
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            path = write(fields, Path(scratch))
-            question = Question.load(path)
-            virtual = "" if arguments.no_virtual else virtual_log(question)
-            for rank in ranks_of(question, arguments.ranks):
-                begun = time.perf_counter()
-                compiled = compile_rank(path, question, rank)
-                expected = emulated(question, rank)
-                found = differences(expected, of_mindspore(compiled.collectives))
-                count, seconds = sum(expected.values()), time.perf_counter() - begun
-                verdict = f"{len(found)} kinds differ" if found else "equal"
-                failed = failed or bool(found) or virtual not in ("", "equal", "not run")
-                devices = question.strategy.mesh.devices
-                table.add_row(name, str(devices), str(rank), str(count), virtual, verdict, f"{seconds:.0f}")
-                results.append({"layout": name, "rank": rank, "collectives": count, "virtual": virtual})
-                results[-1] |= {"differences": [str(one) for one in found], "compile_seconds": compiled.seconds}
-                results[-1] |= {"compile_cpu_seconds": compiled.cpu_seconds}
-                print(f"{name}, rank {rank}: {verdict} ({count} collectives, {seconds:.0f} s)", file=sys.stderr)
-                for one in found:
-                    print(f"    {one}", file=sys.stderr)
+    names, begun = chosen(arguments), time.perf_counter()
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        run = check_files if arguments.files else lambda name: check(name, arguments.ranks)
+        rows = [row for found in pool.map(run, names) for row in found]
+    second = "file" if arguments.files else "virtual devices"
+    table = Table("layout", "devices", "rank", "emulator", second, "MindSpore", "", title="collectives: count / MiB")
+    for row in rows:
+        verdict = f"[red]{len(row.differs)} differ" if row.differs else "[green]equal"
+        cells = str(row.devices), str(row.rank), str(row.emulator), row.virtual, str(row.mindspore), verdict
+        table.add_row(row.layout, *cells)
     Console(width=140).print(table)
+    cpu = sum(row.cpu_seconds for row in rows)
+    seconds = time.perf_counter() - begun
+    print(f"{len(names)} layouts, {len(rows)} compilations, {cpu:.0f} s in the compiler, {seconds:.0f} s")
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
-    return int(failed)
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    wrong = [row for row in rows if row.differs]
+    if not arguments.files:
+        wrong += [row for row in rows if row.virtual not in ("equal", "not run")]
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":

@@ -46,9 +46,11 @@ def as_compiled(question: Question) -> Question:
     return question.model_copy(update={"framework": FrameworkSpec.preset(COMPILER)})
 
 
-def emulated(question: Question, rank: int) -> Counter[Kind]:
-    """What the emulator's program of a strategy communicates on this rank."""
-    return of_emulator(collectives_of(as_compiled(question), rank))
+def emulated(question: Question, rank: int, *, whole_batch: bool = False) -> Counter[Kind]:
+    """What the emulator's program of a strategy communicates on this rank. `whole_batch`: every rank is given all rows,
+    which then need no gathering."""
+    records = collectives_of(as_compiled(question), rank)
+    return of_emulator(record for record in records if not (whole_batch and record.name == "rows"))
 
 
 def of_emulator(records: Iterable[Record]) -> Counter[Kind]:

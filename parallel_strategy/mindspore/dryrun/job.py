@@ -13,6 +13,8 @@ from parallel_strategy.errors import UserError
 from parallel_strategy.mindspore.dryrun.collectives import KINDS, Collective, read_collectives
 from parallel_strategy.mindspore.dryrun.environment import environment
 from parallel_strategy.mindspore.dryrun.graph_file import read_graph
+from parallel_strategy.mindspore.placement import check_supported
+from parallel_strategy.mindspore.skeleton import skeleton_question
 from parallel_strategy.spec.strategy import Question
 
 # The program that has the network: started with a strategy and the place for its answer.
@@ -43,18 +45,30 @@ class Compiled:
     cpu_seconds: float  # of that, on a processor
     process_seconds: float  # with starting and importing
     peak_memory_gib: float
+    whole_batch: bool  # every rank is given all rows
+    fusion_mb: dict[str, int]  # as MindSpore's compiler is told: kind of collective -> megabytes of a fused one
 
 
 def compile_rank(
-    strategy: Path, question: Question, rank: int, *, keep: Path | None = None, flags: tuple[str, ...] = ()
+    strategy: Path,
+    question: Question,
+    rank: int,
+    *,
+    keep: Path | None = None,
+    load: Path | None = None,
+    flags: tuple[str, ...] = (),
 ) -> Compiled:
-    """Compile `strategy` for one rank. `keep`: a folder that gets the graph's text; `flags`: for the program.
+    """Compile `strategy` for one rank. `keep`: a folder that gets the graph's text; `load`: a file of MindSpore's with
+    the splits; `flags`: for the program.
 
     Raises UserError with MindSpore's own complaint where it does not compile.
     """
+    check_supported(question)
     mesh = question.strategy.mesh
     if not 0 <= rank < mesh.devices:
         raise UserError(f"rank {rank}: the strategy has ranks 0 to {mesh.devices - 1}")
+    if load is not None:
+        flags = (*flags, *load_flags(load))
     with tempfile.TemporaryDirectory(prefix="compile-") as scratch:
         folder = Path(scratch)
         answer = folder / "answer.json"
@@ -91,7 +105,39 @@ def compile_rank(
         fields["cpu_seconds"],
         process_seconds,
         fields["peak_memory_gib"],
+        fields["whole_batch"],
+        fields["fusion_mb"],
     )
+
+
+def write_skeleton(strategy: Path, question: Question, out: Path) -> int:
+    """Have MindSpore name the operators of the strategy's step; how many there are."""
+    check_supported(question)
+    small = skeleton_question(question)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
+    compile_rank(strategy, small, 0, flags=("--save-skeleton", str(out.resolve())))
+    return len(json.loads(out.read_bytes())["operators"])
+
+
+def load_flags(file: Path) -> tuple[str, str]:
+    """Which of MindSpore's strategy files it is, by what is in it."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    if not content.lstrip().startswith(b"{"):
+        return "--load-strategy", str(file.resolve())
+    try:
+        names = json.loads(content)["parallel_strategy_item"].keys()
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise UserError(f"{file}: is no strategy file of MindSpore's: it has no parallel_strategy_item") from None
+    if file.suffix != ".json":
+        raise UserError(f"{file}: MindSpore reads this file under a name that ends in .json")
+    by_place = any(name.startswith("Default/") for name in names)
+    return "--load-operators" if by_place else "--load-strategy", str(file.resolve())
 
 
 def _layout(fields: dict) -> ParameterLayout:
