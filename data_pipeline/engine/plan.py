@@ -3,14 +3,15 @@
 Both engines walk a recipe the same way: `plan_step`, run the tasks that are not up to date, `World.advance`. A step's
 tasks depend on the files that earlier steps left, so a plan reaches as far as the earlier steps are up to date."""
 
-import ast
 import functools
+import importlib.abc
 import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pyarrow as pa
@@ -168,7 +169,7 @@ def _read_tasks(step: Read, place: _Place) -> list[_Listed]:
         _Listed(
             item.name,
             [item.identity],
-            functools.partial(build, item, place.root, place.folder, settings.shard_bytes),
+            functools.partial(build, item, place.root, place.folder, item.shard_bytes),
             item.bytes,
         )
         for item in step.items(place.recipe.sources, settings, place.recipe.path.parent)
@@ -254,11 +255,28 @@ def code_digests(step: Step) -> dict[str, str]:
 
 @functools.cache
 def _module_digest(module: str) -> str:
-    """Digest of a module's syntax tree: comments and formatting do not count."""
+    """Digest of a module's compiled code, which Python keeps beside it: comments, formatting and line numbers do not
+    count.
+    """
     specification = importlib.util.find_spec(module)
-    if specification is None or specification.origin is None:
+    if specification is None or not isinstance(specification.loader, importlib.abc.InspectLoader):
         raise ModuleNotFoundError(module)
-    return digest(ast.dump(ast.parse(Path(specification.origin).read_bytes())))
+    code = specification.loader.get_code(module)
+    if code is None:
+        raise ModuleNotFoundError(module)
+    return digest(*_code_facts(code))
+
+
+def _code_facts(code: CodeType) -> Iterator[str]:
+    """What a code object does, its functions and classes included."""
+    yield code.co_code.hex()
+    yield repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_exceptiontable))
+    yield repr((code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags))
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _code_facts(constant)
+        else:  # the order of a set differs from process to process
+            yield repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
 
 
 def explain(plan: PlannedStep, manifest: Manifest) -> list[str]:

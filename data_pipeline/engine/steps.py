@@ -54,12 +54,14 @@ class Item:
 
     `name` is its place in the order of all items; `identity` is everything its result depends on and that is not
     settings, code or a declared input (a file's size and time, a range); `payload` is handed to the step's function.
+    `shard_bytes` (of a `Read` step) is how much text a shard of its records holds, about.
     """
 
     name: str
     identity: str
     payload: Any
     bytes: int = 0
+    shard_bytes: int = 64 << 20
 
 
 @dataclass(frozen=True)

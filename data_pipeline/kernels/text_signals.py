@@ -80,6 +80,7 @@ _LATIN_BLOCKS = (
 _BROKEN_BLOCKS = ((0x80, 0xA0), (0xE000, 0xF900))  # C1 controls, private use
 _SHORT_LINE = 30
 _BASE = np.uint64(0x9E3779B97F4A7C15)
+_PART_KEYS = 1 << 15  # keys whose hash table (768 KiB) stays in a core's second cache
 
 
 @lru_cache(maxsize=1)
@@ -296,28 +297,75 @@ def _measure_lines(text: np.ndarray, bits: np.ndarray, out: np.ndarray) -> None:
 
 
 @compiled
-def _count_grams(units: np.ndarray, gram: int, at: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Count the n-grams that begin at the positions `at`: the counts (int32) in a hash table.
+def _gram_key(units: np.ndarray, start: int, gram: int) -> np.uint64:
+    """The hash of an n-gram; never 0, the mark of an empty place."""
+    word = np.uint64(0)
+    for j in range(start, start + gram):
+        word = word * _BASE + np.uint64(units[j])
+    return mix(word) | np.uint64(1)
 
-    `places[i]` becomes the place in it of the n-gram at `at[i]`. It has at least twice as many places as n-grams.
+
+@compiled
+def _repeated_grams(units: np.ndarray, gram: int, at: np.ndarray) -> np.ndarray:
+    """How often each n-gram occurs that begins at several of the positions `at` (int32, in no order). `at` is
+    compacted in place: its first `sum` positions, in their order, are those of these n-grams.
+
+    Keys are first dealt into parts by their upper bits, so that the hash table of a part stays in the cache, however
+    long the text is.
     """
-    size = 16
-    while size < 2 * at.size:
-        size *= 2
-    keys = np.zeros(size, np.uint64)
-    counts = np.zeros(size, np.int32)
+    parts = 1
+    while at.size > parts * _PART_KEYS:
+        parts *= 2
+    shift = np.uint64(64 - int(np.log2(parts)))
+    starts = np.zeros(parts + 1, np.int64)
+    if parts > 1:
+        for i in range(at.size):
+            starts[np.int64(_gram_key(units, at[i], gram) >> shift) + 1] += 1
+        starts = np.cumsum(starts)
+    else:
+        starts[1] = at.size
+    keys = np.empty(at.size, np.uint64)
+    order = np.empty(at.size, np.int32)
+    ends = starts[:-1].copy()
     for i in range(at.size):
-        word = np.uint64(0)
-        for j in range(gram):
-            word = word * _BASE + np.uint64(units[at[i] + j])
-        key = mix(word) | np.uint64(1)  # never 0, the mark of an empty place
-        place = np.int64(key >> np.uint64(20)) & (size - 1)
-        while keys[place] != 0 and keys[place] != key:
-            place = (place + 1) & (size - 1)
-        keys[place] = key
-        counts[place] += 1
-        places[i] = place
-    return counts
+        key = _gram_key(units, at[i], gram)
+        part = np.int64(key >> shift) if parts > 1 else 0
+        keys[ends[part]] = key
+        order[ends[part]] = i
+        ends[part] += 1
+    is_repeated = np.zeros(at.size, np.bool_)
+    size = 16
+    while size < 2 * np.diff(starts).max():
+        size *= 2
+    table = np.zeros(size, np.uint64)
+    counts = np.zeros(size, np.int32)
+    places = np.empty(np.diff(starts).max(), np.int64)
+    repeated = np.empty(at.size // 2, np.int32)
+    found = 0
+    for part in range(parts):
+        first, last = starts[part], starts[part + 1]
+        table[:] = 0
+        counts[:] = 0
+        for i in range(first, last):
+            key = keys[i]
+            place = np.int64(key >> np.uint64(20)) & (size - 1)
+            while table[place] != 0 and table[place] != key:
+                place = (place + 1) & (size - 1)
+            table[place] = key
+            counts[place] += 1
+            places[i - first] = place
+        for i in range(first, last):
+            is_repeated[order[i]] = counts[places[i - first]] > 1
+        for place in range(size):
+            if counts[place] > 1:
+                repeated[found] = counts[place]
+                found += 1
+    left = 0
+    for i in range(at.size):
+        if is_repeated[i]:
+            at[left] = at[i]
+            left += 1
+    return repeated[:found]
 
 
 @compiled
@@ -327,15 +375,13 @@ def _measure_repetition(units: np.ndarray, out: np.ndarray) -> None:
     An n-gram can occur twice only where the shorter n-gram that it begins with does, so each size looks at what the
     size before it has left: nearly nothing in ordinary text.
     """
-    at = np.arange(units.size)
-    places = np.empty(units.size, np.int64)
+    at = np.arange(units.size, dtype=np.int32)
     column = 21
     for gram in (4, 6, 8, 10, 13):
         grams = max(0, units.size - gram + 1)
         while at.size and at[-1] >= grams:
             at = at[:-1]
-        counts = _count_grams(units, gram, at, places)
-        repeated = counts[counts > 1]
+        repeated = _repeated_grams(units, gram, at)
         if gram <= 8:
             top = repeated.max() if repeated.size else 0
             out[column] = _share(min(top * gram, units.size), units.size)
@@ -347,12 +393,7 @@ def _measure_repetition(units: np.ndarray, out: np.ndarray) -> None:
         else:
             out[column] = _share(repeated.sum(), grams)
         column += 1
-        left = 0
-        for i in range(at.size):
-            if counts[places[i]] > 1:
-                at[left] = at[i]
-                left += 1
-        at = at[:left]
+        at = at[: repeated.sum()]
 
 
 def text_signals_reference(text: str) -> dict[str, float]:

@@ -14,8 +14,10 @@ Taken from it are:
 Then symbols: controls, zero-width characters, marks of direction, private use, box drawing, dingbats and emoji go."""
 
 import re
+import sys
 import unicodedata
 from functools import cache
+from typing import Literal
 
 import numpy as np
 
@@ -40,14 +42,26 @@ _NUMBERS_WITH_FULL_STOP = 0x2488  # ⒈ to ⒛
 _PRESENTATION = dict(zip("︐︑︒︓︔︕︖︗︘︙", "，、。：；！？〖〗…", strict=True)) | dict(
     zip("︵︶︷︸︹︺︻︼︽︾︿﹀﹁﹂﹃﹄", "（）｛｝〔〕【】《》〈〉「」『』", strict=True)
 ) | dict(zip("﹐﹑﹒﹔﹕﹖﹗﹙﹚﹛﹜﹝﹞", "，、．；：？！（）｛｝〔〕", strict=True))  # fmt: skip
+_MAXIMUM_MARKS = 30
 _SPACES = "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f"
 
 
 def unify(text: str) -> str:
     """The text with its characters in one form."""
     table = _translation()
-    text = _translated().sub(lambda match: table[ord(match[0])], text)
-    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+    for pattern in _translated():
+        text = pattern.sub(lambda match: table[ord(match[0])], text)
+    return to_normal_form("NFC", text)
+
+
+def to_normal_form(form: Literal["NFC", "NFKC"], text: str) -> str:
+    """A normal form of Unicode. Of marks upon marks the first 30 stay (the limit of UAX 15's stream-safe text): no
+    language has more, and normalising takes time that grows with the square of their number.
+    """
+    if unicodedata.is_normalized(form, text):
+        return text
+    long_run = _long_runs_of_marks(max(text) > "\uffff")
+    return unicodedata.normalize(form, long_run.sub(lambda match: match[0][:_MAXIMUM_MARKS], text))
 
 
 def remove_symbols(text: str) -> tuple[str, int]:
@@ -73,8 +87,22 @@ def _translation() -> dict[int, str]:
 
 
 @cache
-def _translated() -> re.Pattern[str]:
-    return re.compile(f"[{re.escape(''.join(map(chr, sorted(_translation()))))}]")
+def _translated() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """The characters to translate, those above U+FFFF apart: `re` has a bit for each of the others, and with one of
+    these among them would compare each character of a text with every range of the class.
+    """
+    points = sorted(_translation())
+    parts = [[point for point in points if (point > 0xFFFF) == is_high] for is_high in (False, True)]
+    low, high = (re.compile(f"[{re.escape(''.join(map(chr, part)))}]") for part in parts)
+    return low, high
+
+
+@cache
+def _long_runs_of_marks(with_high: bool) -> re.Pattern[str]:
+    """More marks (characters of a combining class) in a row than may be; `with_high`: those above U+FFFF too."""
+    end = sys.maxunicode + 1 if with_high else 0x10000
+    marks = "".join(chr(point) for point in range(0x300, end) if unicodedata.combining(chr(point)))
+    return re.compile(f"[{marks}]{{{_MAXIMUM_MARKS + 1},}}")
 
 
 @cache

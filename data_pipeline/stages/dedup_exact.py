@@ -16,6 +16,7 @@ from pydantic import Field
 from data_pipeline import record
 from data_pipeline.engine.relational import first_of_group
 from data_pipeline.engine.steps import GroupBy, Map, StageSettings
+from data_pipeline.stages.characters import to_normal_form
 
 KEYS = pa.schema([("doc_id", pa.uint64()), ("high", pa.int64()), ("low", pa.int64()), ("source_order", pa.int32())])
 VERDICTS = pa.schema([("shard", pa.string()), ("doc_id", pa.uint64()), ("representative", pa.uint64())])
@@ -45,8 +46,7 @@ def normalised(text: str) -> str:
     """
     for character, replacement in _CHANGED.items():
         text = text.replace(character, replacement)
-    if not unicodedata.is_normalized("NFKC", text):
-        text = unicodedata.normalize("NFKC", text)
+    text = to_normal_form("NFKC", text)
     return "".join(text.casefold().split())
 
 
@@ -85,7 +85,7 @@ def drop_for_representative(batch: pa.RecordBatch, verdicts: pa.Table, rule: str
 
 
 STEPS = (
-    Map("keys", process=keys, table=KEYS),
+    Map("keys", process=keys, table=KEYS, uses=("data_pipeline.stages.characters",)),
     GroupBy("verdicts", needs=("keys",), sql=verdict_sql, table=VERDICTS, uses=("data_pipeline.engine.relational",)),
     Map("records", needs=("documents", "verdicts"), process=drop_duplicates, reads=()),
 )

@@ -81,10 +81,7 @@ _PATTERNS_OF: dict[str, tuple[str, ...]] = {
 # what there must be for a kind to be there at all
 _MANY_DIGITS = re.compile(f"{_D}(?:[-－—– ()（）]{{0,2}}{_D}){{6}}")
 _REACH = 60
-_WECHAT_WORDS = (
-    *("微信", "薇信", "威信", "echat", "eChat", "V信", "v信", "加V", "加v"),
-    *(first + second for first in "VvWw" for second in "Xx"),
-)
+_WECHAT_LETTERS = re.compile("[VvWw][Xx]|加[Vv]")
 _FIVE_DIGITS = re.compile(f"{_D}{{5}}")
 # words in front of an item that say nothing without it: removed with it
 _LABELS = {
@@ -130,20 +127,33 @@ def find_private(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[str, int
         "phone": numbers,
         "mail": everywhere if "@" in text or "＠" in text else [],
         "qq": _around(text, _FIVE_DIGITS),
-        "wechat": everywhere if any(word in text for word in _WECHAT_WORDS) else [],
+        "wechat": everywhere if _may_have_wechat(text) else [],
     }
     for kind in KINDS:
         if kind not in kinds:
             continue
         check = _CHECKS.get(kind)
-        for first, last in places[kind]:
-            for pattern in _PATTERNS_OF[kind]:
+        for pattern in _PATTERNS_OF[kind]:
+            more: list[tuple[str, int, int]] = []
+            ahead = 0  # of `found`, the first that does not end before the match; both are in order
+            for first, last in places[kind]:
                 for match in _COMPILED[pattern].finditer(text, first, last):
                     start, end = match.span("item")
-                    is_free = not any(s < end and start < e for _, s, e in found)
+                    while ahead < len(found) and found[ahead][2] <= start:
+                        ahead += 1
+                    is_free = ahead == len(found) or found[ahead][1] >= end
                     if is_free and (check is None or check(match["item"])):
-                        found.append((kind, start, end))
-    return sorted(found, key=lambda item: item[1])
+                        more.append((kind, start, end))
+            if more:
+                found = sorted([*found, *more], key=lambda item: item[1])
+    return found
+
+
+def _may_have_wechat(text: str) -> bool:
+    """Whether one of the names of WeChat may be there: 微信 and its like, WeChat, VX, 加V."""
+    if "信" in text or "hat" in text:
+        return True
+    return any(letter in text for letter in "xX加") and _WECHAT_LETTERS.search(text) is not None
 
 
 def _around(text: str, pattern: re.Pattern[str]) -> list[tuple[int, int]]:

@@ -46,11 +46,16 @@ SIGNALS = ("bytes",)
 class Settings(StageSettings):
     """How input is cut into work, and what no record may exceed."""
 
-    shard_bytes: ByteSize = Field(
-        default=64 << 20, description="text in a shard, about; the unit of parallel work and of resuming", ge=1
+    shard_bytes: ByteSize | None = Field(
+        default=None,
+        description="text in a shard, about: the unit of parallel work and of resuming;"
+        " null: a sixteenth of the source, 4MB to 64MB",
+        ge=1,
     )
-    item_bytes: ByteSize = Field(
-        default=64 << 20, description="input that one task reads, about; large files of lines are cut", ge=1
+    item_bytes: ByteSize | None = Field(
+        default=None,
+        description="input that one task reads, about; large files of lines are cut; null: like shard_bytes",
+        ge=1,
     )
     maximum_record_bytes: ByteSize = Field(
         default=32 << 20, description="a longer line, file or page goes to the rejects", ge=1
@@ -62,7 +67,7 @@ class Settings(StageSettings):
 
 def items(sources: Sequence[Source], settings: Settings, base: Path) -> list[Item]:
     """The work: ranges of files."""
-    return read_items(sources, base, settings.item_bytes)
+    return read_items(sources, base, settings.item_bytes, settings.shard_bytes)
 
 
 def read(payload: ReadItem, settings: Settings, progress: Any) -> Iterator[pa.RecordBatch]:

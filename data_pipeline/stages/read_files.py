@@ -64,36 +64,61 @@ class _Found:
     modified: int | str
 
 
-def read_items(sources: Sequence[Source], base: Path, item_bytes: int) -> list[Item]:
+def read_items(
+    sources: Sequence[Source], base: Path, item_bytes: int | None = None, shard_bytes: int | None = None
+) -> list[Item]:
     """The work of the read stage, in the order of the sources and of the names of their files.
 
     Large plain files of lines are cut into ranges of `item_bytes`; small files are taken together up to that size. A
-    file is known by its path, size and time of change, so nothing is read here."""
+    file is known by its path, size and time of change, so nothing is read here. None: as large as suits the source.
+    """
     items: list[Item] = []
     for source in sources:
-        group: list[FileRange] = []
-        facts: list[str] = []
-        size = 0
-
-        def close(source: Source = source) -> None:
-            nonlocal group, facts, size
-            if group:
-                identity = "\x1f".join([source.model_dump_json(exclude={"paths"}), *facts])
-                items.append(Item(f"{len(items):05d}", identity, ReadItem(source, tuple(group)), size))
-            group, facts, size = [], [], 0
-
-        for found in _find(source, base):
-            weight = found.size * (EXPANSION if found.path.suffix in COMPRESSED_SUFFIXES else 1)
-            if size and size + weight > item_bytes:
-                close()
-            for start, end in _ranges(found, source, item_bytes):
-                group.append(FileRange(found.path, found.relative, found.format, start, end))
-                facts.append(f"{found.relative}|{found.format}|{found.size}|{found.modified}|{start}|{end}")
-                size += weight if end is None else end - start
-                if size >= item_bytes:
-                    close()
-        close()
+        files = list(_find(source, base))
+        piece = piece_bytes(sum(map(_weight, files)))
+        items += _source_items(source, files, item_bytes or piece, shard_bytes or piece, len(items))
     return items
+
+
+def piece_bytes(total: int) -> int:
+    """How a source of `total` bytes is cut: a sixteenth of it, so that all workers have something to do, and a power
+    of two, so that a source which grows a little keeps its pieces; 4 MiB to 64 MiB.
+    """
+    return min(max(1 << (max(1, total // 16).bit_length() - 1), 4 << 20), 64 << 20)
+
+
+def _source_items(source: Source, files: Sequence[_Found], item_bytes: int, shard_bytes: int, first: int) -> list[Item]:
+    """The items of one source; `first` is the number of the first of them."""
+    items: list[Item] = []
+    group: list[FileRange] = []
+    facts: list[str] = []
+    size = 0
+
+    def close() -> None:
+        nonlocal group, facts, size
+        if group:
+            identity = "\x1f".join([source.model_dump_json(exclude={"paths"}), str(shard_bytes), *facts])
+            payload = ReadItem(source, tuple(group))
+            items.append(Item(f"{first + len(items):05d}", identity, payload, size, shard_bytes))
+        group, facts, size = [], [], 0
+
+    for found in files:
+        weight = _weight(found)
+        if size and size + weight > item_bytes:
+            close()
+        for start, end in _ranges(found, source, item_bytes):
+            group.append(FileRange(found.path, found.relative, found.format, start, end))
+            facts.append(f"{found.relative}|{found.format}|{found.size}|{found.modified}|{start}|{end}")
+            size += weight if end is None else end - start
+            if size >= item_bytes:
+                close()
+    close()
+    return items
+
+
+def _weight(found: _Found) -> int:
+    """Bytes of text in a file, about."""
+    return found.size * (EXPANSION if found.path.suffix in COMPRESSED_SUFFIXES else 1)
 
 
 def _ranges(found: _Found, source: Source, item_bytes: int) -> list[tuple[int, int | None]]:
