@@ -6,6 +6,7 @@ owns. Counts are exact: FLOPs are 2 x multiply-adds, bytes are those of the tens
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
@@ -158,8 +159,9 @@ class KernelTable:
             ],
             dtype=np.float64,
         ).reshape(-1, 10)
-        columns = [rows[:, i] for i in range(10)]
+        columns: list[Any] = [rows[:, i] for i in range(10)]
         for index in (7, 8):
             columns[index] = columns[index].astype(bool)
         kinds = tuple(kernel.kind for kernel in kernels)
-        return cls(*columns, kinds if any(kinds) else ())
+        columns.append(kinds if any(kinds) else ())
+        return cls(*columns)

@@ -70,8 +70,7 @@ def _memory(measured: Measured) -> tuple[Memory, Vector]:
     gb, launch = measured.memory_gb, measured.launch_seconds
     memory = Memory(gb=round(gb, 2), usable_gb=round(0.94 * gb, 2), gbps=round(_copy_gbps(measured), 2), eff=1.0)
     largest = max(moved.bytes for moved in measured.moved)
-    named = {moved.name for moved in measured.moved} & TENSORS.keys()
-    if not named:
+    if not {"multiply", "scale"} <= {moved.name for moved in measured.moved}:
         kernels = [moved for moved in measured.moved if moved.name != "copy" and moved.bytes > 0.2 * largest]
         rates = [moved.bytes / moved.seconds / memory.gbps / 1e9 for moved in kernels]
         share = float(np.exp(np.mean(np.log(rates)))) if rates else 1.0

@@ -4,6 +4,7 @@ Of each result only one element leaves the graph: a result that leaves it whole 
 more than the kernel, and is not what happens inside a step.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import mindspore as ms
@@ -146,7 +147,7 @@ class Small(nn.Cell):
 SMALL_KERNELS = 6
 
 
-def kinds(elements: int, random: Any) -> dict[str, tuple[Any, int, tuple[Any, ...], float]]:
+def kinds(elements: int, random: Any) -> dict[str, tuple[Any, int, Callable[[], tuple[ms.Tensor, ...]], float]]:
     """name -> (kernel, arity, a function that makes one set of inputs, bytes that one call moves).
 
     Shapes are those of a layer: [8, S, 512] activations, [8, 4, S, 256] scores, [S, 4096] logits.

@@ -1,4 +1,4 @@
-"""What is timed, and how: the same list of kernels on every backend, medians of repeated runs.
+"""What is timed, and how: the same list of kernels on every backend, lower quartiles of repeated runs.
 
 A backend (numpy, MindSpore, PyTorch) makes the calls; this module decides shapes and repeats. Nothing of a training run
 is measured here, so a cluster file that comes of it has seen no step time.
@@ -191,7 +191,7 @@ def product_shapes(kind: str) -> list[tuple[int, int, int, int]]:
 
 
 def timed(backend: Backend, call: Call, budget: float) -> float:
-    """Median seconds of a call within about `budget` seconds. Short calls are timed many at once, so that waiting for
+    """Seconds of a call, measured for about `budget` seconds. Short calls are timed many at once, so that waiting for
     the device does not count."""
     call()
     backend.synchronize()
@@ -208,8 +208,13 @@ def timed(backend: Backend, call: Call, budget: float) -> float:
             call()
         backend.synchronize()
         times.append((backend.clock() - start) / inner)
-    median = float(np.median(times))
-    return max(median - backend.overhead, 0.05 * median)
+    once = undisturbed(times)
+    return max(once - backend.overhead, 0.05 * once)
+
+
+def undisturbed(times: list[float]) -> float:
+    """The lower quartile: whatever else runs on a machine only ever adds."""
+    return float(np.quantile(times, 0.25))
 
 
 def fewest(budget: float, once: float) -> int:

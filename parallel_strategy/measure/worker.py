@@ -6,16 +6,16 @@ and what kernels lose when all compute at once. `workers` starts them with msrun
 
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from parallel_strategy.measure.samples import Collected, Crowded, fewest
+from parallel_strategy.measure.samples import Collected, Crowded, fewest, undisturbed
 
 SIZES = {"CPU": (2**12, 2**17, 2**21, 2**24, 2**26), "Ascend": (2**16, 2**20, 2**24, 2**28)}
+TURNS = 4  # of kernels alone and together
 COLLECTIVES = ("all_reduce", "all_gather", "broadcast")
 
 
@@ -74,7 +74,7 @@ class Together:
         self.sum(0.0)
 
     def collective(self, op: str, size: int, budget: float) -> float:
-        """Median seconds of a collective over `size` bytes of the whole tensor, as the slowest process has it."""
+        """Seconds of a collective over `size` bytes of the whole tensor."""
         from mindspore import ops
 
         from parallel_strategy.measure.mindspore_kernels import Broadcasted, Several
@@ -93,36 +93,38 @@ class Together:
             start = time.perf_counter()
             graph(data)[0].asnumpy()
             times.append(time.perf_counter() - start)
-        return statistics.median(times)
+        return undisturbed(times)
 
     def crowded(self, rank: int, seconds: float) -> list[Crowded]:
-        """Kernels on one process while the others sleep, and on all of them at once."""
+        """Kernels on one process while the others sleep, and on all of them at once; the fastest of several turns."""
         found = []
         calls = self.backend.crowded_calls()
+        for call in calls.values():
+            call()
+        budget = seconds / 2 / len(calls) / TURNS
         for name, call in calls.items():
-            budget = seconds / 2 / len(calls)
-            self.wait()
-            alone = 0.0
-            if rank == 0:
-                alone = rate(call, self.backend.synchronize, budget)
-            else:
-                time.sleep(budget)
-            self.wait()
-            busy = self.sum(rate(call, self.backend.synchronize, budget)) / self.members
-            found.append(Crowded(name, self.members, self.sum(alone) / busy))
+            alone, busy = [], []
+            for _ in range(TURNS):
+                self.wait()
+                mine = 0.0
+                if rank == 0:
+                    mine = rate(call, self.backend.synchronize, budget)
+                else:
+                    time.sleep(budget)
+                alone.append(self.sum(mine))
+                busy.append(self.sum(rate(call, self.backend.synchronize, budget)) / self.members)
+            found.append(Crowded(name, self.members, max(alone) / max(busy)))
         return found
 
 
 def rate(call: Callable[[], object], synchronize: Callable[[], None], seconds: float) -> float:
     """Calls a second over a span of time: a process that shares its core is counted with its waits."""
-    call()
-    synchronize()
     count, start = 0, time.perf_counter()
-    while (now := time.perf_counter()) < start + seconds or count < 3:
+    while time.perf_counter() < start + seconds or count < 3:
         call()
         synchronize()
         count += 1
-    return count / (time.perf_counter() - start) if count else now
+    return count / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

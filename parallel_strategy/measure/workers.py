@@ -68,7 +68,7 @@ def measure_workers(workers: int, target: str, seconds: float) -> tuple[list[Col
             f"--worker_num={workers}",
             f"--local_worker_num={workers}",
             "--master_addr=127.0.0.1",
-            f"--master_port={_free_port()}",
+            f"--master_port={free_port()}",
             f"--log_dir={folder / 'logs'}",
             "--join=True",
             "--cluster_time_out=120",
@@ -110,7 +110,7 @@ def _end(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

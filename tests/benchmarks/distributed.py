@@ -1,18 +1,21 @@
 """Data-parallel training on the processes of this computer: seconds a step, beside what the emulator predicts.
 
-    python -m tests.benchmarks.distributed [--workers 1 2] [--steps 20] [--folder DIR]
+    python -m tests.benchmarks.distributed [--workers 2 4] [--models small wide] [--steps 12]
+    python -m tests.benchmarks.distributed --machine machine.yaml --models long     # measured before: in short turns
 
-A small model is trained by one process on one core, and by more, a core each, through `pangu launch`; the emulator is
-given the cluster file that `parallel_strategy measure` wrote on one core just before. `measure` times collectives over
-shared memory; MindSpore's on a CPU go through sockets and are many times slower, so they are timed here, between as
-many processes, and stand in the file in place of the others (`as measured` is the prediction without that). `loss` is
-the largest relative difference to the losses of one process.
+Small models are trained by several processes through `pangu launch`, each with its share of the cores, with every
+moment on every process and with the moments shared out (`sharded`). The emulator is given the cluster file that
+`parallel_strategy measure --workers` wrote: kernels on one process, what they lose when all compute at once, and
+MindSpore's collectives over sockets. No step was timed for it. `loss` is the largest relative difference to the losses
+of the first run of that model.
 """
 
 import argparse
+import itertools
 import json
 import os
-import re
+import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -20,25 +23,41 @@ from pathlib import Path
 
 import yaml
 
+from parallel_strategy.measure.samples import undisturbed
 from tests.conftest import REPOSITORY
 from tests.pangu import packed_corpus
 
-MODEL = {"num_layers": 6, "hidden_size": 256, "num_heads": 8, "ffn_hidden_size": 1024, "seq_length": 256}
-VOCABULARY, BATCH, PARAMETERS = 2000, 8, 5_382_144
+# layers, hidden size, heads, sequence, vocabulary, batch over all processes
+MODELS = {
+    "small": (6, 256, 8, 256, 2000, 8),
+    "wide": (3, 512, 8, 256, 8000, 8),
+    "long": (4, 256, 8, 512, 4000, 4),
+}
 
 
-def write(folder: Path, steps: int) -> None:
+def write(folder: Path, name: str, steps: int) -> None:
     """Corpus, model and train.yaml."""
-    packed_corpus.SEQ_LENGTH = MODEL["seq_length"]
-    packed_corpus.write(folder / "packed", samples=64, vocab_size=VOCABULARY)
-    model = MODEL | {"vocab_size": VOCABULARY, "query_layer": True, "compute_dtype": "fp32", "dropout_rate": 0.0}
+    layers, hidden, heads, sequence, vocabulary, batch = MODELS[name]
+    packed_corpus.SEQ_LENGTH = sequence
+    packed_corpus.write(folder / "packed", samples=64, vocab_size=vocabulary)
+    model = {
+        "num_layers": layers,
+        "hidden_size": hidden,
+        "num_heads": heads,
+        "ffn_hidden_size": 4 * hidden,
+        "seq_length": sequence,
+        "vocab_size": vocabulary,
+        "query_layer": True,
+        "compute_dtype": "fp32",
+        "dropout_rate": 0.0,
+    }
     (folder / "model.yaml").write_text(yaml.safe_dump(model))
     train = {
         "data": str(folder / "packed"),
         "out": str(folder / "run"),
         "model": str(folder / "model.yaml"),
         "steps": steps,
-        "batch_size": BATCH,
+        "batch_size": batch,
         "evaluate_every": 10_000,
         "checkpoint_every": 10_000,
         "evaluate_samples": 8,
@@ -47,68 +66,13 @@ def write(folder: Path, steps: int) -> None:
     (folder / "train.yaml").write_text(yaml.safe_dump(train))
 
 
-# Medians of AllReduce between the processes that msrun started: bytes and seconds, as the first of them sees them.
-PROBE = """
-import json, os, statistics, time
-from pangu.network import use_device
-from pangu.distributed.world import join, share_cores
-share_cores()
-use_device("CPU")
-world = join()
-import mindspore as ms, numpy as np
-from mindspore import nn, ops
-class Sum(nn.Cell):
-    def __init__(self):
-        super().__init__()
-        self.all_reduce = ops.AllReduce()
-    def construct(self, x):
-        return self.all_reduce(x)
-net, found = Sum(), []
-for size in SIZES:
-    x, times = ms.Tensor(np.ones(size // 4, np.float32)), []
-    for _ in range(8):
-        start = time.perf_counter()
-        net(x).asnumpy()
-        times.append(time.perf_counter() - start)
-    found.append((size, statistics.median(times[2:])))
-print("PROBE", json.dumps(found), flush=True)
-world.wait()
-"""
-
-
-def socket_level(folder: Path, workers: int, size: int) -> dict:
-    """The cluster file's only level, as MindSpore's AllReduce of about `size` bytes has it."""
-    (folder / "probe.py").write_text(PROBE.replace("SIZES", str((size // 8, size))))
-    logs = folder / f"probe-{workers}"
-    words = [str(Path(sys.executable).with_name("msrun")), f"--worker_num={workers}", f"--local_worker_num={workers}"]
-    words += ["--master_port=8131", f"--log_dir={logs}", "--join=True", str(folder / "probe.py")]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PANGU_LOCAL_WORKERS": str(workers)}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    subprocess.run(words, cwd=folder, env=environment, capture_output=True, check=True)
-    line = next(line for line in (logs / "worker_0.log").read_text().splitlines() if line.startswith("PROBE"))
-    (small, fast), (large, slow) = json.loads(line.removeprefix("PROBE"))
-    rate = (large - small) / max(slow - fast, 1e-9)  # bytes/s of the whole tensor
-    start = max(0.0, slow - large / rate)
-    for size, seconds in ((small, fast), (large, slow)):
-        print(f"AllReduce between {workers} processes: {size / 1e6:.1f} MB in {seconds * 1e3:.0f} ms")
-    bus = 2 * (workers - 1) / workers * rate / 1e9
-    return {
-        "level": "server",
-        "size": workers,
-        "kind": "shared_memory",
-        "bus_gbps": {workers: bus},
-        "start_us": start * 1e6,
-        "latency_us": 1.0,
-    }
-
-
-def strategy(folder: Path, workers: int, sharded: bool) -> Path:
-    path = folder / f"{workers}{'-sharded' if sharded else ''}.yaml"
+def strategy(folder: Path, name: str, workers: int, sharded: bool, machine: Path) -> Path:
+    path, batch = folder / f"{workers}{'-sharded' if sharded else ''}.yaml", MODELS[name][-1]
     fields = {
         "model": {"file": "model.yaml", "dtype": "fp32"},
-        "cluster": {"file": "machine.yaml"},
+        "cluster": {"file": str(machine)},
         "framework": "pangu-cpu",
-        "batch": {"global": BATCH, "micro": BATCH // workers},
+        "batch": {"global": batch, "micro": batch // workers},
         "mesh": {"dp": workers},
         "zero": {"optimizer_shard": sharded, "threshold_kb": 0},
     }
@@ -116,18 +80,30 @@ def strategy(folder: Path, workers: int, sharded: bool) -> Path:
     return path
 
 
-def python(*words: object, cores: set[int] | None = None) -> str:
+def python(*words: object) -> str:
     """The output of a module run in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", *map(str, words)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
-    )
+    command = [sys.executable, "-m", *map(str, words)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
     return done.stdout
+
+
+def step_seconds(run: Path) -> float:
+    """Lower quartile of the times between two losses that the first rank wrote, the first two steps left out."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    times: dict[int, float] = {}
+    for path in sorted((run / "tensorboard").iterdir()):
+        data, position = path.read_bytes(), 0
+        while position < len(data):  # length, its checksum, the event, its checksum
+            (length,) = struct.unpack_from("<Q", data, position)
+            event = Event.FromString(data[position + 12 : position + 12 + length])
+            position += length + 16
+            if any(value.tag == "loss" for value in event.summary.value):
+                times[event.step] = event.wall_time
+    steps = sorted(times)[2:]
+    return undisturbed([times[b] - times[a] for a, b in itertools.pairwise(steps)])
 
 
 def losses(run: Path) -> list[float]:
@@ -137,40 +113,36 @@ def losses(run: Path) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["small", "wide"])
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--machine", type=Path, help="cluster file to use; written first if it is not there")
     parser.add_argument("--folder", help="where to work (default: the system's temporary directory)")
     arguments = parser.parse_args()
-    cores = sorted(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        folder = Path(name)
-        write(folder, arguments.steps)
-        devices = max(arguments.workers)
-        words = ("measure", "--seconds", 20, "--devices", devices, "--out", folder / "machine.yaml")
-        print(python("parallel_strategy", *words, cores={cores[0]}))
-        measured = yaml.safe_load((folder / "machine.yaml").read_text())
-        print(f"{'processes':>16}{'s/step':>9}{'predicted':>11}{'error':>8}{'as measured':>13}{'loss':>10}")
-        for workers in arguments.workers:
-            level = socket_level(folder, workers, 4 * PARAMETERS) if workers > 1 else measured["topology"][0]
-            for sharded in (False, True) if workers > 1 else (False,):
-                file, run = strategy(folder, workers, sharded), folder / f"run-{workers}-{sharded}"
-                used = set(cores[:workers]) if workers < len(cores) else None
-                told = python("pangu", "launch", folder / "train.yaml", "--strategy", file, "--out", run, cores=used)
-                speed = float(re.search(r"speed ([\d,.]+) tokens/s", told)[1].replace(",", ""))
-                seconds = BATCH * MODEL["seq_length"] / speed
-                guesses = []
-                for topology in (measured["topology"], [level]):
-                    (folder / "machine.yaml").write_text(yaml.safe_dump(measured | {"topology": topology}))
-                    answer = json.loads(python("parallel_strategy", "predict", file, "--json"))
-                    guesses.append(answer["step_seconds"])
-                first = losses(folder / f"run-{arguments.workers[0]}-False")
-                worst = max(abs(a - b) / b for a, b in zip(losses(run), first, strict=True))
-                label = f"{workers}{', sharded' if sharded else ''}"
-                print(
-                    f"{label:>16}{seconds:9.3f}{guesses[1]:11.3f}{guesses[1] / seconds - 1:8.0%}{guesses[0]:13.3f}"
-                    f"{worst:10.1e}",
-                    flush=True,
-                )
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
+        machine = (arguments.machine or Path(temporary) / "machine.yaml").absolute()
+        print(f"load {os.getloadavg()[0]:.2f} on {len(os.sched_getaffinity(0))} cores")
+        if not machine.exists():
+            words = ("measure", "--seconds", 15, "--workers", *arguments.workers, "--out", machine)
+            print(python("parallel_strategy", *words))
+        errors = []
+        print(f"{'model, processes':>24}{'s/step':>9}{'predicted':>11}{'error':>8}{'loss':>10}")
+        for name in arguments.models:
+            folder, first = Path(temporary) / name, None
+            folder.mkdir()
+            write(folder, name, arguments.steps)
+            for workers in arguments.workers:
+                for sharded in (False, True):
+                    file, run = strategy(folder, name, workers, sharded, machine), folder / f"run-{workers}-{sharded}"
+                    python("pangu", "launch", folder / "train.yaml", "--strategy", file, "--out", run)
+                    seconds = step_seconds(run)
+                    guess = json.loads(python("parallel_strategy", "predict", file, "--json"))["step_seconds"]
+                    first = first or losses(run)
+                    worst = max(abs(a - b) / b for a, b in zip(losses(run), first, strict=True))
+                    errors.append(guess / seconds - 1)
+                    label = f"{name}, {workers}{', sharded' if sharded else ''}"
+                    print(f"{label:>24}{seconds:9.3f}{guess:11.3f}{errors[-1]:+8.1%}{worst:10.1e}", flush=True)
+        print(f"mean {statistics.mean(map(abs, errors)):.1%}, worst {max(map(abs, errors)):.1%}")
 
 
 if __name__ == "__main__":
