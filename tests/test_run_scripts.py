@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,66 @@ def test_training_says_what_it_would_start(files, tmp_path: Path) -> None:
     words = ("--start-from", shards, "--out", tmp_path / "run", "--workers", 1, "--dry-run")
     told = run("run_incremental_train", train, *words)
     assert "would run: python -m pangu convert" in told.stdout and not (tmp_path / "run").exists()
+
+
+def test_msrun_knows_every_argument(files, monkeypatch) -> None:
+    """MindSpore's own parser reads what is printed, for one node and for many, and what is exported."""
+    from mindspore.parallel.cluster.run import get_args
+
+    train, strategy = files
+    nodes = ("--nodes", 2, "--node-rank", 1, "--master", "10.0.0.1", "--port", 8200)
+    table = train.parent / "rank table.json"
+    devices = [{"device_id": "0", "device_ip": f"10.0.0.{rank}", "rank_id": str(rank)} for rank in range(2)]
+    servers = [{"server_id": f"10.0.1.{rank}", "device": [device]} for rank, device in enumerate(devices)]
+    table.write_text(json.dumps({"version": "1.0", "server_count": "2", "server_list": servers}))
+    for more, expected in (
+        ((), {"node_rank": -1, "local_worker_num": 2, "rank_table_file": ""}),
+        (nodes, {"node_rank": 1, "local_worker_num": 1, "master_addr": "10.0.0.1", "master_port": 8200}),
+        ((*nodes, "--rank-table", table), {"rank_table_file": str(table), "worker_num": 2}),
+    ):
+        told = run("run_distributed_train", train, "--strategy", strategy, *more, "--dry-run")
+        line = next(line for line in told.stdout.splitlines() if "--worker_num" in line)
+        monkeypatch.setattr("sys.argv", shlex.split(line))
+        found = get_args()
+        assert expected.items() <= vars(found).items() and found.join is True
+        # `python` is for msrun an interpreter, and any other word a script.
+        assert found.task_script == "python" and found.task_script_args[:3] == ["-m", "pangu", "train"]
+    exported = subprocess.run(
+        [sys.executable, "-m", "parallel_strategy", "export", str(strategy), "--show", "msrun.sh"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    words = shlex.split(exported.partition("exec ")[2].replace("$PORT", "8118"))
+    monkeypatch.setattr("sys.argv", words)
+    assert vars(get_args()).items() >= {"worker_num": 2, "local_worker_num": 2, "master_port": 8118}.items()
+
+
+def test_from_another_folder_and_with_spaces_in_every_name(files, tmp_path: Path) -> None:
+    train, _ = files
+    folder = tmp_path / "a folder"
+    shutil.copytree(train.parent, folder, ignore=shutil.ignore_patterns("run"))
+    (folder / "strategy.yaml").rename(folder / "my strategy.yaml")
+    (folder / "train.yaml").rename(folder / "my train.yaml")
+    (folder / "my weights.safetensors").touch()
+    (folder / "my prompts.txt").write_text("一\n二\n")
+    strategy = ("--strategy", "my strategy.yaml")
+    weights = ("my weights.safetensors", "--file", "my prompts.txt", "--out", "my answers.jsonl", "--tokenizer", ".")
+    for name, words in {
+        "run_standalone_train": ("my train.yaml",),
+        "run_distributed_train": ("my train.yaml", *strategy),
+        "run_incremental_train": ("my train.yaml", "--start-from", "my weights.safetensors", *strategy),
+        "run_distributed_predict": (*weights, *strategy),
+        "plan": ("my strategy.yaml", "--out", "my plan"),
+        "compile_check": ("my strategy.yaml", "--logs", "my logs"),
+    }.items():
+        told = run(name, *words, "--dry-run", folder=folder)
+        assert told.returncode == 0 and "MISSING" not in told.stdout, (name, told.stdout, told.stderr)
+        assert told.stdout.count("would ") >= 1
+        shown = shlex.split(told.stdout.replace("\n", " "))
+        assert any("my " in word for word in shown), told.stdout
+    assert not [path for path in folder.iterdir() if path.name in ("my plan", "my logs", "my answers.jsonl", "run")]
 
 
 def test_a_start_that_cannot_work_is_refused(files) -> None:

@@ -270,6 +270,84 @@ def test_what_is_wrong_is_named_and_nothing_is_written(tmp_path: Path, training,
     assert not out.exists() and not list(tmp_path.glob(".out*"))
 
 
+def test_shards_that_do_not_belong_are_named(tmp_path: Path, capsys) -> None:
+    """Without the checksums of a training checkpoint: by shapes, ranks, strategy, and MindSpore's own checksum."""
+    weights = random_weights(hidden=16, ffn=48)
+    layouts = ours(released_layouts(weights, 4, 1), moments=False)
+    shards, out = tmp_path / "shards", tmp_path / "out.safetensors"
+    write_shards(shards, weights, layouts)
+    second, third = (shards / f"rank_{rank}/checkpoint.safetensors" for rank in (1, 2))
+    content = third.read_bytes()
+
+    held = load_file(third)
+    name = "backbone.blocks.0.attention.dense1.weight"
+    save_file(held | {name: held[name][:2]}, third)
+    assert f"1 unlike the others: rank_2/checkpoint.safetensors ({name} is [2, 16] instead of [4, 16])" in complaint(
+        capsys, shards, "--out", out
+    )
+    save_file({key: value for key, value in held.items() if key != name}, third)
+    assert f"rank_2/checkpoint.safetensors (lacks {name})" in complaint(capsys, shards, "--out", out)
+    third.write_bytes(content)
+    (shards / "rank_1/other.safetensors").write_bytes(second.read_bytes())
+    assert "1 there twice: rank_1/other.safetensors (rank 1, as rank_1/checkpoint.safetensors)" in complaint(
+        capsys, shards, "--out", out
+    )
+    (shards / "rank_1/other.safetensors").unlink()
+    for ranks, told in ((8, "4 missing (rank_N/checkpoint.safetensors, N = 4-7)"), (2, "2 of no rank of the strategy")):
+        write_layouts(tmp_path / "other.ckpt", ours(released_layouts(weights, ranks, 1), moments=False))
+        assert told in complaint(capsys, shards, "--from", tmp_path / "other.ckpt", "--out", out)
+    (shards / "strategy.ckpt").write_bytes(b"no strategy")
+    assert "is not a MindSpore parallel strategy file" in complaint(capsys, shards, "--out", out)
+    header = int.from_bytes(content[:8], "little")
+    write_layouts(shards / "strategy.ckpt", layouts)
+    for place in (8, 8 + header // 2, 7 + header):
+        third.write_bytes(content[:place] + b"!" + content[place + 1 :])
+        assert "rank_2/checkpoint.safetensors" in complaint(capsys, shards, "--out", out)
+    third.write_bytes(content)
+    assert not out.exists() and reshard(shards, "--out", out) == 0
+
+
+# Killed before its n-th write, for every n until it ends by itself; then once in peace.
+KILLS = """
+import os, signal, sys
+from pathlib import Path
+from pangu.cli import main
+import pangu.commands.reshard, pangu.reshard, pangu.reshard_write
+words, out, kills = sys.argv[1:], Path(sys.argv[-1]), 0
+while True:
+    pid = os.fork()
+    if not pid:
+        left, real = kills, pangu.reshard_write.ShardFile.write
+        def write(file, pieces):
+            global left
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+            real(file, pieces)
+        pangu.reshard_write.ShardFile.write = write
+        os._exit(main(["reshard", *words]))
+    if os.waitpid(pid, 0)[1] != signal.SIGKILL:
+        break
+    assert not out.exists() and out.with_name(f".{out.name}.partial").exists()
+    kills += 1
+print(kills)
+"""
+
+
+def test_killed_before_any_write_it_leaves_nothing_and_the_next_call_succeeds(tmp_path: Path, training) -> None:
+    path, weights = training
+    write_layouts(tmp_path / "four.ckpt", ours(released_layouts(weights, 4, 1)))
+    words = [str(path), "--to", str(tmp_path / "four.ckpt"), "--weights-only", "--out", str(tmp_path / "out")]
+    told = subprocess.run([sys.executable, "-c", KILLS, *words], cwd=REPOSITORY, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    # Each of four files: its header and a write for each parameter; and the strategy.
+    assert int(told.stdout.splitlines()[-1]) == 4 * (1 + len(weights)) + 1
+    assert not list(tmp_path.glob(".out*"))
+    assert reshard(tmp_path / "out", "--out", tmp_path / "whole.safetensors") == 0
+    whole = load_file(tmp_path / "whole.safetensors")
+    assert all(np.array_equal(whole[name], weights[name]) for name in weights)
+
+
 def test_kill_9_leaves_nothing_under_the_name(tmp_path: Path) -> None:
     rows = {f"{i}.weight": np.full((1024, 1024), i, np.float32) for i in range(16)}
     layouts = {name: ParameterLayout((4,), ((), (0,))) for name in rows}
