@@ -137,7 +137,7 @@ def _gemm(measured: Measured, hbm: Memory, vector: Vector) -> tuple[Gemm, float,
                 if best is None or mean < best[0]:
                     best = (mean, gemm)
     assert best is not None
-    return best[1], round(peak, 4), best[0]
+    return best[1], float(f"{peak:.5g}"), best[0]
 
 
 def _flash(measured: Measured, peak: float) -> float:

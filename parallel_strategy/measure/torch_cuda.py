@@ -79,13 +79,14 @@ class TorchBackend:
             context = torch.multiprocessing.get_context("spawn")
             queue = context.SimpleQueue()
             arguments = (members, self.target, free_port(), queue)
-            torch.multiprocessing.spawn(_all_reduce, args=arguments, nprocs=members)
+            torch.multiprocessing.spawn(all_reduce, args=arguments, nprocs=members)
             found += [Collected("all_reduce", members, size, seconds) for size, seconds in queue.get()]
             members *= 2
         return found
 
 
-def _all_reduce(rank: int, members: int, target: str, port: int, queue) -> None:
+def all_reduce(rank: int, members: int, target: str, port: int, queue) -> None:
+    """One of `members` processes; the first puts (bytes, median seconds) into the queue."""
     import torch.distributed as distributed
 
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))

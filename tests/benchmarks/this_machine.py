@@ -5,9 +5,10 @@
 
 1. The machine is measured (`parallel_strategy measure`): kernels and copies, no training step.
 2. Training steps of several sizes, sequence lengths and batches are timed: forward, backward, clip and AdamW, as
-   `python -m pangu train` runs them. The figure is the median of the steps after the first two.
+   `python -m pangu train` runs them. The figure is the lower quartile of the steps after the first two, as for kernels.
 3. Predictions: with the measured file alone, and after `calibrate` saw the cases marked so. Cases that it saw are not
-   scored. The goal is 10 % on sizes and batches that it did not see.
+   scored. The goal is 10 % on sizes and batches that it did not see. The last three were added after the kernels of a
+   step had been counted, and nobody has looked at them before.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ import numpy as np
 from parallel_strategy.calibrate.fit import Calibration, calibrate
 from parallel_strategy.calibrate.rows import Row, read_all
 from parallel_strategy.measure.fit import cluster_of
-from parallel_strategy.measure.samples import measure
+from parallel_strategy.measure.samples import measure, undisturbed
+from parallel_strategy.spec.strategy import Question
 
 COLUMNS_TEXT = """
 id split quality source hw framework dev_per_node n_dev model layers hidden heads ffn vocab seq tp pp dp mbs
@@ -58,11 +60,14 @@ CASES = [
     Case(3, 768, 12, 256, 8000, 2),
     Case(2, 1024, 16, 256, 4000, 2),
     Case(4, 128, 4, 256, 2000, 8),
+    Case(6, 192, 6, 128, 3000, 4),
+    Case(2, 640, 10, 384, 6000, 3),
+    Case(5, 320, 5, 192, 1000, 6),
 ]
 
 
 def step_seconds(case: Case, budget: float, clock: Callable[[], float]) -> float:
-    """Median seconds of a training step of `pangu`."""
+    """Seconds of a training step of `pangu`."""
     import mindspore as ms
 
     from pangu.config import ModelConfig
@@ -96,7 +101,7 @@ def step_seconds(case: Case, budget: float, clock: Callable[[], float]) -> float
         times.append(clock() - start)
         if end is None:
             end = time.perf_counter() + budget
-    return statistics.median(times[2:])
+    return undisturbed(times[2:])
 
 
 def table(seconds: list[float]) -> str:
@@ -114,6 +119,16 @@ def table(seconds: list[float]) -> str:
             "iter_time_s": f"{value:.6f}", "notes": "dropout=0" + (" seen by the calibration" if case.seen else ""),
         })  # fmt: skip
     return text.getvalue()
+
+
+def without_dropout(row: Row) -> Row:
+    """The tables of reported runs have no column for it."""
+    asked = row.question
+    model = asked.model.model_copy(update={"dropout_rate": 0.0})
+    question = Question.model_construct(
+        model=model, cluster=asked.cluster, framework=asked.framework, strategy=asked.strategy
+    )
+    return replace(row, question=question)
 
 
 def predicted(row: Row, calibration: Calibration) -> float:
@@ -149,7 +164,7 @@ def main() -> None:
             seconds.append(step_seconds(case, arguments.seconds, clock))
             print(case, f"{seconds[-1] * 1e3:.1f} ms", flush=True)
         rows_file.write_text(table(seconds), encoding="utf-8")
-    rows = read_all([str(rows_file)], str(cluster_file))
+    rows = [without_dropout(row) for row in read_all([str(rows_file)], str(cluster_file))]
     print(f"measured on {rows[0].question.cluster.calibration.measured_on}; {rows[0].question.cluster.sources}")
     calibration = calibrate([row for row, case in zip(rows, CASES, strict=True) if case.seen])
     plain = Calibration()

@@ -1,6 +1,7 @@
 """Measuring a machine: figures of a made-up one are found again, and this one is measured."""
 
 import json
+import queue
 
 import pytest
 
@@ -9,6 +10,7 @@ from parallel_strategy.cost.kernel import matmul_seconds
 from parallel_strategy.measure import samples as samples_module
 from parallel_strategy.measure.fit import cluster_of
 from parallel_strategy.measure.samples import Attended, Collected, Crowded, Measured, Moved, Product, product_shapes
+from parallel_strategy.measure.workers import free_port
 from parallel_strategy.predict import Prediction
 from parallel_strategy.spec.cluster import ClusterSpec, Device, Gemm, Memory
 from parallel_strategy.spec.framework import TENSORS, FrameworkSpec
@@ -200,15 +202,22 @@ def test_an_interrupted_measurement_leaves_nothing(tmp_path, capsys, monkeypatch
 def test_pytorchs_path_runs_without_a_gpu(monkeypatch):
     """Every call of the GPU's backend, on PyTorch's CPU."""
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    from parallel_strategy.measure.torch_cuda import TorchBackend
+    from parallel_strategy.measure.torch_cuda import TorchBackend, all_reduce
 
     monkeypatch.setattr(samples_module, "product_shapes", lambda kind: [(64, 64, 64, 1), (64, 64, 32, 4)])
     monkeypatch.setattr(samples_module, "element_counts", lambda kind: (2**16, 2**18))
     monkeypatch.setattr(samples_module, "ATTENTION", ((1, 2, 128, 32),))
     backend = TorchBackend("cpu")
+    backend.count = 1  # several processes would each import PyTorch
     measured = samples_module.measure(backend, 0.5)
     assert {one.name for one in measured.moved} == {"copy", "add", "gelu", "layer_norm", "softmax"}
     assert measured.attention[0].flops == 2 * 2 * 128 * 128 * 32 and measured.host_to_device_gbps > 0.1
-    assert {one.members for one in measured.collectives} == {n for n in (2, 4, 8, 16, 32, 64) if n <= backend.count}
     cluster = cluster_of(measured, devices=2)
     assert not cluster.device.vector.kinds and cluster.topology[0].kind == "switch"
+
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+    found = queue.SimpleQueue()
+    all_reduce(0, 1, "cpu", free_port(), found)
+    (small, first), (large, second) = found.get()
+    assert (small, large) == (2**20, 2**24) and 0 < first < 1 and 0 < second < 1
