@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from parallel_strategy.calibrate.figures import FIGURES, NAMES, apply
 from parallel_strategy.calibrate.residual import Shapes, correction, solve
@@ -27,6 +28,8 @@ FARTHEST = 2.5  # prior widths that a figure may move
 @dataclass(slots=True)
 class GroupFit:
     """What was fitted for one cluster/framework pair."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     multipliers: dict[str, float]
     deviations: dict[str, float]  # standard deviation of ln multiplier
@@ -55,13 +58,26 @@ class Calibration:
         path = SHIPPED if str(path) == "shipped" else path
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-            groups = {name: GroupFit(**fit) for name, fit in data["groups"].items()}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: is not a calibration file: {error}") from None
-        for name, fit in groups.items():
-            for figure in fit.multipliers:
+        if not isinstance(data, dict) or not isinstance(data.get("groups"), dict):
+            raise UserError(f"{path}: is not a calibration file: it has no groups")
+        if data.get("version", 1) != 1:
+            raise UserError(f"{path}: version {data['version']} is not known; nearest: 1")
+        groups = {}
+        for name, fit in data["groups"].items():
+            where = f"{path}: group {name!r}"
+            try:
+                groups[name] = TypeAdapter(GroupFit).validate_python(fit)
+            except ValidationError as error:
+                first = error.errors()[0]
+                field = ".".join(str(part) for part in first["loc"])
+                raise UserError(f"{where}: field {field!r}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+            for figure, value in groups[name].multipliers.items():
                 if figure not in NAMES:
-                    raise UserError(f"{path}: group {name!r}: figure {figure!r} is not one of {', '.join(NAMES)}")
+                    raise UserError(f"{where}: figure {figure!r} is not one of {', '.join(NAMES)}")
+                if value <= 0:
+                    raise UserError(f"{where}: figure {figure!r} = {value:g} must be above 0; nearest: 1")
         return cls(groups, data.get("version", 1))
 
     def rows_seen(self) -> set[str]:

@@ -6,6 +6,7 @@ table of names; a pair that is not known is named and its rows are skipped.
 
 import ast
 import csv
+import math
 import re
 import sys
 from dataclasses import dataclass, replace
@@ -94,7 +95,7 @@ def read_rows(path: Path | str) -> tuple[list[Row], list[Skipped]]:
                 raise UserError(
                     f"{path}: column {missing[0]!r} is missing; the columns are those of the validation tables"
                 )
-            records = list(reader)
+            records = [{name: row.get(name) or "" for name in reader.fieldnames or ()} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     rows: list[Row] = []
@@ -102,7 +103,7 @@ def read_rows(path: Path | str) -> tuple[list[Row], list[Skipped]]:
     for record in records:
         try:
             rows.append(_row(record, path.stem))
-        except (UserError, ValueError) as error:
+        except (UserError, ValueError, ArithmeticError) as error:
             skipped.append(Skipped(record.get("id", "?"), " ".join(str(error).split())[:200]))
     return rows, skipped
 
@@ -151,7 +152,7 @@ def _row(record: dict[str, str], table: str) -> Row:
         size=f"{record['layers']}x{record['hidden']}",
         quality=record.get("quality", "A") or "A",
         seconds=_number(record, "iter_time_s"),
-        gib=None if memory in ("", "OOM") else float(memory),
+        gib=None if memory in ("", "OOM") else _number(record, "mem_gib"),
         memory_kind=record.get("mem_kind", ""),
         oom=memory == "OOM",
         question=question,
@@ -167,6 +168,8 @@ def question_of(record: dict[str, str], cluster_name: str, framework_name: str) 
     framework = _framework(framework_name, flash)
     model = _model(record)
     devices = int(record["n_dev"])
+    if devices < 1:
+        raise ValueError(f"n_dev {devices} must be above 0")
     tp, pp, cp = (_whole(record, name, 1) for name in ("tp", "pp", "cp"))
     dp = _whole(record, "dp", 0) or max(1, devices // (tp * pp * cp))
     micro = _whole(record, "mbs", 1)
@@ -297,7 +300,12 @@ def _note(notes: str, name: str) -> str | None:
 
 def _number(record: dict[str, str], name: str) -> float | None:
     text = (record.get(name) or "").strip()
-    return float(text) if text else None
+    if not text:
+        return None
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} {text!r} must be a number from 0 on")
+    return value or None
 
 
 def _whole(record: dict[str, str], name: str, default: int) -> int:

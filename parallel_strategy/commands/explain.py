@@ -7,11 +7,13 @@ example:
 import argparse
 import json
 
+from parallel_strategy.arguments import whole_number
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("strategy")
     parser.add_argument("--calibration", help="a file that `calibrate` wrote")
-    parser.add_argument("--operators", type=int, default=15, help="how many to show")
+    parser.add_argument("--operators", type=whole_number, default=15, help="how many to show")
     parser.add_argument("--json", action="store_true")
 
 

@@ -13,37 +13,24 @@ example:
 import argparse
 import json
 
-
-def whole(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def share(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < 1:
-        raise ValueError
-    return number
-
-
-whole.__name__, share.__name__ = "whole number above 0", "share from 0 to below 1"  # argparse names them in errors
+from parallel_strategy.arguments import share, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("strategy")
-    parser.add_argument("--devices", type=whole, help="default: as many as the file's mesh has")
-    parser.add_argument("--tp", type=whole, nargs="+", default=[])
-    parser.add_argument("--pp", type=whole, nargs="+", default=[])
-    parser.add_argument("--cp", type=whole, nargs="+", help="default: 1; for sequences of 8,192 and more 1 2 4 8")
-    parser.add_argument("--ep", type=whole, nargs="+", default=[])
-    parser.add_argument("--micro", type=whole, nargs="+", default=[], help="sequences of a micro-batch")
+    parser.add_argument("--devices", type=whole_number, help="default: as many as the file's mesh has")
+    parser.add_argument("--tp", type=whole_number, nargs="+", default=[])
+    parser.add_argument("--pp", type=whole_number, nargs="+", default=[])
+    parser.add_argument(
+        "--cp", type=whole_number, nargs="+", help="default: 1; for sequences of 8,192 and more 1 2 4 8"
+    )
+    parser.add_argument("--ep", type=whole_number, nargs="+", default=[])
+    parser.add_argument("--micro", type=whole_number, nargs="+", default=[], help="sequences of a micro-batch")
     parser.add_argument("--schedules", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--zero", type=int, nargs="+", choices=(0, 1, 2, 3), help="default: all")
     parser.add_argument("--on-device", action="store_true", help="neither optimizer nor activations on the host")
     parser.add_argument("--margin", type=share, default=0.0, help="share of usable memory to leave free")
-    parser.add_argument("--keep", type=whole, default=10, help="how many strategies to show")
+    parser.add_argument("--keep", type=whole_number, default=10, help="how many strategies to show")
     parser.add_argument("--out", help="write the winner's strategy.yaml")
     parser.add_argument("--json", action="store_true")
 

@@ -290,11 +290,14 @@ class StrategySpec(SpecFile):
                 f"pipeline.stages sums to {sum(pipeline.stages)}, the model has {model.num_layers} layers; "
                 f"nearest: {even_stages(model.num_layers, mesh.pp)}"
             )
+
+    def check_stages(self, model: ModelSpec) -> None:
+        """Layers of each stage against its chunks and what it recomputes. Rows of measured runs need not obey."""
         stages = self.layers_of_stages(model.num_layers)
         if min(stages) < self.chunks_per_stage:
             raise UserError(
                 f"pipeline.stages: stage {stages.index(min(stages))} has {min(stages)} layers for "
-                f"{self.chunks_per_stage} chunks; nearest: {even_stages(model.num_layers, mesh.pp)}"
+                f"{self.chunks_per_stage} chunks; nearest: {even_stages(model.num_layers, self.mesh.pp)}"
             )
         for stage, (layers, again) in enumerate(zip(stages, self.recompute.per_stage or stages, strict=True)):
             if again > layers:
@@ -349,6 +352,7 @@ class Question(Section):
         else:
             framework = FrameworkSpec.preset(strategy.framework)
         strategy.check_model(model)
+        strategy.check_stages(model)
         needed, present = strategy.mesh.devices, cluster.device_count
         if needed > present:
             raise UserError(
