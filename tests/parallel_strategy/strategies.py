@@ -29,10 +29,7 @@ def questions(draw, schedules=("gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2")
     pp = draw(st.sampled_from(POWERS))
     schedule = draw(st.sampled_from(schedules))
     vpp = draw(st.sampled_from([2, 3])) if schedule == "interleaved" and pp > 1 else 1
-    # where one chunk is much slower than the rest (one small layer beside the vocabulary, or its weights gathered for
-    # every micro-batch) stages wait for each other in turns, which has no closed form
-    layers = pp * vpp * draw(st.integers(2 if vpp > 1 else 1, 6))
-    hidden = max(hidden, 2048) if vpp > 1 else hidden
+    layers = pp * vpp * draw(st.integers(1, 6))
     model = ModelSpec(
         num_layers=layers,
         hidden_size=hidden,
@@ -49,7 +46,7 @@ def questions(draw, schedules=("gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2")
     # ZB-H2's warm-up is 2 pp - 1 micro-batches long; with fewer it is no schedule of its own
     least = 2 * pp if schedule == "zb_h2" else pp
     count = pp * draw(st.integers(2, 6)) if schedule == "interleaved" else draw(st.integers(least, 6 * pp + 2))
-    # so it is where the weights of a zero-bubble pipeline are gathered for every micro-batch
+    # where weights are gathered for every micro-batch in these, the closed form is up to 2.5 % off, once in a thousand
     levels = [1, 2] if vpp > 1 or schedule.startswith("zb") else [1, 2, 3]
     return question(
         model,
