@@ -19,7 +19,17 @@ STYLE = (
     "#ddd;text-align:right}"
     "td:first-child,th:first-child{text-align:left}h2{margin-top:2em}"
 )
-LIMIT = 6000  # bars that a browser still draws smoothly
+MOST_BARS = 12_000  # that a browser still draws smoothly
+MOST_STAGES = 16  # that fit on a screen
+MOST_POINTS = 20_000  # of a line
+BOUNDS = {"compute": "#3b6fb6", "memory": "#e08a3c", "launch": "#b23a48"}
+PARTS = {
+    "weights": "#3b6fb6",
+    "gradients": "#8fb8de",
+    "optimizer": "#4c9f70",
+    "activations": "#e08a3c",
+    "other": "#8a8a8a",
+}
 
 
 def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = None) -> str:
@@ -28,11 +38,16 @@ def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = 
     from plotly.offline import get_plotlyjs
 
     data = summary(prediction)
+    stages = shown_stages(prediction)
+    title = "Timeline"
+    if len(stages) < prediction.program.pp:
+        title += f" of {len(stages)} of {prediction.program.pp} stages"
     figures = [
-        ("Timeline", timeline(prediction, go)),
+        (title, timeline(prediction, stages, go)),
         ("Memory of the stages", memory_bars(data, go)),
         ("Memory over the step", memory_lines(prediction, go)),
-        ("Roofline", roofline(prediction, go)),
+        ("Roofline of the operators", roofline(prediction, go)),
+        ("Where the kernels' time goes", operator_bars(prediction, go)),
     ]
     if front:
         figures.append(("Time and memory of the searched strategies", pareto(prediction, front, go)))
@@ -61,44 +76,53 @@ def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = 
     return f"<!doctype html><html lang='en'><head>{head}{script}</head><body>{''.join(body)}</body></html>"
 
 
-def timeline(prediction: Prediction, go):
+def shown_stages(prediction: Prediction) -> list[int]:
+    """All stages, or of very many the first, the last and as many between as can be looked at."""
+    pp, tasks = prediction.program.pp, sum(map(len, prediction.order))
+    room = max(2, min(MOST_STAGES, MOST_BARS * pp // (4 * tasks))) if pp > MOST_STAGES else pp
+    return sorted({round(index * (pp - 1) / max(1, room - 1)) for index in range(room)})
+
+
+def timeline(prediction: Prediction, stages: list[int], go):
     """A band per stage: what it computes, with idle time in red, and below it a thin lane for each link it uses."""
-    found = list(bars(prediction))
+    row = {stage: index for index, stage in enumerate(stages)}
+    found = [bar for bar in bars(prediction) if bar.stage in row]
     end = prediction.seconds
     lanes = [level.level for level in prediction.question.cluster.topology]
     lanes = [name for name in (*lanes, "copy") if any(bar.stream == name for bar in found)]
     height = 0.3 / max(1, len(lanes))
     figure = go.Figure()
     for kind, title in KINDS.items():
-        members = [bar for bar in found if bar.kind == kind and bar.stream == "compute"][:LIMIT]
+        members = [bar for bar in found if bar.kind == kind and bar.stream == "compute"]
         if members:
-            _bars(figure, members, title, COLOURS[kind], 0.0 if lanes else 0.1, 0.56 if lanes else 0.8)
+            _bars(figure, members, row, title, COLOURS[kind], 0.0 if lanes else 0.1, 0.56 if lanes else 0.8)
     for number, lane in enumerate(lanes):
-        members = [bar for bar in found if bar.stream == lane][:LIMIT]
-        place = 0.56 + height * number
-        _bars(figure, members, f"link: {lane}" if lane != "copy" else lane, LANES[number % len(LANES)], place, height)
+        members = [bar for bar in found if bar.stream == lane]
+        place, title = 0.56 + height * number, f"link: {lane}" if lane != "copy" else "copies to and from the host"
+        _bars(figure, members, row, title, LANES[number % len(LANES)], place, height)
     figure.update_layout(
         barmode="overlay",
-        height=max(300, 34 * prediction.program.pp + 140),
+        height=max(300, 38 * len(stages) + 150),
         xaxis_title="seconds",
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
     )
     figure.update_xaxes(range=[0, end * 1.005])
-    stages = list(range(prediction.program.pp))
     figure.update_yaxes(
         autorange="reversed",
-        tickvals=[s + 0.43 for s in stages],
-        ticktext=[f"stage {s}" for s in stages],
+        tickvals=[index + 0.43 for index in row.values()],
+        ticktext=[f"stage {stage}" for stage in stages],
         zeroline=False,
     )
     return figure
 
 
-def _bars(figure, members: list[Bar], title: str, colour: str, place: float, height: float) -> None:
+def _bars(
+    figure, members: list[Bar], row: dict[int, int], title: str, colour: str, place: float, height: float
+) -> None:
     figure.add_bar(
-        base=[bar.start for bar in members],
-        x=[bar.seconds for bar in members],
-        y=[bar.stage + place + height / 2 for bar in members],
+        base=[round(bar.start, 7) for bar in members],
+        x=[round(bar.seconds, 7) for bar in members],
+        y=[round(row[bar.stage] + place + height / 2, 4) for bar in members],
         orientation="h",
         name=title,
         marker={"color": colour, "line_width": 0},
@@ -108,12 +132,22 @@ def _bars(figure, members: list[Bar], title: str, colour: str, place: float, hei
     )
 
 
+def _usable(figure, gib: float, most: float) -> None:
+    """A line where memory ends, and room above it."""
+    figure.update_yaxes(range=[0, 1.1 * max(gib, most)])
+    figure.add_hline(
+        y=gib, line_dash="dash", line_color="#b23a48", annotation_text=f"usable: {gib:g} GiB",
+        annotation_position="bottom left",
+    )  # fmt: skip
+
+
 def memory_bars(data: dict[str, Any], go):
     figure = go.Figure()
     stages = [row["stage"] for row in data["stages"]]
-    for key in ("weights", "gradients", "optimizer", "activations", "other"):
-        figure.add_bar(x=stages, y=[row[f"{key}_gib"] for row in data["stages"]], name=key)
-    figure.add_hline(y=data["usable_gib"], line_dash="dash", annotation_text="usable")
+    for key, colour in PARTS.items():
+        sizes = [row[f"{key}_gib"] for row in data["stages"]]
+        figure.add_bar(x=stages, y=sizes, name=key, marker_color=colour, hovertemplate=f"{key} %{{y:.2f}} GiB")
+    _usable(figure, data["usable_gib"], data["memory_gib"])
     figure.update_layout(barmode="stack", height=340, xaxis_title="stage", yaxis_title="GiB")
     return figure
 
@@ -123,8 +157,9 @@ def memory_lines(prediction: Prediction, go):
     figure = go.Figure()
     for stage in sorted({0, pp // 2, pp - 1}):
         times, levels = memory_over_time(prediction, stage)
-        figure.add_scatter(x=times[:LIMIT], y=levels[:LIMIT], mode="lines", name=f"stage {stage}", line_width=1)
-    figure.add_hline(y=prediction.memory.usable_gib(), line_dash="dash", annotation_text="usable")
+        every = max(1, len(times) // MOST_POINTS)
+        figure.add_scatter(x=times[::every], y=levels[::every], mode="lines", name=f"stage {stage}", line_width=1.5)
+    _usable(figure, prediction.memory.usable_gib(), prediction.gib)
     figure.update_layout(height=340, xaxis_title="seconds", yaxis_title="GiB")
     return figure
 
@@ -135,11 +170,16 @@ def roofline(prediction: Prediction, go):
     bandwidth = device.hbm.gbps / 1e3
     figure = go.Figure()
     knee = peak / bandwidth
-    figure.add_scatter(
-        x=[0.1, knee, 1e4], y=[0.1 * bandwidth, peak, peak], mode="lines", name="roof", line_color="#888"
-    )
     found = [o for o in operators(prediction) if o.tflops > 0]
-    for bound in ("compute", "memory", "launch"):
+    left, right = min(knee / 8, *(o.intensity / 2 for o in found)), max(knee * 4, *(o.intensity * 2 for o in found))
+    figure.add_scatter(
+        x=[left, knee, right],
+        y=[left * bandwidth, peak, peak],
+        mode="lines",
+        name=f"{peak:.0f} TFLOP/s, {bandwidth:.2g} TB/s",
+        line_color="#888",
+    )
+    for bound, colour in BOUNDS.items():
         members = [o for o in found if o.bound == bound]
         if members:
             figure.add_scatter(
@@ -147,7 +187,9 @@ def roofline(prediction: Prediction, go):
                 y=[o.tflops for o in members],
                 mode="markers",
                 name=f"bound by {bound}",
-                text=[f"{o.block} {o.name}: {o.milliseconds:.3f} ms" for o in members],
+                text=[f"{o.block} {o.name}: {o.milliseconds:.3f} ms, {o.tflops / peak:.0%} of peak" for o in members],
+                hoverinfo="text",
+                marker_color=colour,
                 marker_size=[6 + 24 * (o.step_seconds / found[0].step_seconds) ** 0.5 for o in members],
             )
     figure.update_layout(
@@ -156,23 +198,55 @@ def roofline(prediction: Prediction, go):
     return figure
 
 
+def operator_bars(prediction: Prediction, go):
+    """The most expensive kernels, coloured by what bounds them, with what they reach of it."""
+    device = prediction.question.cluster.device
+    peak, bandwidth = device.peak(prediction.question.model.compute_dtype) / 1e12, device.hbm.gbps
+    figure = go.Figure()
+    found = operators(prediction)[:20]
+    for bound, colour in BOUNDS.items():
+        members = [o for o in found if o.bound == bound]
+        if members:
+            share = [
+                f"{o.tflops / peak:.0%} of peak" if bound == "compute" else f"{o.gbps / bandwidth:.0%} of bandwidth"
+                for o in members
+            ]
+            figure.add_bar(
+                x=[o.step_seconds for o in members],
+                y=[f"{o.block}: {o.name}" for o in members],
+                orientation="h",
+                name=f"bound by {bound}",
+                marker_color=colour,
+                text=share,
+                textposition="auto",
+            )
+    figure.update_layout(height=120 + 24 * len(found), xaxis_title="seconds a step, busiest stage")
+    names = [f"{o.block}: {o.name}" for o in found]
+    figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=names, automargin=True)
+    return figure
+
+
 def pareto(prediction: Prediction, front: list[tuple[float, float, Any]], go):
     figure = go.Figure()
     labels = [
-        f"tp {s.mesh.tp} pp {s.mesh.pp} dp {s.mesh.dp} {s.pipeline.schedule} {s.recompute.mode}, ZeRO {s.zero.stage}"
-        for _, _, s in front
+        f"{t:.4g} s, {g:.1f} GiB: tp {s.mesh.tp} pp {s.mesh.pp} dp {s.mesh.dp}, {s.pipeline.schedule}, "
+        f"recompute {s.recompute.mode}, ZeRO {s.zero.stage}"
+        + (f", {s.offload.activation:.0%} of activations on the host" if s.offload.activation else "")
+        + (", optimizer on the host" if s.offload.optimizer else "")
+        for t, g, s in front
     ]
     figure.add_scatter(
         x=[t for t, _, _ in front],
         y=[g for _, g, _ in front],
         mode="lines+markers",
         text=labels,
+        hoverinfo="text",
         name="Pareto front",
         line_shape="hv",
     )
     figure.add_scatter(x=[prediction.seconds], y=[prediction.gib], mode="markers", marker_size=12, name="this strategy")
-    figure.add_hline(y=prediction.memory.usable_gib(), line_dash="dash", annotation_text="usable")
-    figure.update_layout(height=380, xaxis_title="step, seconds", yaxis_title="GiB", xaxis_type="log")
+    _usable(figure, prediction.memory.usable_gib(), max(prediction.gib, *(g for _, g, _ in front)))
+    figure.update_layout(height=380, xaxis_title="seconds a step (logarithmic)", yaxis_title="GiB", xaxis_type="log")
     return figure
 
 
