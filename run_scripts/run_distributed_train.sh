@@ -12,6 +12,7 @@
 # --nodes, --node-rank, --master, --port   many nodes: the same command on each, with its number (port: 8118)
 # --rank-table F    HCCL's rank table (python -m parallel_strategy export writes one); msrun does without
 # --restarts N      failures in a row without a new checkpoint before it gives up (default 3)
+# --stall SECONDS   without a sign of life, after which it counts as failed (default 1800)
 # --dry-run         look at everything that is needed, say what would be started, and stop
 #
 # The log of rank R is OUT/logs/start-NNN/worker_R.log. When one process dies all are stopped, and all start again from

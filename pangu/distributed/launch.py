@@ -21,6 +21,10 @@ from pangu.errors import UserError
 
 # On several nodes all must know the port beforehand; it is MindSpore's own default.
 MANY_NODES_PORT = 8118
+# How long processes wait for one another at the start: those of one node, and of many.
+MEET_SECONDS, MEET_SECONDS_MANY = 600, 3600
+# For Ascend's collectives: ranks compile for different lengths of time before they first meet, and save checkpoints.
+PATIENCE = {"HCCL_CONNECT_TIMEOUT": "3600", "HCCL_EXEC_TIMEOUT": "3600"}
 # Bytes that a checkpoint takes for each parameter: the weight and two moments, fp32.
 CHECKPOINT_BYTES = 12
 
@@ -81,7 +85,7 @@ class Launch:
             "master_port": self.nodes.port,
             "log_dir": logs,
             "join": True,
-            "cluster_time_out": 600,
+            "cluster_time_out": MEET_SECONDS if self.nodes.count == 1 else MEET_SECONDS_MANY,
         }
         if self.nodes.count > 1:
             options["node_rank"] = self.nodes.rank
@@ -101,6 +105,8 @@ class Launch:
         added = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         if self.workers > 1:
             added[LOCAL_WORKERS] = str(self.local_workers)
+        if self.device == "Ascend":
+            added |= {name: value for name, value in PATIENCE.items() if name not in os.environ}
         return added
 
 

@@ -1,4 +1,4 @@
-"""The commands of docs/cluster.md, in order, in one folder; those that train only say what they would start."""
+"""Every command of docs/cluster.md, in order, in one folder; those that train or need a device say what they do."""
 
 import os
 import re
@@ -15,12 +15,13 @@ from tests.pangu import distributed_run
 from tests.pangu.convert_files import random_weights
 
 BLOCK = re.compile(r"(?P<before>[^\n]*\n)```bash\n(?P<commands>.*?)```", re.DOTALL)
-SCRIPTS = re.compile(r"^(bash run_scripts/\w+\.sh .*?)$", re.MULTILINE)
+SCRIPTS = re.compile(r"^(bash run_scripts/\w+\.sh (?:.*\\\n)*.*?)$", re.MULTILINE)
 
 
-def commands() -> list[str]:
+def commands() -> list[tuple[str, bool]]:
+    """(block, whether it needs Ascend)."""
     text = (REPOSITORY / "docs/cluster.md").read_text(encoding="utf-8")
-    return [match["commands"] for match in BLOCK.finditer(text) if "needs Ascend" not in match["before"]]
+    return [(match["commands"], "needs Ascend" in match["before"]) for match in BLOCK.finditer(text)]
 
 
 @pytest.fixture
@@ -32,7 +33,9 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / name).symlink_to(REPOSITORY / name)
     (tmp_path / ".venv").symlink_to(sys.prefix)
     (tmp_path / "prompts.txt").write_text("一\n二\n")
-    (tmp_path / "hosts.txt").write_text("10.0.0.1 " + " ".join(f"10.1.0.{device}" for device in range(8)) + "\n")
+    servers = range(256)
+    lines = (f"10.0.0.{s} " + " ".join(f"10.{1 + device}.0.{s}" for device in range(8)) for s in servers)
+    (tmp_path / "hosts.txt").write_text("\n".join(lines))
     return tmp_path
 
 
@@ -50,23 +53,34 @@ def write_checkpoint(run: Path, strategy: Path) -> None:
     state = checkpoint.TrainingState(2, 1.0, 0, 0, 10, None)
     whole = checkpoint.save(strategy.parent / "whole-run", state, weights, moments, model, {})
     (run / "checkpoints").mkdir(parents=True)
+    (run / "tokenizer").mkdir()  # where there is one, prediction may start
     words = ["reshard", str(whole), "--to", str(strategy), "--out", str(run / "checkpoints/step-00000002")]
     assert main(words) == 0
 
 
 def test_the_guide(folder: Path) -> None:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    told = ""
-    for block in commands():
+    environment |= {"NODE_RANK": "255", "ADDRESS_OF_NODE_0": "10.0.0.0"}
+    told = on_ascend = ""
+    for block, needs_ascend in commands():
         # What the scripts do is tested in test_distributed.py and test_run_scripts.py.
         block = SCRIPTS.sub(lambda line: line[1] if "--dry-run" in line[1] else f"{line[1]} --dry-run", block)
-        block = block.replace("--seconds 5", "--seconds 1 --backend numpy")
+        block = block.replace("--workers 2 --seconds 5", "--devices 2 --seconds 1 --backend numpy")
+        block = block.replace("source /usr/local/", "# ")
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block], cwd=folder, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-        told += done.stdout
+        if needs_ascend:
+            on_ascend += done.stdout
+        else:
+            told += done.stdout
         if (folder / "two.yaml").exists() and not (folder / "runs/sharded").exists():
             write_checkpoint(folder / "runs/sharded", folder / "two.yaml")
-    assert told.count("would start") == 5 and "MISSING" not in told
+    assert told.count("would start") == 6 and "MISSING" not in told and told.count("--diff") == 1
+    # Here nothing is missing but the devices, and the disk for 200 billion parameters.
+    assert on_ascend.count("would start") == 4
+    missing = {line.split()[1] for line in on_ascend.splitlines() if line.startswith("MISSING")}
+    assert missing <= {"8", "disk"}, on_ascend
+    assert "would start 8 of 2048 processes, from rank 2040" in on_ascend and "--rank_table_file=exported" in on_ascend
     assert (folder / "weights.safetensors").exists() and (folder / "exported/rank_table.json").exists()
