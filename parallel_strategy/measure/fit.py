@@ -169,6 +169,7 @@ def _server(measured: Measured, devices: int) -> Level:
             gbps=round(copy / 2, 2),
             lines=_lines(found),
         )
+    found = [one for one in found if one.op == "all_reduce"]
     bus: dict[int, float] = {}
     starts = []
     for members in sorted({one.members for one in found}):

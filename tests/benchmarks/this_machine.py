@@ -84,7 +84,8 @@ def step_seconds(case: Case, budget: float, clock: Callable[[], float]) -> float
     network = build(config, seed=7)
     network.set_train(True)
     train_step = TrainStep(PretrainLoss(network, None, -1), AdamW(network.trainable_params(), 0.9, 0.95), 1.0, 1)
-    random, times = np.random.default_rng(0), []
+    random = np.random.default_rng(0)
+    times: list[float] = []
     end = None
     while len(times) < 5 or (end is not None and time.perf_counter() < end and len(times) < 60):
         rows = random.integers(0, case.vocabulary, (case.batch, case.sequence + 1)).astype(np.int32)
@@ -137,7 +138,7 @@ def predicted(row: Row, calibration: Calibration) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=4.0, help="about how long each case is timed")
+    parser.add_argument("--seconds", type=float, default=3.0, help="about how long each case is timed")
     parser.add_argument("--rows", help="CSV file to keep, or with --reuse to read")
     parser.add_argument("--cluster", help="cluster file to keep, or with --reuse to read")
     parser.add_argument("--reuse", action="store_true", help="take both from the files; nothing is timed")

@@ -81,7 +81,7 @@ def layouts(draw, largest: int = 8, kinds: tuple[str, ...] = KINDS) -> Question:
         },
         zero={
             "optimizer_shard": draw(st.booleans()), "level": draw(st.sampled_from([1, 2, 3])),
-            "weight_shard_size": draw(st.sampled_from([-1, -1, 2])),
+            "weight_shard_size": draw(st.sampled_from([-1, -1, 2] if dp * cp % 2 == 0 else [-1])),
             "threshold_kb": draw(st.sampled_from([0, 0, 1])),
         },
         recompute={

@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 
 from parallel_strategy.errors import UserError
+from parallel_strategy.graph.program import Program
+from parallel_strategy.graph.sharding import cut_of
+from parallel_strategy.graph.stored import WORD_TABLES
+from parallel_strategy.mindspore.dryrun.difference import as_compiled
 from parallel_strategy.mindspore.layouts import owned_parameters, parameter_layouts
 from parallel_strategy.mindspore.operators import TABLE, numbers, split_of
 from parallel_strategy.mindspore.placement import check_supported, degrees, places_of_layers, stage_of_cell
@@ -90,12 +94,31 @@ def test_optimizer_shards(tmp_path: Path, zero: str, sharded: bool, step: int) -
     assert (layout.optimizer_shard_size == -1, layout.optimizer_shard_step) == (sharded, step)
 
 
+def test_a_tied_table_with_two_readers_stays_whole_at_level_3(tmp_path: Path) -> None:
+    text = "batch: {{global: 16, micro: {micro}}}\nmesh: {mesh}\n"
+    text += "zero: {{optimizer_shard: true, level: 3, threshold_kb: 0}}\n"
+    sharded = {}
+    for micro, mesh in ((4, "{dp: 4, tp: 2}"), (2, "{dp: 4, tp: 2}"), (2, "{pp: 2, dp: 2, tp: 2}")):
+        split = question(tmp_path, text.format(micro=micro, mesh=mesh))
+        table = parameter_layouts(split)["backbone.word_embedding.embedding_table"]
+        # the program that is priced and executed has the same
+        program = Program(as_compiled(split))
+        (cut,) = (cut_of(program, p, layer) for layer, p in program.stage_parameters(0) if p.name in WORD_TABLES)
+        assert (cut.shards > 1) == (table.optimizer_shard_size != 0)
+        sharded[micro, mesh] = cut.shards > 1
+    assert list(sharded.values()) == [True, False, True]
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("batch: {global: 4}\nmesh: {cp: 2, dp: 2}\n", "mesh.cp and mesh.ep must be 1"),
         ("batch: {global: 8}\nmesh: {dp: 2, tp: 2, order: [tp, dp]}\n", "ordered pp, dp, tp"),
         ("batch: {global: 8}\nmesh: {pp: 2, dp: 2}\npipeline: {schedule: zb_h1}\n", "MindSpore 2.10 has 1f1b"),
+        ("batch: {global: 12}\nmesh: {dp: 6}\n", "takes 1, 2, 4 or a multiple of 8"),
+        ("batch: {global: 8, micro: 2}\nmesh: {dp: 4}\ntensor: {interleave: 2}\n", "interleave 2 is priced"),
+        ("batch: {global: 8}\nmesh: {dp: 4}\noffload: {activation: 0.5}\n", "activation 0.5 is priced"),
+        ("batch: {global: 8, micro: 2}\nmesh: {tp: 4}\ntensor: {sequence_parallel: true}\n", "needs batch.micro 1"),
     ],
 )
 def test_what_mindspore_cannot_do_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:

@@ -1,17 +1,23 @@
 """MindSpore's own compiler agrees: layouts, collectives, and strategy files that it wrote and that it loads."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from parallel_strategy.cli import main
 from parallel_strategy.errors import UserError
-from parallel_strategy.mindspore.dryrun import stand_in
+from parallel_strategy.export.groups import group_file
+from parallel_strategy.mindspore.dryrun import environment, stand_in
 from parallel_strategy.mindspore.dryrun.difference import differences, emulated, of_mindspore
 from parallel_strategy.mindspore.dryrun.job import Compiled, compile_rank, complaint
 from parallel_strategy.mindspore.layouts import parameter_layouts
-from parallel_strategy.mindspore.strategy_file import parameter_named_json, parameter_strategy_protobuf
+from parallel_strategy.mindspore.strategy_file import (
+    operator_strategy_json,
+    parameter_named_json,
+    parameter_strategy_protobuf,
+)
 from parallel_strategy.spec.strategy import Question
 from tests.parallel_strategy.test_released_strategy import messages
 
@@ -20,7 +26,11 @@ needs_compiler = pytest.mark.skipif(REASON is not None, reason=REASON or "")
 
 MODEL = "num_layers: 2\nhidden_size: 64\nnum_heads: 8\nffn_hidden_size: 256\nseq_length: 32\nvocab_size: 512\n"
 MODEL += "query_layer: true\ndropout_rate: 0.0\n"
-SHARDED = "batch: {global: 4, micro: 2}\nmesh: {dp: 2, tp: 4}\nzero: {optimizer_shard: true, threshold_kb: 0}\n"
+MESH = "batch: {global: 4, micro: 2}\nmesh: {dp: 2, tp: 4}\n"
+SHARDED = MESH + "zero: {optimizer_shard: true, threshold_kb: 0}\n"
+FUSED = MESH + "zero: {optimizer_shard: true, threshold_kb: 0, bucket_mb: 12.3}\n"
+SEQUENCE = "batch: {global: 8, micro: 1}\nmesh: {pp: 2, dp: 2, tp: 2}\ntensor: {sequence_parallel: true}\n"
+SEQUENCE += "zero: {optimizer_shard: true, level: 3, threshold_kb: 0}\nrecompute: {mode: full}\n"
 STAGED = "batch: {global: 8, micro: 2}\nmesh: {pp: 2, dp: 2, tp: 2}\nrecompute: {mode: full}\n"
 
 
@@ -41,14 +51,21 @@ def assert_same_layouts(question: Question, compiled: Compiled, stage: int) -> N
 
 @needs_compiler
 def test_hsdp_layouts_collectives_and_what_mindspore_saves(tmp_path: Path) -> None:
-    path = strategy_file(tmp_path, SHARDED)
+    from mindspore import restore_group_info_list
+
+    path = strategy_file(tmp_path, FUSED)
     question = Question.load(path)
-    saved = tmp_path / "saved.ckpt"
-    compiled = compile_rank(path, question, 5, flags=("--save-strategy", str(saved)))
+    saved, group = tmp_path / "saved.ckpt", tmp_path / "group.pb"
+    compiled = compile_rank(path, question, 5, flags=("--save-strategy", str(saved), "--save-groups", str(group)))
     assert differences(emulated(question, 5), of_mindspore(compiled.collectives)) == []
     assert_same_layouts(question, compiled, 0)
     # the file that MindSpore writes is ours, entry by entry and bit by bit
     assert set(messages(saved.read_bytes())) == set(messages(parameter_strategy_protobuf(question, 0)))
+    # what it reads of our group file is what it reads of its own: who holds the same parameters
+    (tmp_path / "ours.pb").write_bytes(group_file(question, 5))
+    assert restore_group_info_list(str(tmp_path / "ours.pb")) == restore_group_info_list(str(group)) == [5]
+    # zero.bucket_mb, in whole megabytes
+    assert compiled.fusion_mb == {"allreduce": 12, "allgather": 12, "reducescatter": 12}
 
 
 @needs_compiler
@@ -58,9 +75,38 @@ def test_what_we_write_is_loaded_in_the_place_of_our_splits(tmp_path: Path, writ
     question = Question.load(path)
     file = tmp_path / ("ours.json" if write is parameter_named_json else "ours.ckpt")
     file.write_bytes(write(question, 0))
-    compiled = compile_rank(path, question, 0, flags=("--load-strategy", str(file)))
+    compiled = compile_rank(path, question, 0, load=file)
     assert_same_layouts(question, compiled, 0)
     assert differences(emulated(question, 0), of_mindspore(compiled.collectives)) == []
+
+
+@needs_compiler
+def test_operator_strategies_are_filled_in_and_loaded_into_the_serial_network(tmp_path: Path, capsys) -> None:
+    path = strategy_file(tmp_path, SHARDED)
+    question, out = Question.load(path), tmp_path / "out"
+    skeleton, file = tmp_path / "names" / "skeleton.json", out / "operator_strategy.json"
+    assert main(["compile", str(path), "--skeleton", str(skeleton)]) == 0
+    assert main(["export", str(path), "--out", str(out), "--skeleton", str(skeleton)]) == 0
+    operators = json.loads(file.read_bytes())["parallel_strategy_item"]
+    projection = [name for name in operators if "0-Block/attention-Attention/projection-Linear/affine" in name]
+    assert [operators[name]["parallel_strategy"] for name in sorted(projection)] == [[[2, 1], [1]], [[2, 4], [4, 1]]]
+    assert main(["compile", str(path), "--load", str(file), "--diff"]) == 0
+    # nothing but the file splits this network: with the strategy of another mesh in it, the layouts are that mesh's
+    other = Question.load(strategy_file(tmp_path, SHARDED.replace("dp: 2, tp: 4", "dp: 4, tp: 2")))
+    file.write_bytes(operator_strategy_json(skeleton.read_bytes(), other))
+    compiled = compile_rank(path, question, 0, load=file)
+    assert compiled.parameters["backbone.blocks.0.output.mapping.weight"].local_shape[1] == 256 // 2
+
+
+@needs_compiler
+@pytest.mark.parametrize("rank", [0, 4])
+def test_sequence_parallelism_and_sharded_weights(tmp_path: Path, rank: int) -> None:
+    path = strategy_file(tmp_path, SEQUENCE)
+    question = Question.load(path)
+    compiled = compile_rank(path, question, rank)
+    assert differences(emulated(question, rank), of_mindspore(compiled.collectives)) == []
+    kinds = {(one.op, one.phase) for one in compiled.collectives}
+    assert {("reduce_scatter", "forward"), ("all_gather", "recompute"), ("all_gather", "step")} <= kinds
 
 
 @needs_compiler
@@ -116,3 +162,85 @@ def test_the_compiler_s_complaint_is_one_line() -> None:
     assert complaint(text, 1) == "RuntimeError: Failure: init; Strategy is wrong"
     assert complaint("noise\nerror: mesh.cp must be 1\n", 2) == "mesh.cp must be 1"
     assert complaint("", 139) == "the process ended with code 139"
+
+
+def test_where_it_cannot_run_the_command_says_so_in_one_line(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(stand_in.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(stand_in, "installed_cann", lambda: None)
+    assert main(["compile", str(strategy_file(tmp_path, SHARDED))]) == 2
+    error = capsys.readouterr().err
+    assert (
+        error.startswith("error: the compile check runs on Linux x86-64, not on linux aarch64")
+        and len(error.splitlines()) == 1
+    )
+
+
+def test_an_installed_cann_is_used_as_it_is(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "lib64").mkdir()
+    (tmp_path / "lib64" / "libascendcl.so").touch()
+    monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path))
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/somewhere")
+    monkeypatch.setattr(environment, "build", lambda: pytest.fail("built a stand-in"))
+    variables = environment.environment(3, 8, tmp_path / "graphs")
+    assert variables["LD_LIBRARY_PATH"] == "/somewhere"
+    assert (variables["RANK_ID"], variables["RANK_SIZE"], variables["MS_SIMULATION_LEVEL"]) == ("3", "8", "0")
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "complaint"),
+    [
+        (None, "none.json", "cannot be read"),
+        ('{"operators": {}}', "skeleton.json", "is no strategy file of MindSpore's"),
+        ('{"parallel_strategy_item": {"Default/x": {}}}', "strategy.txt", "under a name that ends in .json"),
+    ],
+)
+def test_a_file_that_mindspore_does_not_load(tmp_path: Path, capsys, content, name: str, complaint: str) -> None:
+    path = strategy_file(tmp_path, SHARDED)
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert main(["compile", str(path), "--load", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error and len(error.splitlines()) == 1
+
+
+def test_what_an_operator_strategy_file_cannot_hold(tmp_path: Path, capsys) -> None:
+    for text, words in ((STAGED, "compiles no pipeline"), (SEQUENCE.replace("pp: 2, ", ""), "what they give")):
+        path = strategy_file(tmp_path, text)
+        assert main(["compile", str(path), "--skeleton", str(tmp_path / "skeleton.json")]) == 2
+        assert words in capsys.readouterr().err
+    question = Question.load(strategy_file(tmp_path, SHARDED))
+    with pytest.raises(UserError, match="is none that"):
+        operator_strategy_json(b"[]", question)
+    with pytest.raises(UserError, match="has 0 blocks, the model 2 layers"):
+        operator_strategy_json(b'{"version": 1, "operators": {}}', question)
+
+
+@needs_compiler
+def test_a_step_that_does_not_compile_leaves_nothing_behind(tmp_path: Path, monkeypatch) -> None:
+    path = strategy_file(tmp_path, MESH)
+    here, scratch = tmp_path / "here", tmp_path / "scratch"
+    here.mkdir()
+    scratch.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text('{"parallel_strategy_item": {"Default/_VirtualDataset-op0": {"parallel_strategy": []}}}')
+    with pytest.raises(UserError, match="rank 0 does not compile: "):
+        compile_rank(path, Question.load(path), 0, load=wrong)
+    assert list(here.iterdir()) == [] and list(scratch.iterdir()) == []
+
+
+def test_a_build_that_was_killed_is_built_again(tmp_path: Path, monkeypatch) -> None:
+    left = tmp_path / "parallel_strategy" / ".building-abc"
+    left.mkdir(parents=True)
+    os.utime(left, (1, 1))
+    young = left.with_name(".building-def")
+    young.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(stand_in, "why_not", lambda: None)
+    monkeypatch.setattr(stand_in, "wanted_symbols", lambda mindspore: set())
+    monkeypatch.setattr(stand_in, "_compile", lambda names, folder: (folder / "cann").mkdir())
+    folder = stand_in.build()
+    assert [path.name for path in folder.iterdir()] == ["cann"]
+    # what nobody works on any more is gone, what another process builds is not
+    assert not left.exists() and young.exists()
