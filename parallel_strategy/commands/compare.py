@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path, prediction in zip(arguments.strategies, predictions, strict=True):
         data = summary(prediction)
         keys = ("step_seconds", "tokens_per_second", "model_flops_utilisation", "bubble", "memory_gib", "out_of_memory")
-        rows.append({"file": path, **{key: data[key] for key in keys}, "parts": parts_of(prediction)})
+        rows.append({"file": path, **{key: data[key] for key in keys}, "parts_seconds": parts_of(prediction)})
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return 0
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         "memory GiB",
         *(f"{row['memory_gib']:.1f}" + (" (does not fit)" if row["out_of_memory"] else "") for row in rows),
     )
-    for name in rows[0]["parts"]:
-        rows_shown.add_row(name + " s", *(f"{row['parts'][name]:.4g}" for row in rows))
+    for name in rows[0]["parts_seconds"]:
+        rows_shown.add_row(name + " s", *(f"{row['parts_seconds'][name]:.4g}" for row in rows))
     terminal().print(rows_shown)
     return 0

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         data = {
             "step_seconds": prediction.seconds,
-            "parts": parts,
+            "parts_seconds": parts,
             "operators": [asdict(o) for o in found],
             "collectives": [asdict(t) for t in links],
         }

@@ -2,7 +2,7 @@
 
 example:
   python -m parallel_strategy ranks strategy.yaml
-  python -m parallel_strategy ranks strategy.yaml --rank 17
+  python -m parallel_strategy ranks strategy.yaml --rank 5
 """
 
 import argparse

@@ -7,7 +7,7 @@ and schedules without a closed form are tried on the strategies that come out fi
 
 example:
   python -m parallel_strategy search strategy.yaml --out best.yaml
-  python -m parallel_strategy search strategy.yaml --devices 1024 --tp 4 8 --schedules 1f1b interleaved
+  python -m parallel_strategy search strategy.yaml --devices 16 --tp 4 8 --schedules 1f1b interleaved
 """
 
 import argparse

@@ -56,7 +56,7 @@ def found_data(found: Found, elapsed: float) -> dict[str, Any]:
             {"change": n.change, "seconds": n.seconds, "gib": n.gib, "reason": n.reason} for n in found.neighbours
         ],
         "sensitivity": [
-            {"change": name, "step_time": change if change < 1e9 else None} for name, change in found.sensitivity
+            {"change": name, "step_time_change": change if change < 1e9 else None} for name, change in found.sensitivity
         ],
         "operators": None if found.sharding is None else asdict(found.sharding),
     }

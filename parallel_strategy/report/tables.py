@@ -12,7 +12,7 @@ def summary(prediction: Prediction) -> dict[str, Any]:
     usable = prediction.memory.usable_gib()
     return {
         "model": question.model.name,
-        "parameters": prediction.program.total_parameters,
+        "parameters": round(prediction.program.total_parameters),
         "cluster": question.cluster.name,
         "framework": question.framework.name,
         "devices": mesh.devices,

@@ -47,7 +47,7 @@ def main() -> None:
 
     def start() -> None:
         subprocess.run(
-            [sys.executable, "-m", "parallel_strategy", "init", "--list", "x"], check=True, capture_output=True
+            [sys.executable, "-m", "parallel_strategy", "init", "--list"], check=True, capture_output=True
         )
 
     def predict() -> None:

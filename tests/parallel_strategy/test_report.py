@@ -1,14 +1,17 @@
 """What a person looks at: the sums are right, the page is self-contained, the trace is a trace."""
 
+import importlib
 import json
 from itertools import pairwise
 
 import pytest
 import yaml
+from plotly import graph_objects
 
 from parallel_strategy.cli import main
 from parallel_strategy.predict import Prediction
 from parallel_strategy.report.details import memory_over_time, operators, traffic
+from parallel_strategy.report.page import shown_stages, timeline
 from parallel_strategy.search.parts import parts_of
 from parallel_strategy.spec.model import ModelSpec
 from tests.parallel_strategy.strategies import question
@@ -83,4 +86,53 @@ def test_explain_and_compare(strategy, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["operators"]
     assert main(["compare", str(strategy), str(other), "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)
-    assert second["step_seconds"] < first["step_seconds"] and second["parts"]["recomputation"] == 0
+    assert second["step_seconds"] < first["step_seconds"] and second["parts_seconds"]["recomputation"] == 0
+
+
+def test_very_many_stages_are_drawn_in_part_but_whole_in_time():
+    paper = question(
+        ModelSpec.preset("pangu-alpha-200b"), "cloudbrain2-2048", "mindspore",
+        batch={"global": 512}, mesh={"pp": 64, "dp": 8, "tp": 4}, recompute={"mode": "full"},
+    )  # fmt: skip
+    prediction = Prediction(paper)
+    stages = shown_stages(prediction)
+    assert stages[0] == 0 and stages[-1] == 63 and len(stages) == 16
+    figure = timeline(prediction, stages, graph_objects)
+    ends = {trace.name: max(a + b for a, b in zip(trace.base, trace.x, strict=True)) for trace in figure.data}
+    assert ends["end of the step"] == pytest.approx(prediction.seconds)
+    assert ends["idle"] > 0.9 * prediction.seconds and ends["backward"] > 0.9 * prediction.seconds
+
+
+@pytest.mark.parametrize("verb", ["init", "predict", "search", "compare", "explain", "timeline", "ranks"])
+def test_examples_of_the_help_work(verb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if verb != "init":
+        for name in ("strategy.yaml", "before.yaml", "after.yaml"):
+            assert main(["init", name, "--model", "pangu-alpha-1.3b"]) == 0
+    help_text = importlib.import_module(f"parallel_strategy.commands.{verb}").__doc__
+    examples = [line.split("#")[0].split() for line in help_text.splitlines() if "python -m parallel_strategy" in line]
+    assert examples
+    for words in examples:
+        for name in [word for word in words if verb == "init" and word.endswith(".yaml")]:
+            (tmp_path / name).unlink(missing_ok=True)
+        assert main(words[3:]) == 0
+    assert capsys.readouterr().out
+
+
+def test_json_of_every_verb_names_its_units(strategy, capsys):
+    def numbers(value, name=""):
+        if isinstance(value, dict):
+            return [found for key, inner in value.items() for found in numbers(inner, key)]
+        if isinstance(value, list):
+            return [found for inner in value for found in numbers(inner, name)]
+        return [name] if isinstance(value, float) else []
+
+    units = ("second", "_ms", "gib", "gbps", "flops", "_per_", "utilisation", "bubble", "intensity", "change", "share")
+    for argv in (["predict"], ["explain"], ["compare"], ["search", "--tp", "4", "--pp", "2", "--on-device"]):
+        assert main([argv[0], str(strategy), *argv[1:], "--json"]) == 0
+        data = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+        for part in ("parts_seconds", "operators", "pareto"):
+            for row in data if isinstance(data, list) else [data]:
+                row.pop(part, None)
+        unnamed = [name for name in numbers(data) if not any(unit in name for unit in units)]
+        assert set(unnamed) <= {"activations_on_host", "bucket_mb"}
