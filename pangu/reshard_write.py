@@ -1,6 +1,6 @@
 """Carries out a change of layout: bands of rows are read once, cut, and written to all files that have a part of them.
 
-One thread reads and cuts, others write and hash, each its own files, so that every file is written from its beginning
+One thread reads, others cut, write and hash, each its own files, so that every file is written from its beginning
 to its end. A band fits into a processor's cache: what is read is still there when it is cut and written. Few bands are
 under way at a time, which is all the memory that is needed, however large a parameter is.
 """
@@ -129,57 +129,59 @@ def bands_of(info: TensorInfo) -> Iterator[tuple[int, int]]:
         yield first, min(info.rows, first + at_once)
 
 
+@dataclass
 class Slot:
-    """Memory for one band and for what is cut out of it, used again and again: new memory costs more than a copy."""
+    """Memory for one band, used again and again: new memory costs more than a copy. futures: what is done with it."""
 
-    def __init__(self, size: int) -> None:
-        self.band, self.cuts, self.used = np.empty(size, np.uint8), np.empty(0, np.uint8), 0
-        self.futures: list[Future] = []
-        self.written = 0
+    memory: np.ndarray
+    futures: list[Future] = field(default_factory=list)
+    written: int = 0
 
-    def start(self) -> None:
-        self.futures, self.written, self.used = [], 0, 0
+
+class Writer:
+    """A thread that writes its own files; what a file is given is written in that order."""
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1)
+        self.scratch = np.empty(0, np.uint8)
+
+    def append(self, files: Sequence[ShardFile], headers: Sequence[tuple[bytes, int]], cut: np.ndarray) -> None:
+        """Append the same to several files."""
+        content = self.contiguous(cut)
+        for file in files:
+            file.begin(headers)
+            file.append(content)
 
     def contiguous(self, cut: np.ndarray) -> memoryview:
-        """The bytes of a part, row-major."""
+        """The bytes, row-major."""
         if cut.flags.c_contiguous:
             return bytes_of(cut)
-        if self.used == 0 and self.cuts.nbytes < self.band.nbytes:
-            self.cuts = np.empty(self.band.nbytes, np.uint8)
-        if self.used + cut.nbytes > self.cuts.nbytes:
-            return bytes_of(np.ascontiguousarray(cut))
-        place = self.cuts[self.used : self.used + cut.nbytes]
-        self.used += cut.nbytes
+        if self.scratch.nbytes < cut.nbytes:
+            self.scratch = np.empty(cut.nbytes, np.uint8)
+        place = self.scratch[: cut.nbytes]
         place.view(cut.dtype).reshape(cut.shape)[...] = cut
         return place.data
 
 
 class Writers:
-    """Threads that each write their own files; what one file is given is written in that order."""
+    """All writers, and one more thread that has the disk begin with what they have written."""
 
     def __init__(self, files: Sequence[ShardFile]) -> None:
-        self.pools = [ThreadPoolExecutor(1) for _ in range(min(WRITERS, len(files)))]
-        self.pool_of = {id(file): self.pools[index % len(self.pools)] for index, file in enumerate(files)}
+        self.all = [Writer() for _ in range(min(WRITERS, len(files)))]
+        self.of_file = {id(file): self.all[index % len(self.all)] for index, file in enumerate(files)}
         self.syncing = ThreadPoolExecutor(1)
         self.synced: deque[Future] = deque()
 
-    def submit(
-        self, files: Sequence[ShardFile], headers: Sequence[tuple[bytes, int]], content: memoryview
-    ) -> list[Future]:
-        """Append the same to several files."""
-        by_pool: dict[int, tuple[ThreadPoolExecutor, list[ShardFile]]] = {}
+    def submit(self, files: Sequence[ShardFile], headers: Sequence[tuple[bytes, int]], cut: np.ndarray) -> list[Future]:
+        """Append the same to several files; what is returned is done when they have it."""
+        by_writer: dict[int, tuple[Writer, list[ShardFile]]] = {}
         for file in files:
-            pool = self.pool_of[id(file)]
-            by_pool.setdefault(id(pool), (pool, []))[1].append(file)
-        return [pool.submit(self.append, some, headers, content) for pool, some in by_pool.values()]
-
-    def append(self, files: Sequence[ShardFile], headers: Sequence[tuple[bytes, int]], content: memoryview) -> None:
-        for file in files:
-            file.begin(headers)
-            file.append(content)
+            writer = self.of_file[id(file)]
+            by_writer.setdefault(id(writer), (writer, []))[1].append(file)
             if file.unsynced > WRITE_BACK:
                 file.unsynced = 0
                 self.synced.append(self.syncing.submit(file.sync))
+        return [writer.thread.submit(writer.append, some, headers, cut) for writer, some in by_writer.values()]
 
     def sync(self, files: Sequence[ShardFile]) -> None:
         """Wait until everything is on the disk."""
@@ -192,8 +194,8 @@ class Writers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in (*self.pools, self.syncing):
-            pool.shutdown(cancel_futures=True)
+        for thread in (*(writer.thread for writer in self.all), self.syncing):
+            thread.shutdown(cancel_futures=True)
 
 
 def write_parameters(
@@ -208,7 +210,8 @@ def write_parameters(
     """
     files = list({id(file): file for entries in wanted.values() for file, _, _ in entries}.values())
     largest = max((source.tensors[name].nbytes // max(1, source.tensors[name].rows) for name in wanted), default=0)
-    free = [Slot(max(BAND, largest)) for _ in range(BANDS)]
+    # A row that is larger than a band is alone in memory.
+    free = [Slot(np.empty(max(BAND, largest), np.uint8)) for _ in range(BANDS if largest <= BAND else 1)]
     under_way: deque[Slot] = deque()
 
     def finish() -> None:
@@ -226,14 +229,14 @@ def write_parameters(
                 if not free:
                     finish()
                 slot = free.pop()
-                slot.start()
-                band = read_band(source, name, first, last, slot.band)
+                slot.futures, slot.written = [], 0
+                band = read_band(source, name, first, last, slot.memory)
                 for part in parts:
                     if (part.rows.start < last and first < part.rows.stop) or not info.rows:
-                        content = slot.contiguous(part.cut(band, first))
+                        cut = part.cut(band, first)
                         headers = part.headers if first <= part.rows.start else []
-                        slot.futures += writers.submit(part.files, headers, content)
-                        slot.written += len(content) * len(part.files)
+                        slot.futures += writers.submit(part.files, headers, cut)
+                        slot.written += cut.nbytes * len(part.files)
                 under_way.append(slot)
         while under_way:
             finish()
