@@ -36,7 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from parallel_strategy.mindspore.dryrun.difference import differences, emulated, of_mindspore
+    from parallel_strategy.mindspore.dryrun.difference import (
+        differences,
+        emulated,
+        fused_differences,
+        of_mindspore,
+    )
     from parallel_strategy.mindspore.dryrun.job import compile_rank, write_skeleton
     from parallel_strategy.spec.strategy import Question
 
@@ -52,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.diff:
         expected = emulated(question, arguments.rank, whole_batch=compiled.whole_batch)
         found = differences(expected, of_mindspore(compiled.collectives))
+        found += fused_differences(question, arguments.rank, compiled.collectives)
     if arguments.json:
         document = {
             "rank": compiled.rank,
@@ -79,6 +85,7 @@ def _print(compiled, stages: int) -> None:
     from rich.table import Table
 
     from parallel_strategy.mindspore.dryrun.difference import ranks_text
+    from parallel_strategy.mindspore.fusion import of_mindspore
 
     console = Console()
     layouts = Table("parameter", "device matrix", "tensor map", "whole", "here", "optimizer", title="parameter layouts")
@@ -101,6 +108,10 @@ def _print(compiled, stages: int) -> None:
         totals[one.op] += one.times
     console.print(table)
     console.print("in a step: " + ", ".join(f"{times} {op}" for op, times in sorted(totals.items())))
+    joined = of_mindspore(compiled.collectives)
+    if joined:
+        before = sum(one.members * count for one, count in joined.items())
+        console.print(f"gradients' all-reduces: {before:,} in {sum(joined.values()):,} after fusion")
     if stages > 1:
         console.print(f"messages of this stage: {totals['send']} sends, {totals['receive']} receives")
     again = ", ".join(f"{times} {name}" for name, times in sorted(compiled.recomputed.items()))

@@ -20,6 +20,7 @@ from mindspore.parallel.auto_parallel import AutoParallel
 from mindspore.parallel.nn import GradAccumulation, Pipeline
 
 from parallel_strategy.errors import UserError
+from parallel_strategy.mindspore.fusion import whole_megabytes
 from parallel_strategy.mindspore.layouts import owned_parameters
 from parallel_strategy.mindspore.operators import overridden, split_of
 from parallel_strategy.mindspore.placement import (
@@ -275,9 +276,10 @@ def configured(question: Question, step: nn.Cell, files: StrategyFiles) -> AutoP
 
 def fused(question: Question) -> dict[str, dict]:
     """MindSpore's configuration of fused collectives: each kind up to a size in whole megabytes. Empty: its default."""
-    if question.strategy.zero.bucket_mb is None:
+    size = whole_megabytes(question)
+    if size is None:
         return {}
-    limit = {"mode": "size", "config": max(1, round(question.strategy.zero.bucket_mb))}
+    limit = {"mode": "size", "config": size}
     return {kind: dict(limit) for kind in ("allreduce", "allgather", "reducescatter")}
 
 

@@ -39,7 +39,8 @@ def skeleton_question(question: Question) -> Question:
 def skeleton_json(saved: bytes, operators: Iterable[tuple[str, str]], question: Question) -> bytes:
     """`saved`: what MindSpore wrote of `question`; `operators`: (path, kind) of the network's. Raises UserError for a
     name that is none of them."""
-    letters, found = degrees(question), {}
+    letters = degrees(question)
+    found: dict[str, dict[str, object]] = {}
     by_kind: dict[tuple[str, str], list[str]] = {}
     for path, kind in operators:
         cell = path.rpartition(".")[0]

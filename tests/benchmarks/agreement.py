@@ -26,7 +26,14 @@ from rich.console import Console
 from rich.table import Table
 
 from parallel_strategy.errors import UserError
-from parallel_strategy.mindspore.dryrun.difference import Kind, as_compiled, differences, emulated, of_mindspore
+from parallel_strategy.mindspore.dryrun.difference import (
+    Kind,
+    as_compiled,
+    differences,
+    emulated,
+    fused_differences,
+    of_mindspore,
+)
 from parallel_strategy.mindspore.dryrun.job import compile_rank, write_skeleton
 from parallel_strategy.mindspore.dryrun.stand_in import why_not
 from parallel_strategy.mindspore.placement import check_propagated
@@ -109,7 +116,9 @@ LAYOUTS: dict[str, dict] = {
     "pp2 dp2 mp2, sequence, hsdp, recompute": layout(
         8, 1, mesh={"pp": 2, "dp": 2, "tp": 2}, tensor=SEQUENCE, zero=SHARDED, recompute=FULL
     ),
-    "dp4 mp2, hsdp, fused to 32 MB": layout(8, 2, mesh={"dp": 4, "tp": 2}, zero=SHARDED | {"bucket_mb": 32}),
+    "dp8, width 1024, fused to 1 MB": layout(8, 1, WIDE, mesh={"dp": 8}, zero={"bucket_mb": 1}),
+    "dp4 mp2, width 1024, fused to 4 MB": layout(4, 1, WIDE, mesh={"dp": 4, "tp": 2}, zero={"bucket_mb": 4}),
+    "dp4 mp2, hsdp, fused to 4 MB": layout(8, 2, mesh={"dp": 4, "tp": 2}, zero=SHARDED | {"bucket_mb": 4}),
     "pp4 mp2": layout(8, 1, mesh={"pp": 4, "tp": 2}),
     "pp2 dp2 mp2, hsdp, recompute": layout(16, 2, mesh={"pp": 2, "dp": 2, "tp": 2}, zero=SHARDED, recompute=FULL),
     "pp4 dp2 mp2, recompute": layout(8, 1, mesh={"pp": 4, "dp": 2, "tp": 2}, recompute=FULL),
@@ -202,7 +211,8 @@ def check(name: str, ranks: str) -> list[Row]:
             begun = time.perf_counter()
             compiled = compile_rank(path, question, rank)
             expected, found = emulated(question, rank), of_mindspore(compiled.collectives)
-            differs = tuple(map(str, differences(expected, found)))
+            apart = differences(expected, found) + fused_differences(question, rank, compiled.collectives)
+            differs = tuple(map(str, apart))
             seconds = time.perf_counter() - begun
             amounts = Amount.of(expected), virtual, Amount.of(found)
             devices = question.strategy.mesh.devices

@@ -1,14 +1,18 @@
 """The emulator's collectives of a rank against those of MindSpore's compiler: each difference by name."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from parallel_strategy.graph.collectives import Record, collectives_of
+from parallel_strategy.mindspore import fusion
 from parallel_strategy.mindspore.dryrun.collectives import Collective
+from parallel_strategy.mindspore.fusion import Fused
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.strategy import Question
 
+Compared = TypeVar("Compared", "Kind", Fused)
 WEIGHTS = ("gradients.", "weights.")  # how the emulator names what it sends of them
 COMPILER = "mindspore-2.10"  # the framework preset that says what this compiler does
 
@@ -31,9 +35,9 @@ class Kind:
 
 @dataclass(frozen=True)
 class Difference:
-    """How often a kind runs in a step, by either."""
+    """How often a kind, or a fused collective, runs in a step, by either."""
 
-    kind: Kind
+    kind: Kind | Fused
     emulator: int
     mindspore: int
 
@@ -74,10 +78,24 @@ def of_mindspore(collectives: Iterable[Collective]) -> Counter[Kind]:
     return counted
 
 
-def differences(emulator: Counter[Kind], mindspore: Counter[Kind]) -> list[Difference]:
+def differences(emulator: Mapping[Compared, int], mindspore: Mapping[Compared, int]) -> list[Difference]:
     """Empty: the same count, bytes and group of every collective."""
-    kinds = sorted(emulator.keys() | mindspore.keys())
-    return [Difference(one, emulator[one], mindspore[one]) for one in kinds if emulator[one] != mindspore[one]]
+    found = []
+    for one in sorted(emulator.keys() | mindspore.keys()):
+        ours, theirs = emulator.get(one, 0), mindspore.get(one, 0)
+        if ours != theirs:
+            found.append(Difference(one, ours, theirs))
+    return found
+
+
+def fused_differences(question: Question, rank: int, collectives: Iterable[Collective]) -> list[Difference]:
+    """Of what the gradients' all-reduces are joined to, where the strategy says a size and weights are whole."""
+    size, strategy = fusion.whole_megabytes(question), question.strategy
+    if size is None or strategy.zero.optimizer_shard:
+        return []
+    limit = size * 2**20 if strategy.micro_batches == 1 else None
+    ours = fusion.of_emulator(collectives_of(as_compiled(question), rank), limit)
+    return differences(ours, fusion.of_mindspore(collectives))
 
 
 def ranks_text(group: tuple[int, ...]) -> str:

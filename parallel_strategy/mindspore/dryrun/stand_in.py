@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from importlib import metadata, util
 from pathlib import Path
 
@@ -42,6 +43,7 @@ SYSTEM_LATE = ("libdl.so.2", "librt.so.1", "ld-linux-x86-64.so.2")
 # Tables of virtual functions and type information are data, not functions.
 DATA = ("_ZTV", "_ZTI", "_ZTS", "_ZTT")
 DATA_SIZE = 512
+BUILDING, ABANDONED_SECONDS = ".building-", 3600
 
 
 def mindspore_folder() -> Path:
@@ -138,7 +140,8 @@ def build() -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+        _remove_abandoned(folder.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
     except OSError as error:
         raise UserError(f"{folder.parent}: the stand-in for CANN cannot be kept here: {error}") from None
     try:
@@ -151,6 +154,13 @@ def build() -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _remove_abandoned(cache: Path) -> None:
+    """What builds left that were killed. A build takes seconds."""
+    for left in cache.glob(f"{BUILDING}*"):
+        if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _compile(names: set[str], folder: Path) -> None:
