@@ -149,6 +149,52 @@ def test_mindspore_reads_the_strategy_file_that_is_written(tmp_path: Path) -> No
     assert read_stages([tmp_path / "stages.ckpt"]) == {0: {"a": staged[0][1]}, 2: {"a": staged[1][1]}}
 
 
+def exported(folder: Path, name: str, mesh: dict[str, int], **more: object) -> Path:
+    """The parameter strategies that `export` writes for a strategy NAME.yaml of the small model, in a folder."""
+    import yaml
+
+    fields = {"num_layers": 3, "hidden_size": 32, "num_heads": 4, "ffn_hidden_size": 64, "seq_length": 6}
+    (folder / "model.yaml").write_text(yaml.safe_dump(fields | {"vocab_size": 11, "query_layer": True}))
+    strategy = {"model": {"file": "model.yaml"}, "cluster": {"preset": "atlas-800-910a"}, "mesh": mesh, **more}
+    strategy |= {"batch": {"global": 4}, "tensor": {"vocab": "whole"}}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(strategy))
+    out = folder / f"exported-{name}"
+    words = [sys.executable, "-m", "parallel_strategy", "export", str(folder / f"{name}.yaml"), "--out", str(out)]
+    subprocess.run(words, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+    return out / "parameters"
+
+
+def test_mindspore_transforms_by_what_is_exported(tmp_path: Path) -> None:
+    """From one strategy's shards to another's: by ours from the YAML, by MindSpore from what is exported."""
+    import mindspore as ms
+
+    weights = random_weights(hidden=32, ffn=64)
+    save_file(weights, tmp_path / "whole.safetensors")
+    sharded = {"zero": {"optimizer_shard": True, "threshold_kb": 0}}
+    source = exported(tmp_path, "a", {"dp": 2, "tp": 2}, **sharded) / "strategy_0.ckpt"
+    target = exported(tmp_path, "b", {"dp": 4}, **sharded) / "strategy_0.ckpt"
+    a, b = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    assert reshard(tmp_path / "whole.safetensors", "--to", a, "--out", tmp_path / "shards", "--format", "ckpt") == 0
+    assert reshard(tmp_path / "shards", "--from", a, "--to", b, "--out", tmp_path / "out", "--format", "ckpt") == 0
+    (tmp_path / "shards/strategy.ckpt").unlink()
+    ms.transform_checkpoints(str(tmp_path / "shards"), str(tmp_path / "theirs"), "c", str(source), str(target))
+    for rank in range(4):
+        expected = ms.load_checkpoint(str(tmp_path / f"theirs/rank_{rank}/c{rank}.ckpt"))
+        found = ms.load_checkpoint(str(tmp_path / f"out/rank_{rank}/checkpoint.ckpt"))
+        assert expected.keys() == found.keys() == weights.keys()
+        for name, parameter in expected.items():
+            np.testing.assert_array_equal(parameter.asnumpy(), found[name].asnumpy())
+
+
+def test_mindspore_merges_the_exported_stages(tmp_path: Path) -> None:
+    import mindspore as ms
+
+    parameters = exported(tmp_path, "p", {"pp": 2, "dp": 2}, zero={"optimizer_shard": True, "threshold_kb": 0})
+    ms.merge_pipeline_strategys(str(parameters), str(tmp_path / "merged.ckpt"))
+    merged = read_stages([tmp_path / "merged.ckpt"])
+    assert merged == read_stages(sorted(parameters.iterdir())) and set(merged) == {0, 2}
+
+
 @pytest.fixture
 def training(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
     """A whole training checkpoint, step-00000007 of a run."""
