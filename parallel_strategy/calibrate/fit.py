@@ -21,7 +21,7 @@ from parallel_strategy.errors import UserError
 from parallel_strategy.predict import Prediction
 
 SHIPPED = Path(__file__).parent / "shipped.json"
-STEP = 0.1  # of a logarithm, for derivatives
+STEP = 0.05  # of a logarithm, for derivatives
 FARTHEST = 2.5  # prior widths that a figure may move
 
 
@@ -120,9 +120,9 @@ def fit_group(rows: list[Row]) -> GroupFit:
 
     values = np.zeros(len(free))
     for _ in range(4):
-        steps = STEP * np.eye(len(free))
-        derivatives = np.array([logarithms(values + s) - logarithms(values - s) for s in steps]).T / (2 * STEP)
-        solution = solve(measured - logarithms(values) + derivatives @ values, derivatives, widths, shapes)
+        here = logarithms(values)
+        derivatives = np.array([logarithms(values + step) - here for step in STEP * np.eye(len(free))]).T / STEP
+        solution = solve(measured - here + derivatives @ values, derivatives, widths, shapes)
         before, values = values, solution.figures.clip(-FARTHEST * widths, FARTHEST * widths)
         if np.abs(values - before).max() < 0.01:
             break
