@@ -5,7 +5,7 @@ What is priced here is what the closed form adds up, what the event simulation r
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -54,6 +54,9 @@ class BlockCost:
     recompute_selective: Cost
     backward_input: Cost
     backward_weight: Cost
+
+    def times(self, count: float) -> "BlockCost":
+        return BlockCost(*(getattr(self, field.name).times(count) for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +113,22 @@ class Price:
 
     def block(self, block: Block) -> BlockCost:
         if block.kind not in self._blocks:
-            self._blocks[block.kind] = self._price(block)
+            if self.half is not None:  # every kernel and collective runs twice, on half as much
+                self._blocks[block.kind] = self.half.block(self.half.program.blocks[block.kind]).times(2.0)
+            else:
+                self._blocks[block.kind] = self._price(block)
         return self._blocks[block.kind]
+
+    @cached_property
+    def half(self) -> "Price | None":
+        """The price of half a micro-batch, where micro-batches run as two halves."""
+        question, strategy = self.program.question, self.strategy
+        if strategy.tensor.interleave == 1:
+            return None
+        batch = strategy.batch.model_copy(update={"micro": strategy.batch.micro // strategy.tensor.interleave})
+        tensor = strategy.tensor.model_copy(update={"interleave": 1})
+        halved = strategy.model_copy(update={"batch": batch, "tensor": tensor})
+        return Price(Program(question.with_strategy(halved)), self.network)
 
     def _price(self, block: Block) -> BlockCost:
         framework = self.framework
@@ -225,11 +242,9 @@ class Price:
         return self.strategy.tensor.interleave > 1 or self.strategy.pipeline.schedule == "dualpipe"
 
     def _interleaved(self, cost: Cost, count: int) -> Cost:
-        """Collectives of one half beside the computation of the other, but for the first and the last of a run; kernels
-        are as many again where halves of a micro-batch are launched apart."""
+        """Collectives of one half beside the computation of the other, but for the first and the last of a run."""
         hidden = min(cost.tensor * (1.0 - 0.5 / max(1, count)), cost.device)
-        twice = 2.0 if self.strategy.tensor.interleave > 1 else 1.0
-        return Cost(cost.device + self.framework.interference * hidden, cost.tensor - hidden, cost.host * twice)
+        return Cost(cost.device + self.framework.interference * hidden, cost.tensor - hidden, cost.host)
 
     def chunk(self, chunk: Chunk) -> ChunkTime:
         """Whole-chunk times: host and device are compared per phase, since a stage waits for its neighbours between
@@ -295,6 +310,7 @@ class Price:
             copied = flat * framework.flatten_bytes_per_parameter / (self.cluster.device.hbm.gbps * 1e9)
             launched = len(program.stage_parameters(stage)) * framework.flatten_launches_per_weight
             traffic += copied + launched * self.cluster.device.vector.launch_us * 1e-6
+            traffic += self.collective("all_reduce", "weights", 8.0)  # the loss goes by itself
         gather = self.collectives(n for n in nodes if n.name.startswith("weights."))
         # between stages and inside the tensor group; the sums of one number are part of the framework's step overhead
         apart = [n for n in nodes if n.name in between]

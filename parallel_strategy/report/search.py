@@ -7,16 +7,23 @@ from typing import Any
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.find import Found
 from parallel_strategy.search.operators import Sharding
+from parallel_strategy.spec.strategy import StrategySpec
 
 SHOWN = 3  # values of one choice; --json has all
 
 
 def _row(prediction: Prediction) -> dict[str, Any]:
-    strategy = prediction.question.strategy
-    mesh = strategy.mesh
     return {
         "seconds": prediction.seconds,
         "gib": prediction.gib,
+        **_choices(prediction.question.strategy),
+        "model_flops_utilisation": prediction.model_flops_utilisation,
+    }
+
+
+def _choices(strategy: StrategySpec) -> dict[str, Any]:
+    mesh = strategy.mesh
+    return {
         "tp": mesh.tp,
         "pp": mesh.pp,
         "dp": mesh.dp,
@@ -37,7 +44,6 @@ def _row(prediction: Prediction) -> dict[str, Any]:
         "bucket_mb": strategy.zero.bucket_mb,
         "ranks_that_share_states": strategy.zero.weight_shard_size if strategy.zero.weight_shard_size > 0 else None,
         "vocab": strategy.tensor.vocab,
-        "model_flops_utilisation": prediction.model_flops_utilisation,
     }
 
 
@@ -75,10 +81,11 @@ def print_found(found: Found, elapsed: float) -> None:
     if not found.best:
         console.print("[red]none fits[/]; the smallest:")
         for seconds, gib, strategy in found.front[-3:]:
-            mesh = strategy.mesh
+            row = _choices(strategy)
             console.print(
-                f"  {gib:.1f} GiB, {seconds:.4g} s: tp {mesh.tp} pp {mesh.pp} dp {mesh.dp}, "
-                f"{strategy.recompute.mode} recomputation"
+                f"  {gib:.1f} GiB, {seconds:.4g} s: {_mesh(row)}, micro-batch {row['micro']}, recompute "
+                f"{row['recompute']}, ZeRO {_sharing(row)}, on the host: {' '.join(_on_host(row)) or 'nothing'}",
+                highlight=False,
             )
         return
     words = ("mesh", "schedule", "ZeRO", "on host", "recompute")

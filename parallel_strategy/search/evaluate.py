@@ -10,6 +10,7 @@ not fit and is faster than the fastest that does: all others lose, whatever copy
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -73,7 +74,8 @@ class _Group:
         chunked = [s for s in space.schedules if (s in ("interleaved", "mindspore_vpp")) == (chunks > 1)]
         self.schedules = ["1f1b"] if pp == 1 else chunked
         self.recompute = [choice for choice in space.recompute if chunks == 1 or choice[1] in (0.0, 1.0)]
-        self.times = np.stack([table.times for table in tables])  # [layouts, phases, 3, kinds]
+        # {halves of a micro-batch: [layouts, phases, 3, kinds]}
+        self.times = {1: np.stack([table.times for table in tables])}
         self.saved = np.stack([table.saved for table in tables])  # [layouts, kinds]
         self.micro_batches = np.array([space.batch // layout.dp // layout.micro for layout in layouts])
         self.counts, self.layers = self._counts()
@@ -85,6 +87,15 @@ class _Group:
         jitter = question.framework.jitter
         self.slowest = np.array([1.0 + jitter * np.sqrt(2.0 * np.log(x.tp * x.cp * x.dp * pp)) for x in layouts])
         self.legal = self._legal()
+        for index, halves in enumerate(space.interleave):
+            if halves > 1:
+                able = self.legal[:, index].any(axis=-1)
+                self.times[halves] = np.stack(
+                    [
+                        halves * shapes.table(replace(x, micro=x.micro // halves), pp).times if right else table.times
+                        for x, table, right in zip(layouts, tables, able, strict=True)
+                    ]
+                )
         self.priced: list[tuple[float, np.ndarray, np.ndarray]] = []  # share on the host, seconds, GiB
 
     def _counts(self) -> tuple[np.ndarray, np.ndarray]:
@@ -253,21 +264,22 @@ class _Group:
         """[layouts, (device, tensor, host), pp] of forward, backward of activations and backward of weights of one
         chunk. `counts`: [pp, kinds]."""
         totals = [np.zeros((len(self.layouts), 3, self.pp)) for _ in range(3)]
+        times = self.times[halves]
         left = again.copy()  # recomputed layers are the first of a stage
         for kind in range(len(KINDS)):
             stages = np.flatnonzero(counts[:, kind])
             if not len(stages):
                 continue
             count = counts[stages, kind]
-            forward, back, weight = (self.times[:, phase, :, kind, None] * count for phase in (0, 3, 4))
+            forward, back, weight = (times[:, phase, :, kind, None] * count for phase in (0, 3, 4))
             if kind in LAYERS and mode != "none":
                 taken = np.minimum(count, left[stages])
                 left[stages] -= taken
-                back = back + self.times[:, 1 if mode == "full" else 2, :, kind, None] * taken
+                back = back + times[:, 1 if mode == "full" else 2, :, kind, None] * taken
             if sharded:
                 self._gather(kind, count, forward, back, weight)
             if halves > 1:
-                forward, back = (self._interleaved(cost, count, halves) for cost in (forward, back))
+                forward, back = (self._interleaved(cost, count) for cost in (forward, back))
             for total, part in zip(totals, (forward, back, weight), strict=True):
                 total[:, :, stages] += part
         return totals[0], totals[1], totals[2]
@@ -285,8 +297,8 @@ class _Group:
         back[:, 0] += framework.interference * hidden
         back[:, 1] += traffic - hidden
 
-    def _interleaved(self, cost: np.ndarray, count: np.ndarray, halves: int) -> np.ndarray:
+    def _interleaved(self, cost: np.ndarray, count: np.ndarray) -> np.ndarray:
         """Collectives of one half beside the computation of the other, but for the first and the last of a run."""
         hidden = np.minimum(cost[:, 1] * (1.0 - 0.5 / np.maximum(1.0, count)), cost[:, 0])
         interference = self.question.framework.interference
-        return np.stack([cost[:, 0] + interference * hidden, cost[:, 1] - hidden, cost[:, 2] * halves], axis=1)
+        return np.stack([cost[:, 0] + interference * hidden, cost[:, 1] - hidden, cost[:, 2]], axis=1)

@@ -62,6 +62,8 @@ def neighbours(question: Question, groups: list[Candidates], winner: Prediction,
             if name == HOST_SHARE:  # priced only where it may win; the refinements tell of it
                 continue
             for code in range(1, len(values)):
+                if name == "order" and set(values[code].split()) != set(str(mine[name]).split()):
+                    continue  # other axes: their sizes tell of it
                 rows = np.flatnonzero(codes == code)
                 if not len(rows):
                     continue
@@ -177,10 +179,10 @@ def reason(winner: Prediction, other: Prediction, usable: float, *, simulated: b
     slower = other.closed_form_seconds / winner.closed_form_seconds - 1.0
     if simulated:
         slower = other.seconds / winner.seconds - 1.0
-    elif slower <= 0:
-        return f"{-slower:.1%} faster in closed form, not in simulation"
     if abs(slower) < 5e-4:
         return "as fast"
+    if slower < 0:
+        return f"{-slower:.1%} faster in closed form, {other.seconds / winner.seconds - 1.0:+.1%} in simulation"
     before, after = parts_of(winner), parts_of(other)
     worst = max(after, key=lambda name: after[name] - before[name])
     return f"{slower:.1%} slower: {worst} {before[worst]:.3g} s -> {after[worst]:.3g} s"

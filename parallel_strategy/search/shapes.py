@@ -121,7 +121,9 @@ class Shapes:
         order = list(layout.order)
         mesh = Mesh.model_construct(pp=pp, dp=layout.dp, cp=layout.cp, tp=layout.tp, ep=layout.ep, order=order)
         batch = Batch.model_construct(global_=layout.dp * layout.micro, micro=layout.micro)
-        tensor = self.question.strategy.tensor.model_copy(update={"sequence_parallel": layout.sequence_parallel})
+        tensor = self.question.strategy.tensor.model_copy(
+            update={"sequence_parallel": layout.sequence_parallel, "interleave": 1}
+        )
         strategy = self.question.strategy.model_copy(
             update={
                 "mesh": mesh,
