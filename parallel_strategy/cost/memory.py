@@ -55,16 +55,7 @@ class Memory:
 
     def kept(self, piece: Piece) -> float:
         """Bytes that one micro-batch leaves behind in a piece until its backward."""
-        block, mode = piece.block, self.strategy.recompute.mode
-        if block.kind == "head":
-            return piece.count * rounded_bytes(block)
-        whole = (piece.count - piece.recomputed) * rounded_bytes(block)
-        if mode == "full":
-            entry = block.input_bytes
-            if self.strategy.recompute.slice_activation and not self.program.shard.sequence_parallel:
-                entry /= self.strategy.mesh.tp
-            return whole + piece.recomputed * entry
-        return whole + piece.recomputed * (rounded_bytes(block) - block.attention_bytes)
+        return kept_bytes(piece, self.program, rounded_bytes(piece.block))
 
     def chunk_bytes(self, chunk: Chunk) -> float:
         kept = sum(self.kept(piece) for piece in chunk.pieces)
@@ -168,6 +159,20 @@ def gradient_and_state_bytes(framework: FrameworkSpec, dtype: str) -> tuple[floa
     if framework.bf16_accumulated and dtype == "bf16":
         return framework.gradient_bytes + 4.0, states - 4.0
     return framework.gradient_bytes, states
+
+
+def kept_bytes(piece: Piece, program: Program, whole: float) -> float:
+    """Bytes that one micro-batch leaves behind in a piece until its backward. `whole`: of one block without
+    recomputation."""
+    block, strategy = piece.block, program.question.strategy
+    if block.kind == "head":
+        return piece.count * whole
+    left = whole - block.attention_bytes
+    if strategy.recompute.mode == "full":
+        left = block.input_bytes
+        if strategy.recompute.slice_activation and not program.shard.sequence_parallel:
+            left /= strategy.mesh.tp
+    return (piece.count - piece.recomputed) * whole + piece.recomputed * left
 
 
 def rounded_bytes(block: Block) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.kernel import kernel_seconds, smooth_maximum
+from parallel_strategy.cost.memory import kept_bytes
 from parallel_strategy.graph.operator import Block, Collective, KernelTable, Phase
 from parallel_strategy.graph.program import Chunk, Piece, Program
 from parallel_strategy.graph.recompute import skipped_again
@@ -265,7 +266,7 @@ class Price:
         share = self.strategy.offload.activation
         if not share:
             return 0.0
-        saved = sum(piece.block.saved_bytes * piece.count for piece in chunk.pieces)
+        saved = sum(kept_bytes(piece, self.program, piece.block.saved_bytes) for piece in chunk.pieces)
         return share * saved / (self.cluster.host.h2d_gbps * 1e9)
 
     @cached_property

@@ -76,7 +76,6 @@ class _Group:
         self.recompute = [choice for choice in space.recompute if chunks == 1 or choice[1] in (0.0, 1.0)]
         # {halves of a micro-batch: [layouts, phases, 3, kinds]}
         self.times = {1: np.stack([table.times for table in tables])}
-        self.saved = np.stack([table.saved for table in tables])  # [layouts, kinds]
         self.micro_batches = np.array([space.batch // layout.dp // layout.micro for layout in layouts])
         self.counts, self.layers = self._counts()
         self.ends = StepEnd(
@@ -159,7 +158,7 @@ class _Group:
                     rows_of = [self._rows(choice, half, index, levels, wanted) for index in range(len(self.schedules))]
                     if not any(map(len, rows_of)):
                         continue
-                    forward, back, weight, paced = self._stage_times(mode, again, sharded, halves, share)
+                    forward, back, weight, paced = self._stage_times(mode, again, sharded, halves, share * kept)
                     for index, schedule in enumerate(self.schedules):
                         rows = rows_of[index]
                         if not len(rows):
@@ -236,7 +235,7 @@ class _Group:
         )
 
     def _stage_times(
-        self, mode: str, again: np.ndarray, sharded: bool, halves: int, share: float
+        self, mode: str, again: np.ndarray, sharded: bool, halves: int, moved: np.ndarray
     ) -> tuple[np.ndarray, ...]:
         """[layouts, pp] forward, backward of activations, backward of weights: all chunks of a stage; [layouts] the
         pace of a micro-batch whose every chunk waits for its slowest stage."""
@@ -248,8 +247,8 @@ class _Group:
             fore = np.asarray(smooth_maximum(forward[:, 0] + forward[:, 1], forward[:, 2]))
             both_device = back[:, 0] + back[:, 1] + weight[:, 0] + weight[:, 1]
             both = np.asarray(smooth_maximum(both_device, back[:, 2] + weight[:, 2]))
-            if share:
-                copied = share * (self.saved @ self.counts[:, chunk].T) / (self.question.cluster.host.h2d_gbps * 1e9)
+            copied = moved[:, :, chunk] / (self.question.cluster.host.h2d_gbps * 1e9)
+            if copied.any():
                 fore, both = np.maximum(fore, copied), np.maximum(both, copied)
             part = weight[:, 0] / np.maximum(1e-30, back[:, 0] + back[:, 1] + weight[:, 0])
             paced += (fore.max(axis=-1) + both.max(axis=-1)) * self.slowest
