@@ -68,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             "parameters": {name: vars(layout) for name, layout in compiled.parameters.items()},
             "collectives": [collective.as_json() for collective in compiled.collectives],
             "recomputed": compiled.recomputed,
+            "fusion_mb": compiled.fusion_mb,
         }
         if arguments.diff:
             document["differences"] = [vars(one) | {"kind": vars(one.kind)} for one in found]

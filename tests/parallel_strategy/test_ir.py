@@ -164,3 +164,39 @@ def gradients_by_group(records: list[Record]) -> dict[tuple[int, ...], list[int]
         if record.name.startswith("gradients."):
             found.setdefault(record.group, []).append(record.bytes)
     return found
+
+
+REDISTRIBUTED = """# IR entry: @1_step
+subgraph @1_step(%para1_x) {
+  %0(a) = PrimFunc_Cast(%para1_x, I64(42)) cnode_attrs: {duplicated: Bool(1)}
+      : (<Tensor[Float32], (1, 16, 64)>) -> (<Tensor[Float16], (1, 16, 64)>)
+  %1(b) = PrimFunc_Reshape(%0, %9) {instance name: redistribution_op_1}
+      : (<Tensor[Float16], (1, 16, 64)>) -> (<Tensor[Float16], (16, 64)>)
+  %2(c) = AllGather(%1) {instance name: redistribution_op_2} primitive_attrs: {group_rank_ids: (0, 1)}
+      : (<Tensor[Float16], (16, 64)>) -> (<Tensor[Float16], (32, 64)>)
+      # Fullname with scope: (recompute_Default/blocks-CellList/3-Block/attention-Attention/dense3-Linear/AllGather-op1)
+  %3(d) = AllGather(%para1_x) {instance name: redistribution_op_2} primitive_attrs: {group_rank_ids: (0, 1)}
+      : (<Tensor[Float16], (16, 64)>) -> (<Tensor[Float16], (32, 64)>)
+      # Fullname with scope: (recompute_Default/blocks-CellList/3-Block/attention-Attention/dense3-Linear/AllGather-op0)
+  %4(e) = AllGather(%para1_x) {instance name: redistribution_op_2} primitive_attrs: {group_rank_ids: (0, 2)}
+      : (<Tensor[Int32], (2, 33)>) -> (<Tensor[Int32], (4, 33)>)
+      # Fullname with scope: (Default/network-Step/AllGather-op0)
+  %5(f) = ReduceScatter(%3) {instance name: _grad_accumulation_shard_grad_VirtualAssignAdd} \
+primitive_attrs: {group_rank_ids: (0, 2)}
+      : (<Tensor[Float32], (64, 64)>) -> (<Tensor[Float32], (32, 64)>)
+      # Fullname with scope: (Gradients/Default/Grad__VirtualAssignAdd/ReduceScatter-op1)
+  Return(%5)
+}
+"""
+
+
+def test_changes_of_layout_are_activations_but_for_the_rows(tmp_path: Path) -> None:
+    (tmp_path / "graph.ir").write_text(REDISTRIBUTED)
+    found = read_collectives(read_graph(tmp_path / "graph.ir", frozenset(KINDS)), 0, 8, {})
+    seen = [(one.op, one.phase, one.layer, one.bytes) for one in found]
+    assert seen == [
+        ("all_gather", "recompute", 3, 4096),  # made of what runs again
+        ("all_gather", "forward", 3, 4096),
+        ("all_gather", "step", -1, 528),  # of token ids
+        ("reduce_scatter", "step", 8, 16384),  # a micro-batch's gradients
+    ]
