@@ -28,7 +28,7 @@ def skeleton_question(question: Question) -> Question:
     mesh = Mesh(dp=4, tp=2)
     changes = {
         "mesh": mesh,
-        "batch": strategy.batch.model_copy(update={"global_": mesh.dp * min(strategy.micro_batches, 2), "micro": 1}),
+        "batch": strategy.batch.model_copy(update={"global_": mesh.dp * strategy.micro_batches, "micro": 1}),
         "tensor": Tensor(vocab="whole" if model.vocab_size % mesh.tp else "split"),
         "zero": Zero(),
         "overrides": [],
