@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", type=int, default=1, help="devices (processes) of this machine")
     parser.add_argument("--workers", type=int, nargs="+", default=[], help="also measure so many processes at once")
     parser.add_argument("--name", default="this-machine", help="of the cluster")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="of a CPU, instead of the wall's: where others use it too"
+    )
     parser.add_argument("--samples", help="also write every timing, as JSON")
 
 
@@ -30,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     import os
     import sys
+    import time
     from dataclasses import asdict
     from pathlib import Path
 
@@ -60,6 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
 
         with keep_to_share(workers):
             backend = backend_of(arguments.backend)
+            if arguments.processor_time:
+                if backend.kind != "cpu":
+                    raise UserError(f"--processor-time: {backend.name} computes elsewhere; leave it out")
+                backend.clock = time.process_time
             if workers and not backend.launches:
                 raise UserError(f"--workers: MindSpore's msrun starts them, not for {backend.name}; leave it out")
             progress.update(bar, total=steps(backend) + len(workers))
@@ -67,7 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
         target = "CPU" if backend.kind == "cpu" else "Ascend"
         for count in workers:
             tell(f"{count} processes")
-            collectives, crowded = measure_workers(count, target, arguments.seconds / 2)
+            collectives, crowded = measure_workers(
+                count, target, arguments.seconds / 2, "processor" if arguments.processor_time else "wall"
+            )
             measured.collectives += collectives
             measured.crowded += crowded
     if arguments.samples:

@@ -1,7 +1,7 @@
 """One of several processes that measure together what training on this machine shares: collectives through MindSpore,
 and what kernels lose when all compute at once. `workers` starts them with msrun; the first writes the figures.
 
-    python -m parallel_strategy.measure.worker OUT.json CPU|Ascend SECONDS
+    python -m parallel_strategy.measure.worker OUT.json CPU|Ascend SECONDS wall|processor
 """
 
 import json
@@ -19,17 +19,19 @@ TURNS = 4  # of kernels alone and together
 COLLECTIVES = ("all_reduce", "all_gather", "broadcast")
 
 
-def keep_to_share_of_cores() -> None:
-    """As a process of training on a CPU does (`pangu.distributed.world.share_cores`): its share, or a core in turns."""
+def keep_to_share_of_cores() -> float:
+    """As a process of training on a CPU does (`pangu.distributed.world.share_cores`): its share, or a core in turns.
+    Returns how many share a core."""
     rank, workers = int(os.environ.get("DEVICE_ID", "0")), int(os.environ["MS_WORKER_NUM"])
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[rank % len(cores) :: workers] or [cores[rank % len(cores)]])
+    return max(1.0, workers / len(cores))
 
 
-def main(out: str, target: str, seconds: float) -> None:
-    is_scheduler = os.environ.get("MS_ROLE") == "MS_SCHED"
+def main(out: str, target: str, seconds: float, clock: str) -> None:
+    is_scheduler, turns = os.environ.get("MS_ROLE") == "MS_SCHED", 1.0
     if target == "CPU" and not is_scheduler:
-        keep_to_share_of_cores()
+        turns = keep_to_share_of_cores()
     import mindspore as ms
     from mindspore.communication import get_group_size, get_rank, init
 
@@ -42,7 +44,7 @@ def main(out: str, target: str, seconds: float) -> None:
     backend = MindSporeBackend(target)
     init()
     rank, members = get_rank(), get_group_size()
-    together = Together(backend, members)
+    together = Together(backend, members, turns if clock == "processor" else None)
     collected = [
         Collected(op, members, size, together.collective(op, size, seconds / 2 / len(COLLECTIVES) / len(SIZES[target])))
         for op in COLLECTIVES
@@ -61,8 +63,11 @@ def main(out: str, target: str, seconds: float) -> None:
 class Together:
     """What all processes do at the same time."""
 
-    def __init__(self, backend, members: int) -> None:
+    def __init__(self, backend, members: int, turns: float | None) -> None:
+        """turns: None for wall time. Where others use the machine too, processor time: of the processes that share a
+        core, so many, each waits for the others' too."""
         self.backend, self.members = backend, members
+        self.clock, self.turns = (time.perf_counter, 1.0) if turns is None else (time.process_time, turns)
 
     def sum(self, value: float) -> float:
         import mindspore as ms
@@ -90,10 +95,10 @@ class Together:
         repeats = fewest(budget, self.sum(time.perf_counter() - start) / self.members)
         for _ in range(repeats):
             self.wait()
-            start = time.perf_counter()
+            start = self.clock()
             graph(data)[0].asnumpy()
-            times.append(time.perf_counter() - start)
-        return undisturbed(times)
+            times.append(self.clock() - start)
+        return self.turns * self.sum(undisturbed(times)) / self.members
 
     def crowded(self, rank: int, seconds: float) -> list[Crowded]:
         """Kernels on one process while the others sleep, and on all of them at once; the fastest of several turns."""
@@ -108,24 +113,27 @@ class Together:
                 self.wait()
                 mine = 0.0
                 if rank == 0:
-                    mine = rate(call, self.backend.synchronize, budget)
+                    mine = rate(call, self.backend.synchronize, budget, self.clock)
                 else:
                     time.sleep(budget)
                 alone.append(self.sum(mine))
-                busy.append(self.sum(rate(call, self.backend.synchronize, budget)) / self.members)
-            found.append(Crowded(name, self.members, max(alone) / max(busy)))
+                busy.append(self.sum(rate(call, self.backend.synchronize, budget, self.clock)) / self.members)
+            found.append(Crowded(name, self.members, self.turns * max(alone) / max(busy)))
         return found
 
 
-def rate(call: Callable[[], object], synchronize: Callable[[], None], seconds: float) -> float:
-    """Calls a second over a span of time: a process that shares its core is counted with its waits."""
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() < start + seconds or count < 3:
+def rate(
+    call: Callable[[], object], synchronize: Callable[[], None], seconds: float, clock: Callable[[], float]
+) -> float:
+    """Calls a second over a span of time: on the wall's clock a process that shares its core is counted with its
+    waits."""
+    count, end, start = 0, time.perf_counter() + seconds, clock()
+    while time.perf_counter() < end or count < 3:
         call()
         synchronize()
         count += 1
-    return count / (time.perf_counter() - start)
+    return count / (clock() - start)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4])

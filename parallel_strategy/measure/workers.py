@@ -57,8 +57,13 @@ def keep_to_share(workers: list[int]) -> Iterator[None]:
         os.sched_setaffinity(0, cores)
 
 
-def measure_workers(workers: int, target: str, seconds: float) -> tuple[list[Collected], list[Crowded]]:
-    """Start `workers` processes, each with its share of the cores as in training, and measure for about `seconds`."""
+def measure_workers(
+    workers: int, target: str, seconds: float, clock: str = "wall"
+) -> tuple[list[Collected], list[Crowded]]:
+    """Start `workers` processes, each with its share of the cores as in training, and measure for about `seconds`.
+
+    clock: wall, or processor where others use the machine too.
+    """
     launcher = msrun()
     with tempfile.TemporaryDirectory(prefix="measure-") as name:
         folder = Path(name)
@@ -78,6 +83,7 @@ def measure_workers(workers: int, target: str, seconds: float) -> tuple[list[Col
             str(out),
             target,
             str(seconds),
+            clock,
         ]
         package = Path(__file__).resolve().parents[2]
         environment = os.environ | {

@@ -11,6 +11,7 @@ of the first run of that model.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -19,8 +20,10 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from parallel_strategy.measure.samples import undisturbed
@@ -106,6 +109,43 @@ def step_seconds(run: Path) -> float:
     return undisturbed([times[b] - times[a] for a, b in itertools.pairwise(steps)])
 
 
+def processor_seconds(run: Path, workers: int, process: subprocess.Popen) -> float:
+    """Processor time of a step while training runs, summed over the processes that share a core.
+
+    It is the step's wall time where nobody else computes, but for waits: the slope of the processes' time over the
+    number of losses written.
+    """
+    seen: dict[int, float] = {}  # steps done -> processor seconds of all workers
+    while process.poll() is None:
+        time.sleep(0.1)
+        metrics = run / "metrics.jsonl"
+        steps = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+        if steps > 2 and steps not in seen:
+            seen[steps] = sum(map(processor_time, workers_of(run)))
+    counts = sorted(seen)[:-1]  # the last one is followed by a checkpoint
+    slope = np.polyfit(counts, [seen[count] for count in counts], 1)[0]
+    return float(slope) / workers * max(1.0, workers / len(os.sched_getaffinity(0)))
+
+
+def workers_of(run: Path) -> list[int]:
+    """The processes that train into `run`; msrun's scheduler among them, which does nothing."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"train" in words and str(run).encode() in words and b"msrun" not in words[1]:
+                    found.append(int(entry.name))
+    return found
+
+
+def processor_time(pid: int) -> float:
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 def losses(run: Path) -> list[float]:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [record["loss"] for record in records if "loss" in record]
@@ -116,6 +156,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["small", "wide"])
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument(
+        "--processor-time", action="store_true", help="compare processor time: where others use the machine too"
+    )
     parser.add_argument("--machine", type=Path, help="cluster file to use; written first if it is not there")
     parser.add_argument("--folder", help="where to work (default: the system's temporary directory)")
     arguments = parser.parse_args()
@@ -123,8 +166,8 @@ def main() -> None:
         machine = (arguments.machine or Path(temporary) / "machine.yaml").absolute()
         print(f"load {os.getloadavg()[0]:.2f} on {len(os.sched_getaffinity(0))} cores")
         if not machine.exists():
-            words = ("measure", "--seconds", 15, "--workers", *arguments.workers, "--out", machine)
-            print(python("parallel_strategy", *words))
+            words = ["measure", "--seconds", 15, "--workers", *arguments.workers, "--out", machine]
+            print(python("parallel_strategy", *words, *["--processor-time"] * arguments.processor_time))
         errors = []
         print(f"{'model, processes':>24}{'s/step':>9}{'predicted':>11}{'error':>8}{'loss':>10}")
         for name in arguments.models:
@@ -134,8 +177,14 @@ def main() -> None:
             for workers in arguments.workers:
                 for sharded in (False, True):
                     file, run = strategy(folder, name, workers, sharded, machine), folder / f"run-{workers}-{sharded}"
-                    python("pangu", "launch", folder / "train.yaml", "--strategy", file, "--out", run)
-                    seconds = step_seconds(run)
+                    command = ["launch", str(folder / "train.yaml"), "--strategy", str(file), "--out", str(run)]
+                    process = subprocess.Popen(
+                        [sys.executable, "-m", "pangu", *command], cwd=REPOSITORY, stdout=subprocess.DEVNULL
+                    )
+                    busy = processor_seconds(run, workers, process)
+                    if process.wait():
+                        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
+                    seconds = busy if arguments.processor_time else step_seconds(run)
                     guess = json.loads(python("parallel_strategy", "predict", file, "--json"))["step_seconds"]
                     first = first or losses(run)
                     worst = max(abs(a - b) / b for a, b in zip(losses(run), first, strict=True))
