@@ -19,7 +19,7 @@ from parallel_strategy.spec.strategy import Question, StrategySpec
 
 REPLAYED = 24
 REFINED = 2  # strategies whose refinements are tried
-MOVED = 24  # strategies of the front whose activations are moved to the host
+MOVED = 12  # strategies of the front whose activations are moved to the host
 
 
 @dataclass(slots=True)
