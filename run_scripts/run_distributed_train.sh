@@ -15,7 +15,8 @@
 # --stall SECONDS   without a sign of life, after which it counts as failed (default 1800)
 # --dry-run         look at everything that is needed, say what would be started, and stop
 #
-# The log of rank R is OUT/logs/start-NNN/worker_R.log. When one process dies all are stopped, and all start again from
+# The log of rank R is OUT/logs/start-NNN/worker_R.log, on several nodes OUT/logs/node_K/start-NNN/worker_R.log.
+# When one process dies all are stopped, and all start again from
 # the newest whole checkpoint. Ctrl-C saves a checkpoint; the same command goes on from there.
 set -euo pipefail
 source "$(dirname "$0")/steps.sh"

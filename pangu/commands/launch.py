@@ -5,9 +5,9 @@
     python -m pangu launch train.yaml --strategy strategy.yaml --device Ascend --nodes 16 --node-rank 3 --master HOST
 
 One process a device of the strategy, or --workers data-parallel ones. On several nodes the same command is given on
-each with its --node-rank. The log of rank R is OUT/logs/start-NNN/worker_R.log, and what the first rank says is shown.
-When a process dies, or none gives a sign of life for --stall seconds, all are stopped and started again from the newest
-whole checkpoint; Ctrl-C saves one and ends.
+each with its --node-rank. The log of rank R is OUT/logs/start-NNN/worker_R.log (of node K of several, in
+OUT/logs/node_K/start-NNN), and what the first rank says is shown. When a process dies, or none gives a sign of life for
+--stall seconds, all are stopped and started again from the newest whole checkpoint; Ctrl-C saves one and ends.
 """
 
 import argparse

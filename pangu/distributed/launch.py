@@ -149,7 +149,8 @@ def plan_launch(
         workers=count,
         nodes=nodes,
         rank_table=rank_table,
-        logs=logs or Path(config.out) / "logs",
+        # Each node counts its own starts, also where all write to one file system.
+        logs=(logs or Path(config.out) / "logs") / (f"node_{nodes.rank}" if nodes.count > 1 else ""),
     )
     launch.checks.extend(check_all(launch, config, data, strategy_file))
     return launch

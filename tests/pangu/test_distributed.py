@@ -125,7 +125,7 @@ def test_many_nodes_share_the_ranks_out(files) -> None:
     launch = plan(train, None, Nodes(2, 1, "10.0.0.1", 9000), workers=4)
     command = launch.command(Path("logs"))
     assert {"--worker_num=4", "--local_worker_num=2", "--node_rank=1", "--master_addr=10.0.0.1"} <= set(command)
-    assert launch.first_rank == 2
+    assert launch.first_rank == 2 and launch.logs.parts[-2:] == ("logs", "node_1")
     with pytest.raises(UserError, match="evenly over 3 nodes"):
         plan(train, None, Nodes(3, 0), workers=4)
 
