@@ -356,9 +356,9 @@ def _repeated_grams(units: np.ndarray, gram: int, at: np.ndarray) -> np.ndarray:
             places[i - first] = place
         for i in range(first, last):
             is_repeated[order[i]] = counts[places[i - first]] > 1
-        for place in range(size):
-            if counts[place] > 1:
-                repeated[found] = counts[place]
+        for count in counts:
+            if count > 1:
+                repeated[found] = count
                 found += 1
     left = 0
     for i in range(at.size):

@@ -86,6 +86,15 @@ def test_one_form_is_nfc_and_keeps_full_width_punctuation(text: str) -> None:
         assert found.count(mark) >= text.count(mark)
 
 
+def test_marks_without_end_take_linear_time() -> None:
+    """Normalising them takes time that grows with the square of their number, so thirty of them stay."""
+    zalgo = "a" + "\u0316\u0301" * 200_000 + "b"
+    assert len(characters.unify(zalgo)) <= 32
+    assert len(characters.unify("e\u0301\U0001e944" + "\u0316\U0001e944" * 200_000)) <= 33
+    few = "e" + "\u0301" * 20
+    assert characters.unify(few) == unicodedata.normalize("NFC", few)
+
+
 def test_repeated_paragraphs_go() -> None:
     text = "这是一个会重复出现的段落。\n是。\n这是一个会重复出现的段落。\n是。"
     expected = "这是一个会重复出现的段落。\n是。\n是。"

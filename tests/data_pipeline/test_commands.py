@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from data_pipeline.cli import VERBS, main
 from data_pipeline.commands import show
-from tests.data_pipeline.conftest import make_text, write_jsonl
+from tests.data_pipeline.conftest import make_text, run_recipe, write_jsonl
 
 LIGHT_VERBS = [[], *([verb] for verb in ("demo", "init", "run", "plan", "explain", "stats", "inspect", "why", "show"))]
 
@@ -94,6 +95,9 @@ def test_story(tmp_path: Path, tokenizer_directory: Path, capsys: pytest.Capture
         (["inspect", "nowhere"], "not the output directory of a run"),
         (["show", "nowhere.parquet"], "nowhere.parquet: no such file"),
         (["init", "--corpus", "a", "--set", "pack.seq_length", "0", "--out", "r.yaml"], "nearest legal value is 1"),
+        (["init", "--set", "pack.seq_lenght", "9", "--out", "r.yaml"], "did you mean 'pack.seq_length'"),
+        (["show", "."], "a directory; name a file in it"),
+        (["inspect", ".", "-n", "-1"], "the nearest legal value is 0"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -103,6 +107,30 @@ def test_mistakes_are_one_line(
     assert main(words) == 2
     error = capsys.readouterr().err
     assert expected in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "r.yaml").exists()
+
+
+@pytest.mark.parametrize("verb", ["stats", "inspect", "why", "report"])
+def test_a_damaged_run_is_one_line(
+    tmp_path: Path, recipe_at: Callable[..., Path], capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"id": "a", "text": make_text(1)}])
+    run_recipe(recipe_at([{"name": "s", "paths": "a.jsonl"}], ["read"]), tmp_path / "out")
+    words = [verb, str(tmp_path / "out"), *(["a"] if verb == "why" else [])]
+    for path in (tmp_path / "out/stages").rglob("*.parquet"):
+        path.write_bytes(path.read_bytes()[:-9])
+    assert main(words) == (0 if verb == "stats" else 2)
+    assert len(capsys.readouterr().err.splitlines()) == (0 if verb == "stats" else 1)
+    (tmp_path / "out/manifest.sqlite").write_bytes(b"")
+    assert main(words) == 2
+    assert "run again" in capsys.readouterr().err
+
+
+def test_an_empty_output_name_is_not_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "recipe.yaml", "--out", ""])
+    assert caught.value.code == 2 and not list(tmp_path.iterdir())
 
 
 def test_show_says_how_many_samples_there_are(tmp_path: Path) -> None:

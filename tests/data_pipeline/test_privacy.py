@@ -119,6 +119,10 @@ def test_hiding_twice_is_hiding_once(text: str) -> None:
         assert hide_private(hidden, mode) == (hidden, 0) and find_private(hidden) == []
 
 
+def test_many_items_take_linear_time() -> None:
+    assert len(find_private("13812345678，a@b.cn，QQ：1234567。\n" * 20_000)) == 60_000
+
+
 def test_long_lines_take_linear_time() -> None:
     for piece in ("a", "1", "1-", "a.", "微信", "电话：", "@a.", "QQ", "(0", "+86 "):
         hide_private(piece * 100_000, "mask")

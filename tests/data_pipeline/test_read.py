@@ -18,7 +18,7 @@ from data_pipeline.recipe import Fields, Source
 from data_pipeline.record import reason_class
 from data_pipeline.stages.read import Settings, read
 from data_pipeline.stages.read_bytes import Line
-from data_pipeline.stages.read_files import read_items
+from data_pipeline.stages.read_files import piece_bytes, read_items
 from data_pipeline.stages.read_formats import Document, Reject, parse_json_line
 from tests.data_pipeline.conftest import contents, make_text, run_recipe, write_jsonl
 
@@ -256,3 +256,35 @@ def test_every_id_comes_out_somewhere(tmp_path: Path, recipe_at: Callable[..., P
     assert len(dropped) == 22
     assert dropped["short"].startswith("too_short") and dropped["none"].startswith("no_text")
     assert dropped["d40"].startswith("duplicate_of:")
+
+
+def test_of_many_empty_lines_nothing_but_the_place_is_left(tmp_path: Path) -> None:
+    lines = [b'{"id": "a", "text": "x"}', b"", b"", b"", b'{"id": "b", "text": "x"}', b"", b'{"id": "c", "text": "x"}']
+    data = b"\n".join([*lines, b"\n" * 3_000_000, b'{"id": "d", "text": "x"}'])
+    (tmp_path / "a.jsonl").write_bytes(data)
+    rows = read_rows(source_of("a.jsonl"), tmp_path)
+    assert [(row["id"], row["offset"]) for row in rows] == [
+        (name, data.index(b'{"id": "%s"' % name.encode())) for name in "abcd"
+    ]
+
+
+def test_columns_of_parquet_that_python_has_no_value_for(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "text": pa.array(["文字".encode(), "GB的文字，也来一些。".encode("gb18030")], pa.binary()),
+            "time": pa.array([1, None], pa.timestamp("ns")),
+            "price": pa.array([None, None], pa.decimal128(9, 2)),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": [["a"], ["b"]]}), tmp_path / "b.parquet")
+    rows = kept(read_rows(source_of("a.parquet"), tmp_path))
+    assert [row["text"] for row in rows] == ["文字", "GB的文字，也来一些。"]
+    assert json.loads(rows[0]["meta"])["time"] == "1970-01-01 00:00:00.000000001"
+    assert reasons(read_rows(source_of("b.parquet"), tmp_path)) == ["no_text", "no_text"]
+
+
+def test_a_source_is_cut_to_its_size() -> None:
+    megabyte = 1 << 20
+    sizes = (0, 5, 20 * megabyte, 127 * megabyte, 128 * megabyte, 500 * megabyte, 10**12)
+    assert [piece_bytes(size) // megabyte for size in sizes] == [4, 4, 4, 4, 8, 16, 64]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data_pipeline.cli import main
 from data_pipeline.engine.steps import parse_bytes
 from data_pipeline.errors import UserError
 from data_pipeline.recipe import Recipe
@@ -107,12 +108,20 @@ def test_template_refuses_unknown_setting() -> None:
         ("  - read\n", "", "the first stage"),
         ("- dedup_exact", "- pack", "'pack' needs a stage 'tokenizer' before it"),
         ("- dedup_exact", "- clean", "'clean' is used twice"),
-        ("paths: news.jsonl", "path: news.jsonl", "paths"),
+        ("paths: news.jsonl", "path: news.jsonl", "path: unknown field; did you mean 'paths'"),
         ("paths: news.jsonl", "paths: n, format: jsnl", "did you mean 'jsonl'"),
         ("sources:", "memory: 3 bananas\nsources:", "is not a size; write it like 4GB"),
         ("sources:", "memory: 1MB\nsources:", "nearest legal value is 512MB"),
         ("sources:", "engine: lokal\nsources:", "did you mean 'local'"),
         ("sources:", "workers: 0\nsources:", "nearest legal value is 1"),
+        ("sources:", "workers: many\nsources:", "'many' is neither auto nor a number of processes"),
+        ("sources:", "seed: 1\nseed: 2\nsources:", "line 3: the key 'seed' stands twice"),
+        ("sources:", "seed: 2020-99-99\nsources:", "not YAML: month must be in 1..12"),
+        ("sources:", f"seed: {'9' * 5000}\nsources:", "not YAML: Exceeds the limit"),
+        ("sources:", f"seed: {'[' * 3000}\nsources:", "nested too deeply"),
+        ("sources:", "seed: \0\nsources:", "not YAML: unacceptable character"),
+        ("minimum_characters: 20", f"minimum_characters: {'x' * 5000}", "got 'xxx"),
+        ("sources:", "nested: &x [*x]\nsources:", "nested: unknown field"),
         ("stages:", "stages: [\n", "not YAML"),
         ("  - read", "  - {read: null, clean: null}", "a stage is `- name`"),
     ],
@@ -121,7 +130,17 @@ def test_mistakes(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert old in GOOD
     with pytest.raises(UserError, match=f"recipe.yaml.*{expected}") as caught:
         load(tmp_path, GOOD.replace(old, new))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_the_recipes_of_the_paper_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("pangu-alpha-200b", "pangu-alpha-13b"):
+        assert main(["init", "--preset", name, "--corpus", "my files", "--out", f"{name}.yaml"]) == 0
+        recipe = Recipe.load(tmp_path / f"{name}.yaml")
+        assert all(source.paths[0].startswith("my files/") for source in recipe.sources)
+        assert "mix" in [stage.kind for stage in recipe.stages]
+    assert main(["init", "--preset", "nonsense", "--out", "other.yaml"]) == 2
 
 
 def test_missing_recipe(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline import chinese_grammar
-from data_pipeline.kernels.text_signals import NAMES, SIGNALS, text_signals, text_signals_reference
+from data_pipeline.kernels.text_signals import _PART_KEYS, NAMES, SIGNALS, text_signals, text_signals_reference
 
 TEXT = st.one_of(
     st.text(st.characters(max_codepoint=0x33FF), max_size=80),
@@ -18,6 +18,15 @@ TEXT = st.one_of(
 
 def measured(text: str) -> dict[str, float]:
     return {name: float(column[0]) for name, column in text_signals(pa.array([text])).items()}
+
+
+def test_a_huge_text_equals_the_reference() -> None:
+    """One whose n-grams are dealt into several parts."""
+    documents = list(chinese_grammar.documents(60, seed=3))
+    text = "\n".join(documents * 2)
+    assert len(text) > 2 * _PART_KEYS
+    expected = text_signals_reference(text)
+    assert measured(text) == {name: pytest.approx(expected[name]) for name in NAMES}
 
 
 @given(st.lists(TEXT, max_size=5))

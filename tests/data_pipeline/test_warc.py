@@ -217,3 +217,10 @@ def test_real_archives(shared: Path) -> None:
     assert ["馬克·吐溫" in document.extract().text for document in wet] == [False, True, False]
     _, rejects = split(list(read_documents(folder / "clipped.warc.gz")))
     assert rejects
+
+
+def test_starts_of_records_without_end_take_linear_time(tmp_path: Path) -> None:
+    (tmp_path / "a.warc").write_bytes(b"WARC/1.0\r\n" * 60_000 + b"\r\n\r\n" + response(HTML.encode()))
+    found = list(read_records(tmp_path / "a.warc"))
+    assert sum(isinstance(one, WarcReject) for one in found) >= 50_000
+    assert isinstance(found[-1], WarcRecord) and found[-1].content.endswith(b"</html>")
