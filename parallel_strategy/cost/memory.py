@@ -187,5 +187,7 @@ def transient_bytes(block: Block, framework: FrameworkSpec) -> float:
         return 0.0
     sizes = sorted((tensor.bytes for tensor in block.saved), reverse=True)
     gradients = sizes[0] if block.kind == "head" else max(sum(sizes[:2]), 2 * block.input_bytes)
+    # where tokens are split, a product's input is gathered again, and its gradient is whole before it is scattered
+    gradients += 2 * max((node.bytes for node in block.collectives if ".again" in node.name), default=0.0)
     weights = [parameter.elements for parameter in block.parameters if not parameter.expert]
     return gradients + framework.weight_gradient_copy_bytes * max(weights, default=0.0)
