@@ -191,6 +191,9 @@ def test_an_installed_cann_is_used_as_it_is(tmp_path: Path, monkeypatch) -> None
     [
         (None, "none.json", "cannot be read"),
         ('{"operators": {}}', "skeleton.json", "is no strategy file of MindSpore's"),
+        ("model: {}", "strategy.yaml.copy", "neither protobuf nor JSON"),
+        ("\x08\x01", "strategy_1.ckpt", "is of pipeline stage 1, this rank is on stage 0"),
+        ('{"current_stage": 3, "parallel_strategy_item": {}}', "s.json", "is of pipeline stage 3"),
         ('{"parallel_strategy_item": {"Default/x": {}}}', "strategy.txt", "under a name that ends in .json"),
     ],
 )

@@ -20,6 +20,7 @@ from parallel_strategy.spec.strategy import Question
 # The program that has the network: started with a strategy and the place for its answer.
 PROGRAM = ("-m", "pangu", "compile")
 LONGEST_SECONDS = 3600
+CURRENT_STAGE = b"\x08"  # the key of the first field of MindSpore's protobuf, which is followed by the stage
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def compile_rank(
     if not 0 <= rank < mesh.devices:
         raise UserError(f"rank {rank}: the strategy has ranks 0 to {mesh.devices - 1}")
     if load is not None:
-        flags = (*flags, *load_flags(load))
+        flags = (*flags, *load_flags(load, rank * mesh.pp // mesh.devices))
     with tempfile.TemporaryDirectory(prefix="compile-") as scratch:
         folder = Path(scratch)
         answer = folder / "answer.json"
@@ -122,18 +123,29 @@ def write_skeleton(strategy: Path, question: Question, out: Path) -> int:
     return len(json.loads(out.read_bytes())["operators"])
 
 
-def load_flags(file: Path) -> tuple[str, str]:
-    """Which of MindSpore's strategy files it is, by what is in it."""
+def check_stage(file: Path, found: int, wanted: int) -> None:
+    if found != wanted:
+        raise UserError(f"{file}: is of pipeline stage {found}, this rank is on stage {wanted}")
+
+
+def load_flags(file: Path, stage: int) -> tuple[str, str]:
+    """Which of MindSpore's strategy files it is, by what is in it. Raises UserError for none, or one of another stage,
+    which MindSpore would take for one that says nothing."""
     try:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
     if not content.lstrip().startswith(b"{"):
+        if content[:1] != CURRENT_STAGE:
+            raise UserError(f"{file}: is no strategy file of MindSpore's, neither protobuf nor JSON")
+        check_stage(file, content[1], stage)
         return "--load-strategy", str(file.resolve())
     try:
-        names = json.loads(content)["parallel_strategy_item"].keys()
+        document = json.loads(content)
+        names = document["parallel_strategy_item"].keys()
     except (ValueError, KeyError, AttributeError, TypeError):
         raise UserError(f"{file}: is no strategy file of MindSpore's: it has no parallel_strategy_item") from None
+    check_stage(file, document.get("current_stage", stage), stage)
     if file.suffix != ".json":
         raise UserError(f"{file}: MindSpore reads this file under a name that ends in .json")
     by_place = any(name.startswith("Default/") for name in names)
