@@ -6,7 +6,7 @@
 import difflib
 import reprlib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -67,14 +67,23 @@ def describe_first(error: ValidationError, schema: type[BaseModel]) -> str:
     first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(str(first["loc"][-1]), schema.model_fields, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(schema.model_fields)}"
+        known = _fields_at(schema, first["loc"][:-1])
+        nearest = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(known)}"
         return f"field {field!r} is unknown{hint}"
     if first["type"] == "missing":
         return f"field {field!r} is missing"
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     return f"field {field!r} = {reprlib.repr(first['input'])}: {message}" if field else message
+
+
+def _fields_at(schema: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """The field names of the model that lies at `place` inside `schema`."""
+    inner: Any = schema
+    for name in place:
+        inner = inner.model_fields[str(name)].annotation
+    return list(inner.model_fields)
 
 
 class ModelConfig(YamlConfig):
@@ -175,7 +184,9 @@ class LearningRateConfig(BaseModel):
     warmup_steps: int = Field(
         default=2000, ge=0, description="steps of linear growth from 0; the first step changes nothing"
     )
-    decay_steps: PositiveInt | None = Field(default=None, description="length of the cosine; null: all steps")
+    decay_steps: PositiveInt | None = Field(
+        default=None, description="length of the cosine; null: the steps that the run begins with"
+    )
 
 
 class OptimizerConfig(BaseModel):

@@ -24,6 +24,16 @@ def decided_fields(config: TrainConfig, data: PackedData) -> dict:
     return fields | {"corpus": data.fingerprint}
 
 
+def with_the_cosine_of(saved: dict, config: TrainConfig) -> TrainConfig:
+    """`config` for a run that has begun: a cosine of no stated length stays as long as it was, so that `steps` alone
+    makes a run longer; behind it the rate is `end`.
+    """
+    if config.learning_rate.decay_steps is not None:
+        return config
+    rate = config.learning_rate.model_copy(update={"decay_steps": saved["learning_rate"]["decay_steps"]})
+    return config.model_copy(update={"learning_rate": rate})
+
+
 def check_same_run(run: Path, saved: dict, config: TrainConfig, data: PackedData) -> None:
     """A run goes on only with what it began with. Raises UserError that names the first difference."""
     for name, value in decided_fields(config, data).items():

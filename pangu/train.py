@@ -26,7 +26,7 @@ from pangu.distributed.world import World, join, share_cores
 from pangu.errors import UserError
 from pangu.metrics import MetricsWriter, draw_losses, read_metrics
 from pangu.progress import TrainingProgress
-from pangu.run_directory import check_same_run, lock, write_run_files
+from pangu.run_directory import check_same_run, lock, with_the_cosine_of, write_run_files
 from pangu.strategy import RunStrategy, applied, load_strategy
 from pangu.trainer import Trainer
 
@@ -132,6 +132,7 @@ def train(config: TrainConfig, strategy_file: str | None = None) -> Summary:
     try:
         saved = find_checkpoint(run, world)
         if saved:
+            config = with_the_cosine_of(saved.train, config)
             check_same_run(run, saved.train, config, data)
             if saved.model != model:
                 raise UserError(f"{run}: this run began with another model ({run / 'model.yaml'}): give another `out`")

@@ -68,7 +68,10 @@ def typed_lines() -> Iterator[str]:
     while True:
         if sys.stdin.isatty():
             print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input: is not UTF-8: {error}") from None
         if not line:
             return
         if line.strip():

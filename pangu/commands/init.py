@@ -50,7 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
         place = fields
         for key in outer:
             place = place.setdefault(key, {})
-        place[last] = yaml.safe_load(value)
+            if not isinstance(place, dict):
+                raise UserError(f"--set {name}: {key} is set to a value, and has no field {last!r}")
+        try:
+            place[last] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:
+            raise UserError(f"--set {name}: {value!r} is not YAML: {' '.join(str(error).split())}") from None
     config = TrainConfig.from_fields(fields, "--set")
     head = "# One training run: python -m pangu train " + path.name + "\n"
     try:

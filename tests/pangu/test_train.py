@@ -210,6 +210,16 @@ def test_incremental_training_starts_from_the_weights_of_another_run(
     assert checkpoint.newest(tmp_path / "run").state.step == 2
 
 
+def test_more_steps_alone_make_a_run_longer(corpus: Path, tmp_path: Path) -> None:
+    """Its cosine stays as it was, though train.yaml does not say how long that is."""
+    rate = {"peak": 1e-2, "end": 1e-3, "warmup_steps": 0}
+    for steps in (2, 4):
+        train(configuration(corpus, tmp_path / "run", steps=steps, checkpoint_every=2, learning_rate=rate))
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    rates = {row["step"]: row["learning_rate"] for row in rows if "learning_rate" in row}
+    assert rates == {1: pytest.approx(1e-2), 2: pytest.approx(5.5e-3), 3: pytest.approx(1e-3), 4: pytest.approx(1e-3)}
+
+
 def test_another_configuration_in_the_same_directory_is_refused(corpus: Path, uninterrupted: Path) -> None:
     config = configuration(corpus, uninterrupted)
     with pytest.raises(UserError, match="began with batch_size = 4, now it is 8"):
