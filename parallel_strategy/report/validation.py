@@ -13,30 +13,15 @@ def _percent(value: float | None) -> str:
 
 
 def print_scores(title: str, scores: list[Score], folds: list[tuple[str, Score]], residuals: list[Outcome]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from parallel_strategy.report.console import console as terminal
+    from parallel_strategy.report.console import table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)
-    table = Table(title=f"{title}. Errors in percent", title_justify="left")
-    for name in (
-        "table",
-        "rows",
-        "MAPE",
-        "median",
-        "worst",
-        "bias",
-        "Spearman",
-        "regret",
-        "worst regret",
-        "memory",
-        "worst",
-        "OOM right",
-    ):
-        table.add_column(name, justify="left" if name == "table" else "right")
+    console = terminal()
+    console.print(f"{title}. Errors of step time and of memory in percent", highlight=False)
+    columns = ("rows", "MAPE", "median", "worst", "bias", "order", "regret", "worst", "GiB", "worst", "OOM")
+    rows = table("table", *columns, gap=1)
     for s in scores:
-        table.add_row(
+        rows.add_row(
             s.table,
             str(s.rows),
             *(_percent(x) for x in (s.mape, s.median, s.worst, s.bias)),
@@ -44,14 +29,19 @@ def print_scores(title: str, scores: list[Score], folds: list[tuple[str, Score]]
             *(("-", "-") if s.regret is None else (_percent(s.regret[0]), _percent(s.regret[1]))),
             _percent(s.memory_mape),
             _percent(s.memory_worst),
-            "-" if s.oom is None else f"{s.oom[0]} of {s.oom[1]}",
+            "-" if s.oom is None else f"{s.oom[0]}/{s.oom[1]}",
         )
-    console.print(table)
+    console.print(rows)
+    console.print(
+        "order: Spearman; regret: of the predicted best, median and worst; GiB: of memory; OOM: calls that were right",
+        style="dim",
+        highlight=False,
+    )
     if folds:
-        table = Table("left out", "rows", "MAPE", "worst", title="folds", title_justify="left")
+        parts = table("left out", "rows", "MAPE", "worst", title="folds")
         for size, s in folds:
-            table.add_row(size, str(s.rows), _percent(s.mape), _percent(s.worst))
-        console.print(table)
+            parts.add_row(size, str(s.rows), _percent(s.mape), _percent(s.worst))
+        console.print(parts)
     for one in residuals:
         layout = one.row.question.strategy
         mesh = layout.mesh
