@@ -5,7 +5,6 @@ fields are checked here; whatever breaks one gets a line with the field and the 
 """
 
 import difflib
-import math
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from parallel_strategy.errors import UserError
 from parallel_strategy.spec.cluster import ClusterSpec
+from parallel_strategy.spec.divide import divisors, even_stages, nearest
 from parallel_strategy.spec.file import PRESETS, SHORT, Section, SpecFile
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
@@ -391,20 +391,3 @@ def _there(folder: Path, name: str, field: str) -> Path:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"field {field!r} = {SHORT.repr(name)}: there is no such file in {folder.resolve()}{hint}")
     return path
-
-
-def even_stages(num_layers: int, pp: int) -> list[int]:
-    """Layers per stage, the remainder on the middle stages: the first holds the embedding, the last the head."""
-    base, extra = divmod(num_layers, pp)
-    first = (pp - extra) // 2
-    return [base + (1 if first <= stage < first + extra else 0) for stage in range(pp)]
-
-
-def divisors(number: int) -> list[int]:
-    """All of them, smallest first."""
-    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
-    return small + [number // d for d in reversed(small) if d * d != number]
-
-
-def nearest(legal: list[int], value: int) -> int:
-    return min(legal, key=lambda candidate: (abs(candidate - value), candidate))
