@@ -2,12 +2,15 @@
 
 import json
 import queue
+from pathlib import Path
 
 import pytest
 
 from parallel_strategy.cli import main
 from parallel_strategy.cost.kernel import matmul_seconds
+from parallel_strategy.errors import UserError
 from parallel_strategy.measure import samples as samples_module
+from parallel_strategy.measure import workers as workers_module
 from parallel_strategy.measure.fit import cluster_of
 from parallel_strategy.measure.samples import Attended, Collected, Crowded, Measured, Moved, Product, product_shapes
 from parallel_strategy.measure.workers import free_port
@@ -104,7 +107,9 @@ def test_collectives_of_processes_are_lines_through_their_sizes():
     assert level.size == 4
     for op, share in (("all_reduce", 2.0), ("all_gather", 1.0)):
         for members in (2, 4):
-            start, a_byte = level.line(op, members)
+            line = level.line(op, members)
+            assert line is not None
+            start, a_byte = line
             assert start == pytest.approx(members * 1e-4, rel=0.05)
             assert a_byte == pytest.approx(share * members * 1e-9, rel=0.01)
     # no reduce_scatter on a CPU: an all-reduce and a slice; three members as two
@@ -124,7 +129,7 @@ def test_processes_that_compute_at_once_slow_each_other_down_once():
     def gbps(one: ClusterSpec, kind: str) -> float:
         return one.device.vector.kinds[kind][-1][1] * one.device.vector.eff * one.device.hbm.gbps
 
-    slow, fast = min(KIND_GBPS, key=KIND_GBPS.get), max(KIND_GBPS, key=KIND_GBPS.get)
+    slow, fast = min(KIND_GBPS, key=KIND_GBPS.__getitem__), max(KIND_GBPS, key=KIND_GBPS.__getitem__)
     assert gbps(cluster, slow) / gbps(two, slow) < 1.35 < gbps(cluster, fast) / gbps(two, fast)
 
 
@@ -139,7 +144,13 @@ def ask(cluster: ClusterSpec, folder, workers: int, sharded: bool = False, compo
         "cluster": {"file": str(folder / "cluster.yaml")},
     }
     (folder / "cluster.yaml").write_text(json.dumps(cluster.model_dump(mode="json", exclude_none=True)))
-    model = {"num_layers": 4, "hidden_size": 256, "num_heads": 4, "ffn_hidden_size": 1024, "seq_length": 256}
+    model: dict[str, object] = {
+        "num_layers": 4,
+        "hidden_size": 256,
+        "num_heads": 4,
+        "ffn_hidden_size": 1024,
+        "seq_length": 256,
+    }
     model |= {"vocab_size": 2000, "query_layer": True, "dropout_rate": 0.0}
     (folder / "model.yaml").write_text(json.dumps(model))
     question = Question.resolve(StrategySpec.model_validate(fields), folder)
@@ -199,6 +210,22 @@ def test_an_interrupted_measurement_leaves_nothing(tmp_path, capsys, monkeypatch
     assert capsys.readouterr().err.strip() == "interrupted" and list(tmp_path.iterdir()) == []
 
 
+def test_processes_that_hang_are_ended_and_told(tmp_path, monkeypatch):
+    """msrun, and what it started, are gone when `measure` ends; so is its folder."""
+    left, launcher = tmp_path / "left", tmp_path / "msrun"
+    launcher.write_text(f"#!/bin/sh\nsleep 60 & echo $! $$ > {left}; wait\n")
+    launcher.chmod(0o755)
+    monkeypatch.setattr(workers_module, "msrun", lambda: str(launcher))
+    monkeypatch.setattr(workers_module, "STARTING", 0.5)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(UserError, match="did not finish"):
+        workers_module.measure_workers(2, "CPU", 0.1)
+    for process in left.read_text().split():
+        state = Path(f"/proc/{process}/stat")
+        assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["left", "msrun"]
+
+
 def test_pytorchs_path_runs_without_a_gpu(monkeypatch):
     """Every call of the GPU's backend, on PyTorch's CPU."""
     pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -217,7 +244,7 @@ def test_pytorchs_path_runs_without_a_gpu(monkeypatch):
 
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "")
-    found = queue.SimpleQueue()
+    found: queue.SimpleQueue = queue.SimpleQueue()
     all_reduce(0, 1, "cpu", free_port(), found)
     (small, first), (large, second) = found.get()
     assert (small, large) == (2**20, 2**24) and 0 < first < 1 and 0 < second < 1
