@@ -88,7 +88,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out and found.best:
         out = Path(arguments.out)
         best = found.best[0].question.strategy.moved(Path(arguments.strategy).parent, out.parent)
-        write_whole(out, best.dump())
+        winner = found.best[0]
+        title = (
+            f"# Found by search: {winner.seconds:.4g} s a step and {winner.gib:.1f} of {winner.memory.usable_gib():g} GiB "
+            f"predicted, the best of {found.candidates:,}\n# strategies on {devices} devices of "
+            f"{question.cluster.name}. `explain` says where the time goes; every value can be edited.\n"
+        )
+        write_whole(out, title + best.dump())
     if arguments.json:
         print(json.dumps(found_data(found, elapsed), indent=1))
     else:

@@ -196,6 +196,7 @@ def test_the_command_writes_a_strategy_that_predict_accepts(tmp_path, capsys):
     assert main(["search", str(path), "--out", str(best), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["candidates"] > data["fitting"] > 0 and data["why_not"] and data["pareto"]
+    assert best.read_text(encoding="utf-8").startswith("# Found by search: ")
     assert main(["predict", str(best), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["step_seconds"] == pytest.approx(data["best"][0]["seconds"])
     assert main(["search", str(path), "--schedules", "nope"]) == 2
