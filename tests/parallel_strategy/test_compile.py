@@ -162,6 +162,7 @@ def test_the_compiler_s_complaint_is_one_line() -> None:
     assert complaint(text, 1) == "RuntimeError: Failure: init; Strategy is wrong"
     assert complaint("noise\nerror: mesh.cp must be 1\n", 2) == "mesh.cp must be 1"
     assert complaint("", 139) == "the process ended with code 139"
+    assert complaint("noise\n", -9) == "the process was ended by signal 9, as it is where memory is short"
 
 
 def test_where_it_cannot_run_the_command_says_so_in_one_line(tmp_path: Path, monkeypatch, capsys) -> None:

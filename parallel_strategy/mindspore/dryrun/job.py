@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -172,4 +173,7 @@ def complaint(stderr: str, code: int) -> str:
     details = [line.split("] ", 3)[-1] for line in lines if line.startswith("[ERROR] PARALLEL")]
     if errors:
         return "; ".join([errors[-1], *details[:1]])[:500]
+    if code < 0:
+        reason = ", as it is where memory is short" if code == -signal.SIGKILL else ""
+        return f"the process was ended by signal {-code}{reason}"
     return lines[-1][:500] if lines else f"the process ended with code {code}"
