@@ -90,9 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
         best = found.best[0].question.strategy.moved(Path(arguments.strategy).parent, out.parent)
         winner = found.best[0]
         title = (
-            f"# Found by search: {winner.seconds:.4g} s a step and {winner.gib:.1f} of {winner.memory.usable_gib():g} GiB "
-            f"predicted, the best of {found.candidates:,}\n# strategies on {devices} devices of "
-            f"{question.cluster.name}. `explain` says where the time goes; every value can be edited.\n"
+            f"# Found by search: {winner.seconds:.4g} s a step and {winner.gib:.1f} of "
+            f"{winner.memory.usable_gib():g} GiB predicted, the best of\n# {found.candidates:,} strategies on {devices} "
+            f"devices of {question.cluster.name}. `explain` says where the time goes; every value can be edited.\n"
         )
         write_whole(out, title + best.dump())
     if arguments.json:

@@ -63,8 +63,11 @@ def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = 
         ),
     ]
     for title, figure in figures:
-        figure.update_layout(template="plotly_white", margin={"l": 60, "r": 20, "t": 20, "b": 50})
-        body += [f"<h2>{title}</h2>", figure.to_html(full_html=False, include_plotlyjs=False)]
+        figure.update_layout(template="plotly_white", margin={"l": 60, "r": 20, "t": 48, "b": 50})
+        body += [
+            f"<h2>{title}</h2>",
+            figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False}),
+        ]
     body += [
         "<h2>Collectives of the busiest rank, by level of topology</h2>",
         _traffic_table(prediction),
