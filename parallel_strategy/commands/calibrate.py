@@ -1,5 +1,6 @@
-"""Fit the figures that may be fitted (never links or network cards) to measured rows; the file names the rows that it
-saw.
+"""Fit the figures that may be fitted (never links or network cards) to measured rows.
+
+The file names the rows that it saw.
 
 example:
   python -m parallel_strategy calibrate rows.csv --out calibration.json
@@ -7,6 +8,9 @@ example:
 """
 
 import argparse
+from math import exp
+
+NORMAL_90 = 1.2816  # 90 % quantile of the normal distribution: four of five values lie between it and its opposite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     for group, fit in result.groups.items():
         print(f"{group}: {len(fit.rows)} rows, what remains {fit.spread:.1%}")
         for name, value in fit.multipliers.items():
-            low, high = value * (1 - 1.2816 * fit.deviations[name]), value * (1 + 1.2816 * fit.deviations[name])
-            print(f"  {name:15s} x {value:.3f}  (4 of 5: {low:.3f} to {high:.3f})")
+            reach = exp(NORMAL_90 * fit.deviations[name])
+            print(f"  {name:15s} x {value:.3f}  (4 of 5: {value / reach:.3f} to {value * reach:.3f})")
         for name, value in fit.memory.items():
             print(f"  {name:15s} = {value:g}")
     print(f"wrote {arguments.out}")

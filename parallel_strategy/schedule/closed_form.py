@@ -26,12 +26,12 @@ def stage_finish(
     paced: np.ndarray | None = None,
     blocking: bool = False,
 ) -> np.ndarray:
-    """`forward`, `backward` (with recomputation), `weight`: [..., pp] seconds of one micro-batch on each stage, all
-    its chunks
-    together; `send`: [...] seconds of a boundary; `micro_batches`: [...]; `paced`: [...] seconds of a micro-batch
-    whose every
-    chunk goes at the pace of its slowest stage, needed with more than one chunk. Returns [..., pp] seconds from the
-    start of the step to each stage's last task."""
+    """[..., pp] seconds from the start of the step to each stage's last task.
+
+    `forward`, `backward` (with recomputation), `weight`: [..., pp] seconds of one micro-batch on each stage, all its
+    chunks together; `send`: [...] seconds of a boundary; `micro_batches`: [...]; `paced`: [...] seconds of a
+    micro-batch whose every chunk goes at the pace of its slowest stage, needed with more than one chunk.
+    """
     pp = forward.shape[-1]
     m = np.asarray(micro_batches, dtype=np.float64)
     send = np.asarray(send, dtype=np.float64)
@@ -67,9 +67,11 @@ def stage_finish(
 
 
 def _steady(both: np.ndarray, send: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Seconds that the last stage needs for `count` micro-batches of forward and backward in turn. A message and its
-    answer
-    over the last stages close a cycle of as many micro-batches; what is left over goes at the last stage's own pace."""
+    """Seconds that the last stage needs for `count` micro-batches of forward and backward in turn.
+
+    A message and its answer over the last stages close a cycle of as many micro-batches; what is left over goes at the
+    last stage's own pace.
+    """
     last = both[..., -1]
     longest, window = count * last, last
     for length in range(2, both.shape[-1] + 1):

@@ -1,10 +1,9 @@
 """Pipeline schedules: in which order each stage runs forward (F), backward of activations (B) and of weights (W).
 
 A schedule without W treats backward as one task. Sources: GPipe (Huang et al. 2019), 1F1B (PipeDream-Flush),
-interleaved
-(Narayanan et al. SC'21, as in Megatron's schedules.py), ZB-H1 / ZB-H2 (Qi et al. ICLR 2024, section 2) and ZB-V (Qi
-et al.
-2024, controllable memory), DualPipe in its V form (DeepSeek-V3 report, section 3.2.1; Sea AI Lab's "cut-in-half").
+interleaved (Narayanan et al. SC'21, as in Megatron's schedules.py), ZB-H1 / ZB-H2 (Qi et al. ICLR 2024, section 2),
+ZB-V (Qi et al. 2024, controllable memory), DualPipe in its V form (DeepSeek-V3 report, section 3.2.1; Sea AI Lab's
+"cut-in-half").
 """
 
 from functools import lru_cache
@@ -103,13 +102,12 @@ def _zero_bubble(stage: int, pp: int, micro_batches: int, *, wide: bool) -> list
 
 
 def _v_shaped(pp: int, micro_batches: int) -> Order:
-    """Two chunks a stage, there and back again, as a building block that repeats every six slots (Qi et al. 2024,
-    V-ZB).
+    """Two chunks a stage, there and back again, as a block that repeats every six slots (Qi et al. 2024, V-ZB).
 
     With tasks of one slot each, the ways out (F of the first chunk, B of the second) take x slots a stage, the ways
-    back 6 - x:
-    then a stage's four tasks keep their distance in slots modulo six on every stage, and both W fill the two that are
-    left. The simulation squeezes the block; only its order counts. Memory is that of 1F1B: 2 pp half-size activations.
+    back 6 - x: then a stage's four tasks keep their distance in slots modulo six on every stage, and both W fill the
+    two that are left. The simulation squeezes the block; only its order counts. Memory is that of 1F1B: 2 pp
+    half-size activations.
     """
     out, back = 3, 3
     forward_back = out * (pp - 1) + 1

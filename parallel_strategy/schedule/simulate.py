@@ -31,8 +31,7 @@ class Replay:
 
     @property
     def span(self) -> float:
-        """The longest a stage is at work: the step time where no barrier joins the stages between steps (zero
-        bubble)."""
+        """The longest a stage is at work: the step time where no barrier joins the stages between steps (ZB)."""
         return max(end - start for start, end in zip(self.begin, self.finish, strict=True))
 
     @property

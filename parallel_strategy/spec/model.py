@@ -1,8 +1,8 @@
 """model.yaml: any GPT-like network, by its sizes.
 
 The fields that `pangu` writes are read as they are (`num_layers` counts PanGu-alpha's query layer); the rest has
-defaults
-that give a GPT-2 / GPT-3 block, and Llama, ChatGLM, Qwen, Mixtral and DeepSeek are the same file with other values.
+defaults that give a GPT-2 / GPT-3 block, and Llama, ChatGLM, Qwen, Mixtral and DeepSeek are the same file with other
+values.
 """
 
 from pathlib import Path
