@@ -91,8 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
         winner = found.best[0]
         title = (
             f"# Found by search: {winner.seconds:.4g} s a step and {winner.gib:.1f} of "
-            f"{winner.memory.usable_gib():g} GiB predicted, the best of\n# {found.candidates:,} strategies on {devices} "
-            f"devices of {question.cluster.name}. `explain` says where the time goes; every value can be edited.\n"
+            f"{winner.memory.usable_gib():g} GiB predicted, best of\n# {found.candidates:,} strategies on {devices} "
+            f"devices of {question.cluster.name}. `explain` says where the time goes.\n"
         )
         write_whole(out, title + best.dump())
     if arguments.json:
