@@ -151,7 +151,7 @@ def _used(rows: list[Row]) -> dict[str, bool]:
 
 
 def fit_memory(rows: list[Row]) -> dict[str, float]:
-    """Runtime context and allocator loss from measured memory: least absolute deviations on a grid around the file's."""
+    """Runtime context and allocator loss from measured memory: least absolute deviations on a grid around the file."""
     measured = [
         row
         for row in rows
