@@ -70,6 +70,7 @@ def layout(sequences: int, micro: int = 1, model: dict | None = None, **sections
 
 
 WIDE = {"hidden_size": 1024, "num_heads": 128, "ffn_hidden_size": 4096, "vocab_size": 4000}
+WIDER = {"hidden_size": 256, "ffn_hidden_size": 1024}  # gradients of about a megabyte
 LAYOUTS: dict[str, dict] = {
     "dp8": layout(16, 2, mesh={"dp": 8}),
     "mp8": layout(4, 4, mesh={"tp": 8}),
@@ -116,8 +117,8 @@ LAYOUTS: dict[str, dict] = {
     "pp2 dp2 mp2, sequence, hsdp, recompute": layout(
         8, 1, mesh={"pp": 2, "dp": 2, "tp": 2}, tensor=SEQUENCE, zero=SHARDED, recompute=FULL
     ),
-    "dp8, width 1024, fused to 1 MB": layout(8, 1, WIDE, mesh={"dp": 8}, zero={"bucket_mb": 1}),
-    "dp4 mp2, width 1024, fused to 4 MB": layout(4, 1, WIDE, mesh={"dp": 4, "tp": 2}, zero={"bucket_mb": 4}),
+    "dp8, width 256, fused to 1 MB": layout(8, 1, WIDER, mesh={"dp": 8}, zero={"bucket_mb": 1}),
+    "dp4 mp2, width 256, fused to 2 MB": layout(4, 1, WIDER, mesh={"dp": 4, "tp": 2}, zero={"bucket_mb": 2}),
     "dp4 mp2, hsdp, fused to 4 MB": layout(8, 2, mesh={"dp": 4, "tp": 2}, zero=SHARDED | {"bucket_mb": 4}),
     "pp4 mp2": layout(8, 1, mesh={"pp": 4, "tp": 2}),
     "pp2 dp2 mp2, hsdp, recompute": layout(16, 2, mesh={"pp": 2, "dp": 2, "tp": 2}, zero=SHARDED, recompute=FULL),
