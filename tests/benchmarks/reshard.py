@@ -7,7 +7,7 @@ sharding over all data-parallel ranks). Every row runs in a process of its own, 
 many bytes: what the disk gives at that moment. Times are medians; `of cp` is the median of the ratios of the pairs'
 rates. `memory`: how far the process's peak lies above what it was before the work, in largest parameters. A training
 checkpoint has sha256 sums, which are checked and made: its `cp` is followed by two runs of sha256sum, side by side.
-MindSpore's own function runs once.
+MindSpore's own function runs once. The last table is what a rank does when a run goes on.
 """
 
 import argparse
@@ -49,6 +49,21 @@ if {checked}:
     sums = [subprocess.Popen(["sha256sum", name], stdout=subprocess.DEVNULL) for name in ({source!r}, {target!r})]
     assert not any(process.wait() for process in sums)
 """
+LOAD = """
+saved = checkpoint.open_checkpoint(Path({source!r}), verify=False)
+layouts = read_stages([Path({layout!r})])[0]
+with StoredCheckpoint(saved, 5) as stored:
+    weights = saved.weights() if {whole} else stored.weights
+    held = {{name: part_of(layouts[name], 5, weights[name]) for name in weights}}
+"""
+LOAD_IMPORTS = """
+from pathlib import Path
+from pangu import checkpoint
+from pangu.convert.strategy import read_stages
+from pangu.distributed.shards import part_of
+from pangu.distributed.stored import StoredCheckpoint
+import pangu.convert.shards
+"""
 OURS = "assert main(['reshard', {source!r}, *{to}, '--out', {out!r}]) == 0"
 IMPORTS = "from pangu.cli import main\nimport pangu.reshard, pangu.commands.reshard"
 
@@ -61,6 +76,22 @@ def run(imports: str, program: str) -> tuple[float, int]:
         raise SystemExit(done.stderr)
     seconds, memory = json.loads(done.stdout.splitlines()[-1])
     return seconds, memory
+
+
+def read_by_one_rank(folder: Path) -> None:
+    """What rank 5 of 4x2 takes to read its part of a training checkpoint, of whatever layout that is."""
+    whole, layout = folder / "run/checkpoints/step-00000001", str(folder / "4x2.ckpt")
+    places = {"one file": whole}
+    for shape in ("4x2", "2x4"):
+        places[f"{shape} shards"] = folder / f"training-{shape}"
+        words = [str(whole), "--to", str(folder / f"{shape}.ckpt"), "--out", str(places[f"{shape} shards"])]
+        run("from pangu.cli import main", f"assert main({['reshard', *words]!r}) == 0")
+    print(f"\n{'rank 5 of 4x2 reads its part of':34}{'seconds':>9}{'MB':>8}{'everything, then cut':>24}{'MB':>8}")
+    for name, place in places.items():
+        seen = []
+        for reads_all in (False, True):
+            seen += run(LOAD_IMPORTS, LOAD.format(source=str(place), layout=layout, whole=reads_all))
+        print(f"{name:34}{seen[0]:9.2f}{seen[1] / 1e6:8.0f}{seen[2]:24.2f}{seen[3] / 1e6:8.0f}", flush=True)
 
 
 def write_training(run: Path, weights: dict[str, np.ndarray]) -> None:
@@ -151,6 +182,7 @@ def main() -> None:
             seconds = statistics.median(times)
             rate = f"{size / 1e6 / seconds:8.0f}{statistics.median(ratios):9.2f}"
             print(f"{row:28}{seconds:9.2f}{rate}{memory / largest:8.2f}", flush=True)
+        read_by_one_rank(folder)
 
 
 if __name__ == "__main__":
