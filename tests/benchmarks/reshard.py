@@ -88,7 +88,7 @@ def read_by_one_rank(folder: Path) -> None:
         run("from pangu.cli import main", f"assert main({['reshard', *words]!r}) == 0")
     print(f"\n{'rank 5 of 4x2 reads its part of':34}{'seconds':>9}{'MB':>8}{'everything, then cut':>24}{'MB':>8}")
     for name, place in places.items():
-        seen = []
+        seen: list[float] = []
         for reads_all in (False, True):
             seen += run(LOAD_IMPORTS, LOAD.format(source=str(place), layout=layout, whole=reads_all))
         print(f"{name:34}{seen[0]:9.2f}{seen[1] / 1e6:8.0f}{seen[2]:24.2f}{seen[3] / 1e6:8.0f}", flush=True)
