@@ -64,7 +64,7 @@ def layouts_of(draw: st.DrawFn, shapes: dict[str, tuple[int, ...]]) -> Layouts:
     found = {}
     for name, shape in shapes.items():
         free = list(range(len(matrix)))
-        tensor_map = []
+        tensor_map: list[tuple[int, ...]] = []
         for length in shape:
             axis = draw(st.sampled_from([None, *free]))
             if axis is None or length % matrix[-1 - axis]:
