@@ -14,6 +14,7 @@ import argparse
 import gzip
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -78,6 +79,12 @@ def run_peer(name: str, python: str, source: Path) -> tuple[float, int, str]:
     return seconds, answer["kept"], answer["version"]
 
 
+def processor_seconds() -> float:
+    """User and system time of all processes that have ended so far."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -99,15 +106,24 @@ def main() -> None:
         own: list[float] = []
         others: dict[str, list[float]] = {name: [] for name in peers}
         for turn in range(arguments.turns):
+            before = processor_seconds()
             seconds, kept = run_ours(source, Path(folder))
+            processor = processor_seconds() - before
             own.append(seconds)
-            print(f"turn {turn + 1}: ours {seconds:.2f} s, {size / seconds:.2f} MB/s, {kept:,} kept", flush=True)
+            print(
+                f"turn {turn + 1}: ours {seconds:.2f} s ({processor:.1f} s of processors), {size / seconds:.2f} MB/s,"
+                f" {kept:,} kept",
+                flush=True,
+            )
             for name, python in peers.items():
+                before = processor_seconds()
                 peer_seconds, peer_kept, label = run_peer(name, python, source)
+                peer_processor = processor_seconds() - before
                 others[name].append(peer_seconds)
                 print(
-                    f"turn {turn + 1}: {label} {peer_seconds:.2f} s, {size / peer_seconds:.2f} MB/s,"
-                    f" {peer_kept:,} kept; ours is {peer_seconds / seconds:.1f} times as fast",
+                    f"turn {turn + 1}: {label} {peer_seconds:.2f} s ({peer_processor:.1f} s of processors),"
+                    f" {size / peer_seconds:.2f} MB/s, {peer_kept:,} kept; ours is {peer_seconds / seconds:.1f} times"
+                    f" as fast, and takes 1/{peer_processor / processor:.1f} of the processor time",
                     flush=True,
                 )
         for name, times in others.items():
