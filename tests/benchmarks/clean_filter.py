@@ -116,14 +116,12 @@ def main() -> None:
                 flush=True,
             )
             for name, python in peers.items():
-                before = processor_seconds()
+                # without its processor time: datatrove's workers are nobody's children
                 peer_seconds, peer_kept, label = run_peer(name, python, source)
-                peer_processor = processor_seconds() - before
                 others[name].append(peer_seconds)
                 print(
-                    f"turn {turn + 1}: {label} {peer_seconds:.2f} s ({peer_processor:.1f} s of processors),"
-                    f" {size / peer_seconds:.2f} MB/s, {peer_kept:,} kept; ours is {peer_seconds / seconds:.1f} times"
-                    f" as fast, and takes 1/{peer_processor / processor:.1f} of the processor time",
+                    f"turn {turn + 1}: {label} {peer_seconds:.2f} s, {size / peer_seconds:.2f} MB/s,"
+                    f" {peer_kept:,} kept; ours is {peer_seconds / seconds:.1f} times as fast",
                     flush=True,
                 )
         for name, times in others.items():
