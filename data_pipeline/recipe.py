@@ -31,6 +31,7 @@ from data_pipeline.stages import STAGES, load_stage
 # what a worker needs at most on usual documents (measured: 0.8 GiB while it packs, MindSpore among it)
 WORKER_BYTES = 800 << 20
 MINIMUM_MEMORY = 512 << 20
+DEEPEST = 30  # levels of YAML; a recipe has six
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
@@ -161,9 +162,19 @@ def default_workers(memory: int) -> int:
     return max(1, min(len(os.sched_getaffinity(0)), memory // WORKER_BYTES))
 
 
+def _check_depth(text: str, path: Path) -> None:
+    """The parser goes through any depth; what builds nodes of its events calls itself for each level."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise UserError(f"{path}: nested too deeply for a recipe")
+
+
 def _parsed(text: str, path: Path) -> tuple[yaml.Node | None, Any]:
     """YAML text as nodes, which know their lines, and as plain data."""
     try:
+        _check_depth(text, path)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         _check_keys(node, path)
         return node, yaml.safe_load(text)
@@ -172,8 +183,6 @@ def _parsed(text: str, path: Path) -> tuple[yaml.Node | None, Any]:
         line = f" line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise UserError(f"{path}{line}: not YAML: {problem}") from error
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply for a recipe") from None
     except ValueError as error:  # what looks like a date or a number and cannot be one
         raise UserError(f"{path}: not YAML: {error}; quote what is not a date or a number") from error
 
