@@ -178,12 +178,14 @@ def main() -> None:
                 for sharded in (False, True):
                     file, run = strategy(folder, name, workers, sharded, machine), folder / f"run-{workers}-{sharded}"
                     command = ["launch", str(folder / "train.yaml"), "--strategy", str(file), "--out", str(run)]
-                    process = subprocess.Popen(
-                        [sys.executable, "-m", "pangu", *command], cwd=REPOSITORY, stdout=subprocess.DEVNULL
-                    )
+                    log = folder / "launch.log"
+                    with log.open("w") as said:
+                        process = subprocess.Popen(
+                            [sys.executable, "-m", "pangu", *command], cwd=REPOSITORY, stdout=said, stderr=said
+                        )
                     busy = processor_seconds(run, workers, process)
                     if process.wait():
-                        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
+                        raise SystemExit(f"{log.read_text()}{' '.join(command)}: exit code {process.returncode}")
                     seconds = busy if arguments.processor_time else step_seconds(run)
                     guess = json.loads(python("parallel_strategy", "predict", file, "--json"))["step_seconds"]
                     first = first or losses(run)
