@@ -39,12 +39,13 @@ class Dropout(nn.Cell):
     def construct(self, x: Tensor, seed: Tensor) -> Tensor:
         if self.rate == 0 or not self.training:
             return x
-        # The index of an element is the sum of two, so that no constant is as large as x: of its first axis, and
-        # within it. Beyond 2³¹ both wrap around, as their sum would.
-        inner = x.size // x.shape[0]
-        first = (np.arange(x.shape[0], dtype=np.int64) + self.part * x.shape[0]) * inner
-        outer = Tensor(first.astype(np.int32).reshape((-1, *[1] * (x.ndim - 1))))
-        within = Tensor(np.arange(inner, dtype=np.int64).astype(np.int32).reshape((1, *x.shape[1:])))
+        # The index of an element is the sum of two, so that no constant is as large as x: where its row begins, and
+        # within the row. Beyond 2³¹ both wrap around, as their sum would.
+        width = x.shape[-1]
+        rows = x.size // width
+        first = (np.arange(rows, dtype=np.int64) + self.part * rows) * width
+        outer = Tensor(first.astype(np.int32).reshape((*x.shape[:-1], 1)))
+        within = Tensor(np.arange(width, dtype=np.int32).reshape((*[1] * (x.ndim - 1), width)))
         index = self.add_row(outer, within)
         # Tensors, not numbers: eager mode would take these for 64-bit ones.
         start = self.add_site(self.spread_seed(seed, Tensor(1000003, ms.int32)), Tensor(self.site * 7919, ms.int32))

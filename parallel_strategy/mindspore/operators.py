@@ -23,7 +23,7 @@ PROBABILITY_DROPOUT = LAYER + r"attention\.probability_dropout\."
 DROPOUT = {
     "xor|mask": "{x} {x}",
     "shift|low|multiply|reaches|add_seed|scale": "{x} -",
-    "add_row": "{first} {rest}",
+    "add_row": "{row} {within}",
     "spread_seed|add_site": "- -",
 }
 
@@ -82,10 +82,10 @@ TABLE: dict[str, str] = {
     r"scale": "- -",
 }
 TABLE |= {
-    RESIDUAL_DROPOUT + f"(?:{name})": split.format(x="DS1", first="D11", rest="1S1") for name, split in DROPOUT.items()
+    RESIDUAL_DROPOUT + f"(?:{name})": split.format(x="DS1", row="DS1", within="111") for name, split in DROPOUT.items()
 }
 TABLE |= {
-    PROBABILITY_DROPOUT + f"(?:{name})": split.format(x="DM11", first="D111", rest="1M11")
+    PROBABILITY_DROPOUT + f"(?:{name})": split.format(x="DM11", row="DM11", within="1111")
     for name, split in DROPOUT.items()
 }
 
