@@ -249,11 +249,13 @@ class Line:
     cut: bool = False
 
 
-def lines(stream: Iterator[bytes | Damage], maximum: int, offset: int = 0) -> Iterator[Line | Damage]:
-    """Lines of at most `maximum` bytes; a longer one is skipped as it streams by and reported as Damage. Of a run of
-    empty lines at least one comes out.
+def lines(
+    stream: Iterator[bytes | Damage], maximum: int, offset: int = 0, *, every_empty: bool = True
+) -> Iterator[Line | Damage]:
+    """Lines of at most `maximum` bytes; a longer one is skipped as it streams by and reported as Damage.
 
-    `offset` is where the stream begins in its file. A line at which the stream breaks comes out as `cut`.
+    `offset` is where the stream begins in its file. A line at which the stream breaks comes out as `cut`. Without
+    `every_empty` at least one of a run of empty lines comes out, not all.
     """
     parts: list[bytes] = []
     size = 0
@@ -277,7 +279,7 @@ def lines(stream: Iterator[bytes | Damage], maximum: int, offset: int = 0) -> It
             start += size + 1
             parts, size, skipping = [], 0, False
             begin = end + 1
-            if end + 2 < len(block) and block[begin] == block[begin + 1] == _NEWLINE:
+            if not every_empty and end + 2 < len(block) and block[begin] == block[begin + 1] == _NEWLINE:
                 # of many empty lines one: a bomb of them would take a minute
                 last = _EMPTY_LINES.match(block, begin).end() - 1  # type: ignore[union-attr]
                 start += last - begin

@@ -61,7 +61,7 @@ def read_jsonl(
     part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
 ) -> Iterator[Document | Reject]:
     """One JSON object a line."""
-    for line in lines_of(part, limits):
+    for line in lines_of(part, limits, every_empty=False):
         if isinstance(line, Damage):
             yield Reject(line.offset, line.reason)
         elif line.data.strip(b" \t\r\0"):
@@ -77,7 +77,7 @@ def read_text(
         return
     paragraph: list[bytes] = []
     size = start = 0
-    for line in lines_of(part, limits):
+    for line in lines_of(part, limits, every_empty=False):
         if isinstance(line, Damage):
             yield Reject(line.offset, line.reason)
             continue
@@ -290,16 +290,16 @@ def whole_file(
         yield Reject(0, "empty_file")
 
 
-def lines_of(part: FileRange, limits: Limits) -> Iterator[Line | Damage]:
-    """The lines that begin in a range of a file."""
+def lines_of(part: FileRange, limits: Limits, *, every_empty: bool = True) -> Iterator[Line | Damage]:
+    """The lines that begin in a range of a file. Without `every_empty` a run of empty ones may come out shortened."""
     if part.start == 0:
         skipped, stream = without_mark(read_stream(part.path, limits.ratio))
-        found = lines(stream, limits.record_bytes, skipped)
+        found = lines(stream, limits.record_bytes, skipped, every_empty=every_empty)
     else:
         start = _first_line(part)
         if start is None:
             return
-        found = lines(read_stream(part.path, limits.ratio, start), limits.record_bytes, start)
+        found = lines(read_stream(part.path, limits.ratio, start), limits.record_bytes, start, every_empty=every_empty)
     for line in found:
         if part.end is not None and line.offset >= part.end:
             return

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_pipeline.record import reason_class
@@ -151,6 +151,7 @@ def test_csv_without_the_column(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.lists(st.text(alphabet='a",\n 文', max_size=6), min_size=2, max_size=3), min_size=1, max_size=4))
+@example([["", "\n\n\n"]])
 def test_any_table_that_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]) -> None:
     rows = [["id", "text"], *([f"{number}", "文" + row[1]] for number, row in enumerate(rows))]
     text = io.StringIO()
