@@ -3,6 +3,12 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The suite draws the same examples each time; `pytest --hypothesis-profile explore` draws new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile("same")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
