@@ -255,6 +255,11 @@ def load_weights(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: cannot be read as safetensors: {error}") from None
 
 
+def none_whole(path: Path) -> UserError:
+    """What to raise of a directory that is neither a whole checkpoint nor a run that has one."""
+    return UserError(f"{path}: holds no whole checkpoint (a run directory, step-* directory or .safetensors file)")
+
+
 def load_for_inference(
     path: Path | str, model: Path | str | None = None, tokenizer: Path | str | None = None
 ) -> tuple[ModelConfig, dict[str, np.ndarray], Path | None]:
@@ -269,9 +274,7 @@ def load_for_inference(
     if path.is_dir():
         checkpoint = open_checkpoint(path) if (path / STATE).is_file() else newest(path)
         if checkpoint is None:
-            raise UserError(
-                f"{path}: holds no whole checkpoint (a run directory, step-* directory or .safetensors file)"
-            )
+            raise none_whole(path)
         run = checkpoint.directory.parent.parent
         found = Path(tokenizer) if tokenizer else run / "tokenizer"
         config = load_size(str(model)) if model else checkpoint.model

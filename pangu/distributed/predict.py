@@ -30,6 +30,7 @@ import psutil
 
 from pangu import checkpoint
 from pangu.distributed.launch import Check, check_device, check_modules
+from pangu.distributed.world import cores_of
 from pangu.errors import UserError
 from pangu.whole_file import write_whole
 
@@ -126,7 +127,7 @@ def whole_checkpoint(path: Path) -> Path:
         return path
     found = checkpoint.newest(path)
     if found is None:
-        raise UserError(f"{path}: holds no whole checkpoint (a run directory, step-* directory or .safetensors file)")
+        raise checkpoint.none_whole(path)
     return found.directory
 
 
@@ -152,7 +153,6 @@ class Start:
         self.folder, self.shares = folder, shares_of(left, asked.workers)
         folder.mkdir(parents=True)
         write_whole(folder / "shares.json", json.dumps(self.shares).encode())
-        cores = sorted(os.sched_getaffinity(0))
         self.processes: list[subprocess.Popen] = []
         for rank, share in enumerate(self.shares):
             prompts = folder / f"prompts_{rank}.txt"
@@ -173,7 +173,7 @@ class Start:
             self.processes.append(process)
             if len(self.shares) > 1 and asked.device == "CPU":
                 # Before it starts its threads, as many as it may use cores.
-                psutil.Process(process.pid).cpu_affinity(cores[rank % len(cores) :: len(self.shares)] or cores[:1])
+                psutil.Process(process.pid).cpu_affinity(cores_of(rank, len(self.shares)))
 
     def failure(self) -> int | None:
         """The exit code of a process that ended badly."""

@@ -21,7 +21,6 @@ from pangu.convert.source import FileSource, Region, Source, open_source
 from pangu.convert.strategy import read_stages
 from pangu.distributed.shards import rank_folder
 from pangu.distributed.world import World
-from pangu.errors import UserError
 
 
 class StoredArray:
@@ -154,6 +153,6 @@ def stored_checkpoint(path: Path, world: World) -> StoredCheckpoint:
     newest = checkpoint.newest(path) if world.is_first else None
     after = world.from_first(newest.state.step + 1 if newest else 0)
     if not after:
-        raise UserError(f"{path}: holds no whole checkpoint (a run directory, step-* directory or .safetensors file)")
+        raise checkpoint.none_whole(path)
     directory = checkpoint.step_directory(path, after - 1)
     return StoredCheckpoint(newest or checkpoint.open_checkpoint(directory, verify=False), world.rank)

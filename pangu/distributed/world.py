@@ -21,10 +21,15 @@ def is_launched() -> bool:
 def share_cores() -> None:
     """Keep to this process's share of the cores, where several processes compute on one CPU. Before MindSpore starts
     its threads, as many as there are cores."""
-    workers, cores = int(os.environ.get(LOCAL_WORKERS, "1")), sorted(os.sched_getaffinity(0))
+    workers = int(os.environ.get(LOCAL_WORKERS, "1"))
     if workers > 1 and os.environ.get(ROLE) == "MS_WORKER":
-        local = int(os.environ.get("DEVICE_ID", "0"))
-        os.sched_setaffinity(0, cores[local % len(cores) :: workers] or [cores[local % len(cores)]])
+        os.sched_setaffinity(0, cores_of(int(os.environ.get("DEVICE_ID", "0")), workers))
+
+
+def cores_of(process: int, processes: int) -> list[int]:
+    """The cores of one of several processes on this computer: its share of them, or one that it has in turns."""
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[process % len(cores) :: processes]
 
 
 @dataclass(frozen=True)

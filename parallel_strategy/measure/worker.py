@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from parallel_strategy.measure.samples import Collected, Crowded, fewest, undisturbed
+from parallel_strategy.measure.workers import cores_of
+from parallel_strategy.report.output import write_whole
 
 SIZES = {"CPU": (2**12, 2**17, 2**21, 2**24, 2**26), "Ascend": (2**16, 2**20, 2**24, 2**28)}
 TURNS = 4  # of kernels alone and together
@@ -20,12 +22,11 @@ COLLECTIVES = ("all_reduce", "all_gather", "broadcast")
 
 
 def keep_to_share_of_cores() -> float:
-    """As a process of training on a CPU does (`pangu.distributed.world.share_cores`): its share, or a core in turns.
-    Returns how many share a core."""
+    """As a process of training on a CPU does. Returns how many share a core."""
     rank, workers = int(os.environ.get("DEVICE_ID", "0")), int(os.environ["MS_WORKER_NUM"])
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[rank % len(cores) :: workers] or [cores[rank % len(cores)]])
-    return max(1.0, workers / len(cores))
+    cores = len(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores_of(rank, workers))
+    return max(1.0, workers / cores)
 
 
 def main(out: str, target: str, seconds: float, clock: str) -> None:
@@ -54,9 +55,7 @@ def main(out: str, target: str, seconds: float, clock: str) -> None:
     together.wait()
     if rank == 0:
         found = {"collectives": [asdict(one) for one in collected], "crowded": [asdict(one) for one in crowded]}
-        temporary = Path(out).with_suffix(".part")
-        temporary.write_text(json.dumps(found), encoding="utf-8")
-        os.replace(temporary, out)
+        write_whole(Path(out), json.dumps(found))
     together.wait()
 
 

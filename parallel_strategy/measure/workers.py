@@ -45,12 +45,19 @@ def check_workers(workers: list[int], backend: str) -> None:
         raise UserError(f"--workers: of {cores} cores, {told} each; nearest: a file for each of these")
 
 
+def cores_of(process: int, processes: int) -> list[int]:
+    """The cores of one of several processes that train on a CPU (`pangu.distributed.world.share_cores`): its share, or
+    one that it has in turns."""
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[process % len(cores) :: processes]
+
+
 @contextlib.contextmanager
 def keep_to_share(workers: list[int]) -> Iterator[None]:
     """This process on the cores that the first of `workers` processes has in training."""
-    cores = sorted(os.sched_getaffinity(0))
+    cores = os.sched_getaffinity(0)
     if workers and not ASCEND_DRIVER.exists():
-        os.sched_setaffinity(0, cores[:: workers[0]] if len(cores) >= workers[0] else cores[:1])
+        os.sched_setaffinity(0, cores_of(0, workers[0]))
     try:
         yield
     finally:

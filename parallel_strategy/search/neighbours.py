@@ -9,11 +9,9 @@ from parallel_strategy.predict import Prediction
 from parallel_strategy.schedule.closed_form import CLOSED
 from parallel_strategy.search.candidates import Candidates
 from parallel_strategy.search.parts import parts_of
-from parallel_strategy.search.refine import alternatives
+from parallel_strategy.search.refine import HOST_SHARE, alternatives, yes_or_no
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.strategy import Question, StrategySpec
-
-HOST_SHARE = "activations on the host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +36,10 @@ def _signature(strategy: StrategySpec) -> dict[str, object]:
         "order": " ".join(axis for axis in mesh.axes if getattr(mesh, axis) > 1),
         "schedule": strategy.pipeline.schedule,
         "chunks": strategy.pipeline.vpp,
-        "sequence parallel": _yes(strategy.tensor.sequence_parallel),
+        "sequence parallel": yes_or_no(strategy.tensor.sequence_parallel),
         "halves of a micro-batch": strategy.tensor.interleave,
         "optimizer sharding": strategy.zero.stage,
-        "optimizer on host": _yes(strategy.offload.optimizer),
+        "optimizer on host": yes_or_no(strategy.offload.optimizer),
         HOST_SHARE: strategy.offload.activation,
         "recompute": strategy.recompute.mode if strategy.recompute.per_stage is None else "some layers",
     }
@@ -136,7 +134,7 @@ def _features(group: Candidates) -> dict[str, tuple[list, np.ndarray]]:
         "order": (orders, group.layout),
         "schedule": (list(group.schedules), group.schedule),
         "chunks": ([group.chunks], one),
-        "sequence parallel": ([_yes(x.sequence_parallel) for x in layouts], group.layout),
+        "sequence parallel": ([yes_or_no(x.sequence_parallel) for x in layouts], group.layout),
         "halves of a micro-batch": ([1, 2], group.interleave - 1),
         "optimizer sharding": ([0, 1, 2, 3], group.zero),
         "optimizer on host": (["no", "yes"], group.offload.astype(np.int64)),
@@ -158,10 +156,6 @@ def refined_neighbours(winner: Prediction, usable: float, space: Space) -> list[
             )
     result.sort(key=lambda neighbour: neighbour.seconds)
     return result
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
 
 
 def reason(winner: Prediction, other: Prediction, usable: float, *, simulated: bool = False) -> str:

@@ -15,6 +15,7 @@ from parallel_strategy.predict import Prediction
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.strategy import Question, StrategySpec, divisors
 
+HOST_SHARE = "activations on the host"
 BUCKETS_MB = (None, 25.0, 100.0, 400.0)
 HOST_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 FASTER = 0.999  # a step that gains less is not worth a line in the file
@@ -85,7 +86,7 @@ def _changes(question: Question, space: Space) -> Iterator[tuple[str, str, str, 
         moved = strategy.offload.activation
         for share in HOST_SHARES:
             if share != moved:
-                yield "activations on the host", f"{share:.0%}", f"{moved:.0%}", "offload", {"activation": share}
+                yield HOST_SHARE, f"{share:.0%}", f"{moved:.0%}", "offload", {"activation": share}
     if strategy.recompute.mode == "full" and mesh.tp > 1:
         for name, choice in (
             ("mp_comm", "collectives again in recomputation"),
@@ -93,7 +94,7 @@ def _changes(question: Question, space: Space) -> Iterator[tuple[str, str, str, 
         ):
             does = getattr(strategy.recompute, name)
             if name == "mp_comm" or not strategy.tensor.sequence_parallel:
-                yield choice, _yes(not does), _yes(does), "recompute", {name: not does}
+                yield choice, yes_or_no(not does), yes_or_no(does), "recompute", {name: not does}
 
 
 def refine(prediction: Prediction, usable: float, space: Space) -> tuple[Prediction, int]:
@@ -146,5 +147,5 @@ def _ranks(size: int) -> str:
     return "all" if size < 0 else str(size)
 
 
-def _yes(value: bool) -> str:
+def yes_or_no(value: bool) -> str:
     return "yes" if value else "no"

@@ -15,28 +15,15 @@ from parallel_strategy.errors import UserError
 from parallel_strategy.export import groups, megatron, mindformers
 from parallel_strategy.export.files import export
 from parallel_strategy.placement import group_ranks
-from parallel_strategy.spec.strategy import Question, StrategySpec
 from tests.conftest import REPOSITORY
 from tests.pangu.convert_files import node_strategy_pb2
-
-SMALL = {
-    "model": {"preset": "pangu-alpha-2.6b"},
-    "cluster": {"preset": "atlas-800-910a"},
-    "batch": {"global": 16, "micro": 1},
-    "mesh": {"pp": 2, "dp": 2, "tp": 2},
-    "zero": {"optimizer_shard": True},
-    "recompute": {"mode": "full"},
-}
+from tests.parallel_strategy.exported import SMALL, question
 
 
 def write(folder: Path, **changes: object) -> Path:
     path = folder / "strategy.yaml"
     path.write_text(yaml.safe_dump(SMALL | changes))
     return path
-
-
-def question(**changes: object) -> Question:
-    return Question.resolve(StrategySpec.from_fields(SMALL | changes, "test"), Path())
 
 
 def test_everything_is_written_and_named(tmp_path: Path, capsys) -> None:

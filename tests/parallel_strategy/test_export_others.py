@@ -5,22 +5,13 @@ training graph) and from Megatron-LM core 0.16's megatron/training/arguments.py:
 """
 
 from itertools import accumulate
-from pathlib import Path
 
 import pytest
 import yaml
 
 from parallel_strategy.export import megatron, mindformers
-from parallel_strategy.spec.strategy import Question, StrategySpec
+from tests.parallel_strategy.exported import question
 
-SMALL = {
-    "model": {"preset": "pangu-alpha-2.6b"},
-    "cluster": {"preset": "atlas-800-910a"},
-    "batch": {"global": 16, "micro": 1},
-    "mesh": {"pp": 2, "dp": 2, "tp": 2},
-    "zero": {"optimizer_shard": True},
-    "recompute": {"mode": "full"},
-}
 CASES: dict[str, dict] = {
     "one device": {"mesh": {}, "zero": {}, "recompute": {}},
     "pipeline": {},
@@ -45,10 +36,6 @@ CASES: dict[str, dict] = {
     "sequence parallel": {"tensor": {"sequence_parallel": True, "vocab": "whole"}},
     "slices": {"recompute": {"mode": "full", "slice_activation": True, "mp_comm": False}},
 }
-
-
-def question(**changes: object) -> Question:
-    return Question.resolve(StrategySpec.from_fields(SMALL | changes, "test"), Path())
 
 
 # {section: {key: types that its value may have}}
