@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_pipeline.extraction.extract import Extraction, extract
 from data_pipeline.stages.charset import decode
-from data_pipeline.stages.extract import Extraction, extract
 from data_pipeline.stages.read_bytes import Damage, read_stream
 from data_pipeline.stages.read_remote import RemoteFile
 
