@@ -13,8 +13,8 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from data_pipeline.stages.charset import decode
 from data_pipeline.stages.extract import extract
+from data_pipeline.stages.read.charset import decode
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 

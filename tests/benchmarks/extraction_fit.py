@@ -19,7 +19,7 @@ import numpy as np
 from data_pipeline.extraction.lines import MODEL_FILE, LineModel, expected_best, shared_among_kinds
 from data_pipeline.kernels.page import FlatPage, read_page
 from data_pipeline.kernels.page_lines import FEATURES, TREE_DEPTH, measure_lines
-from data_pipeline.stages.charset import decode
+from data_pipeline.stages.read.charset import decode
 from tests.benchmarks.extraction import labelled_pages, scores
 from tests.benchmarks.page_templates import Text, make_page
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from data_pipeline.stages.charset import decode
-from data_pipeline.stages.warc import WarcDocument, read_documents, read_records
+from data_pipeline.stages.read.charset import decode
+from data_pipeline.stages.read.warc import WarcDocument, read_documents, read_records
 from tests.benchmarks.extraction import SHARED, labelled_pages
 
 
