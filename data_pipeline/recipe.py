@@ -25,8 +25,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from data_pipeline.engine.steps import StageSettings, Step, parse_bytes
-from data_pipeline.errors import UserError
 from data_pipeline.stages import STAGES, load_stage
+from pangu.foundation.errors import UserError
 
 # what a worker needs at most on usual documents (measured: 0.8 GiB while it packs, MindSpore among it)
 WORKER_BYTES = 800 << 20

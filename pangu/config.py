@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pangu.errors import UserError
+from pangu.foundation.errors import UserError
 
 SIZES_DIRECTORY = Path(__file__).parent / "sizes"
 
@@ -175,7 +175,7 @@ def load_size(name: str) -> ModelConfig:
 
 
 class LearningRateConfig(BaseModel):
-    """Linear warm-up, then a cosine that counts from step 0 (`pangu.schedule.WarmupCosine`)."""
+    """Linear warm-up, then a cosine that counts from step 0 (`pangu.training.schedule.WarmupCosine`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -190,7 +190,7 @@ class LearningRateConfig(BaseModel):
 
 
 class OptimizerConfig(BaseModel):
-    """AdamW (`pangu.optimizer.AdamW`)."""
+    """AdamW (`pangu.training.optimizer.AdamW`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 
 # verb -> one line of help; the verb's code is parallel_strategy/commands/VERB.py (dashes become underscores)
 VERBS = {

@@ -26,7 +26,7 @@ from typing import IO, Any
 
 import orjson
 
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 PAGE_ENDINGS = (".html", ".htm", ".xhtml", ".shtml")
 ARCHIVE_ENDINGS = (".warc", ".warc.gz", ".warc.zst", ".wet", ".wet.gz", ".warc.wet", ".warc.wet.gz", ".arc.wet")
@@ -250,7 +250,7 @@ def _extract_page(file: str, outcome: Outcome) -> None:
 
 
 def _extract_archive(file: str, outcome: Outcome) -> None:
-    from data_pipeline.stages.warc import WarcReject, read_documents
+    from data_pipeline.stages.read.warc import WarcReject, read_documents
 
     for document in read_documents(Path(file)):
         if isinstance(document, WarcReject) and document.reason.split(":")[0] in NO_PAGES:

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.engine.browse import reading, records
-    from data_pipeline.errors import UserError
+    from pangu.foundation.errors import UserError
 
     for name in ("number", "skip"):
         if getattr(arguments, name) < 0:
@@ -44,7 +44,7 @@ def _files(arguments: argparse.Namespace) -> tuple[Path, ...]:
     import pyarrow.parquet as pq
 
     from data_pipeline.engine.browse import stages_of
-    from data_pipeline.errors import UserError
+    from pangu.foundation.errors import UserError
 
     if arguments.place.is_file():
         try:

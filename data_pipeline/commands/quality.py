@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
     from data_pipeline.quality.classifier import Classifier

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
     from data_pipeline.review.session import Session

@@ -35,8 +35,8 @@ def _directory(text: str) -> Path:
 
 def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.engine import local, progress
-    from data_pipeline.errors import UserError
     from data_pipeline.recipe import Recipe, default_workers, parse_memory
+    from pangu.foundation.errors import UserError
 
     start = time.perf_counter()
     recipe = Recipe.load(arguments.recipe)

@@ -14,7 +14,7 @@ import numpy as np
 from data_pipeline.extraction.line_model import expected_best, line_model, shared_among_kinds
 from data_pipeline.extraction.measures import measure_lines
 from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage, read_page
-from data_pipeline.stages.charset import decode
+from data_pipeline.stages.read.charset import decode
 
 MAX_PAGE_BYTES = 32 << 20  # what lies behind is not read
 MAX_CELL_CHARACTERS = 40  # longer table cells are paragraphs of an old layout, not cells

@@ -21,7 +21,7 @@ from data_pipeline.extraction.measures import FEATURES, TREE_DEPTH, measure_line
 from data_pipeline.extraction.page import FlatPage, read_page
 from data_pipeline.extraction.page_templates import Text, make_page
 from data_pipeline.extraction.scoring import labelled_pages, scores
-from data_pipeline.stages.charset import decode
+from data_pipeline.stages.read.charset import decode
 
 CORPUS = {"lctt_it_news": 400, "medical_qa": 500, "law_md": 150, "tidb_docs": 60, "classical_modern": 150}
 SETTINGS = {

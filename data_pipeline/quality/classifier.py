@@ -26,12 +26,12 @@ import pyarrow as pa
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_pipeline.errors import UserError
 from data_pipeline.kernels.compiled import compiled
 from data_pipeline.kernels.minhash import mix
 from data_pipeline.quality import model_file
 from data_pipeline.quality.curves import Quality, measure
 from data_pipeline.quality.reading import NEWLINE, read
+from pangu.foundation.errors import UserError
 
 KIND = "classifier"
 # fewer examples of a class than this say nothing about it

@@ -24,11 +24,11 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_pipeline.errors import UserError
 from data_pipeline.kernels.compiled import compiled
 from data_pipeline.kernels.normal_form import TABLE_SIZE
 from data_pipeline.quality import model_file
 from data_pipeline.quality.reading import NEWLINE, read
+from pangu.foundation.errors import UserError
 
 KIND = "language model"
 UNKNOWN, BEGIN, END = 0, 1, 2  # <unk>, <s>, </s>; the characters follow, the most frequent first

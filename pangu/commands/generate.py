@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pangu.errors import UserError
+from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
     from pangu.generation import GenerationOptions, Generator
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     prompts = arguments.prompt or (read_prompts(arguments.file) if arguments.file else None)
     dtype = arguments.dtype or ("fp32" if arguments.device == "CPU" else None)
 
-    from pangu.network import use_device
+    from pangu.device import use_device
 
     use_device(arguments.device)
     from pangu.generation import GenerationOptions, Generator

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.errors import UserError
-from pangu.whole_file import whole_file
+from pangu.foundation.atomic_file import whole_file
+from pangu.foundation.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,13 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
         config = config.model_copy(update={"compute_dtype": arguments.dtype})
     ids = read_ids(arguments.ids, config.vocab_size, config.seq_length)
 
-    from pangu.checkpoint import load_weights
-    from pangu.network import build, use_device
+    from pangu.checkpoint.directory import load_weights
+    from pangu.device import use_device
+    from pangu.model.network import build
 
     use_device(arguments.device)
     import mindspore as ms
 
-    from pangu.model.visibility import Visibility
+    from pangu.model.attention_mask import Visibility
 
     network = build(config, load_weights(Path(arguments.weights)))
     network.set_train(False)

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     changes = {name: value for name, value in given.items() if value is not None}
     config = TrainConfig.from_fields(config.model_dump() | changes, "command line")
 
-    from pangu.train import train
+    from pangu.training.run import train
 
     summary = train(config, arguments.strategy)
     if arguments.json:

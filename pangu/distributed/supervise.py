@@ -16,8 +16,8 @@ from types import FrameType
 import psutil
 
 from pangu.distributed.launch import Launch
-from pangu.errors import UserError
-from pangu.metrics import METRICS
+from pangu.foundation.errors import UserError
+from pangu.training.metrics import METRICS
 
 POLL_SECONDS = 0.2
 # Between two looks for signs of life.
@@ -226,7 +226,7 @@ class Supervisor:
         return attempt.exit_code()
 
     def newest_checkpoint(self) -> str | None:
-        from pangu.checkpoint import step_directories
+        from pangu.checkpoint.directory import step_directories
 
         found = step_directories(self.run_directory)
         return str(found[0]) if found else None

@@ -25,7 +25,7 @@ from pangu.model.activation import ACTIVATIONS
 from pangu.model.attention import MASKED_SCORE
 from pangu.model.decoder import DTYPES
 from pangu.model.layer_norm import LayerNorm
-from pangu.network import check_weights
+from pangu.model.network import check_weights
 
 Weights = Mapping[str, np.ndarray]
 

@@ -14,12 +14,12 @@ import numpy as np
 from mindspore import Tensor
 
 from pangu.config import ModelConfig
-from pangu.errors import UserError
+from pangu.device import check_dtype
+from pangu.foundation.errors import UserError
 from pangu.generation.cached_decoder import CachedDecoder, CachedLayers, Weights
 from pangu.generation.options import GenerationOptions
 from pangu.generation.sampling import Sampler
 from pangu.generation.text_stream import TextStream
-from pangu.network import check_dtype
 
 if TYPE_CHECKING:
     from pangu.tokenizer import Tokenizer
@@ -96,7 +96,7 @@ class CachedBatch:
 
 
 class Generator:
-    """Continues prompts with one set of weights (released names), in compiled graphs after `pangu.network.use_device`.
+    """Continues prompts with one set of weights (released names), in compiled graphs after `pangu.device.use_device`.
 
     In MindSpore's PyNative mode it runs operator by operator, for looking inside.
     """
@@ -129,7 +129,7 @@ class Generator:
         batch_size: int = 8,
     ) -> "Generator":
         """From a run directory, a checkpoint directory or a .safetensors file (see `load_for_inference`)."""
-        from pangu.checkpoint import load_for_inference
+        from pangu.checkpoint.directory import load_for_inference
         from pangu.tokenizer import Tokenizer
 
         config, weights, place = load_for_inference(checkpoint, model, tokenizer)

@@ -9,7 +9,7 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
 LARGEST = 10**15  # of any number in a file: beyond it nothing is a size, a count or a rate

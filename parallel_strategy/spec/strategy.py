@@ -13,7 +13,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.divide import divisors, even_stages, nearest
 from parallel_strategy.spec.file import PRESETS, SHORT, Section, SpecFile

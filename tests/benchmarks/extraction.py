@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data_pipeline.extraction.extract import extract
 from data_pipeline.extraction.scoring import labelled_pages, scores
-from data_pipeline.stages.charset import decode
+from data_pipeline.stages.read.charset import decode
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 

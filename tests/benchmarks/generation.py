@@ -54,7 +54,7 @@ class Turn:
 
 
 def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
-    from pangu.network import build, read_weights
+    from pangu.model.network import build, read_weights
 
     return read_weights(build(config, seed=7))
 
@@ -65,8 +65,8 @@ def prompt_ids(config: ModelConfig, batch: int, length: int) -> np.ndarray:
 
 class Ours:
     def __init__(self, config: ModelConfig, threads: int, clock: str) -> None:
+        from pangu.device import use_device
         from pangu.generation import Generator
-        from pangu.network import use_device
 
         use_device()
         from mindspore import device_context

@@ -71,10 +71,11 @@ def step_seconds(case: Case, budget: float, clock: Callable[[], float]) -> float
     import mindspore as ms
 
     from pangu.config import ModelConfig
-    from pangu.loss import PretrainLoss, counted_predictions
-    from pangu.network import build, use_device
-    from pangu.optimizer import AdamW, adam_scalars
-    from pangu.train_step import TrainStep
+    from pangu.device import use_device
+    from pangu.model.network import build
+    from pangu.training.loss import PretrainLoss, counted_predictions
+    from pangu.training.optimizer import AdamW, adam_scalars
+    from pangu.training.step import TrainStep
 
     use_device()
     config = ModelConfig(

@@ -68,7 +68,7 @@ def batch_of(case: Case, step: int) -> np.ndarray:
 
 
 def first_weights(case: Case) -> dict[str, np.ndarray]:
-    from pangu.network import build, read_weights
+    from pangu.model.network import build, read_weights
 
     return read_weights(build(case.model, seed=7))
 
@@ -77,10 +77,11 @@ class Ours:
     def __init__(self, case: Case) -> None:
         import mindspore as ms
 
-        from pangu.loss import PretrainLoss
-        from pangu.network import build, use_device
-        from pangu.optimizer import AdamW
-        from pangu.train_step import TrainStep
+        from pangu.device import use_device
+        from pangu.model.network import build
+        from pangu.training.loss import PretrainLoss
+        from pangu.training.optimizer import AdamW
+        from pangu.training.step import TrainStep
 
         use_device()  # as many threads as this process may use processors
         self.ms, self.case, self.taken = ms, case, 0
@@ -90,8 +91,8 @@ class Ours:
         self.train_step = TrainStep(PretrainLoss(network, None, NO_PAD), optimizer, CLIP_NORM, accumulate=1)
 
     def step(self) -> float:
-        from pangu.loss import counted_predictions
-        from pangu.optimizer import adam_scalars
+        from pangu.training.loss import counted_predictions
+        from pangu.training.optimizer import adam_scalars
 
         rows = batch_of(self.case, self.taken)
         scalars = adam_scalars(self.taken, LEARNING_RATE, *BETAS, EPSILON, WEIGHT_DECAY, bias_correction=True)

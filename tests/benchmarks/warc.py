@@ -15,8 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from data_pipeline.extraction.scoring import labelled_pages
-from data_pipeline.stages.charset import decode
-from data_pipeline.stages.warc import WarcDocument, read_documents, read_records
+from data_pipeline.stages.read.charset import decode
+from data_pipeline.stages.read.warc import WarcDocument, read_documents, read_records
 from tests.benchmarks.extraction import SHARED
 
 

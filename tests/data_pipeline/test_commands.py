@@ -137,7 +137,7 @@ def test_show_says_how_many_samples_there_are(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from data_pipeline.errors import UserError
+    from pangu.foundation.errors import UserError
 
     pq.write_table(pa.table({"input_ids": [[1, 2], [3, 4]]}), tmp_path / "a.parquet")
     assert show.read_sample(tmp_path / "a.parquet", 1).tolist() == [3, 4]

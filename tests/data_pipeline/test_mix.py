@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from data_pipeline.cli import main
 from data_pipeline.recipe import Recipe
-from data_pipeline.stages import mix
-from data_pipeline.stages.mix import Settings
+from data_pipeline.stages.mix import stage as mix
+from data_pipeline.stages.mix.stage import Settings
 from tests.data_pipeline.conftest import contents, make_text, run_recipe, write_jsonl
 
 SMALL_SHARDS = {"read": {"shard_bytes": 4000, "item_bytes": 8000}}

@@ -8,10 +8,10 @@ import yaml
 
 from data_pipeline.cli import main
 from data_pipeline.engine.steps import parse_bytes
-from data_pipeline.errors import UserError
 from data_pipeline.recipe import Recipe
 from data_pipeline.recipe_template import DEFAULT_STAGES, OPTIONAL_STAGES, recipe_text
 from data_pipeline.stages import STAGES, load_stage
+from pangu.foundation.errors import UserError
 from tests.conftest import REPOSITORY
 
 GOOD = """

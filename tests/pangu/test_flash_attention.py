@@ -9,8 +9,8 @@ import pytest
 from mindspore import Tensor
 
 from pangu.config import ModelConfig
-from pangu.model.visibility import Visibility
-from pangu.network import build
+from pangu.model.attention_mask import Visibility
+from pangu.model.network import build
 
 CONFIG = ModelConfig(
     num_layers=3, hidden_size=32, num_heads=4, ffn_hidden_size=64, seq_length=12, vocab_size=40, compute_dtype="fp16"

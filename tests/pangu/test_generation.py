@@ -9,11 +9,11 @@ import pytest
 from mindspore import Tensor
 
 from pangu.config import ModelConfig
-from pangu.errors import UserError
+from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
 from pangu.generation.engine import CHUNK
-from pangu.model.visibility import Visibility
-from pangu.network import build, read_weights
+from pangu.model.attention_mask import Visibility
+from pangu.model.network import build, read_weights
 from tests.pangu import oracle
 
 CONTEXT = 150

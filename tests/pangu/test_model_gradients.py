@@ -6,10 +6,10 @@ import pytest
 from mindspore import Tensor, nn
 
 from pangu.config import ModelConfig
-from pangu.loss import PretrainLoss
 from pangu.model.layer_norm import Normalisation, NormalisationOnCpu
 from pangu.model.linear import Affine, AffineOnCpu
-from pangu.network import build
+from pangu.model.network import build
+from pangu.training.loss import PretrainLoss
 
 
 @pytest.fixture(params=[ms.jit, lambda function: function], ids=["graph", "pynative"])

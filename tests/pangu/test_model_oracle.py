@@ -9,9 +9,9 @@ from mindspore import Tensor
 from safetensors.numpy import save_file
 
 from pangu.cli import main
-from pangu.loss import PretrainLoss, counted_predictions
-from pangu.model.visibility import Visibility
-from pangu.network import build
+from pangu.model.attention_mask import Visibility
+from pangu.model.network import build
+from pangu.training.loss import PretrainLoss, counted_predictions
 from tests.pangu import oracle
 
 FP32 = ["fp32_gelu", "fp32_fastgelu", "fp32_fastgelu_pipeline2"]

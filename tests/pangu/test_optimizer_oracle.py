@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from pangu.convert.names import canonical_names
-from pangu.loss import PretrainLoss, counted_predictions
-from pangu.network import build
-from pangu.optimizer import AdamW, adam_scalars
-from pangu.schedule import WarmupCosine
-from pangu.train_step import TrainStep
+from pangu.formats.names import canonical_names
+from pangu.model.network import build
+from pangu.training.loss import PretrainLoss, counted_predictions
+from pangu.training.optimizer import AdamW, adam_scalars
+from pangu.training.schedule import WarmupCosine
+from pangu.training.step import TrainStep
 from tests.pangu import oracle
 
 # Its true gradient is 0: a constant added to all scores of a row changes nothing. Adam amplifies the noise.

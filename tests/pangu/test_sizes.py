@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pangu.cli import main
 from pangu.config import ModelConfig, TrainConfig, load_size, size_names
-from pangu.errors import UserError
-from pangu.network import build
+from pangu.foundation.errors import UserError
+from pangu.model.network import build
 
 COUNTS = {
     "350M": 345_368_576,

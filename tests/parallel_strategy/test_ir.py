@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.graph.collectives import Record, collectives_of
 from parallel_strategy.mindspore.dryrun.collectives import KINDS, Collective, read_collectives
 from parallel_strategy.mindspore.dryrun.difference import Kind, differences, of_mindspore, ranks_text

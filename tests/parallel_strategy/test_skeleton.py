@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore.skeleton import skeleton_json, skeleton_question
 from parallel_strategy.mindspore.strategy_file import operator_strategy_json
 from parallel_strategy.spec.model import ModelSpec

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from pangu.foundation.errors import UserError
 from parallel_strategy.cli import main
-from parallel_strategy.errors import UserError
 from parallel_strategy.placement import axis_levels, group_ranks, places
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.framework import FrameworkSpec

@@ -8,10 +8,10 @@ import pytest
 from mindspore import Tensor
 
 from pangu.config import ModelConfig
-from pangu.loss import PretrainLoss
-from pangu.model.visibility import Visibility
-from pangu.network import build, read_weights
-from pangu.optimizer import AdamW
+from pangu.model.attention_mask import Visibility
+from pangu.model.network import build, read_weights
+from pangu.training.loss import PretrainLoss
+from pangu.training.optimizer import AdamW
 from parallel_strategy.graph.stored import is_turned, released_name
 from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.virtual.adam import Adam
