@@ -89,15 +89,15 @@ def test_story(tmp_path: Path, tokenizer_directory: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["run", "missing.yaml", "--out", "o"], "missing.yaml: No such file"),
+        (["run", "missing.yaml", "--out", "o"], "missing.yaml: cannot be read: No such file"),
         (["stats", "nowhere"], "not the output directory of a run"),
         (["why", "nowhere", "1"], "not the output directory of a run"),
         (["inspect", "nowhere"], "not the output directory of a run"),
         (["show", "nowhere.parquet"], "nowhere.parquet: no such file"),
-        (["init", "--corpus", "a", "--set", "pack.seq_length", "0", "--out", "r.yaml"], "nearest legal value is 1"),
+        (["init", "--corpus", "a", "--set", "pack.seq_length", "0", "--out", "r.yaml"], "nearest: 1"),
         (["init", "--set", "pack.seq_lenght", "9", "--out", "r.yaml"], "did you mean 'pack.seq_length'"),
         (["show", "."], "a directory; name a file in it"),
-        (["inspect", ".", "-n", "-1"], "the nearest legal value is 0"),
+        (["inspect", ".", "-n", "-1"], "nearest: 0"),
     ],
 )
 def test_mistakes_are_one_line(
