@@ -26,7 +26,8 @@ class Decoder(nn.Cell):
     """Everything below the logits -> hidden [B, S, d].
 
     ids, positions, query_positions: int32 [B, S]; row r of the query table asks for the token at position r + 1.
-    attention_bias: [B, 1, S, S], added to the scores. dropout_seed: int32 scalar, used in training mode where the configuration has dropout.
+    attention_bias: [B, 1, S, S], added to the scores.
+    dropout_seed: int32 scalar, used in training mode where the configuration has dropout.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -10,9 +10,9 @@ class FlashAttention(nn.Cell):
 
     Queries [B, H, Q, d/H], keys and values [B, H, K, d/H] -> [B, H, Q, d/H].
 
-    Queries and keys come scaled, as for the composed attention, so the kernel scales by 1. The attention_bias [B, 1, Q, K] is
-    turned into the kernel's mask, in which true means hidden. A row that sees nothing is undefined here, while the
-    composed attention makes it uniform; training has no such row, because every token sees itself.
+    Queries and keys come scaled, as for the composed attention, so the kernel scales by 1. The attention bias
+    [B, 1, Q, K] is turned into the kernel's mask, in which true means hidden. A row that sees nothing is undefined
+    here, while the composed attention makes it uniform; training has no such row, because every token sees itself.
     """
 
     def __init__(self, num_heads: int) -> None:
