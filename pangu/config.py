@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pangu import parameters
 from pangu.foundation.errors import UserError
 
 SIZES_DIRECTORY = Path(__file__).parent / "sizes"
@@ -140,11 +141,7 @@ class ModelConfig(YamlConfig):
     @property
     def num_parameters(self) -> int:
         """Exact count: L (4d²+4d + 2df+f+d + 4d) + V d + S d (twice with a query layer) + 2d."""
-        hidden, ffn = self.hidden_size, self.ffn_hidden_size
-        layer = 4 * hidden**2 + 4 * hidden + 2 * hidden * ffn + ffn + hidden + 4 * hidden
-        position_tables = 2 if self.query_layer else 1
-        tables = self.vocab_size * hidden + position_tables * self.seq_length * hidden
-        return self.num_layers * layer + tables + 2 * hidden
+        return parameters.count(self)
 
     @property
     def training_flops_per_token(self) -> int:
