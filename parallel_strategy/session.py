@@ -1,23 +1,20 @@
 """From a strategy file to a question, and to a priced one: what every verb begins with."""
 
-import os
 from pathlib import Path
-
-import yaml
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore.operator_splits import operator_splits
 from parallel_strategy.predict import Prediction
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Question, StrategySpec
 
 
-def load_question(strategy: str | os.PathLike[str]) -> Question:
+def load_question(strategy: str | Path) -> Question:
     """Read a strategy file. Raises UserError in one line, also for an override that no operator obeys."""
-    question = Question.load(Path(strategy))
+    question = Question.load(strategy)
     try:
         operator_splits(question)
     except UserError as error:
-        raise UserError(f"{strategy}:{_line_of(Path(strategy), str(error))}: {error}") from None
+        raise StrategySpec.read(strategy).mistake(str(error)) from None
     return question
 
 
@@ -33,14 +30,3 @@ def load_prediction(strategy: str, calibration: str | None = None) -> Prediction
         if fit is not None:
             question = apply(question, fit.multipliers)
     return Prediction(question)
-
-
-def _line_of(path: Path, message: str) -> int:
-    """Return the line of the field that a message names first, `field 'overrides.0.operator'`."""
-    node = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
-    for name in message.partition("field '")[2].partition("'")[0].split("."):
-        if isinstance(node, yaml.MappingNode):
-            node = next((value for key, value in node.value if key.value == name), node)
-        elif isinstance(node, yaml.SequenceNode) and name.isdigit():
-            node = node.value[int(name)]
-    return node.start_mark.line + 1

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     for name in ("number", "skip"):
         if getattr(arguments, name) < 0:
-            raise UserError(f"--{name} {getattr(arguments, name)}: the nearest legal value is 0")
+            raise UserError(f"--{name} {getattr(arguments, name)}: nearest: 0")
     with reading(arguments.place):
         found = records(_files(arguments), arguments.reason)
         for row in itertools.islice(found, arguments.skip, arguments.skip + arguments.number):

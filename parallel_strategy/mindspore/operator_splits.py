@@ -85,7 +85,7 @@ def operator_splits(question: Question) -> OperatorSplits:
             split, wrong, own = reader.read(known[path], name, override.strategy)
             if split is None:
                 raise UserError(
-                    f"field 'overrides.{number}.strategy': {name or path} cannot have in_strategy {override.strategy}: "
+                    f"overrides.{number}.strategy: {name or path} cannot have in_strategy {override.strategy}: "
                     f"{wrong}; nearest: {[list(parts) for parts in own]}"
                 )
             found[path] = split
@@ -106,7 +106,7 @@ def _named(override: Override, known: Mapping[str, Row], place: str) -> dict[str
         possible = [*LAYER_OPERATORS, *known, *(f"*.{row.path}" for row in pangu_network.LAYER_ROWS)]
         nearest = difflib.get_close_matches(pattern, possible, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(LAYER_OPERATORS)}, and paths"
-        raise UserError(f"field {place!r} = {pattern!r}: matches no operator of the network; {hint}")
+        raise UserError(f"{place}: {pattern!r} matches no operator of the network; {hint}")
     of_path = {path: name for name in names for path in LAYER_OPERATORS[name].paths}
     return {path: of_path[row.path] for path, row in known.items() if row.path in of_path and row.path != path}
 
@@ -223,5 +223,5 @@ def _check_word_table(splits: OperatorSplits, devices: int) -> None:
         written.append(f"{path} {[list(parts) for parts in split.inputs]}")
     if len(layouts) > 1:
         raise UserError(
-            f"field 'overrides': {' and '.join(written)} read one table, and must split it alike; override both or none"
+            f"overrides: {' and '.join(written)} read one table, and must split it alike; override both or none"
         )

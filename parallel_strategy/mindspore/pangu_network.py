@@ -160,7 +160,7 @@ LAYER_ROWS: tuple[Row, ...] = (
 )  # fmt: skip
 
 # Operators outside of the layers that run before the first of them.
-EMBEDDING_PARTS = (WORD_LOOKUP, "backbone.position", "backbone.embedding", "visibility.", "inputs", "labels")
+EMBEDDING_PARTS = (WORD_LOOKUP, "backbone.position", "backbone.embedding", "objective.")
 PAIRS = "batch:D seq keys"  # which token sees which
 LOGITS = "rows:D vocab:V"
 
@@ -177,24 +177,24 @@ NETWORK_ROWS: tuple[Row, ...] = (
     *_norm("backbone.layernorm", ""),
     _row(HEAD, "MatMul", "rows:D hidden | vocab:V hidden", "", ((1, WORD_TABLE),)),
     # who sees whom
-    _row("visibility.ends", "Equal", "batch:D seq | -"),
-    _row("visibility.real", "NotEqual", "batch:D seq | -"),
-    _row("visibility.from_zero", "Sub", "batch:D seq | -"),
-    _row("visibility.cumsum", "CumSum", "batch:D seq"),
-    _row("visibility.before", "Sub", "batch:D seq | batch:D seq"),
-    _row("visibility.repeat_positions", "Add", "batch:D seq | one seq"),
-    _row("visibility.same_document", "Equal", "batch:D seq one | batch:D one keys"),
-    _row("visibility.causal", "Mul", f"{PAIRS} | one seq keys"),
-    _row("visibility.repeat_causal", "Add", "batch:D seq one | one seq keys"),
-    _row("visibility.see_real", "Mul", f"{PAIRS} | batch:D seq one"),
-    _row("visibility.seen_real", "Mul", f"{PAIRS} | batch:D one keys"),
-    _row("visibility.count", "ReduceSum", PAIRS),
-    _row("visibility.hidden", "Sub", f"- | {PAIRS}"),
-    _row("visibility.penalise", "Mul", f"{PAIRS} | -"),
+    _row("objective.attention_mask.ends", "Equal", "batch:D seq | -"),
+    _row("objective.attention_mask.real", "NotEqual", "batch:D seq | -"),
+    _row("objective.attention_mask.from_zero", "Sub", "batch:D seq | -"),
+    _row("objective.attention_mask.cumsum", "CumSum", "batch:D seq"),
+    _row("objective.attention_mask.before", "Sub", "batch:D seq | batch:D seq"),
+    _row("objective.attention_mask.repeat_positions", "Add", "batch:D seq | one seq"),
+    _row("objective.attention_mask.same_document", "Equal", "batch:D seq one | batch:D one keys"),
+    _row("objective.attention_mask.causal", "Mul", f"{PAIRS} | one seq keys"),
+    _row("objective.attention_mask.repeat_causal", "Add", "batch:D seq one | one seq keys"),
+    _row("objective.attention_mask.see_real", "Mul", f"{PAIRS} | batch:D seq one"),
+    _row("objective.attention_mask.seen_real", "Mul", f"{PAIRS} | batch:D one keys"),
+    _row("objective.attention_mask.count", "ReduceSum", PAIRS),
+    _row("objective.attention_mask.hidden", "Sub", f"- | {PAIRS}"),
+    _row("objective.attention_mask.penalise", "Mul", f"{PAIRS} | -"),
     # the loss
-    _row("inputs", "StridedSlice", "batch:D seq"),
-    _row("labels", "StridedSlice", "batch:D seq"),
-    _row("is_counted", "NotEqual", "batch:D seq | -"),
+    _row("objective.inputs", "StridedSlice", "batch:D seq"),
+    _row("objective.labels", "StridedSlice", "batch:D seq"),
+    _row("objective.is_counted", "NotEqual", "batch:D seq | -"),
     _row("nll.maximum", "ReduceMax", LOGITS, HEAD),
     _row("nll.shift", "Sub", f"{LOGITS} | rows:D one", HEAD),
     _row("nll.exp", "Exp", LOGITS, "nll.shift"),

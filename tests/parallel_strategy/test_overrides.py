@@ -49,13 +49,14 @@ def build():
 
     from pangu.distributed.compile_step import model_config
     from pangu.model import PanguAlpha
-    from pangu.training.loss import PretrainLoss
+    from pangu.training.loss import Loss
+    from pangu.training.objectives.causal import CausalBatch
     from pangu.training.step import ScaledLoss
 
     def built(model: ModelSpec):
         with pytest.MonkeyPatch.context() as patch, no_init_parameters():
             patch.setattr(ms, "get_context", lambda name: {"device_target": "Ascend"}[name])
-            return ScaledLoss(PretrainLoss(PanguAlpha(model_config(model.model_dump())), 9, 6))
+            return ScaledLoss(Loss(PanguAlpha(model_config(model.model_dump())), CausalBatch(9, 6)))
 
     return built
 
@@ -137,7 +138,7 @@ def test_all_agree_on_an_override_or_all_refuse_it(built_once, one, other) -> No
     try:
         splits = operator_splits(under)
     except UserError as error:
-        assert str(error).startswith("field 'overrides") and "\n" not in str(error)
+        assert str(error).startswith("overrides") and "\n" not in str(error)
         for verb in (lambda: Prediction(under).seconds, lambda: parameter_layouts(under),
                      lambda: operator_strategies(under), lambda: shard_operators(under, loss, set())):  # fmt: skip
             with pytest.raises(UserError):
@@ -229,7 +230,7 @@ def test_an_override_that_matches_nothing_is_one_line_in_every_verb(tmp_path: Pa
     text = "model: {preset: pangu-alpha-2.6b}\nbatch: {global: 16}\nmesh: {dp: 2, tp: 4}\n"
     text += "overrides:\n  - {operator: head, strategy: [[2, 1], [4, 1]]}\n"
     for operator, strategy, line, words in (
-        ("attention.qery", [[2]], 6, "field 'overrides.1.operator' = 'attention.qery': matches no operator of the "
+        ("attention.qery", [[2]], 6, "field 'overrides.1.operator': 'attention.qery' matches no operator of the "
          "network; did you mean 'attention.query'?"),
         ("*.dense1.affine.matmul", [[2, 1], [3, 1]], 6, "field 'overrides.1.strategy': "
          "backbone.blocks.0.attention.dense1.affine.matmul cannot have in_strategy [[2, 1], [3, 1]]: 3 does not divide "
