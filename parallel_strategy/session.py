@@ -1,21 +1,9 @@
 """From a strategy file to a question, and to a priced one: what every verb begins with."""
 
-from pathlib import Path
-
-from pangu.foundation.errors import UserError
-from parallel_strategy.mindspore.operator_splits import operator_splits
+from parallel_strategy.mindspore.operator_splits import load_question
 from parallel_strategy.predict import Prediction
-from parallel_strategy.spec.strategy import Question, StrategySpec
 
-
-def load_question(strategy: str | Path) -> Question:
-    """Read a strategy file. Raises UserError in one line, also for an override that no operator obeys."""
-    question = Question.load(strategy)
-    try:
-        operator_splits(question)
-    except UserError as error:
-        raise StrategySpec.read(strategy).mistake(str(error)) from None
-    return question
+__all__ = ["load_prediction", "load_question"]
 
 
 def load_prediction(strategy: str, calibration: str | None = None) -> Prediction:

@@ -13,12 +13,13 @@ import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore import pangu_network
 from parallel_strategy.mindspore.device_matrix import Split, operand_layout
 from parallel_strategy.mindspore.pangu_network import LAYER_OPERATORS, LayerOperator, Operand, Row, row_of
-from parallel_strategy.spec.strategy import Override, Question
+from parallel_strategy.spec.strategy import Override, Question, StrategySpec
 
 Written = Sequence[Sequence[int]]
 
@@ -44,6 +45,16 @@ class OperatorSplits:
             return OperatorSplit(self.overridden[path])
         row = row_of(path)
         return None if row is None else split_of_row(row, self.letters)
+
+
+def load_question(path: Path | str) -> Question:
+    """Read a strategy file. Raises UserError in one line, also for an override that no operator obeys."""
+    question = Question.load(path)
+    try:
+        operator_splits(question)
+    except UserError as error:
+        raise StrategySpec.read(path).mistake(str(error)) from None
+    return question
 
 
 def degrees(question: Question) -> dict[str, int]:

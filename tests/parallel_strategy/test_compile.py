@@ -252,7 +252,7 @@ def test_what_an_operator_strategy_file_cannot_hold(tmp_path: Path, capsys) -> N
     with pytest.raises(UserError, match="is none that"):
         operator_strategy_json(b"[]", question)
     with pytest.raises(UserError, match="has 0 blocks, the model 2 layers"):
-        operator_strategy_json(b'{"version": 1, "operators": {}}', question)
+        operator_strategy_json(b'{"version": 2, "operators": {}}', question)
 
 
 @needs_compiler
