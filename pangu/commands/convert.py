@@ -15,7 +15,6 @@ python -m pangu convert pytorch_model.bin --to safetensors --out model.safetenso
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from pangu.formats.conversion import SUFFIXES, Plan, make_plan
 from pangu.formats.source import Source, open_source
 from pangu.formats.write_output import WholeFile, check_output, write_output
 from pangu.foundation.errors import UserError
+from pangu.foundation.progress import Progress
 
 MODEL_FILE = "model.yaml"
 
@@ -151,17 +151,9 @@ def print_summary(summary: dict) -> None:
 
 @contextmanager
 def progress_bar(total: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A bar with the rate and the time left, where standard error is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda count: progress.advance(task, count)
+    """Show the rate and the time left."""
+    with Progress(label, total, unit="bytes") as progress:
+        yield progress.advance
 
 
 def check_model_file(path: Path, overwrite: bool) -> None:
