@@ -24,10 +24,11 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from pangu.config import ModelConfig
 from pangu.formats.model_metadata import metadata_of
+from pangu.formats.safetensors_file import save_file
 from pangu.foundation.atomic_file import sync_directory, write_whole
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError

@@ -211,3 +211,23 @@ def test_mindspore_reads_the_string_and_the_weights(tmp_path: Path) -> None:
     in_order = [{"name": name, "data": value} for name, value in loaded.items()]
     ms.save_checkpoint(in_order, str(tmp_path / "theirs.ckpt"), append_dict={"model_config": said})
     assert load_for_inference(tmp_path / "theirs.ckpt")[0] == model
+
+
+def test_the_same_checkpoint_is_the_same_bytes(tmp_path: Path) -> None:
+    """Whatever process writes it: the names of a header stand in one order."""
+    import subprocess
+    import sys
+
+    program = (
+        "import sys, numpy as np; from pathlib import Path; from pangu.formats.safetensors_file import save_file\n"
+        "save_file({'b': np.ones((2, 3), np.float32), 'a': np.zeros(0, np.int8), 'c': np.float32(7)},"
+        " Path(sys.argv[1]), {key: key for key in ('x', 'y', 'z', 'format')})"
+    )
+    written = set()
+    for number in range(3):
+        subprocess.run([sys.executable, "-c", program, str(tmp_path / f"{number}")], check=True)
+        written.add((tmp_path / f"{number}").read_bytes())
+    assert len(written) == 1
+    with safe_open(tmp_path / "0", "np") as file:
+        assert file.metadata() == {key: key for key in ("x", "y", "z", "format")}
+        assert file.get_tensor("b").tolist() == [[1.0] * 3] * 2 and file.get_tensor("c") == 7
