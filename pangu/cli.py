@@ -2,10 +2,10 @@
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
+from pangu.foundation.best_effort import NO_ROOM, discard_standard_output, reason_of, warn
 from pangu.foundation.errors import UserError
 
 # verb -> one line of help; the verb's code is pangu/commands/VERB.py (dashes become underscores)
@@ -39,13 +39,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             module.add_arguments(verb_parser)
     arguments = parser.parse_args(argv)
     try:
-        return module.run(arguments)
+        code = module.run(arguments)
+        sys.stdout.flush()
+        return code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        warn(f"error: {error}")
         return 2
     except BrokenPipeError:  # whoever read the output, like `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_standard_output()
         return 0
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        discard_standard_output()
+        warn(f"error: {error.filename or 'standard output'}: cannot be written: {reason_of(error)}")
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

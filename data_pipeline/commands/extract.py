@@ -162,7 +162,7 @@ def _outcomes(files: list[str], workers: int) -> Iterator[Outcome]:
     if workers == 1 or len(tasks) == 1 or size < ALONE_BYTES:
         yield from map(extract_files, tasks)
         return
-    from data_pipeline.stages.extract import extract
+    from data_pipeline.extraction.extract import extract
 
     extract(b"<p>")  # loads the kernels once; the processes inherit them
     done = 0
@@ -238,7 +238,7 @@ def extract_files(files: list[str]) -> Outcome:
 
 
 def _extract_page(file: str, outcome: Outcome) -> None:
-    from data_pipeline.stages.extract import MAX_PAGE_BYTES, extract
+    from data_pipeline.extraction.extract import MAX_PAGE_BYTES, extract
 
     with open(file, "rb") as page:
         html = page.read(MAX_PAGE_BYTES + 1)

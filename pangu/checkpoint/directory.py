@@ -32,6 +32,7 @@ from pangu.config import ModelConfig
 from pangu.formats.names import canonical_names
 from pangu.foundation.atomic_file import sync_directory, write_whole
 from pangu.foundation.errors import UserError
+from pangu.foundation.json_text import dumps
 
 STEP_NAME = re.compile(r"step-(\d{8,})")
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -152,7 +153,7 @@ def finish(final: Path, state: TrainingState, model: ModelConfig, train: dict, d
         "train": train,
         "sha256": digests,
     }
-    write_whole(hidden(final) / STATE, json.dumps(description, indent=1).encode())
+    write_whole(hidden(final) / STATE, dumps(description, indent=1).encode())
     shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
     hidden(final).rename(final)
     sync_directory(final.parent)

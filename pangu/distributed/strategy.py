@@ -129,9 +129,9 @@ def applied(strategy: RunStrategy, config: TrainConfig) -> TrainConfig:
 
 
 def rows_of_rank(rows: np.ndarray, accumulate: int, shares: int, share: int) -> np.ndarray:
-    """The rows [B, S+1] of the batch that one of `shares` data-parallel ranks computes: its part of each micro-batch.
+    """The rows [B, ...] of the batch that one of `shares` data-parallel ranks computes: its part of each micro-batch.
 
     So micro-batch i of all ranks together is what one process computes as micro-batch i.
     """
-    parts = rows.reshape(accumulate, shares, len(rows) // accumulate // shares, rows.shape[-1])
-    return np.ascontiguousarray(parts[:, share].reshape(-1, rows.shape[-1]))
+    parts = rows.reshape(accumulate, shares, len(rows) // accumulate // shares, *rows.shape[1:])
+    return np.ascontiguousarray(parts[:, share].reshape(-1, *rows.shape[1:]))

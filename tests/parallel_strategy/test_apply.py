@@ -37,13 +37,14 @@ def test_every_operator_of_the_network_has_a_split(monkeypatch, split: Question)
 
     from pangu.distributed.compile_step import model_config
     from pangu.model import PanguAlpha
-    from pangu.training.loss import PretrainLoss
+    from pangu.training.loss import Loss
+    from pangu.training.objectives.causal import CausalBatch
     from parallel_strategy.mindspore.apply import operators
 
     # the network as it is built for Ascend, whose operators are those that are split
     monkeypatch.setattr(ms, "get_context", lambda name: {"device_target": "Ascend"}[name])
     with no_init_parameters():
-        loss = PretrainLoss(PanguAlpha(model_config(split.model.model_dump())), 9, 6)
+        loss = Loss(PanguAlpha(model_config(split.model.model_dump())), CausalBatch(9, 6))
     letters, seen = degrees(split), set()
     for path, primitive in operators(loss):
         if primitive.name not in FOLLOWERS:

@@ -20,14 +20,14 @@ from data_pipeline.stages.read.record_formats import (
 from data_pipeline.stages.read.source_files import FileRange
 
 if TYPE_CHECKING:
-    from data_pipeline.stages.extract import Extraction
+    from data_pipeline.extraction.extract import Extraction
 
 
 def read_page(
     part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
 ) -> Iterator[Document | Reject]:
     """A page a file: its title and its main text."""
-    from data_pipeline.stages.extract import extract
+    from data_pipeline.extraction.extract import extract
 
     def page(data: bytes, offset: int) -> Document | Reject:
         return _extracted(lambda: extract(data), data, offset)

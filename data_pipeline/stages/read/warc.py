@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_pipeline.stages.extract import Extraction, extract
+from data_pipeline.extraction.extract import Extraction, extract
 from data_pipeline.stages.read.charset import decode
 from data_pipeline.stages.read.compressed_bytes import Damage, read_stream
 from data_pipeline.stages.read.remote_files import RemoteFile

@@ -1,13 +1,11 @@
 """Measures the lines of a page: what each says, how its element is called, what stands around it.
 
-One row of numbers for a line. `FEATURES` names the columns; `data_pipeline/extraction/lines.py` turns them into the
-probability that the line belongs to the main text."""
+One row of numbers for a line. `FEATURES` names the columns; `data_pipeline/extraction/line_model.py` turns them into
+the probability that the line belongs to the main text."""
 
 import numpy as np
 
-from data_pipeline.extraction.patterns import NAME_GROUPS, PHRASE_GROUPS
-from data_pipeline.kernels.compiled import compiled
-from data_pipeline.kernels.page import (
+from data_pipeline.extraction.page import (
     ANCHORS,
     CHARACTERS,
     DIGITS,
@@ -19,6 +17,8 @@ from data_pipeline.kernels.page import (
     TAGS,
     FlatPage,
 )
+from data_pipeline.extraction.patterns import NAME_GROUPS, PHRASE_GROUPS
+from data_pipeline.kernels.compiled import compiled
 
 # Elements that say something about the text in them, one bit each.
 TAG_GROUPS = {

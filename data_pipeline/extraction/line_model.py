@@ -1,7 +1,7 @@
 """Which lines of a page are its main text: gradient-boosted trees over the measures of a line, and what to do with
 their answer.
 
-The trees are in `lines_model.json`, made by `tests/benchmarks/extraction_fit.py`, which also says how well they do on
+The trees are in `line_model.json`, made by `data_pipeline/extraction/fit.py`, which also says how well they do on
 pages that they have not seen. `docs/extraction.md` tells what they look at."""
 
 import json
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.kernels.page import CHARACTERS, LINKED, TAG, FlatPage
-from data_pipeline.kernels.page_lines import FEATURES, TREE_DEPTH, evaluate_trees, node_kinds
+from data_pipeline.extraction.measures import FEATURES, TREE_DEPTH, evaluate_trees, node_kinds
+from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage
 
-MODEL_FILE = Path(__file__).with_name("lines_model.json")
+MODEL_FILE = Path(__file__).with_name("line_model.json")
 SHARED = 0.4  # how far a line's probability is that of its kind; by cross-validation, 0.2 to 0.6 do as well
 LEAST_PROBABILITY = 0.1  # a line below is never kept
 
@@ -65,7 +65,7 @@ class LineModel:
         """Raises ValueError where the file was fitted to other measures than this code takes."""
         data = json.loads(path.read_text())
         if data["features"] != FEATURES:
-            raise ValueError(f"{path}: fitted to other features; run python -m tests.benchmarks.extraction_fit --write")
+            raise ValueError(f"{path}: fitted to other features; run python -m data_pipeline.extraction.fit --write")
         threshold = [[np.inf if x is None else x for x in row] for row in data["threshold"]]
         return cls(
             np.array(data["feature"], np.uint16), np.array(threshold, np.float32), np.array(data["leaf"], np.float32)

@@ -1,9 +1,9 @@
 """The main text of Chinese web pages: title, date, article or posts; no navigation, advertisements or copyright
 lines.
 
-Three steps, each linear in the page: `charset.decode`, one pass over the markup (`kernels/page.py`) that gives the
-lines of the page with what stands around them (`kernels/page_lines.py`), and a fitted model that says for each line
-how probably it is main text (`extraction/lines.py`). There is no tree of objects, so nothing in a page can make it
+Three steps, each linear in the page: `charset.decode`, one pass over the markup (`extraction/page.py`) that gives the
+lines of the page with what stands around them (`extraction/measures.py`), and a fitted model that says for each line
+how probably it is main text (`extraction/line_model.py`). There is no tree of objects, so nothing in a page can make it
 slow or deep."""
 
 import re
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.extraction.lines import expected_best, line_model, shared_among_kinds
-from data_pipeline.kernels.page import CHARACTERS, LINKED, TAG, FlatPage, read_page
-from data_pipeline.kernels.page_lines import measure_lines
+from data_pipeline.extraction.line_model import expected_best, line_model, shared_among_kinds
+from data_pipeline.extraction.measures import measure_lines
+from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage, read_page
 from data_pipeline.stages.read.charset import decode
 
 MAX_PAGE_BYTES = 32 << 20  # what lies behind is not read

@@ -1,4 +1,4 @@
-"""Fits the line model of the extractor: `python -m tests.benchmarks.extraction_fit [--write]`.
+"""Fits the line model of the extractor: `python -m data_pipeline.extraction.fit [--write]`.
 
 Trees are fitted to the lines of the hand-labelled pages (../shared/data/html) and of invented pages
 (`page_templates.py`), half by weight each; a line is positive where half of its 4-grams are in the page's main text,
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.extraction.lines import MODEL_FILE, LineModel, expected_best, shared_among_kinds
-from data_pipeline.kernels.page import FlatPage, read_page
-from data_pipeline.kernels.page_lines import FEATURES, TREE_DEPTH, measure_lines
+from data_pipeline.extraction.line_model import MODEL_FILE, LineModel, expected_best, shared_among_kinds
+from data_pipeline.extraction.measures import FEATURES, TREE_DEPTH, measure_lines
+from data_pipeline.extraction.page import FlatPage, read_page
+from data_pipeline.extraction.page_templates import Text, make_page
+from data_pipeline.extraction.scoring import labelled_pages, scores
 from data_pipeline.stages.read.charset import decode
-from tests.benchmarks.extraction import labelled_pages, scores
-from tests.benchmarks.page_templates import Text, make_page
 
 CORPUS = {"lctt_it_news": 400, "medical_qa": 500, "law_md": 150, "tidb_docs": 60, "classical_modern": 150}
 SETTINGS = {
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--invented", type=int, default=900, help="how many invented pages the fit sees")
     parser.add_argument("--write", action="store_true", help=f"replace {MODEL_FILE.name} by a fit to all pages")
     arguments = parser.parse_args()
-    pages = labelled_pages(arguments.shared)
+    pages = [(page.name, page.html, page.gold) for page in labelled_pages(arguments.shared / "html")]
     labelled = [Example(decode(html).text.encode(), gold) for _, html, gold in pages]
     texts = corpus_texts(arguments.shared / "corpus")
     invented = [

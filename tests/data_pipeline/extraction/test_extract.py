@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.cli import main
-from data_pipeline.kernels.page import MAX_DEPTH, read_page
-from data_pipeline.stages.extract import extract
-from tests.benchmarks.extraction import labelled_pages, scores
+from data_pipeline.extraction.extract import extract
+from data_pipeline.extraction.page import MAX_DEPTH, read_page
+from data_pipeline.extraction.scoring import labelled_pages, scores
 
 SENTENCES = [
     "今年前三季度，全市新增城镇就业十二万人，完成年度目标的百分之九十五。",
@@ -232,7 +232,7 @@ def test_any_markup_gives_a_sound_page(parts: list[str]) -> None:
 
 def test_mutated_pages_never_raise(shared: Path) -> None:
     chooser = random.Random(5)
-    pages = [html for _, html, _ in labelled_pages(shared) if len(html) < 60_000]
+    pages = [page.html for page in labelled_pages(shared / "html") if len(page.html) < 60_000]
     for _ in range(150):
         html = bytearray(chooser.choice(pages))
         for _ in range(chooser.randint(1, 60)):
@@ -242,7 +242,7 @@ def test_mutated_pages_never_raise(shared: Path) -> None:
 
 
 def test_f1_on_labelled_pages_does_not_fall(shared: Path) -> None:
-    values = [scores(extract(html).text, gold)[0] for _, html, gold in labelled_pages(shared)]
+    values = [scores(extract(page.html).text, page.gold)[0] for page in labelled_pages(shared / "html")]
     # the model was fitted to these pages: a guard against accidents, not a measure (see docs/extraction.md for that)
     assert sum(values) / len(values) > 0.96
 
