@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from data_pipeline.engine.steps import StageSettings, Step, parse_bytes
 from data_pipeline.stages import STAGES, load_stage
+from data_pipeline.stages.presets import PresetName
 from pangu.foundation.errors import UserError
 
 # what a worker needs at most on usual documents (measured: 0.8 GiB while it packs, MindSpore among it)
@@ -62,6 +63,9 @@ class Source(BaseModel):
         default="auto", description="auto goes by the file name; .gz .zst .bz2 are recognised by their content"
     )
     fields: Fields = Field(default=Fields())
+    preset: PresetName | None = Field(
+        default=None, description="what kind of text it is, for `clean` and `filter`; null: as the recipe says"
+    )
     split: Literal["file", "paragraph", "line"] = Field(
         default="file",
         description="what one document of a TXT file is: the file, what stands between blank lines, or a line",
@@ -81,6 +85,7 @@ class _Recipe(BaseModel):
     sources: list[Source] = Field(min_length=1)
     stages: list[Any] = Field(min_length=1)
     seed: int = Field(1, ge=0, lt=2**32)
+    preset: PresetName | None = None
     engine: Literal["local", "spark"] = "local"
     memory: int = 4 << 30
     workers: Literal["auto"] | int = "auto"
@@ -228,6 +233,8 @@ def _stage(entry: Any, index: int, recipe: _Recipe, path: Path, node: yaml.Node 
         raise UserError(f"{_place(path, node, (*location, kind, 'name'))}: {name!r}: letters, digits, - and _ only")
     module = load_stage(kind)
     checked = _validated(module.Settings, settings, path, node, (*location, kind))
+    presets = {source.name: source.preset for source in recipe.sources if source.preset is not None}
+    checked = checked.with_presets(recipe.preset, presets)
     checked = checked.completed(recipe.seed, [source.name for source in recipe.sources], path.parent)
     return Stage(name, kind, checked, module.STEPS)
 

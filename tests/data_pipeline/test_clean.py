@@ -51,7 +51,9 @@ def test_rule_1() -> None:
     assert (clean_document("短文。", None, paper).drop_reason or "").startswith("too_short:3 ")
     english = "The quick brown fox jumps over the lazy dog. " * 8
     assert (clean_document(good + english, None, paper).drop_reason or "").startswith("han_share:0.")
-    assert clean_document(good + english, None, Settings(preset="pangu-alpha", minimum_han_share=0.2)).drop_reason is None
+    assert (
+        clean_document(good + english, None, Settings(preset="pangu-alpha", minimum_han_share=0.2)).drop_reason is None
+    )
     assert clean_document("某网站 标题", "某网站标题", ANY_LENGTH).drop_reason == "title_only"
 
 
@@ -203,9 +205,10 @@ _PIECES = (
     "微信： e\u0301 ﬁ 关注公众号 \u2028 \x85 \xa0 这是一个会重复出现的段落。\n 乾 這裡 加V abc_12 110105 19491231002X"
 )
 _STRUCTURE = (
-    "```\n", "```py\n", "\n    x = [1]\n", "\n\tx;\n", "| a | b |\n|---|---|\n", "a\tb\n", "<br>", "<div>", "</p>", "&nbsp;", "&lt;", "&amp;",
-    "首页 > 新闻 > 正文\n", "责任编辑：王", "版权所有", "■■■■■■", "★★★★★★", "├──", "看著", "$$\n", "<pre>", "</pre>\n", "# 题\n", "甲：好\n", "ä½ å¥½",
-)  # fmt: skip
+    *("```\n", "```py\n", "\n    x = [1]\n", "\n\tx;\n", "| a | b |\n|---|---|\n", "a\tb\n", "# 题\n", "甲：好\n"),
+    *("<br>", "<div>", "</p>", "&nbsp;", "&lt;", "&amp;", "<pre>", "</pre>\n", "$$\n", "├──", "■■■■■■", "★★★★★★"),
+    *("首页 > 新闻 > 正文\n", "责任编辑：王", "版权所有", "看著", "ä½ å¥½"),
+)
 PIECES = st.sampled_from([*_PIECES.split(" "), *_STRUCTURE])
 ANY_TEXT = st.lists(PIECES | st.text(st.characters(codec="utf-8"), max_size=3), max_size=30).map("".join)
 PRESETS = st.sampled_from(["web", "technical", "pangu-alpha"])

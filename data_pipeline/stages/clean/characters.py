@@ -32,10 +32,10 @@ SYMBOLS = re.compile(
 # ■ ♀ ★ ✓ ❌ │ ├ ─ are words in lists, tables and trees of files
 _TEXT_SYMBOLS = "\u2500-\u25ca\u25cc-\u27bf\u2b00-\u2bff"
 _OTHER_SYMBOLS = re.compile(SYMBOLS.pattern.replace(_TEXT_SYMBOLS, ""))
-_ROW_MARKS = "─━═┄┅┈┉╌╍▬■□●◆◇★☆▲△▼▽♥♡♠♣♦♪♫✦✧✿❀❤"
+_ROW_MARKS = "─━═┄┅┈┉╌╍▬■●◆◇★☆▲△▼▽♥♡♠♣♦♪♫✦✧✿❀❤"
 _ORNAMENT = "[■●◆◇★☆▲△▼▽♥♡♠♣♦♪♫✦✧✿❀❤]"
 _ORNAMENTS = re.compile(
-    "^[ \t]*([─━═┄┅┈┉╌╍▬■□●◆◇★☆▲▼✦✧])\\1{5,}[ \t]*$" + f"|({_ORNAMENT}{{1,2}}?)\\2{{5,}}", re.MULTILINE
+    "^[ \t]*([─━═┄┅┈┉╌╍▬■●◆◇★☆▲▼✦✧])\\1{5,}[ \t]*$" + f"|({_ORNAMENT}{{1,2}}?)\\2{{5,}}", re.MULTILINE
 )
 LINE_BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 

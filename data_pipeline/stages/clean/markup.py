@@ -23,9 +23,13 @@ _REMAINS = re.compile(
     re.IGNORECASE,
 )
 _HIDDEN = re.compile(r"<(script|style|noscript|template)\b[^<>]*>[\s\S]*?</\1\s*>|<!--[\s\S]*?-->", re.IGNORECASE)
-_LINE_TAG = re.compile(rf"[ \t]*(?:</?(?:{_BLOCK_NAMES}){_ATTRIBUTES}\s*/?>|<br\s*/?>){_SPOKEN_OF}[ \t]*", re.IGNORECASE)
+_LINE_TAG = re.compile(
+    rf"[ \t]*(?:</?(?:{_BLOCK_NAMES}){_ATTRIBUTES}\s*/?>|<br\s*/?>){_SPOKEN_OF}[ \t]*", re.IGNORECASE
+)
 _CELL_TAG = re.compile(rf"\s*</(?:td|th)\s*>\s*(?:<(?:td|th){_ATTRIBUTES}\s*>)?", re.IGNORECASE)
 _OTHER_TAG = re.compile(rf"</?(?:{_INLINE_NAMES}|td|th){_ATTRIBUTES}\s*/?>{_SPOKEN_OF}", re.IGNORECASE)
+_SPACE = r"(?:[ \t\u3000]|&(?:nbsp|emsp|ensp|#160|#12288);)"
+_INDENT = re.compile(rf"^{_SPACE}*&(?:nbsp|emsp|ensp|#160|#12288);{_SPACE}*", re.MULTILINE | re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:[A-Za-z]{2,8}|#\d{1,7}|#[xX][\da-fA-F]{1,6});")
 _INLINE_CODE = re.compile(r"(``[^`\n]+``|`[^`\n]+`)")
 _MANY_LINES = re.compile(r"\n{3,}")
@@ -46,12 +50,21 @@ def remove_markup(text: str) -> tuple[str, int]:
 
 
 def _without_tags(text: str) -> tuple[str, int]:
+    text, tags = _strip_tags(text)
+    text, indents = _INDENT.subn("", text)
+    text, entities = _ENTITY.subn(_character, text)
+    if tags and entities:  # escaped twice
+        text, more = _strip_tags(text)
+        tags += more
+    return text, tags + indents + entities
+
+
+def _strip_tags(text: str) -> tuple[str, int]:
     total = 0
     for pattern, instead in ((_HIDDEN, ""), (_CELL_TAG, "\t"), (_LINE_TAG, "\n"), (_OTHER_TAG, "")):
         text, count = pattern.subn(instead, text)
         total += count
-    text, count = _ENTITY.subn(_character, text)
-    return text, total + count
+    return text, total
 
 
 def _character(match: re.Match[str]) -> str:

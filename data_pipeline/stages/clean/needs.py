@@ -25,7 +25,9 @@ def navigation_words() -> "Words":
 
 
 @cache
-def character_classes(conversion: str = "t2s", keep_text_symbols: bool = False, with_publisher: bool = False) -> np.ndarray:
+def character_classes(
+    conversion: str = "t2s", keep_text_symbols: bool = False, with_publisher: bool = False
+) -> np.ndarray:
     """Return int32[262144]: the classes of each code point, for these settings of `clean`."""
     from data_pipeline.kernels.normal_form import TABLE_SIZE
 

@@ -20,7 +20,9 @@ _INLINE = re.compile(
     re.MULTILINE,
 )
 _FRONT_MATTER = re.compile(r"\A---\n(?:.*\n){0,60}?---(?:\n|\Z)")
-_LINE_MARKS = re.compile(r"^[ \t]*(?:[#>]+[ \t]*|[-*+][ \t]+|\|[ \t]*)+|^[ \t]*[-=~^*+_#|: ]{3,}$|\*\*|__|[ \t]*\|", re.MULTILINE)
+_LINE_MARKS = re.compile(
+    r"^[ \t]*(?:[#>]+[ \t]*|[-*+][ \t]+|\|[ \t]*)+|^[ \t]*[-=~^*+_#|: ]{3,}$|\*\*|__|[ \t]*\|", re.MULTILINE
+)
 
 
 def prose(text: str, with_tables: bool = True) -> str:

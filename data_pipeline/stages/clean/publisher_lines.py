@@ -2,28 +2,31 @@
 
 import re
 
-from data_pipeline.stages.clean.boilerplate_lines import NAVIGATION_WORDS
-
 PATH_CHARACTERS, CREDIT_CHARACTERS = 120, 100
-_LOCATION = re.compile("^[ \t\u3000]*(?:(?:您?的?|你)?(?:现在|当前)?(?:所在)?(?:的)?位置|当前位置|当前页面|所在位置)[ ]*(?:是|为)?[ ]*[：:]?[ ]*")
+_LOCATION = re.compile(
+    "^[ \t\u3000]*(?:(?:您?的?|你)?(?:现在|当前)?(?:所在)?(?:的)?位置|当前(?:位置|页面))[ ]*(?:是|为)?[ ]*[：:]?[ ]*"
+)
 _PATH_SEPARATOR = re.compile(r"\s*(?:>>|»|›|＞|>|→|/|／|-&gt;|&gt;)\s*")
-_HOME = frozenset("首页 主页 网站首页 本站首页 返回首页 门户 Home home HOME 正文".split()) | NAVIGATION_WORDS
+_HOME = frozenset({"首页", "主页", "网站首页", "本站首页", "返回首页"})
 _PATH_ITEM = 12
 _SENTENCE_MARKS = re.compile("[。！？；]")
 
-_PEOPLE = "责任编辑|责编|本文编辑|网络编辑|值班编辑|执行编辑|实习编辑|编辑|审核|初审|复审|终审|校对|一审|二审|三审|监制|排版|供稿|稿件来源"
+_PEOPLE = "责任编辑|责编|(?:本文|网络|值班|执行|实习)?编辑|审核|[初复终一二三]审|校对|监制|排版|供稿|稿件来源"
 _LABEL = re.compile(f"^[ \t\u3000]*[（(【\\[]?(?:{_PEOPLE})[ \u3000]*[：:/|]")
-_AT_END = re.compile(f"[ \t\u3000]*[（(【\\[](?:{_PEOPLE})[ \u3000]*[：:][^（()）【】\\[\\]\n]{{1,24}}[)）】\\]][ \t]*$", re.MULTILINE)
+_AT_END = re.compile(
+    f"[ \t\u3000]*[（(【\\[](?:{_PEOPLE})[ \u3000]*[：:][^（()）【】\\[\\]\n]{{1,24}}[)）】\\]][ \t]*$", re.MULTILINE
+)
 _RIGHTS = re.compile(
-    "版权(?:归[^，。]{1,20})?所有|未经(?:[^，。]{0,12})(?:许可|授权|允许|同意)[，,]?[^，。]{0,6}(?:不得|禁止|严禁|请勿|谢绝)[^，。]{0,12}"
-    "|(?:转载|摘编)(?:请|须|需|必须|务必)(?:注明|标明|保留|联系)|禁止(?:任何形式的?)?转载|Copyright\\b|All [Rr]ights [Rr]eserved|©"
+    "版权(?:归[^，。]{1,20})?所有|未经[^，。]{0,12}(?:许可|授权|允许|同意)[，,]?[^，。]{0,12}(?:不得|禁止|严禁|请勿|谢绝)[^，。]{0,12}"
+    "|(?:转载|摘编)(?:请|须|需|必须|务必)(?:注明|标明|保留|联系)|禁止(?:任何形式的?)?转载"
+    "|Copyright\\b|All [Rr]ights [Rr]eserved"
 )
 _CREDIT_SENTENCE = 40
 # no such line is without one of these pairs; kernels/survey.py looks for them
-PAIRS = (
-    *("首页 主页 位置 责任 责编 编辑 审核 初审 复审 终审 一审 二审 三审 校对 版权 未经 转载 摘编 监制 排版 供稿 稿件 门户 正文".split()),
-    *("当前 Co co Al Ho ho HO".split()),
-)
+_TEMPLATE_WORDS = """
+首页 主页 位置 当前 责任 责编 编辑 审核 初审 复审 终审 一审 二审 三审 校对 监制 排版 供稿 稿件 版权 未经 转载 摘编 Co Al
+"""
+PAIRS = tuple(_TEMPLATE_WORDS.split())
 _PAIR = re.compile("|".join(PAIRS))
 
 
@@ -31,10 +34,11 @@ def remove_publisher_lines(text: str) -> tuple[str, int]:
     """Return (text, lines and ends of lines that went)."""
     if not _PAIR.search(text):
         return text, 0
-    text, total = _AT_END.subn("", text)
     rows = text.split("\n")
     kept = [row for row in rows if not (is_path(row) or is_credit(row))]
-    return ("\n".join(kept), total + len(rows) - len(kept)) if len(kept) < len(rows) or total else (text, 0)
+    left, ends = _AT_END.subn("", "\n".join(kept))
+    total = ends + len(rows) - len(kept)
+    return (left, total) if total else (text, 0)
 
 
 def is_path(row: str) -> bool:
@@ -50,7 +54,7 @@ def is_path(row: str) -> bool:
     items = [item for item in items if item]
     if len(items) < 2 or any(len(item) > _PATH_ITEM for item in items[:-1]) or _SENTENCE_MARKS.search(row):
         return False
-    return location is not None or (items[0] in _HOME and len(items) >= 3) or items[0] in ("首页", "网站首页", "主页")
+    return location is not None or items[0] in _HOME
 
 
 def is_credit(row: str) -> bool:

@@ -5,7 +5,7 @@
 | `t2s` | traditional characters in OpenCC's own standard; leaves 看著 |
 | `tw2s`, `tw2sp` | Taiwan: 看著 → 看着, 著作 stays; with `p` its words too: 軟體 → 软件 |
 | `hk2s` | Hong Kong: 衞 → 卫, 裏 → 里 |
-| `auto` | the one that a text's own forms ask for: tw2s where it has 著 as a particle, hk2s where it has forms of Hong Kong |
+| `auto` | the one that a text's forms ask for: tw2s for 著 as a particle, hk2s for forms of Hong Kong |
 """
 
 import functools

@@ -14,7 +14,7 @@
 Code, tables, verse and dialogue are structure, of which no rule takes a line or an indent (stages/clean/structure.py).
 The share of Chinese is that of Chinese characters among these and the words of alphabets, in the prose of the text
 (stages/clean/prose.py): by the paper's letter, a share of all characters, hardly an article on technology is Chinese.
-What a kind of text needs otherwise stands in a preset (stages/clean/presets.py); `pangu-alpha` is the paper's letter.
+What a kind of text needs otherwise stands in a preset (stages/presets.py); `pangu-alpha` is the paper's letter.
 
 The paper names its rules and two numbers; the lists of words and symbols are not published and are ours. The text is
 changed first (0 to 5, until nothing changes any more, so that cleaning twice is cleaning once), then measured (6, 7).
@@ -24,8 +24,9 @@ and only these pass through the rules, which are plain functions on one text."""
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -38,9 +39,10 @@ from data_pipeline.kernels import survey_flags
 from data_pipeline.stages.clean import boilerplate_lines, characters, markup, mojibake, publisher_lines, structure
 from data_pipeline.stages.clean import privacy as private_data
 from data_pipeline.stages.clean.needs import character_classes, navigation_words
-from data_pipeline.stages.clean.presets import PRESETS, PresetName
 from data_pipeline.stages.clean.prose import prose
 from data_pipeline.stages.clean.simplified import Conversion, simplify
+from data_pipeline.stages.presets import PRESETS, PresetName
+from pangu.foundation.errors import UserError
 
 # Phrases that an article does not use. Ours; kept short, because the paper drops a document for a single one.
 ADVERTISEMENT_WORDS = (
@@ -66,9 +68,10 @@ _LEAST_CHARACTER_SHARE = 0.1
 class Settings(StageSettings):
     """The switches and thresholds; the defaults are the paper's where it gives one."""
 
-    preset: PresetName | None = Field(
-        default=None,
-        description="web, technical, poetry, classical, dialogue, pangu-alpha; null: the recipe's. It sets what is not set here",
+    preset: PresetName = Field(
+        default="web",
+        description="the recipe's, or one of web, technical, poetry, classical, dialogue, pangu-alpha: sets what is not"
+        " set here",
     )
     of_source: dict[str, dict[str, Any]] = Field(
         default={}, description="other settings for single sources, like {poems: {preset: poetry}}"
@@ -84,7 +87,8 @@ class Settings(StageSettings):
     )
     drop_title_only: bool = Field(default=True, description="drop a page that has nothing but its title")
     keep_structure: bool = Field(
-        default=True, description="code, tables, verse and dialogue stay as they are: no line and no indent of them goes"
+        default=True,
+        description="code, tables, verse and dialogue stay as they are: no line and no indent of them goes",
     )
     remove_markup: bool = Field(default=True, description="remove tags of HTML outside code, resolve entities")
     repair_mojibake: bool = Field(default=True, description="bring back text that was read in the wrong charset")
@@ -147,22 +151,29 @@ class Settings(StageSettings):
 
     def with_presets(self, preset: str | None, of_source: Mapping[str, str]) -> "Settings":
         """Return these settings with the presets of the recipe and of its sources, where none is given here."""
-        given = {name: getattr(self, name) for name in self.model_fields_set}
-        if self.preset is None and preset is not None:
+        if "preset" in self.model_fields_set:
+            return self
+        given = {name: getattr(self, name) for name in self.model_fields_set - {"of_source"}}
+        if preset is not None:
             given["preset"] = preset
-        sources = {name: {"preset": preset} for name, preset in of_source.items() if "preset" not in given}
-        if self.preset is None and sources:
-            for name, changes in self.of_source.items():
-                sources[name] = {**sources.get(name, {}), **changes}
-            given["of_source"] = sources
-        return Settings(**given)
+        sources = {name: {"preset": preset, **self.of_source.get(name, {})} for name, preset in of_source.items()}
+        return Settings(**given, of_source={**self.of_source, **sources})
+
+    def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "Settings":
+        """Return these settings; a source that they name and the recipe has not is a mistake."""
+        unknown = [name for name in self.of_source if name not in source_names]
+        if unknown:
+            raise UserError(f"clean.of_source: no source {unknown[0]!r}; there are {', '.join(source_names)}")
+        return self
 
     def for_source(self, name: str) -> "Settings":
         """Return the settings for the documents of one source."""
         changes = self.of_source.get(name)
         if changes is None:
             return self
-        own = {} if "preset" in changes else {name: getattr(self, name) for name in self.model_fields_set - {"of_source"}}
+        own = (
+            {} if "preset" in changes else {name: getattr(self, name) for name in self.model_fields_set - {"of_source"}}
+        )
         return Settings(**{**own, **changes})
 
 
@@ -271,7 +282,9 @@ def clean_texts(texts: list[str], settings: Settings) -> list[Changes]:
     rows = list(range(len(texts)))
     for _ in range(_ROUNDS):
         flags = _survey([texts[row] for row in rows], settings)
-        flagged = [(row, flag) for row, flag in zip(rows, flags, strict=True) if flag or _may_have_markup(texts[row], settings)]
+        flagged = [
+            (row, flag) for row, flag in zip(rows, flags, strict=True) if flag or _may_have_markup(texts[row], settings)
+        ]
         of_characters = []
         for row, flag in flagged:
             if changes[row] is untouched:
@@ -534,7 +547,7 @@ STEPS = (
             "data_pipeline.stages.clean.characters",
             "data_pipeline.stages.clean.markup",
             "data_pipeline.stages.clean.needs",
-            "data_pipeline.stages.clean.presets",
+            "data_pipeline.stages.presets",
             "data_pipeline.stages.clean.prose",
             "data_pipeline.stages.clean.publisher_lines",
             "data_pipeline.stages.clean.structure",

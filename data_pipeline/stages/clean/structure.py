@@ -2,8 +2,8 @@
 
 | kind | what | what the rules of `clean` leave alone |
 |---|---|---|
-| code | fences of Markdown, `<pre>`, indented blocks that read as code, `$$` blocks | everything, but for controls |
-| table | rows of Markdown, grids and reST tables, lines with the same number of tabs | indents, repeats, navigation, markup |
+| code | fences of Markdown, `<pre>`, indented blocks that read as code, `$$` blocks | everything |
+| table | rows of Markdown, grids, reST tables, lines with the same number of tabs | indents, repeats, links |
 | verse | texts or blocks of short lines of Chinese, most of them different | repeats |
 | dialogue | lines of speakers who speak more than once, lines in quotation marks | repeats |
 | mark | headings, rules and underlines of marks, lines that hold inline code | repeats |
@@ -31,7 +31,9 @@ _LIST_ITEM = re.compile(r"^\s+(?:[-*+]|\d+[.)])\s+\S")
 _SEPARATOR_ROW = re.compile(r"^[ \t>]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)+\|?[ \t]*$")
 _ONE_COLUMN_SEPARATOR = re.compile(r"^[ \t>]*\|[ \t]*:?-+:?[ \t]*\|[ \t]*$")
 _PIPE_ROW = re.compile(r"^[ \t>]*\|.*\|[ \t]*$")
-_GRID_BORDER = re.compile(r"^[ \t]*(?:\+(?:[-=]+\+)+|={2,}(?:[ ]+={2,})+|[├└┌┬┴┼│─━┃┏┗┣╔╚╠═║┐┘┤┓┛┫╗╝╣╬╦╩ \t]{3,})[ \t]*$")
+_GRID_BORDER = re.compile(
+    r"^[ \t]*(?:\+(?:[-=]+\+)+|={2,}(?:[ ]+={2,})+|[├└┌┬┴┼│─━┃┏┗┣╔╚╠═║┐┘┤┓┛┫╗╝╣╬╦╩ \t]{3,})[ \t]*$"
+)
 _BOX_ROW = re.compile(r"^[ \t]*[│┃║].*[│┃║][ \t]*$")
 _INNER_TABS = re.compile(r"(?<=[^\s])[ ]*\t")
 _WITHOUT_WORDS = re.compile(r"^[\W_]*$")
@@ -181,7 +183,9 @@ def _mark_tables(lines: Sequence[str], kinds: list[int]) -> None:
             kinds[place] = TABLE
         elif pipes[place] and _PIPE_ROW.match(line):
             before = place and kinds[place - 1] == TABLE
-            after = place + 1 < len(lines) and (_PIPE_ROW.match(lines[place + 1]) or _GRID_BORDER.match(lines[place + 1]))
+            after = place + 1 < len(lines) and (
+                _PIPE_ROW.match(lines[place + 1]) or _GRID_BORDER.match(lines[place + 1])
+            )
             if before or after:
                 kinds[place] = TABLE
         elif _BOX_ROW.match(line):

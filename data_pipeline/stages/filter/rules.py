@@ -87,6 +87,7 @@ class Preset(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rules: tuple[Rule, ...]
+    measured_on: Literal["text", "prose"] = "text"
     sensitive: SensitiveRule | None = None
 
 
