@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     for name in ("number", "skip"):
         if getattr(arguments, name) < 0:
-            raise UserError(f"--{name} {getattr(arguments, name)}: the nearest legal value is 0")
+            raise UserError(f"--{name} {getattr(arguments, name)}: nearest: 0")
     with reading(arguments.place):
         found = records(_files(arguments), arguments.reason, arguments.source)
         for row in itertools.islice(found, arguments.skip, arguments.skip + arguments.number):

@@ -1,4 +1,4 @@
-"""The one exception that a person sees as a line instead of a traceback."""
+"""The exception that a person sees as a line instead of a traceback."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints it to standard error and exits with code 2.
     """
+
+
+class PlacedError(UserError):
+    """A mistake whose message already names its file, and its line where there is one."""

@@ -56,7 +56,7 @@ def export(question: Question, strategy_file: str, hosts: Path | None, skeleton:
 def operator_strategy(question: Question, skeleton: Path) -> bytes:
     """Strategies of operators under MindSpore's names. Raises UserError for a file that is no skeleton of this network,
     and for a strategy that MindSpore reads in no such file."""
-    from parallel_strategy.mindspore.placement import check_supported
+    from parallel_strategy.mindspore.limits import check_supported
     from parallel_strategy.mindspore.strategy_file import operator_strategy_json
 
     check_supported(question)

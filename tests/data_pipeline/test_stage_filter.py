@@ -66,10 +66,13 @@ def test_the_stage_offers_the_presets_there_are() -> None:
     ("settings", "message"),
     [
         ({"preset": "strickt"}, "did you mean 'strict'"),
-        ({"rules": {"shrt": {"minimum": 1}}}, "rules.shrt: the preset has no such rule, did you mean 'short'?"),
-        ({"rules": {"own": {"signal": "beauty", "minimum": 1}}}, "rules.own: no signal 'beauty'; there are characters"),
-        ({"rules": {"own": {"signal": "lines"}}}, "rules.own: a rule needs a minimum or a maximum"),
-        ({"rules": {"short": {"minimun": 1}}}, "rules.short.minimun: unknown field"),
+        ({"rules": {"shrt": {"minimum": 1}}}, "rules.shrt': the preset has no such rule, did you mean 'short'?"),
+        (
+            {"rules": {"own": {"signal": "beauty", "minimum": 1}}},
+            "rules.own': no signal 'beauty'; there are",
+        ),
+        ({"rules": {"own": {"signal": "lines"}}}, "rules.own': a rule needs a minimum or a maximum"),
+        ({"rules": {"short": {"minimun": 1}}}, "rules.short.minimun': is unknown; did you mean 'minimum'"),
         ({"sensitive_words": "none.txt"}, "filter.sensitive_words: .*none.txt: no such file"),
         ({"sensitive_mode": "counts"}, "did you mean 'count'"),
     ],

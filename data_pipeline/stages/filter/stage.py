@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from data_pipeline import record
 from data_pipeline.engine.steps import Context, Global, Map, StageSettings
@@ -45,6 +45,7 @@ from data_pipeline.stages.filter.rules import (
     load_preset,
 )
 from pangu.foundation.errors import UserError
+from pangu.foundation.settings import Section
 
 # the model's probability that a text is Chinese; null where the script decides
 CHINESE_PROBABILITY = "chinese_probability"
@@ -52,10 +53,10 @@ SIGNALS = (*NAMES, *SENSITIVE_SIGNALS, CHINESE_PROBABILITY)
 MEASURED = pa.schema([("doc_id", pa.uint64()), *((name, pa.float64()) for name in SIGNALS), ("language", pa.string())])
 
 
-class RuleChange(BaseModel):
+class RuleChange(Section):
     """What a recipe says about a rule: what is not given stays as the preset has it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     signal: str | None = None
     minimum: float | None = None
