@@ -84,14 +84,12 @@ FilterPreset = Literal[
 ]
 
 
-class SourceRules(BaseModel):
+class SourceRules(Section):
     """The rules for the documents of one source."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: FilterPreset | None = "web"
     measured_on: Literal["text", "prose"] | None = None
-    rules: dict[str, Annotated[RuleChange, BeforeValidator(_off)]] = {}
+    rules: dict[str, Annotated[RuleChange, BeforeValidator(_off)]] = Field(default={})
 
     def completed(self) -> "SourceRules":
         """Return every rule with all its bounds."""
