@@ -377,7 +377,7 @@ def test_full_disk_leaves_nothing(tmp_path: Path, model: Path, capsys, monkeypat
     def full(descriptor: int, content: memoryview) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write.os, "write", full)
+    monkeypatch.setattr("os.write", full)
     out = tmp_path / "out.ckpt"
     assert "No space left on device" in refused(capsys, model, "--to", "mindspore", "--out", out)
     assert list(tmp_path.iterdir()) == [model]
