@@ -26,6 +26,8 @@ class Quiet:
 
     def stage_finished(self, summary: StageSummary) -> None: ...
 
+    def say(self, lines: Iterable[str]) -> None: ...
+
 
 class Announcer(Quiet):
     """Prints to stderr what a stage wants said before it goes on, and every 10 seconds how far a step is."""
@@ -48,7 +50,11 @@ class Announcer(Quiet):
 
     def task_done(self, plan: PlannedStep, result: Result) -> None:
         self.progress.task_done(size_of(self.sizes, result), result.counts)
-        for line in result.counts.get("announcement", ()):
+        self.say(result.counts.get("announcement", ()))
+
+    def say(self, lines: Iterable[str]) -> None:
+        """Print lines, each at once."""
+        for line in lines:
             warn(line)
 
 
