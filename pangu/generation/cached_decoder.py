@@ -14,52 +14,28 @@ What differs from `pangu.model`, which defines the network, and why:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from pangu.config import ModelConfig
+from pangu.errors import UserError
+from pangu.generation.decoder import SLOTS, DecodingBatch, Network, RowTokens
+from pangu.generation.shapes import expected_shapes, layer_prefixes
 from pangu.model.activation import ACTIVATIONS
 from pangu.model.attention import MASKED_SCORE
 from pangu.model.decoder import DTYPES
 from pangu.model.layer_norm import LayerNorm
-from pangu.network import check_weights
+from pangu.network import check_dtype, check_weights
 
 Weights = Mapping[str, np.ndarray]
 
-
-def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Released name -> shape of every weight of the network."""
-    hidden, ffn = config.hidden_size, config.ffn_hidden_size
-    layer: dict[str, tuple[int, ...]] = {
-        "output.mapping.weight": (hidden, ffn),
-        "output.mapping.bias": (ffn,),
-        "output.projection.weight": (ffn, hidden),
-        "output.projection.bias": (hidden,),
-    }
-    for name in ("dense1", "dense2", "dense3", "projection"):
-        layer |= {f"attention.{name}.weight": (hidden, hidden), f"attention.{name}.bias": (hidden,)}
-    for name in ("layernorm1", "layernorm2"):
-        layer |= {f"{name}.gamma": (hidden,), f"{name}.beta": (hidden,)}
-    shapes: dict[str, tuple[int, ...]] = {
-        "backbone.word_embedding.embedding_table": (config.vocab_size, hidden),
-        "backbone.position_embedding.embedding_table": (config.seq_length, hidden),
-        "backbone.layernorm.gamma": (hidden,),
-        "backbone.layernorm.beta": (hidden,),
-    }
-    if config.query_layer:
-        shapes["backbone.top_query_embedding.embedding_table"] = (config.seq_length, hidden)
-    for prefix in layer_prefixes(config):
-        shapes |= {f"{prefix}{name}": shape for name, shape in layer.items()}
-    return shapes
-
-
-def layer_prefixes(config: ModelConfig) -> list[str]:
-    """How the names of each layer's weights begin, the query layer last."""
-    blocks = [f"backbone.blocks.{i}." for i in range(config.num_blocks)]
-    return [*blocks, "backbone.top_query_layer."] if config.query_layer else blocks
+# Tokens of each prompt a call: long enough for fast matrix products, short enough that a short prompt wastes little.
+CHUNK = 64
+assert SLOTS % CHUNK == 0  # so that padding of the last chunk has slots too
 
 
 def constant(values: np.ndarray, dtype: ms.Type) -> Parameter:
@@ -256,3 +232,86 @@ class CachedDecoder(nn.Cell):
         """positions [B, T] -> [B, 1, T, C]: 0 for the slots up to a token's own, -10000 beyond."""
         beyond = self.cast(self.all_slots > positions.reshape((*positions.shape, 1)), self.softmax_dtype)
         return (beyond * MASKED_SCORE).reshape((positions.shape[0], 1, positions.shape[1], -1))
+
+
+class CachedNetwork(Network):
+    """Weights (released names) for compiled graphs, after `use_device`.
+
+    Graphs have fixed shapes, so a batch compiles two: one that takes CHUNK tokens of every prompt a call, whatever the
+    prompts' lengths, and one that takes a token.
+    """
+
+    def __init__(self, config: ModelConfig, weights: Weights) -> None:
+        check_dtype(config)
+        self.config, self.layers = config, CachedLayers(config, weights)
+
+    def open(self, rows: int, slots: int) -> "CachedBatch":
+        decoder = CachedDecoder(self.config, self.layers, rows, slots)
+        return CachedBatch(decoder, rows, min(slots, self.config.seq_length))
+
+
+class CachedBatch(DecodingBatch):
+    """Rows of one decoder and how many tokens each has in its cache. Rows beyond the sequences in use are idle."""
+
+    admits_any_time = False
+
+    def __init__(self, decoder: CachedDecoder, rows: int, positions: int) -> None:
+        """positions: that a row may reach, at most the decoder's slots and the context."""
+        self.decoder, self.rows, self.positions = decoder, rows, positions
+        self.lengths = np.zeros(rows, np.int32)
+
+    def release(self, row: int) -> None:
+        self.lengths[row] = 0
+
+    def read(self, parts: Sequence[RowTokens]) -> list[np.ndarray]:
+        """All parts are prompts of empty rows, or each is one token."""
+        if any(
+            part.positions or part.query_positions or part.adapter is not None or part.wanted != 1 for part in parts
+        ):
+            raise UserError("positions, adapters and more than one token's logits are for the compiled engine")
+        if any(len(part.ids) > 1 or not self.lengths[part.row] for part in parts):
+            prompts: list[Sequence[int]] = [[0]] * (1 + max(part.row for part in parts))
+            for part in parts:
+                prompts[part.row] = part.ids
+            logits = self.prefill(prompts)
+        else:
+            newest = np.zeros(self.rows, np.int32)
+            for part in parts:
+                newest[part.row] = part.ids[0]
+            logits = self.step(newest)
+        return [logits[part.row : part.row + 1] for part in parts]
+
+    def call(
+        self, phase: Literal["prefill", "increment"], ids: np.ndarray, start: np.ndarray, last: np.ndarray
+    ) -> np.ndarray:
+        """Each of the two shapes has a phase of its own.
+
+        MindSpore runs a Cell that it has compiled under one of these two names without asking again whether it must be
+        compiled: that would take longer than the smaller networks themselves.
+        """
+        self.decoder.phase = phase
+        return self.decoder(Tensor(ids), Tensor(start), Tensor(last)).asnumpy()
+
+    def prefill(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        """Forget all, read up to `rows` sequences of 1..positions ids -> logits [sequences, V] at their ends."""
+        self.lengths[:] = 1
+        self.lengths[: len(sequences)] = [len(sequence) for sequence in sequences]
+        longest = int(self.lengths.max())
+        ids = np.zeros((self.rows, -(-longest // CHUNK) * CHUNK), np.int32)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = sequence
+        logits = []
+        for start in range(0, longest, CHUNK):
+            last = np.clip(self.lengths - 1 - start, 0, CHUNK - 1)
+            starts = np.full(self.rows, start, np.int32)
+            chunk = np.ascontiguousarray(ids[:, start : start + CHUNK])
+            logits.append(self.call("prefill", chunk, starts, last))
+        return np.stack([logits[(len(sequence) - 1) // CHUNK][row] for row, sequence in enumerate(sequences)])
+
+    def step(self, ids: np.ndarray) -> np.ndarray:
+        """The next token of every row, int32 [rows] -> logits [rows, V]."""
+        # A sequence that has ended goes on here unheeded, at the last position when it reaches it.
+        starts = np.minimum(self.lengths, self.positions - 1)
+        logits = self.call("increment", ids.reshape(-1, 1), starts, np.zeros_like(starts))
+        self.lengths = starts + 1
+        return logits
