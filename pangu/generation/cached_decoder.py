@@ -265,9 +265,7 @@ class CachedBatch(DecodingBatch):
 
     def read(self, parts: Sequence[RowTokens]) -> list[np.ndarray]:
         """All parts are prompts of empty rows, or each is one token."""
-        if any(
-            part.positions or part.query_positions or part.adapter is not None or part.wanted != 1 for part in parts
-        ):
+        if any(part != RowTokens(part.row, part.ids) for part in parts):
             raise UserError("positions, adapters and more than one token's logits are for the compiled engine")
         if any(len(part.ids) > 1 or not self.lengths[part.row] for part in parts):
             prompts: list[Sequence[int]] = [[0]] * (1 + max(part.row for part in parts))

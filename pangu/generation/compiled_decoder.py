@@ -53,7 +53,8 @@ PART_NAMES = (
 class Adapter:
     """Low-rank matrices that are added to linear layers without being merged: W x + B (A x).
 
-    matrices: {name of a linear layer, e.g. "backbone.blocks.0.attention.dense1": (A [rank, in], B [out, rank])}, scaled.
+    matrices: {name of a linear layer, e.g. "backbone.blocks.0.attention.dense1": (A [rank, in], B [out, rank])}; B is
+    scaled.
     """
 
     matrices: Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -79,11 +80,8 @@ class CompiledNetwork(Network):
         self.kept: list[np.ndarray] = []  # what the tables point to
         self.prefixes = layer_prefixes(config)
         check_stored(config, weights)
-        rows = [
-            self.layer_matrix(weights, f"{prefix}{name}", turned)
-            for prefix in self.prefixes
-            for name, turned in PART_NAMES
-        ]
+        parts = [(f"{prefix}{name}", turned) for prefix in self.prefixes for name, turned in PART_NAMES]
+        rows = [self.layer_matrix(weights, *part) for part in parts]
         self.matrices = np.array([*rows, *self.tables(weights)], np.int64)
         self.norms = np.array(
             [

@@ -54,7 +54,7 @@ SIZES = (
     "LAYERS HIDDEN HEADS HEAD_SIZE INNER VOCABULARY SLOTS VALUE_WIDTH ROWS QUERY_LAYER AFTER_QUERY ACTIVATION RANK "
     "THREADS TOKENS RUNS WANTED ADAPTED"
 )
-# Addresses. Weights: MATRICES int64 [layers · PARTS + TABLES, COLUMNS], NORMS fp32 [layers, 4, d], END_NORM fp32 [2, d],
+# Addresses. Weights: MATRICES int64 [layers · PARTS + TABLES, COLUMNS], NORMS fp32 [layers, 4, d], END_NORM [2, d],
 # ADAPTERS int64 [adapters, layers · PARTS, 3]: two matrices [rank, in] and [out, rank], and the rank.
 # A call, int64: IDS, AT (positions), SLOT, ADAPTER (-1: none) [tokens], RUN [runs, 3]: first token, the one behind the
 # last, row; WANT [wanted, 2]: token, query position.
@@ -301,11 +301,11 @@ def tokens_of(job, layer, phase):
 @compiled
 def matrix_of(phase):
     """The matrix of a layer that a phase is about."""
-    if phase == PROJECT_OUT or phase == ADAPT_OUT:
+    if phase in (PROJECT_OUT, ADAPT_OUT):
         return PROJECT
-    if phase == MAP or phase == ADAPT_MAPPING:
+    if phase in (MAP, ADAPT_MAPPING):
         return MAPPING
-    if phase == MAP_BACK or phase == ADAPT_PROJECTION:
+    if phase in (MAP_BACK, ADAPT_PROJECTION):
         return PROJECTION
     return QUERY
 

@@ -1,8 +1,8 @@
 """Round to nearest: matrices [out, in] to codes and scales, and back.
 
 int8: s = max|W| / 127 of each row, q = round(W / s) in -127..127.
-int4: s = max|W| / 7 of each group of 32 neighbours in a row, kept in fp16, q in -7..7. Two codes share a byte, each plus
-8: the lower halves of a group's 16 bytes are its first 16 weights, the upper halves the other 16.
+int4: s = max|W| / 7 of each group of 32 neighbours in a row, kept in fp16, q in -7..7. Two codes share a byte, each
+plus 8: the lower halves of a group's 16 bytes are its first 16 weights, the upper halves the other 16.
 Where all weights of a scale are zero, s = 1. So |W - s q| ≤ s/2 everywhere.
 """
 
