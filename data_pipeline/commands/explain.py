@@ -14,15 +14,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from data_pipeline.engine.foresee import foresee
-    from data_pipeline.errors import UserError
+    from data_pipeline.engine.preview import preview
     from data_pipeline.recipe import Recipe
+    from pangu.foundation.errors import UserError
 
     recipe = Recipe.load(arguments.recipe)
     names = [stage.name for stage in recipe.stages]
     if arguments.stage is not None and arguments.stage not in names:
         raise UserError(f"--stage {arguments.stage}: the stages of {arguments.recipe} are {', '.join(names)}")
-    for state in foresee(recipe, arguments.out):
+    for state in preview(recipe, arguments.out):
         if arguments.stage in (None, state.stage):
             print(f"{state.name}: {state.in_words()}")
             for reason in state.reasons if state.tasks is not None else ():

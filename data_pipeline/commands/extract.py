@@ -26,7 +26,7 @@ from typing import IO, Any
 
 import orjson
 
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 PAGE_ENDINGS = (".html", ".htm", ".xhtml", ".shtml")
 ARCHIVE_ENDINGS = (".warc", ".warc.gz", ".warc.zst", ".wet", ".wet.gz", ".warc.wet", ".warc.wet.gz", ".arc.wet")
@@ -162,7 +162,7 @@ def _outcomes(files: list[str], workers: int) -> Iterator[Outcome]:
     if workers == 1 or len(tasks) == 1 or size < ALONE_BYTES:
         yield from map(extract_files, tasks)
         return
-    from data_pipeline.stages.extract import extract
+    from data_pipeline.extraction.extract import extract
 
     extract(b"<p>")  # loads the kernels once; the processes inherit them
     done = 0
@@ -238,7 +238,7 @@ def extract_files(files: list[str]) -> Outcome:
 
 
 def _extract_page(file: str, outcome: Outcome) -> None:
-    from data_pipeline.stages.extract import MAX_PAGE_BYTES, extract
+    from data_pipeline.extraction.extract import MAX_PAGE_BYTES, extract
 
     with open(file, "rb") as page:
         html = page.read(MAX_PAGE_BYTES + 1)
@@ -250,7 +250,7 @@ def _extract_page(file: str, outcome: Outcome) -> None:
 
 
 def _extract_archive(file: str, outcome: Outcome) -> None:
-    from data_pipeline.stages.warc import WarcReject, read_documents
+    from data_pipeline.stages.read.warc import WarcReject, read_documents
 
     for document in read_documents(Path(file)):
         if isinstance(document, WarcReject) and document.reason.split(":")[0] in NO_PAGES:

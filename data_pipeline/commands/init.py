@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.engine.whole import write_whole
-    from data_pipeline.errors import UserError
     from data_pipeline.recipe import Recipe
     from data_pipeline.recipe_template import preset_text, recipe_text
+    from pangu.foundation.errors import UserError
 
     if arguments.out.exists() and not arguments.force:
         raise UserError(f"{arguments.out}: is there already; --force overwrites it, --out gives another name")

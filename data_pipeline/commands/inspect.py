@@ -25,11 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.engine.browse import reading, records
-    from data_pipeline.errors import UserError
+    from pangu.foundation.errors import UserError
 
     for name in ("number", "skip"):
         if getattr(arguments, name) < 0:
-            raise UserError(f"--{name} {getattr(arguments, name)}: the nearest legal value is 0")
+            raise UserError(f"--{name} {getattr(arguments, name)}: nearest: 0")
     with reading(arguments.place):
         found = records(_files(arguments), arguments.reason)
         for row in itertools.islice(found, arguments.skip, arguments.skip + arguments.number):
@@ -44,7 +44,7 @@ def _files(arguments: argparse.Namespace) -> tuple[Path, ...]:
     import pyarrow.parquet as pq
 
     from data_pipeline.engine.browse import stages_of
-    from data_pipeline.errors import UserError
+    from pangu.foundation.errors import UserError
 
     if arguments.place.is_file():
         try:

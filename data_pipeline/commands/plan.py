@@ -16,18 +16,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from data_pipeline.engine.foresee import foresee
-    from data_pipeline.engine.foretell import foretell
+    from data_pipeline.engine.forecast import forecast
+    from data_pipeline.engine.preview import preview
     from data_pipeline.recipe import Recipe
 
     recipe = Recipe.load(arguments.recipe)
-    states = foresee(recipe, arguments.out)
+    states = preview(recipe, arguments.out)
     if arguments.json:
         print(json.dumps([state.as_dict() for state in states], ensure_ascii=False))
         return 0
     width = max(len(state.name) for state in states)
     for state in states:
         print(f"{state.name:<{width}}  {state.in_words()}")
-    for line in foretell(recipe, arguments.out, states):
+    for line in forecast(recipe, arguments.out, states):
         print(line)
     return 0

@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.engine.steps import parse_bytes
     from data_pipeline.engine.whole import write_whole
-    from data_pipeline.errors import UserError
+    from pangu.foundation.errors import UserError
 
     if arguments.samples < 0:
-        raise UserError(f"--samples {arguments.samples}: the nearest legal value is 0")
+        raise UserError(f"--samples {arguments.samples}: nearest: 0")
     try:
         limit = parse_bytes(arguments.maximum)
     except ValueError as error:
@@ -45,9 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
 def bounded_page(root: Path, samples: int, limit: int) -> tuple[str, int]:
     """(page, samples of each rule): fewer and shorter samples until the page is small enough."""
     from data_pipeline.engine.browse import reading
-    from data_pipeline.errors import UserError
     from data_pipeline.report.collect import Amounts, collect
     from data_pipeline.report.page import render
+    from pangu.foundation.errors import UserError
 
     amounts = Amounts(samples=samples)
     with reading(root):

@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import pyarrow.parquet as pq
 
-    import pangu.errors
-    from data_pipeline.errors import UserError
+    import pangu.foundation.errors
+    from pangu.foundation.errors import UserError
     from pangu.tokenizer import Tokenizer
 
     path: Path = arguments.file
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         tokenizer = Tokenizer.load(path.parent / index["tokenizer"])
         pieces = pq.read_table(documents_path, filters=[("sample", "=", arguments.sample)]).to_pylist()
-    except (pangu.errors.UserError, OSError, ValueError) as error:
+    except (pangu.foundation.errors.UserError, OSError, ValueError) as error:
         raise UserError(f"{path.parent}: {error}") from error
     for piece in pieces:
         part = ids[piece["offset"] : piece["offset"] + piece["length"]]
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def read_index(path: Path) -> dict[str, Any]:
     """`packed.json` beside a packed file."""
-    from data_pipeline.errors import UserError
+    from pangu.foundation.errors import UserError
 
     if not path.is_file():
         what = "a directory; name a file in it" if path.is_dir() else "no such file"
@@ -68,7 +68,7 @@ def read_sample(path: Path, number: int) -> Any:
     """The ids of one sample, int32."""
     import numpy as np
 
-    from data_pipeline.errors import UserError
+    from pangu.foundation.errors import UserError
 
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq

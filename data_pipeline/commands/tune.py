@@ -33,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.engine.browse import reading
-    from data_pipeline.errors import UserError
+    from pangu.foundation.errors import UserError
 
     for name in ("threshold", "minimum", "maximum"):
         value = getattr(arguments, name)
         if value is not None and value != value:
             raise UserError(f"--{name}: not a number")
     if arguments.number < 0:
-        raise UserError(f"-n {arguments.number}: the nearest legal value is 0")
+        raise UserError(f"-n {arguments.number}: nearest: 0")
     with reading(arguments.out):
         current, proposed = chosen(arguments)
         found = compare(arguments.out, current, proposed, arguments.number)
@@ -54,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
 def chosen(arguments: argparse.Namespace) -> "tuple[Threshold | None, Threshold]":
     """(the rule as the run had it, or None for a bare signal; the rule that is tried)."""
     from data_pipeline.engine.browse import stages_of
-    from data_pipeline.errors import UserError
     from data_pipeline.report.thresholds import Threshold, signal_names, thresholds_of
+    from pangu.foundation.errors import UserError
 
     rules = thresholds_of(arguments.out)
     named = [rule for rule in rules if arguments.rule in (rule.rule, f"{rule.stage}.{rule.rule}")]
@@ -78,7 +78,7 @@ def chosen(arguments: argparse.Namespace) -> "tuple[Threshold | None, Threshold]
 
 
 def _with_bounds(rule: "Threshold", arguments: argparse.Namespace) -> "Threshold":
-    from data_pipeline.errors import UserError
+    from pangu.foundation.errors import UserError
 
     changes = {
         name: getattr(arguments, name) for name in ("minimum", "maximum") if getattr(arguments, name) is not None
@@ -96,8 +96,8 @@ def compare(root: Path, current: "Threshold | None", proposed: "Threshold", samp
     import numpy as np
 
     from data_pipeline.engine.browse import stages_of
-    from data_pipeline.errors import UserError
     from data_pipeline.report.thresholds import fetch, read_signals
+    from pangu.foundation.errors import UserError
 
     shards = next(shards for shards in stages_of(root) if shards.stage == proposed.stage)
     numbers, values, before, after, own = [], [], [], [], []

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.engine.local import open_manifest
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 
 @contextlib.contextmanager

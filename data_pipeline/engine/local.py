@@ -17,8 +17,8 @@ from data_pipeline.engine.manifest import Finished, Manifest
 from data_pipeline.engine.plan import PlannedStep, World, plan_step
 from data_pipeline.engine.pool import Job, Pool, describe_system_error
 from data_pipeline.engine.whole import checksum, commit_directory, link, locked
-from data_pipeline.errors import UserError
 from data_pipeline.recipe import Recipe
+from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
     from data_pipeline.engine.spark import SparkEngine

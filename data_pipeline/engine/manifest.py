@@ -13,7 +13,7 @@ from typing import Any
 import xxhash
 
 from data_pipeline.engine.whole import Output
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 VERSION = 1
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 # fork starts a worker in milliseconds, with the stage modules already imported
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"

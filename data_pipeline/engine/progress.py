@@ -183,12 +183,12 @@ def duration(seconds: float) -> str:
 
 
 def reporter(recipe: Recipe) -> Any:
-    """A live table where a person looks, else only what is announced; a context manager. What stages foretell is said
+    """A live table where a person looks, else only what is announced; a context manager. What stages forecast is said
     first."""
     import contextlib
 
-    from data_pipeline.engine.foretell import foretell
+    from data_pipeline.engine.forecast import forecast
 
-    for line in foretell(recipe, recipe.path.parent):
+    for line in forecast(recipe, recipe.path.parent):
         print(line, file=sys.stderr)
     return LiveTable(recipe) if sys.stderr.isatty() else contextlib.nullcontext(Announcer())

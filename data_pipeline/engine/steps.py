@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BeforeValidator, ConfigDict
+
+from pangu.foundation.settings import Section
 
 BYTE_UNITS = {"": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 
@@ -34,10 +36,10 @@ def parse_bytes(value: int | str) -> int:
 ByteSize = Annotated[int, BeforeValidator(parse_bytes)]
 
 
-class StageSettings(BaseModel):
+class StageSettings(Section):
     """What a recipe may say about a stage. Everything has a default, and every field a `description` for `init`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(validate_default=True)
 
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "StageSettings":
         """These settings with what the recipe says elsewhere filled in: `seed`, the order of the sources, relative

@@ -20,7 +20,7 @@ from data_pipeline.engine.relational import query
 from data_pipeline.engine.shard import ShardWriter, read_batches
 from data_pipeline.engine.steps import Context, Files, Global, GroupBy, InputFile, Item, Map, Read
 from data_pipeline.engine.whole import Output, checksum, commit_directory
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 QUARANTINED = "quarantined:it killed its worker twice"
 # rows handed to a stage's function at once: enough to keep numpy and Arrow busy, few enough to keep memory flat

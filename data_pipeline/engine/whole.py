@@ -13,7 +13,7 @@ from typing import IO
 
 import xxhash
 
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Main text of Chinese web pages: patterns, features of text lines, and the choice of the lines that are the text."""
+"""The main text of Chinese web pages: the page as lines, the lines measured, the lines that are the text chosen."""

@@ -7,7 +7,7 @@ import ahocorasick
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 # What a number of hits is held against:
 #   count                 all hits, overlapping ones too (PanGu-α: more than 3 of its 724 words)

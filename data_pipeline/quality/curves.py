@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 CALIBRATION_BINS = 10
 

@@ -16,8 +16,8 @@ import xxhash
 
 from data_pipeline import record
 from data_pipeline.engine.shard import read_batches
-from data_pipeline.errors import UserError
 from data_pipeline.recipe import Fields, Source
+from pangu.foundation.errors import UserError
 
 Side = Literal["positives", "negatives"]
 # the verdicts of `review`, and the side of an example
@@ -80,7 +80,7 @@ def _shard_documents(path: Path) -> Iterator[Document]:
 
 
 def _file_documents(path: Path, text_field: str) -> Iterator[Document]:
-    from data_pipeline.stages import read
+    from data_pipeline.stages.read import stage as read
 
     source = Source(name=path.name, paths=(str(path),), fields=Fields(text=text_field), split="line")
     reasons: set[str] = set()

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.engine.whole import write_whole
-from data_pipeline.errors import UserError
 from data_pipeline.quality.curves import Quality, calibration_bins, curves
+from pangu.foundation.errors import UserError
 
 GOOD, BAD, CHOSEN = "#2171b5", "#d94801", "#31a354"
 

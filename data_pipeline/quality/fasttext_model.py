@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline.errors import UserError
 from data_pipeline.kernels.compiled import compiled
 from data_pipeline.kernels.normal_form import text_buffers
+from pangu.foundation.errors import UserError
 
 _MAGIC, _VERSIONS = 793712314, (11, 12)
 _SUPERVISED = 3

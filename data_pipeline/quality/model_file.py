@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 FORMAT_VERSION = 1
 _KEY = "pangu_quality"  # one key: safetensors writes several in no certain order

@@ -16,8 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import UserError
 from data_pipeline.review.session import KINDS, Session
+from pangu.foundation.errors import UserError
 
 ADDRESS = "127.0.0.1"
 PAGE = Path(__file__).with_name("page.html")

@@ -20,8 +20,8 @@ from typing import Any, Literal
 import xxhash
 
 from data_pipeline.engine.whole import write_whole
-from data_pipeline.errors import UserError
 from data_pipeline.quality.documents import VERDICT_SIDES, Document
+from pangu.foundation.errors import UserError
 
 Verdict = Literal["keep", "junk", "unsure"]
 # kind -> what the page says; the order is that of the keys 1 to 9

@@ -5,18 +5,18 @@ from types import ModuleType
 
 # the name in a recipe -> its module; nothing is imported before a recipe asks for it
 STAGES = {
-    "read": "data_pipeline.stages.read",
-    "clean": "data_pipeline.stages.clean",
-    "filter": "data_pipeline.stages.filter",
-    "quality": "data_pipeline.stages.quality",
-    "dedup_exact": "data_pipeline.stages.dedup_exact",
-    "dedup_fuzzy": "data_pipeline.stages.near_duplicates",
-    "dedup_paragraph": "data_pipeline.stages.dedup_paragraph",
-    "dedup_substring": "data_pipeline.stages.dedup_substring",
-    "decontaminate": "data_pipeline.stages.decontaminate",
-    "mix": "data_pipeline.stages.mix",
-    "tokenizer": "data_pipeline.stages.train_tokenizer",
-    "pack": "data_pipeline.stages.pack",
+    "read": "data_pipeline.stages.read.stage",
+    "clean": "data_pipeline.stages.clean.stage",
+    "filter": "data_pipeline.stages.filter.stage",
+    "quality": "data_pipeline.stages.quality.stage",
+    "dedup_exact": "data_pipeline.stages.dedup.exact",
+    "dedup_fuzzy": "data_pipeline.stages.dedup.near_duplicates",
+    "dedup_paragraph": "data_pipeline.stages.dedup.paragraph",
+    "dedup_substring": "data_pipeline.stages.dedup.substring",
+    "decontaminate": "data_pipeline.stages.decontaminate.stage",
+    "mix": "data_pipeline.stages.mix.stage",
+    "tokenizer": "data_pipeline.stages.tokenizer.stage",
+    "pack": "data_pipeline.stages.pack.stage",
 }
 
 

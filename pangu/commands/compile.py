@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pangu.compile_step import compile_step
+    from pangu.distributed.compile_step import compile_step
 
     compile_step(
         arguments.strategy,

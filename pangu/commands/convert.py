@@ -22,10 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pangu.config import ModelConfig
-from pangu.convert.plan import SUFFIXES, Plan, make_plan
-from pangu.convert.source import Source, open_source
-from pangu.convert.write import WholeFile, check_output, write_output
-from pangu.errors import UserError
+from pangu.formats.conversion import SUFFIXES, Plan, make_plan
+from pangu.formats.source import Source, open_source
+from pangu.formats.write_output import WholeFile, check_output, write_output
+from pangu.foundation.errors import UserError
 
 MODEL_FILE = "model.yaml"
 

@@ -10,8 +10,8 @@ import yaml
 from pydantic import BaseModel
 
 from pangu.config import TrainConfig
-from pangu.errors import UserError
-from pangu.whole_file import write_whole
+from pangu.foundation.atomic_file import write_whole
+from pangu.foundation.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from pangu.config import TrainConfig
-from pangu.errors import UserError
+from pangu.foundation.errors import UserError
 
 OVERRIDES = ("data", "out", "model", "steps", "start_from", "device")
 

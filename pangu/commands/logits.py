@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.errors import UserError
-from pangu.whole_file import whole_file
+from pangu.foundation.atomic_file import whole_file
+from pangu.foundation.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,21 +52,23 @@ def run(arguments: argparse.Namespace) -> int:
         config = config.model_copy(update={"compute_dtype": arguments.dtype})
     ids = read_ids(arguments.ids, config.vocab_size, config.seq_length)
 
-    from pangu.checkpoint import load_weights
-    from pangu.network import build, use_device
+    from pangu.checkpoint.directory import load_weights
+    from pangu.device import use_device
+    from pangu.model.network import build
 
     use_device(arguments.device)
     import mindspore as ms
 
-    from pangu.model.visibility import Visibility
+    from pangu.model.attention_mask import CausalMask
 
     network = build(config, load_weights(Path(arguments.weights)))
     network.set_train(False)
-    visibility = Visibility(arguments.eod, arguments.pad if arguments.eod is None else None)
+    mask = CausalMask(arguments.eod, arguments.pad if arguments.eod is None else None)
     rows = []
     for row in ids:  # one at a time: the memory of one row's logits beyond the output
         tokens = ms.Tensor(row[None])
-        rows.append(network(tokens, *visibility(tokens), ms.Tensor(0, ms.int32)).asnumpy())
+        positions, bias = mask(tokens)
+        rows.append(network(tokens, positions, positions, bias, ms.Tensor(0, ms.int32)).asnumpy())
     try:
         with whole_file(Path(arguments.out)) as file:
             np.save(file, np.concatenate(rows).astype(np.float32))

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from pangu.commands import generate
-from pangu.errors import UserError
+from pangu.foundation.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from pangu.distributed.predict import (
+    from pangu.distributed.predictor import (
         Prediction,
         Predictor,
         check_all,

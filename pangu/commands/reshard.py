@@ -31,8 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pangu.errors import UserError
-    from pangu.reshard import check_output, check_shapes, make_plan, model_of, open_checkpoint, stages_of, write_plan
+    from pangu.checkpoint.reshard import (
+        check_output,
+        check_shapes,
+        make_plan,
+        model_of,
+        open_checkpoint,
+        stages_of,
+        write_plan,
+    )
+    from pangu.foundation.errors import UserError
 
     if not arguments.checkpoint.exists():
         raise UserError(f"{arguments.checkpoint}: no such file or directory")

@@ -8,7 +8,7 @@ encoded, and no end-of-document id is added.
 
 import argparse
 
-from pangu.errors import UserError
+from pangu.foundation.errors import UserError
 from pangu.tokenizer import Tokenizer
 from pangu.tokenizer.line_blocks import LineBlock, line_blocks, output
 

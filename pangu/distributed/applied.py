@@ -11,11 +11,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from pangu.convert.layout import ParameterLayout
-from pangu.convert.names import WORD_TABLE
 from pangu.distributed.shards import part_of, with_moments
-from pangu.errors import UserError
-from pangu.strategy import RunStrategy
+from pangu.distributed.strategy import RunStrategy
+from pangu.formats.names import WORD_TABLE
+from pangu.formats.parameter_layout import ParameterLayout
+from pangu.foundation.errors import UserError
 
 # The last stage's own copy of the word table (`parallel_strategy.mindspore.apply.copy_tied_table`).
 COPY = "output_table"
@@ -26,7 +26,7 @@ class AppliedStep:
 
     def __init__(self, strategy: RunStrategy, step: nn.Cell, rank: int, rows: int, row_length: int) -> None:
         """Compiles. rows: how many this rank gets. Raises UserError for what MindSpore cannot do."""
-        from parallel_strategy.errors import UserError as StrategyError
+        from pangu.foundation.errors import UserError as StrategyError
         from parallel_strategy.mindspore.apply import apply
 
         try:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pangu.config import TrainConfig
-from pangu.data import PackedData
-from pangu.distributed.world import LOCAL_WORKERS, World
-from pangu.errors import UserError
+from pangu.distributed.process_group import LOCAL_WORKERS, World
+from pangu.foundation.errors import UserError
+from pangu.training.data import PackedData
 
 # On several nodes all must know the port beforehand; it is MindSpore's own default.
 MANY_NODES_PORT = 8118
@@ -132,7 +132,7 @@ def plan_launch(
     logs: Path | None,
 ) -> Launch:
     """Decide what to start, with everything that it needs looked at. Raises UserError for what contradicts itself."""
-    from pangu.strategy import load_strategy
+    from pangu.distributed.strategy import load_strategy
 
     data = PackedData.load(config.data)
     strategy = load_strategy(strategy_file) if strategy_file else None
@@ -173,8 +173,8 @@ def check_all(launch: Launch, config: TrainConfig, data: PackedData, strategy_fi
 
 
 def check_run(config: TrainConfig, data: PackedData, workers: int, strategy_file: str | None) -> Check:
-    from pangu.strategy import applied, load_strategy
-    from pangu.train import check_world, model_of
+    from pangu.distributed.strategy import applied, load_strategy
+    from pangu.training.run import check_world, model_of
 
     what = f"model {config.model}, batch {config.batch_size} over {workers} processes"
     try:
@@ -216,7 +216,7 @@ def check_device(device: str, wanted: int) -> Check:
 
 def check_disk(config: TrainConfig, data: PackedData) -> Check:
     """Whether the checkpoints that will be kept, and the one in hand, fit on the disk of the run directory."""
-    from pangu.train import model_of
+    from pangu.training.run import model_of
 
     folder = Path(config.out).absolute()
     while not folder.exists():

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from pangu.convert.layout import ParameterLayout
-from pangu.optimizer import AdamW
+from pangu.formats.parameter_layout import ParameterLayout
+from pangu.training.optimizer import AdamW
 
 PART = "part."
 

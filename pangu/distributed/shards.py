@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError
 
-from pangu import checkpoint
-from pangu.checkpoint import LAYOUTS, MOMENTS, SHARD, TrainingState
+from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.directory import LAYOUTS, MOMENTS, SHARD, TrainingState
 from pangu.config import ModelConfig
-from pangu.convert.layout import ParameterLayout, region
-from pangu.convert.strategy import encode_strategy
-from pangu.distributed.world import World
-from pangu.errors import UserError
-from pangu.whole_file import write_whole
+from pangu.distributed.process_group import World
+from pangu.formats.parameter_layout import ParameterLayout, region
+from pangu.formats.strategy_checkpoint import encode_strategy
+from pangu.foundation.atomic_file import write_whole
+from pangu.foundation.errors import UserError
 
 DIGEST = "sha256.json"
 

@@ -12,15 +12,15 @@ from typing import Self, cast
 
 import numpy as np
 
-from pangu import checkpoint
-from pangu.checkpoint import LAYOUTS, MOMENTS, OPTIMIZER, SHARD, WEIGHTS, Checkpoint
-from pangu.convert.layout import ParameterLayout, region
-from pangu.convert.safetensors_file import index_safetensors
-from pangu.convert.shards import WholeShards, rank_files
-from pangu.convert.source import FileSource, Region, Source, open_source
-from pangu.convert.strategy import read_stages
+from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.directory import LAYOUTS, MOMENTS, OPTIMIZER, SHARD, WEIGHTS, Checkpoint
+from pangu.distributed.process_group import World
 from pangu.distributed.shards import rank_folder
-from pangu.distributed.world import World
+from pangu.formats.parameter_layout import ParameterLayout, region
+from pangu.formats.safetensors_file import index_safetensors
+from pangu.formats.shards import WholeShards, rank_files
+from pangu.formats.source import FileSource, Region, Source, open_source
+from pangu.formats.strategy_checkpoint import read_stages
 
 
 class StoredArray:

@@ -1,6 +1,6 @@
 """Continuing text: `Generator` (engine) and what may be asked of it (`GenerationOptions`).
 
-Read in this order: `options`, `engine` (prompts, rows, the loop), `decoder` (what an engine must be able to do),
+Read in this order: `options`, `engine` (prompts, rows, the loop), `decoding_batch` (what an engine must be able to do),
 `sampling` (logits to a token), `text_stream` (tokens to text, stop strings). The two engines: `compiled_decoder` with
 `compiled_step`, `compiled_kernels`, `compiled_vectors` and `threads`; `cached_decoder` in MindSpore.
 """

@@ -22,14 +22,14 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from pangu.config import ModelConfig
-from pangu.errors import UserError
-from pangu.generation.decoder import SLOTS, DecodingBatch, Network, RowTokens
-from pangu.generation.shapes import expected_shapes, layer_prefixes
+from pangu.device import check_dtype
+from pangu.formats.model_shape import ModelShape, check_shapes
+from pangu.foundation.errors import UserError
+from pangu.generation.decoding_batch import SLOTS, DecodingBatch, Network, RowTokens
 from pangu.model.activation import ACTIVATIONS
 from pangu.model.attention import MASKED_SCORE
 from pangu.model.decoder import DTYPES
 from pangu.model.layer_norm import LayerNorm
-from pangu.network import check_dtype, check_weights
 
 Weights = Mapping[str, np.ndarray]
 
@@ -142,7 +142,7 @@ class CachedLayers(nn.Cell):
 
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
         super().__init__()
-        check_weights(expected_shapes(config), weights)
+        check_shapes(ModelShape.of(config).shapes(), {name: weight.shape for name, weight in weights.items()})
         dtype = DTYPES[config.compute_dtype]
         words = weights["backbone.word_embedding.embedding_table"]
         self.words = constant(words, ms.float32)
@@ -153,7 +153,7 @@ class CachedLayers(nn.Cell):
             matrix, bias = scaled_projection(weights, "backbone.top_query_layer.attention.dense1", score_scale(config))
             rows = weights["backbone.top_query_embedding.embedding_table"]
             self.queries = constant(rows @ matrix + bias, dtype)
-        prefixes = layer_prefixes(config)
+        prefixes = ModelShape.of(config).layer_prefixes()
         apart = [config.query_layer and prefix == prefixes[-1] for prefix in prefixes]
         self.layers = nn.CellList([CachedLayer(config, weights, *layer) for layer in zip(prefixes, apart, strict=True)])
 

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pangu.config import ModelConfig
-from pangu.errors import UserError
+from pangu.formats.data_types import BF16 as BF16_TYPE
+from pangu.formats.data_types import BY_NAME, cast
+from pangu.formats.model_shape import ModelShape, check_shapes
+from pangu.foundation.errors import UserError
 from pangu.generation import compiled_step as step
 from pangu.generation.compiled_kernels import (
     BF16,
@@ -28,17 +31,15 @@ from pangu.generation.compiled_kernels import (
     INT4,
     INT8,
 )
-from pangu.generation.decoder import DecodingBatch, Network, RowTokens
-from pangu.generation.shapes import check_shapes, expected_shapes, layer_prefixes
+from pangu.generation.decoding_batch import DecodingBatch, Network, RowTokens
 from pangu.generation.threads import Team
+from pangu.quantization.quantized_file import OUTPUT_MATRIX, SCALE
 
 # Tokens of a call, all rows together, when prompts are read.
 CHUNK = 64
 
 ACTIVATIONS = {"gelu_tanh": GELU_TANH, "gelu_erf": GELU_ERF, "fast_gelu": FAST_GELU}
 KINDS = {"float32": FP32, "float16": FP16, "uint16": BF16, "int8": INT8, "uint8": INT4}
-SCALE = "_scale"  # behind the name of a quantised matrix
-OUTPUT_MATRIX = "backbone.output.weight"  # of quantised weights: the word table once more, as the last product's matrix
 PART_NAMES = (
     ("attention.dense1", False),
     ("attention.dense2", False),
@@ -78,7 +79,7 @@ class CompiledNetwork(Network):
             raise UserError("softmax_dtype fp16: the compiled engine computes in fp32; take --engine mindspore")
         self.config, self.team = config, Team(threads)
         self.kept: list[np.ndarray] = []  # what the tables point to
-        self.prefixes = layer_prefixes(config)
+        self.prefixes = ModelShape.of(config).layer_prefixes()
         check_stored(config, weights)
         parts = [(f"{prefix}{name}", turned) for prefix in self.prefixes for name, turned in PART_NAMES]
         rows = [self.layer_matrix(weights, *part) for part in parts]
@@ -91,6 +92,7 @@ class CompiledNetwork(Network):
         )
         self.end_norm = np.array([wide(weights[f"backbone.layernorm.{name}"]) for name in ("gamma", "beta")])
         self.adapters, self.rank = self.adapter_table(adapters)
+        self.adapter_count = len(adapters)
 
     def keep(self, array: np.ndarray) -> int:
         """The address of an array, which lives as long as this network."""
@@ -160,6 +162,21 @@ def wide(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, np.float32)
 
 
+def stored_as(weights: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    """The matrices rounded to fp32, fp16 or bf16 (as uint16). Raises UserError where a weight is too large for it."""
+    if any(name.endswith(SCALE) for name in weights):
+        raise UserError(f"the weights are quantised: --dtype {dtype} is for weights in full precision")
+    target = BY_NAME[dtype]
+    result = {}
+    for name, weight in weights.items():
+        source = BF16_TYPE if weight.dtype == np.uint16 else BY_NAME[{2: "fp16", 4: "fp32"}[weight.dtype.itemsize]]
+        try:
+            result[name] = cast(weight, source, target) if weight.ndim == 2 else weight
+        except OverflowError as error:
+            raise UserError(f"{name}: {error}; take another --dtype") from None
+    return result
+
+
 def check_stored(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> None:
     """Raises UserError that names a weight which is missing, left over, of another shape or an unknown type."""
     full: dict[str, tuple[int, ...]] = {}
@@ -174,7 +191,7 @@ def check_stored(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> None
         full[name] = shape
         if array.dtype.name not in KINDS or ((array.dtype.itemsize == 1) != (f"{name}{SCALE}" in weights)):
             raise UserError(f"{name}: weights of type {array.dtype} cannot be used here")
-    check_shapes(expected_shapes(config), full)
+    check_shapes(ModelShape.of(config).shapes(), full)
     if any(array.dtype == np.uint8 for array in weights.values()) and (
         config.hidden_size % GROUP or config.ffn_hidden_size % GROUP
     ):
@@ -188,7 +205,7 @@ class CompiledBatch(DecodingBatch):
 
     def __init__(self, network: CompiledNetwork, rows: int, slots: int) -> None:
         config = network.config
-        self.network, self.rows = network, rows
+        self.network, self.rows, self.slots = network, rows, slots
         self.lengths = np.zeros(rows, np.int64)
         self.tokens = max(CHUNK, rows)
         value_width = -(-config.head_size // 16) * 16
@@ -236,6 +253,8 @@ class CompiledBatch(DecodingBatch):
 
     def read(self, parts: Sequence[RowTokens]) -> list[np.ndarray]:
         """Read on in any rows, each at most once. What is more than CHUNK tokens takes several calls."""
+        for part in parts:
+            self.check(part)
         results: list[list[np.ndarray]] = [[] for _ in parts]
         pending: list[tuple[int, RowTokens, int, int]] = []
         room = self.tokens
@@ -252,6 +271,26 @@ class CompiledBatch(DecodingBatch):
         if pending:
             self.call(pending, results)
         return [np.concatenate(rows) if rows else np.zeros((0, 0), np.float32) for rows in results]
+
+    def check(self, part: RowTokens) -> None:
+        """Raise ValueError for what would be read or written outside an array."""
+        config, is_row = self.network.config, 0 <= part.row < self.rows
+        length = len(part.ids) + (int(self.lengths[part.row]) if is_row else 0)
+        positions = part.positions or [length - 1]
+        asked = part.query_positions or positions
+        inside = (
+            is_row
+            and part.ids
+            and 0 <= min(part.ids) <= max(part.ids) < config.vocab_size
+            and length <= self.slots
+            and 0 <= min(positions) <= max(positions) < config.seq_length
+            and 0 <= min(asked) <= max(asked) < config.seq_length
+            and (part.positions is None or len(part.positions) == len(part.ids))
+            and (part.query_positions is None or len(part.query_positions) == len(part.ids))
+            and (part.adapter is None or 0 <= part.adapter < self.network.adapter_count)
+        )
+        if not inside:
+            raise ValueError(f"{part} does not fit {self.rows} rows of {self.slots} tokens after {length} in this one")
 
     def call(self, pending: list[tuple[int, RowTokens, int, int]], results: list[list[np.ndarray]]) -> None:
         """One call: (number of the part, part, first token, the one behind the last) of each row in it."""

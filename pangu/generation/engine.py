@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from pangu.config import ModelConfig
-from pangu.errors import UserError
-from pangu.generation.decoder import SLOTS, DecodingBatch, EngineName, Network, RowTokens
+from pangu.foundation.errors import UserError
+from pangu.generation.decoding_batch import SLOTS, DecodingBatch, EngineName, Network, RowTokens
 from pangu.generation.options import GenerationOptions
 from pangu.generation.sampling import Sampler
 from pangu.generation.text_stream import TextStream
@@ -50,12 +50,14 @@ def default_engine(config: ModelConfig) -> EngineName:
     return "compiled" if config.softmax_dtype == "fp32" else "mindspore"
 
 
-def make_network(config: ModelConfig, weights: Mapping[str, np.ndarray], engine: EngineName) -> Network:
+def make_network(
+    config: ModelConfig, weights: Mapping[str, np.ndarray], engine: EngineName, threads: int | None
+) -> Network:
     """Imports what an engine needs only where it is used: MindSpore takes seconds to start."""
     if engine == "compiled":
         from pangu.generation.compiled_decoder import CompiledNetwork
 
-        return CompiledNetwork(config, weights)
+        return CompiledNetwork(config, weights, threads=threads)
     from pangu.generation.cached_decoder import CachedNetwork
 
     return CachedNetwork(config, weights)
@@ -64,6 +66,7 @@ def make_network(config: ModelConfig, weights: Mapping[str, np.ndarray], engine:
 class Generator:
     """Continues prompts with one set of weights (released names).
 
+    threads: of the compiled engine; None: as many as there are cores.
     engine: None: the default for a CPU. "mindspore" runs compiled graphs after `use_device`, and operator by operator
     in MindSpore's PyNative mode, for looking inside.
     """
@@ -75,6 +78,7 @@ class Generator:
         tokenizer: "Tokenizer | None" = None,
         batch_size: int = 8,
         engine: EngineName | None = None,
+        threads: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch size = {batch_size}: must be at least 1")
@@ -83,7 +87,7 @@ class Generator:
                 f"the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}: they do not fit"
             )
         self.config, self.tokenizer, self.batch_size = config, tokenizer, batch_size
-        self.network = make_network(config, weights, engine or default_engine(config))
+        self.network = make_network(config, weights, engine or default_engine(config), threads)
         self.batches: dict[tuple[int, int], DecodingBatch] = {}
 
     @classmethod
@@ -95,18 +99,26 @@ class Generator:
         dtype: str | None = None,
         batch_size: int = 8,
         engine: EngineName | None = None,
+        threads: int | None = None,
     ) -> "Generator":
         """From a run directory, a checkpoint directory or a .safetensors file (see `load_for_inference`).
 
         dtype: what MindSpore computes in, or what the compiled engine stores the matrices in (None: as in the file).
         """
-        from pangu.checkpoint import load_for_inference
+        from pangu.checkpoint.directory import load_for_inference
         from pangu.tokenizer import Tokenizer
 
-        config, weights, place = load_for_inference(checkpoint, model, tokenizer)
-        if dtype:
+        config, weights, place = load_for_inference(checkpoint, model, tokenizer, as_stored=engine != "mindspore")
+        if engine is None and default_engine(config) == "mindspore":
+            config, weights, place = load_for_inference(checkpoint, model, tokenizer)
+        engine = engine or default_engine(config)
+        if dtype and engine == "mindspore":
             config = config.model_copy(update={"compute_dtype": dtype})
-        return cls(config, weights, Tokenizer.load(place) if place else None, batch_size, engine)
+        elif dtype:
+            from pangu.generation.compiled_decoder import stored_as
+
+            weights = stored_as(weights, dtype)
+        return cls(config, weights, Tokenizer.load(place) if place else None, batch_size, engine, threads)
 
     def open(self, rows: int, tokens: int) -> DecodingBatch:
         """Caches for `tokens` tokens in each of `rows` rows."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pangu.errors import UserError
+from pangu.foundation.errors import UserError
 
 Overflow = Literal["refuse", "truncate", "slide"]
 

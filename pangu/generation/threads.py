@@ -4,6 +4,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from pangu.foundation.errors import UserError
 from pangu.generation.compiled_step import work_on
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ class Team:
     """Runs calls with helpers. A helper that gets no core in time is not waited for (`compiled_step`)."""
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads = max(1, threads or usable_cores())
+        if threads is not None and threads < 1:
+            raise UserError(f"threads = {threads}: must be at least 1")
+        self.threads = threads or usable_cores()
         self.number = 0
         self.job: np.ndarray | None = None
         self.wake = threading.Condition()

@@ -27,8 +27,8 @@ class Block(nn.Cell):
         """The second half of the layer."""
         return self.output_add(hidden, self.output_dropout(self.output(self.layernorm2(hidden)), dropout_seed))
 
-    def construct(self, hidden: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
+    def construct(self, hidden: Tensor, attention_bias: Tensor, dropout_seed: Tensor) -> Tensor:
         normed = self.layernorm1(hidden)
-        attended = self.attention(normed, normed, penalty, dropout_seed)
+        attended = self.attention(normed, normed, attention_bias, dropout_seed)
         hidden = self.attention_add(hidden, self.attention_dropout(attended, dropout_seed))
         return self.feed_forward(hidden, dropout_seed)

@@ -7,7 +7,7 @@ Cholesky factor of H⁻¹, in blocks of 128 columns (algorithm 1 of the paper).
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 
-from pangu.errors import UserError
+from pangu.foundation.errors import UserError
 from pangu.quantization.rounding import (
     GROUP,
     Bits,

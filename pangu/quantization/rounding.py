@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from pangu.errors import UserError
+from pangu.foundation.errors import UserError
 
 Bits = Literal[8, 4]
 GROUP = 32

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.whole_file import whole_file
+from pangu.foundation.atomic_file import whole_file
 
 FILES_KEPT = 40
 

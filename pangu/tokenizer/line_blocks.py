@@ -11,8 +11,8 @@ from typing import IO, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from pangu.errors import UserError
-from pangu.whole_file import whole_file
+from pangu.foundation.atomic_file import whole_file
+from pangu.foundation.errors import UserError
 
 BLOCK_BYTES = 1 << 20
 

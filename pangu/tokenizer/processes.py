@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-from pangu.errors import UserError
+from pangu.foundation.errors import UserError
 
 State = TypeVar("State")
 Item = TypeVar("Item")

@@ -25,7 +25,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pangu.errors import UserError
+from pangu.foundation.atomic_file import whole_file
+from pangu.foundation.errors import UserError
 from pangu.tokenizer.processes import map_in_order
 from pangu.tokenizer.segmentation import segment, token_ends
 from pangu.tokenizer.unigram import encode_lossless, encode_words
@@ -39,7 +40,6 @@ from pangu.tokenizer.vocabulary import (
     load_vocabulary,
     read_model,
 )
-from pangu.whole_file import whole_file
 
 MODEL_NAME, SETTINGS_NAME = "vocab.model", "tokenizer.json"
 

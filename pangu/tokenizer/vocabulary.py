@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pangu.errors import UserError
+from pangu.foundation.errors import UserError
 from pangu.tokenizer.array_cache import cached, pack, unpack
 from pangu.tokenizer.double_array import build_double_array
 from pangu.tokenizer.unigram import SPACE, UNKNOWN

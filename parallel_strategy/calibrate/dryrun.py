@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pangu.foundation.errors import UserError
 from parallel_strategy.calibrate.score import Score
-from parallel_strategy.errors import UserError
 from parallel_strategy.graph.layer import Shard, build_layer
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from pangu.foundation.errors import UserError
 from parallel_strategy.calibrate.figures import FIGURES, NAMES, apply
 from parallel_strategy.calibrate.residual import Shapes, correction, solve
 from parallel_strategy.calibrate.rows import Row
-from parallel_strategy.errors import UserError
 from parallel_strategy.predict import Prediction
 
 SHIPPED = Path(__file__).parent / "shipped.json"

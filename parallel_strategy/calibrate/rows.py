@@ -14,8 +14,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from pangu.foundation.errors import UserError
 from parallel_strategy.calibrate.names import cluster_of, framework_of, model_traits
-from parallel_strategy.errors import UserError
 from parallel_strategy.graph.program import Program
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.framework import FrameworkSpec

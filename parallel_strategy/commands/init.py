@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
     from typing import get_args
 
-    from parallel_strategy.errors import UserError
+    from pangu.foundation.errors import UserError
     from parallel_strategy.report.output import write_whole
     from parallel_strategy.spec.cluster import ClusterSpec
     from parallel_strategy.spec.framework import FrameworkSpec

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from parallel_strategy.errors import UserError
+    from pangu.foundation.errors import UserError
     from parallel_strategy.measure.choose import backend_of
     from parallel_strategy.measure.fit import cluster_of
     from parallel_strategy.measure.samples import measure, steps

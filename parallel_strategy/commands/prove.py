@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from parallel_strategy.errors import UserError
+    from pangu.foundation.errors import UserError
     from parallel_strategy.spec.strategy import Question
     from parallel_strategy.virtual.proof import prove, traffic_by_level
     from parallel_strategy.virtual.reduction import reduced

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from parallel_strategy.errors import UserError
+    from pangu.foundation.errors import UserError
     from parallel_strategy.placement import axis_levels, group_ranks, places
     from parallel_strategy.spec.strategy import Question
 

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     import time
     from pathlib import Path
 
-    from parallel_strategy.errors import UserError
+    from pangu.foundation.errors import UserError
     from parallel_strategy.report.output import write_whole
     from parallel_strategy.report.search import found_data, print_found
     from parallel_strategy.search.find import search

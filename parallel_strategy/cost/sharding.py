@@ -14,10 +14,10 @@ from itertools import product
 
 import numpy as np
 
+from pangu.foundation.errors import UserError
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.elimination import Tables
 from parallel_strategy.cost.kernel import matmul_seconds
-from parallel_strategy.errors import UserError
 from parallel_strategy.spec.strategy import Question
 
 # what an axis of the device matrix does to an operator

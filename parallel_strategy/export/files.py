@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.export import groups, megatron, mindformers, msrun, rank_table
 from parallel_strategy.spec.strategy import Question
 

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.spec.strategy import Question
 
 # What stands in the table where no hosts were given; `export` says that it has to be filled in.

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.measure.samples import Backend
 
 # asking MindSpore instead prints a page of warnings where there is none

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.measure.choose import ASCEND_DRIVER
 from parallel_strategy.measure.samples import Collected, Crowded
 
@@ -46,8 +46,9 @@ def check_workers(workers: list[int], backend: str) -> None:
 
 
 def cores_of(process: int, processes: int) -> list[int]:
-    """The cores of one of several processes that train on a CPU (`pangu.distributed.world.share_cores`): its share, or
-    one that it has in turns."""
+    """Return the cores of one of several processes that train on a CPU: its share, or one that it has in turns.
+
+    `pangu.distributed.process_group.share_cores` gives training the same ones."""
     cores = sorted(os.sched_getaffinity(0))
     return cores[process % len(cores) :: processes]
 

@@ -19,7 +19,7 @@ from mindspore.parallel._utils import _clear_auto_parallel_context, _init_auto_p
 from mindspore.parallel.auto_parallel import AutoParallel
 from mindspore.parallel.nn import GradAccumulation, Pipeline
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore.fusion import whole_megabytes
 from parallel_strategy.mindspore.layouts import owned_parameters
 from parallel_strategy.mindspore.operators import overridden, split_of

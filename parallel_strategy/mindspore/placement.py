@@ -7,7 +7,7 @@ import fnmatch
 import re
 from dataclasses import dataclass
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.graph.program import Program
 from parallel_strategy.spec.strategy import Question
 

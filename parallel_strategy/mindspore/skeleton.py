@@ -11,7 +11,7 @@ not of the network (the cutting of micro-batches) or follows others (reshapes) h
 import json
 from collections.abc import Iterable
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore.operators import Split, split_of
 from parallel_strategy.mindspore.placement import check_propagated, degrees
 from parallel_strategy.spec.strategy import Mesh, Question, Tensor, Zero

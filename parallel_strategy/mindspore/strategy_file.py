@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore.layouts import Layout, Owned, owned_parameters, parameter_layouts
 from parallel_strategy.mindspore.operators import Split, overridden, split_of
 from parallel_strategy.mindspore.placement import check_propagated, degrees, places_of_layers

@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.predict import Prediction
 from parallel_strategy.schedule.closed_form import CLOSED
 from parallel_strategy.search.candidates import Candidates

@@ -9,8 +9,8 @@ one of them is taken where it fits and is faster, until none is.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pangu.foundation.errors import UserError
 from parallel_strategy.cost.collective import Network
-from parallel_strategy.errors import UserError
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.strategy import Question, StrategySpec, divisors

@@ -6,7 +6,7 @@ stages and recomputation, padding of the vocabulary, and whether a stage has one
 
 from dataclasses import dataclass
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.spec.strategy import CHUNKED, Question, StrategySpec, divisors, even_stages
 

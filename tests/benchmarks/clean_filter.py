@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from data_pipeline import chinese_grammar
+from data_pipeline.dedup_check import chinese_grammar
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED_CORPUS = REPOSITORY.parent / "shared" / "data" / "corpus"

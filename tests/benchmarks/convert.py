@@ -49,7 +49,7 @@ FRAME = """
 import os, re, shutil, time, json
 {imports}
 from pangu.cli import main
-import pangu.commands.convert, pangu.convert.released
+import pangu.commands.convert, pangu.formats.released
 def copy(source, target):
     shutil.copyfile(source, target)
     with open(target) as file:

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline import chinese_grammar
+from data_pipeline.dedup_check import chinese_grammar
+from data_pipeline.dedup_check.planted_duplicates import FORM, KINDS, Planted, plant
 from data_pipeline.kernels import minhash
 from data_pipeline.kernels.normal_form import normal_form_table, normalise
-from data_pipeline.planted_duplicates import FORM, KINDS, Planted, plant
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED_CORPUS = REPOSITORY.parent / "shared" / "data" / "corpus"
@@ -102,7 +102,7 @@ def deduplicate_file(source: Path, kept: Path, threads: int) -> None:
     """This project's counterpart of a peer: JSONL in, ids out. Runs in a process of its own."""
     import pyarrow.json
 
-    from data_pipeline.stages.dedup_fuzzy import deduplicate
+    from data_pipeline.stages.dedup.signatures import deduplicate
 
     pa.set_cpu_count(threads)
     table = pyarrow.json.read_json(source, pyarrow.json.ReadOptions(block_size=16 << 20))
@@ -133,7 +133,7 @@ class Judge:
 
     def _neighbours(self) -> dict[int, list[int]]:
         """Documents that share a band of 40 x 3, hence nearly all pairs with a similarity of 0.4 or more."""
-        from data_pipeline.stages.dedup_fuzzy import FuzzySettings, band_rows, candidate_pairs
+        from data_pipeline.stages.dedup.signatures import FuzzySettings, band_rows, candidate_pairs
 
         settings = FuzzySettings(bands=40, rows=4, seed=99, neighbours=8)
         signature = np.empty((len(self.ids), settings.size), np.uint32)

@@ -46,9 +46,7 @@ def main() -> None:
     candidates = sum(len(group.seconds) for group in evaluate(question, space))
 
     def start() -> None:
-        subprocess.run(
-            [sys.executable, "-m", "parallel_strategy", "init", "--list"], check=True, capture_output=True
-        )
+        subprocess.run([sys.executable, "-m", "parallel_strategy", "init", "--list"], check=True, capture_output=True)
 
     def predict() -> None:
         prediction = Prediction(question)

@@ -5,41 +5,16 @@ run, page by page in turn, on the same decoded page (their own charset detection
 `lxml_html_clean`, `readability-lxml` and `justext` must be installed, those that are absent are left out."""
 
 import argparse
-import json
-import re
 import time
-from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from data_pipeline.stages.charset import decode
-from data_pipeline.stages.extract import extract
+from data_pipeline.extraction.extract import extract
+from data_pipeline.extraction.scoring import labelled_pages, scores
+from data_pipeline.stages.read.charset import decode
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-
-
-def labelled_pages(shared: Path) -> list[tuple[str, bytes, str]]:
-    """(id, page, main text) of the hand-labelled pages."""
-    folder = shared / "html"
-    names = [entry["id"] for entry in json.loads((folder / "index.json").read_text())]
-    return [
-        (name, (folder / "pages" / f"{name}.html").read_bytes(), (folder / "gold" / f"{name}.txt").read_text())
-        for name in names
-    ]
-
-
-def scores(text: str, gold: str) -> tuple[float, float, float]:
-    """F1, precision, recall of the character 4-grams of `text`."""
-    found, wanted = _grams(text), _grams(gold)
-    common = sum((found & wanted).values())
-    precision, recall = common / max(1, sum(found.values())), common / max(1, sum(wanted.values()))
-    return (2 * precision * recall / (precision + recall) if common else 0.0), precision, recall
-
-
-def _grams(text: str) -> Counter[str]:
-    text = re.sub(r"\s+", "", text)
-    return Counter(text[i : i + 4] for i in range(max(1, len(text) - 3)))
 
 
 def peers() -> dict[str, Callable[[str], str]]:
@@ -102,7 +77,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=SHARED)
     parser.add_argument("--repeat", type=int, default=3, help="rounds; the fastest of each tool counts")
     arguments = parser.parse_args()
-    pages = labelled_pages(arguments.shared)
+    pages = [(page.name, page.html, page.gold) for page in labelled_pages(arguments.shared / "html")]
     others = peers()
     texts = {name: decode(html).text for name, html, _ in pages}
     extract(pages[0][1])  # compiles

@@ -55,11 +55,11 @@ class Turn:
 
 def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
     """Weights of a trained model's size, without MindSpore in the process."""
-    from pangu.generation.shapes import expected_shapes
+    from pangu.formats.model_shape import ModelShape
 
     random = np.random.default_rng(7)
     weights = {}
-    for name, shape in expected_shapes(config).items():
+    for name, shape in ModelShape.of(config).shapes().items():
         values = random.standard_normal(shape, np.float32) * np.float32(0.02)
         weights[name] = values + 1 if name.endswith("gamma") else values
     return weights
@@ -71,8 +71,8 @@ def prompt_ids(config: ModelConfig, batch: int, length: int) -> np.ndarray:
 
 class MindSporeEngine:
     def __init__(self, config: ModelConfig, threads: int, clock: str) -> None:
+        from pangu.device import use_device
         from pangu.generation import Generator
-        from pangu.network import use_device
 
         use_device()
         from mindspore import device_context

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline.stages.dedup_fuzzy import FuzzySettings, sketch
+from data_pipeline.stages.dedup.signatures import FuzzySettings, sketch
 from tests.benchmarks.dedup import corpus, peer_interpreters, run_peer, write_jsonl
 
 

@@ -25,11 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from data_pipeline.chinese_grammar import documents
+from data_pipeline.dedup_check.chinese_grammar import documents
 from data_pipeline.engine.local import run
 from data_pipeline.engine.progress import Quiet
 from data_pipeline.recipe import Recipe
-from data_pipeline.stages.tokenizer import train_tokenizer
+from data_pipeline.stages.tokenizer.training_process import train_tokenizer
 from pangu.tokenizer import Tokenizer
 
 GROWTH = 4
@@ -73,7 +73,7 @@ def take(texts: Iterator[str], size: int) -> list[str]:
 def corpus_texts(files: list[Path]) -> Iterator[str]:
     """The texts of JSONL files, read by the pipeline's own reader."""
     from data_pipeline.recipe import Source
-    from data_pipeline.stages.read import Settings, items, read
+    from data_pipeline.stages.read.stage import Settings, items, read
 
     class Progress:
         def at(self, number: int) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from pangu import checkpoint
+from pangu.checkpoint import directory as checkpoint
 from pangu.config import ModelConfig
 from tests.conftest import REPOSITORY
 from tests.pangu.convert_files import random_weights, released_layouts, write_strategy
@@ -59,13 +59,13 @@ with StoredCheckpoint(saved, 5) as stored:
 LOAD_IMPORTS = """
 from pathlib import Path
 from pangu import checkpoint
-from pangu.convert.strategy import read_stages
+from pangu.formats.strategy_checkpoint import read_stages
 from pangu.distributed.shards import part_of
 from pangu.distributed.stored import StoredCheckpoint
-import pangu.convert.shards
+import pangu.formats.shards
 """
 OURS = "assert main(['reshard', {source!r}, *{to}, '--out', {out!r}]) == 0"
-IMPORTS = "from pangu.cli import main\nimport pangu.reshard, pangu.commands.reshard"
+IMPORTS = "from pangu.cli import main\nimport pangu.checkpoint.reshard, pangu.commands.reshard"
 
 
 def run(imports: str, program: str) -> tuple[float, int]:

@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from data_pipeline import chinese_grammar
+from data_pipeline.dedup_check import chinese_grammar
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SENTENCES = 60_000

@@ -22,7 +22,7 @@ from pathlib import Path
 import jieba
 import sentencepiece
 
-from data_pipeline.stages.tokenizer import train_tokenizer
+from data_pipeline.stages.tokenizer.training_process import train_tokenizer
 from pangu.tokenizer import Tokenizer
 from pangu.tokenizer.compiled import PATIENCE
 from pangu.tokenizer.segmentation import segment

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from data_pipeline.stages.charset import decode
-from data_pipeline.stages.warc import WarcDocument, read_documents, read_records
-from tests.benchmarks.extraction import SHARED, labelled_pages
+from data_pipeline.extraction.scoring import labelled_pages
+from data_pipeline.stages.read.charset import decode
+from data_pipeline.stages.read.warc import WarcDocument, read_documents, read_records
+from tests.benchmarks.extraction import SHARED
 
 
 def build_archive(shared: Path, path: Path, copies: int) -> int:
@@ -26,7 +27,7 @@ def build_archive(shared: Path, path: Path, copies: int) -> int:
     slice_ = (shared / "warc" / "commoncrawl_12_chinese_pages.warc.gz").read_bytes()
     with open(path, "wb") as out:
         for copy in range(copies):
-            for name, html, _ in labelled_pages(shared):
+            for name, html in ((page.name, page.html) for page in labelled_pages(shared / "html")):
                 http = (
                     f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset={decode(html).charset}\r\n\r\n".encode()
                     + html

@@ -46,7 +46,7 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small lossless tokenizer."""
-    from data_pipeline.stages.tokenizer import train_tokenizer
+    from data_pipeline.stages.tokenizer.training_process import train_tokenizer
 
     directory = tmp_path_factory.mktemp("tokenizer")
     train_tokenizer(SENTENCES * 20, directory, vocab_size=420, model_type="bpe", threads=1)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.stages.charset import decode
+from data_pipeline.stages.read.charset import decode
 
 SIMPLIFIED = "语言模型读的是文字，而文字在网页里有许多种写法。这个项目先认出编码，再取出正文，最后去掉重复的内容。"
 TRADITIONAL = "語言模型讀的是文字，而文字在網頁裡有許多種寫法。這個項目先認出編碼，再取出正文，最後去掉重複的內容。"

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline import record
-from data_pipeline.stages import boilerplate_lines, characters, clean
-from data_pipeline.stages.clean import Settings, clean_document
+from data_pipeline.stages.clean import boilerplate_lines, characters
+from data_pipeline.stages.clean import stage as clean
+from data_pipeline.stages.clean.stage import Settings, clean_document
 from tests.data_pipeline.conftest import make_text
 
 ANY_LENGTH = Settings(minimum_characters=0, minimum_han_share=0)

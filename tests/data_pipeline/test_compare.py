@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline import chinese_grammar
 from data_pipeline.cli import main
-from data_pipeline.comparison import sample_bytes
+from data_pipeline.dedup_check import chinese_grammar
+from data_pipeline.quality.comparison import sample_bytes
 from tests.data_pipeline.conftest import write_jsonl
 
 

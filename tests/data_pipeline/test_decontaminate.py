@@ -15,15 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline import chinese_grammar
 from data_pipeline.cli import main
-from data_pipeline.errors import UserError
+from data_pipeline.dedup_check import chinese_grammar
 from data_pipeline.kernels import contamination
 from data_pipeline.kernels.normal_form import normal_form, normal_form_table
 from data_pipeline.recipe import Recipe
-from data_pipeline.stages import decontaminate, evaluation_sets
-from data_pipeline.stages.decontaminate import Evaluation, Hit, Settings
-from data_pipeline.stages.evaluation_sets import EvaluationText, texts_of
+from data_pipeline.stages.decontaminate import evaluation_sets
+from data_pipeline.stages.decontaminate import stage as decontaminate
+from data_pipeline.stages.decontaminate.evaluation_sets import EvaluationText, texts_of
+from data_pipeline.stages.decontaminate.stage import Evaluation, Hit, Settings
+from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import contents, run_recipe, write_jsonl
 
 SMALL_SHARDS = {"read": {"shard_bytes": 5000, "item_bytes": 20_000}}
@@ -297,7 +298,7 @@ def test_stage(tmp_path: Path, corpus: Callable[..., tuple[list[dict], Path]], r
     [
         ({}, "evaluation: is empty"),
         ({"evaluation": ["nowhere"]}, "no file there"),
-        ({"evaluation": ["a.jsonl"], "gram": 3}, "nearest legal value is 8"),
+        ({"evaluation": ["a.jsonl"], "gram": 3}, "nearest: 8"),
         ({"evaluation": ["a.jsonl"], "fields": ["none"]}, "no text of 20 characters"),
         ({"evaluation": ["bad.bin"]}, "not a text"),
     ],

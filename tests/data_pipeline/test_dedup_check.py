@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline import chinese_grammar
 from data_pipeline.cli import main
+from data_pipeline.dedup_check import chinese_grammar
+from data_pipeline.dedup_check.planted_duplicates import FORM, KINDS, plant
 from data_pipeline.kernels.normal_form import normal_form
-from data_pipeline.planted_duplicates import FORM, KINDS, plant
 
 
 def figures(capsys, *arguments: str) -> dict:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.stages.dedup_exact import normalised
+from data_pipeline.stages.dedup.exact import normalised
 from tests.data_pipeline.conftest import make_text, run_recipe, write_jsonl
 
 

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data_pipeline import chinese_grammar
+from data_pipeline.dedup_check import chinese_grammar
+from data_pipeline.dedup_check.planted_duplicates import KINDS, plant
 from data_pipeline.kernels.minhash import gram_set
 from data_pipeline.kernels.normal_form import normal_form
-from data_pipeline.planted_duplicates import KINDS, plant
-from data_pipeline.stages import dedup_fuzzy
-from data_pipeline.stages.dedup_fuzzy import Edges, FuzzySettings, Sketch, deduplicate
+from data_pipeline.stages.dedup import signatures as dedup_fuzzy
+from data_pipeline.stages.dedup.signatures import Edges, FuzzySettings, Sketch, deduplicate
 
 SETTINGS = FuzzySettings()
 
@@ -213,7 +213,7 @@ def test_representatives_of_rounds_follow_the_rank():
 
 def test_planted_kinds_are_found_as_often_as_the_targets_ask():
     """Recall 0.99 where the mean similarity is 0.9 or more, 0.85 where it is 0.78; forms with other contents stay."""
-    from data_pipeline.planted_duplicates import measure
+    from data_pipeline.dedup_check.planted_duplicates import measure
 
     texts = list(chinese_grammar.documents(600, seed=11))
     measured = measure(texts, 60, SETTINGS, seed=12)

@@ -6,10 +6,10 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import chinese_grammar
+from data_pipeline.dedup_check import chinese_grammar
 from data_pipeline.kernels.normal_form import normal_form, normal_form_table
 from data_pipeline.kernels.paragraphs import find_paragraphs, paragraph_hash_reference
-from data_pipeline.stages.dedup_paragraph import (
+from data_pipeline.stages.dedup.paragraph import (
     ParagraphSettings,
     deduplicate_paragraphs,
     deduplicate_paragraphs_reference,

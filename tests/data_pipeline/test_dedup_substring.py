@@ -6,8 +6,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import chinese_grammar
-from data_pipeline.stages.dedup_substring import (
+from data_pipeline.dedup_check import chinese_grammar
+from data_pipeline.stages.dedup.substring import (
     LATER_SQL,
     REPEATED_SQL,
     SubstringSettings,

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline import demo_corpus
 from data_pipeline.demo_corpus import is_headline, newspaper_articles, prepare, reviews, untagged
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 LINES = """迈向/v  新/a  世纪/n  （/w  附/v  图片/n  １/m  张/q  ）/w
 １２月/t  ３１日/t  ，/w  Ａ/nx  股/n  涨/v  ６３．５％/m  。/w

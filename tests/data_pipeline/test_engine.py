@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline import stages
-from data_pipeline.engine import foresee as foreseeing
 from data_pipeline.engine import pool
+from data_pipeline.engine import preview as previewing
 from data_pipeline.engine.local import summarise
 from data_pipeline.engine.whole import locked
-from data_pipeline.errors import UserError
 from data_pipeline.recipe import Recipe
+from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import contents, make_text, run_recipe, write_jsonl
 
 
@@ -37,7 +37,7 @@ STAGES = [{"read": {"shard_bytes": 4000, "item_bytes": 9000}}, {"clean": {"minim
 
 
 def states(recipe: Path, out: Path) -> dict[str, str]:
-    return {state.name: state.in_words() for state in foreseeing.foresee(Recipe.load(recipe), out)}
+    return {state.name: state.in_words() for state in previewing.preview(Recipe.load(recipe), out)}
 
 
 def test_workers_do_not_matter(tmp_path: Path, corpus: list[dict], recipe_at: Callable[..., Path]) -> None:
@@ -65,7 +65,7 @@ def test_only_what_is_stale_runs(tmp_path: Path, corpus: list[dict], recipe_at: 
 
     # another threshold: reading stays, cleaning and what follows it run
     stricter = recipe_at(corpus, [STAGES[0], {"clean": {"minimum_characters": 205}}, STAGES[2]])
-    assert [state.reasons for state in foreseeing.foresee(Recipe.load(stricter), out)][1] == (
+    assert [state.reasons for state in previewing.preview(Recipe.load(stricter), out)][1] == (
         "setting minimum_characters: 100 → 205",
     )
     third = run_recipe(stricter, out)
@@ -91,7 +91,7 @@ def test_changed_and_missing_files(tmp_path: Path, corpus: list[dict], recipe_at
     before = contents(out)
     victim = sorted(out.glob("stages/clean/kept/*.parquet"))[0]
     victim.write_bytes(victim.read_bytes()[:100])
-    (reasons,) = [state.reasons for state in foreseeing.foresee(Recipe.load(recipe), out) if state.stage == "clean"]
+    (reasons,) = [state.reasons for state in previewing.preview(Recipe.load(recipe), out) if state.stage == "clean"]
     assert reasons == (
         f"output missing or cut: 1 of {len(list(out.glob('stages/read/kept/*')))} tasks ({victim.stem})",
     )

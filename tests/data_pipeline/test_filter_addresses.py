@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.errors import UserError
-from data_pipeline.stages.filter_addresses import AddressLists, _entry_hash, candidate_entries, find_reference
+from data_pipeline.stages.filter.addresses import AddressLists, _entry_hash, candidate_entries, find_reference
+from pangu.foundation.errors import UserError
 
 HOST = st.lists(st.sampled_from(["a", "b", "www", "com", "cn", "1"]), min_size=1, max_size=4).map(".".join)
 PATH = st.lists(st.sampled_from(["x", "y", "z.html", ""]), max_size=3).map(

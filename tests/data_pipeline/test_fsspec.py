@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline.errors import UserError
 from data_pipeline.recipe import Recipe
-from data_pipeline.stages import read_remote
-from data_pipeline.stages.read_remote import is_url
+from data_pipeline.stages.read import remote_files as read_remote
+from data_pipeline.stages.read.remote_files import is_url
+from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import contents, make_text, run_recipe, write_jsonl
 from tests.data_pipeline.test_read import kept, read_rows, reasons, source_of
 from tests.data_pipeline.test_read_pages import hostile_archive

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from data_pipeline.errors import UserError
 from data_pipeline.record import reason_class
-from data_pipeline.stages import read_pages
-from data_pipeline.stages.warc import WarcDocument, read_documents
+from data_pipeline.stages.read import page_files as read_pages
+from data_pipeline.stages.read.warc import WarcDocument, read_documents
+from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import make_text, run_recipe, write_jsonl
 from tests.data_pipeline.test_read import kept, read_rows, reasons, source_of
 from tests.data_pipeline.test_read_pages import page, response
@@ -195,7 +195,8 @@ def test_an_endless_line_is_read_once(tmp_path: Path, monkeypatch: pytest.Monkey
     """Whatever the number of ranges that it reaches over."""
     (tmp_path / "a.jsonl").write_bytes(line("a") + b"x" * 3_000_000 + b"\n" + line("b"))
     read = 0
-    from data_pipeline.stages import read_bytes, read_formats
+    from data_pipeline.stages.read import compressed_bytes as read_bytes
+    from data_pipeline.stages.read import record_formats as read_formats
 
     class Counted:
         def __init__(self, file):

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import chinese_grammar
-from data_pipeline.errors import UserError
+from data_pipeline.dedup_check import chinese_grammar
 from data_pipeline.kernels.text_signals import text_signals
 from data_pipeline.quality.fasttext_model import FastTextModel
 from data_pipeline.recipe import Recipe
-from data_pipeline.stages.filter_language import script_language
+from data_pipeline.stages.filter.language import script_language
+from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import run_recipe, write_jsonl
 
 HIERARCHICAL, SOFTMAX, ONE_VS_ALL = 1, 3, 4

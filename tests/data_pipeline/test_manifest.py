@@ -7,7 +7,7 @@ import pytest
 
 from data_pipeline.engine.manifest import Finished, Key, Manifest
 from data_pipeline.engine.whole import Output, WholeFile, commit_directory, write_whole
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 ROW = Finished("00000", Key("s", "c", "i"), (Output("a.parquet", 3, "x", 1, "kept"),), {"documents": 1}, 0.5)
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline import chinese_grammar
-from data_pipeline.stages.mojibake import lost, repair
+from data_pipeline.dedup_check import chinese_grammar
+from data_pipeline.stages.clean.mojibake import lost, repair
 
 
 def windows_1252(data: bytes) -> str:

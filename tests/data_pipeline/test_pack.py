@@ -16,9 +16,9 @@ from data_pipeline import record
 from data_pipeline.engine.shard import ShardWriter
 from data_pipeline.engine.steps import Context, InputFile
 from data_pipeline.engine.whole import checksum
-from data_pipeline.errors import UserError
-from data_pipeline.stages import pack
-from data_pipeline.stages.pack import Settings
+from data_pipeline.stages.pack import stage as pack
+from data_pipeline.stages.pack.stage import Settings
+from pangu.foundation.errors import UserError
 from pangu.tokenizer import Tokenizer
 from tests.data_pipeline.conftest import contents, make_text, run_recipe, write_jsonl
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from data_pipeline.engine.pool import Failure, Job, Pool, Progress
-from data_pipeline.errors import UserError
+from pangu.foundation.errors import UserError
 
 
 def double(argument: int, progress: Progress) -> int:

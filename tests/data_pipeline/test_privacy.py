@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.stages.privacy import KINDS, MASKS, find_private, hide_private
+from data_pipeline.stages.clean.privacy import KINDS, MASKS, find_private, hide_private
 
 
 def identity_card(area: int, born: str, order: int) -> str:

@@ -11,9 +11,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import chinese_grammar
 from data_pipeline.cli import main
-from data_pipeline.errors import UserError
+from data_pipeline.dedup_check import chinese_grammar
 from data_pipeline.quality import model_file
 from data_pipeline.quality.classifier import (
     Classifier,
@@ -26,6 +25,7 @@ from data_pipeline.quality.classifier import (
 from data_pipeline.quality.curves import curves, measure
 from data_pipeline.quality.documents import sample_texts
 from data_pipeline.quality.language_model import LanguageModel
+from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import write_jsonl
 
 TEXT = st.text(alphabet="天地ＡＢab１2 \n，。加微信\u200b", max_size=40)

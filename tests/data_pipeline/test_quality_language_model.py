@@ -11,11 +11,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import chinese_grammar
-from data_pipeline.errors import UserError
+from data_pipeline.dedup_check import chinese_grammar
 from data_pipeline.quality import language_model
 from data_pipeline.quality.language_model import LanguageModel, LanguageModelSettings, cut_offs, train
 from data_pipeline.quality.reading import read, read_reference
+from pangu.foundation.errors import UserError
 
 Gram = tuple[str, ...]
 LINE = st.text(alphabet="天地人山水", min_size=1, max_size=8)

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.errors import UserError
 from data_pipeline.recipe import Fields, Source
 from data_pipeline.record import reason_class
-from data_pipeline.stages.read import Settings, read
-from data_pipeline.stages.read_bytes import Line
-from data_pipeline.stages.read_files import piece_bytes, read_items
-from data_pipeline.stages.read_formats import Document, Reject, parse_json_line
+from data_pipeline.stages.read.compressed_bytes import Line
+from data_pipeline.stages.read.record_formats import Document, Reject, parse_json_line
+from data_pipeline.stages.read.source_files import piece_bytes, read_items
+from data_pipeline.stages.read.stage import Settings, read
+from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import contents, make_text, run_recipe, write_jsonl
 
 

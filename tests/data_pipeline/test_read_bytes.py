@@ -14,8 +14,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.stages import read_bytes
-from data_pipeline.stages.read_bytes import Damage, Line, lines, read_stream, without_mark
+from data_pipeline.stages.read import compressed_bytes as read_bytes
+from data_pipeline.stages.read.compressed_bytes import Damage, Line, lines, read_stream, without_mark
 
 DATA = "".join(f"第{number}行的内容\n" for number in range(20_000)).encode()
 

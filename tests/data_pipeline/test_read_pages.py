@@ -11,9 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from data_pipeline.extraction import extract
 from data_pipeline.record import reason_class
-from data_pipeline.stages import extract, warc
-from data_pipeline.stages.read_csv import ends_in_quotes
+from data_pipeline.stages.read import warc
+from data_pipeline.stages.read.csv_file import ends_in_quotes
 from tests.data_pipeline.conftest import contents, run_recipe
 from tests.data_pipeline.test_read import kept, read_rows, reasons, source_of
 

@@ -8,10 +8,10 @@ import yaml
 
 from data_pipeline.cli import main
 from data_pipeline.engine.steps import parse_bytes
-from data_pipeline.errors import UserError
 from data_pipeline.recipe import Recipe
 from data_pipeline.recipe_template import DEFAULT_STAGES, OPTIONAL_STAGES, recipe_text
 from data_pipeline.stages import STAGES, load_stage
+from pangu.foundation.errors import UserError
 from tests.conftest import REPOSITORY
 
 GOOD = """
@@ -101,29 +101,33 @@ def test_template_refuses_unknown_setting() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("minimum_characters: 20", "minimum_charcters: 20", r"line 6.*did you mean 'minimum_characters'"),
-        ("minimum_characters: 20", "minimum_han_share: 1.5", r"line 6.*nearest legal value is 1"),
-        ("minimum_characters: 20", "minimum_characters: many", "got 'many'"),
+        ("minimum_characters: 20", "minimum_charcters: 20", r":6: .*did you mean 'minimum_characters'"),
+        ("minimum_characters: 20", "minimum_han_share: 1.5", r":6: .*nearest: 1"),
+        ("minimum_characters: 20", "minimum_characters: many", "'many' is not a whole number"),
         ("- dedup_exact", "- dedup_exakt", r"unknown stage 'dedup_exakt'; did you mean 'dedup_exact'"),
         ("  - read\n", "", "the first stage"),
         ("- dedup_exact", "- pack", "'pack' needs a stage 'tokenizer' before it"),
         ("- dedup_exact", "- clean", "'clean' is used twice"),
-        ("paths: news.jsonl", "path: news.jsonl", "path: unknown field; did you mean 'paths'"),
+        ("paths: news.jsonl", "path: news.jsonl", "path': is unknown; did you mean 'paths'"),
         ("paths: news.jsonl", "paths: n, format: jsnl", "did you mean 'jsonl'"),
         ("sources:", "memory: 3 bananas\nsources:", "is not a size; write it like 4GB"),
-        ("sources:", "memory: 1MB\nsources:", "nearest legal value is 512MB"),
+        ("sources:", "memory: 1MB\nsources:", "nearest: 512MB"),
         ("sources:", "engine: lokal\nsources:", "did you mean 'local'"),
-        ("sources:", "workers: 0\nsources:", "nearest legal value is 1"),
+        ("sources:", "workers: 0\nsources:", "nearest: 1"),
         ("sources:", "workers: many\nsources:", "'many' is neither auto nor a number of processes"),
-        ("sources:", "seed: 1\nseed: 2\nsources:", "line 3: the key 'seed' stands twice"),
-        ("sources:", "seed: 2020-99-99\nsources:", "not YAML: month must be in 1..12"),
-        ("sources:", f"seed: {'9' * 5000}\nsources:", "not YAML: Exceeds the limit"),
-        ("sources:", f"seed: {'[' * 3000}\nsources:", "nested too deeply"),
-        ("sources:", "seed: \0\nsources:", "not YAML: unacceptable character"),
-        ("minimum_characters: 20", f"minimum_characters: {'x' * 5000}", "got 'xxx"),
-        ("sources:", "nested: &x [*x]\nsources:", "nested: unknown field"),
+        ("sources:", "seed: 1\nseed: 2\nsources:", ":3: the key 'seed' stands twice"),
+        (
+            "sources:",
+            "seed: 2020-99-99\nsources:",
+            "seed': 2020-99-99 is not a date: month must be in 1..12",
+        ),
+        ("sources:", f"seed: {'9' * 5000}\nsources:", "larger than any size"),
+        ("sources:", f"seed: {'[' * 3000}\nsources:", "nest"),
+        ("sources:", "seed: \0\nsources:", "not YAML"),
+        ("minimum_characters: 20", f"minimum_characters: {'x' * 5000}", "'xxx"),
+        ("sources:", "nested: &x [*x]\nsources:", "one that holds itself"),
         ("stages:", "stages: [\n", "not YAML"),
-        ("  - read", "  - {read: null, clean: null}", "a stage is `- name`"),
+        ("  - read", "  - {read: null, clean: null}", "write `- name`"),
     ],
 )
 def test_mistakes(tmp_path: Path, old: str, new: str, expected: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import chinese_grammar
+from data_pipeline.dedup_check import chinese_grammar
 from data_pipeline.kernels.text_signals import _PART_KEYS, NAMES, SIGNALS, text_signals, text_signals_reference
 
 TEXT = st.one_of(

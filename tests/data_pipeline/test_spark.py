@@ -16,14 +16,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline import chinese_grammar, stages
+from data_pipeline import stages
+from data_pipeline.dedup_check import chinese_grammar
 from data_pipeline.engine import local, spark_session
 from data_pipeline.engine.progress import Quiet
 from data_pipeline.engine.spark import SparkEngine
 from data_pipeline.engine.steps import GroupBy, Map
 from data_pipeline.engine.tasks import table_schema
-from data_pipeline.errors import UserError
 from data_pipeline.recipe import Recipe
+from pangu.foundation.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.data_pipeline.conftest import contents, write_jsonl
 from tests.data_pipeline.test_read_pages import hostile_archive

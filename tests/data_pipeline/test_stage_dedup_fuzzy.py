@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline import chinese_grammar, record
-from data_pipeline.errors import UserError
-from data_pipeline.planted_duplicates import plant
-from data_pipeline.stages import near_duplicates
-from data_pipeline.stages.dedup_fuzzy import FuzzySettings, deduplicate
+from data_pipeline import record
+from data_pipeline.dedup_check import chinese_grammar
+from data_pipeline.dedup_check.planted_duplicates import plant
+from data_pipeline.stages.dedup import near_duplicates
+from data_pipeline.stages.dedup.signatures import FuzzySettings, deduplicate
+from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import contents, run_recipe, write_jsonl
 
 SMALL_SHARDS = {"read": {"shard_bytes": 20_000, "item_bytes": 60_000}}

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline import chinese_grammar
-from data_pipeline.engine import foresee as foreseeing
-from data_pipeline.errors import UserError
+from data_pipeline.dedup_check import chinese_grammar
+from data_pipeline.engine import preview as previewing
 from data_pipeline.kernels.keywords import MODES, Keywords
 from data_pipeline.kernels.text_signals import text_signals
 from data_pipeline.recipe import Recipe
-from data_pipeline.stages.filter import CHINESE_PROBABILITY, SIGNALS, Settings, chosen_rules
-from data_pipeline.stages.filter_rules import SENSITIVE_SIGNALS, SensitiveRule, load_preset, preset_names
+from data_pipeline.stages.filter.rules import SENSITIVE_SIGNALS, SensitiveRule, load_preset, preset_names
+from data_pipeline.stages.filter.stage import CHINESE_PROBABILITY, SIGNALS, Settings, chosen_rules
+from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import contents, run_recipe, write_jsonl
 
 SMALL_SHARDS = {"read": {"shard_bytes": 5000, "item_bytes": 20_000}}
@@ -66,10 +66,13 @@ def test_the_stage_offers_the_presets_there_are() -> None:
     ("settings", "message"),
     [
         ({"preset": "strickt"}, "did you mean 'strict'"),
-        ({"rules": {"shrt": {"minimum": 1}}}, "rules.shrt: the preset has no such rule, did you mean 'short'?"),
-        ({"rules": {"own": {"signal": "beauty", "minimum": 1}}}, "rules.own: no signal 'beauty'; there are characters"),
-        ({"rules": {"own": {"signal": "lines"}}}, "rules.own: a rule needs a minimum or a maximum"),
-        ({"rules": {"short": {"minimun": 1}}}, "rules.short.minimun: unknown field"),
+        ({"rules": {"shrt": {"minimum": 1}}}, "rules.shrt': the preset has no such rule, did you mean 'short'?"),
+        (
+            {"rules": {"own": {"signal": "beauty", "minimum": 1}}},
+            "rules.own': no signal 'beauty'; there are",
+        ),
+        ({"rules": {"own": {"signal": "lines"}}}, "rules.own': a rule needs a minimum or a maximum"),
+        ({"rules": {"short": {"minimun": 1}}}, "rules.short.minimun': is unknown; did you mean 'minimum'"),
         ({"sensitive_words": "none.txt"}, "filter.sensitive_words: .*none.txt: no such file"),
         ({"sensitive_mode": "counts"}, "did you mean 'count'"),
     ],
@@ -95,7 +98,7 @@ def test_a_threshold_does_not_measure_again(
         "sensitive_mode": "per_1000_characters",
     }
     recipe = recipe_at(sources, [SMALL_SHARDS, {"filter": other}])
-    state = next(state for state in foreseeing.foresee(Recipe.load(recipe), out) if state.name == "filter/records")
+    state = next(state for state in previewing.preview(Recipe.load(recipe), out) if state.name == "filter/records")
     assert "setting rules.short.minimum: 200.0 → 10.0" in state.reasons
     run_recipe(recipe, out)
     assert reasons(out)["poem"] is None

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline import chinese_grammar
-from data_pipeline.engine import foresee as foreseeing
-from data_pipeline.errors import UserError
+from data_pipeline.dedup_check import chinese_grammar
+from data_pipeline.engine import preview as previewing
 from data_pipeline.quality.classifier import Classifier, ClassifierSettings, train
 from data_pipeline.quality.language_model import LanguageModel
 from data_pipeline.recipe import Recipe
-from data_pipeline.stages.quality import BUCKETS, SIGNALS, Settings, drop_reasons, pareto_draws
+from data_pipeline.stages.quality.stage import BUCKETS, SIGNALS, Settings, drop_reasons, pareto_draws
+from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import contents, run_recipe, write_jsonl
 from tests.data_pipeline.test_quality_classifier import soup
 
@@ -85,7 +85,7 @@ def test_a_threshold_runs_the_last_steps_only(
 
     def stale(**changes: object) -> list[str]:
         recipe = recipe_at(sources, ["read", {"quality": {**first, **changes}}])
-        return [state.name for state in foreseeing.foresee(Recipe.load(recipe), out) if state.reasons]
+        return [state.name for state in previewing.preview(Recipe.load(recipe), out) if state.reasons]
 
     assert stale() == []
     assert stale(quality_minimum=0.4) == ["quality/records"]
@@ -128,7 +128,7 @@ def test_models_and_examples_from_files(tmp_path: Path, sources: list[dict], rec
         ({"spam": {**FROM_SOURCES, "negatives": ["source:book"]}}, "'source:book': the recipe has no such source"),
         ({"language_model": {}}, "give either `model` or `texts`"),
         ({"quality": FROM_SOURCES, "perplexity_percentiles": [60, 30]}, "0 < head < middle < 100 would be right"),
-        ({"quality": {**FROM_SOURCES, "grams": 3}}, "grams: unknown field"),
+        ({"quality": {**FROM_SOURCES, "grams": 3}}, "grams': is unknown"),
     ],
 )
 def test_mistakes_of_a_recipe(sources: list[dict], recipe_at: Callable[..., Path], stage: dict, message: str) -> None:

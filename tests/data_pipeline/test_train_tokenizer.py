@@ -8,8 +8,8 @@ from typing import Literal
 
 import pytest
 
-from data_pipeline.errors import UserError
-from data_pipeline.stages.tokenizer import sample_evenly, train_tokenizer
+from data_pipeline.stages.tokenizer.training_process import sample_evenly, train_tokenizer
+from pangu.foundation.errors import UserError
 from pangu.tokenizer import RELEASED_LAYOUT, Tokenizer
 from tests.pangu.strange_text import WORDS, strange_lines
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.stages.warc import WarcDocument, WarcRecord, WarcReject, read_documents, read_records
+from data_pipeline.stages.read.warc import WarcDocument, WarcRecord, WarcReject, read_documents, read_records
 
 HTML = (
     "<html><body><div class=article>"

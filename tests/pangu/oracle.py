@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pangu.config import ModelConfig
-from pangu.convert.names import canonical_names
+from pangu.formats.names import canonical_names
 
 ACTIVATIONS = {"gelu": "gelu_tanh", "fast_gelu": "fast_gelu"}
 

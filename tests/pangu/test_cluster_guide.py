@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pangu import checkpoint
+from pangu.checkpoint import directory as checkpoint
 from pangu.cli import main
 from tests.conftest import REPOSITORY
 from tests.pangu import distributed_run

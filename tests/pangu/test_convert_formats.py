@@ -18,11 +18,12 @@ from safetensors.numpy import load_file, save_file
 
 from pangu.cli import main
 from pangu.config import ModelConfig
-from pangu.convert import mindspore_checkpoint, names, write
-from pangu.convert.data_types import BF16, FP16, FP32, FP64, cast, to_bfloat16
-from pangu.convert.mindspore_checkpoint import index_checkpoint
-from pangu.convert.source import open_source
-from pangu.errors import UserError
+from pangu.formats import mindspore_checkpoint, names
+from pangu.formats import write_output as write
+from pangu.formats.data_types import BF16, FP16, FP32, FP64, cast, to_bfloat16
+from pangu.formats.mindspore_checkpoint import index_checkpoint
+from pangu.formats.source import open_source
+from pangu.foundation.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.pangu.convert_files import random_weights, torch_weights, write_ckpt, write_index, write_torch
 
@@ -387,7 +388,8 @@ def test_kill_in_the_middle_leaves_no_output(tmp_path: Path, how: signal.Signals
     out = tmp_path / "out.ckpt"
     # Slow enough to be hit: the process sleeps a little after each tensor.
     program = (
-        "import sys, time; from pangu.convert import write; from pangu.cli import main; step = write.write_step\n"
+        "import sys, time; from pangu.formats import write_output as write; from pangu.cli import main\n"
+        "step = write.write_step\n"
         "write.write_step = lambda *a: (step(*a), print('.', flush=True), time.sleep(0.01))\n"
         "sys.exit(main(sys.argv[1:]))"
     )

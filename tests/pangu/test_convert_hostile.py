@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from pangu.convert.source import open_source
-from pangu.convert.torch_pickle import PickleError, read_views
-from pangu.errors import UserError
+from pangu.formats.source import open_source
+from pangu.formats.torch_pickle import PickleError, read_views
+from pangu.foundation.errors import UserError
 from tests.pangu.convert_files import (
     checkpoint_pb2,
     pickled_state,

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pangu.convert.layout import ParameterLayout, owners, region
-from pangu.convert.source import open_source
-from pangu.convert.strategy import read_strategy
-from pangu.errors import UserError
+from pangu.formats.parameter_layout import ParameterLayout, owners, region
+from pangu.formats.source import open_source
+from pangu.formats.strategy_checkpoint import read_strategy
+from pangu.foundation.errors import UserError
 from tests.pangu.convert_files import (
     node_strategy_pb2,
     random_weights,

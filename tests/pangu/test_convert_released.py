@@ -8,8 +8,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from pangu.cli import main
-from pangu.convert.source import open_source
-from pangu.errors import UserError
+from pangu.formats.source import open_source
+from pangu.foundation.errors import UserError
 from tests.pangu.convert_files import random_weights, released_layouts, write_ckpt, write_released, write_strategy
 
 DATA, MODEL = 4, 2

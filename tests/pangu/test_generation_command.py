@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from data_pipeline.stages.tokenizer import train_tokenizer
-from pangu import checkpoint
+from data_pipeline.stages.tokenizer.training_process import train_tokenizer
+from pangu.checkpoint import directory as checkpoint
 from pangu.cli import main
 from pangu.config import ModelConfig
-from pangu.network import build, read_weights
+from pangu.model.network import build, read_weights
 from pangu.tokenizer import Tokenizer
 
 TEXTS = ["今天天气很好，我们去公园。", "北京是中国的首都。", "人工智能正在改变世界。", "他说：“你好！”"] * 20

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from pangu.cli import main
 from pangu.commands import generate, predict
-from pangu.distributed.predict import Prediction, Predictor, shares_of
-from pangu.errors import UserError
+from pangu.distributed.predictor import Prediction, Predictor, shares_of
+from pangu.foundation.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.pangu.test_generation_command import COMMON, run_directory  # noqa: F401 - a fixture
 
@@ -108,7 +108,7 @@ def test_a_call_that_is_killed_goes_on_where_it_was(tmp_path: Path, capsys) -> N
     )
     asked = asked_of(tmp_path, wait, workers=2)
     program = (
-        "import sys; from pathlib import Path; from pangu.distributed.predict import Predictor\n"
+        "import sys; from pathlib import Path; from pangu.distributed.predictor import Predictor\n"
         "from tests.pangu.test_predict import asked_of\n"
         "sys.exit(Predictor(asked_of(Path(sys.argv[1]), sys.argv[2], workers=2), 0).run())"
     )

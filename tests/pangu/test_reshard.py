@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from pangu import checkpoint
-from pangu.checkpoint import TrainingState
+from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.directory import TrainingState
 from pangu.cli import main
 from pangu.config import ModelConfig
-from pangu.convert.layout import ParameterLayout, region
-from pangu.convert.strategy import encode_strategy, read_stages
+from pangu.formats.parameter_layout import ParameterLayout, region
+from pangu.formats.strategy_checkpoint import encode_strategy, read_stages
 from tests.conftest import REPOSITORY
 from tests.pangu.convert_files import random_weights, released_layouts, write_ckpt, write_strategy
 
@@ -358,19 +358,19 @@ KILLS = """
 import os, signal, sys
 from pathlib import Path
 from pangu.cli import main
-import pangu.commands.reshard, pangu.reshard, pangu.reshard_write
+import pangu.commands.reshard, pangu.checkpoint.reshard, pangu.checkpoint.reshard_write
 words, out, kills = sys.argv[1:], Path(sys.argv[-1]), 0
 while True:
     pid = os.fork()
     if not pid:
-        left, real = kills, pangu.reshard_write.ShardFile.write
+        left, real = kills, pangu.checkpoint.reshard_write.ShardFile.write
         def write(file, pieces):
             global left
             if not left:
                 os.kill(os.getpid(), signal.SIGKILL)
             left -= 1
             real(file, pieces)
-        pangu.reshard_write.ShardFile.write = write
+        pangu.checkpoint.reshard_write.ShardFile.write = write
         os._exit(main(["reshard", *words]))
     if os.waitpid(pid, 0)[1] != signal.SIGKILL:
         break

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pangu.errors import UserError
+from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions
 from pangu.generation.sampling import Sampler, candidates, most_likely
 from pangu.generation.text_stream import TextStream

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pangu import checkpoint
+from pangu.checkpoint import directory as checkpoint
 from pangu.cli import main
 from pangu.config import ModelConfig
-from pangu.convert.layout import region
-from pangu.convert.regular_file import OpenFiles
-from pangu.convert.strategy import read_stages
+from pangu.distributed.process_group import ALONE
 from pangu.distributed.shards import part_of
 from pangu.distributed.stored import StoredCheckpoint, stored_checkpoint
-from pangu.distributed.world import ALONE
-from pangu.errors import UserError
+from pangu.formats.parameter_layout import region
+from pangu.formats.regular_file import OpenFiles
+from pangu.formats.strategy_checkpoint import read_stages
+from pangu.foundation.errors import UserError
 from tests.pangu.convert_files import random_weights, released_layouts
 from tests.pangu.test_reshard import ours, with_moments, write_layouts
 

@@ -17,8 +17,8 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.stages.tokenizer import train_tokenizer
-from pangu.errors import UserError
+from data_pipeline.stages.tokenizer.training_process import train_tokenizer
+from pangu.foundation.errors import UserError
 from pangu.tokenizer import Tokenizer
 from tests.conftest import REPOSITORY
 from tests.pangu.strange_text import strange_lines, strange_texts

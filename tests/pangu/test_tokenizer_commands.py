@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.stages.tokenizer import train_tokenizer
+from data_pipeline.stages.tokenizer.training_process import train_tokenizer
 from pangu.cli import main
-from pangu.errors import UserError
+from pangu.foundation.errors import UserError
 from pangu.tokenizer import Tokenizer
 from pangu.tokenizer.processes import map_in_order
 from tests.conftest import REPOSITORY

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pangu import checkpoint
+from pangu.checkpoint import directory as checkpoint
 from pangu.cli import main
 from pangu.config import TrainConfig
-from pangu.data import PackedData, epoch_order, training_batches
-from pangu.errors import UserError
-from pangu.metrics import read_metrics
-from pangu.train import Interrupts, train
+from pangu.foundation.errors import UserError
+from pangu.foundation.interrupts import Interrupts
+from pangu.training.data import PackedData, epoch_order, training_batches
+from pangu.training.metrics import read_metrics
+from pangu.training.run import train
 from tests.conftest import REPOSITORY
 from tests.pangu import packed_corpus
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.graph.program import Program
 from parallel_strategy.graph.sharding import cut_of
 from parallel_strategy.graph.stored import WORD_TABLES
@@ -35,15 +35,16 @@ def test_every_operator_of_the_network_has_a_split(monkeypatch, split: Question)
     import mindspore as ms
     from mindspore.nn.utils import no_init_parameters
 
-    from pangu.compile_step import model_config
-    from pangu.loss import PretrainLoss
+    from pangu.distributed.compile_step import model_config
     from pangu.model import PanguAlpha
+    from pangu.training.loss import Loss
+    from pangu.training.objectives.causal import CausalBatch
     from parallel_strategy.mindspore.apply import operators
 
     # the network as it is built for Ascend, whose operators are those that are split
     monkeypatch.setattr(ms, "get_context", lambda name: {"device_target": "Ascend"}[name])
     with no_init_parameters():
-        loss = PretrainLoss(PanguAlpha(model_config(split.model.model_dump())), 9, 6)
+        loss = Loss(PanguAlpha(model_config(split.model.model_dump())), CausalBatch(9, 6))
     letters, seen = degrees(split), set()
     for path, primitive in operators(loss):
         if primitive.name not in FOLLOWERS:

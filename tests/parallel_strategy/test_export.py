@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pangu.foundation.errors import UserError
 from parallel_strategy.cli import main
-from parallel_strategy.errors import UserError
 from parallel_strategy.export import groups, megatron, mindformers
 from parallel_strategy.export.files import export
 from parallel_strategy.placement import group_ranks

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pangu.foundation.errors import UserError
 from parallel_strategy.cli import main
 from parallel_strategy.cost.kernel import matmul_seconds
-from parallel_strategy.errors import UserError
 from parallel_strategy.measure import samples as samples_module
 from parallel_strategy.measure import workers as workers_module
 from parallel_strategy.measure.fit import cluster_of

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pangu.foundation.errors import UserError
 from parallel_strategy.cost.elimination import Tables
 from parallel_strategy.cost.sharding import (
     ALONG_ROWS,
@@ -18,7 +19,6 @@ from parallel_strategy.cost.sharding import (
     mesh_axes,
     mesh_choice,
 )
-from parallel_strategy.errors import UserError
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.operators import shard_operators
 from parallel_strategy.spec.model import ModelSpec

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
+from pangu.foundation.errors import UserError
 from parallel_strategy.cli import main
-from parallel_strategy.errors import UserError
 from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.virtual.proof import prove
 from parallel_strategy.virtual.reduction import reduced

@@ -59,7 +59,7 @@ def test_every_entry_of_the_released_file_is_written_bit_for_bit(shared: Path, s
 
 @pytest.mark.parametrize("size", RELEASED)
 def test_the_written_file_reads_back(tmp_path: Path, size: str) -> None:
-    from pangu.convert.strategy import read_strategy
+    from pangu.formats.strategy_checkpoint import read_strategy
 
     question = released(size)
     (tmp_path / "strategy.ckpt").write_bytes(parameter_strategy_protobuf(question, 0))

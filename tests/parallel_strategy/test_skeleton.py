@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore.skeleton import skeleton_json, skeleton_question
 from parallel_strategy.mindspore.strategy_file import operator_strategy_json
 from parallel_strategy.spec.model import ModelSpec
@@ -16,7 +16,7 @@ MODEL = ModelSpec(
     num_layers=2, hidden_size=64, num_heads=8, ffn_hidden_size=256, seq_length=32, vocab_size=512, query_layer=True
 )
 STEP = "Default/network-FedByParameters/step-TrainStep"
-LOSS = f"{STEP}/loss-ScaledLoss/network-PretrainLoss"
+LOSS = f"{STEP}/loss-ScaledLoss/network-Loss"
 ATTENTION = f"{LOSS}/network-PanguAlpha/backbone-Decoder/blocks-CellList/0-Block/attention-Attention"
 PATH = "backbone.blocks.0.attention"
 # name, the operator's path, its split for dp 4 x tp 2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.errors import UserError
+from pangu.foundation.errors import UserError
 from pangu.tokenizer.array_cache import cached, pack
 from pangu.tokenizer.double_array import build_double_array
 from pangu.tokenizer.segmentation.kernels import FIRST_DIGIT, FIRST_HAN, OUTSIDE

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 
 SECTION = np.dtype(
     [

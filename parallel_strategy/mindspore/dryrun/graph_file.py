@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 
 NODE = re.compile(r"^  (%\d+)\(.*?\) = (.*)$")
 OPERATOR = re.compile(r"^(?:PrimFunc_)?(\w+)\(")

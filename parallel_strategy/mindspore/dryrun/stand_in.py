@@ -18,7 +18,7 @@ import time
 from importlib import metadata, util
 from pathlib import Path
 
-from parallel_strategy.errors import UserError
+from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore.dryrun.elf import read_symbols, words
 
 MINDSPORE = "2.10.0"

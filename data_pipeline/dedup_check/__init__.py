@@ -1,0 +1,1 @@
+"""A check of deduplication on documents with known duplicates."""

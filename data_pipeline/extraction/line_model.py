@@ -1,0 +1,116 @@
+"""Which lines of a page are its main text: gradient-boosted trees over the measures of a line, and what to do with
+their answer.
+
+The trees are in `line_model.json`, made by `data_pipeline/extraction/fit.py`, which also says how well they do on
+pages that they have not seen. `docs/extraction.md` tells what they look at."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.extraction.measures import FEATURES, TREE_DEPTH, evaluate_trees, node_kinds
+from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage
+
+MODEL_FILE = Path(__file__).with_name("line_model.json")
+SHARED = 0.4  # how far a line's probability is that of its kind; by cross-validation, 0.2 to 0.6 do as well
+LEAST_PROBABILITY = 0.1  # a line below is never kept
+
+
+@dataclass(frozen=True)
+class LineModel:
+    """Complete binary trees of one depth, in heap order: node k asks `row[feature[k]] > threshold[k]` and goes to
+    2k+1 or, if so, to 2k+2. The sum of the leaves that a row falls into is the log of the odds that the line is main
+    text."""
+
+    feature: np.ndarray  # uint16 [trees, 2^TREE_DEPTH - 1]
+    threshold: np.ndarray  # float32 [trees, 2^TREE_DEPTH - 1]
+    leaf: np.ndarray  # float32 [trees, 2^TREE_DEPTH]
+
+    @classmethod
+    def from_trees(cls, trees: list[dict[str, Any]]) -> "LineModel":
+        """From LightGBM's `dump_model()["tree_info"][i]["tree_structure"]`, none deeper than TREE_DEPTH."""
+        inner = 2**TREE_DEPTH - 1
+        feature = np.zeros((len(trees), inner), np.uint16)
+        threshold = np.full((len(trees), inner), np.inf, np.float32)
+        leaf = np.zeros((len(trees), inner + 1), np.float32)
+
+        def place(tree: int, node: dict[str, Any], k: int) -> None:
+            if "leaf_value" in node:
+                # a leaf higher up: everything below goes left to the same value
+                while k < inner:
+                    k = 2 * k + 1
+                leaf[tree, k - inner] = float(f"{node['leaf_value']:.6g}")
+                return
+            feature[tree, k], threshold[tree, k] = node["split_feature"], float(f"{node['threshold']:.6g}")
+            place(tree, node["left_child"], 2 * k + 1)
+            place(tree, node["right_child"], 2 * k + 2)
+
+        for number, root in enumerate(trees):
+            place(number, root, 0)
+        return cls(feature, threshold, leaf)
+
+    def save(self, path: Path, features: list[str]) -> None:
+        """As JSON; a threshold that nothing exceeds is null."""
+        rounded = [[None if np.isinf(x) else float(f"{x:.6g}") for x in row] for row in self.threshold.tolist()]
+        leaves = [[float(f"{x:.6g}") for x in row] for row in self.leaf.tolist()]
+        content = {"features": features, "feature": self.feature.tolist(), "threshold": rounded, "leaf": leaves}
+        path.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "LineModel":
+        """Raises ValueError where the file was fitted to other measures than this code takes."""
+        data = json.loads(path.read_text())
+        if data["features"] != FEATURES:
+            raise ValueError(f"{path}: fitted to other features; run python -m data_pipeline.extraction.fit --write")
+        threshold = [[np.inf if x is None else x for x in row] for row in data["threshold"]]
+        return cls(
+            np.array(data["feature"], np.uint16), np.array(threshold, np.float32), np.array(data["leaf"], np.float32)
+        )
+
+    def probabilities(self, rows: np.ndarray) -> np.ndarray:
+        """For each row of `measure_lines` the probability that the line is main text; float64 [lines]."""
+        return evaluate_trees(rows, self.feature, self.threshold, self.leaf)
+
+
+@cache
+def line_model() -> LineModel:
+    return LineModel.load(MODEL_FILE)
+
+
+def shared_among_kinds(page: FlatPage, probability: np.ndarray) -> np.ndarray:
+    """Each line's probability drawn towards the mean of the lines in elements of the same kind, characters as
+    weights.
+
+    The posts of a thread stand or fall together, though the last of them has nothing good behind it. Links take no
+    part: in old layouts one kind of cell holds the menu and the text."""
+    counts = page.line_counts
+    is_text = 2 * counts[:, LINKED] <= counts[:, CHARACTERS]
+    kind = node_kinds(page)[page.line_node]
+    characters = np.where(is_text, counts[:, CHARACTERS], 0).astype(np.float64)
+    size = len(page.node_parent)
+    mean = np.bincount(kind, probability * characters, size) / np.maximum(np.bincount(kind, characters, size), 1)
+    return np.where(is_text, probability + SHARED * (mean[kind] - probability), probability)
+
+
+def expected_best(page: FlatPage, probability: np.ndarray) -> np.ndarray:
+    """The lines to keep, bool [lines]: the choice whose expected F1 is the greatest.
+
+    Lines are taken in falling order of probability as long as 2·Σpᵢcᵢ(kept) / (Σcᵢ(kept) + Σpᵢcᵢ(all)) grows, cᵢ
+    being characters; which comes to p above half the F1 that is reached (Lipton, Elkan, Naryanaswamy, "Optimal
+    thresholding of classifiers to maximize F1 measure", ECML 2014). So the threshold is near 0.5 on a page that looks
+    like an article, and lower on an odd one, whose best part is still found."""
+    if not len(probability):
+        return np.zeros(0, bool)
+    # the text of <title> is no line of the page
+    probability = np.where(page.node_tag[page.line_node] == TAG["title"], 0.0, probability)
+    characters = page.line_counts[:, CHARACTERS].astype(np.float64)
+    order = np.argsort(-probability, kind="stable")
+    hits = np.cumsum((probability * characters)[order])
+    expected = 2 * hits / (np.cumsum(characters[order]) + hits[-1] + 1e-9)
+    kept = np.zeros(len(probability), bool)
+    kept[order[: int(expected.argmax()) + 1]] = True
+    return kept & (probability >= LEAST_PROBABILITY)

@@ -1,0 +1,1 @@
+"""Clean documents by the paper's rules."""

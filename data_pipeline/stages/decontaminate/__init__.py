@@ -1,0 +1,1 @@
+"""Drop the text of evaluation sets."""

@@ -1,0 +1,1 @@
+"""Drop duplicates: exact, near, paragraphs, substrings."""

@@ -1,0 +1,1 @@
+"""Drop documents by rules, languages and address lists."""

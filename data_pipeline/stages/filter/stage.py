@@ -1,0 +1,329 @@
+"""filter: drop documents by rules over what is measured of their texts.
+
+A preset names the rules and their thresholds (`stages/filter/presets/`, each with its source); the recipe changes
+single ones, switches them off, or adds its own:
+
+    - filter:
+        preset: strict
+        rules:
+          short: {minimum: 100}
+          bullets: off
+          numbers: {signal: digit_share, maximum: 0.3}
+
+Every signal of `kernels/text_signals.py` is measured once and kept as a column; another threshold looks at those
+columns only. A document is dropped by the first rule that it breaks, as `RULE:SIGNAL VALUE`.
+
+Before the rules come lists of addresses (`address:ENTRY`; stages/filter_addresses.py) and the language
+(`language:LABEL P`; stages/filter_language.py), which is also written to the column `lang`; behind them sensitive words
+(`sensitive:MODE VALUE`; kernels/keywords.py)."""
+
+import difflib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from data_pipeline import record
+from data_pipeline.engine.steps import Context, Global, Map, StageSettings
+from data_pipeline.engine.whole import checksum
+from data_pipeline.kernels.text_signals import NAMES, text_signals
+from data_pipeline.stages.filter.addresses import AddressLists, list_files
+from data_pipeline.stages.filter.language import CHINESE_LABELS, MODEL_BYTES, script_language
+from data_pipeline.stages.filter.rules import (
+    SENSITIVE_SIGNALS,
+    Preset,
+    Rule,
+    SensitiveRule,
+    drop_reasons,
+    load_preset,
+)
+from pangu.foundation.errors import UserError
+from pangu.foundation.settings import Section
+
+# the model's probability that a text is Chinese; null where the script decides
+CHINESE_PROBABILITY = "chinese_probability"
+SIGNALS = (*NAMES, *SENSITIVE_SIGNALS, CHINESE_PROBABILITY)
+MEASURED = pa.schema([("doc_id", pa.uint64()), *((name, pa.float64()) for name in SIGNALS), ("language", pa.string())])
+
+
+class RuleChange(Section):
+    """What a recipe says about a rule: what is not given stays as the preset has it."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    signal: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    at_least_characters: int = Field(default=0, ge=0, alias="from")
+    below_characters: int | None = Field(default=None, ge=1, alias="below")
+    enabled: bool = True
+
+
+def _off(value: Any) -> Any:
+    return {"enabled": False} if value is False else value
+
+
+class Settings(StageSettings):
+    """Which rules apply, and the list of sensitive words."""
+
+    preset: Literal["chinesewebtext", "fineweb2-zh", "pangu-alpha", "poetry-safe", "strict"] | None = Field(
+        default="strict",
+        description="chinesewebtext, fineweb2-zh, pangu-alpha, poetry-safe, strict; null: only the rules given here",
+    )
+    rules: dict[str, Annotated[RuleChange, BeforeValidator(_off)]] = Field(
+        default={},
+        description="{short: {minimum: 100}, bullets: off} changes the preset's,"
+        " {numbers: {signal: digit_share, maximum: 0.3}} adds one",
+    )
+    sensitive_words: str | None = Field(
+        default=None,
+        description="a UTF-8 list, a word a line, relative to the recipe; null: none are looked for",
+    )
+    sensitive_mode: Literal["count", "distinct", "per_1000_characters", "distinct_per_line"] | None = Field(
+        default=None,
+        description="how they count: count, distinct, per_1000_characters, distinct_per_line; null: preset",
+    )
+    sensitive_maximum: float | None = Field(
+        default=None, description="a document with more is dropped as `sensitive`; null: as the preset has it", ge=0
+    )
+
+    blocked_addresses: tuple[str, ...] = Field(
+        default=(), description="lists of domains, addresses and /expressions/; UT1 folders; relative to the recipe"
+    )
+    language_model: str | None = Field(
+        default=None, description="fastText's lid.176.ftz or .bin, asked where the script is mixed; null: script alone"
+    )
+    language_minimum: float = Field(
+        default=0.5, description="least probability of Chinese by that model (cc_net: 0.5)", ge=0, le=1
+    )
+
+    @model_validator(mode="after")
+    def _rules_exist(self) -> "Settings":
+        chosen_rules(self)
+        return self
+
+    def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "Settings":
+        """Every rule with all its bounds, so that a threshold counts wherever it stands; the list's place."""
+        rules = {rule.name: RuleChange(**rule.model_dump(exclude={"name"})) for rule in chosen_rules(self)}
+        sensitive = chosen_preset(self).sensitive or SensitiveRule()
+        words = _file(self.sensitive_words, base, "sensitive_words", "a UTF-8 list, a word a line, is right")
+        model = _file(self.language_model, base, "language_model", "fastText's lid.176.ftz would be right")
+        lists = [(base / Path(place).expanduser()).resolve() for place in self.blocked_addresses]
+        for place in lists:
+            list_files(place)
+        return self.model_copy(
+            update={
+                "rules": rules,
+                "sensitive_words": words,
+                "language_model": model,
+                "blocked_addresses": tuple(map(str, lists)),
+                "sensitive_mode": self.sensitive_mode or sensitive.mode,
+                "sensitive_maximum": sensitive.maximum if self.sensitive_maximum is None else self.sensitive_maximum,
+            }
+        )
+
+
+def _file(name: str | None, base: Path, setting: str, right: str) -> str | None:
+    """The place of a file that a setting names."""
+    if name is None:
+        return None
+    place = (base / Path(name).expanduser()).resolve()
+    if not place.is_file():
+        raise UserError(f"filter.{setting}: {place}: no such file; {right}")
+    return str(place)
+
+
+def chosen_preset(settings: Settings) -> Preset:
+    """The preset's content; null has no rules."""
+    return Preset(rules=()) if settings.preset is None else load_preset(settings.preset)
+
+
+def chosen_rules(settings: Settings) -> tuple[Rule, ...]:
+    """The preset's rules with the recipe's changes, then the recipe's own. ValueError where a rule is not whole."""
+    rules = {rule.name: rule for rule in chosen_preset(settings).rules}
+    for name, change in settings.rules.items():
+        if name not in rules and change.signal is None:
+            close = difflib.get_close_matches(name, rules, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(rules) or 'none'}"
+            raise ValueError(f"rules.{name}: the preset has no such rule, {hint} A rule of your own names its `signal`")
+        given = {field: getattr(change, field) for field in change.model_fields_set - {"enabled"}}
+        before = rules[name].model_dump() if name in rules else {"name": name}
+        try:
+            rules[name] = Rule(**{**before, **given})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"rules.{name}: {first.get('ctx', {}).get('error') or first['msg']}") from error
+    disabled = {name for name, change in settings.rules.items() if not change.enabled}
+    return tuple(rule for name, rule in rules.items() if name not in disabled)
+
+
+def copy_words(context: Context) -> dict[str, Any]:
+    """The list of sensitive words as it is now, if there is one."""
+    from data_pipeline.kernels.keywords import Keywords
+
+    source = context.settings.sensitive_words
+    if source is not None:
+        Keywords.load(Path(source))  # a list that cannot be read is said at once
+        (context.directory / "words.txt").write_bytes(Path(source).read_bytes())
+    return {}
+
+
+def words_identity(settings: Settings) -> str:
+    """The content of the list counts, not only its place."""
+    return "" if settings.sensitive_words is None else checksum(Path(settings.sensitive_words))
+
+
+def copy_language_model(context: Context) -> dict[str, Any]:
+    """The language model as it is now, if there is one."""
+    from data_pipeline.quality.fasttext_model import FastTextModel
+
+    source = context.settings.language_model
+    if source is None:
+        return {}
+    if not set(FastTextModel.load(Path(source)).labels) & set(CHINESE_LABELS):
+        raise UserError(f"filter.language_model: {source}: none of its labels is {', '.join(CHINESE_LABELS)}")
+    (context.directory / "language.model").write_bytes(Path(source).read_bytes())
+    return {}
+
+
+def language_model_identity(settings: Settings) -> str:
+    """The content of the model."""
+    return "" if settings.language_model is None else checksum(Path(settings.language_model))
+
+
+def copy_addresses(context: Context) -> dict[str, Any]:
+    """The lists of addresses as they are now, if there are any."""
+    paths = [Path(place) for place in context.settings.blocked_addresses]
+    if not paths:
+        return {}
+    lists = AddressLists.read(paths)
+    lists.save(context.directory)
+    return {"addresses": lists.hashes.size, "expressions": len(lists.expressions)}
+
+
+def addresses_identity(settings: Settings) -> str:
+    """The content of the lists."""
+    return "".join(checksum(file) for place in settings.blocked_addresses for file in list_files(Path(place)))
+
+
+def measure(batch: pa.RecordBatch, settings: Settings, words: Sequence[Path], models: Sequence[Path]) -> pa.RecordBatch:
+    """A row of MEASURED for each document. `words` holds the list, `models` the language model, or nothing."""
+    texts = batch.column("text")
+    signals = text_signals(texts)
+    counts = np.full((batch.num_rows, 2), np.nan)
+    for path in words:
+        counts = _keywords(path, path.stat().st_mtime_ns).counts(texts)
+    columns = [batch.column("doc_id"), *(pa.array(signals[name]) for name in NAMES)]
+    columns += [pa.array(np.ascontiguousarray(column), from_pandas=True) for column in counts.T]
+    language, is_sure = script_language(signals)
+    chinese = np.full(batch.num_rows, np.nan)
+    for path in models:
+        asked = np.flatnonzero(~is_sure)
+        label, chinese[asked] = _ask(path, texts.take(pa.array(asked)))
+        language[asked] = label
+    columns += [pa.array(chinese, from_pandas=True), pa.array(language, pa.string())]
+    return pa.RecordBatch.from_arrays(columns, schema=MEASURED)
+
+
+def _ask(path: Path, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """(object[rows], the likeliest label; float64[rows], the probability of Chinese) by a language model."""
+    from data_pipeline.quality.fasttext_model import loaded
+
+    model = loaded(path, path.stat().st_mtime_ns)
+    probabilities = model.probabilities(texts, MODEL_BYTES)
+    chinese = [place for place, label in enumerate(model.labels) if label in CHINESE_LABELS]
+    labels = np.array(model.labels, object)[probabilities.argmax(axis=1)]
+    return labels, np.minimum(probabilities[:, chinese].sum(axis=1, dtype=np.float64), 1.0)
+
+
+@lru_cache(maxsize=1)
+def _keywords(path: Path, modified: int) -> Any:
+    from data_pipeline.kernels.keywords import Keywords
+
+    return Keywords.load(path)
+
+
+def apply_rules(
+    batch: pa.RecordBatch, settings: Settings, measured: pa.Table, addresses: Sequence[Path]
+) -> pa.RecordBatch:
+    """The records with their signals and language; those that break a rule with its name."""
+    place = pc.index_in(batch.column("doc_id"), value_set=measured.column("doc_id"))
+    rows = measured.take(place)
+    columns = {name: rows.column(name).combine_chunks() for name in SIGNALS}
+    signals = {name: column.to_numpy(zero_copy_only=False) for name, column in columns.items()}
+    rules = [Rule(name=name, **change.model_dump(exclude={"enabled"})) for name, change in settings.rules.items()]
+    reasons = _with_values(drop_reasons(signals, rules), rules, signals)
+    sensitive = SensitiveRule.model_validate({"mode": settings.sensitive_mode, "maximum": settings.sensitive_maximum})
+    values = sensitive.values(signals)
+    for row, value in enumerate(values.tolist()):
+        if reasons[row] is None and value > sensitive.maximum:
+            reasons[row] = f"sensitive:{sensitive.mode} {value:.4g}"
+    languages = rows.column("language").to_pylist()
+    for row in np.flatnonzero(signals[CHINESE_PROBABILITY] < settings.language_minimum).tolist():
+        reasons[row] = f"language:{languages[row]} {signals[CHINESE_PROBABILITY][row]:.4g}"
+    if addresses:
+        for row, entry in enumerate(AddressLists.load(addresses).find(batch.column("url"))):
+            reasons[row] = reasons[row] if entry is None else f"address:{entry}"
+    for row in np.flatnonzero(np.isnan(signals["characters"])).tolist():
+        reasons[row] = "unmeasured:measuring its signals failed"
+    replaced = {"drop_reason": pa.array(reasons, pa.string()), "lang": rows.column("language").combine_chunks()}
+    return record.replace(batch, columns=replaced, signals=columns)
+
+
+def _with_values(names: pa.Array, rules: Sequence[Rule], signals: dict[str, np.ndarray]) -> list[str | None]:
+    """`RULE:SIGNAL VALUE` for each name of a rule; None stays."""
+    signal_of = {rule.name: rule.signal for rule in rules}
+    return [
+        None if name is None else f"{name}:{signal_of[name]} {signals[signal_of[name]][row]:.4g}"
+        for row, name in enumerate(names.to_pylist())
+    ]
+
+
+_CODE = ("data_pipeline.kernels.text_signals", "data_pipeline.kernels.normal_form", "data_pipeline.kernels.minhash")
+STEPS = (
+    Global("words", needs=(), run=copy_words, reads=(), identity=words_identity),
+    Global(
+        "language",
+        needs=(),
+        run=copy_language_model,
+        reads=(),
+        uses=("data_pipeline.quality.fasttext_model",),
+        identity=language_model_identity,
+    ),
+    Global(
+        "addresses",
+        needs=(),
+        run=copy_addresses,
+        reads=(),
+        uses=("data_pipeline.stages.filter.addresses",),
+        identity=addresses_identity,
+    ),
+    Map(
+        "measured",
+        needs=("documents", "words", "language"),
+        process=measure,
+        table=MEASURED,
+        reads=(),
+        uses=(
+            *_CODE,
+            "data_pipeline.kernels.windows",
+            "data_pipeline.kernels.keywords",
+            "data_pipeline.stages.filter.language",
+            "data_pipeline.quality.fasttext_model",
+        ),
+        libraries=("pyahocorasick",),
+    ),
+    Map(
+        "records",
+        needs=("documents", "measured", "addresses"),
+        process=apply_rules,
+        signals=SIGNALS,
+        reads=("rules", "sensitive_mode", "sensitive_maximum", "language_minimum"),
+        uses=("data_pipeline.stages.filter.rules", "data_pipeline.stages.filter.addresses"),
+    ),
+)

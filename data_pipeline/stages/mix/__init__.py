@@ -1,0 +1,1 @@
+"""Mix sources by weights or epochs."""

@@ -1,0 +1,1 @@
+"""Pack documents into rows of one length."""

@@ -1,0 +1,1 @@
+"""Score documents with classifiers and language models."""

@@ -1,0 +1,255 @@
+"""Which files a recipe's sources are, in which order, and how they are cut into items of work."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from data_pipeline.engine.steps import Item
+from data_pipeline.recipe import Source
+from data_pipeline.stages.read.compressed_bytes import compression_of, has_wide_mark
+from data_pipeline.stages.read.remote_files import RemoteFile, is_url, list_remote, local_path, open_input
+from pangu.foundation.errors import UserError
+
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".txt": "txt",
+    ".text": "txt",
+    ".md": "txt",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".warc": "warc",
+    ".wet": "warc",
+}
+# how much larger than its file a compressed text is, about; for cutting work into even pieces
+EXPANSION = 4
+
+
+@dataclass(frozen=True)
+class FileRange:
+    """A file, or the lines of a plain file that begin at a byte in [start, end). `relative` is what records are named
+    by.
+    """
+
+    path: Path | RemoteFile
+    relative: str
+    format: str
+    start: int = 0
+    end: int | None = None
+    """None: to the end of the file."""
+
+
+@dataclass(frozen=True)
+class ReadItem:
+    """Files, or a piece of one, that a worker reads as one task."""
+
+    source: Source
+    ranges: tuple[FileRange, ...]
+
+
+@dataclass(frozen=True)
+class _Found:
+    path: Path | RemoteFile
+    relative: str
+    format: str
+    size: int
+    modified: int | str
+
+
+def read_items(
+    sources: Sequence[Source], base: Path, item_bytes: int | None = None, shard_bytes: int | None = None
+) -> list[Item]:
+    """The work of the read stage, in the order of the sources and of the names of their files.
+
+    Large plain files of lines are cut into ranges of `item_bytes`; small files are taken together up to that size. A
+    file is known by its path, size and time of change, so nothing is read here. None: as large as suits the source.
+    """
+    items: list[Item] = []
+    for source in sources:
+        files = list(_find(source, base))
+        piece = piece_bytes(sum(map(_weight, files)))
+        items += _source_items(source, files, item_bytes or piece, shard_bytes or piece, len(items))
+    return items
+
+
+def piece_bytes(total: int) -> int:
+    """How a source of `total` bytes is cut: a sixteenth of it, so that all workers have something to do, and a power
+    of two, so that a source which grows a little keeps its pieces; 4 MiB to 64 MiB.
+    """
+    return min(max(1 << (max(1, total // 16).bit_length() - 1), 4 << 20), 64 << 20)
+
+
+def _source_items(source: Source, files: Sequence[_Found], item_bytes: int, shard_bytes: int, first: int) -> list[Item]:
+    """The items of one source; `first` is the number of the first of them."""
+    items: list[Item] = []
+    group: list[FileRange] = []
+    facts: list[str] = []
+    size = 0
+
+    def close() -> None:
+        nonlocal group, facts, size
+        if group:
+            identity = "\x1f".join([source.model_dump_json(exclude={"paths"}), str(shard_bytes), *facts])
+            payload = ReadItem(source, tuple(group))
+            items.append(Item(f"{first + len(items):05d}", identity, payload, size, shard_bytes))
+        group, facts, size = [], [], 0
+
+    for found in files:
+        weight = _weight(found)
+        if size and size + weight > item_bytes:
+            close()
+        for start, end in _ranges(found, source, item_bytes):
+            group.append(FileRange(found.path, found.relative, found.format, start, end))
+            facts.append(f"{found.relative}|{found.format}|{found.size}|{found.modified}|{start}|{end}")
+            size += weight if end is None else end - start
+            if size >= item_bytes:
+                close()
+    close()
+    return items
+
+
+def _weight(found: _Found) -> int:
+    """Bytes of text in a file, about."""
+    return found.size * (EXPANSION if found.path.suffix in COMPRESSED_SUFFIXES else 1)
+
+
+def _ranges(found: _Found, source: Source, item_bytes: int) -> list[tuple[int, int | None]]:
+    by_line = found.format == "jsonl" or (found.format == "txt" and source.split == "line")
+    if not by_line or found.size <= item_bytes:
+        return [(0, None)]
+    try:
+        with open_input(found.path) as file:
+            head = file.read(4)
+    except OSError:
+        return [(0, None)]
+    if compression_of(head) != "none" or has_wide_mark(head):
+        return [(0, None)]
+    return [(start, min(start + item_bytes, found.size)) for start in range(0, found.size, item_bytes)]
+
+
+def _find(source: Source, base: Path) -> Iterator[_Found]:
+    """The files of a source; each path of the recipe in its order, each file once."""
+    seen: set[Path | RemoteFile] = set()
+    count = 0
+    for number, pattern in enumerate(source.paths):
+        prefix = f"{number}:" if number else ""
+        if is_url(pattern) and local_path(pattern) is None:
+            for found in _find_remote(pattern, prefix, source):
+                if found.path not in seen:
+                    seen.add(found.path)
+                    count += 1
+                    yield found
+            continue
+        place = local_path(pattern) or Path(os.path.expanduser(pattern))
+        place = place if place.is_absolute() else base / place
+        for path, relative, explicit in _expand(place, source.name):
+            real = Path(os.path.realpath(path))  # Path.resolve raises where links go in a circle
+            if real in seen:
+                continue
+            seen.add(real)
+            kind = _format(path, source, explicit)
+            if kind is None:
+                continue
+            try:
+                status = path.stat()
+                size, modified = status.st_size, status.st_mtime_ns
+            except OSError:
+                size, modified = 0, 0
+            count += 1
+            yield _Found(path, prefix + relative, kind, size, modified)
+    if not count:
+        raise UserError(f"source {source.name!r}: no file to read in {', '.join(source.paths)}")
+
+
+def _find_remote(url: str, prefix: str, source: Source) -> Iterator[_Found]:
+    for listed in list_remote(url, source.name):
+        kind = _format(listed.file, source, listed.is_named)
+        if kind is not None:
+            yield _Found(listed.file, prefix + listed.relative, kind, listed.size, listed.stamp)
+
+
+def _format(path: Path | RemoteFile, source: Source, explicit: bool) -> str | None:
+    """The format to read a file in; None: it is passed over, which a file that the recipe itself names is not."""
+    kind = source.format if source.format != "auto" else format_of(path)
+    if kind is None and isinstance(path, Path) and path.is_dir():
+        return "txt"  # a folder that cannot be read
+    if kind is None and explicit:
+        legal = ", ".join(FORMATS)
+        raise UserError(f"{path}: source {source.name!r}: unknown kind of file; set `format`, or use one of {legal}")
+    return kind
+
+
+def _expand(place: Path, source_name: str) -> Iterator[tuple[Path, str, bool]]:
+    """(file, its name inside the source, whether it was named itself rather than found in a directory)."""
+    if place.is_dir():
+        for path in _walk(place):
+            yield path, path.relative_to(place).as_posix(), False
+    elif place.is_file():
+        yield place, place.name, True
+    elif place.exists():  # reading it might never end
+        raise UserError(f"source {source_name!r}: {place}: a pipe or a device, not a file")
+    elif glob.has_magic(str(place)):
+        fixed = place
+        while glob.has_magic(str(fixed)):
+            fixed = fixed.parent
+        for name in sorted(glob.iglob(str(place), recursive=True)):
+            path = Path(name)
+            if path.is_dir():
+                for inner in _walk(path):
+                    yield inner, inner.relative_to(fixed).as_posix(), False
+            elif _is_file_or_lost(path):
+                yield path, path.relative_to(fixed).as_posix(), False
+    else:
+        raise UserError(f"source {source_name!r}: {place}: no such file, directory or glob")
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    """All files below a directory in the order of their names, hidden ones left out. A loop of links is walked once.
+
+    A folder inside it that cannot be read comes out itself, as a file, and so gets into the rejects."""
+    visited: set[tuple[int, int]] = set()
+
+    def visit(folder: Path) -> Iterator[Path]:
+        try:
+            status = folder.stat()
+            entries = sorted(folder.iterdir())
+        except OSError as error:
+            if folder == directory:
+                raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
+            yield folder
+            return
+        if (status.st_dev, status.st_ino) in visited:
+            return
+        visited.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from visit(entry)
+            elif _is_file_or_lost(entry):
+                yield entry
+
+    return visit(directory)
+
+
+def _is_file_or_lost(path: Path) -> bool:
+    """Whether something is a file, or a link to what is not there, which the reader will find unreadable; pipes and
+    devices are neither.
+    """
+    return path.is_file() or not path.exists()
+
+
+def format_of(path: Path | RemoteFile) -> str | None:
+    """The format that a file's name says, a suffix of compression left aside."""
+    name = PurePosixPath(str(path))
+    if name.suffix.lower() in COMPRESSED_SUFFIXES:
+        name = name.with_suffix("")
+    return FORMATS.get(name.suffix.lower())

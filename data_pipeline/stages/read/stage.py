@@ -1,0 +1,202 @@
+"""read: the files of the sources as records.
+
+JSONL, CSV, TXT, Parquet, HTML, WARC and WET; gzip, zstandard and bzip2 by their content. Every good record of a file
+comes out, whatever stands between, before or after; everything else goes to the rejects with the reason, the file and
+the byte where it lies.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from data_pipeline import record
+from data_pipeline.engine.steps import ByteSize, Item, Read, StageSettings
+from data_pipeline.recipe import Source
+from data_pipeline.stages.read.csv_file import read_csv
+from data_pipeline.stages.read.page_files import read_archive, read_page
+from data_pipeline.stages.read.record_formats import (
+    Document,
+    Limits,
+    Reader,
+    Reject,
+    read_jsonl,
+    read_parquet,
+    read_text,
+)
+from data_pipeline.stages.read.remote_files import RemoteFile, failed
+from data_pipeline.stages.read.source_files import FileRange, ReadItem, read_items
+from pangu.foundation.errors import UserError
+
+READERS: dict[str, Reader] = {
+    "jsonl": read_jsonl,
+    "csv": read_csv,
+    "txt": read_text,
+    "parquet": read_parquet,
+    "html": read_page,
+    "warc": read_archive,
+}
+BATCH_ROWS = 2048
+BATCH_BYTES = 4 << 20
+SIGNALS = ("bytes",)
+
+
+class Settings(StageSettings):
+    """How input is cut into work, and what no record may exceed."""
+
+    shard_bytes: ByteSize | None = Field(
+        default=None,
+        description="text in a shard, about: the unit of parallel work and of resuming;"
+        " null: a sixteenth of the source, 4MB to 64MB",
+        ge=1,
+    )
+    item_bytes: ByteSize | None = Field(
+        default=None,
+        description="input that one task reads, about; large files of lines are cut; null: like shard_bytes",
+        ge=1,
+    )
+    maximum_record_bytes: ByteSize = Field(
+        default=32 << 20, description="a longer line, file or page goes to the rejects", ge=1
+    )
+    maximum_ratio: float = Field(
+        default=200, description="bytes out for a byte in of a compressed file, after 64MB, before it is a bomb", gt=1
+    )
+
+
+def items(sources: Sequence[Source], settings: Settings, base: Path) -> list[Item]:
+    """The work: ranges of files."""
+    return read_items(sources, base, settings.item_bytes, settings.shard_bytes)
+
+
+def read(payload: ReadItem, settings: Settings, progress: Any) -> Iterator[pa.RecordBatch]:
+    """The records of one item, rejects among them, in batches of bounded size."""
+    limits = Limits(settings.maximum_record_bytes, settings.maximum_ratio)
+    name = payload.source.name
+    batch = _Batch(name)
+    for part in payload.ranges:
+
+        def at(offset: int, relative: str = part.relative) -> bool:
+            return progress.at(record.document_id(name, relative, offset) >> 1)
+
+        for found in _read_range(part, payload.source, limits, at):
+            batch.add(part.relative, found)
+            if batch.is_full():
+                progress.done(len(batch.offset), batch.size)
+                yield batch.take()
+    if batch.offset:
+        yield batch.take()
+
+
+def _read_range(
+    part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
+) -> Iterator[Document | Reject]:
+    """The records of one range; a file that cannot be opened or read is one reject."""
+    try:
+        yield from READERS[part.format](part, source, limits, at)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(part.path, RemoteFile) and not isinstance(error, FileNotFoundError | PermissionError):
+            raise failed(part.path, error) from error
+        if isinstance(error, OSError):
+            yield Reject(part.start, f"unreadable:{error.strerror or error}")
+        else:  # one strange file does not end the run; the stages behind treat one strange record like that
+            yield Reject(part.start, f"failed:{type(error).__name__} {error}"[:500])
+
+
+class _Batch:
+    """Columns of a record batch being filled."""
+
+    def __init__(self, source: str):
+        self.source = source
+        self._clear()
+
+    def _clear(self) -> None:
+        self.path: list[str] = []
+        self.offset: list[int] = []
+        self.id: list[str | None] = []
+        self.url: list[str | None] = []
+        self.title: list[str | None] = []
+        self.text: list[str | None] = []
+        self.meta: list[str | None] = []
+        self.bytes: list[int] = []
+        self.reason: list[str | None] = []
+        self.size = 0
+
+    def add(self, path: str, found: Document | Reject) -> None:
+        self.path.append(path)
+        self.offset.append(found.offset)
+        self.id.append(found.id)
+        if isinstance(found, Document):
+            self.url.append(found.url)
+            self.title.append(found.title)
+            self.text.append(found.text)
+            self.meta.append(found.meta)
+            size = len(found.text.encode())
+            self.bytes.append(size)
+            self.size += size
+            self.reason.append(None)
+        else:
+            self.url.append(found.url)
+            for column in (self.title, self.meta):
+                column.append(None)
+            self.text.append(found.excerpt)
+            self.bytes.append(0)
+            self.reason.append(found.reason)
+
+    def is_full(self) -> bool:
+        return len(self.offset) >= BATCH_ROWS or self.size >= BATCH_BYTES
+
+    def take(self) -> pa.RecordBatch:
+        """The batch; a new one is begun."""
+        paths = [record.clean_name(path) for path in self.path]
+        numbers = [
+            record.document_id(self.source, path, offset) for path, offset in zip(self.path, self.offset, strict=True)
+        ]
+        count = len(numbers)
+        signals = pa.StructArray.from_arrays([pa.array(self.bytes, pa.float64())], names=list(SIGNALS))
+        columns = [
+            pa.array(numbers, pa.uint64()),
+            pa.array(self.id, pa.string()),
+            pa.array([self.source] * count, pa.string()),
+            pa.array(paths, pa.string()),
+            pa.array(self.offset, pa.int64()),
+            pa.array(self.url, pa.string()),
+            pa.array(self.title, pa.string()),
+            pa.array(self.text, pa.string()),
+            pa.nulls(count, pa.string()),
+            pa.array(self.meta, pa.string()),
+            signals,
+            pa.array(self.reason, pa.string()),
+        ]
+        batch = pa.RecordBatch.from_arrays(columns, schema=record.schema(SIGNALS))
+        self._clear()
+        return batch
+
+
+STEPS = (
+    Read(
+        "records",
+        needs=(),
+        items=items,
+        read=read,
+        signals=SIGNALS,
+        uses=(
+            "data_pipeline.stages.read.compressed_bytes",
+            "data_pipeline.stages.read.source_files",
+            "data_pipeline.stages.read.remote_files",
+            "data_pipeline.stages.read.record_formats",
+            "data_pipeline.stages.read.csv_file",
+            "data_pipeline.stages.read.page_files",
+            "data_pipeline.stages.read.charset",
+            "data_pipeline.stages.read.warc",
+            "data_pipeline.extraction.extract",
+            "data_pipeline.extraction.line_model",
+            "data_pipeline.extraction.page",
+            "data_pipeline.extraction.measures",
+        ),
+        libraries=("orjson",),
+    ),
+)

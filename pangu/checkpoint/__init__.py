@@ -1,0 +1,1 @@
+"""Checkpoints of a run: saved, opened, laid out anew."""

@@ -1,0 +1,312 @@
+"""Checkpoints: everything needed to go on, written whole or not at all, and checked before use.
+
+    RUN/model.yaml, train.yaml, tokenizer/, metrics.jsonl
+    RUN/checkpoints/step-00000100/model.safetensors      weights fp32, released names
+                                  optimizer.safetensors  adam_m.<name>, adam_v.<name>
+                                  state.json             TrainingState, configuration, sha256 of both files
+
+Where ranks share out the optimizer's states, each writes what it holds, and what each holds is said as MindSpore does:
+
+                                  rank_0/checkpoint.safetensors, rank_1/…, strategy.ckpt, state.json
+
+A checkpoint is written into a hidden directory beside its place, every file is synced, and then it is renamed. What a
+crash leaves behind is a hidden directory that the next run removes.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from pangu.config import ModelConfig
+from pangu.formats.names import canonical_names
+from pangu.foundation.atomic_file import sync_directory, write_whole
+from pangu.foundation.errors import UserError
+from pangu.foundation.json_text import dumps
+
+STEP_NAME = re.compile(r"step-(\d{8,})")
+WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+SHARD, LAYOUTS = "checkpoint.safetensors", "strategy.ckpt"
+MOMENTS = ("adam_m.", "adam_v.")
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a run remembers beside its tensors. Random bits and data order are functions of the seed and the step."""
+
+    step: int  # updates so far, the skipped ones counted; the next batch has this index
+    loss_scale: float
+    good_steps: int  # since the scale changed
+    overflows: int  # in a row
+    tokens: int  # predictions counted in the loss so far
+    heldout_loss: float | None  # of the evaluation at this step
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint directory whose files have been found whole."""
+
+    directory: Path
+    state: TrainingState
+    model: ModelConfig
+    train: dict
+
+    @property
+    def is_sharded(self) -> bool:
+        return not (self.directory / WEIGHTS).is_file()
+
+    def weights(self) -> dict[str, np.ndarray]:
+        if self.is_sharded:
+            return read_shards(self.directory, moments=False)
+        return load_file(self.directory / WEIGHTS)
+
+    def optimizer(self) -> dict[str, np.ndarray]:
+        if self.is_sharded:
+            return read_shards(self.directory, moments=True)
+        return load_file(self.directory / OPTIMIZER)
+
+
+def read_shards(directory: Path, moments: bool) -> dict[str, np.ndarray]:
+    """The weights or the moments of a checkpoint that ranks wrote in parts, put together."""
+    from pangu.formats.shards import WholeShards
+
+    with WholeShards(directory, [directory / LAYOUTS]) as shards:
+        chosen = [name for name in shards.tensors if name.startswith(MOMENTS) == moments]
+        return {name: shards.read(name) for name in chosen}
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checkpoints_directory(run: Path) -> Path:
+    return run / "checkpoints"
+
+
+def step_directory(run: Path, step: int) -> Path:
+    return checkpoints_directory(run) / f"step-{step:08d}"
+
+
+def hidden(directory: Path) -> Path:
+    """Where a checkpoint is while it is written."""
+    return directory.with_name(f".{directory.name}.tmp")
+
+
+def save(
+    run: Path,
+    state: TrainingState,
+    weights: dict[str, np.ndarray],
+    moments: dict[str, np.ndarray],
+    model: ModelConfig,
+    train: dict,
+) -> Path:
+    """Write `step-N` whole. Raises UserError when the disk is full or cannot be written; nothing is left then."""
+    final = step_directory(run, state.step)
+    try:
+        begin(final)
+        digests = {
+            name: write_tensors(hidden(final) / name, tensors)
+            for name, tensors in ((WEIGHTS, weights), (OPTIMIZER, moments))
+        }
+        finish(final, state, model, train, digests)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(hidden(final), ignore_errors=True)
+        raise not_written(final, error) from None
+    return final
+
+
+def not_written(final: Path, error: Exception) -> UserError:
+    return UserError(f"{final}: the checkpoint cannot be written: {error}; earlier checkpoints are untouched")
+
+
+def begin(final: Path) -> None:
+    """Make the empty hidden directory of a checkpoint."""
+    shutil.rmtree(hidden(final), ignore_errors=True)
+    hidden(final).mkdir(parents=True)
+
+
+def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> str:
+    """A file that is on the disk when this returns; its sha256."""
+    save_file(tensors, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return digest(path)
+
+
+def finish(final: Path, state: TrainingState, model: ModelConfig, train: dict, digests: dict[str, str]) -> None:
+    """Give a checkpoint, all of whose tensors are on the disk, its description and its name."""
+    description = {
+        "version": 1,
+        "state": asdict(state),
+        "model": model.model_dump(mode="json"),
+        "train": train,
+        "sha256": digests,
+    }
+    write_whole(hidden(final) / STATE, dumps(description, indent=1).encode())
+    shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
+    hidden(final).rename(final)
+    sync_directory(final.parent)
+
+
+def step_directories(run: Path) -> list[Path]:
+    """Checkpoint directories of a run, newest first, whole or not."""
+    parent = checkpoints_directory(run)
+    if not parent.is_dir():
+        return []
+    found = [path for path in parent.iterdir() if path.is_dir() and STEP_NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def open_checkpoint(directory: Path, verify: bool = True) -> Checkpoint:
+    """Check every file against its checksum. Raises UserError that names all that are damaged or missing.
+
+    verify: False where another process has just done so.
+    """
+    path = directory / STATE
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        state = TrainingState(**description["state"])
+        model = ModelConfig.from_fields(description["model"], str(path))
+        train, digests = dict(description["train"]), dict(description["sha256"])
+        if not digests or not all(isinstance(name, str) and ".." not in name for name in digests):
+            raise ValueError("its list of files is wrong")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is damaged or missing: {error}") from None
+    if verify:
+        with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+            problems = [p for p in pool.map(lambda item: damage(directory / item[0], item[1]), digests.items()) if p]
+        if problems:
+            raise UserError("; ".join(problems))
+    return Checkpoint(directory, state, model, train)
+
+
+def damage(file: Path, expected: str) -> str | None:
+    """What is wrong with a file of a checkpoint."""
+    if not file.is_file():
+        return f"{file}: is missing"
+    if digest(file) != expected:
+        return f"{file}: is damaged: its sha256 is not the one in {STATE}"
+    return None
+
+
+def whole_checkpoints(run: Path) -> Iterator[Checkpoint]:
+    """The whole checkpoints of a run, newest first; a damaged one is named on standard error and skipped."""
+    for directory in step_directories(run):
+        try:
+            yield open_checkpoint(directory)
+        except UserError as error:
+            print(f"warning: {error}; using the checkpoint before it", file=sys.stderr)
+
+
+def newest(run: Path) -> Checkpoint | None:
+    """The newest whole checkpoint of a run."""
+    return next(whole_checkpoints(run), None)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what an interrupted `save` left."""
+    for path in checkpoints_directory(run).glob(".step-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def heldout_loss(directory: Path) -> float:
+    """The evaluation stored with a checkpoint; infinite where there is none."""
+    try:
+        value = json.loads((directory / STATE).read_text(encoding="utf-8"))["state"]["heldout_loss"]
+        return float("inf") if value is None else float(value)
+    except (OSError, ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def best(run: Path) -> Path | None:
+    """The checkpoint directory with the lowest held-out loss."""
+    directories = [path for path in step_directories(run) if heldout_loss(path) < float("inf")]
+    return min(directories, key=heldout_loss, default=None)
+
+
+def prune(run: Path, keep_last: int) -> None:
+    """Remove all but the newest `keep_last` checkpoints and the best."""
+    keep = {*step_directories(run)[:keep_last], best(run)}
+    for directory in step_directories(run):
+        if directory not in keep:
+            # Renamed first, so that a crash in the middle leaves a leftover and not half a checkpoint.
+            leftover = directory.with_name(f".{directory.name}.tmp")
+            shutil.rmtree(leftover, ignore_errors=True)
+            directory.rename(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def map_weights(path: Path) -> dict[str, np.ndarray]:
+    """The weights of a .safetensors file as they are stored, by released name, mapped into memory."""
+    from pangu.formats.mapped_file import map_safetensors
+    from pangu.quantization.quantized_file import read_quantized
+
+    quantized = read_quantized(path)
+    if quantized:
+        return quantized[1]
+    tensors, _ = map_safetensors(path)
+    return {ours: tensors[name] for name, ours in canonical_names(tensors).items()}
+
+
+def load_weights(path: Path) -> dict[str, np.ndarray]:
+    """The weights of a .safetensors file in full precision, under the released names whichever spelling it has."""
+    from pangu.quantization.quantized_file import dequantized, read_quantized
+
+    quantized = read_quantized(path)
+    if quantized:
+        return dequantized(quantized[1])
+    try:
+        tensors = load_file(path)
+        return {ours: tensors[name] for name, ours in canonical_names(tensors).items()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors: {error}") from None
+
+
+def none_whole(path: Path) -> UserError:
+    """What to raise of a directory that is neither a whole checkpoint nor a run that has one."""
+    return UserError(f"{path}: holds no whole checkpoint (a run directory, step-* directory or .safetensors file)")
+
+
+def load_for_inference(
+    path: Path | str, model: Path | str | None = None, tokenizer: Path | str | None = None, as_stored: bool = False
+) -> tuple[ModelConfig, dict[str, np.ndarray], Path | None]:
+    """Configuration, weights by released name, and the tokenizer's place (None where none is known).
+
+    path: a run directory (its newest whole checkpoint), a checkpoint directory, or a .safetensors file; the last
+    needs `model` (a model.yaml or the name of a size) unless a model.yaml lies beside it.
+    as_stored: arrays that are mapped from their file, quantised ones among them (`pangu.quantization.quantized_file`);
+    False: copies in full precision.
+    """
+    from pangu.config import load_size
+
+    path = Path(path)
+    if path.is_dir():
+        checkpoint = open_checkpoint(path) if (path / STATE).is_file() else newest(path)
+        if checkpoint is None:
+            raise none_whole(path)
+        run = checkpoint.directory.parent.parent
+        found = Path(tokenizer) if tokenizer else run / "tokenizer"
+        config = load_size(str(model)) if model else checkpoint.model
+        weights = map_weights(checkpoint.directory / WEIGHTS) if as_stored and not checkpoint.is_sharded else None
+        weights = weights or checkpoint.weights()
+    elif path.is_file():
+        beside = path.parent / "model.yaml"
+        if model is None and not beside.is_file():
+            raise UserError(f"{path}: give --model: a model.yaml or the name of a size")
+        config = load_size(str(model or beside))
+        found = Path(tokenizer) if tokenizer else path.parent / "tokenizer"
+        weights = map_weights(path) if as_stored else load_weights(path)
+    else:
+        raise UserError(f"{path}: is neither a run or checkpoint directory nor a .safetensors file")
+    return config, weights, found if found.exists() else None

@@ -1,0 +1,297 @@
+"""Changes the layout of a checkpoint: from any layout into any other, or into one piece.
+
+Here is what is decided before anything is done, and how the result gets its name: nothing is there under it before
+everything is on the disk. `pangu.checkpoint.reshard_write` reads, cuts and writes.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.directory import LAYOUTS, MOMENTS, OPTIMIZER, SHARD, STATE, WEIGHTS
+from pangu.checkpoint.reshard_write import ShardFile, write_parameters
+from pangu.config import ModelConfig
+from pangu.distributed.shards import rank_folder, with_moments
+from pangu.formats import names
+from pangu.formats.data_types import TensorInfo
+from pangu.formats.parameter_layout import ParameterLayout
+from pangu.formats.safetensors_file import file_header
+from pangu.formats.shards import WholeShards, holds_shards
+from pangu.formats.source import FileSource, Source, open_source
+from pangu.formats.strategy_checkpoint import encode_strategy, read_stages
+from pangu.foundation.atomic_file import sync_directory
+from pangu.foundation.errors import UserError
+
+Format = Literal["safetensors", "ckpt"]
+# {first rank of a pipeline stage: {parameter: layout}}
+Stages = Mapping[int, Mapping[str, ParameterLayout]]
+METADATA = {"format": "ms"}
+
+
+def model_of(path: Path) -> ModelConfig | None:
+    """The model of a training checkpoint; None for anything else, which does not say."""
+    if not (path / STATE).is_file():
+        return None
+    return checkpoint.open_checkpoint(path, verify=False).model
+
+
+def stages_of(paths: Sequence[Path], model: ModelConfig | None) -> Stages:
+    """The layouts that a strategy.yaml gives, or MindSpore's strategy files; with those of Adam's moments.
+
+    model: what a strategy.yaml must be for.
+    """
+    from pangu.distributed.strategy import load_strategy
+
+    yaml = [path for path in paths if path.suffix in (".yaml", ".yml")]
+    if yaml and len(paths) > 1:
+        raise UserError(f"{yaml[0]}: a strategy.yaml says everything: give it alone")
+    stages = load_strategy(yaml[0], model).stage_layouts if yaml else read_stages(paths)
+    return {
+        first: held if any(name.startswith(MOMENTS) for name in held) else with_moments(held)
+        for first, held in stages.items()
+    }
+
+
+def check_shapes(source: Source, paths: Sequence[Path], model: ModelConfig | None) -> None:
+    """Whether the parameters have the shapes that the model of a strategy.yaml gives them. Raises UserError."""
+    from pangu.distributed.strategy import load_strategy
+
+    if [path.suffix for path in paths] not in ([".yaml"], [".yml"]):
+        return
+    for name, shape in load_strategy(paths[0], model).shapes.items():
+        info = source.tensors.get(name)
+        if info is not None and info.shape != shape:
+            raise UserError(
+                f"{source.path}: {name!r} has shape {list(info.shape)}; by {paths[0]} it must have {list(shape)}"
+            )
+
+
+def open_checkpoint(path: Path, layouts: Stages | None) -> Source:
+    """Any checkpoint, put together. A training checkpoint is compared with its checksums first.
+
+    layouts: what the shards of a directory hold; None: as its own strategy file says.
+    """
+    is_training = (path / STATE).is_file()
+    if is_training:
+        checkpoint.open_checkpoint(path)
+    if path.is_dir() and holds_shards(path):
+        own = [path / LAYOUTS] if (path / LAYOUTS).is_file() else None
+        flat: dict[str, ParameterLayout] = {}
+        for _, held in sorted((layouts or {}).items()):
+            flat = dict(held) | flat
+        return WholeShards(path, own, flat or None)
+    if layouts and len(layouts) == 1 and all(lay.num_parts == 1 for lay in next(iter(layouts.values())).values()):
+        layouts = None
+    if layouts:
+        raise UserError(f"{path}: holds no shards (rank_0/ …), but --from says that it is split")
+    if is_training:
+        return join_files(path, [path / WEIGHTS, path / OPTIMIZER])
+    return open_source(path)
+
+
+def join_files(path: Path, files: list[Path]) -> FileSource:
+    """The tensors of several files as one source."""
+    tensors: dict[str, TensorInfo] = {}
+    places: dict[str, tuple[Path, int]] = {}
+    for file in files:
+        part = open_source(file)
+        assert isinstance(part, FileSource)
+        tensors |= part.tensors
+        places |= part.places
+    return FileSource(path, "training checkpoint", tensors, places)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One file of the result. tensors: (name, layout, this file's cell), sorted by name, as they are written."""
+
+    path: str
+    tensors: tuple[tuple[str, ParameterLayout, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A change of layout before anything of it is done. state: the description of a training checkpoint."""
+
+    source: Source
+    targets: list[Target]
+    layouts: Stages | None
+    format: Format
+    state: dict | None
+    left_out: list[str]
+
+    def part(self, name: str, layout: ParameterLayout) -> TensorInfo:
+        info = self.source.tensors[name]
+        return TensorInfo(info.data_type, layout.part_shape(info.shape))
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of all tensors that are written."""
+        return sum(self.part(name, layout).nbytes for target in self.targets for name, layout, _ in target.tensors)
+
+    @cached_property
+    def order(self) -> list[str]:
+        """Every parameter that is written, once. In this order all files have them, for they are only appended to."""
+        return sorted({name for target in self.targets for name, _, _ in target.tensors})
+
+
+def make_plan(source: Source, to: Stages | None, format: Format, weights_only: bool) -> Plan:
+    """Decide what goes into which file. Raises UserError where the parameters do not fit the layout."""
+    where = str(source.path)
+    state_file = source.path / STATE
+    state = json.loads(state_file.read_text(encoding="utf-8")) if state_file.is_file() else None
+    if state is not None and weights_only:
+        state = None
+    unusable = [name for name, info in source.tensors.items() if info.data_type is None]
+    chosen = [name for name in sorted(source.tensors) if name not in unusable]
+    if weights_only:
+        chosen = [name for name in chosen if not name.startswith(MOMENTS)]
+    if to is None:
+        targets = whole_targets(chosen, source, state is not None)
+    else:
+        check_names(where, chosen, to)
+        targets = rank_targets(chosen, source, to, format)
+    plan = Plan(source, targets, to, format, state, unusable)
+    for target in targets:
+        for name, layout, _ in target.tensors:
+            try:
+                plan.part(name, layout)
+            except ValueError as error:
+                raise UserError(f"{where}: {name!r} does not fit the new layout: {error}") from None
+    return plan
+
+
+def check_names(where: str, chosen: Sequence[str], to: Stages) -> None:
+    """The weights of the source and of the layout must be the same."""
+    known = {name for held in to.values() for name in held}
+    missing = sorted(name for name in known - set(chosen) if not name.startswith(MOMENTS))
+    foreign = sorted(name for name in set(chosen) - known if names.recognise(name)[0])
+    for what, found in (("lacks", missing), ("has, and the new layout has not,", foreign)):
+        if found:
+            raise UserError(f"{where}: {what} {len(found)} parameters: {', '.join(found[:8])}")
+
+
+def alone(info: TensorInfo) -> ParameterLayout:
+    return ParameterLayout((1,), ((),) * len(info.shape))
+
+
+def whole_targets(chosen: Sequence[str], source: Source, is_training: bool) -> list[Target]:
+    """One file; or weights and moments apart, as one process writes a training checkpoint."""
+
+    def target(path: str, some: Sequence[str]) -> Target:
+        tensors = ((name, alone(source.tensors[name])) for name in some)
+        return Target(path, tuple((name, layout, (0,) * len(layout.grid)) for name, layout in tensors))
+
+    if not is_training:
+        return [target("", chosen)]
+    moments = [name for name in chosen if name.startswith(MOMENTS)]
+    return [target(WEIGHTS, [name for name in chosen if name not in set(moments)]), target(OPTIMIZER, moments)]
+
+
+def rank_targets(chosen: Sequence[str], source: Source, to: Stages, format: Format) -> list[Target]:
+    """A file a rank, with what the rank holds; what the layout does not know goes to all ranks whole."""
+    known = {name for held in to.values() for name in held}
+    file = SHARD if format == "safetensors" else Path(SHARD).with_suffix(".ckpt").name
+    targets = []
+    for first, held in sorted(to.items()):
+        ranks = next(iter(held.values())).num_ranks if held else 1
+        layouts = [(n, held[n]) if n in held else (n, None) for n in chosen if n in held or n not in known]
+        for rank in range(first, first + ranks):
+            tensors = []
+            for name, layout in layouts:
+                if layout is None:
+                    layout = alone(source.tensors[name])
+                    tensors.append((name, layout, layout.cell(0)))
+                else:
+                    tensors.append((name, layout, layout.cell(rank)))
+            targets.append(Target(f"{rank_folder(rank)}/{file}", tuple(tensors)))
+    return targets
+
+
+def write_plan(plan: Plan, out: Path, advance: Callable[[int], None]) -> None:
+    """Carry out a plan. out: the directory to make, or the file where the result is one file."""
+    check_output(plan, out)
+    single = len(plan.targets) == 1 and not plan.targets[0].path
+    with ExitStack() as stack:
+        hidden = stack.enter_context(hidden_directory(out))
+        stack.enter_context(plan.source)
+        files = {}
+        for target in plan.targets:
+            path = hidden / (target.path or out.name)
+            path.parent.mkdir(exist_ok=True)
+            files[target.path] = ShardFile(path, hashed=plan.state is not None)
+        is_ckpt = out.suffix == ".ckpt" if single else plan.format == "ckpt" and plan.layouts is not None
+        write_tensors(plan, files, is_ckpt, advance)
+        if plan.layouts is not None:
+            held = [item for stage in plan.layouts.values() for item in stage.items() if item[0] in plan.source.tensors]
+            strategy = ShardFile(hidden / LAYOUTS, hashed=plan.state is not None)
+            strategy.write([encode_strategy(held)])
+            strategy.sync()
+            files[LAYOUTS] = strategy
+        if plan.state is not None:
+            digests = {name: file.hash.hexdigest() for name, file in files.items() if file.hash}
+            description = ShardFile(hidden / STATE, hashed=False)
+            description.write([json.dumps(plan.state | {"sha256": digests}, indent=1).encode()])
+            description.sync()
+        for folder in sorted({file.path.parent for file in files.values()}, reverse=True):
+            sync_directory(folder)
+        os.rename(hidden / out.name if single else hidden, out)
+        sync_directory(out.parent)
+
+
+def write_tensors(plan: Plan, files: Mapping[str, ShardFile], is_ckpt: bool, advance: Callable[[int], None]) -> None:
+    """Each parameter in turn, to every file that has a part of it."""
+    wanted: dict[str, list[tuple[ShardFile, ParameterLayout, tuple[int, ...]]]] = {name: [] for name in plan.order}
+    for target in plan.targets:
+        if not is_ckpt:
+            header = [(name, plan.part(name, layout)) for name, layout, _ in target.tensors]
+            files[target.path].write([file_header(header, METADATA)])
+        for name, layout, cell in target.tensors:
+            wanted[name].append((files[target.path], layout, cell))
+    write_parameters(plan.source, wanted, is_ckpt, advance)
+
+
+def check_output(plan: Plan, out: Path) -> None:
+    """Raise UserError for a place that the result must not or cannot go to."""
+    if os.path.lexists(out):
+        raise UserError(f"{out}: already exists; give another --out")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such directory")
+    single = len(plan.targets) == 1 and not plan.targets[0].path
+    if single and out.suffix not in (".safetensors", ".ckpt"):
+        raise UserError(f"{out}: the result is one file: its name must end in .safetensors or .ckpt")
+    free = shutil.disk_usage(out.parent).free
+    if free < plan.nbytes:
+        raise UserError(f"{out}: needs {plan.nbytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there")
+
+
+@contextmanager
+def hidden_directory(out: Path) -> Iterator[Path]:
+    """An empty directory beside the result; removed at the end, unless it has become the result. One at a time."""
+    hidden = out.with_name(f".{out.name}.partial")
+    try:
+        hidden.mkdir(exist_ok=True)
+        descriptor = os.open(hidden, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{out}: is being written by another process") from None
+        for left in hidden.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        try:
+            yield hidden
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+    finally:
+        os.close(descriptor)

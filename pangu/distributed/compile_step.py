@@ -1,0 +1,117 @@
+"""The training step under a strategy, compiled without weights or data: what MindSpore's dry-run is asked."""
+
+import json
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pangu.config import ModelConfig
+from pangu.foundation.atomic_file import write_whole
+from pangu.foundation.errors import UserError
+
+# What a training run takes from its corpus and from train.yaml; neither decides how anything is split.
+END_OF_DOCUMENT, PAD = 9, 6
+BETA1, BETA2, CLIP_NORM = 0.9, 0.95, 1.0
+
+
+def model_config(fields: dict) -> ModelConfig:
+    """The network that a strategy's model section describes, which knows more kinds of networks than there are here."""
+    return ModelConfig.model_validate({name: fields[name] for name in ModelConfig.model_fields if name in fields})
+
+
+def compile_step(
+    strategy: str,
+    out: str,
+    save_strategy: str | None = None,
+    save_groups: str | None = None,
+    load_strategy: str | None = None,
+    load_operators: str | None = None,
+    save_operators: str | None = None,
+    save_skeleton: str | None = None,
+) -> None:
+    """Compile for the rank that the environment names; write layouts and seconds to `out` as JSON.
+
+    save_strategy, save_groups, save_operators: files that MindSpore writes of what it did. load_strategy,
+    load_operators: strategy files that say how operators are split, in the place of our table: those that own
+    parameters, or all. save_skeleton: compile on a small mesh, and write which operator each of MindSpore's names is.
+
+    Raises UserError where the strategy is wrong or cannot be applied.
+    """
+    from pangu.foundation import errors as strategy_errors
+    from parallel_strategy.spec.strategy import Question
+
+    try:
+        question = Question.load(strategy)
+        import pangu.model.network  # first of all importers of MindSpore, whose messages it quietens
+        from parallel_strategy.mindspore.apply import StrategyFiles, apply, operators, start
+        from parallel_strategy.mindspore.skeleton import skeleton_json, skeleton_question
+
+        if save_skeleton:
+            question = skeleton_question(question)
+            save_operators = str(Path(out).with_name("operators.json"))
+        start(question)
+        del pangu.model.network
+        step = build_step(model_config(question.model.model_dump()), question.strategy.micro_batches)
+        kinds = [(path, primitive.name) for path, primitive in operators(step.loss)]
+        files = StrategyFiles(*map(absolute, (load_strategy, load_operators, save_operators)))
+        parallel = apply(question, step, files)
+    except strategy_errors.UserError as error:
+        raise UserError(str(error)) from None
+    if save_strategy:
+        parallel.whole.save_param_strategy_file(str(Path(save_strategy).resolve()))
+    if save_groups:
+        parallel.whole.set_group_ckpt_save_file(str(Path(save_groups).resolve()))
+    parallel.whole.no_init_parameters_in_compile()  # else this rank's parts take memory: 12 GB of the 200B model
+    from mindspore import Tensor
+
+    rows = question.strategy.batch.global_ // (1 if parallel.whole_batch else question.strategy.mesh.dp)
+    begun, computed = time.perf_counter(), time.process_time()
+    layouts = parallel.compile(Tensor(np.zeros((rows, question.model.seq_length + 1), np.int32)))
+    if save_skeleton and save_operators:
+        try:
+            skeleton = skeleton_json(Path(save_operators).read_bytes(), kinds, question)
+        except strategy_errors.UserError as error:
+            raise UserError(str(error)) from None
+        write_whole(Path(save_skeleton), skeleton)
+    answer = {
+        "seconds": time.perf_counter() - begun,
+        "cpu_seconds": time.process_time() - computed,
+        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "whole_batch": parallel.whole_batch,
+        "fusion_mb": parallel.fusion_mb(),
+        "groups": {name: list(ranks) for name, ranks in parallel.groups.items()},
+        "parameters": {
+            name: {
+                "device_matrix": list(layout[0]),
+                "tensor_map": list(layout[1]),
+                "local_shape": list(layout[2]),
+                "optimizer_sharded": bool(layout[5]),
+                "shape": list(layout[6]),
+            }
+            for name, layout in layouts.items()
+        },
+    }
+    write_whole(Path(out), json.dumps(answer).encode())
+
+
+def absolute(path: str | None) -> str | None:
+    return str(Path(path).resolve()) if path else None
+
+
+def build_step(config: ModelConfig, accumulate: int):
+    """Network, loss, optimizer and step as a training run builds them, with parameters that hold no memory."""
+    from mindspore.nn.utils import no_init_parameters
+
+    from pangu.model import PanguAlpha
+    from pangu.training.loss import Loss
+    from pangu.training.objectives.causal import CausalBatch
+    from pangu.training.optimizer import AdamW
+    from pangu.training.step import TrainStep
+
+    with no_init_parameters():
+        network = PanguAlpha(config)
+        loss = Loss(network, CausalBatch(END_OF_DOCUMENT, PAD))
+        optimizer = AdamW(network.trainable_params(), BETA1, BETA2)
+        return TrainStep(loss, optimizer, CLIP_NORM, accumulate)

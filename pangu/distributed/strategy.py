@@ -1,0 +1,137 @@
+"""strategy.yaml as `pangu` uses it: which rank computes which rows, and which part of each parameter it holds.
+
+The only module of `pangu` besides `pangu.training.run` that knows `parallel_strategy`.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pangu.config import ModelConfig, TrainConfig
+from pangu.formats.parameter_layout import ParameterLayout
+from pangu.foundation.errors import UserError
+
+if TYPE_CHECKING:
+    from parallel_strategy.mindspore.layouts import Layout
+    from parallel_strategy.spec.strategy import Question
+
+# What of the strategy's model must be the run's; and what it takes from the run: the vocabulary is the corpus's, the
+# rest may be left out of a model.yaml, with other defaults there.
+MODEL_FIELDS = ("num_layers", "hidden_size", "num_heads", "ffn_hidden_size")
+TAKEN_FIELDS = ("vocab_size", "seq_length", "query_layer", "final_norm")
+
+
+@dataclass(frozen=True)
+class RunStrategy:
+    """A strategy file with the model that is trained, or resharded, under it."""
+
+    path: str
+    question: "Question"
+
+    @property
+    def devices(self) -> int:
+        return self.question.strategy.mesh.devices
+
+    @property
+    def data_parallel(self) -> int:
+        return self.question.strategy.mesh.dp
+
+    @property
+    def splits_only_the_batch(self) -> bool:
+        """Whether every device has the whole network: nothing but data parallelism and optimizer sharding."""
+        mesh = self.question.strategy.mesh
+        return mesh.pp == mesh.tp == mesh.cp == mesh.ep == 1
+
+    def data_rank(self, rank: int) -> int:
+        """Which share of the batch a rank computes."""
+        mesh = self.question.strategy.mesh
+        return rank // mesh.stride("dp") % mesh.dp
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight, by the strategy's model."""
+        return {name: placed.shape for name, placed in self.placed.items()}
+
+    @cached_property
+    def placed(self) -> "dict[str, Layout]":
+        """Where the strategy places every weight. Raises UserError for what it cannot place."""
+        from pangu.foundation.errors import UserError as StrategyError
+        from parallel_strategy.mindspore.layouts import parameter_layouts
+
+        try:
+            return parameter_layouts(self.question)
+        except StrategyError as error:
+            raise UserError(f"{self.path}: {error}") from None
+
+    @cached_property
+    def stage_layouts(self) -> dict[int, dict[str, ParameterLayout]]:
+        """{first rank of a pipeline stage: {weight: layout}}, under the released names."""
+        mesh = self.question.strategy.mesh
+        ranks = mesh.devices // mesh.pp
+        stages: dict[int, dict[str, ParameterLayout]] = {stage * ranks: {} for stage in range(mesh.pp)}
+        for name, placed in self.placed.items():
+            for stage in placed.stages:
+                stages[stage * ranks][name] = ParameterLayout(
+                    tuple(placed.device_matrix),
+                    tuple(() if axis == -1 else (axis,) for axis in placed.tensor_map),
+                    placed.optimizer_shard_step,
+                    placed.optimizer_shard_size,
+                    stage * ranks,
+                )
+        return stages
+
+    @property
+    def layouts(self) -> dict[str, ParameterLayout]:
+        """The layout of every weight; of one that several stages hold, the first's."""
+        found: dict[str, ParameterLayout] = {}
+        for _, held in sorted(self.stage_layouts.items()):
+            found = held | found
+        return found
+
+
+def load_strategy(path: str | Path, model: ModelConfig | None = None) -> RunStrategy:
+    """Read a strategy file. model: the one it must be for. Raises UserError in one line."""
+    from pangu.foundation.errors import UserError as StrategyError
+    from parallel_strategy.spec.strategy import Question
+
+    try:
+        question = Question.load(path)
+    except StrategyError as error:
+        raise UserError(str(error)) from None
+    if model is not None:
+        for field in MODEL_FIELDS:
+            planned, real = getattr(question.model, field), getattr(model, field)
+            if planned != real:
+                raise UserError(
+                    f"{path}: is for a model with {field} {planned}, this one has {real}: set `model` in that file"
+                )
+        changes = {field: getattr(model, field) for field in TAKEN_FIELDS}
+        question = question.model_copy(update={"model": question.model.model_copy(update=changes)})
+    return RunStrategy(str(path), question)
+
+
+def applied(strategy: RunStrategy, config: TrainConfig) -> TrainConfig:
+    """The run's configuration with what the strategy says of it: micro-batches and recomputation.
+
+    Raises UserError where they contradict each other.
+    """
+    planned = strategy.question.strategy
+    if planned.batch.global_ != config.batch_size:
+        raise UserError(
+            f"{strategy.path}: batch.global {planned.batch.global_} is not the run's batch_size {config.batch_size}"
+        )
+    return config.model_copy(
+        update={"accumulate": planned.micro_batches, "recompute": planned.recompute.mode != "none"}
+    )
+
+
+def rows_of_rank(rows: np.ndarray, accumulate: int, shares: int, share: int) -> np.ndarray:
+    """The rows [B, ...] of the batch that one of `shares` data-parallel ranks computes: its part of each micro-batch.
+
+    So micro-batch i of all ranks together is what one process computes as micro-batch i.
+    """
+    parts = rows.reshape(accumulate, shares, len(rows) // accumulate // shares, *rows.shape[1:])
+    return np.ascontiguousarray(parts[:, share].reshape(-1, *rows.shape[1:]))

@@ -1,0 +1,136 @@
+"""The sizes that weights themselves tell, and whether the weights are whole. The heads are told by none of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pangu.config import ModelConfig, load_size, size_names
+from pangu.formats import names
+from pangu.foundation.errors import UserError
+
+MOST_LISTED = 8
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes as in `model.yaml`, but num_blocks does not count the query layer."""
+
+    num_blocks: int
+    hidden_size: int
+    ffn_hidden_size: int
+    seq_length: int
+    vocab_size: int
+    query_layer: bool
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> "ModelShape":
+        """The sizes of a configuration."""
+        return cls(
+            config.num_blocks,
+            config.hidden_size,
+            config.ffn_hidden_size,
+            config.seq_length,
+            config.vocab_size,
+            config.query_layer,
+        )
+
+    @property
+    def num_layers(self) -> int:
+        return self.num_blocks + int(self.query_layer)
+
+    def layer_prefixes(self) -> list[str]:
+        """How the names of each layer's weights begin, the query layer last."""
+        blocks = [names.BLOCK.format(number) for number in range(self.num_blocks)]
+        return [*blocks, names.QUERY_LAYER] if self.query_layer else blocks
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """{canonical name: shape} of every weight, in canonical order."""
+        hidden, ffn = self.hidden_size, self.ffn_hidden_size
+        wide = {"output.mapping.weight": (hidden, ffn), "output.projection.weight": (ffn, hidden)}
+        tables = {names.WORD_TABLE: (self.vocab_size, hidden), names.POSITION_TABLE: (self.seq_length, hidden)}
+        tables[names.QUERY_TABLE] = (self.seq_length, hidden)
+        result: dict[str, tuple[int, ...]] = {}
+        for name in names.canonical_order(self.num_blocks, self.query_layer):
+            part = ".".join(name.split(".")[-3:])
+            if name in tables:
+                result[name] = tables[name]
+            elif part in wide:
+                result[name] = wide[part]
+            elif name.endswith("output.mapping.bias"):
+                result[name] = (ffn,)
+            elif name.endswith(".weight"):
+                result[name] = (hidden, hidden)
+            else:
+                result[name] = (hidden,)
+        return result
+
+    def config(self, heads: int | None, final_norm: str) -> ModelConfig:
+        """The model's configuration. heads None: those of the known size with the same layers and widths."""
+        if heads is None:
+            known = [load_size(name) for name in size_names()]
+            same = {
+                size.num_heads
+                for size in known
+                if (size.num_layers, size.hidden_size, size.ffn_hidden_size)
+                == (self.num_layers, self.hidden_size, self.ffn_hidden_size)
+            }
+            if len(same) != 1:
+                raise UserError(
+                    f"the number of heads cannot be told from weights, and {len(same) or 'no'} known sizes have "
+                    f"{self.num_layers} layers of {self.hidden_size} and {self.ffn_hidden_size}: give --heads"
+                )
+            (heads,) = same
+        fields = {
+            "num_layers": self.num_layers,
+            "hidden_size": self.hidden_size,
+            "num_heads": heads,
+            "ffn_hidden_size": self.ffn_hidden_size,
+            "seq_length": self.seq_length,
+            "vocab_size": self.vocab_size,
+            "query_layer": self.query_layer,
+            "final_norm": final_norm,
+        }
+        return ModelConfig.from_fields(fields, "the model of these weights")
+
+
+def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises UserError that names a weight which is missing, left over, or of another shape than the model's."""
+    missing, foreign = expected.keys() - found.keys(), found.keys() - expected.keys()
+    if missing:
+        raise UserError(f"the weights lack {min(missing)!r} ({len(missing)} missing): do they fit the model.yaml?")
+    if foreign:
+        raise UserError(f"the model has no {min(foreign)!r} ({len(foreign)} such): do the weights fit the model.yaml?")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise UserError(f"{name}: the weights have shape {list(found[name])}, the model {list(shape)}")
+
+
+def listed(items: list[str]) -> str:
+    """The first few, and how many more."""
+    shown = ", ".join(items[:MOST_LISTED])
+    return shown + (f" and {len(items) - MOST_LISTED} more" if len(items) > MOST_LISTED else "")
+
+
+def tell_shape(found: Mapping[str, tuple[int, ...]], where: str) -> ModelShape:
+    """The sizes of a model from {canonical name: shape}. Raises UserError: what is missing, what does not fit."""
+    numbers = {number for number in map(names.block_number, found) if number is not None}
+    query_layer = names.QUERY_TABLE in found or any(name.startswith(names.QUERY_LAYER) for name in found)
+    if not numbers:
+        raise UserError(f"{where}: holds no weights of PanGu-α (names like backbone.blocks.0.… or transformer.h.0.…)")
+    gaps = sorted(set(range(min(max(numbers) + 1, 2 * len(numbers) + MOST_LISTED))) - numbers)
+    if gaps:
+        raise UserError(f"{where}: no weights of blocks {listed([str(number) for number in gaps])}")
+    missing = [name for name in names.canonical_order(len(numbers), query_layer) if name not in found]
+    if missing:
+        raise UserError(f"{where}: {len(missing)} weights are missing: {listed(missing)}")
+    odd = [name for name in (names.WORD_TABLE, names.POSITION_TABLE) if len(found[name]) != 2]
+    mapping_bias = names.BLOCK.format(0) + "output.mapping.bias"
+    odd += [mapping_bias] if len(found[mapping_bias]) != 1 else []
+    if not odd:
+        (vocab_size, hidden), (seq_length, _) = found[names.WORD_TABLE], found[names.POSITION_TABLE]
+        shape = ModelShape(len(numbers), hidden, found[mapping_bias][0], seq_length, vocab_size, query_layer)
+        expected = shape.shapes()
+        odd = [name for name in expected if expected[name] != found[name] or 0 in found[name]]
+    if odd:
+        described = [f"{name} {list(found[name])}" for name in odd]
+        raise UserError(f"{where}: the shapes of {len(odd)} weights do not fit together: {listed(described)}")
+    return shape

@@ -1,0 +1,223 @@
+"""The one table of parameter names: the canonical ones are those of the released 2.6B and 13B checkpoints.
+
+Other spellings of the same weights:
+
+    master          backbone.embedding.{word,position}_embedding.embedding_table
+    first pipeline  backbone.pangu_alpha_embedding.…, the query layer as backbone.blocks.{L-1}
+    PyTorch port    [transformer.]wte, wpe, wqe, h.{i}.…, ln_f; the query layer as h.{L-1}; lm_head is a copy of wte;
+                    its Linear weights are [out, in], so three matrices a layer are the transposes of ours
+    wrapped Cells   network.… before any of MindSpore's
+
+L counts the query layer.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pangu.foundation.errors import UserError
+
+WORD_TABLE = "backbone.word_embedding.embedding_table"
+POSITION_TABLE = "backbone.position_embedding.embedding_table"
+QUERY_TABLE = "backbone.top_query_embedding.embedding_table"
+BLOCK, QUERY_LAYER = "backbone.blocks.{}.", "backbone.top_query_layer."
+TORCH_TIED_HEAD = "lm_head.weight"
+TORCH_PREFIX = "transformer."
+
+# What every layer has: (our name, the PyTorch port's, whether its matrix is the transpose of ours)
+LAYER_PARTS = (
+    ("layernorm1.gamma", "ln_1.weight", False),
+    ("layernorm1.beta", "ln_1.bias", False),
+    ("attention.dense1.weight", "attn.q_proj.weight", False),
+    ("attention.dense1.bias", "attn.q_proj.bias", False),
+    ("attention.dense2.weight", "attn.k_proj.weight", False),
+    ("attention.dense2.bias", "attn.k_proj.bias", False),
+    ("attention.dense3.weight", "attn.v_proj.weight", False),
+    ("attention.dense3.bias", "attn.v_proj.bias", False),
+    ("attention.projection.weight", "attn.c_proj.weight", True),
+    ("attention.projection.bias", "attn.c_proj.bias", False),
+    ("layernorm2.gamma", "ln_2.weight", False),
+    ("layernorm2.beta", "ln_2.bias", False),
+    ("output.mapping.weight", "mlp.c_fc.weight", True),
+    ("output.mapping.bias", "mlp.c_fc.bias", False),
+    ("output.projection.weight", "mlp.c_proj.weight", True),
+    ("output.projection.bias", "mlp.c_proj.bias", False),
+)
+# What there is once: (our name, the PyTorch port's, other spellings of ours)
+SINGLE_PARTS = (
+    (
+        WORD_TABLE,
+        "wte.weight",
+        (
+            "backbone.embedding.word_embedding.embedding_table",
+            "backbone.pangu_alpha_embedding.word_embedding.embedding_table",
+            "embedding_table",
+        ),
+    ),
+    (
+        POSITION_TABLE,
+        "wpe.weight",
+        (
+            "backbone.embedding.position_embedding.embedding_table",
+            "backbone.pangu_alpha_embedding.position_embedding.embedding_table",
+        ),
+    ),
+    (QUERY_TABLE, "wqe.weight", ()),
+    ("backbone.layernorm.gamma", "ln_f.weight", ()),
+    ("backbone.layernorm.beta", "ln_f.bias", ()),
+)
+# What later versions of the original call the two tables that they moved.
+MASTER_NAMES = {WORD_TABLE: SINGLE_PARTS[0][2][0], POSITION_TABLE: SINGLE_PARTS[1][2][0]}
+
+OPTIMIZER_PREFIXES = ("adam_m.", "adam_v.")
+# Constants that the port stores with each attention layer: the causal mask and what it puts there.
+TORCH_BUFFER = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")
+# A name that begins so belongs to a model, and must be in the table.
+MODEL_PREFIXES = ("backbone.", "transformer.", "h.", "wte.", "wpe.", "wqe.", "ln_f.")
+
+_LAYER_PARTS = {ours for ours, _, _ in LAYER_PARTS}
+_TORCH_LAYER_PARTS = {torch: ours for ours, torch, _ in LAYER_PARTS}
+_TRANSPOSED = {ours for ours, _, transposed in LAYER_PARTS if transposed}
+_SINGLE_PARTS = {spelling: ours for ours, _, others in SINGLE_PARTS for spelling in (ours, *others)}
+_TORCH_SINGLE_PARTS = {torch: ours for ours, torch, _ in SINGLE_PARTS}
+_BLOCK = re.compile(r"backbone\.blocks\.(\d{1,6})\.(.+)")
+_TORCH_BLOCK = re.compile(r"h\.(\d{1,6})\.(.+)")
+
+
+@dataclass
+class SortedNames:
+    """The names of one checkpoint, told apart. Every name is in exactly one of the collections."""
+
+    weights: dict[str, str] = field(default_factory=dict)
+    """name in the file -> canonical name"""
+    optimizer: dict[str, str] = field(default_factory=dict)
+    """name in the file -> canonical name behind its prefix, `adam_m.backbone…`"""
+    tied_head: list[str] = field(default_factory=list)
+    """the PyTorch port's copy of the word table"""
+    left_out: list[str] = field(default_factory=list)
+    """counters of a training run, constant masks"""
+    foreign: list[str] = field(default_factory=list)
+    """parameters of a model that is not this one"""
+    is_torch: bool = False
+    """the PyTorch port's names, with transposed matrices"""
+    query_layer_among_blocks: bool = False
+    """the query layer had the name of a block; in MindSpore's names only the first pipeline network did that"""
+
+
+def sort_names(names: Iterable[str]) -> SortedNames:
+    """Tell the names of a checkpoint apart; it needs all of them at once, to know which block is the query layer.
+
+    Raises UserError where two names mean the same weight, or the names of two frameworks are mixed.
+    """
+    result = SortedNames()
+    kinds: dict[str, str] = {}
+    for name in names:
+        prefix = next((prefix for prefix in OPTIMIZER_PREFIXES if name.startswith(prefix)), "")
+        canonical, kind = recognise(name[len(prefix) :])
+        if canonical:
+            (result.optimizer if prefix else result.weights)[name] = prefix + canonical
+            kinds.setdefault(kind, name)
+        elif TORCH_BUFFER.fullmatch(name):
+            result.left_out.append(name)
+        elif name == TORCH_TIED_HEAD:
+            result.tied_head.append(name)
+        elif strip_wrapper(name[len(prefix) :]).startswith(MODEL_PREFIXES):
+            result.foreign.append(name)
+        else:
+            result.left_out.append(name)
+    if len(kinds) > 1:
+        raise UserError(f"{' and '.join(map(repr, kinds.values()))} are names of two frameworks in one checkpoint")
+    result.is_torch = "torch" in kinds
+    name_query_layer(result)
+    for mapping in (result.weights, result.optimizer):
+        seen: dict[str, str] = {}
+        for name, canonical in mapping.items():
+            if seen.setdefault(canonical, name) != name:
+                raise UserError(f"{seen[canonical]!r} and {name!r} are both {canonical!r}")
+    return result
+
+
+def strip_wrapper(name: str) -> str:
+    """Without the `network.` that wrapping Cells put before a name."""
+    while name.startswith("network."):
+        name = name.removeprefix("network.")
+    return name
+
+
+def recognise(name: str) -> tuple[str, str]:
+    """(canonical name, "mindspore" or "torch"), or ("", "") for a name that is not in the table.
+
+    Every numbered layer is still a block.
+    """
+    ours = strip_wrapper(name)
+    if ours in _SINGLE_PARTS:
+        return _SINGLE_PARTS[ours], "mindspore"
+    block = _BLOCK.fullmatch(ours)
+    if block and block[2] in _LAYER_PARTS:
+        return BLOCK.format(int(block[1])) + block[2], "mindspore"
+    if ours.startswith(QUERY_LAYER) and ours.removeprefix(QUERY_LAYER) in _LAYER_PARTS:
+        return ours, "mindspore"
+    torch = name.removeprefix(TORCH_PREFIX)
+    if torch in _TORCH_SINGLE_PARTS:
+        return _TORCH_SINGLE_PARTS[torch], "torch"
+    block = _TORCH_BLOCK.fullmatch(torch)
+    if block and block[2] in _TORCH_LAYER_PARTS:
+        return BLOCK.format(int(block[1])) + _TORCH_LAYER_PARTS[block[2]], "torch"
+    return "", ""
+
+
+def name_query_layer(result: SortedNames) -> None:
+    """Where there is a query table but no query layer, the last block is the query layer: rename it."""
+    canonical = set(result.weights.values())
+    blocks = {block_number(name) for name in canonical} - {None}
+    if QUERY_TABLE not in canonical or any(name.startswith(QUERY_LAYER) for name in canonical) or not blocks:
+        return
+    last = BLOCK.format(max(number for number in blocks if number is not None))
+    result.query_layer_among_blocks = True
+    for mapping in (result.weights, result.optimizer):
+        for name, ours in mapping.items():
+            mapping[name] = ours.replace(last, QUERY_LAYER, 1)
+
+
+def block_number(canonical: str) -> int | None:
+    """The number of the block that a canonical name belongs to."""
+    match = _BLOCK.fullmatch(canonical)
+    return int(match[1]) if match else None
+
+
+def canonical_names(names: Iterable[str]) -> dict[str, str]:
+    """{name in a checkpoint: canonical name} of its weights; optimizer states and counters are left out.
+
+    For MindSpore's spellings. Raises UserError for the PyTorch port's, whose matrices need transposing, and for names
+    of another model.
+    """
+    result = sort_names(names)
+    if result.is_torch:
+        raise UserError(
+            "these are the PyTorch port's weights: convert them (python -m pangu convert … --to safetensors)"
+        )
+    if result.foreign:
+        raise UserError(f"{result.foreign[0]!r} is no parameter of PanGu-α ({len(result.foreign)} such)")
+    return result.weights
+
+
+def is_transposed(canonical: str) -> bool:
+    """Whether the PyTorch port holds the transpose of this weight."""
+    match = _BLOCK.fullmatch(canonical)
+    part = match[2] if match else canonical.removeprefix(QUERY_LAYER)
+    return part in _TRANSPOSED
+
+
+def torch_names(num_blocks: int, query_layer: bool) -> dict[str, str]:
+    """{canonical name: the PyTorch port's} of a model, in canonical order."""
+    layers = [(BLOCK.format(number), number) for number in range(num_blocks)]
+    if query_layer:
+        layers.append((QUERY_LAYER, num_blocks))
+    singles = [(ours, torch) for ours, torch, _ in SINGLE_PARTS if query_layer or ours != QUERY_TABLE]
+    parts = [(prefix + ours, f"h.{number}.{torch}") for prefix, number in layers for ours, torch, _ in LAYER_PARTS]
+    return {ours: TORCH_PREFIX + torch for ours, torch in singles[:-2] + parts + singles[-2:]}
+
+
+def canonical_order(num_blocks: int, query_layer: bool) -> list[str]:
+    """Every weight of a model: tables, blocks, query layer, final norm."""
+    return list(torch_names(num_blocks, query_layer))

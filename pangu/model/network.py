@@ -1,0 +1,36 @@
+"""From a configuration and arrays to a network on a device."""
+
+from collections.abc import Mapping
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from pangu.config import ModelConfig
+from pangu.device import check_dtype
+from pangu.formats.model_shape import check_shapes
+from pangu.model import PanguAlpha
+
+
+def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, seed: int = 1) -> PanguAlpha:
+    """The network with the given weights (released names), or with random ones that the seed decides."""
+    check_dtype(config)
+    ms.set_seed(seed)
+    network = PanguAlpha(config)
+    if weights is not None:
+        load_weights(network, weights)
+    return network
+
+
+def load_weights(network: PanguAlpha, weights: Mapping[str, np.ndarray]) -> None:
+    """Copy weights in, after `check_shapes`."""
+    parameters = network.trainable_params()
+    expected = {parameter.name: tuple(parameter.shape) for parameter in parameters}
+    check_shapes(expected, {name: weight.shape for name, weight in weights.items()})
+    for parameter in parameters:
+        parameter.set_data(Tensor(np.asarray(weights[parameter.name], np.float32)))
+
+
+def read_weights(network: PanguAlpha) -> dict[str, np.ndarray]:
+    """Copies of the weights, fp32, by released name."""
+    return {parameter.name: parameter.asnumpy().copy() for parameter in network.trainable_params()}

@@ -1,0 +1,1 @@
+"""Training: a run, its steps, its optimizer, its data and its metrics."""

@@ -1,0 +1,157 @@
+"""Packed samples as the training loop reads them: any sample by its index, in an order that a seed and an epoch give.
+
+The directory is what `python -m data_pipeline run` leaves: MindRecord files, `packed.json` and the tokenizer.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pangu.foundation.errors import UserError
+
+# Indices handed to MindSpore's reader at a time: its sampler keeps them as a Python list.
+INDICES_A_READER = 1 << 16
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of the packed data, e.g. `train`: `samples` rows of `seq_length` + 1 ids."""
+
+    name: str
+    files: tuple[str, ...]
+    samples: int
+    tokens: int
+    bytes_of_text: int
+
+    def read(self, indices: np.ndarray, batch: int) -> Iterator[np.ndarray]:
+        """Rows int32 [batch, S+1] in the order of `indices`; what is left over at the end comes as a smaller batch."""
+        import mindspore.dataset as dataset
+
+        for start in range(0, len(indices), INDICES_A_READER // batch * batch):
+            chosen = indices[start : start + INDICES_A_READER // batch * batch].tolist()
+            try:
+                reader = dataset.MindDataset(
+                    list(self.files),
+                    columns_list=["input_ids"],
+                    sampler=dataset.SubsetSampler(chosen),
+                    num_parallel_workers=1,
+                ).batch(batch)
+                for (rows,) in reader.create_tuple_iterator(output_numpy=True, num_epochs=1):
+                    yield rows
+            except RuntimeError as error:
+                reason = next((line.strip() for line in str(error).splitlines() if line.strip("- ")), "unreadable")
+                raise UserError(
+                    f"{self.files[0]} (split {self.name!r}): cannot be read as MindRecord: {reason}"
+                ) from None
+
+
+@dataclass(frozen=True)
+class PackedData:
+    """A packed corpus and what must be known of it."""
+
+    directory: Path
+    seq_length: int
+    vocab_size: int
+    end_of_document: int
+    pad: int
+    fingerprint: str  # sha256 of packed.json: the tokenizer, the seed and the counts, not the samples themselves
+    splits: dict[str, Split]
+
+    @classmethod
+    def load(cls, directory: Path | str) -> "PackedData":
+        """Read `packed.json`. Raises UserError that names the file and what is wrong with it."""
+        directory = Path(directory)
+        path = directory / "packed.json"
+        try:
+            content = path.read_bytes()
+            fields = json.loads(content)
+        except FileNotFoundError:
+            raise UserError(
+                f"{directory}: is no packed corpus: it has no packed.json (make one with data_pipeline run)"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read: {error}") from None
+        try:
+            splits = {
+                name: Split(
+                    name,
+                    tuple(str(directory / file) for file in split["files"]),
+                    int(split["samples"]),
+                    int(split["tokens"]),
+                    int(split["bytes_of_text"]),
+                )
+                for name, split in fields["splits"].items()
+            }
+            packed = cls(
+                directory,
+                int(fields["seq_length"]),
+                int(fields["vocab_size"]),
+                int(fields["end_of_document_id"]),
+                int(fields["pad_id"]),
+                hashlib.sha256(content).hexdigest(),
+                splits,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: field {error} is missing or wrong") from None
+        for split in splits.values():
+            for file in split.files:
+                if not Path(file).is_file() or not Path(file + ".db").is_file():
+                    raise UserError(f"{path}: names {file}, which (or whose .db index) is not there")
+        return packed
+
+    @property
+    def tokenizer_directory(self) -> Path:
+        return self.directory / "tokenizer"
+
+    def split(self, name: str) -> Split:
+        """The split of this name, which must hold at least one sample."""
+        split = self.splits.get(name)
+        if split is None or split.samples == 0:
+            hint = "" if name == "train" else "; pack with a larger pack.heldout_fraction, or more documents"
+            raise UserError(f"{self.directory}: split {name!r} holds no samples{hint}")
+        return split
+
+
+def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch reads the samples: a permutation that depends on nothing but its arguments."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(samples)
+
+
+def training_batches(split: Split, batch: int, seed: int, first_batch: int) -> Iterator[np.ndarray]:
+    """Batches int32 [batch, S+1] without end, from the batch with index `first_batch` on.
+
+    Epoch follows epoch without a gap: sample i of the stream is sample i mod n of epoch i div n, so a batch may hold
+    the end of one and the beginning of the next, and nothing is left out.
+    """
+    epoch, offset = divmod(first_batch * batch, split.samples)
+    pending = np.empty((0, 0), np.int32)
+    while True:
+        for rows in split.read(epoch_order(split.samples, seed, epoch)[offset:], batch):
+            pending = np.concatenate([pending, rows]) if len(pending) else rows
+            while len(pending) >= batch:
+                yield pending[:batch]
+                pending = pending[batch:]
+        epoch, offset = epoch + 1, 0
+
+
+def unigram_nats(train: Split, heldout: Split, vocab_size: int, pad: int, most_samples: int = 20_000) -> float:
+    """Nats a token of the held-out labels under the add-one unigram model of the training split.
+
+    The baseline that knows how often each token occurs and nothing of order; counted where the loss counts, over the
+    first `most_samples` samples of each split.
+    """
+
+    def counts(split: Split) -> np.ndarray:
+        total = np.zeros(vocab_size, np.int64)
+        for rows in split.read(np.arange(min(split.samples, most_samples)), 64):
+            labels = rows[:, 1:][rows[:, :-1] != pad]
+            total += np.bincount(labels, minlength=vocab_size)
+        return total
+
+    smoothed = counts(train) + 1.0
+    tested = counts(heldout)
+    return float(-(tested * np.log(smoothed / smoothed.sum())).sum() / max(tested.sum(), 1))

@@ -1,0 +1,137 @@
+"""What a run writes down: one JSON line a step, TensorBoard events, and the loss as a picture.
+
+`metrics.jsonl` holds only what the computation decides, so a run that was interrupted and resumed ends with the same
+bytes. Speed goes to TensorBoard and to the progress bar.
+"""
+
+import json
+import math
+from pathlib import Path
+
+from pangu.foundation.atomic_file import whole_file
+from pangu.foundation.best_effort import BestEffortFile, warn
+from pangu.foundation.json_text import dumps
+
+METRICS = "metrics.jsonl"
+
+
+def read_metrics(run: Path) -> list[dict]:
+    """Return the records of a run; a last line that a crash cut off is left out."""
+    return [record for record, _ in records_with_ends(run / METRICS)]
+
+
+def records_with_ends(path: Path) -> list[tuple[dict, int]]:
+    """Return every record up to the first damaged line, with the byte behind its line."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return []
+    records, end = [], 0
+    for line in content.splitlines(keepends=True):
+        end += len(line)
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n") or not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            break
+        records.append((record, end))
+    return records
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value can be drawn: JSON has no NaN and no infinity, so they are null in a record."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+class MetricsWriter:
+    """Appends to the metrics of a run that has done `step` updates; it first forgets what came after them.
+
+    Nothing that goes wrong here ends the run.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        from pangu.training.tensorboard import TensorBoardFile
+
+        size = 0
+        for record, end in records_with_ends(run / METRICS):
+            if record["step"] > step:
+                break
+            size = end
+        self.file = BestEffortFile(run / METRICS, size)
+        self.file.flush()
+        self.tensorboard = TensorBoardFile(run / "tensorboard", step)
+
+    @staticmethod
+    def line(record: dict) -> bytes:
+        """Return a record as a line of JSON, in which a number that is not finite is null."""
+        return dumps(record, separators=(",", ":")).encode() + b"\n"
+
+    def write(self, record: dict) -> None:
+        """Write one record; `step` says after how many updates it was taken."""
+        self.file.append(self.line(record))
+        values = {key: float(value) for key, value in record.items() if key != "step" and is_number(value)}
+        self.tensorboard.scalars(record["step"], values)
+
+    def speed(self, step: int, tokens_per_second: float) -> None:
+        self.tensorboard.scalars(step, {"tokens_per_second": tokens_per_second})
+
+    def close(self) -> None:
+        self.file.close()
+        self.tensorboard.close()
+
+
+def draw_losses(run: Path, unigram: float | None) -> Path | None:
+    """Draw the losses into `RUN/loss.png`. None where that fails, which is said: a picture never costs a run."""
+    try:
+        return draw(run, unigram)
+    except Exception as error:
+        warn(f"warning: {run / 'loss.png'}: cannot be drawn: {str(error).splitlines()[0] if str(error) else error!r}")
+        return None
+
+
+def draw(run: Path, unigram: float | None) -> Path:
+    """Draw training and held-out loss, and the unigram baseline."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    records = read_metrics(run)
+    training = [(record["step"], record["loss"]) for record in records if is_number(record.get("loss"))]
+    heldout = [(record["step"], record["heldout_loss"]) for record in records if is_number(record.get("heldout_loss"))]
+    figure = Figure(figsize=(8, 4.5), dpi=120)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    if training:
+        axes.plot(*zip(*training), color="#9ecae1", linewidth=0.8, label="training, each step")
+        axes.plot(*zip(*smoothed(training)), color="#2171b5", linewidth=1.6, label="training, smoothed")
+    if heldout:
+        axes.plot(*zip(*heldout), color="#d94801", marker="o", markersize=4, label="held out")
+        step, loss = heldout[-1]
+        perplexity = f"perplexity {math.exp(min(loss, 700)):,.0f}" if loss < 50 else f"loss {loss:.3g}"
+        axes.annotate(perplexity, (step, loss), (0, -14), textcoords="offset points", ha="right")
+    if unigram is not None and math.isfinite(unigram):
+        axes.axhline(unigram, color="#666666", linestyle="--", linewidth=1, label="unigram model, held out")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats a token)")
+    # The fonts that come with matplotlib have no Chinese characters.
+    name = run.absolute().name
+    axes.set_title(f"PanGu-α: {name}" if name.isascii() and "$" not in name else "PanGu-α")
+    axes.grid(alpha=0.25)
+    if axes.lines:
+        axes.legend(frameon=False)
+    figure.tight_layout()
+    path = run / "loss.png"
+    with whole_file(path) as file:
+        figure.savefig(file, format="png")
+    return path
+
+
+def smoothed(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """An exponential mean over about a fiftieth of the run, bias-corrected."""
+    decay = 1 - 1 / max(2, len(points) / 50)
+    mean, weight, result = 0.0, 0.0, []
+    for step, value in points:
+        mean = decay * mean + (1 - decay) * value
+        weight = decay * weight + (1 - decay)
+        result.append((step, mean / weight))
+    return result

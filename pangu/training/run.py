@@ -1,0 +1,252 @@
+"""Training: a run begins, goes on from its newest whole checkpoint, and ends with the same bits either way.
+
+Everything random is a function of the seed and of the step, so a checkpoint and the configuration decide all that
+follows. An interrupt (SIGINT, SIGTERM, SIGHUP) ends the step in hand and saves a checkpoint.
+
+Where a launcher started several processes, all of them run this; a strategy says what each does, and the first one
+writes what is written once.
+"""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.directory import TrainingState
+from pangu.config import ModelConfig, TrainConfig, load_size
+from pangu.distributed.process_group import World, join, share_cores
+from pangu.distributed.stored import stored_checkpoint
+from pangu.distributed.strategy import RunStrategy, applied, load_strategy
+from pangu.foundation.best_effort import warn
+from pangu.foundation.errors import UserError
+from pangu.foundation.interrupts import Interrupts
+from pangu.training.data import PackedData, training_batches, unigram_nats
+from pangu.training.metrics import MetricsWriter, draw_losses, is_number, read_metrics
+from pangu.training.progress import TrainingProgress
+from pangu.training.run_directory import check_same_run, lock, with_the_cosine_of, write_run_files
+from pangu.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended. Losses in nats a token."""
+
+    run: str
+    step: int
+    interrupted: bool
+    loss: float
+    heldout_loss: float
+    heldout_perplexity: float
+    heldout_bits_per_byte: float
+    unigram_perplexity: float
+    tokens: int
+    tokens_per_second: float
+    mfu: float
+    picture: str
+    checkpoint: str
+
+
+def model_of(config: TrainConfig, data: PackedData) -> ModelConfig:
+    """The model's configuration for this run. Raises UserError where model and corpus do not fit each other."""
+    model = load_size(config.model)
+    changes: dict[str, object] = {}
+    if config.fit_vocabulary:
+        changes["vocab_size"] = data.vocab_size
+    if config.precision:
+        changes["compute_dtype"] = config.precision
+    model = model.model_copy(update=changes)
+    if data.vocab_size > model.vocab_size:
+        raise UserError(
+            f"{data.directory}: its tokenizer has {data.vocab_size} ids, the model {config.model!r} only "
+            f"{model.vocab_size}: use another model.yaml, or fit_vocabulary: true"
+        )
+    if data.seq_length > model.seq_length:
+        raise UserError(
+            f"{data.directory}: samples have {data.seq_length} tokens; "
+            f"the model {config.model!r} takes {model.seq_length} at most"
+        )
+    return model
+
+
+def matmul_peak(size: int = 1024) -> float:
+    """FLOP/s of this device's fp32 matrix product at 1024³, the best of several: what MFU is measured against."""
+    import mindspore as ms
+    from mindspore import ops
+
+    matrix = ms.Tensor(np.ones((size, size), np.float32))
+    best = math.inf
+    for _ in range(6):
+        start = time.perf_counter()
+        ops.matmul(matrix, matrix).asnumpy()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def train(config: TrainConfig, strategy_file: str | None = None) -> Summary:
+    """Run, or go on with, the training that `config` describes, under a strategy if one is given.
+
+    Raises UserError for whatever the user can mend; the run directory is then as it was at its newest checkpoint.
+    """
+    data = PackedData.load(config.data)
+    for name in ("train", "heldout"):
+        data.split(name)  # an empty one is a mistake to name before anything is made
+    model = model_of(config, data)
+    strategy = load_strategy(strategy_file, model) if strategy_file else None
+    if strategy:
+        config = applied(strategy, config)
+    if config.device == "CPU":
+        share_cores()
+    from pangu.device import use_device
+
+    use_device(config.device)
+    world = join()
+    check_world(world, config, strategy)
+    run = Path(config.out)
+    held_lock = lock(run) if world.is_first else None
+    try:
+        saved = find_checkpoint(run, world)
+        if saved:
+            config = with_the_cosine_of(saved.train, config)
+            check_same_run(run, saved.train, config, data)
+            if saved.model != model:
+                raise UserError(f"{run}: this run began with another model ({run / 'model.yaml'}): give another `out`")
+        trainer = Trainer(model, config, data, world, strategy)
+        if saved:
+            trainer.restore(saved)
+        elif config.start_from and Path(config.start_from).is_dir():
+            with stored_checkpoint(Path(config.start_from), world) as stored:
+                trainer.load_weights(stored.weights)
+        elif config.start_from:
+            # A bare file says no sizes: it must be of this run's.
+            trainer.load_weights(checkpoint.load_for_inference(config.start_from, config.model)[1])
+        if world.is_first:
+            write_run_files(run, model, config, data)
+        return loop(trainer, run)
+    finally:
+        if held_lock:
+            held_lock.close()
+
+
+def check_world(world: World, config: TrainConfig, strategy: RunStrategy | None) -> None:
+    """Raises UserError where the processes that were started cannot do what the strategy says."""
+    if strategy and strategy.devices != world.size:
+        raise UserError(
+            f"{strategy.path}: is for {strategy.devices} devices, {world.size} started: "
+            "bash run_scripts/run_distributed_train.sh starts as many as it says"
+        )
+    if strategy and config.device != "Ascend" and not strategy.splits_only_the_batch:
+        raise UserError(
+            f"{strategy.path}: pipeline, tensor and sequence parallelism need Ascend; on {config.device} "
+            "only mesh.dp may be larger than 1"
+        )
+    shares = strategy.data_parallel if strategy else world.size
+    if config.batch_size % (config.accumulate * shares):
+        raise UserError(
+            f"batch_size {config.batch_size} must be a multiple of accumulate {config.accumulate} x "
+            f"{shares} data-parallel processes"
+        )
+
+
+def find_checkpoint(run: Path, world: World) -> checkpoint.Checkpoint | None:
+    """The newest whole checkpoint of the run, the same one on every rank; the first rank checks it for all."""
+    saved = None
+    if world.is_first:
+        checkpoint.remove_leftovers(run)
+        saved = checkpoint.newest(run)
+    after = world.from_first(saved.state.step + 1 if saved else 0)
+    if world.is_first or not after:
+        return saved
+    return checkpoint.open_checkpoint(checkpoint.step_directory(run, after - 1), verify=False)
+
+
+def loop(trainer: Trainer, run: Path) -> Summary:
+    """Steps, evaluations and checkpoints until the end or an interrupt."""
+    config, data, world = trainer.config, trainer.data, trainer.world
+    first = trainer.state.step
+    writer = MetricsWriter(run, first) if world.is_first else None
+    peak = matmul_peak() * world.size
+    progress = TrainingProgress(config.steps, first, trainer.model.training_flops_per_token, peak)
+    path, asked = None, False
+    try:
+        with Interrupts() as interrupts, progress:
+            batches = training_batches(data.split("train"), config.batch_size, config.seed, first)
+            while trainer.state.step < config.steps and not asked:
+                if trainer.reduction is not None:
+                    trainer.reduction.ask(interrupts.asked)
+                metrics = trainer.update(next(batches))
+                asked = trainer.asked_by_any(interrupts.asked)
+                step = metrics["step"]
+                progress.step(step, metrics["loss"], config.batch_size * data.seq_length)
+                if writer:
+                    writer.write(metrics)
+                last = step == config.steps
+                if last or step % config.evaluate_every == 0 or step % config.checkpoint_every == 0:
+                    evaluate(trainer, writer, progress)
+                    if world.size > 1:
+                        report(metrics, trainer.state, progress)
+                if last or step % config.checkpoint_every == 0 or asked:
+                    path = trainer.save(run)
+                    progress.resume_clock()
+            interrupted = asked and trainer.state.step < config.steps
+    finally:
+        if writer:
+            writer.close()
+    summary = summarise(trainer, run, path, progress, interrupted)
+    # The launcher stops all processes when one ends: none ends before the first has drawn the picture.
+    world.wait()
+    return summary
+
+
+def summarise(trainer: Trainer, run: Path, path: Path | None, progress: TrainingProgress, interrupted: bool) -> Summary:
+    """How the run stands; the first rank draws the picture."""
+    data, first = trainer.data, trainer.world.is_first
+    unigram = unigram_nats(data.split("train"), data.split("heldout"), data.vocab_size, data.pad) if first else math.nan
+    picture = draw_losses(run, unigram) if first else run / "loss.png"
+    path = path or checkpoint.best(run)
+    heldout = checkpoint.heldout_loss(path) if path else math.nan
+    losses = [record["loss"] for record in read_metrics(run) if is_number(record.get("loss"))]
+    split = data.split("heldout")
+    return Summary(
+        run=str(run),
+        step=trainer.state.step,
+        interrupted=interrupted,
+        loss=losses[-1] if losses else math.nan,
+        heldout_loss=heldout,
+        heldout_perplexity=math.exp(min(heldout, 700)),
+        heldout_bits_per_byte=heldout * split.tokens / max(split.bytes_of_text, 1) / math.log(2),
+        unigram_perplexity=math.exp(unigram),
+        tokens=trainer.state.tokens,
+        tokens_per_second=progress.tokens_per_second,
+        mfu=progress.mfu,
+        picture=str(picture or ""),
+        checkpoint=str(path or ""),
+    )
+
+
+def report(metrics: dict, state: TrainingState, progress: TrainingProgress) -> None:
+    """One line in this rank's log."""
+    warn(
+        f"step {state.step}: loss {metrics['loss']:.4f}, held out {state.heldout_loss or math.nan:.4f}, "
+        f"{progress.tokens_per_second:,.0f} tokens/s"
+    )
+
+
+def evaluate(trainer: Trainer, writer: MetricsWriter | None, progress: TrainingProgress) -> None:
+    """Evaluate now, and write it down in the state and in the metrics.
+
+    Not where MindSpore's compiler has split the weights, for the evaluation is compiled whole: `python -m pangu
+    reshard` puts a checkpoint together, which one device can evaluate.
+    """
+    if trainer.is_applied:
+        return
+    heldout = trainer.evaluate()
+    trainer.state = replace(trainer.state, heldout_loss=heldout)
+    perplexity = math.exp(min(heldout, 700))
+    if writer:
+        writer.write({"step": trainer.state.step, "heldout_loss": heldout, "heldout_perplexity": perplexity})
+        writer.speed(trainer.state.step, progress.tokens_per_second)
+    progress.evaluated(heldout)
+    progress.resume_clock()
