@@ -10,6 +10,10 @@ The input is only ever read. The output appears when it is whole, and its SHA-25
 python -m pangu convert checkpoint_file/ --strategy strategy.ckpt --to safetensors --out pangu-2.6B.safetensors
 python -m pangu convert pangu-2.6B.safetensors --to mindspore --out pangu-2.6B.ckpt --dtype fp16
 python -m pangu convert pytorch_model.bin --to safetensors --out model.safetensors --model-yaml
+python -m pangu convert pangu-2.6B.safetensors --to safetensors --out pangu-2.6B-int8.safetensors --quantize int8
+
+--quantize writes int8 or int4 matrices that `generate` computes with as they are; such a file as INPUT is converted
+back to full precision.
 """
 
 import argparse
@@ -21,11 +25,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from pangu.config import ModelConfig
 from pangu.formats.conversion import SUFFIXES, Plan, make_plan
+from pangu.formats.model_shape import ModelShape
 from pangu.formats.source import Source, open_source
 from pangu.formats.write_output import WholeFile, check_output, write_output
 from pangu.foundation.errors import UserError
+from pangu.quantization.convert_quantized import DequantizedSource, calibration_ids, quantized_size, write_quantized
+from pangu.quantization.quantized_file import METADATA, Quantization
 
 MODEL_FILE = "model.yaml"
 
@@ -40,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=["fp32", "fp16", "bf16"], help="convert all weights (default: keep their types)")
     add("--keep-optimizer", action="store_true", help="also adam_m.* and adam_v.*, where the input has them")
     add("--names", choices=["released", "master"], default="released", help="of the embeddings in a MindSpore file")
+    add("--quantize", choices=["int8", "int4-g32"], help="the large matrices as small numbers (--to safetensors)")
+    add("--method", choices=["rtn", "gptq", "smooth"], help="of --quantize (default rtn: round to nearest)")
+    add("--calibrate", type=Path, metavar="CORPUS", help="packed corpus whose rows gptq and smooth look at")
+    add("--calibration-rows", type=int, default=128, metavar="N", help="of the training split (default 128)")
     add("--model-yaml", action="store_true", help=f"also write {MODEL_FILE} beside the output")
     add("--heads", type=int, metavar="N", help=f"for {MODEL_FILE}, where the sizes are of no known model")
     add("--overwrite", action="store_true", help="replace files that exist")
@@ -55,28 +68,61 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{out}: --to {arguments.to} writes a {SUFFIXES[arguments.to]} file")
     if arguments.names == "master" and arguments.to != "mindspore":
         raise UserError("--names master goes with --to mindspore")
+    check_quantize(arguments)
     with open_source(arguments.input, arguments.strategy, arguments.embeddings) as source:
-        return convert(source, arguments)
+        if METADATA not in source.metadata:
+            return convert(source, arguments)
+        if arguments.quantize:
+            raise UserError(f"{source.path}: is quantised already; convert the weights in full precision")
+        with DequantizedSource(source.path) as full:
+            full.metadata = source.metadata
+            return convert(full, arguments)
+
+
+def check_quantize(arguments: argparse.Namespace) -> None:
+    """Raise UserError where options of --quantize contradict one another."""
+    if not arguments.quantize:
+        wrong = "--method" if arguments.method else "--calibrate" if arguments.calibrate else None
+        if wrong:
+            raise UserError(f"{wrong} goes with --quantize")
+        return
+    arguments.method = arguments.method or "rtn"
+    if arguments.to != "safetensors":
+        raise UserError("--quantize writes --to safetensors")
+    for flag in ("dtype", "keep_optimizer"):
+        if getattr(arguments, flag):
+            raise UserError(f"--{flag.replace('_', '-')} does not go with --quantize")
+    if (arguments.method == "rtn") != (arguments.calibrate is None):
+        raise UserError("--method gptq and smooth need --calibrate CORPUS, and rtn looks at no corpus")
+    if arguments.calibration_rows < 1:
+        raise UserError("--calibration-rows must be at least 1")
 
 
 def convert(source: Source, arguments: argparse.Namespace) -> int:
     out = arguments.out
     plan = make_plan(source, arguments.to, arguments.dtype, arguments.keep_optimizer, arguments.names == "master")
-    config = plan.shape.config(arguments.heads, plan.final_norm) if arguments.model_yaml else None
-    summary = describe(plan)
+    needs_config = arguments.model_yaml or arguments.calibrate
+    config = model_of(plan, arguments.heads) if needs_config else None
+    quantization = Quantization.of(arguments.quantize, arguments.method) if arguments.quantize else None
+    total = quantized_size(plan, quantization) if quantization else plan.nbytes
+    summary = describe(plan) | ({"quantization": quantization.dump()} if quantization else {})
     if out is not None:
         check_output(out, plan, arguments.overwrite)
-        if config is not None:
+        if arguments.model_yaml:
             check_model_file(out.parent / MODEL_FILE, arguments.overwrite)
     if arguments.dry_run:
         report_dry_run(plan, summary, arguments.json)
         return 0
     started = time.monotonic()
-    with progress_bar(plan.nbytes, out.name) as advance:
-        size, checksum = write_output(plan, out, advance)
+    with progress_bar(total, out.name) as advance:
+        if quantization:
+            ids = sample_rows(arguments.calibrate, arguments.calibration_rows, config) if config else None
+            size, checksum = write_quantized(plan, quantization, out, config, ids, advance)
+        else:
+            size, checksum = write_output(plan, out, advance)
     seconds = time.monotonic() - started
     summary |= {"output": str(out), "bytes": size, "sha256": checksum, "seconds": round(seconds, 3)}
-    if config is not None:
+    if arguments.model_yaml and config is not None:
         write_model_file(config, out.parent / MODEL_FILE)
         summary["model_yaml"] = str(out.parent / MODEL_FILE)
     if arguments.json:
@@ -84,6 +130,29 @@ def convert(source: Source, arguments: argparse.Namespace) -> int:
     else:
         print_summary(summary)
     return 0
+
+
+def model_of(plan: Plan, heads: int | None) -> ModelConfig:
+    """The configuration beside the weights where there is one, else what the weights and the known sizes tell."""
+    path = plan.source.path
+    beside = (path if path.is_dir() else path.parent) / MODEL_FILE
+    if beside.is_file() and heads is None:
+        config = ModelConfig.load(beside)
+        if ModelShape.of(config) != plan.shape:
+            raise UserError(f"{beside}: its sizes are not those of {path.name}")
+        return config
+    return plan.shape.config(heads, plan.final_norm)
+
+
+def sample_rows(corpus: Path | None, count: int, config: ModelConfig) -> np.ndarray | None:
+    """The first rows of a packed corpus's training split, int [rows, tokens]."""
+    if corpus is None:
+        return None
+    from pangu.training.data import PackedData  # only here, for it reads with MindSpore
+
+    split = PackedData.load(corpus).split("train")
+    batches = list(split.read(np.arange(min(count, split.samples)), 32))
+    return calibration_ids(np.concatenate(batches), config, str(corpus))
 
 
 def describe(plan: Plan) -> dict[str, object]:

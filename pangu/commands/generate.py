@@ -121,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"--engine compiled is for a CPU, not for {arguments.device}: take --engine mindspore")
         engine = "mindspore"
     if engine == "mindspore":
-        if arguments.threads:
+        if arguments.threads is not None:
             raise UserError("--threads is of the compiled engine; MindSpore takes one a core")
         from pangu.device import use_device  # takes seconds to import, and the compiled engine does without
 

@@ -319,7 +319,7 @@ class CompiledBatch(DecodingBatch):
             token, runs = token + count, runs + 1
         job = self.job
         job[step.TOKENS], job[step.RUNS], job[step.WANTED], job[step.ADAPTED] = token, runs, wanted, int(adapted)
-        self.network.team.run(job)
+        self.network.team.run(job, self)
         logits, place = arrays["LOGITS"], 0
         for number, count in counts:
             if count:

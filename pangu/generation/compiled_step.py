@@ -134,7 +134,7 @@ def wait_for_call(job, last, rounds):
     """The number of a call after `last`, or -1 after so many rounds of waiting."""
     for _ in range(rounds):
         number = read_shared(job[CALL])
-        if number != last:
+        if number > last:
             return number
         wait_a_moment()
     return -1

@@ -100,9 +100,15 @@ class CompiledEngine:
     stored = "fp32"
 
     def __init__(self, config: ModelConfig, threads: int, clock: str) -> None:
-        from pangu.generation.compiled_decoder import CompiledNetwork
+        from pangu.generation.compiled_decoder import CompiledNetwork, stored_as
+        from pangu.quantization.layers import quantize_in_memory
+        from pangu.quantization.quantized_file import Quantization
 
-        weights = stored_as(random_weights(config), self.stored)
+        weights = random_weights(config)
+        if self.stored in ("int8", "int4-g32"):
+            weights = quantize_in_memory(config, weights, Quantization.of(self.stored, "rtn"))
+        else:
+            weights = stored_as(weights, self.stored)
         self.network = CompiledNetwork(config, weights, threads=threads)
         self.config, self.clock = config, clock
 

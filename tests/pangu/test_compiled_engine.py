@@ -14,8 +14,15 @@ from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
 from pangu.generation.compiled_decoder import Adapter, CompiledNetwork, stored_as
 from pangu.generation.decoding_batch import DecodingBatch, RowTokens
-from pangu.quantization.quantized_file import OUTPUT_MATRIX, SCALE, dequantized, is_quantized_matrix, is_stored_turned
-from pangu.quantization.rounding import round_to_nearest
+from pangu.quantization.layers import quantize_in_memory
+from pangu.quantization.quantized_file import (
+    OUTPUT_MATRIX,
+    SCALE,
+    Quantization,
+    dequantized,
+    is_quantized_matrix,
+    is_stored_turned,
+)
 from tests.conftest import REPOSITORY
 
 CONTEXT = 100
@@ -76,7 +83,11 @@ def test_the_bits_do_not_depend_on_company_threads_or_where_a_prompt_is_cut(
         batch.release(2)
         got = [batch.read([RowTokens(2, IDS[:30], wanted=30)])[0]]
         for start in range(30, CONTEXT, 7):
-            parts = [RowTokens(0, OTHER[:start]), RowTokens(2, IDS[start : start + 7], wanted=7), RowTokens(3, [start % 90])]
+            parts = [
+                RowTokens(0, OTHER[:start]),
+                RowTokens(2, IDS[start : start + 7], wanted=7),
+                RowTokens(3, [start % 90]),
+            ]
             got.append(batch.read(parts)[1])
             batch.release(0)
         np.testing.assert_array_equal(np.concatenate(got), expected)
@@ -89,23 +100,11 @@ def test_a_released_row_remembers_nothing(network: CompiledNetwork) -> None:
     np.testing.assert_array_equal(one_by_one(batch, 0, IDS[:20]), all_logits(network, IDS[:20]))
 
 
-def quantized(weights: Weights, bits: int) -> dict[str, np.ndarray]:
-    """As a quantised file holds them."""
-    result = {name: weight for name, weight in weights.items() if not is_quantized_matrix(name)}
-    matrices = {name: weight for name, weight in weights.items() if is_quantized_matrix(name)}
-    matrices[OUTPUT_MATRIX] = weights["backbone.word_embedding.embedding_table"]
-    for name, weight in matrices.items():
-        matrix = weight.T if is_stored_turned(name) else weight
-        rounded = round_to_nearest(np.ascontiguousarray(matrix), 8 if name == OUTPUT_MATRIX else bits, name)  # type: ignore[arg-type]
-        result |= {name: rounded.codes, name + SCALE: rounded.scales}
-    return result
-
-
 STORED = {
     "fp16": lambda weights: stored_as(weights, "fp16"),
     "bf16": lambda weights: stored_as(weights, "bf16"),
-    "int8": lambda weights: quantized(weights, 8),
-    "int4": lambda weights: quantized(weights, 4),
+    "int8": lambda weights: quantize_in_memory(config_of(), weights, Quantization.of("int8", "rtn")),
+    "int4": lambda weights: quantize_in_memory(config_of(), weights, Quantization.of("int4-g32", "rtn")),
 }
 
 
@@ -209,7 +208,7 @@ def test_nothing_outside_the_tables_is_read(network: CompiledNetwork, part: RowT
 
 def test_weights_that_do_not_fit_are_named(config: ModelConfig, weights: Weights) -> None:
     name = "backbone.blocks.0.output.mapping.weight"
-    stored = quantized(weights, 4)
+    stored = STORED["int4"](weights)
     cases = {
         "type int8 cannot": dict(weights) | {name: weights[name].astype(np.int8)},
         "type float64 cannot": dict(weights) | {name: weights[name].astype(np.float64)},
