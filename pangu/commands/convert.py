@@ -27,9 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pangu import parameters
 from pangu.config import ModelConfig
 from pangu.formats.conversion import SUFFIXES, Plan, make_plan
-from pangu.formats.model_shape import ModelShape
 from pangu.formats.source import Source, open_source
 from pangu.formats.write_output import WholeFile, check_output, write_output
 from pangu.foundation.errors import UserError
@@ -138,7 +138,7 @@ def model_of(plan: Plan, heads: int | None) -> ModelConfig:
     beside = (path if path.is_dir() else path.parent) / MODEL_FILE
     if beside.is_file() and heads is None:
         config = ModelConfig.load(beside)
-        if ModelShape.of(config) != plan.shape:
+        if parameters.shapes(config) != plan.shape.shapes():
             raise UserError(f"{beside}: its sizes are not those of {path.name}")
         return config
     return plan.shape.config(heads, plan.final_norm)

@@ -1,6 +1,6 @@
 """The network as compiled functions over weights where they are stored; MindSpore is not needed.
 
-Against `cached_decoder`, the same network in MindSpore:
+Against `pangu.model.inference`, the same network in MindSpore:
 
 * Rows are independent: a prompt may be read into one while others take their next token, in the same call.
 * A token's logits are the same bits alone and among others, however its prompt is cut, with any number of threads.
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pangu import parameters
 from pangu.config import ModelConfig
 from pangu.formats.data_types import BF16 as BF16_TYPE
 from pangu.formats.data_types import BY_NAME, cast
-from pangu.formats.model_shape import ModelShape, check_shapes
 from pangu.foundation.errors import UserError
 from pangu.generation import compiled_step as step
 from pangu.generation.compiled_kernels import (
@@ -33,21 +33,13 @@ from pangu.generation.compiled_kernels import (
 )
 from pangu.generation.decoding_batch import DecodingBatch, Network, RowTokens
 from pangu.generation.threads import Team
-from pangu.quantization.quantized_file import OUTPUT_MATRIX, SCALE
+from pangu.quantization.quantized_file import OUTPUT_MATRIX, SCALE, is_stored_turned
 
 # Tokens of a call, all rows together, when prompts are read.
 CHUNK = 64
 
 ACTIVATIONS = {"gelu_tanh": GELU_TANH, "gelu_erf": GELU_ERF, "fast_gelu": FAST_GELU}
 KINDS = {"float32": FP32, "float16": FP16, "uint16": BF16, "int8": INT8, "uint8": INT4}
-PART_NAMES = (
-    ("attention.dense1", False),
-    ("attention.dense2", False),
-    ("attention.dense3", False),
-    ("attention.projection", True),
-    ("output.mapping", True),
-    ("output.projection", True),
-)
 
 
 @dataclass(frozen=True)
@@ -79,10 +71,10 @@ class CompiledNetwork(Network):
             raise UserError("softmax_dtype fp16: the compiled engine computes in fp32; take --engine mindspore")
         self.config, self.team = config, Team(threads)
         self.kept: list[np.ndarray] = []  # what the tables point to
-        self.prefixes = ModelShape.of(config).layer_prefixes()
+        self.prefixes = parameters.layer_prefixes(config.num_blocks, config.query_layer)
         check_stored(config, weights)
-        parts = [(f"{prefix}{name}", turned) for prefix in self.prefixes for name, turned in PART_NAMES]
-        rows = [self.layer_matrix(weights, *part) for part in parts]
+        parts = [f"{prefix}{name}" for prefix in self.prefixes for name in parameters.LINEAR_LAYERS]
+        rows = [self.layer_matrix(weights, part) for part in parts]
         self.matrices = np.array([*rows, *self.tables(weights)], np.int64)
         self.norms = np.array(
             [
@@ -112,16 +104,17 @@ class CompiledNetwork(Network):
             row[5] = self.keep(wide(bias))
         return row
 
-    def layer_matrix(self, weights: Mapping[str, np.ndarray], name: str, turned: bool) -> list[int]:
-        """`turned`: full-precision files keep this one [in, out]."""
+    def layer_matrix(self, weights: Mapping[str, np.ndarray], name: str) -> list[int]:
+        """The row of a linear layer. Some matrices are [in, out] in full precision; all are [out, in] quantised."""
         weight, scale = weights[f"{name}.weight"], weights.get(f"{name}.weight{SCALE}")
-        return self.matrix(weight.T if turned and scale is None else weight, scale, weights[f"{name}.bias"])
+        turned = is_stored_turned(f"{name}.weight") and scale is None
+        return self.matrix(weight.T if turned else weight, scale, weights[f"{name}.bias"])
 
     def tables(self, weights: Mapping[str, np.ndarray]) -> list[list[int]]:
         """The output matrix and the tables of words, positions and queries."""
-        words = weights["backbone.word_embedding.embedding_table"]
-        positions = weights["backbone.position_embedding.embedding_table"]
-        queries = weights.get("backbone.top_query_embedding.embedding_table", positions)
+        words = weights[parameters.WORD_TABLE]
+        positions = weights[parameters.POSITION_TABLE]
+        queries = weights.get(parameters.QUERY_TABLE, positions)
         head = weights.get(OUTPUT_MATRIX, words)
         return [
             self.matrix(head, weights.get(OUTPUT_MATRIX + SCALE), None),
@@ -130,7 +123,7 @@ class CompiledNetwork(Network):
 
     def adapter_table(self, adapters: Sequence[Adapter]) -> tuple[np.ndarray, int]:
         """int64 [adapters, layers · parts, 3] and the largest rank."""
-        names = [f"{prefix}{name}" for prefix in self.prefixes for name, _ in PART_NAMES]
+        names = [f"{prefix}{name}" for prefix in self.prefixes for name in parameters.LINEAR_LAYERS]
         table = np.zeros((max(1, len(adapters)), len(names), 3), np.int64)
         for number, adapter in enumerate(adapters):
             for name, (first, second) in adapter.matrices.items():
@@ -186,12 +179,12 @@ def check_stored(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> None
         shape = array.shape
         if array.dtype == np.uint8:
             shape = (shape[0], 2 * shape[1])
-        if f"{name}{SCALE}" in weights and name.endswith(("projection.weight", "mapping.weight")):
+        if f"{name}{SCALE}" in weights and is_stored_turned(name):
             shape = shape[::-1]
         full[name] = shape
         if array.dtype.name not in KINDS or ((array.dtype.itemsize == 1) != (f"{name}{SCALE}" in weights)):
             raise UserError(f"{name}: weights of type {array.dtype} cannot be used here")
-    check_shapes(ModelShape.of(config).shapes(), full)
+    parameters.check_shapes(parameters.shapes(config), full)
     if any(array.dtype == np.uint8 for array in weights.values()) and (
         config.hidden_size % GROUP or config.ffn_hidden_size % GROUP
     ):

@@ -1,7 +1,7 @@
 """What a network must be able to do for text to be generated with it; two engines can.
 
 * `compiled_decoder`: compiled loops, without MindSpore. The default on a CPU.
-* `cached_decoder`: MindSpore, on a CPU, a GPU or Ascend.
+* `mindspore_decoder`: MindSpore, on a CPU, a GPU or Ascend.
 """
 
 from abc import ABC, abstractmethod
@@ -50,15 +50,30 @@ class DecodingBatch(ABC):
     def release(self, row: int) -> None:
         """Forget what a row has read."""
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """Forget all and read a prompt in each of the first rows -> logits [prompts, V] at their ends."""
+    def prefill(
+        self,
+        sequences: Sequence[Sequence[int]],
+        positions: Sequence[Sequence[int]] | None = None,
+        query_positions: Sequence[Sequence[int]] | None = None,
+    ) -> np.ndarray:
+        """Forget all and read a prompt in each of the first rows -> logits [sequences, V] at their ends."""
         for row in range(self.rows):
             self.release(row)
-        return np.concatenate(self.read([RowTokens(row, ids) for row, ids in enumerate(prompts)]))
+        parts = [
+            RowTokens(row, ids, 1, positions and positions[row], query_positions and query_positions[row])
+            for row, ids in enumerate(sequences)
+        ]
+        return np.concatenate(self.read(parts))
 
-    def step(self, ids: np.ndarray) -> np.ndarray:
-        """The next token of each of the first rows -> logits [ids, V]."""
-        return np.concatenate(self.read([RowTokens(row, [int(token)]) for row, token in enumerate(ids)]))
+    def step(
+        self, ids: np.ndarray, positions: np.ndarray | None = None, query_positions: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The next token of each of the first rows -> logits [ids, V]. positions, query_positions: one a token."""
+        given = [None if rows is None else rows.tolist() for rows in (positions, query_positions)]
+        parts = [
+            RowTokens(row, [int(token)], 1, *(rows and [rows[row]] for rows in given)) for row, token in enumerate(ids)
+        ]
+        return np.concatenate(self.read(parts))
 
 
 class Network(ABC):

@@ -58,9 +58,9 @@ def make_network(
         from pangu.generation.compiled_decoder import CompiledNetwork
 
         return CompiledNetwork(config, weights, threads=threads)
-    from pangu.generation.cached_decoder import CachedNetwork
+    from pangu.generation.mindspore_decoder import MindSporeNetwork
 
-    return CachedNetwork(config, weights)
+    return MindSporeNetwork(config, weights)
 
 
 class Generator:

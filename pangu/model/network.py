@@ -8,8 +8,8 @@ from mindspore import Tensor
 
 from pangu.config import ModelConfig
 from pangu.device import check_dtype
-from pangu.formats.model_shape import check_shapes
 from pangu.model import PanguAlpha
+from pangu.parameters import check_weights
 
 
 def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, seed: int = 1) -> PanguAlpha:
@@ -23,10 +23,9 @@ def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, see
 
 
 def load_weights(network: PanguAlpha, weights: Mapping[str, np.ndarray]) -> None:
-    """Copy weights in, after `check_shapes`."""
+    """Copy weights in, after `check_weights`."""
     parameters = network.trainable_params()
-    expected = {parameter.name: tuple(parameter.shape) for parameter in parameters}
-    check_shapes(expected, {name: weight.shape for name, weight in weights.items()})
+    check_weights(network.config, weights)
     for parameter in parameters:
         parameter.set_data(Tensor(np.asarray(weights[parameter.name], np.float32)))
 

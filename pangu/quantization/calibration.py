@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pangu import parameters
 from pangu.config import ModelConfig
 
 EPSILON = 1e-5  # of the layer norms
@@ -61,9 +62,9 @@ class Calibration:
     def begin(cls, config: ModelConfig, ids: np.ndarray, tables: Mapping[str, np.ndarray]) -> "Calibration":
         """ids int [rows, tokens]; tables by released name."""
         tokens = ids.shape[1]
-        positions = tables["backbone.position_embedding.embedding_table"][:tokens]
-        stream = tables["backbone.word_embedding.embedding_table"][ids] + positions
-        queries = tables.get("backbone.top_query_embedding.embedding_table")
+        positions = tables[parameters.POSITION_TABLE][:tokens]
+        stream = tables[parameters.WORD_TABLE][ids] + positions
+        queries = tables.get(parameters.QUERY_TABLE)
         return cls(config, stream.astype(np.float32), None if queries is None else queries[:tokens])
 
     def norm_before_query(self, gamma: np.ndarray, beta: np.ndarray) -> None:

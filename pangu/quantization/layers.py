@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pangu import parameters
 from pangu.config import ModelConfig
-from pangu.formats import names
 from pangu.formats.data_types import BY_NAME, FP32, TensorInfo
-from pangu.formats.model_shape import ModelShape
 from pangu.quantization import gptq, smooth
 from pangu.quantization.calibration import INPUTS, Calibration, Statistics
 from pangu.quantization.quantized_file import LAYER_MATRICES, OUTPUT_MATRIX, SCALE, Quantization, is_quantized_matrix
@@ -18,12 +17,12 @@ from pangu.quantization.rounding import GROUP, Quantized, check_groups, dequanti
 Read = Callable[[str], np.ndarray]
 # The norm that makes each input of matrices, where there is one to fold a factor into.
 NORMS = {"attention_input": "layernorm1", "feed_forward_input": "layernorm2"}
-TABLES = (names.WORD_TABLE, names.POSITION_TABLE, names.QUERY_TABLE)
+TABLES = (parameters.WORD_TABLE, parameters.POSITION_TABLE, parameters.QUERY_TABLE)
 
 
-def stored_tensors(shape: ModelShape, quantization: Quantization) -> list[tuple[str, TensorInfo]]:
+def stored_tensors(shape: parameters.Sizes, quantization: Quantization) -> list[tuple[str, TensorInfo]]:
     """Names and types of all tensors of a quantised file, in the order in which they are made."""
-    shapes = shape.shapes()
+    shapes = parameters.shapes(shape)
     result: list[tuple[str, TensorInfo]] = []
 
     def add(name: str, size: tuple[int, ...]) -> None:
@@ -42,13 +41,13 @@ def stored_tensors(shape: ModelShape, quantization: Quantization) -> list[tuple[
     for name in TABLES:
         if name in shapes:
             add(name, shapes[name])
-    add(OUTPUT_MATRIX, shapes[names.WORD_TABLE])
-    for prefix in shape.layer_prefixes():
-        for part, _, turned in names.LAYER_PARTS:
+    add(OUTPUT_MATRIX, shapes[parameters.WORD_TABLE])
+    for prefix in parameters.layer_prefixes(shape.num_blocks, shape.query_layer):
+        for part in parameters.LAYER:
             size = shapes[prefix + part]
-            add(prefix + part, size[::-1] if turned and part in LAYER_MATRICES else size)
-    for name in ("backbone.layernorm.gamma", "backbone.layernorm.beta"):
-        add(name, shapes[name])
+            add(prefix + part, size[::-1] if LAYER_MATRICES.get(part) else size)
+    for name in parameters.NORM:
+        add(parameters.FINAL_NORM + name, shapes[parameters.FINAL_NORM + name])
     return result
 
 
@@ -56,7 +55,7 @@ def stored_tensors(shape: ModelShape, quantization: Quantization) -> list[tuple[
 class LayerQuantizer:
     """Quantises the weights of one layer after the other. calibration None: round to nearest."""
 
-    shape: ModelShape
+    shape: parameters.Sizes
     quantization: Quantization
     read: Read
     config: ModelConfig | None = None
@@ -65,9 +64,9 @@ class LayerQuantizer:
 
     def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
         """All tensors of the file, as `stored_tensors` lists them."""
-        tables = {name: self.read(name) for name in TABLES if name in self.shape.shapes()}
+        tables = {name: self.read(name) for name in TABLES if name in parameters.shapes(self.shape)}
         yield from tables.items()
-        output = round_to_nearest(tables[names.WORD_TABLE], 8, names.WORD_TABLE)
+        output = round_to_nearest(tables[parameters.WORD_TABLE], 8, parameters.WORD_TABLE)
         yield OUTPUT_MATRIX, output.codes
         yield OUTPUT_MATRIX + SCALE, output.scales
         calibration = None
@@ -75,20 +74,20 @@ class LayerQuantizer:
             assert self.config is not None and self.ids is not None
             calibration = Calibration.begin(self.config, self.ids, tables)
         del tables, output
-        final_norm = {name: self.read(f"backbone.layernorm.{name}") for name in ("gamma", "beta")}
-        for prefix in self.shape.layer_prefixes():
-            is_query_layer = prefix == names.QUERY_LAYER
+        final_norm = {name: self.read(parameters.FINAL_NORM + name) for name in parameters.NORM}
+        for prefix in parameters.layer_prefixes(self.shape.num_blocks, self.shape.query_layer):
+            is_query_layer = prefix == parameters.QUERY_LAYER
             if calibration and is_query_layer and calibration.config.final_norm == "before_query":
                 calibration.norm_before_query(**final_norm)
             yield from self.layer(prefix, is_query_layer, calibration)
-        yield from ((f"backbone.layernorm.{name}", value) for name, value in final_norm.items())
+        yield from ((parameters.FINAL_NORM + name, value) for name, value in final_norm.items())
 
     def layer(
         self, prefix: str, is_query_layer: bool, calibration: Calibration | None
     ) -> Iterator[tuple[str, np.ndarray]]:
         """The tensors of one layer."""
         weights = {}
-        for part, _, _ in names.LAYER_PARTS:
+        for part in parameters.LAYER:
             weight = self.read(prefix + part)
             weights[part] = np.ascontiguousarray(weight.T) if LAYER_MATRICES.get(part) else weight
         statistics: Mapping[str, Statistics] = {}
@@ -104,7 +103,7 @@ class LayerQuantizer:
         if calibration:
             rounded = {part: dequantize(quantized) for part, quantized in codes.items()}
             calibration.advance(weights | rounded, is_query_layer)
-        for part, _, _ in names.LAYER_PARTS:
+        for part in parameters.LAYER:
             if part in codes:
                 yield prefix + part, codes[part].codes
                 yield prefix + part + SCALE, codes[part].scales
@@ -145,7 +144,5 @@ def quantize_in_memory(
     config: ModelConfig, weights: Mapping[str, np.ndarray], quantization: Quantization, ids: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """All tensors of a quantised file of these weights (released names, full precision)."""
-    quantizer = LayerQuantizer(
-        ModelShape.of(config), quantization, lambda name: np.asarray(weights[name], np.float32), config, ids
-    )
+    quantizer = LayerQuantizer(config, quantization, lambda name: np.asarray(weights[name], np.float32), config, ids)
     return dict(quantizer.tensors())

@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from pangu import parameters
 from pangu.formats.mapped_file import map_safetensors
-from pangu.formats.names import LAYER_PARTS
 from pangu.foundation.errors import UserError
 from pangu.quantization.rounding import GROUP, Quantized, dequantize
 
@@ -24,7 +24,7 @@ OUTPUT_MATRIX = "backbone.output.weight"
 Scheme = Literal["int8", "int4-g32"]
 Method = Literal["rtn", "gptq", "smooth"]
 # The matrices of a layer that are quantised; whether a file of full precision holds them [in, out].
-LAYER_MATRICES = {ours: turned for ours, _, turned in LAYER_PARTS if ours.endswith(".weight")}
+LAYER_MATRICES = {f"{name}.weight": not out_in for name, out_in in parameters.LINEAR_LAYERS.items()}
 
 
 @dataclass(frozen=True)

@@ -55,11 +55,11 @@ class Turn:
 
 def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
     """Weights of a trained model's size, without MindSpore in the process."""
-    from pangu.formats.model_shape import ModelShape
+    from pangu import parameters
 
     random = np.random.default_rng(7)
     weights = {}
-    for name, shape in ModelShape.of(config).shapes().items():
+    for name, shape in parameters.shapes(config).items():
         values = random.standard_normal(shape, np.float32) * np.float32(0.02)
         weights[name] = values + 1 if name.endswith("gamma") else values
     return weights

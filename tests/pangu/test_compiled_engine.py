@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from pangu import parameters
 from pangu.config import ModelConfig
 from pangu.formats.data_types import BF16, FP32, cast
-from pangu.formats.model_shape import ModelShape
 from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
 from pangu.generation.compiled_decoder import Adapter, CompiledNetwork, stored_as
@@ -37,7 +37,7 @@ def config_of(**fields: object) -> ModelConfig:
 def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
     random = np.random.default_rng(5)
     weights = {}
-    for name, shape in ModelShape.of(config).shapes().items():
+    for name, shape in parameters.shapes(config).items():
         values = random.standard_normal(shape, np.float32) * np.float32(0.2)
         weights[name] = values + 1 if name.endswith("gamma") else values
     return weights

@@ -11,8 +11,8 @@ from mindspore import Tensor
 from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
-from pangu.generation.cached_decoder import CHUNK
 from pangu.generation.decoding_batch import EngineName, RowTokens
+from pangu.generation.mindspore_decoder import CHUNK
 from pangu.model.attention_mask import CausalMask
 from pangu.model.network import build, read_weights
 from tests.pangu import oracle

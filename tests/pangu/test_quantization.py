@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from pangu import parameters
 from pangu.checkpoint.directory import load_for_inference
 from pangu.cli import main
 from pangu.config import ModelConfig
 from pangu.formats.mapped_file import map_safetensors
-from pangu.formats.model_shape import ModelShape
 from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
 from pangu.generation.compiled_decoder import CompiledNetwork
@@ -39,7 +39,7 @@ CONFIG = ModelConfig(
 def weights() -> dict[str, np.ndarray]:
     random = np.random.default_rng(5)
     result = {}
-    for name, shape in ModelShape.of(CONFIG).shapes().items():
+    for name, shape in parameters.shapes(CONFIG).items():
         values = random.standard_normal(shape, np.float32) * np.float32(0.2)
         result[name] = values + 1 if name.endswith("gamma") else values
     return result
@@ -112,7 +112,7 @@ def test_the_calibration_pass_is_the_network(weights: dict[str, np.ndarray]) -> 
     """Its residual stream after the last layer gives the logits; smoothing changes none of them."""
     for smoothed in (False, True):
         rows = Calibration.begin(CONFIG, IDS, weights)
-        for prefix in ModelShape.of(CONFIG).layer_prefixes():
+        for prefix in parameters.layer_prefixes(CONFIG.num_blocks, CONFIG.query_layer):
             is_query_layer = "query" in prefix
             parts = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
             parts = {
