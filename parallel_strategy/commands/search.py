@@ -41,12 +41,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     from pangu.foundation.errors import UserError
     from parallel_strategy.report.output import write_whole
-    from parallel_strategy.report.search import found_data, print_found
+    from parallel_strategy.report.search import found_data, one_line, print_found
     from parallel_strategy.search.find import search
     from parallel_strategy.search.shapes import Space
     from parallel_strategy.spec.strategy import Question
 
-    question = Question.load(arguments.strategy)
+    question = Question.load(arguments.strategy, devices=arguments.devices)
     devices = arguments.devices or question.strategy.mesh.devices
     if devices > question.cluster.device_count:
         raise UserError(
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         winner = found.best[0]
         title = (
             f"# Found by search: {winner.seconds:.4g} s a step and {winner.gib:.1f} of "
-            f"{winner.memory.usable_gib():g} GiB predicted, best of\n# {found.candidates:,} strategies on {devices} "
+            f"{winner.usable_gib:g} GiB predicted, best of\n# {found.candidates:,} strategies on {devices} "
             f"devices of {question.cluster.name}. `explain` says where the time goes.\n"
         )
         write_whole(out, title + best.dump())
@@ -99,4 +99,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(found_data(found, elapsed), indent=1))
     else:
         print_found(found, elapsed)
-    return 0 if found.best else 1
+    if found.nearest is not None:
+        usable = found.nearest.usable_gib * (1.0 - arguments.margin)
+        needs = found.nearest.gib
+        raise UserError(
+            f"{arguments.strategy}: none of {found.candidates:,} strategies fits; the nearest needs {needs:.2f} GiB, "
+            f"{usable:.2f} usable: {needs - usable:.3g} too much ({one_line(found.nearest.question.strategy)})"
+        )
+    return 0

@@ -324,19 +324,20 @@ class Question(Section):
     strategy: StrategySpec
 
     @classmethod
-    def load(cls, path: Path | str) -> "Question":
-        """Read a strategy file and the files or presets that it names, and check them against each other."""
+    def load(cls, path: Path | str, devices: int | None = None) -> "Question":
+        """Read a strategy file and the files or presets that it names, and check them against each other. `devices`:
+        how many compute, where they are not those of the file's mesh."""
         strategy = StrategySpec.load(path)
         where = Path(path)
         try:
-            return cls.resolve(strategy, where.parent)
+            return cls.resolve(strategy, where.parent, devices)
         except UserError as error:
             raise UserError(
                 str(error) if str(error).startswith(str(where.parent / "")) else f"{path}: {error}"
             ) from None
 
     @classmethod
-    def resolve(cls, strategy: StrategySpec, folder: Path) -> "Question":
+    def resolve(cls, strategy: StrategySpec, folder: Path, devices: int | None = None) -> "Question":
         model = _choose(ModelSpec, strategy.model.preset, strategy.model.file, folder, "model", "pangu-alpha-2.6b")
         updates: dict[str, object] = {}
         if strategy.model.seq is not None:
@@ -360,7 +361,7 @@ class Question(Section):
                 f"nearest mesh.dp: "
                 f"{max(1, strategy.mesh.dp * present // needed)}"
             )
-        crowded = cluster.crowded(strategy.mesh.devices)
+        crowded = cluster.crowded(devices or strategy.mesh.devices)
         return cls(model=model, cluster=crowded, framework=framework, strategy=strategy)
 
     def with_strategy(self, strategy: StrategySpec) -> "Question":
