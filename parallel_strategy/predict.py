@@ -15,7 +15,7 @@ from parallel_strategy.cost.step_end import StepTail, Traffic, gradients_end, gr
 from parallel_strategy.cost.weight_traffic import BETWEEN, WeightTraffic
 from parallel_strategy.graph.program import Program
 from parallel_strategy.graph.sharding import Holding, gradient_collectives
-from parallel_strategy.graph.stages import Places
+from parallel_strategy.graph.stages import SLOTS, Places
 from parallel_strategy.schedule.closed_form import CLOSED, stage_finish
 from parallel_strategy.schedule.orders import Order, Task, order_of, splits_backward
 from parallel_strategy.schedule.simulate import Replay, replay
@@ -62,7 +62,8 @@ class Prediction:
 
     @cached_property
     def places(self) -> Places:
-        return Places.of(self.question.model, self.question.strategy)
+        by_layer = bool(self.price.overrides)  # which may name single layers
+        return Places.of(self.question.model, self.question.strategy, by_layer=by_layer)
 
     @cached_property
     def rows(self) -> Rows:
@@ -94,8 +95,24 @@ class Prediction:
             self.question.framework,
             sharded=self.rows.sharded(self.zero_traffic) if strategy.zero.stage >= 3 else None,
             two_halves=self.price.two_halves,
-            override=self.price.overrides,
+            overrides=self.overrides,
         )
+
+    @cached_property
+    def overrides(self) -> np.ndarray | None:
+        """[place, slot] seconds that overridden operators add, forward and backward."""
+        seconds = self.price.overrides
+        if not seconds:
+            return None
+        added = np.zeros_like(self.places.counts)
+        for place, runs in enumerate(self.places.runs):
+            for run in runs:
+                if run.slot in ("layer", "query"):
+                    parts: list[int | str] = [run.first + layer for layer in range(run.count)]
+                else:
+                    parts = [run.slot]
+                added[place, SLOTS.index(run.slot)] = sum(seconds.get(part, 0.0) for part in parts)
+        return added
 
     @cached_property
     def place_seconds(self) -> ChunkSeconds:

@@ -1,15 +1,22 @@
-# Sourced by the other scripts: a virtual environment in .venv that holds requirements.txt, made or completed when needed.
-python_command=${PYTHON:-python3.11}
+# Sourced by the other scripts: a virtual environment in .venv that holds requirements.txt and this project, made or
+# completed when needed. extra: an extra of pyproject.toml to install as well (test, serve, spark).
+python_command=${PYTHON:-}
 if [ ! -x .venv/bin/python ]; then
-  command -v "$python_command" >/dev/null || {
-    echo "error: $python_command not found; install Python 3.11 or set PYTHON=/path/to/python3.11" >&2
+  for candidate in $python_command python3.11 python3.12; do
+    if "$candidate" --version >/dev/null 2>&1; then python_command=$candidate; break; fi
+  done
+  "${python_command:-python3.11}" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || {
+    echo "error: ${python_command:-python3.11} is no Python 3.11 or 3.12; install one, or set PYTHON=/path/to/python3.11" >&2
     exit 2
   }
-  "$python_command" -m venv .venv
+  "${python_command:-python3.11}" -m venv .venv
 fi
-if ! cmp -s requirements.txt .venv/installed-requirements.txt; then
-  echo "installing requirements.txt into .venv (about 1 GB, once)"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-  cp requirements.txt .venv/installed-requirements.txt
+wanted=.venv/wanted-requirements.txt installed=.venv/installed-requirements${extra:+-$extra}.txt
+cat requirements.txt pyproject.toml > "$wanted"
+if ! cmp -s "$wanted" "$installed"; then
+  echo "installing requirements.txt${extra:+ and what [$extra] adds} into .venv (about 2 GB, once)"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt --editable ".${extra:+[$extra]}"
+  cp "$wanted" .venv/installed-requirements.txt
+  [ "$installed" = .venv/installed-requirements.txt ] || cp "$wanted" "$installed"
 fi
 export PATH="$PWD/.venv/bin:$PATH"

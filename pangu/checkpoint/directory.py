@@ -30,8 +30,10 @@ from safetensors.numpy import load_file, save_file
 
 from pangu.config import ModelConfig
 from pangu.formats.names import canonical_names
-from pangu.foundation.atomic_file import sync_directory, write_whole
+from pangu.foundation.atomic_file import write_whole
+from pangu.foundation.directory import commit_directory, remove_directory
 from pangu.foundation.errors import UserError
+from pangu.foundation.json_text import dumps
 
 STEP_NAME = re.compile(r"step-(\d{8,})")
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -152,10 +154,8 @@ def finish(final: Path, state: TrainingState, model: ModelConfig, train: dict, d
         "train": train,
         "sha256": digests,
     }
-    write_whole(hidden(final) / STATE, json.dumps(description, indent=1).encode())
-    shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
-    hidden(final).rename(final)
-    sync_directory(final.parent)
+    write_whole(hidden(final) / STATE, dumps(description, indent=1).encode())
+    commit_directory(hidden(final), final)  # in place of a damaged one of the same step
 
 
 def step_directories(run: Path) -> list[Path]:
@@ -215,7 +215,7 @@ def newest(run: Path) -> Checkpoint | None:
 
 def remove_leftovers(run: Path) -> None:
     """Remove what an interrupted `save` left."""
-    for path in checkpoints_directory(run).glob(".step-*.tmp"):
+    for path in checkpoints_directory(run).glob(".step-*.tmp*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -239,11 +239,7 @@ def prune(run: Path, keep_last: int) -> None:
     keep = {*step_directories(run)[:keep_last], best(run)}
     for directory in step_directories(run):
         if directory not in keep:
-            # Renamed first, so that a crash in the middle leaves a leftover and not half a checkpoint.
-            leftover = directory.with_name(f".{directory.name}.tmp")
-            shutil.rmtree(leftover, ignore_errors=True)
-            directory.rename(leftover)
-            shutil.rmtree(leftover, ignore_errors=True)
+            remove_directory(directory)
 
 
 def load_weights(path: Path) -> dict[str, np.ndarray]:

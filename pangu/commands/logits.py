@@ -59,18 +59,16 @@ def run(arguments: argparse.Namespace) -> int:
     use_device(arguments.device)
     import mindspore as ms
 
-    from pangu.model.attention_mask import Visibility
+    from pangu.model.attention_mask import CausalMask
 
     network = build(config, load_weights(Path(arguments.weights)))
     network.set_train(False)
-    visibility = Visibility(arguments.eod, arguments.pad if arguments.eod is None else None)
+    mask = CausalMask(arguments.eod, arguments.pad if arguments.eod is None else None)
     rows = []
     for row in ids:  # one at a time: the memory of one row's logits beyond the output
         tokens = ms.Tensor(row[None])
-        rows.append(network(tokens, *visibility(tokens), ms.Tensor(0, ms.int32)).asnumpy())
-    try:
-        with whole_file(Path(arguments.out)) as file:
-            np.save(file, np.concatenate(rows).astype(np.float32))
-    except OSError as error:
-        raise UserError(f"{arguments.out}: cannot be written: {error}") from None
+        positions, bias = mask(tokens)
+        rows.append(network(tokens, positions, positions, bias, ms.Tensor(0, ms.int32)).asnumpy())
+    with whole_file(Path(arguments.out)) as file:
+        np.save(file, np.concatenate(rows).astype(np.float32))
     return 0

@@ -9,11 +9,11 @@ A run that was stopped, by Ctrl-C, kill -9 or a power cut, goes on with the same
 """
 
 import argparse
-import json
-import sys
 from dataclasses import asdict
 
 from pangu.config import TrainConfig
+from pangu.foundation.best_effort import warn
+from pangu.foundation.json_text import dumps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     summary = train(config, arguments.strategy)
     if arguments.json:
-        print(json.dumps(asdict(summary), indent=1))
+        print(dumps(asdict(summary), indent=1))
         return 130 if summary.interrupted else 0
     if summary.interrupted:
-        print(f"interrupted after step {summary.step}; saved {summary.checkpoint}", file=sys.stderr)
-        print("the same command goes on from there", file=sys.stderr)
+        warn(f"interrupted after step {summary.step}; saved {summary.checkpoint}")
+        warn("the same command goes on from there")
         return 130
     print(f"trained {summary.step} steps, {summary.tokens:,} tokens: loss {summary.loss:.3f}")
     print(
@@ -54,5 +54,6 @@ def run(arguments: argparse.Namespace) -> int:
             f"speed {summary.tokens_per_second:,.0f} tokens/s, MFU {summary.mfu:.1%} of the measured fp32 matmul peak"
         )
     print(f"checkpoint {summary.checkpoint}")
-    print(f"loss curve {summary.picture}")
+    if summary.picture:
+        print(f"loss curve {summary.picture}")
     return 0

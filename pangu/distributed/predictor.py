@@ -10,13 +10,11 @@ The directory of the logs holds what is known so far, so that a call that was cu
 Texts do not depend on how prompts are shared out, for a prompt's text is a function of the seed and of the prompt.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -31,8 +29,13 @@ import psutil
 from pangu.checkpoint import directory as checkpoint
 from pangu.distributed.launch import Check, check_device, check_modules
 from pangu.distributed.process_group import cores_of
+from pangu.distributed.supervise import without_complaint
 from pangu.foundation.atomic_file import write_whole
+from pangu.foundation.best_effort import reason_of, warn
+from pangu.foundation.directory import make_directory
 from pangu.foundation.errors import UserError
+from pangu.foundation.interrupts import Handlers
+from pangu.foundation.lock import Lock
 
 POLL_SECONDS = 0.1
 USER_MISTAKE, INTERRUPTED = 2, 130
@@ -225,21 +228,14 @@ class Predictor:
     def run(self) -> int:
         """Write `out` and return 0; 130 after an interrupt. Raises UserError for a mistake, and when it gives up."""
         logs = self.asked.logs
+        make_directory(logs)
+        busy = f"{logs}: processes of another call are still at work there"
         try:
-            logs.mkdir(parents=True, exist_ok=True)
-            lock = os.open(logs, os.O_RDONLY)
+            with Handlers(self.interrupt), Lock(logs, busy) as lock:
+                return self.starts(lock.descriptor)
         except OSError as error:
-            raise UserError(f"{logs}: cannot be written: {error.strerror}") from None
-        before = {number: signal.signal(number, self.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return self.starts(lock)
-        except BlockingIOError:
-            raise UserError(f"{logs}: processes of another call are still at work there") from None
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            os.close(lock)
+            place = error.filename or logs
+            raise UserError(f"{place}: {reason_of(error)}; the answers so far stay, the same call goes on") from None
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         self.interrupted = True
@@ -260,8 +256,8 @@ class Predictor:
             self.remember(done)
             if self.interrupted:
                 return INTERRUPTED
-            if code == USER_MISTAKE and (complaint := start.complaint()):
-                raise UserError(complaint)
+            if code == USER_MISTAKE:
+                raise UserError(start.complaint() or without_complaint(start.folder))
             if code is None:
                 if len(new) < len(left):
                     raise UserError(
@@ -269,13 +265,13 @@ class Predictor:
                     )
                 continue
             failures = 1 if new else failures + 1
-            print(f"a process ended with code {code} (logs in {start.folder}); all are stopped", file=sys.stderr)
+            warn(f"a process ended with code {code} (logs in {start.folder}); all are stopped")
             if failures > self.restarts:
                 raise UserError(
                     f"{self.asked.out}: gave up after {failures} failures without a new answer; the last logs are in "
                     f"{start.folder}"
                 )
-            print(f"starting again: {len(done)} of {len(self.asked.prompts)} prompts are answered", file=sys.stderr)
+            warn(f"starting again: {len(done)} of {len(self.asked.prompts)} prompts are answered")
         write_whole(self.asked.out, "".join(f"{done[index]}\n" for index in sorted(done)).encode())
         (self.asked.logs / "done.jsonl").unlink(missing_ok=True)
         (self.asked.logs / "request.json").unlink(missing_ok=True)
@@ -291,7 +287,7 @@ class Predictor:
                 done = {row["index"]: row["answer"] for row in rows}
             for folder in sorted(logs.glob("start-*")):
                 done |= answers_of(folder)
-            print(f"going on: {len(done)} of {len(self.asked.prompts)} prompts are answered", file=sys.stderr)
+            warn(f"going on: {len(done)} of {len(self.asked.prompts)} prompts are answered")
         else:
             for folder in logs.glob("start-*"):
                 shutil.rmtree(folder)

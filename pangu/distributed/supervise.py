@@ -6,17 +6,20 @@ leaves workers behind when it is itself ended. So everything that it started is 
 
 import os
 import re
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 import psutil
 
 from pangu.distributed.launch import Launch
+from pangu.foundation.best_effort import reason_of, say, warn
 from pangu.foundation.errors import UserError
+from pangu.foundation.interrupts import Handlers
 from pangu.training.metrics import METRICS
 
 POLL_SECONDS = 0.2
@@ -35,9 +38,8 @@ class Attempt:
 
     def __init__(self, launch: Launch, logs: Path) -> None:
         self.launch, self.logs = launch, logs
-        logs.mkdir(parents=True, exist_ok=True)
         self.output = logs / ("worker_0.log" if launch.is_alone else "msrun.log")
-        with self.output.open("wb") as file:
+        with new_log(self.output) as file:
             self.process = subprocess.Popen(
                 launch.command(logs),
                 env=os.environ | launch.environment,
@@ -84,7 +86,7 @@ class Attempt:
         self.shown += len(whole)
         for line in whole.decode("utf-8", "replace").splitlines():
             if not line.startswith("[INFO]"):
-                print(line, flush=True)
+                say(line)
 
     def interrupt(self) -> None:
         """Ask the workers to save a checkpoint and end."""
@@ -123,6 +125,21 @@ class Attempt:
                 if line.startswith("error: "):
                     return line.removeprefix("error: ")
         return None
+
+
+def without_complaint(logs: Path) -> str:
+    """Return what to say of a process that named a mistake where no log holds it: a full disk takes the log too."""
+    free = shutil.disk_usage(logs).free
+    return f"a process ended with exit code 2 and no log in {logs} says why; {free / 1e6:,.1f} MB are free on that disk"
+
+
+def new_log(path: Path) -> IO[bytes]:
+    """Make the file that takes what a process says. Raises UserError where it cannot be made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("wb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {reason_of(error)}") from None
 
 
 class SignsOfLife:
@@ -166,16 +183,13 @@ class Supervisor:
         self.asked = 0
 
     def ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked += 1
+        # A closed terminal sends more than one SIGHUP: they are one request to save and end.
+        self.asked = max(self.asked, 1) if number == signal.SIGHUP else self.asked + 1
 
     def run(self) -> int:
         """The exit code: 0 done, 130 interrupted. Raises UserError for a mistake, and when attempts are used up."""
-        before = {number: signal.signal(number, self.ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with Handlers(self.ask):
             return self.attempts()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def attempts(self) -> int:
         failures, newest = 0, self.newest_checkpoint()
@@ -184,18 +198,18 @@ class Supervisor:
             code = self.watch(attempt)
             if code == 0 or self.asked:
                 return INTERRUPTED if self.asked else 0
-            if code == USER_MISTAKE and (complaint := attempt.complaint()):
-                raise UserError(complaint)
+            if code == USER_MISTAKE:
+                raise UserError(attempt.complaint() or without_complaint(attempt.logs))
             reached = self.newest_checkpoint()
             failures, newest = (1 if reached != newest else failures + 1), reached
             place = reached or "the beginning"
-            print(f"a process ended with code {code} (logs in {attempt.logs})", file=sys.stderr)
+            warn(f"a process ended with code {code} (logs in {attempt.logs})")
             if failures > self.restarts:
                 raise UserError(
                     f"{self.run_directory}: gave up after {failures} failures without a new checkpoint; "
                     f"the last logs are in {attempt.logs}"
                 )
-            print(f"all are stopped; starting again from {place}", file=sys.stderr, flush=True)
+            warn(f"all are stopped; starting again from {place}")
 
     def watch(self, attempt: Attempt) -> int:
         """Until an attempt has ended, by itself or stopped from here; its exit code."""
@@ -211,7 +225,7 @@ class Supervisor:
                 if self.asked > 1 or (deadline and time.monotonic() > deadline):
                     break
                 if signs.are_missing():
-                    print(f"no sign of life for {self.stall:g} seconds", file=sys.stderr)
+                    warn(f"no sign of life for {self.stall:g} seconds")
                     break
                 if not attempt.launch.is_alone and not attempt.workers_left():
                     # None was seen yet, or none is left: a failure has been told, or the scheduler may still end.

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
+from pangu import parameters
 from pangu.formats import names
 from pangu.formats.data_types import BY_NAME, TensorInfo, bytes_of
 from pangu.formats.model_shape import ModelShape, listed, tell_shape
@@ -82,7 +83,7 @@ def make_plan(
     if wrong:
         raise UserError(f"{where}: {len(wrong)} moments of Adam have no weight of their shape: {listed(wrong)}")
     for name in found.tied_head:
-        check_tied(source, name, next(name for name, ours in found.weights.items() if ours == names.WORD_TABLE))
+        check_tied(source, name, next(name for name, ours in found.weights.items() if ours == parameters.WORD_TABLE))
     by_canonical = {ours: name for name, ours in outputs.items()}
     target_names = names.torch_names(shape.num_blocks, shape.query_layer)
     order = list(target_names)

@@ -8,64 +8,96 @@ import json
 import math
 from pathlib import Path
 
-from pangu.foundation.atomic_file import whole_file, write_whole
+from pangu.foundation.atomic_file import whole_file
+from pangu.foundation.best_effort import BestEffortFile, warn
+from pangu.foundation.json_text import dumps
 
 METRICS = "metrics.jsonl"
 
 
 def read_metrics(run: Path) -> list[dict]:
-    """The records of a run; a last line that a crash cut off is left out."""
-    path = run / METRICS
-    if not path.is_file():
+    """Return the records of a run; a last line that a crash cut off is left out."""
+    return [record for record, _ in records_with_ends(run / METRICS)]
+
+
+def records_with_ends(path: Path) -> list[tuple[dict, int]]:
+    """Return every record up to the first damaged line, with the byte behind its line."""
+    try:
+        content = path.read_bytes()
+    except OSError:
         return []
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    records, end = [], 0
+    for line in content.splitlines(keepends=True):
+        end += len(line)
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             break
+        if not line.endswith(b"\n") or not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            break
+        records.append((record, end))
     return records
 
 
+def is_number(value: object) -> bool:
+    """Return whether a value can be drawn: JSON has no NaN and no infinity, so they are null in a record."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 class MetricsWriter:
-    """Appends to the metrics of a run that has done `step` updates; it first forgets what came after them."""
+    """Appends to the metrics of a run that has done `step` updates; it first forgets what came after them.
+
+    Nothing that goes wrong here ends the run.
+    """
 
     def __init__(self, run: Path, step: int) -> None:
-        from tensorboardX import SummaryWriter
+        from pangu.training.tensorboard import TensorBoardFile
 
-        kept = [record for record in read_metrics(run) if record["step"] <= step]
-        write_whole(run / METRICS, b"".join(self.line(record) for record in kept))
-        self.file = (run / METRICS).open("ab")
-        self.tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1, flush_secs=10)
+        size = 0
+        for record, end in records_with_ends(run / METRICS):
+            if record["step"] > step:
+                break
+            size = end
+        self.file = BestEffortFile(run / METRICS, size)
+        self.file.flush()
+        self.tensorboard = TensorBoardFile(run / "tensorboard", step)
 
     @staticmethod
     def line(record: dict) -> bytes:
-        return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        """Return a record as a line of JSON, in which a number that is not finite is null."""
+        return dumps(record, separators=(",", ":")).encode() + b"\n"
 
     def write(self, record: dict) -> None:
-        """One record; `step` says after how many updates it was taken."""
-        self.file.write(self.line(record))
-        self.file.flush()
-        for key, value in record.items():
-            if key != "step" and isinstance(value, int | float):
-                self.tensorboard.add_scalar(key, value, record["step"])
+        """Write one record; `step` says after how many updates it was taken."""
+        self.file.append(self.line(record))
+        values = {key: float(value) for key, value in record.items() if key != "step" and is_number(value)}
+        self.tensorboard.scalars(record["step"], values)
 
     def speed(self, step: int, tokens_per_second: float) -> None:
-        self.tensorboard.add_scalar("tokens_per_second", tokens_per_second, step)
+        self.tensorboard.scalars(step, {"tokens_per_second": tokens_per_second})
 
     def close(self) -> None:
         self.file.close()
         self.tensorboard.close()
 
 
-def draw_losses(run: Path, unigram: float | None) -> Path:
-    """Draw training and held-out loss, and the unigram baseline, into `RUN/loss.png`."""
+def draw_losses(run: Path, unigram: float | None) -> Path | None:
+    """Draw the losses into `RUN/loss.png`. None where that fails, which is said: a picture never costs a run."""
+    try:
+        return draw(run, unigram)
+    except Exception as error:
+        warn(f"warning: {run / 'loss.png'}: cannot be drawn: {str(error).splitlines()[0] if str(error) else error!r}")
+        return None
+
+
+def draw(run: Path, unigram: float | None) -> Path:
+    """Draw training and held-out loss, and the unigram baseline."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     records = read_metrics(run)
-    training = [(record["step"], record["loss"]) for record in records if "loss" in record]
-    heldout = [(record["step"], record["heldout_loss"]) for record in records if "heldout_loss" in record]
+    training = [(record["step"], record["loss"]) for record in records if is_number(record.get("loss"))]
+    heldout = [(record["step"], record["heldout_loss"]) for record in records if is_number(record.get("heldout_loss"))]
     figure = Figure(figsize=(8, 4.5), dpi=120)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -75,16 +107,18 @@ def draw_losses(run: Path, unigram: float | None) -> Path:
     if heldout:
         axes.plot(*zip(*heldout), color="#d94801", marker="o", markersize=4, label="held out")
         step, loss = heldout[-1]
-        axes.annotate(
-            f"perplexity {math.exp(loss):,.0f}", (step, loss), (0, -14), textcoords="offset points", ha="right"
-        )
-    if unigram is not None:
+        perplexity = f"perplexity {math.exp(min(loss, 700)):,.0f}" if loss < 50 else f"loss {loss:.3g}"
+        axes.annotate(perplexity, (step, loss), (0, -14), textcoords="offset points", ha="right")
+    if unigram is not None and math.isfinite(unigram):
         axes.axhline(unigram, color="#666666", linestyle="--", linewidth=1, label="unigram model, held out")
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats a token)")
-    axes.set_title(f"PanGu-α: {run.name}")
+    # The fonts that come with matplotlib have no Chinese characters.
+    name = run.absolute().name
+    axes.set_title(f"PanGu-α: {name}" if name.isascii() and "$" not in name else "PanGu-α")
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
     figure.tight_layout()
     path = run / "loss.png"
     with whole_file(path) as file:

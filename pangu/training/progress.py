@@ -1,5 +1,6 @@
 """The progress bar of a training run: on a terminal only."""
 
+import contextlib
 import time
 from types import TracebackType
 
@@ -29,12 +30,14 @@ class TrainingProgress:
         self.compiled = False
 
     def __enter__(self) -> "TrainingProgress":
-        self.bar.start()
+        with contextlib.suppress(OSError):  # the terminal has gone
+            self.bar.start()
         self.last = time.perf_counter()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.bar.stop()
+        with contextlib.suppress(OSError):
+            self.bar.stop()
 
     def step(self, step: int, loss: float, tokens: int) -> None:
         """One update is done; `tokens` went through it."""
@@ -44,7 +47,8 @@ class TrainingProgress:
             self.tokens_per_second = 0.9 * self.tokens_per_second + 0.1 * speed if self.tokens_per_second else speed
         self.compiled = True
         status = f"loss {loss:.3f}{self.heldout} · {self.tokens_per_second:,.0f} tokens/s · MFU {self.mfu:.0%}"
-        self.bar.update(self.task, completed=step, status=status)
+        with contextlib.suppress(OSError):
+            self.bar.update(self.task, completed=step, status=status)
 
     def evaluated(self, loss: float) -> None:
         """An evaluation is done."""

@@ -1,19 +1,16 @@
 """Training: a run begins, goes on from its newest whole checkpoint, and ends with the same bits either way.
 
 Everything random is a function of the seed and of the step, so a checkpoint and the configuration decide all that
-follows. An interrupt (SIGINT, SIGTERM) ends the step in hand and saves a checkpoint.
+follows. An interrupt (SIGINT, SIGTERM, SIGHUP) ends the step in hand and saves a checkpoint.
 
 Where a launcher started several processes, all of them run this; a strategy says what each does, and the first one
 writes what is written once.
 """
 
 import math
-import signal
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 
@@ -23,9 +20,11 @@ from pangu.config import ModelConfig, TrainConfig, load_size
 from pangu.distributed.process_group import World, join, share_cores
 from pangu.distributed.stored import stored_checkpoint
 from pangu.distributed.strategy import RunStrategy, applied, load_strategy
+from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
+from pangu.foundation.interrupts import Interrupts
 from pangu.training.data import PackedData, training_batches, unigram_nats
-from pangu.training.metrics import MetricsWriter, draw_losses, read_metrics
+from pangu.training.metrics import MetricsWriter, draw_losses, is_number, read_metrics
 from pangu.training.progress import TrainingProgress
 from pangu.training.run_directory import check_same_run, lock, with_the_cosine_of, write_run_files
 from pangu.training.trainer import Trainer
@@ -48,28 +47,6 @@ class Summary:
     mfu: float
     picture: str
     checkpoint: str
-
-
-class Interrupts:
-    """While entered, SIGINT and SIGTERM only set `asked`; a second one ends the process as usual."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        self.restore()
-
-    def restore(self) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def __enter__(self) -> "Interrupts":
-        self.before = {number: signal.signal(number, self.ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.restore()
 
 
 def model_of(config: TrainConfig, data: PackedData) -> ModelConfig:
@@ -162,7 +139,7 @@ def check_world(world: World, config: TrainConfig, strategy: RunStrategy | None)
         )
     if strategy and config.device != "Ascend" and not strategy.splits_only_the_batch:
         raise UserError(
-            f"{strategy.path}: pipeline, tensor and sequence parallelism need Ascend; on {config.device} "
+            f"{strategy.path}: pipeline, tensor and sequence parallelism and overrides need Ascend; on {config.device} "
             "only mesh.dp may be larger than 1"
         )
     shares = strategy.data_parallel if strategy else world.size
@@ -230,7 +207,7 @@ def summarise(trainer: Trainer, run: Path, path: Path | None, progress: Training
     picture = draw_losses(run, unigram) if first else run / "loss.png"
     path = path or checkpoint.best(run)
     heldout = checkpoint.heldout_loss(path) if path else math.nan
-    losses = [record["loss"] for record in read_metrics(run) if "loss" in record]
+    losses = [record["loss"] for record in read_metrics(run) if is_number(record.get("loss"))]
     split = data.split("heldout")
     return Summary(
         run=str(run),
@@ -244,18 +221,16 @@ def summarise(trainer: Trainer, run: Path, path: Path | None, progress: Training
         tokens=trainer.state.tokens,
         tokens_per_second=progress.tokens_per_second,
         mfu=progress.mfu,
-        picture=str(picture),
+        picture=str(picture or ""),
         checkpoint=str(path or ""),
     )
 
 
 def report(metrics: dict, state: TrainingState, progress: TrainingProgress) -> None:
     """One line in this rank's log."""
-    print(
+    warn(
         f"step {state.step}: loss {metrics['loss']:.4f}, held out {state.heldout_loss or math.nan:.4f}, "
-        f"{progress.tokens_per_second:,.0f} tokens/s",
-        file=sys.stderr,
-        flush=True,
+        f"{progress.tokens_per_second:,.0f} tokens/s"
     )
 
 

@@ -162,11 +162,11 @@ class Price:
         return BlockCost(*costs)
 
     @cached_property
-    def overrides(self) -> float:
-        """Seconds that overridden operators add to one micro-batch of one layer, forward and backward."""
+    def overrides(self) -> dict[int | str, float]:
+        """Seconds that overridden operators add to one micro-batch, by layer or end of the network."""
         if not self.strategy.overrides:
-            return 0.0
-        from parallel_strategy.cost.sharding import override_seconds
+            return {}
+        from parallel_strategy.cost.overrides import override_seconds  # few strategies have any
 
         return override_seconds(self.program.question)
 

@@ -54,12 +54,13 @@ def phases(
     *,
     sharded: WeightSeconds | None = None,
     two_halves: bool = False,
-    override: float = 0.0,
+    overrides: np.ndarray | None = None,
 ) -> Phases:
     """`times`: of a BlockTable, [candidate, phase, 3, slot]; `mode`: of recomputation; `two_halves`: one half's
-    collectives run beside the other's computation; `override`: seconds that overridden operators add to a layer."""
+    collectives run beside the other's computation; `overrides`: [place, slot] seconds
+    that overridden operators add."""
     totals = [np.zeros((len(times), 3, len(places.counts))) for _ in range(4)]
-    for slot, kind in enumerate(SLOTS):
+    for slot in range(len(SLOTS)):
         here = np.flatnonzero(places.counts[:, slot])
         if not len(here):
             continue
@@ -73,9 +74,9 @@ def phases(
             back = back + again
         if sharded is not None:
             _gather(framework, sharded, slot, count, forward, back, weight)
-        if override and kind in ("layer", "query"):
-            forward[:, DEVICE] += override * count / 3
-            back[:, DEVICE] += 2 * override * count / 3
+        if overrides is not None:
+            forward[:, DEVICE] += overrides[here, slot] / 3
+            back[:, DEVICE] += 2 * overrides[here, slot] / 3
         if two_halves:
             forward, back = (_interleaved(cost, count, framework.interference) for cost in (forward, back))
         for total, part in zip(totals, (forward, back, weight), strict=False):

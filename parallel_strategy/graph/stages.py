@@ -37,26 +37,28 @@ class Places:
     counts: np.ndarray
     again: np.ndarray
     index: np.ndarray
+    runs: tuple[tuple[Run, ...], ...]  # of each place; where several chunks are alike, of the first of them
 
     @classmethod
-    def of(cls, model: ModelSpec, strategy: StrategySpec) -> "Places":
+    def of(cls, model: ModelSpec, strategy: StrategySpec, *, by_layer: bool = False) -> "Places":
+        """`by_layer`: chunks of other layers are other places, however alike they are."""
         pp, per_stage = strategy.mesh.pp, strategy.chunks_per_stage
-        known: dict[tuple[tuple[str, int, int], ...], int] = {}
-        rows: list[tuple[tuple[str, int, int], ...]] = []
+        known: dict[tuple[tuple[str, int, int, int], ...], int] = {}
+        rows: list[tuple[Run, ...]] = []
         index = np.zeros((pp, per_stage), dtype=np.int64)
         position = [0] * pp
         for stage, runs in runs_of_chunks(model, strategy):
-            row = tuple((run.slot, run.count, run.recomputed) for run in runs)
-            if row not in known:
-                known[row] = len(rows)
-                rows.append(row)
-            index[stage, position[stage]] = known[row]
+            alike = tuple((run.slot, run.count, run.recomputed, run.first if by_layer else 0) for run in runs)
+            if alike not in known:
+                known[alike] = len(rows)
+                rows.append(runs)
+            index[stage, position[stage]] = known[alike]
             position[stage] += 1
         counts, again = (np.zeros((len(rows), len(SLOTS))) for _ in range(2))
         for place, row in enumerate(rows):
-            for slot, count, recomputed in row:
-                counts[place, SLOTS.index(slot)], again[place, SLOTS.index(slot)] = count, recomputed
-        return cls(counts, again, index)
+            for run in row:
+                counts[place, SLOTS.index(run.slot)], again[place, SLOTS.index(run.slot)] = run.count, run.recomputed
+        return cls(counts, again, index, tuple(rows))
 
     @property
     def held(self) -> np.ndarray:

