@@ -157,8 +157,8 @@ class Generator:
         dtype: str | None = None,
         batch_size: int = 8,
     ) -> "Generator":
-        """From a run directory, a checkpoint directory or a .safetensors file (see `load_for_inference`)."""
-        from pangu.checkpoint.directory import load_for_inference
+        """From a run directory, a checkpoint directory or weights of any form (see `load_for_inference`)."""
+        from pangu.checkpoint.weights import load_for_inference
         from pangu.tokenizer import Tokenizer
 
         config, weights, place = load_for_inference(checkpoint, model, tokenizer)
