@@ -3,90 +3,21 @@
 `model.yaml` is `ModelConfig`; the named sizes are the files in `pangu/sizes/`. `train.yaml` is `TrainConfig`.
 """
 
-import difflib
-import reprlib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from pangu import parameters
 from pangu.foundation.errors import UserError
+from pangu.foundation.settings import Section, SettingsFile
 
 SIZES_DIRECTORY = Path(__file__).parent / "sizes"
 
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
-class YamlConfig(BaseModel):
-    """A configuration that is read from YAML; an unknown or wrong field is one clear line."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """Read a YAML file. Raises UserError that names the file, the field and what would be right."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read: {error}") from None
-        return cls.parse(text, str(path))
-
-    @classmethod
-    def parse(cls, text: str, where: str) -> Self:
-        """Read YAML text; `where` is named in errors."""
-        try:
-            fields = yaml.safe_load(text)
-        except (
-            yaml.YAMLError,
-            ValueError,
-        ) as error:  # ValueError: what looks like a date or a number and cannot be one
-            raise UserError(f"{where}: is not YAML: {' '.join(str(error).split())}") from None
-        except RecursionError:
-            raise UserError(f"{where}: nested too deeply for a configuration") from None
-        if not isinstance(fields, dict):
-            raise UserError(f"{where}: must be a YAML mapping of fields to values")
-        return cls.from_fields(fields, where)
-
-    @classmethod
-    def from_fields(cls, fields: dict, where: str) -> Self:
-        """Check a mapping of fields; `where` is named in errors."""
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            raise UserError(f"{where}: {describe_first(error, cls)}") from None
-
-    def dump(self) -> str:
-        """The YAML text that `parse` reads back to an equal configuration."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def describe_first(error: ValidationError, schema: type[BaseModel]) -> str:
-    """The first complaint of pydantic as one line: the field and, for an unknown one, the nearest legal name."""
-    # An unknown name first: where it is a misspelling, the missing field is only its consequence.
-    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    field = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(schema, first["loc"][:-1])
-        nearest = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(known)}"
-        return f"field {field!r} is unknown{hint}"
-    if first["type"] == "missing":
-        return f"field {field!r} is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    return f"field {field!r} = {reprlib.repr(first['input'])}: {message}" if field else message
-
-
-def _fields_at(schema: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """The field names of the model that lies at `place` inside `schema`."""
-    inner: Any = schema
-    for name in place:
-        inner = inner.model_fields[str(name)].annotation
-    return list(inner.model_fields)
-
-
-class ModelConfig(YamlConfig):
+class ModelConfig(SettingsFile):
     """The network. The defaults of everything below the sizes are those that trained the released 2.6B and 13B weights.
 
     Every field that silently differed between the original's versions is explicit (sources: the original code r1.2 and
@@ -140,11 +71,7 @@ class ModelConfig(YamlConfig):
     @property
     def num_parameters(self) -> int:
         """Exact count: L (4d²+4d + 2df+f+d + 4d) + V d + S d (twice with a query layer) + 2d."""
-        hidden, ffn = self.hidden_size, self.ffn_hidden_size
-        layer = 4 * hidden**2 + 4 * hidden + 2 * hidden * ffn + ffn + hidden + 4 * hidden
-        position_tables = 2 if self.query_layer else 1
-        tables = self.vocab_size * hidden + position_tables * self.seq_length * hidden
-        return self.num_layers * layer + tables + 2 * hidden
+        return parameters.count(self)
 
     @property
     def training_flops_per_token(self) -> int:
@@ -174,10 +101,8 @@ def load_size(name: str) -> ModelConfig:
     raise UserError(f"size {name!r} is neither one of {', '.join(size_names())} nor the path of a model.yaml")
 
 
-class LearningRateConfig(BaseModel):
+class LearningRateConfig(Section):
     """Linear warm-up, then a cosine that counts from step 0 (`pangu.training.schedule.WarmupCosine`)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     peak: float = Field(default=1e-4, gt=0, description="highest rate (2.6B 1e-4, 13B 5e-5, 200B 6e-5)")
     end: float = Field(default=1e-6, ge=0, description="rate from decay_steps on")
@@ -189,10 +114,8 @@ class LearningRateConfig(BaseModel):
     )
 
 
-class OptimizerConfig(BaseModel):
+class OptimizerConfig(Section):
     """AdamW (`pangu.training.optimizer.AdamW`)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
@@ -204,18 +127,18 @@ class OptimizerConfig(BaseModel):
     )
 
 
-class LossScaleConfig(BaseModel):
+class LossScaleConfig(Section):
     """Dynamic loss scale; used with fp16 only."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     initial: float = Field(default=float(2**32), ge=1)
     growth_steps: PositiveInt = Field(default=1000, description="good steps in a row after which the scale doubles")
     give_up_after: PositiveInt = Field(default=100, description="overflows in a row that end the run with an error")
 
 
-class TrainConfig(YamlConfig):
+class TrainConfig(SettingsFile):
     """`train.yaml`: one training run."""
+
+    written_by: ClassVar[str] = "python -m pangu init"
 
     data: str = Field(description="directory of the packed corpus (python -m data_pipeline run ...)")
     out: str = Field(description="directory of the run; a run that is there goes on from its newest checkpoint")

@@ -1,14 +1,10 @@
-"""The command line of `parallel_strategy`: finds the verb and calls its module, importing only what it needs."""
+"""The verbs of `parallel_strategy`."""
 
-import argparse
-import importlib
-import os
-import sys
 from collections.abc import Sequence
 
-from pangu.foundation.errors import UserError
+from pangu.foundation import command_line
 
-# verb -> one line of help; the verb's code is parallel_strategy/commands/VERB.py (dashes become underscores)
+# verb -> its line of help; the code is parallel_strategy/commands/VERB.py
 VERBS = {
     "init": "write a commented strategy, model and cluster file",
     "predict": "time and memory of a strategy on a cluster",
@@ -27,28 +23,5 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns the exit code: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m parallel_strategy", description=sys.modules["parallel_strategy"].__doc__
-    )
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    chosen = next((word for word in argv if not word.startswith("-")), None)
-    for verb, summary in VERBS.items():
-        verb_parser = verbs.add_parser(verb, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
-        if verb == chosen:
-            module = importlib.import_module(f"parallel_strategy.commands.{verb.replace('-', '_')}")
-            verb_parser.description = module.__doc__
-            module.add_arguments(verb_parser)
-    arguments = parser.parse_args(argv)
-    try:
-        return module.run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever read the output, like `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    """Run one verb. Returns the exit code: 0 done, 2 a mistake of the user, 130 interrupted."""
+    return command_line.main("parallel_strategy", VERBS, argv)

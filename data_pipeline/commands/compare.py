@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     for name in ("tokens", "repeats", "vocab_size", "seq_length", "batch_size"):
         if getattr(arguments, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: the nearest legal value is 1")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: nearest: 1")
     if not 0 <= arguments.seed < 2**31 - arguments.repeats:
         raise UserError(f"--seed {arguments.seed}: 0 to 2^31 would be right")
     fields = {name: value for name, value in vars(arguments).items() if name in Plan.__dataclass_fields__}

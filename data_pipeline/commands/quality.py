@@ -77,7 +77,7 @@ def _train(arguments: argparse.Namespace) -> int:
             "quality train: give --positives and --negatives for a classifier, or --texts for a language model"
         )
     if arguments.most_examples < 1:
-        raise UserError(f"--most-examples {arguments.most_examples}: the nearest legal value is 1")
+        raise UserError(f"--most-examples {arguments.most_examples}: nearest: 1")
 
     def sample(paths: list[str], side: Any) -> list[str]:
         texts = examples(read_documents(paths, arguments.text_field), side)

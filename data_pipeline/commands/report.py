@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
 
     if arguments.samples < 0:
-        raise UserError(f"--samples {arguments.samples}: the nearest legal value is 0")
+        raise UserError(f"--samples {arguments.samples}: nearest: 0")
     try:
         limit = parse_bytes(arguments.maximum)
     except ValueError as error:

@@ -57,7 +57,7 @@ def _session(arguments: argparse.Namespace) -> "Session":
     if not arguments.files or arguments.summary:
         raise UserError(f"{arguments.out}: no such review; name what to review: a run's output directory, or files")
     if arguments.count < 1:
-        raise UserError(f"--count {arguments.count}: the nearest legal value is 1")
+        raise UserError(f"--count {arguments.count}: nearest: 1")
     if not 0 <= arguments.seed < 2**64:
         raise UserError(f"--seed {arguments.seed}: 0 to 2^64 - 1 would be right")
     documents = read_documents(arguments.files, arguments.text_field, arguments.dropped or arguments.reason is not None)

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         recipe = replace(recipe, engine=arguments.engine)
     if arguments.workers is not None:
         if arguments.workers < 1:
-            raise UserError(f"--workers {arguments.workers}: the nearest legal value is 1")
+            raise UserError(f"--workers {arguments.workers}: nearest: 1")
         recipe = replace(recipe, workers=arguments.workers)
     names = [stage.name for stage in recipe.stages]
     if arguments.until is not None and arguments.until not in names:

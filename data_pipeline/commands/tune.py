@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         if value is not None and value != value:
             raise UserError(f"--{name}: not a number")
     if arguments.number < 0:
-        raise UserError(f"-n {arguments.number}: the nearest legal value is 0")
+        raise UserError(f"-n {arguments.number}: nearest: 0")
     with reading(arguments.out):
         current, proposed = chosen(arguments)
         found = compare(arguments.out, current, proposed, arguments.number)

@@ -1,24 +1,33 @@
 """The main text of Chinese web pages: title, date, article or posts; no navigation, advertisements or copyright
 lines.
 
-Three steps, each linear in the page: `charset.decode`, one pass over the markup (`extraction/page.py`) that gives the
-lines of the page with what stands around them (`extraction/measures.py`), and a fitted model that says for each line
-how probably it is main text (`extraction/line_model.py`). There is no tree of objects, so nothing in a page can make it
-slow or deep."""
+Each step is linear in the page: `charset.decode`; one pass over the markup (`page.py`) that gives the lines of the page
+with what stands around them (`measures.py`); a fitted model that says for each line how probably it is main text
+(`line_model.py`); and blocks of the kept lines (`blocks.py`), written as text or Markdown (`writers.py`). There is no
+tree of objects, so nothing in a page can make it slow or deep."""
 
 import re
 from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.extraction.line_model import expected_best, line_model, shared_among_kinds
-from data_pipeline.extraction.measures import measure_lines
+from data_pipeline.extraction.blocks import blocks_of
+from data_pipeline.extraction.embedded import embedded_text
+from data_pipeline.extraction.formulas import mark_formulas
+from data_pipeline.extraction.hidden import shown_lines, with_lines
+from data_pipeline.extraction.line_model import expected_best, main_text_probability
 from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage, read_page
+from data_pipeline.extraction.structure import Structure, structure_of
+from data_pipeline.extraction.writers import Inline, write_markdown, write_text
+from data_pipeline.stages.clean.mojibake import repair
 from data_pipeline.stages.read.charset import decode
 
 MAX_PAGE_BYTES = 32 << 20  # what lies behind is not read
-MAX_CELL_CHARACTERS = 40  # longer table cells are paragraphs of an old layout, not cells
+MINIMUM_MOJIBAKE = 12  # letters ä å æ ç, which the first bytes of Han become
+EMBEDDED_CONFIDENCE = 0.8  # of text among the data of scripts, which no probability is known for
+LITTLE_TEXT = 200  # characters; a page that gives less may hold its text as data for scripts
 _HEAD_BYTES = 1 << 17  # `<meta>` is looked for this far
+_HAN = re.compile(r"[\u4e00-\u9fff]")
 _TITLE_SEPARATORS = re.compile(r"\s*[_|｜]+\s*|\s+[-–—·«»>]+\s+|\s*(?:--+|——|::)\s*|-(?=[^-]{2,12}$)")
 _META = re.compile(
     r"""<meta\b(?=[^>]{0,400}?\b(?:name|property|itemprop)\s*=\s*["']?(?:[\w]*:)?(?:article:)?
@@ -32,15 +41,15 @@ _URL_DATE = re.compile(r"/((?:19|20)\d\d)[-/]?(1[0-2]|0[1-9])[-/]?(3[01]|[12]\d|
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """What a page says. `text` has one paragraph (heading, list entry, table row, line of code) a line."""
+    """What a page says. `text` is plain text with one paragraph (heading, list entry, table row, line of code) a line,
+    or Markdown."""
 
     title: str
     text: str
     charset: str
     date: str | None  # the day of publication, YYYY-MM-DD, where the page tells it
-    reason: (
-        str | None
-    )  # why there is no text: "empty", "not_text" (binary data), "no_text" (scripts, frames, pictures only)
+    # why there is no text: "empty", "not_text" (binary data), "no_text" (scripts, frames, pictures only)
+    reason: str | None
     confidence: float  # the mean probability of the characters kept; pages of links and pictures are near 0.5
     characters: int  # visible on the page, white space apart
     kept: int  # of these, in `text`
@@ -49,38 +58,84 @@ class Extraction:
     truncated: bool  # the page was too large to be read whole
 
 
-def extract(html: bytes, url: str | None = None, content_type: str | None = None) -> Extraction:
+@dataclass(frozen=True, slots=True)
+class Form:
+    """In which form the text comes."""
+
+    format: str = "text"  # or "markdown"
+    has_links: bool = False  # Markdown only
+    has_images: bool = False
+
+
+PLAIN = Form()
+
+
+def extract(html: bytes, url: str | None = None, content_type: str | None = None, form: Form = PLAIN) -> Extraction:
     """The main text of one page. Never raises; a page without text has `text == ""` and a `reason`.
 
-    `content_type` is the HTTP header's value, `url` is only looked at for a date.
+    `content_type` is the HTTP header's value; `url` is looked at for a date, and relative links are joined to it.
     """
     cut = html[:MAX_PAGE_BYTES]
     decoded = decode(cut, content_type)
     markup = decoded.text.replace("\0", "")
     if not markup.strip() or decoded.doubtful:
         return _nothing(decoded.charset, decoded.replaced, "not_text" if markup.strip() else "empty")
-    page = read_page(markup.encode("utf-8", "replace"))
-    lines = _Lines(page)
-    rows = measure_lines(page)
-    probability = shared_among_kinds(page, line_model().probabilities(rows))
+    markup = mark_formulas(_encoded_once(markup))
+    source = markup.encode("utf-8", "replace")
+    page = read_page(source)
+    page = with_lines(page, shown_lines(page))
+    structure = structure_of(page)
+    probability = main_text_probability(page, structure)
     kept = expected_best(page, probability)
-    text = _paragraphs(page, lines, kept)
     counts = page.line_counts
     characters = int(counts[kept, CHARACTERS].sum())
+    lines = _Lines(page)
+    title, date = _title(page, lines), _date(page, lines, kept, markup, url)
+    visible = int(counts[:, CHARACTERS].sum())
     certain = float((probability * counts[:, CHARACTERS])[kept].sum()) / characters if characters else 0.0
+    embedded = embedded_text(markup) if characters < LITTLE_TEXT and "<script" in markup[:MAX_PAGE_BYTES] else None
+    if embedded and embedded.characters > 2 * characters:
+        source = embedded.markup.encode("utf-8", "replace")
+        page = read_page(source)
+        structure, counts = structure_of(page), page.line_counts
+        kept = np.ones(len(page.line_node), bool)
+        characters, certain = int(counts[:, CHARACTERS].sum()), EMBEDDED_CONFIDENCE
+        visible, title = max(visible, characters), title or embedded.title
+    text = _written(page, structure, source, kept, form, url)
     return Extraction(
-        title=_title(page, lines),
+        title=title,
         text=text,
         charset=decoded.charset,
-        date=_date(page, lines, kept, markup, url),
+        date=date,
         reason=None if text else "no_text",
-        confidence=round(certain, 4),
-        characters=int(counts[:, CHARACTERS].sum()),
-        kept=characters,
+        confidence=round(certain, 4) if text else 0.0,
+        characters=visible,
+        kept=characters if text else 0,
         linked=int(counts[kept, LINKED].sum()),
         replaced=decoded.replaced,
         truncated=page.truncated or len(html) > MAX_PAGE_BYTES,
     )
+
+
+def _encoded_once(markup: str) -> str:
+    """Return a page whose UTF-8 was taken for Latin-1 and encoded again as it was before."""
+    latin = markup.count("\u00e4") + markup.count("\u00e5") + markup.count("\u00e6") + markup.count("\u00e7")
+    if latin < MINIMUM_MOJIBAKE or len(_HAN.findall(markup, 0, 1 << 17)) > latin:
+        return markup
+    return repair(markup)[0]
+
+
+def _written(page: FlatPage, structure: Structure, source: bytes, kept: np.ndarray, form: Form, url: str | None) -> str:
+    """Return the kept lines in a form."""
+    data = page.text.tobytes()
+    texts = [
+        data[start:end].decode("utf-8", "replace")
+        for start, end in zip(page.line_start.tolist(), page.line_end.tolist(), strict=True)
+    ]
+    blocks = blocks_of(page, structure, source, kept, texts)
+    if form.format == "markdown":
+        return write_markdown(blocks, Inline(page, source, data, url, form.has_links, form.has_images))
+    return write_text(blocks, texts)
 
 
 def _nothing(charset: str, replaced: int, reason: str) -> Extraction:
@@ -113,26 +168,6 @@ def _title(page: FlatPage, lines: _Lines) -> str:
     parts = [part for part in _TITLE_SEPARATORS.split(title) if part]
     # the headline comes first on most sites; a first part of two or three characters is a channel
     return next((part for part in parts if len(part) >= 4), title)[:200]
-
-
-def _paragraphs(page: FlatPage, lines: _Lines, kept: np.ndarray) -> str:
-    """The kept lines one below the other; short cells of a table's row stand side by side, parted by tabs."""
-    tags = page.node_tag[page.line_node]
-    is_cell = (
-        kept & ((tags == TAG["td"]) | (tags == TAG["th"])) & (page.line_counts[:, CHARACTERS] <= MAX_CELL_CHARACTERS)
-    )
-    row_of = np.where(is_cell, page.node_parent[page.line_node], -1)
-    numbers = np.flatnonzero(kept)
-    pieces: list[str] = []
-    row_before = cell_before = -1
-    for number, row, cell in zip(
-        numbers.tolist(), row_of[numbers].tolist(), page.line_node[numbers].tolist(), strict=True
-    ):
-        if pieces:
-            pieces.append("\t" if row >= 0 and row == row_before and cell != cell_before else "\n")
-        pieces.append(lines[number])
-        row_before, cell_before = row, cell
-    return "".join(pieces)
 
 
 def _date(page: FlatPage, lines: _Lines, kept: np.ndarray, markup: str, url: str | None) -> str | None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.extraction.measures import FEATURES, TREE_DEPTH, evaluate_trees, node_kinds
+from data_pipeline.extraction.measures import FEATURES, TREE_DEPTH, evaluate_trees, measure_lines, node_kinds
 from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage
+from data_pipeline.extraction.structure import Structure, whole_parts
 
 MODEL_FILE = Path(__file__).with_name("line_model.json")
 SHARED = 0.4  # how far a line's probability is that of its kind; by cross-validation, 0.2 to 0.6 do as well
@@ -79,6 +80,24 @@ class LineModel:
 @cache
 def line_model() -> LineModel:
     return LineModel.load(MODEL_FILE)
+
+
+def main_text_probability(page: FlatPage, structure: Structure) -> np.ndarray:
+    """Return for each line how probably it is main text, float64 [lines]."""
+    probability = shared_among_kinds(page, line_model().probabilities(measure_lines(page)))
+    return shared_in_parts(page, structure, probability)
+
+
+def shared_in_parts(page: FlatPage, structure: Structure, probability: np.ndarray) -> np.ndarray:
+    """Give all lines of a program, and all cells of a table of data, their mean: such a part is kept whole or not at
+    all."""
+    part = whole_parts(page, structure)
+    if not part.any():
+        return probability
+    characters = page.line_counts[:, CHARACTERS].astype(np.float64)
+    size = len(page.node_parent)
+    mean = np.bincount(part, probability * characters, size) / np.maximum(np.bincount(part, characters, size), 1)
+    return np.where(part > 0, mean[part], probability)
 
 
 def shared_among_kinds(page: FlatPage, probability: np.ndarray) -> np.ndarray:

@@ -6,8 +6,13 @@ This is no HTML5 parser. It knows what decides where text stands: block elements
 make no tree nodes, so crossed `<b><font>` need no repair. The time is linear in the page and the depth is capped,
 whatever the page.
 
-A *line* is text that no block boundary and no `<br>` parts. The words of the tables are in
+A *line* is text that no block boundary and no `<br>` parts. A *mark* is a place in the text where something begins or
+ends that only Markdown shows: a link, a picture, code inside a sentence. The words of the tables are in
 `data_pipeline/extraction/patterns.py`.
+
+Text in hidden blocks is read too, and each of its lines names the block: scripts show some of them
+(`hidden.py`). Superscripts become `10⁸`, readings of characters (`<rt>`) are left out, preformatted text keeps its
+white space.
 
 One file on purpose: numba renews the machine code that it keeps on disk when this file changes, and not when constants
 change that come from another.
@@ -24,7 +29,8 @@ from data_pipeline.kernels.compiled import compiled
 MAX_DEPTH = 256  # deeper elements become children of the deepest one kept
 MAX_NODES = 400_000  # further elements become no nodes, their text stays; real pages have a few thousand
 MAX_LINES = 400_000  # the text behind is not read
-MAX_INDENTATION = 64  # spaces before a word of preformatted text
+MAX_MARKS = 400_000  # further links and pictures are not marked
+MAX_SCRIPT = 24  # bytes of a superscript; longer ones stay as they are
 MAX_SEARCH = 64  # how far up an end tag looks for its start tag
 
 # What an element does to the tree and to the text.
@@ -32,7 +38,7 @@ INLINE, BLOCK, VOID, RAW, SKIP, BREAK, ANCHOR = range(7)
 
 _KIND_OF_TAGS = {
     INLINE: "span b i u em strong font small big s strike del ins sub sup code kbd var samp tt abbr acronym cite dfn q "
-    "mark label time bdo bdi ruby rb rt rp wbr nobr data output slot picture",
+    "mark label time bdo bdi ruby rb rt rp rtc wbr nobr data output slot picture",
     BLOCK: "html head body title p div section article main nav aside header footer hgroup ul ol li dl dt dd menu dir "
     "table thead tbody tfoot tr td th caption h1 h2 h3 h4 h5 h6 pre blockquote figure figcaption form fieldset "
     "legend details summary address center listing frameset noframes marquee search dialog text",
@@ -53,10 +59,13 @@ HIDDEN_NAME = 1 << list(NAME_GROUPS).index("hidden")
 
 
 def _code(word: bytes) -> int:
-    """The number under which a tag or entity name is looked up: its bytes in base 131, modulo 2^63."""
+    """Return the number under which a tag or entity name is looked up: its bytes in base 131.
+
+    Modulo 2^55, so that no step overflows: the compiler may take signed numbers not to wrap around.
+    """
     code = 0
     for byte in word:
-        code = (code * 131 + byte) % (1 << 63)
+        code = (code * 131 + byte) % (1 << 55)
     return code
 
 
@@ -84,6 +93,12 @@ _IS_LIST = _tags_among("table td th ul ol dl menu dir")  # they also bound the s
 _ENDS_SEARCH = _tags_among("table td th caption")  # no other end tag inside reaches beyond these
 _P, _LI, _DT, _DD, _TR, _TD, _TH = (TAG[tag] for tag in ("p", "li", "dt", "dd", "tr", "td", "th"))
 _TABLE, _BODY, _HTML, _PRE = (TAG[tag] for tag in ("table", "body", "html", "pre"))
+_SUP, _SUB, _CODE, _IMG, _BR = (TAG[tag] for tag in ("sup", "sub", "code", "img", "br"))
+_IS_READING = _tags_among("rt rp rtc")
+_IS_RUBY = _tags_among("ruby rb rt rp rtc")
+
+# kinds of marks
+LINK, LINK_END, IMAGE, CODE, CODE_END = range(5)
 
 
 class FlatPage(NamedTuple):
@@ -93,11 +108,17 @@ class FlatPage(NamedTuple):
     node_parent: np.ndarray  # int32 [nodes]
     node_tag: np.ndarray  # int16 [nodes]
     node_names: np.ndarray  # int64 [nodes]: groups of NAME_GROUPS that class, id and role speak of
+    node_source: np.ndarray  # int64 [nodes]: where the start tag stands in the page
     line_start: np.ndarray  # int64 [lines]: where in `text`
     line_end: np.ndarray  # int64 [lines]
     line_node: np.ndarray  # int32 [lines]
     line_phrases: np.ndarray  # int64 [lines]: groups of PHRASE_GROUPS
     line_counts: np.ndarray  # int32 [lines, COUNTS]
+    line_hidden: np.ndarray  # int32 [lines]: the hidden element that the line is in, or 0
+    line_breaks: np.ndarray  # int32 [lines]: how many <br> or ends of preformatted lines since the line before
+    mark_place: np.ndarray  # int64 [marks]: where in `text`
+    mark_kind: np.ndarray  # int8 [marks]: LINK, LINK_END, IMAGE, CODE, CODE_END
+    mark_source: np.ndarray  # int64 [marks]: where its tag stands in the page
     truncated: bool  # MAX_NODES or MAX_LINES was reached
 
 
@@ -173,7 +194,7 @@ def _read_entity(page, at):
         c = page[i]
         if not (48 <= c <= 57 or 97 <= (c | 32) <= 122):
             break
-        code = (code * 131 + c) & 0x7FFFFFFFFFFFFFFF
+        code = (code * 131 + c) & 0x7FFFFFFFFFFFFF
         i += 1
     if i == first:
         return -1, 0
@@ -276,7 +297,7 @@ def _read_name(page, at):
     """The tag name at `page[at:]`: (its code, where it ends)."""
     code, i = np.int64(0), at
     while i < page.size and page[i] > 32 and page[i] != 62 and page[i] != 47 and page[i] != 60:
-        code = (code * 131 + (page[i] | 32 if 65 <= page[i] <= 90 else page[i])) & 0x7FFFFFFFFFFFFFFF
+        code = (code * 131 + (page[i] | 32 if 65 <= page[i] <= 90 else page[i])) & 0x7FFFFFFFFFFFFF
         i += 1
     return code, i
 
@@ -296,7 +317,7 @@ def _read_attributes(page, at, names):
             return bits, hidden, has_target, i
         key, first = np.int64(0), i
         while i < end and page[i] > 32 and page[i] != 61 and page[i] != 62 and page[i] != 47:
-            key = (key * 131 + (page[i] | 32)) & 0x7FFFFFFFFFFFFFFF
+            key = (key * 131 + (page[i] | 32)) & 0x7FFFFFFFFFFFFF
             i += 1
         if i == first:  # a stray '='
             i += 1
@@ -431,9 +452,95 @@ def _read_character(page, at):
 @compiled
 def _is_space(point):
     return (
-        point <= 32 or point == 0xA0 or point == 0x3000 or point == 0xFEFF or 0x2000 <= point <= 0x200F
-        or point == 0x2028 or point == 0x2029 or point == 0x85
+        point <= 32 or point == 0xA0 or point == 0x3000 or 0x2000 <= point <= 0x200A or point == 0x2028
+        or point == 0x2029 or point == 0x85 or point == 0x202F or point == 0x205F or point == 0x1680
     )  # fmt: skip
+
+
+@compiled
+def _is_invisible(point):
+    """Zero-width characters, soft hyphens, marks of direction: they stand inside words and show nothing."""
+    return (
+        0x200B <= point <= 0x200F or point == 0xFEFF or point == 0xAD or 0x202A <= point <= 0x202E
+        or 0x2060 <= point <= 0x2069 or point == 0x180E
+    )  # fmt: skip
+
+
+@compiled
+def _joins(joiner, before, after):
+    """Whether a joiner (U+200C, U+200D) means something: in an emoji of several, in Arabic and Indian scripts."""
+    if 0x0600 <= before <= 0x0DFF and 0x0600 <= after <= 0x0DFF:
+        return True
+    is_emoji = before >= 0x1F000 or 0x2190 <= before <= 0x2BFF or before == 0xFE0F
+    return joiner == 0x200D and is_emoji and (after >= 0x1F000 or 0x2190 <= after <= 0x2BFF)
+
+
+@compiled
+def _write_script(text, start, size, is_superscript, is_linked):
+    """Rewrite `text[start:size]`, which stood in `<sup>` or `<sub>`: 10⁸, H₂O, x^{a+b}, [3]; returns the new size."""
+    while start < size and text[start] == 32:
+        start += 1
+    length = size - start
+    if length == 0 or length > MAX_SCRIPT or text[start] == 91:
+        return size
+    letters, others, plain = 0, 0, True
+    for i in range(start, size):
+        c = text[i]
+        plain &= c < 0x80
+        letters += 97 <= (c | 32) <= 122
+        others += not (48 <= c <= 57 or c == 43 or c == 45 or c == 61 or c == 40 or c == 41 or c == 110 or c == 105)
+    if is_linked and plain:  # the number of a footnote
+        text[size + 1] = 93
+        for i in range(size, start, -1):
+            text[i] = text[i - 1]
+        text[start] = 91
+        return size + 2
+    if plain and others == 0:
+        packed = np.empty(length, np.uint8)
+        packed[:] = text[start:size]
+        size = start
+        for c in packed:
+            size = _put_character(text, size, _script_point(c, is_superscript))
+        return size
+    # 1st, 2nd, TM are words, not exponents
+    if not plain or (letters == length and length > 1 and is_superscript):
+        return size
+    extra = 1 if length == 1 else 2
+    for i in range(size - 1, start - 1, -1):
+        text[i + extra] = text[i]
+    text[start] = 94 if is_superscript else 95
+    size += extra
+    if length > 1:
+        text[start + 1] = 123
+        text[size] = 125
+        size += 1
+    return size
+
+
+@compiled
+def _is_linked(mark_place, mark_kind, marks, start):
+    """Whether the text from `start` on is a link of its own: the last link began there."""
+    found = False
+    for k in range(max(0, marks - 2), marks):
+        found |= mark_kind[k] == LINK and mark_place[k] >= start
+    return found
+
+
+@compiled
+def _script_point(c, is_superscript):
+    """The raised or lowered form of a digit, sign, `n` or `i`."""
+    if c == 110:
+        return 0x207F if is_superscript else 0x2099
+    if c == 105:
+        return 0x2071 if is_superscript else 0x1D62
+    if is_superscript and c == 49:
+        return 0xB9
+    if is_superscript and (c == 50 or c == 51):
+        return c - 50 + 0xB2
+    base = 0x2070 if is_superscript else 0x2080
+    if 48 <= c <= 57:
+        return base + c - 48
+    return base + (10 if c == 43 else 11 if c == 45 else 12 if c == 61 else 13 if c == 40 else 14)
 
 
 @compiled
@@ -452,15 +559,28 @@ def _read(page, names, phrase_step, phrase_found, hidden_name):
     line_node = np.zeros(line_capacity, np.int32)
     line_phrases = np.zeros(line_capacity, np.int64)
     counts = np.zeros((line_capacity, COUNTS), np.int32)
-    # a tab of one byte becomes four spaces, an entity is longer than its character
+    node_source = np.zeros(node_capacity, np.int64)
+    line_hidden = np.zeros(line_capacity, np.int32)
+    line_breaks = np.zeros(line_capacity, np.int32)
+    mark_capacity = min(opens, MAX_MARKS) + 2
+    mark_place = np.zeros(mark_capacity, np.int64)
+    mark_kind = np.zeros(mark_capacity, np.int8)
+    mark_source = np.zeros(mark_capacity, np.int64)
+    # a digit of one byte becomes a superscript of three
     text = np.empty(4 * end + 16, np.uint8)
 
     stack = np.zeros(MAX_DEPTH + 1, np.int32)
     depth, overflow, nodes, lines, size = 0, 0, 1, 0, 0
+    marks = 0
     skip_depth = MAX_DEPTH + 1  # elements at this depth and below show no text
+    hidden_depth, hidden_node = MAX_DEPTH + 1, 0  # those of a hidden block
     hidden_tag, hidden_opens = -1, 0  # the inline element that shows no text, and how many of its kind are open
-    in_link, preformatted = False, 0
+    in_link, link_open, in_reading, preformatted = False, False, False, 0
+    script_tag, script_start = -1, 0  # the open <sup> or <sub>, and where its text begins
     started, space_due, phrase_state = False, 0, 0  # of the line
+    joiner_due, point_before = 0, 0
+    # in preformatted text: ends of lines so far, and what came last
+    breaks, just_opened, after_block, after_break, after_code = 0, False, False, False, False
     comment_may_end, truncated = True, False
     i = 0
     while i < end:
@@ -476,15 +596,49 @@ def _read(page, names, phrase_step, phrase_found, hidden_name):
             number = _look_up(_TAG_CODES, _TAG_NUMBERS, code)
             if number < 0:
                 number = _KINDS.size - 1
+            source = i
             bits, hidden, has_target, i = _read_attributes(page, name_end, names)
             kind = _KINDS[number]
             if kind == VOID:
+                if number == _IMG and skip_depth > MAX_DEPTH and hidden_tag < 0 and marks < mark_capacity - 1:
+                    mark_place[marks], mark_kind[marks], mark_source[marks] = size, IMAGE, source
+                    marks += 1
                 continue
             if kind == RAW:
                 if not closing:
                     i = _find_raw_end(page, i, name_at, name_end)
                 continue
             if kind == INLINE:
+                if _IS_RUBY[number]:
+                    in_reading = _IS_READING[number] and not closing
+                elif number == _SUP or number == _SUB:
+                    if script_tag == number and closing and started:
+                        is_linked = _is_linked(mark_place, mark_kind, marks, script_start)
+                        size = _write_script(text, script_start, size, number == _SUP, is_linked)
+                        for k in range(max(0, marks - 2), marks):
+                            if mark_place[k] > script_start:
+                                mark_place[k] = size
+                    script_tag = -1 if closing else number
+                    script_start = size
+                elif number == _CODE and preformatted > 0:
+                    # each line of a program in its own <code>
+                    if not closing and after_code:
+                        if started:
+                            line_end[lines], line_node[lines] = size, stack[depth]
+                            lines += 1
+                            started, phrase_state, script_tag = False, 0, -1
+                            if lines > MAX_LINES:
+                                truncated = True
+                                break
+                            breaks = 1
+                        else:
+                            breaks += not after_break
+                        after_break, space_due = False, 0
+                    after_code = closing
+                elif number == _CODE and skip_depth > MAX_DEPTH and marks < mark_capacity - 1:
+                    mark_place[marks], mark_kind[marks] = size, CODE_END if closing else CODE
+                    mark_source[marks] = source
+                    marks += 1
                 if hidden_tag == number:
                     hidden_opens += -1 if closing else 1
                     if hidden_opens == 0:
@@ -495,14 +649,21 @@ def _read(page, names, phrase_step, phrase_found, hidden_name):
             if kind == ANCHOR:
                 in_link = has_target and not closing
                 counts[lines, ANCHORS] += in_link and started
+                if (in_link or link_open) and marks < mark_capacity - 1:
+                    mark_place[marks], mark_kind[marks] = size, LINK if in_link else LINK_END
+                    mark_source[marks] = source
+                    marks += 1
+                link_open = in_link
                 continue
-            hidden_tag = -1
+            hidden_tag, in_reading, script_tag = -1, False, -1
             # every other tag ends the line
             if started:
                 line_end[lines], line_node[lines] = size, stack[depth]
                 lines += 1
-                started = False
-            space_due, phrase_state = 0, 0
+            breaks = 1 if started else breaks + (kind == BREAK or (closing and just_opened))
+            just_opened, after_block = kind != BREAK and not closing, kind != BREAK and closing
+            after_break, after_code = kind == BREAK, False
+            started, space_due, phrase_state, joiner_due = False, 0, 0, 0
             if kind == BREAK:
                 pass
             elif closing:
@@ -524,27 +685,37 @@ def _read(page, names, phrase_step, phrase_found, hidden_name):
                     depth, overflow = left, 0
                 if depth < skip_depth <= MAX_DEPTH:
                     skip_depth = MAX_DEPTH + 1
+                if depth < hidden_depth <= MAX_DEPTH:
+                    hidden_depth = MAX_DEPTH + 1
                 if nodes == node_capacity:
                     truncated = True
                     overflow += 1
                     continue
                 parent[nodes], tag_of[nodes], names_of[nodes] = stack[depth], number, bits
+                node_source[nodes] = source
                 if depth < MAX_DEPTH:
                     depth += 1
                     stack[depth] = nodes
-                    preformatted += number == _PRE
-                    if skip_depth > MAX_DEPTH and (kind == SKIP or hidden):
+                    if number == _PRE:
+                        preformatted += 1
+                        breaks, just_opened = 0, False
+                    # of what is hidden in a hidden element nothing is read
+                    if skip_depth > MAX_DEPTH and (kind == SKIP or (hidden and hidden_depth <= MAX_DEPTH)):
                         skip_depth = depth
+                    elif hidden and hidden_depth > MAX_DEPTH:
+                        hidden_depth, hidden_node = depth, nodes
                 else:
                     overflow += 1
                 nodes += 1
             if depth < skip_depth <= MAX_DEPTH:
                 skip_depth = MAX_DEPTH + 1
+            if depth < hidden_depth <= MAX_DEPTH:
+                hidden_depth = MAX_DEPTH + 1
             if lines > MAX_LINES:
                 truncated = True
                 break
             continue
-        if skip_depth <= MAX_DEPTH or hidden_tag >= 0:
+        if skip_depth <= MAX_DEPTH or hidden_tag >= 0 or in_reading:
             i += 1
             continue
         point, width = _read_character(page, i)
@@ -556,25 +727,37 @@ def _read(page, names, phrase_step, phrase_found, hidden_name):
                 if started:
                     line_end[lines], line_node[lines] = size, stack[depth]
                     lines += 1
+                    breaks = 0
                     started, phrase_state = False, 0
                     if lines > MAX_LINES:
                         truncated = True
                         break
-                space_due = 0
-            else:  # code keeps its indentation
-                space_due = min(space_due + (4 if point == 9 else 1), MAX_INDENTATION)
+                breaks += not after_block
+                space_due, just_opened, after_block, after_code, joiner_due = 0, False, False, False, 0
+            elif point != 13:  # code keeps its indentation
+                text[size + space_due] = 9 if point == 9 else 32
+                space_due += 1
+            continue
+        if point >= 0xAD and _is_invisible(point):
+            joiner_due = point if started and (point == 0x200C or point == 0x200D) else 0
             continue
         if not started:
             started = True
             line_start[lines] = size
+            line_hidden[lines] = hidden_node if hidden_depth <= MAX_DEPTH else 0
+            line_breaks[lines] = breaks
             counts[lines, ANCHORS] = in_link
+            breaks, just_opened, after_block, after_break = 0, False, False, False
+        after_code = False
         if space_due:
             counts[lines, SPACES] += 1
             phrase_state = 0
-            for _ in range(space_due):
+            if preformatted == 0:
                 text[size] = 32
-                size += 1
-        space_due = 0
+            size += space_due
+        elif joiner_due and _joins(joiner_due, point_before, point):
+            size = _put_character(text, size, joiner_due)
+        space_due, joiner_due, point_before = 0, 0, point
         first = size
         size = _put_character(text, size, point)
         for k in range(first, size):
@@ -591,11 +774,17 @@ def _read(page, names, phrase_step, phrase_found, hidden_name):
         parent[:nodes].copy(),
         tag_of[:nodes].copy(),
         names_of[:nodes].copy(),
+        node_source[:nodes].copy(),
         line_start[:lines].copy(),
         line_end[:lines].copy(),
         line_node[:lines].copy(),
         line_phrases[:lines].copy(),
         counts[:lines].copy(),
+        line_hidden[:lines].copy(),
+        line_breaks[:lines].copy(),
+        mark_place[:marks].copy(),
+        mark_kind[:marks].copy(),
+        mark_source[:marks].copy(),
         truncated,
     )
 

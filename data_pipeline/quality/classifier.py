@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from data_pipeline.kernels.compiled import compiled
 from data_pipeline.kernels.minhash import mix
@@ -32,6 +32,7 @@ from data_pipeline.quality import model_file
 from data_pipeline.quality.curves import Quality, measure
 from data_pipeline.quality.reading import NEWLINE, read
 from pangu.foundation.errors import UserError
+from pangu.foundation.settings import Section
 
 KIND = "classifier"
 # fewer examples of a class than this say nothing about it
@@ -39,10 +40,8 @@ LEAST_EXAMPLES = 20
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
-class ClassifierSettings(BaseModel):
+class ClassifierSettings(Section):
     """How a classifier is trained. The defaults are what did best on held-out reviews and pages (docs/quality.md)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     gram: int = Field(default=4, description="n-grams of 1 to this many characters", ge=1, le=8)
     bits: int = Field(default=20, description="2^bits weights of 4 bytes; n-grams share them by hash", ge=8, le=26)

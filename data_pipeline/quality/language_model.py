@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from data_pipeline.kernels.compiled import compiled
 from data_pipeline.kernels.normal_form import TABLE_SIZE
 from data_pipeline.quality import model_file
 from data_pipeline.quality.reading import NEWLINE, read
 from pangu.foundation.errors import UserError
+from pangu.foundation.settings import Section
 
 KIND = "language model"
 UNKNOWN, BEGIN, END = 0, 1, 2  # <unk>, <s>, </s>; the characters follow, the most frequent first
@@ -40,10 +41,8 @@ _LEVEL_ARRAYS = ("words", "log_probability", "log_back_off", "first_child")
 _FALLBACK = (0.5, 1.0, 1.5)
 
 
-class LanguageModelSettings(BaseModel):
+class LanguageModelSettings(Section):
     """How a language model is trained. Order 5 is cc_net's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     order: int = Field(default=5, description="characters that an n-gram has at most", ge=2, le=8)
     prune: int = Field(

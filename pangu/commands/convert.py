@@ -5,6 +5,9 @@
   safetensors           a file, or a directory or index of several; our names or the PyTorch port's
   PyTorch               pytorch_model.bin, or a directory or index of several (PyTorch itself is not needed)
 
+  a run of ours         its directory (the newest whole checkpoint), or a step-* directory
+
+The output says its whole network: in the safetensors header, in the .ckpt as a string, and with --model-yaml in a file.
 The input is only ever read. The output appears when it is whole, and its SHA-256 is printed.
 
 python -m pangu convert checkpoint_file/ --strategy strategy.ckpt --to safetensors --out pangu-2.6B.safetensors
@@ -19,15 +22,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from pangu.config import ModelConfig
+from pangu.checkpoint.directory import STATE, meant_checkpoint
+from pangu.checkpoint.weights import MODEL_FILE, model_of, open_weights
+from pangu.config import ModelConfig, load_size
 from pangu.formats.conversion import SUFFIXES, Plan, make_plan
 from pangu.formats.source import Source, open_source
 from pangu.formats.write_output import WholeFile, check_output, write_output
 from pangu.foundation.errors import UserError
 
-MODEL_FILE = "model.yaml"
+NETWORK_WORDS = {
+    "assumed": "activation, final norm and types are those of the released models: the weights say nothing of them",
+    "not known": "heads, activation and types are not known, and the output does not say them: give --model",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--keep-optimizer", action="store_true", help="also adam_m.* and adam_v.*, where the input has them")
     add("--names", choices=["released", "master"], default="released", help="of the embeddings in a MindSpore file")
     add("--model-yaml", action="store_true", help=f"also write {MODEL_FILE} beside the output")
-    add("--heads", type=int, metavar="N", help=f"for {MODEL_FILE}, where the sizes are of no known model")
+    add("--model", metavar="MODEL", help="model.yaml or size of weights that do not say their network themselves")
+    add("--heads", type=int, metavar="N", help="of weights that do not say it; the rest is as in the released models")
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--dry-run", action="store_true", help="check the input, list what would be written, write nothing")
     add("--json", action="store_true", help="print the summary as JSON")
@@ -55,14 +65,27 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{out}: --to {arguments.to} writes a {SUFFIXES[arguments.to]} file")
     if arguments.names == "master" and arguments.to != "mindspore":
         raise UserError("--names master goes with --to mindspore")
-    with open_source(arguments.input, arguments.strategy, arguments.embeddings) as source:
+    arguments.input = meant_checkpoint(arguments.input)
+    with open_input(arguments) as source:
         return convert(source, arguments)
+
+
+def open_input(arguments: argparse.Namespace) -> Source:
+    """Open what is to be converted: a checkpoint of a run is compared with its checksums."""
+    if (arguments.input / STATE).is_file():
+        if arguments.strategy or arguments.embeddings:
+            raise UserError("--strategy and --embeddings: a checkpoint of a run says itself how it is split")
+        return open_weights(arguments.input)
+    return open_source(arguments.input, arguments.strategy, arguments.embeddings)
 
 
 def convert(source: Source, arguments: argparse.Namespace) -> int:
     out = arguments.out
-    plan = make_plan(source, arguments.to, arguments.dtype, arguments.keep_optimizer, arguments.names == "master")
-    config = plan.shape.config(arguments.heads, plan.final_norm) if arguments.model_yaml else None
+    said = load_size(arguments.model) if arguments.model else model_of(arguments.input, source)
+    master_names = arguments.names == "master"
+    plan = make_plan(source, arguments.to, arguments.dtype, arguments.keep_optimizer, master_names, said)
+    plan = with_network(plan, arguments)
+    config = plan.model if arguments.model_yaml else None
     summary = describe(plan)
     if out is not None:
         check_output(out, plan, arguments.overwrite)
@@ -86,6 +109,23 @@ def convert(source: Source, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def with_network(plan: Plan, arguments: argparse.Namespace) -> Plan:
+    """Return the plan with the network of weights that do not say it: of a known size, or as --heads completes it.
+
+    Raises UserError where it must be known and is not, and where --heads contradicts what is known.
+    """
+    if plan.model is not None:
+        if arguments.heads not in (None, plan.model.num_heads):
+            raise UserError(f"--heads {arguments.heads}: the model has {plan.model.num_heads}; leave it out")
+        return plan
+    try:
+        return replace(plan, model=plan.shape.config(arguments.heads, plan.final_norm), is_assumed=True)
+    except UserError:
+        if arguments.model_yaml or arguments.heads is not None:
+            raise
+        return plan
+
+
 def describe(plan: Plan) -> dict[str, object]:
     """What is known before writing."""
     shape = plan.shape
@@ -105,6 +145,8 @@ def describe(plan: Plan) -> dict[str, object]:
             "query_layer": shape.query_layer,
             "final_norm": plan.final_norm,
         },
+        "network": "not known" if plan.model is None else "assumed" if plan.is_assumed else "known",
+        "config": plan.model.model_dump(mode="json") if plan.model else None,
         "left_out": plan.left_out,
     }
 
@@ -145,6 +187,8 @@ def print_summary(summary: dict) -> None:
         print(f"wrote    {summary['output']}: {summary['tensors']} tensors, {'/'.join(summary['dtypes'])}, ", end="")
         print(f"{summary['bytes']:,} bytes in {summary['seconds']:.1f} s ({rate:,.0f} MB/s)")
         print(f"sha256   {summary['sha256']}")
+    if summary["network"] != "known":
+        print(f"network  {NETWORK_WORDS[summary['network']]}")
     if "model_yaml" in summary:
         print(f"wrote    {summary['model_yaml']}")
 

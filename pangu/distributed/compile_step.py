@@ -40,10 +40,10 @@ def compile_step(
     Raises UserError where the strategy is wrong or cannot be applied.
     """
     from pangu.foundation import errors as strategy_errors
-    from parallel_strategy.spec.strategy import Question
+    from parallel_strategy.mindspore.operator_splits import load_question
 
     try:
-        question = Question.load(strategy)
+        question = load_question(strategy)
         import pangu.model.network  # first of all importers of MindSpore, whose messages it quietens
         from parallel_strategy.mindspore.apply import StrategyFiles, apply, operators, start
         from parallel_strategy.mindspore.skeleton import skeleton_json, skeleton_question
@@ -105,12 +105,13 @@ def build_step(config: ModelConfig, accumulate: int):
     from mindspore.nn.utils import no_init_parameters
 
     from pangu.model import PanguAlpha
-    from pangu.training.loss import PretrainLoss
+    from pangu.training.loss import Loss
+    from pangu.training.objectives.causal import CausalBatch
     from pangu.training.optimizer import AdamW
     from pangu.training.step import TrainStep
 
     with no_init_parameters():
         network = PanguAlpha(config)
-        loss = PretrainLoss(network, END_OF_DOCUMENT, PAD)
+        loss = Loss(network, CausalBatch(END_OF_DOCUMENT, PAD))
         optimizer = AdamW(network.trainable_params(), BETA1, BETA2)
         return TrainStep(loss, optimizer, CLIP_NORM, accumulate)

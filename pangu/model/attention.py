@@ -16,6 +16,11 @@ from pangu.model.linear import Linear
 MASKED_SCORE = -10000.0
 
 
+def score_scale(config: ModelConfig) -> float:
+    """Return √(1/√(d/H)), by which queries and keys are scaled before their product: fp16 scores do not overflow."""
+    return 1 / math.sqrt(math.sqrt(config.head_size))
+
+
 class Attention(nn.Cell):
     """softmax(Q Kᵀ / √(d/H) + (1 - visible)·(-10000)) V, then the output projection.
 
@@ -35,8 +40,7 @@ class Attention(nn.Cell):
         self.num_heads, self.head_size = config.num_heads, config.head_size
         self.softmax_dtype = ms.float16 if config.softmax_dtype == "fp16" else ms.float32
         self.dtype = dtype
-        # Both factors are scaled before the product, so that fp16 scores do not overflow.
-        self.scale = 1 / math.sqrt(math.sqrt(config.head_size))
+        self.scale = score_scale(config)
         self.scale_queries, self.scale_keys = ops.Mul(), ops.Mul()
         self.split_transpose, self.merge_transpose = ops.Transpose(), ops.Transpose()
         self.scores = ops.BatchMatMul(transpose_b=True)
@@ -62,20 +66,20 @@ class Attention(nn.Cell):
         """[B, S, d] -> scaled keys and values, both [B, H, S, d/H]."""
         return self.split_heads(self.scale_keys(self.dense2(x), self.scale)), self.split_heads(self.dense3(x))
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
-        """Queries [B, H, Q, d/H], keys and values [B, H, K, d/H], penalty [B, 1, Q, K] -> [B, Q, d]."""
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, attention_bias: Tensor, dropout_seed: Tensor) -> Tensor:
+        """Queries [B, H, Q, d/H], keys and values [B, H, K, d/H], attention_bias [B, 1, Q, K] -> [B, Q, d]."""
         if self.fused and not (self.training and self.probability_dropout.rate):
-            heads = self.flash_attention(query, key, value, penalty)
+            heads = self.flash_attention(query, key, value, attention_bias)
         else:
             scores = self.add_penalty(
-                self.cast(self.scores(query, key), self.softmax_dtype), self.cast(penalty, self.softmax_dtype)
+                self.cast(self.scores(query, key), self.softmax_dtype), self.cast(attention_bias, self.softmax_dtype)
             )
             probabilities = self.probability_dropout(self.softmax(scores), dropout_seed)
             heads = self.context(self.cast(probabilities, self.dtype), value)
         merged = self.merge_transpose(heads, (0, 2, 1, 3))
         return self.reshape(merged, (*merged.shape[:2], self.num_heads * self.head_size))
 
-    def construct(self, query_input: Tensor, key_input: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
+    def construct(self, query_input: Tensor, key_input: Tensor, attention_bias: Tensor, dropout_seed: Tensor) -> Tensor:
         """Queries from `query_input` [B, S, d], keys and values from `key_input` [B, S, d] -> [B, S, d]."""
         key, value = self.keys_values(key_input)
-        return self.projection(self.attend(self.queries(query_input), key, value, penalty, dropout_seed))
+        return self.projection(self.attend(self.queries(query_input), key, value, attention_bias, dropout_seed))

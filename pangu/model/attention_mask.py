@@ -1,4 +1,4 @@
-"""Who sees whom, and at which position each token stands: made inside the graph from the token ids alone.
+"""Which token sees which, as the bias that attention adds to its scores: 0 where it sees, -10000 where it does not.
 
 Training packs several documents into a row. A token sees the tokens of its own document up to itself, and positions
 start again at 0 with each document; the token that ends a document still belongs to it.
@@ -11,8 +11,8 @@ from mindspore import Tensor, nn, ops
 from pangu.model.attention import MASKED_SCORE
 
 
-class Visibility(nn.Cell):
-    """ids int32 [B, S] -> positions int32 [B, S] and the score penalty fp32 [B, 1, S, S] (0 visible, -10000 not).
+class CausalMask(nn.Cell):
+    """ids int32 [B, S] -> positions int32 [B, S] and the attention bias fp32 [B, 1, S, S].
 
     end_of_document: id after which a new document begins; None: a row is one document.
     pad: id that neither sees nor is seen, as the original's evaluation network has it; None: padding is a token like
@@ -50,5 +50,28 @@ class Visibility(nn.Cell):
             real = self.cast(self.real(ids, self.pad), ms.float32)
             visible = self.see_real(visible, self.reshape(real, of_queries))
             visible = self.seen_real(visible, self.reshape(real, of_keys))
-        penalty = self.penalise(self.hidden(1.0, visible), MASKED_SCORE)
-        return positions, self.reshape(penalty, (batch, 1, length, length))
+        bias = self.penalise(self.hidden(1.0, visible), MASKED_SCORE)
+        return positions, self.reshape(bias, (batch, 1, length, length))
+
+
+class IntervalMask(nn.Cell):
+    """first and last seen step int32 [B, S] -> the attention bias fp32 [B, 1, S, S].
+
+    Step t of a row sees the steps first[t] .. last[t]. With documents that lie side by side this says causal, prefix
+    and bidirectional masks, and those of any order whose steps stand in that order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = ops.Less(), ops.Greater()
+        self.either, self.penalise = ops.LogicalOr(), ops.Mul()
+        self.cast, self.reshape = ops.Cast(), ops.Reshape()
+
+    def construct(self, first: Tensor, last: Tensor) -> Tensor:
+        batch, length = first.shape
+        steps = Tensor(np.arange(length, dtype=np.int32).reshape((1, 1, -1)))
+        of_queries = (batch, length, 1)
+        before = self.before(steps, self.reshape(first, of_queries))
+        after = self.after(steps, self.reshape(last, of_queries))
+        bias = self.penalise(self.cast(self.either(before, after), ms.float32), MASKED_SCORE)
+        return self.reshape(bias, (batch, 1, length, length))

@@ -3,7 +3,7 @@
 h = words[ids] + positions[pos]
 h = block_i(h)                       for every layer but the query layer
 h = final_norm(h)                    `final_norm: before_query`
-h = query_layer(h, queries[pos])
+h = query_layer(h, queries[asked])   `asked` is pos, unless an objective asks for other positions
 h = final_norm(h)                    `final_norm: after_query`
 logits = h · wordsᵀ                  tied, no bias
 """
@@ -23,8 +23,10 @@ DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
 
 
 class Decoder(nn.Cell):
-    """Everything below the logits: ids and positions int32 [B, S], penalty [B, 1, S, S] -> hidden [B, S, d].
+    """Everything below the logits -> hidden [B, S, d].
 
+    ids, positions, query_positions: int32 [B, S]; row r of the query table asks for the token at position r + 1.
+    attention_bias: [B, 1, S, S], added to the scores.
     dropout_seed: int32 scalar, used in training mode where the configuration has dropout.
     """
 
@@ -50,22 +52,24 @@ class Decoder(nn.Cell):
         hidden = self.embedding_add(self.word_embedding(ids), self.position_embedding(positions))
         return self.cast(self.embedding_dropout(hidden, dropout_seed), self.dtype)
 
-    def construct(self, ids: Tensor, positions: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
+    def construct(
+        self, ids: Tensor, positions: Tensor, query_positions: Tensor, attention_bias: Tensor, dropout_seed: Tensor
+    ) -> Tensor:
         hidden = self.embed(ids, positions, dropout_seed)
         for block in self.blocks:
-            hidden = block(hidden, penalty, dropout_seed)
+            hidden = block(hidden, attention_bias, dropout_seed)
         if self.final_norm == "before_query":
             hidden = self.layernorm(hidden)
         if self.query_layer:
-            query = self.cast(self.top_query_embedding(positions), self.dtype)
-            hidden = self.top_query_layer(hidden, query, penalty, dropout_seed)
+            query = self.cast(self.top_query_embedding(query_positions), self.dtype)
+            hidden = self.top_query_layer(hidden, query, attention_bias, dropout_seed)
         if self.final_norm == "after_query":
             hidden = self.layernorm(hidden)
         return hidden
 
 
 class PanguAlpha(nn.Cell):
-    """The network with its head: ids and positions int32 [B, S], penalty [B, 1, S, S] -> logits fp32 [B, S, V]."""
+    """The network with its head: what `Decoder` takes -> logits fp32 [B, S, V]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -86,5 +90,7 @@ class PanguAlpha(nn.Cell):
         rows = self.head(self.reshape(hidden, (-1, hidden.shape[-1])), table)
         return self.reshape(self.cast(rows, ms.float32), (*hidden.shape[:-1], -1))
 
-    def construct(self, ids: Tensor, positions: Tensor, penalty: Tensor, dropout_seed: Tensor) -> Tensor:
-        return self.logits(self.backbone(ids, positions, penalty, dropout_seed))
+    def construct(
+        self, ids: Tensor, positions: Tensor, query_positions: Tensor, attention_bias: Tensor, dropout_seed: Tensor
+    ) -> Tensor:
+        return self.logits(self.backbone(ids, positions, query_positions, attention_bias, dropout_seed))

@@ -13,8 +13,8 @@ class QueryLayer(Block):
     """
 
     def construct(  # type: ignore[override]  # it needs one input more
-        self, hidden: Tensor, query: Tensor, penalty: Tensor, dropout_seed: Tensor
+        self, hidden: Tensor, query: Tensor, attention_bias: Tensor, dropout_seed: Tensor
     ) -> Tensor:
-        attended = self.attention(query, self.layernorm1(hidden), penalty, dropout_seed)
+        attended = self.attention(query, self.layernorm1(hidden), attention_bias, dropout_seed)
         hidden = self.attention_add(hidden, self.attention_dropout(attended, dropout_seed))
         return self.feed_forward(hidden, dropout_seed)

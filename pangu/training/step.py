@@ -5,14 +5,14 @@ from collections.abc import Callable
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from pangu.training.loss import PretrainLoss
+from pangu.training.loss import Loss
 from pangu.training.optimizer import AdamW, global_norm
 
 
 class ScaledLoss(nn.Cell):
-    """rows int32 [B, S+1], scale fp32 and dropout seed int32, both scalar or [1] -> loss times scale, scalar."""
+    """What the loss takes, scale fp32 and dropout seed int32, both scalar or [1] -> loss times scale, scalar."""
 
-    def __init__(self, loss: PretrainLoss) -> None:
+    def __init__(self, loss: Loss) -> None:
         super().__init__(auto_prefix=False)
         self.network = loss
         self.scale, self.reshape = ops.Mul(), ops.Reshape()
@@ -22,10 +22,10 @@ class ScaledLoss(nn.Cell):
 
 
 class TrainStep(nn.Cell):
-    """Rows int32 [..., S+1] -> (loss, global norm of the unclipped gradient, whether the update was made).
+    """Prepared rows int32 [N, ...] -> (loss, global norm of the unclipped gradient, whether the update was made).
 
     The loss and its gradient are those of all rows at once, computed in `accumulate` parts: sums over these, divided
-    by `predictions`, the number of counted predictions in all of them (`pangu.training.loss.counted_predictions`).
+    by `predictions`, the objective's count of all of them (`Objective.predictions`).
 
     reduction: where other processes have other rows of the same batch, what adds up (gradients, loss) over all of them
     (`pangu.distributed.reduction`); `predictions` then counts the rows of all, and what is returned is the whole
@@ -37,7 +37,7 @@ class TrainStep(nn.Cell):
 
     def __init__(
         self,
-        loss: PretrainLoss,
+        loss: Loss,
         optimizer: AdamW | nn.Cell,
         clip_norm: float,
         accumulate: int,
@@ -62,7 +62,7 @@ class TrainStep(nn.Cell):
     def loss_and_gradients(
         self, rows: Tensor, scale: Tensor, dropout_seed: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Sums over all parts of rows [N, S+1], scaled. Scale and seed: scalars, or one of each for every part."""
+        """Sums over all parts of the rows, scaled. Scale and seed: scalars, or one of each for every part."""
         if self.cuts_rows_itself or self.accumulate == 1:
             return self.value_and_grad(rows, scale, dropout_seed)
         size = rows.shape[0] // self.accumulate
@@ -84,7 +84,7 @@ class TrainStep(nn.Cell):
         epsilon: Tensor,
         decay: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What `construct` does, of rows [N, S+1] and with what `loss_and_gradients` takes."""
+        """What `construct` does, with what `loss_and_gradients` takes."""
         loss, gradients = self.loss_and_gradients(rows, scale, dropout_seed)
         if self.reduction is not None:
             gradients, loss = self.reduction(gradients, loss)
@@ -105,6 +105,5 @@ class TrainStep(nn.Cell):
         epsilon: Tensor,
         decay: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        rows = rows.reshape((-1, rows.shape[-1]))
         scale = loss_scale / predictions
         return self.update(rows, scale, dropout_seed, loss_scale, learning_rate, epsilon, decay)

@@ -45,7 +45,8 @@ class Trainer:
         import mindspore as ms
 
         from pangu.model.network import build
-        from pangu.training.loss import PretrainLoss
+        from pangu.training.loss import Loss
+        from pangu.training.objectives.causal import Causal
         from pangu.training.step import TrainStep
 
         self.ms, self.model, self.config, self.data, self.world = ms, model, config, data, world
@@ -60,12 +61,13 @@ class Trainer:
         self.optimizer = self.make_optimizer()
         self.reduction = self.make_reduction()
         end_of_document = data.end_of_document if config.document_reset else None
-        loss = PretrainLoss(self.network, end_of_document, data.pad)
+        self.objective = Causal(end_of_document, data.pad)
+        loss = Loss(self.network, self.objective.in_graph())
         clip_norm = config.optimizer.clip_norm
         step = TrainStep(loss, self.optimizer, clip_norm, config.accumulate, self.reduction)
         self.applied = self.apply(step)
         self.train_step = self.applied or step
-        self.evaluation = PretrainLoss(self.network, end_of_document, data.pad)
+        self.evaluation = Loss(self.network, Causal(end_of_document, data.pad).in_graph())
         rate = config.learning_rate
         self.schedule = WarmupCosine(rate.peak, rate.end, rate.warmup_steps, rate.decay_steps or config.steps)
         scale = config.loss_scale.initial if model.compute_dtype == "fp16" else 1.0
@@ -148,7 +150,7 @@ class Trainer:
         """Write a checkpoint: one process whole, several that share the moments each its part."""
         from pangu.model.network import read_weights
 
-        decided = decided_fields(self.config, self.data)
+        decided = decided_fields(self.config, self.data, self.model.compute_dtype == "fp16")
         if self.strategy and (self.applied or self.is_sharded):
             from pangu.distributed import shards
 
@@ -160,7 +162,7 @@ class Trainer:
                 moments = {p.name: p.asnumpy().copy() for p in (*self.optimizer.first, *self.optimizer.second)}
                 checkpoint.save(run, self.state, read_weights(self.network), moments, self.model, decided)
         if self.world.is_first:
-            checkpoint.prune(run, self.config.keep_last)
+            checkpoint.prune(run, self.config.keep_last, self.state.step)
         self.world.wait()
         return path
 
@@ -185,7 +187,6 @@ class Trainer:
 
     def update(self, rows: np.ndarray) -> dict:
         """One update from rows int32 [batch_size, S+1], the same on every rank; returns its metrics."""
-        from pangu.training.loss import counted_predictions
         from pangu.training.optimizer import adam_scalars
 
         config, state = self.config, self.state
@@ -194,8 +195,9 @@ class Trainer:
         scalars = adam_scalars(
             state.step, rate, adam.beta1, adam.beta2, adam.epsilon, adam.weight_decay, adam.bias_correction
         )
-        predictions = counted_predictions(rows, self.data.pad)
-        mine = rows_of_rank(rows, config.accumulate, self.shares, self.share)
+        prepared = self.objective.prepare(rows, state.step * config.batch_size)
+        predictions = self.objective.predictions(prepared)
+        mine = rows_of_rank(prepared, config.accumulate, self.shares, self.share)
         self.network.set_train(True)
         seed = (config.seed * 7_368_787 + state.step * config.accumulate) % (1 << 31)
         loss, norm, finite = self.train_step(

@@ -6,17 +6,20 @@ fields are checked here; whatever breaks one gets a line with the field and the 
 
 import difflib
 import os
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from pangu.foundation.errors import UserError
+from pangu.foundation.errors import PlacedError, UserError
+from pangu.foundation.settings import changed, checked
+from pangu.foundation.yaml_document import shown
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.divide import divisors, even_stages, nearest
-from parallel_strategy.spec.file import PRESETS, SHORT, Section, SpecFile
+from parallel_strategy.spec.file import PRESETS, Section, SpecFile
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
 
@@ -158,6 +161,10 @@ class Override(Section):
 
 
 class StrategySpec(SpecFile):
+    """How a model is laid over a cluster. Every value can be edited; `predict` says what it costs."""
+
+    written_by: ClassVar[str] = "python -m parallel_strategy init"
+
     version: Literal[1] = 1
     model: ModelChoice = ModelChoice()
     cluster: ClusterChoice = ClusterChoice()
@@ -324,19 +331,24 @@ class Question(Section):
     strategy: StrategySpec
 
     @classmethod
-    def load(cls, path: Path | str) -> "Question":
-        """Read a strategy file and the files or presets that it names, and check them against each other."""
-        strategy = StrategySpec.load(path)
-        where = Path(path)
+    def load(cls, path: Path | str, changes: Iterable[Sequence[str]] = (), devices: int | None = None) -> "Question":
+        """Read a strategy file and the files or presets that it names, and check them against each other.
+
+        `changes` are the (field, value) pairs of `--set`; `devices` is how many compute, where they are not those of
+        the file's mesh.
+        """
+        document = changed(StrategySpec.read(path), changes)
+        strategy = checked(StrategySpec, document)
+        folder = Path(path).parent
         try:
-            return cls.resolve(strategy, where.parent)
+            return cls.resolve(strategy, folder, devices)
+        except PlacedError:
+            raise
         except UserError as error:
-            raise UserError(
-                str(error) if str(error).startswith(str(where.parent / "")) else f"{path}: {error}"
-            ) from None
+            raise document.mistake(str(error)) from None
 
     @classmethod
-    def resolve(cls, strategy: StrategySpec, folder: Path) -> "Question":
+    def resolve(cls, strategy: StrategySpec, folder: Path, devices: int | None = None) -> "Question":
         model = _choose(ModelSpec, strategy.model.preset, strategy.model.file, folder, "model", "pangu-alpha-2.6b")
         updates: dict[str, object] = {}
         if strategy.model.seq is not None:
@@ -350,7 +362,7 @@ class Question(Section):
         if strategy.framework.endswith(FILES):
             framework = FrameworkSpec.load(_there(folder, strategy.framework, "framework"))
         else:
-            framework = FrameworkSpec.preset(strategy.framework)
+            framework = _preset(FrameworkSpec, strategy.framework, "framework")
         strategy.check_model(model)
         strategy.check_stages(model)
         needed, present = strategy.mesh.devices, cluster.device_count
@@ -360,7 +372,7 @@ class Question(Section):
                 f"nearest mesh.dp: "
                 f"{max(1, strategy.mesh.dp * present // needed)}"
             )
-        crowded = cluster.crowded(strategy.mesh.devices)
+        crowded = cluster.crowded(devices or strategy.mesh.devices)
         return cls(model=model, cluster=crowded, framework=framework, strategy=strategy)
 
     def with_strategy(self, strategy: StrategySpec) -> "Question":
@@ -375,7 +387,16 @@ def _choose(kind, preset: str | None, file: str | None, folder: Path, field: str
         raise UserError(f"{field}: give preset or file, not both")
     if file is not None:
         return kind.load(_there(folder, file, f"{field}.file"))
-    return kind.preset(default if preset is None else preset)
+    return _preset(kind, default if preset is None else preset, f"{field}.preset")
+
+
+def _preset(kind, name: str, field: str):
+    try:
+        return kind.preset(name)
+    except PlacedError:
+        raise
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from None
 
 
 def _there(folder: Path, name: str, field: str) -> Path:
@@ -389,5 +410,5 @@ def _there(folder: Path, name: str, field: str) -> Path:
         beside = [entry.name for entry in folder.glob("*.y*ml")]
         near = difflib.get_close_matches(Path(name).name, beside, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"field {field!r} = {SHORT.repr(name)}: there is no such file in {folder.resolve()}{hint}")
+        raise UserError(f"{field}: {shown(name)}: there is no such file in {folder.resolve()}{hint}")
     return path

@@ -73,7 +73,8 @@ def step_seconds(case: Case, budget: float, clock: Callable[[], float]) -> float
     from pangu.config import ModelConfig
     from pangu.device import use_device
     from pangu.model.network import build
-    from pangu.training.loss import PretrainLoss, counted_predictions
+    from pangu.training.loss import Loss
+    from pangu.training.objectives.causal import Causal
     from pangu.training.optimizer import AdamW, adam_scalars
     from pangu.training.step import TrainStep
 
@@ -84,7 +85,9 @@ def step_seconds(case: Case, budget: float, clock: Callable[[], float]) -> float
     )  # fmt: skip
     network = build(config, seed=7)
     network.set_train(True)
-    train_step = TrainStep(PretrainLoss(network, None, -1), AdamW(network.trainable_params(), 0.9, 0.95), 1.0, 1)
+    objective = Causal(None, -1)
+    loss = Loss(network, objective.in_graph())
+    train_step = TrainStep(loss, AdamW(network.trainable_params(), 0.9, 0.95), 1.0, 1)
     random = np.random.default_rng(0)
     times: list[float] = []
     end = None
@@ -93,13 +96,13 @@ def step_seconds(case: Case, budget: float, clock: Callable[[], float]) -> float
         scalars = adam_scalars(len(times), 1e-4, 0.9, 0.95, 1e-8, 0.1, True)
         update = (scalars.learning_rate, scalars.epsilon, scalars.decay)
         start = clock()
-        loss, _, _ = train_step(
+        summed, _, _ = train_step(
             ms.Tensor(rows),
-            *(ms.Tensor(value, ms.float32) for value in (counted_predictions(rows, -1), 1.0)),
+            *(ms.Tensor(value, ms.float32) for value in (objective.predictions(rows), 1.0)),
             ms.Tensor(0, ms.int32),
             *(ms.Tensor(value, ms.float32) for value in update),
         )
-        loss.asnumpy()
+        summed.asnumpy()
         times.append(clock() - start)
         if end is None:
             end = time.perf_counter() + budget

@@ -79,7 +79,8 @@ class Ours:
 
         from pangu.device import use_device
         from pangu.model.network import build
-        from pangu.training.loss import PretrainLoss
+        from pangu.training.loss import Loss
+        from pangu.training.objectives.causal import Causal
         from pangu.training.optimizer import AdamW
         from pangu.training.step import TrainStep
 
@@ -88,18 +89,18 @@ class Ours:
         network = build(case.model, first_weights(case))
         network.set_train(True)
         optimizer = AdamW(network.trainable_params(), *BETAS)
-        self.train_step = TrainStep(PretrainLoss(network, None, NO_PAD), optimizer, CLIP_NORM, accumulate=1)
+        self.objective = Causal(None, NO_PAD)
+        self.train_step = TrainStep(Loss(network, self.objective.in_graph()), optimizer, CLIP_NORM, accumulate=1)
 
     def step(self) -> float:
-        from pangu.training.loss import counted_predictions
         from pangu.training.optimizer import adam_scalars
 
         rows = batch_of(self.case, self.taken)
         scalars = adam_scalars(self.taken, LEARNING_RATE, *BETAS, EPSILON, WEIGHT_DECAY, bias_correction=True)
-        numbers = (counted_predictions(rows, NO_PAD), 1.0)
+        numbers = (self.objective.predictions(rows), 1.0)
         update = (scalars.learning_rate, scalars.epsilon, scalars.decay)
         loss, _, _ = self.train_step(
-            self.ms.Tensor(rows[None]),
+            self.ms.Tensor(rows),
             *(self.ms.Tensor(value, self.ms.float32) for value in numbers),
             self.ms.Tensor(0, self.ms.int32),
             *(self.ms.Tensor(value, self.ms.float32) for value in update),

@@ -48,7 +48,7 @@ def test_story(tmp_path: Path, tokenizer_directory: Path, capsys: pytest.Capture
         return capsys.readouterr().out
 
     rows = [{"id": f"d{number}", "text": make_text(number, 8)} for number in range(30)]
-    rows += [{"id": "twin", "text": make_text(3, 8)}, {"id": "short", "text": "★太短★"}]
+    rows += [{"id": "twin", "text": make_text(3, 8)}, {"id": "short", "text": "😀太短😀"}]
     write_jsonl(tmp_path / "in" / "news.jsonl", rows)
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     call(
@@ -70,7 +70,7 @@ def test_story(tmp_path: Path, tokenizer_directory: Path, capsys: pytest.Capture
     assert len(call("inspect", out, "-n", 4, "--json").splitlines()) == 4
     assert "id d0" in call("inspect", next((out / "documents").iterdir()), "-n", 1)
     told = call("why", out, "short")
-    assert "-★太短★" in told and "+太短" in told and "dropped, too_short:2 characters" in told
+    assert "-😀太短😀" in told and "+太短" in told and "dropped, too_short:2 characters" in told
     told = json.loads(call("why", out, "d7", "--json"))
     assert [stage["stage"] for stage in told["stages"]] == ["read", "clean", "dedup_exact"]
     place = told["packed"][0]
@@ -89,15 +89,15 @@ def test_story(tmp_path: Path, tokenizer_directory: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["run", "missing.yaml", "--out", "o"], "missing.yaml: No such file"),
+        (["run", "missing.yaml", "--out", "o"], "missing.yaml: cannot be read: No such file"),
         (["stats", "nowhere"], "not the output directory of a run"),
         (["why", "nowhere", "1"], "not the output directory of a run"),
         (["inspect", "nowhere"], "not the output directory of a run"),
         (["show", "nowhere.parquet"], "nowhere.parquet: no such file"),
-        (["init", "--corpus", "a", "--set", "pack.seq_length", "0", "--out", "r.yaml"], "nearest legal value is 1"),
+        (["init", "--corpus", "a", "--set", "pack.seq_length", "0", "--out", "r.yaml"], "nearest: 1"),
         (["init", "--set", "pack.seq_lenght", "9", "--out", "r.yaml"], "did you mean 'pack.seq_length'"),
         (["show", "."], "a directory; name a file in it"),
-        (["inspect", ".", "-n", "-1"], "the nearest legal value is 0"),
+        (["inspect", ".", "-n", "-1"], "nearest: 0"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -128,9 +128,8 @@ def test_a_damaged_run_is_one_line(
 
 def test_an_empty_output_name_is_not_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as caught:
-        main(["run", "recipe.yaml", "--out", ""])
-    assert caught.value.code == 2 and not list(tmp_path.iterdir())
+    assert main(["run", "recipe.yaml", "--out", ""]) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_show_says_how_many_samples_there_are(tmp_path: Path) -> None:

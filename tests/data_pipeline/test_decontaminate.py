@@ -298,7 +298,7 @@ def test_stage(tmp_path: Path, corpus: Callable[..., tuple[list[dict], Path]], r
     [
         ({}, "evaluation: is empty"),
         ({"evaluation": ["nowhere"]}, "no file there"),
-        ({"evaluation": ["a.jsonl"], "gram": 3}, "nearest legal value is 8"),
+        ({"evaluation": ["a.jsonl"], "gram": 3}, "nearest: 8"),
         ({"evaluation": ["a.jsonl"], "fields": ["none"]}, "no text of 20 characters"),
         ({"evaluation": ["bad.bin"]}, "not a text"),
     ],

@@ -138,7 +138,7 @@ def test_a_tokenizer_counts(
         ({"weights": {"news": 1, "boks": 1, "web": 1}}, "did you mean 'books'?"),
         ({"weights": {"news": 1, "books": 1}}, "nothing for source 'web'; 0 leaves it out"),
         ({"weights": {"news": 0, "books": 0, "web": 0}}, "all are 0"),
-        ({"weights": {"news": -1, "books": 1, "web": 1}}, "nearest legal value is 0"),
+        ({"weights": {"news": -1, "books": 1, "web": 1}}, "nearest: 0"),
         ({"weights": {}, "epochs": {}}, "exclude each other"),
         ({"preset": "pangu-alpha-13b"}, "the preset names public, ebooks, common_crawl, news, encyclopedia"),
         ({"weights": {"news": 1, "books": 1, "web": 1}, "tokens": "many"}, "write it like 200B"),
@@ -164,7 +164,7 @@ def test_table_4_is_a_recipe(tmp_path: Path) -> None:
     assert weights is not None and round(sum(weights.values()), 2) == 100.0
     epochs = mix.load_preset("pangu-alpha-200b-epochs").epochs
     assert epochs == {"public": 3.65, "ebooks": 0.41, "common_crawl": 0.85, "news": 2.2, "encyclopedia": 3}
-    templates = sorted((Path(mix.__file__).parents[1] / "recipes").glob("*.yaml"))
+    templates = sorted((Path(mix.__file__).parents[2] / "recipes").glob("*.yaml"))
     assert [path.stem for path in templates] == ["pangu-alpha-13b", "pangu-alpha-200b"]
     for path in templates:
         stages = {stage.kind: stage.settings for stage in Recipe.load(path).stages}

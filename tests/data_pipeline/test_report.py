@@ -182,7 +182,7 @@ def test_the_size_is_bounded_and_the_page_the_same_each_time(corpus: Path, tmp_p
         (["nowhere"], "not the output directory of a run"),
         (["RUN", "--maximum", "9kB"], "without any sample"),
         (["RUN", "--maximum", "big"], "is not a size"),
-        (["RUN", "--samples", "-1"], "nearest legal value is 0"),
+        (["RUN", "--samples", "-1"], "nearest: 0"),
         (["RUN", "--out", "/nowhere/report.html"], "does not exist"),
     ],
 )

@@ -217,7 +217,7 @@ def test_the_command_stops_resumes_and_feeds_training(tmp_path: Path, capsys: py
     [
         (["none.jsonl", "--out", "out"], "none.jsonl: no such file"),
         (["--out", "out"], "out: no such review; name what to review"),
-        (["a.jsonl", "--out", "out", "--count", "0"], "--count 0: the nearest legal value is 1"),
+        (["a.jsonl", "--out", "out", "--count", "0"], "--count 0: nearest: 1"),
         (["a.jsonl", "--out", "damaged"], "damaged line 2: no line of a review"),
         (["a.jsonl", "--out", "empty"], "empty: is empty"),
         (["a.jsonl", "--out", "out", "--reason", "spam"], "a.jsonl: no document dropped for 'spam' to review"),

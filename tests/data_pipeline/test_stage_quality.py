@@ -128,7 +128,7 @@ def test_models_and_examples_from_files(tmp_path: Path, sources: list[dict], rec
         ({"spam": {**FROM_SOURCES, "negatives": ["source:book"]}}, "'source:book': the recipe has no such source"),
         ({"language_model": {}}, "give either `model` or `texts`"),
         ({"quality": FROM_SOURCES, "perplexity_percentiles": [60, 30]}, "0 < head < middle < 100 would be right"),
-        ({"quality": {**FROM_SOURCES, "grams": 3}}, "grams: unknown field"),
+        ({"quality": {**FROM_SOURCES, "grams": 3}}, "grams': is unknown"),
     ],
 )
 def test_mistakes_of_a_recipe(sources: list[dict], recipe_at: Callable[..., Path], stage: dict, message: str) -> None:

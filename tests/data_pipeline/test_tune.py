@@ -70,7 +70,7 @@ def test_signals_and_rules_of_clean(
         (["digit_share"], "give --minimum or --maximum"),
         (["short", "--threshold", "1", "--minimum", "2"], "give --minimum or --maximum"),
         (["short", "--threshold", "nan"], "not a number"),
-        (["short", "-n", "-1"], "nearest legal value is 0"),
+        (["short", "-n", "-1"], "nearest: 0"),
     ],
 )
 def test_mistakes_are_one_line(

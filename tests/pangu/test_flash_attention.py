@@ -9,7 +9,7 @@ import pytest
 from mindspore import Tensor
 
 from pangu.config import ModelConfig
-from pangu.model.attention_mask import Visibility
+from pangu.model.attention_mask import CausalMask
 from pangu.model.network import build
 
 CONFIG = ModelConfig(
@@ -45,7 +45,8 @@ def test_fused_attention_equals_the_composed(pynative, end_of_document: int | No
     random = np.random.default_rng(2)
     ids = random.integers(10, 40, (2, 12)).astype(np.int32)
     ids[0, 4] = ids[1, 7] = 9
-    inputs = (Tensor(ids), *Visibility(end_of_document)(Tensor(ids)), Tensor(0, ms.int32))
+    positions, bias = CausalMask(end_of_document)(Tensor(ids))
+    inputs = (Tensor(ids), positions, positions, bias, Tensor(0, ms.int32))
     composed = network(*inputs).asnumpy()
     calls = []
     backbone = network.backbone
@@ -67,8 +68,9 @@ def test_dropout_of_probabilities_in_training_is_composed(pynative) -> None:
         layer.attention.fused = True
         layer.attention.flash_attention.kernel = lambda *given: pytest.fail("fused in training")
     ids = Tensor(np.full((1, 12), 11, np.int32))
-    logits = network(ids, *Visibility(9)(ids), Tensor(3, ms.int32)).asnumpy()
-    again = network(ids, *Visibility(9)(ids), Tensor(3, ms.int32)).asnumpy()
-    other = network(ids, *Visibility(9)(ids), Tensor(4, ms.int32)).asnumpy()
+    positions, bias = CausalMask(9)(ids)
+    logits, again, other = (
+        network(ids, positions, positions, bias, Tensor(seed, ms.int32)).asnumpy() for seed in (3, 3, 4)
+    )
     np.testing.assert_array_equal(logits, again)
     assert (logits != other).any()

@@ -12,7 +12,7 @@ from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
 from pangu.generation.engine import CHUNK
-from pangu.model.attention_mask import Visibility
+from pangu.model.attention_mask import CausalMask
 from pangu.model.network import build, read_weights
 from tests.pangu import oracle
 
@@ -48,12 +48,12 @@ class Network:
         network = build(self.config, weights or self.weights)
         network.set_train(False)
         tokens = Tensor(ids.astype(np.int32))
-        positions, penalty = Visibility()(tokens)
+        positions, penalty = CausalMask()(tokens)
         if hidden_token is not None:
             changed = penalty.asnumpy().copy()
             changed[:, :, hidden_token + 1 :, hidden_token] = -10000
             penalty = Tensor(changed)
-        return log_softmax(network(tokens, positions, penalty, Tensor(0, ms.int32)).asnumpy())
+        return log_softmax(network(tokens, positions, positions, penalty, Tensor(0, ms.int32)).asnumpy())
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -9,9 +9,10 @@ from mindspore import Tensor
 from safetensors.numpy import save_file
 
 from pangu.cli import main
-from pangu.model.attention_mask import Visibility
+from pangu.model.attention_mask import CausalMask
 from pangu.model.network import build
-from pangu.training.loss import PretrainLoss, counted_predictions
+from pangu.training.loss import Loss
+from pangu.training.objectives.causal import Causal
 from tests.pangu import oracle
 
 FP32 = ["fp32_gelu", "fp32_fastgelu", "fp32_fastgelu_pipeline2"]
@@ -37,10 +38,10 @@ def test_forward_equals_the_oracle(shared: Path, name: str, mode: int) -> None:
     network.set_train(False)
     for case in ["plain", "packed", "padded", "eod_is_pad"]:
         ids = Tensor(arrays[f"{case}/input_ids"])
-        positions, penalty = Visibility(end_of_document(case, meta))(ids)
+        positions, penalty = CausalMask(end_of_document(case, meta))(ids)
         np.testing.assert_array_equal(positions.asnumpy(), arrays[f"{case}/position_ids"])
         np.testing.assert_array_equal(penalty.asnumpy()[:, 0] == 0, arrays[f"{case}/attention_mask"].astype(bool))
-        logits = network(ids, positions, penalty, NO_SEED).asnumpy()
+        logits = network(ids, positions, positions, penalty, NO_SEED).asnumpy()
         np.testing.assert_allclose(logits, arrays[f"{case}/logits"], rtol=0, atol=tolerance)
 
 
@@ -52,7 +53,7 @@ def test_every_hidden_state_equals_the_oracle(shared: Path, name: str) -> None:
     backbone.set_train(False)
     for case in ["plain", "packed", "padded", "eod_is_pad"]:
         ids = Tensor(arrays[f"{case}/input_ids"])
-        positions, penalty = Visibility(end_of_document(case, meta))(ids)
+        positions, penalty = CausalMask(end_of_document(case, meta))(ids)
         query = backbone.top_query_embedding(positions)
         hidden = backbone.embed(ids, positions, NO_SEED)
         states = {"embedding": hidden, "query_embedding": query}
@@ -77,8 +78,8 @@ def test_loss_equals_the_oracle(shared: Path, name: str) -> None:
     network.set_train(False)
     for case in ["packed", "padded", "eod_is_pad"]:
         rows = arrays[f"{case}/full_ids"].astype(np.int32)
-        loss = PretrainLoss(network, end_of_document(case, meta), meta["pad"])(Tensor(rows), NO_SEED).asnumpy()
-        mean = loss / counted_predictions(rows, meta["pad"])
+        objective = Causal(end_of_document(case, meta), meta["pad"])
+        mean = Loss(network, objective.in_graph())(Tensor(rows), NO_SEED).asnumpy() / objective.predictions(rows)
         np.testing.assert_allclose(mean, arrays[f"{case}/loss"][0], atol=2e-5 if name in FP32 else 5e-2)
 
 
@@ -88,7 +89,8 @@ def test_evaluation_log_probabilities_equal_the_oracle(shared: Path, name: str) 
     network = build(config, weights)
     network.set_train(False)
     ids = Tensor(arrays["eval/input_ids"])
-    logits = network(ids, *Visibility(pad=meta["pad"])(ids), NO_SEED).asnumpy()[0, arrays["eval/current_index"][0]]
+    positions, bias = CausalMask(pad=meta["pad"])(ids)
+    logits = network(ids, positions, positions, bias, NO_SEED).asnumpy()[0, arrays["eval/current_index"][0]]
     shifted = logits.astype(np.float64) - logits.max()
     log_probabilities = shifted - np.log(np.exp(shifted).sum())
     np.testing.assert_allclose(log_probabilities, arrays["eval/log_probs"][0], rtol=0, atol=2e-5)

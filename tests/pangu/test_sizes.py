@@ -111,8 +111,8 @@ def test_no_yaml_content_breaks_the_reader(fields: object) -> None:
     ("change", "complaint"),
     [
         ({"num_head": 2}, "did you mean 'num_heads'"),
-        ({"hidden_size": "big"}, "field 'hidden_size' = 'big'"),
-        ({"activation": "gelu"}, "'gelu_tanh', 'gelu_erf' or 'fast_gelu'"),
+        ({"hidden_size": "big"}, "field 'hidden_size': 'big' is not a whole number"),
+        ({"activation": "gelu"}, "is not one of gelu_tanh, gelu_erf, fast_gelu"),
         ({"num_heads": 3}, "the nearest that is: 9"),
         ({"num_layers": 1}, "at least 2"),
         ({"query_layer": False, "final_norm": "after_query"}, "needs query_layer: true"),

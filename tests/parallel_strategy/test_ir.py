@@ -14,7 +14,7 @@ from parallel_strategy.mindspore.fusion import numbers, of_emulator
 from tests.parallel_strategy.layouts import tiny_model
 from tests.parallel_strategy.strategies import question
 
-BLOCK = "Default/network-Step/network-PretrainLoss/backbone-Decoder/blocks-CellList/1-Block/attention-Attention"
+BLOCK = "Default/network-Step/network-Loss/backbone-Decoder/blocks-CellList/1-Block/attention-Attention"
 TEXT = f"""# IR entry: @1_step_construct
 # Total subgraphs: 4
 %para1_rows: <Tensor[Int32], (4, 33)> : [8, 33]

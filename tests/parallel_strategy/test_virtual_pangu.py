@@ -8,15 +8,16 @@ import pytest
 from mindspore import Tensor
 
 from pangu.config import ModelConfig
-from pangu.model.attention_mask import Visibility
+from pangu.model.attention_mask import CausalMask
 from pangu.model.network import build, read_weights
-from pangu.training.loss import PretrainLoss
+from pangu.training.loss import Loss
+from pangu.training.objectives.causal import CausalBatch
 from pangu.training.optimizer import AdamW
-from parallel_strategy.graph.stored import is_turned, released_name
+from parallel_strategy.mindspore.pangu_network import is_turned, released_name
 from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.virtual.adam import Adam
+from parallel_strategy.virtual.arithmetic import MASKED_SCORE
 from parallel_strategy.virtual.batch import END_OF_DOCUMENT, PAD, Tokens, draw_rows, predictions, tokens_of
-from parallel_strategy.virtual.operators import MASKED_SCORE
 from parallel_strategy.virtual.serial import Serial, Weights, draw_weights, logits_of, loss_and_gradients, shapes
 from tests.pangu import oracle
 
@@ -56,8 +57,8 @@ def models(request):
 def test_logits_are_those_of_pangu(models) -> None:
     model, weights, network, rows = models
     ids = Tensor(rows[:, :-1])
-    positions, penalty = Visibility(END_OF_DOCUMENT)(ids)
-    expected = network(ids, positions, penalty, Tensor(0, ms.int32)).asnumpy()
+    positions, penalty = CausalMask(END_OF_DOCUMENT)(ids)
+    expected = network(ids, positions, positions, penalty, Tensor(0, ms.int32)).asnumpy()
     np.testing.assert_allclose(logits_of(model, weights, tokens_of(rows, np.float32)), expected, rtol=0, atol=1e-5)
     # the reference is float64's; float32 is not equal to it by chance
     exact = {name: weight.astype(np.float64) for name, weight in weights.items()}
@@ -69,7 +70,7 @@ def test_loss_gradients_and_updates_are_those_of_pangu(models) -> None:
     adam = Adam(epsilon=1e-6)
     serial = Serial(model, weights, adam)
     optimizer = AdamW(network.trainable_params(), adam.beta1, adam.beta2)
-    forward = PretrainLoss(network, END_OF_DOCUMENT, PAD)
+    forward = Loss(network, CausalBatch(END_OF_DOCUMENT, PAD))
     value_and_grad = ms.jit(ms.value_and_grad(forward, None, optimizer.parameters))
     scalars = [Tensor(value, ms.float32) for value in (adam.learning_rate, adam.epsilon, adam.decay)]
     divisor = predictions(rows)

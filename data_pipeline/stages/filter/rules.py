@@ -11,20 +11,21 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from data_pipeline.kernels.text_signals import NAMES
+from pangu.foundation.settings import Section, checked
+from pangu.foundation.yaml_document import read_document
 
 PRESETS = Path(__file__).with_name("presets")
 # what is counted of sensitive words: all hits, overlapping ones too, and different words
 SENSITIVE_SIGNALS = ("sensitive_hits", "sensitive_words")
 
 
-class Rule(BaseModel):
+class Rule(Section):
     """Drops a document whose signal lies below `minimum` or above `maximum`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     name: str = Field(pattern=r"^[a-z0-9_]+$", description="the reason that dropped documents carry")
     signal: str = Field(description="one of the names in kernels/text_signals.py")
@@ -59,10 +60,8 @@ class Rule(BaseModel):
         return bad & applies
 
 
-class SensitiveRule(BaseModel):
+class SensitiveRule(Section):
     """Drops a document with more sensitive words than `maximum`, counted by `mode` (kernels/keywords.py)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     mode: Literal["count", "distinct", "per_1000_characters", "distinct_per_line"] = "count"
     maximum: float = Field(default=3, ge=0)
@@ -81,12 +80,11 @@ class SensitiveRule(BaseModel):
                 return words / np.maximum(signals["lines"], 1)
 
 
-class Preset(BaseModel):
+class Preset(Section):
     """The content of a preset file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     rules: tuple[Rule, ...]
+    measured_on: Literal["text", "prose"] = "text"
     sensitive: SensitiveRule | None = None
 
 
@@ -100,7 +98,7 @@ def load_preset(name: str) -> Preset:
     """One of `preset_names()`."""
     if name not in preset_names():
         raise ValueError(f"no preset {name!r}; there are {', '.join(preset_names())}")
-    return Preset.model_validate(yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")))
+    return checked(Preset, read_document(PRESETS / f"{name}.yaml"))
 
 
 def drop_reasons(signals: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> pa.Array:

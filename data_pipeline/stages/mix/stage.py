@@ -27,14 +27,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 import pangu.foundation.errors
 from data_pipeline import record
 from data_pipeline.engine.steps import Context, Global, GroupBy, Map, StageSettings
 from data_pipeline.engine.whole import checksum
 from pangu.foundation.errors import UserError
+from pangu.foundation.settings import Section, checked
+from pangu.foundation.yaml_document import read_document
 
 PRESETS = Path(__file__).with_name("presets")
 # parts of an epoch that can be told apart: documents are taken by the leading bits of their hash
@@ -57,10 +58,8 @@ def _parse_tokens(value: Any) -> Any:
     return round(float(match[1]) * _TOKEN_UNITS[match[2].upper()])
 
 
-class Preset(BaseModel):
+class Preset(Section):
     """A file of `presets/`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights: dict[str, float] | None = None
     epochs: dict[str, float] | None = None
@@ -70,7 +69,7 @@ class Preset(BaseModel):
 @cache
 def load_preset(name: str) -> Preset:
     """One of the files in PRESETS."""
-    return Preset.model_validate(yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")))
+    return checked(Preset, read_document(PRESETS / f"{name}.yaml"))
 
 
 class Settings(StageSettings):
@@ -107,7 +106,7 @@ class Settings(StageSettings):
         for name, table in (("weights", self.weights), ("epochs", self.epochs)):
             for source, value in (table or {}).items():
                 if not 0 <= value < float("inf"):
-                    raise ValueError(f"{name}.{source}: {value} is out of range; the nearest legal value is 0")
+                    raise ValueError(f"{name}.{source}: {value} is out of range; nearest: 0")
         if self.weights is not None and not sum(self.weights.values()):
             raise ValueError("weights: all are 0; one at least must be more")
         return self

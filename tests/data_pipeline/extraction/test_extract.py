@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.cli import main
 from data_pipeline.extraction.extract import extract
-from data_pipeline.extraction.page import MAX_DEPTH, read_page
+from data_pipeline.extraction.page import _KINDS, BLOCK, MAX_DEPTH, TAG, read_page
 from data_pipeline.extraction.scoring import labelled_pages, scores
 
 SENTENCES = [
@@ -313,3 +313,10 @@ class TestCommand:
         assert main(["extract", str(tmp_path / "a.html"), "--out", str(tmp_path / "no" / "texts.jsonl")]) == 2
         assert capsys.readouterr().err.count("error: ") == 3
         assert not out.exists() and [path.name for path in tmp_path.iterdir()] == ["a.html"]
+
+
+def test_every_tag_is_known_by_its_number() -> None:
+    tags = [tag for tag, number in TAG.items() if _KINDS[number] == BLOCK and tag not in ("html", "head", "body")]
+    for tag in tags:
+        flat = read_page(f"<{tag}>x</{tag}>".encode())
+        assert flat.node_tag[-1] == TAG[tag], tag

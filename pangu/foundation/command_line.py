@@ -1,0 +1,157 @@
+"""The command line of all three packages: finds the verb, imports what it needs, and says mistakes in one line.
+
+A package's `cli.py` holds only its table of verbs. The code of a verb is `PACKAGE/commands/VERB.py` (dashes become
+underscores) with `add_arguments(parser)` and `run(arguments)`, and its docstring is its help.
+"""
+
+import argparse
+import codecs
+import difflib
+import importlib
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from pangu.foundation.best_effort import NO_ROOM, discard_standard_output, reason_of, warn
+from pangu.foundation.errors import UserError
+from pangu.foundation.version import __version__
+
+DONE, MISTAKE, DOES_NOT_FIT, INTERRUPTED = 0, 2, 3, 128 + signal.SIGINT
+EXIT_CODES = "exit code: 0 done, 2 a mistake of the user, 130 interrupted"
+
+# What takes the place of a character that a terminal cannot show.
+PLAIN = {
+    "−": "-", "–": "-", "—": "-", "‑": "-", "×": "x", "·": "*", "…": "...", "→": "->", "←": "<-", "≤": "<=",
+    "≥": ">=", "≠": "!=", "≈": "~", "α": "alpha", "β": "beta", "γ": "gamma", "λ": "lambda", "μ": "u", "µ": "u",
+    "σ": "sigma", "Δ": "delta", "∞": "inf", "√": "sqrt", "²": "2", "³": "3", "₂": "2", "§": "section ", "°": "deg",
+    "“": '"', "”": '"', "‘": "'", "’": "'", "•": "*", "─": "-", "━": "-", "│": "|", "█": "#", "\u00a0": " ",
+}  # fmt: skip
+_PLACE = re.compile(r"(?P<file>[^\n:]+?)(?::(?P<line>\d+))?: (?:field '(?P<field>[^']*)': )?(?P<what>.*)", re.S)
+
+
+def main(package: str, verbs: Mapping[str, str], argv: Sequence[str] | None = None) -> int:
+    """Run one verb of a package. Returns the exit code: 0 done, 2 a mistake of the user, 130 interrupted.
+
+    verbs: each with its line of help.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    show_everything()
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    is_json = "--json" in argv
+    try:
+        parser, run = _parser(package, verbs, chosen)
+        arguments = parser.parse_args(argv)
+        code = run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _mistake(str(error), is_json)
+    except BrokenPipeError:  # whoever read the output, like `head`, has gone
+        discard_standard_output()
+        return DONE
+    except OSError as error:
+        if error.filename is not None:
+            return _mistake(f"{error.filename!s}: {reason_of(error)}", is_json)
+        if error.errno not in NO_ROOM:
+            raise
+        discard_standard_output()
+        return _mistake(f"standard output: cannot be written: {reason_of(error)}", is_json=False)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("pangu", "parallel_strategy", "data_pipeline", ""):
+            raise
+        return _mistake(f"the Python module {error.name!r} is missing; `pip install` what the README names", is_json)
+    except KeyboardInterrupt:
+        warn("interrupted")
+        return INTERRUPTED
+
+
+def show_everything() -> None:
+    """Let no character that a terminal cannot show stop the program: a plain one takes its place."""
+    codecs.register_error("plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None and getattr(stream, "errors", None) != "plain":
+            reconfigure(errors="plain")
+
+
+def nearest(given: str, known: Sequence[str]) -> str:
+    """Return `; did you mean 'x'?`, or nothing."""
+    close = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line with the nearest legal word.
+
+    What a verb does not know, the outer parser finds: `inner` is the verb's parser.
+    """
+
+    inner: "Parser | None" = None
+
+    def error(self, message: str) -> NoReturn:
+        if self.inner is not None:
+            self.inner.error(message)
+        verb = self.prog.rpartition("-m ")[2]
+        raise UserError(f"{verb}: {message}{self._hint(message)}; `{self.prog} --help` says more")
+
+    def _hint(self, message: str) -> str:
+        choice = re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message)
+        if choice:
+            return nearest(choice[1], [word.strip(" '") for word in choice[2].split(",")])
+        option = re.search(r"unrecognized arguments: (--[\w.-]+)", message)
+        return nearest(option[1], list(self._option_string_actions)) if option else ""
+
+
+def _parser(
+    package: str, verbs: Mapping[str, str], chosen: str | None
+) -> tuple[Parser, Callable[[argparse.Namespace], int]]:
+    """Return the parser, and the function that runs the chosen verb."""
+    prog = f"python -m {package}"
+    description = (sys.modules[package].__doc__ or "").strip()
+    parser = Parser(prog=prog, description=description, epilog=EXIT_CODES)
+    parser.add_argument("--version", action="version", version=f"{package} {__version__}")
+    if chosen is not None and chosen not in verbs:
+        raise UserError(f"unknown verb {chosen!r}{nearest(chosen, list(verbs))}; `{prog} --help` lists them")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    run: Any = None
+    for verb, summary in verbs.items():
+        subparser = subparsers.add_parser(verb, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if verb == chosen:
+            module = importlib.import_module(f"{package}.commands.{verb.replace('-', '_')}")
+            subparser.description = module.__doc__
+            module.add_arguments(subparser)
+            run = module.run
+            parser.inner = subparser
+    return parser, run
+
+
+def _mistake(message: str, is_json: bool) -> int:
+    """Say what is wrong: one line on standard error, and an object on standard output where the caller reads JSON."""
+    line = " ".join(message.split("\n"))
+    if is_json:
+        parts = _PLACE.fullmatch(line)
+        place = {name: part for name, part in parts.groupdict().items() if part and name != "what"} if parts else {}
+        if "line" in place:
+            place["line"] = int(place["line"])
+        _print_json({"error": line, **(place if "line" in place or "field" in place else {})})
+    warn(f"error: {line}")
+    return MISTAKE
+
+
+def _print_json(content: Mapping[str, Any]) -> None:
+    try:
+        print(json.dumps(content, ensure_ascii=False), flush=True)
+    except OSError:
+        discard_standard_output()
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Return what takes the place of characters that an encoding does not have."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    encodable = "".join(PLAIN.get(character, "?") for character in error.object[error.start : error.end])
+    return encodable, error.end
