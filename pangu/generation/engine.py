@@ -101,11 +101,11 @@ class Generator:
         engine: EngineName | None = None,
         threads: int | None = None,
     ) -> "Generator":
-        """From a run directory, a checkpoint directory or a .safetensors file (see `load_for_inference`).
+        """From a run directory, a checkpoint directory or weights of any form (see `load_for_inference`).
 
         dtype: what MindSpore computes in, or what the compiled engine stores the matrices in (None: as in the file).
         """
-        from pangu.checkpoint.directory import load_for_inference
+        from pangu.checkpoint.weights import load_for_inference
         from pangu.tokenizer import Tokenizer
 
         config, weights, place = load_for_inference(checkpoint, model, tokenizer, as_stored=engine != "mindspore")

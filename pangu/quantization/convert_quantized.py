@@ -32,25 +32,19 @@ def read_canonical(plan: Plan, name: str) -> np.ndarray:
     return np.ascontiguousarray(array.T) if step.transpose else array
 
 
-def quantized_size(plan: Plan, quantization: Quantization) -> int:
-    """Bytes of all tensors of the quantised file. Raises UserError where the sizes do not allow it."""
-    return sum(info.nbytes for _, info in stored_tensors(plan.shape, quantization))
-
-
 def write_quantized(
     plan: Plan,
     quantization: Quantization,
     out: Path,
-    config: ModelConfig | None,
     ids: np.ndarray | None,
     advance: Callable[[int], None],
 ) -> tuple[int, str]:
     """Write a plan for safetensors as a quantised file. Returns its bytes and SHA-256.
 
-    config, ids: for the methods that look at the inputs of sample rows.
+    ids: rows of sample text [rows, tokens], for the methods that look at them.
     """
     planned = stored_tensors(plan.shape, quantization)
-    quantizer = LayerQuantizer(plan.shape, quantization, lambda name: read_canonical(plan, name), config, ids)
+    quantizer = LayerQuantizer(plan.shape, quantization, lambda name: read_canonical(plan, name), plan.model, ids)
     with WholeFile(out) as file:
         file.write(file_header(planned, plan.metadata | {METADATA: quantization.dump()}))
         for (name, info), (made, tensor) in zip(planned, quantizer.tensors(), strict=True):
@@ -63,16 +57,22 @@ def write_quantized(
         return file.size, file.hash.hexdigest()
 
 
+def in_full_precision(source: Source) -> Source:
+    """The weights that a quantised file stands for; any other source as it is."""
+    return DequantizedSource(source.path, source.metadata) if METADATA in source.metadata else source
+
+
 class DequantizedSource(Source):
     """A quantised file as the weights in full precision that it stands for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, metadata: dict[str, str]) -> None:
         found = read_quantized(path)
         if found is None:
             raise UserError(f"{path}: is no quantised file")
         quantization, self.stored = found
         infos = {name: self.info(name) for name in self.stored if is_weight(name)}
         super().__init__(path, f"int{quantization.bits} safetensors", infos, [path])
+        self.metadata = {key: value for key, value in metadata.items() if key != METADATA}
         self.newest: tuple[str, np.ndarray] | None = None
 
     def info(self, name: str) -> TensorInfo:

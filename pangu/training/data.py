@@ -60,6 +60,7 @@ class PackedData:
     pad: int
     fingerprint: str  # sha256 of packed.json: the tokenizer, the seed and the counts, not the samples themselves
     splits: dict[str, Split]
+    tokenizer: str | None = None  # its fingerprint
 
     @classmethod
     def load(cls, directory: Path | str) -> "PackedData":
@@ -94,6 +95,7 @@ class PackedData:
                 int(fields["pad_id"]),
                 hashlib.sha256(content).hexdigest(),
                 splits,
+                fields.get("tokenizer_fingerprint"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: field {error} is missing or wrong") from None

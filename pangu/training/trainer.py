@@ -150,7 +150,7 @@ class Trainer:
         """Write a checkpoint: one process whole, several that share the moments each its part."""
         from pangu.model.network import read_weights
 
-        decided = decided_fields(self.config, self.data)
+        decided = decided_fields(self.config, self.data, self.model.compute_dtype == "fp16")
         if self.strategy and (self.applied or self.is_sharded):
             from pangu.distributed import shards
 
@@ -162,7 +162,7 @@ class Trainer:
                 moments = {p.name: p.asnumpy().copy() for p in (*self.optimizer.first, *self.optimizer.second)}
                 checkpoint.save(run, self.state, read_weights(self.network), moments, self.model, decided)
         if self.world.is_first:
-            checkpoint.prune(run, self.config.keep_last)
+            checkpoint.prune(run, self.config.keep_last, self.state.step)
         self.world.wait()
         return path
 

@@ -252,7 +252,7 @@ def test_generating_imports_no_mindspore() -> None:
         "from pangu.commands import generate\n"
         "from pangu.generation import Generator\n"
         "from pangu.generation.compiled_decoder import CompiledNetwork\n"
-        "from pangu.checkpoint.directory import load_for_inference\n"
+        "from pangu.checkpoint.weights import load_for_inference\n"
         "print(sorted(name for name in ('mindspore', 'torch') if name in sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)

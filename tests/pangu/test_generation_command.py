@@ -86,7 +86,7 @@ def test_every_kind_of_checkpoint_and_source(
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
-    "nothing there": (lambda run: [str(run / "none"), "--prompt", "今"], "neither a run or checkpoint directory"),
+    "nothing there": (lambda run: [str(run / "none"), "--prompt", "今"], "no such file or directory"),
     "no tokenizer": (
         lambda run: [
             str(run.parent / "weights.safetensors"),

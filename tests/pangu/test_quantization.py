@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from pangu import parameters
-from pangu.checkpoint.directory import load_for_inference
+from pangu.checkpoint.weights import load_for_inference
 from pangu.cli import main
 from pangu.config import ModelConfig
 from pangu.formats.mapped_file import map_safetensors
@@ -190,7 +190,7 @@ def test_a_file_is_read_only_where_its_header_says_what_it_is(file: Path) -> Non
     for message, content, header in cases:
         save_file(content, file.with_name("wrong.safetensors"), header)
         with pytest.raises(UserError, match=message):
-            load_for_inference(file.with_name("wrong.safetensors"), as_stored=True)
+            load_for_inference(file.with_name("wrong.safetensors"), file.with_name("model.yaml"), as_stored=True)
     assert read_quantized(file) is None
 
 

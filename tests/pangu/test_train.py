@@ -155,11 +155,11 @@ def test_a_full_disk_is_one_line_and_earlier_checkpoints_stay(
     out = tmp_path / "run"
     real = checkpoint.save_file
 
-    def full(tensors: dict, path: Path) -> None:
+    def full(tensors: dict, path: Path, metadata: dict) -> None:
         if "step-00000012" in str(path):
             Path(path).write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        real(tensors, path)
+        real(tensors, path, metadata)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full)
