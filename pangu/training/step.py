@@ -9,6 +9,9 @@ from pangu.training.loss import Loss
 from pangu.training.optimizer import AdamW, global_norm
 
 
+LARGEST_FLOAT = 3.4028234e38
+
+
 class ScaledLoss(nn.Cell):
     """What the loss takes, scale fp32 and dropout seed int32, both scalar or [1] -> loss times scale, scalar."""
 
@@ -31,7 +34,7 @@ class TrainStep(nn.Cell):
     (`pangu.distributed.reduction`); `predictions` then counts the rows of all, and what is returned is the whole
     batch's.
 
-    The update is skipped when any gradient is infinite or NaN. That is read from the global norm, which needs no
+    The update is skipped when any gradient is infinite or NaN, or the norm reaches `largest_norm`. That is read from the global norm, which needs no
     operator that only some devices have.
     """
 
@@ -42,8 +45,11 @@ class TrainStep(nn.Cell):
         clip_norm: float,
         accumulate: int,
         reduction: nn.Cell | None = None,
+        largest_norm: float | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
+        # Neither NaN nor infinity is below it.
+        self.largest_norm = min(largest_norm or LARGEST_FLOAT, LARGEST_FLOAT)
         self.loss, self.optimizer, self.reduction = ScaledLoss(loss), optimizer, reduction
         self.clip_norm, self.accumulate = clip_norm, accumulate
         self.map = ops.HyperMap()
@@ -89,7 +95,7 @@ class TrainStep(nn.Cell):
         if self.reduction is not None:
             gradients, loss = self.reduction(gradients, loss)
         norm = global_norm(gradients, self.holders) / loss_scale
-        finite = norm - norm == 0
+        finite = norm < Tensor(self.largest_norm, ms.float32)
         if finite:
             factor = self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, ms.float32)) / loss_scale
             self.optimizer(self.map(ops.partial(ops.mul, factor), gradients), learning_rate, epsilon, decay)
