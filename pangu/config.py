@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pangu import parameters
 from pangu.foundation.errors import UserError
 from pangu.foundation.settings import Section, SettingsFile
 
@@ -70,11 +71,7 @@ class ModelConfig(SettingsFile):
     @property
     def num_parameters(self) -> int:
         """Exact count: L (4d²+4d + 2df+f+d + 4d) + V d + S d (twice with a query layer) + 2d."""
-        hidden, ffn = self.hidden_size, self.ffn_hidden_size
-        layer = 4 * hidden**2 + 4 * hidden + 2 * hidden * ffn + ffn + hidden + 4 * hidden
-        position_tables = 2 if self.query_layer else 1
-        tables = self.vocab_size * hidden + position_tables * self.seq_length * hidden
-        return self.num_layers * layer + tables + 2 * hidden
+        return parameters.count(self)
 
     @property
     def training_flops_per_token(self) -> int:

@@ -29,8 +29,9 @@ from safetensors.numpy import load_file
 from pangu.config import ModelConfig
 from pangu.formats.model_metadata import metadata_of
 from pangu.formats.safetensors_file import save_file
-from pangu.foundation.atomic_file import sync_directory, write_whole
+from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.best_effort import warn
+from pangu.foundation.directory import commit_directory, remove_directory
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
 
@@ -166,9 +167,7 @@ def finish(final: Path, state: TrainingState, model: ModelConfig, train: dict, d
         "sha256": digests,
     }
     write_whole(hidden(final) / STATE, dumps(description, indent=1).encode())
-    shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
-    hidden(final).rename(final)
-    sync_directory(final.parent)
+    commit_directory(hidden(final), final)  # in place of a damaged one of the same step
 
 
 def step_directories(run: Path) -> list[Path]:
@@ -252,7 +251,7 @@ def newest(run: Path) -> Checkpoint | None:
 
 def remove_leftovers(run: Path) -> None:
     """Remove what an interrupted `save` left."""
-    for path in checkpoints_directory(run).glob(".step-*.tmp"):
+    for path in checkpoints_directory(run).glob(".step-*.tmp*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -280,11 +279,7 @@ def prune(run: Path, keep_last: int, step: int) -> None:
     keep = {*reached[:keep_last], best(run)}
     for directory in reached:
         if directory not in keep:
-            # Renamed first, so that a crash in the middle leaves a leftover and not half a checkpoint.
-            leftover = directory.with_name(f".{directory.name}.tmp")
-            shutil.rmtree(leftover, ignore_errors=True)
-            directory.rename(leftover)
-            shutil.rmtree(leftover, ignore_errors=True)
+            remove_directory(directory)
 
 
 def none_whole(path: Path) -> UserError:

@@ -4,12 +4,11 @@ Here is what is decided before anything is done, and how the result gets its nam
 everything is on the disk. `pangu.checkpoint.reshard_write` reads, cuts and writes.
 """
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +30,7 @@ from pangu.formats.shards import WholeShards, holds_shards
 from pangu.formats.source import FileSource, Source, open_source
 from pangu.formats.strategy_checkpoint import encode_strategy, read_stages
 from pangu.foundation.atomic_file import sync_directory
+from pangu.foundation.directory import hidden_directory
 from pangu.foundation.errors import UserError
 
 Format = Literal["safetensors", "ckpt"]
@@ -281,27 +281,3 @@ def check_output(plan: Plan, out: Path) -> None:
     free = shutil.disk_usage(out.parent).free
     if free < plan.nbytes:
         raise UserError(f"{out}: needs {plan.nbytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there")
-
-
-@contextmanager
-def hidden_directory(out: Path) -> Iterator[Path]:
-    """An empty directory beside the result; removed at the end, unless it has become the result. One at a time."""
-    hidden = out.with_name(f".{out.name}.partial")
-    try:
-        hidden.mkdir(exist_ok=True)
-        descriptor = os.open(hidden, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: is being written by another process") from None
-        for left in hidden.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        try:
-            yield hidden
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
-    finally:
-        os.close(descriptor)

@@ -71,9 +71,6 @@ def run(arguments: argparse.Namespace) -> int:
         tokens = ms.Tensor(row[None])
         positions, bias = mask(tokens)
         rows.append(network(tokens, positions, positions, bias, ms.Tensor(0, ms.int32)).asnumpy())
-    try:
-        with whole_file(Path(arguments.out)) as file:
-            np.save(file, np.concatenate(rows).astype(np.float32))
-    except OSError as error:
-        raise UserError(f"{arguments.out}: cannot be written: {error}") from None
+    with whole_file(Path(arguments.out)) as file:
+        np.save(file, np.concatenate(rows).astype(np.float32))
     return 0

@@ -10,7 +10,6 @@ The directory of the logs holds what is known so far, so that a call that was cu
 Texts do not depend on how prompts are shared out, for a prompt's text is a function of the seed and of the prompt.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -35,8 +34,10 @@ from pangu.distributed.process_group import cores_of
 from pangu.distributed.supervise import without_complaint
 from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.best_effort import reason_of, warn
+from pangu.foundation.directory import make_directory
 from pangu.foundation.errors import UserError
 from pangu.foundation.interrupts import Handlers
+from pangu.foundation.lock import Lock
 
 POLL_SECONDS = 0.1
 USER_MISTAKE, INTERRUPTED = 2, 130
@@ -247,22 +248,14 @@ class Predictor:
     def run(self) -> int:
         """Write `out` and return 0; 130 after an interrupt. Raises UserError for a mistake, and when it gives up."""
         logs = self.asked.logs
+        make_directory(logs)
+        busy = f"{logs}: processes of another call are still at work there"
         try:
-            logs.mkdir(parents=True, exist_ok=True)
-            lock = os.open(logs, os.O_RDONLY)
-        except OSError as error:
-            raise UserError(f"{logs}: cannot be written: {error.strerror}") from None
-        try:
-            with Handlers(self.interrupt):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return self.starts(lock)
-        except BlockingIOError:
-            raise UserError(f"{logs}: processes of another call are still at work there") from None
+            with Handlers(self.interrupt), Lock(logs, busy) as lock:
+                return self.starts(lock.descriptor)
         except OSError as error:
             place = error.filename or logs
             raise UserError(f"{place}: {reason_of(error)}; the answers so far stay, the same call goes on") from None
-        finally:
-            os.close(lock)
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         self.interrupted = True

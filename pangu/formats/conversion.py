@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
+from pangu import parameters
 from pangu.config import ModelConfig
 from pangu.formats import names
 from pangu.formats.data_types import BY_NAME, TensorInfo, bytes_of
@@ -90,7 +91,7 @@ def make_plan(
     if wrong:
         raise UserError(f"{where}: {len(wrong)} moments of Adam have no weight of their shape: {listed(wrong)}")
     for name in found.tied_head:
-        check_tied(source, name, next(name for name, ours in found.weights.items() if ours == names.WORD_TABLE))
+        check_tied(source, name, next(name for name, ours in found.weights.items() if ours == parameters.WORD_TABLE))
     by_canonical = {ours: name for name, ours in outputs.items()}
     target_names = names.torch_names(shape.num_blocks, shape.query_layer)
     order = list(target_names)

@@ -16,10 +16,10 @@ from mindspore import Tensor
 from pangu.config import ModelConfig
 from pangu.device import check_dtype
 from pangu.foundation.errors import UserError
-from pangu.generation.cached_decoder import CachedDecoder, CachedLayers, Weights
 from pangu.generation.options import GenerationOptions
 from pangu.generation.sampling import Sampler
 from pangu.generation.text_stream import TextStream
+from pangu.model.inference import CachedDecoder, DecodingWeights, Weights
 
 if TYPE_CHECKING:
     from pangu.tokenizer import Tokenizer
@@ -52,7 +52,11 @@ class Continuation:
 
 
 class CachedBatch:
-    """Rows of one decoder and how many tokens each has in its cache. Rows beyond the sequences in use are idle."""
+    """Rows of one decoder and how many steps each has in its cache. Rows beyond the sequences in use are idle.
+
+    A step's token stands at the position of that number and asks for the next one, unless positions and query
+    positions are given (`pangu.generation.order`).
+    """
 
     def __init__(self, decoder: CachedDecoder, batch: int, positions: int) -> None:
         """positions: that a row may reach, at most the decoder's slots and the context."""
@@ -60,37 +64,62 @@ class CachedBatch:
         self.lengths = np.zeros(batch, np.int32)
 
     def call(
-        self, phase: Literal["prefill", "increment"], ids: np.ndarray, start: np.ndarray, last: np.ndarray
+        self,
+        phase: Literal["prefill", "increment"],
+        ids: np.ndarray,
+        start: np.ndarray,
+        last: np.ndarray,
+        positions: np.ndarray | None = None,
+        query_positions: np.ndarray | None = None,
     ) -> np.ndarray:
         """Each of the two shapes has a phase of its own.
 
         MindSpore runs a Cell that it has compiled under one of these two names without asking again whether it must be
         compiled: that would take longer than the smaller networks themselves.
         """
+        steps = start[:, None] + np.arange(ids.shape[1], dtype=np.int32)
+        own = np.minimum(steps, self.positions - 1) if positions is None else positions
+        asked = own if query_positions is None else query_positions
         self.decoder.phase = phase
-        return self.decoder(Tensor(ids), Tensor(start), Tensor(last)).asnumpy()
+        return self.decoder(*map(Tensor, (ids, start, last, own, asked))).asnumpy()
 
-    def prefill(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+    def prefill(
+        self,
+        sequences: Sequence[Sequence[int]],
+        positions: Sequence[Sequence[int]] | None = None,
+        query_positions: Sequence[Sequence[int]] | None = None,
+    ) -> np.ndarray:
         """Forget all, read up to `batch` sequences of 1..positions ids -> logits [sequences, V] at their ends."""
         self.lengths[:] = 1
         self.lengths[: len(sequences)] = [len(sequence) for sequence in sequences]
         longest = int(self.lengths.max())
-        ids = np.zeros((self.batch, -(-longest // CHUNK) * CHUNK), np.int32)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = sequence
+        given = [None if rows is None else self.in_chunks(rows) for rows in (positions, query_positions)]
+        ids = self.in_chunks(sequences)
         logits = []
         for start in range(0, longest, CHUNK):
             last = np.clip(self.lengths - 1 - start, 0, CHUNK - 1)
             starts = np.full(self.batch, start, np.int32)
-            chunk = np.ascontiguousarray(ids[:, start : start + CHUNK])
-            logits.append(self.call("prefill", chunk, starts, last))
+            chunks = [
+                None if rows is None else np.ascontiguousarray(rows[:, start : start + CHUNK]) for rows in (ids, *given)
+            ]
+            logits.append(self.call("prefill", chunks[0], starts, last, *chunks[1:]))
         return np.stack([logits[(len(sequence) - 1) // CHUNK][row] for row, sequence in enumerate(sequences)])
 
-    def step(self, ids: np.ndarray) -> np.ndarray:
-        """The next token of every row, int32 [batch] -> logits [batch, V]."""
+    def in_chunks(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """int32 [batch, a multiple of CHUNK], filled up with zeros."""
+        whole = np.zeros((self.batch, -(-max(map(len, rows)) // CHUNK) * CHUNK), np.int32)
+        for row, sequence in enumerate(rows):
+            whole[row, : len(sequence)] = sequence
+        return whole
+
+    def step(
+        self, ids: np.ndarray, positions: np.ndarray | None = None, query_positions: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The next token of every row, int32 [batch] -> logits [batch, V]. positions, query_positions: [batch]."""
         # A sequence that has ended goes on here unheeded, at the last position when it reaches it.
         starts = np.minimum(self.lengths, self.positions - 1)
-        logits = self.call("increment", ids.reshape(-1, 1), starts, np.zeros_like(starts))
+        given = [None if rows is None else rows.reshape(-1, 1) for rows in (positions, query_positions)]
+        logits = self.call("increment", ids.reshape(-1, 1), starts, np.zeros_like(starts), *given)
         self.lengths = starts + 1
         return logits
 
@@ -116,7 +145,7 @@ class Generator:
             )
         check_dtype(config)
         self.config, self.tokenizer, self.batch_size = config, tokenizer, batch_size
-        self.layers = CachedLayers(config, weights)
+        self.layers = DecodingWeights(config, weights)
         self.batches: dict[tuple[int, int], CachedBatch] = {}
 
     @classmethod

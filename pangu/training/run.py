@@ -203,7 +203,7 @@ def check_world(world: World, config: TrainConfig, strategy: RunStrategy | None)
         )
     if strategy and config.device != "Ascend" and not strategy.splits_only_the_batch:
         raise UserError(
-            f"{strategy.path}: pipeline, tensor and sequence parallelism need Ascend; on {config.device} "
+            f"{strategy.path}: pipeline, tensor and sequence parallelism and overrides need Ascend; on {config.device} "
             "only mesh.dp may be larger than 1"
         )
     shares = strategy.data_parallel if strategy else world.size

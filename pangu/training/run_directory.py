@@ -1,15 +1,15 @@
 """The directory of a training run: who may write in it, what the run began with, and the files that describe it."""
 
-import fcntl
 import shutil
 from pathlib import Path
-from typing import TextIO
 
 from pangu.checkpoint.directory import Checkpoint, checkpoints_directory
 from pangu.config import LearningRateConfig, ModelConfig, TrainConfig
 from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.best_effort import warn
+from pangu.foundation.directory import commit_directory, make_directory
 from pangu.foundation.errors import UserError
+from pangu.foundation.lock import Lock
 from pangu.training.data import PackedData
 from pangu.training.metrics import METRICS, read_metrics
 from pangu.training.schedule import complete, continued, first_difference, schedule_of
@@ -119,26 +119,18 @@ def check_begins_here(run: Path) -> None:
         )
 
 
-def lock(run: Path) -> TextIO:
-    """Keep other processes out of a run directory, until the returned file is closed or this process ends."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        file = (run / ".lock").open("w")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{run}: another process is training in this directory") from None
-    except OSError as error:
-        raise UserError(f"{run}: cannot be written: {error}") from None
-    return file
+def lock(run: Path) -> Lock:
+    """Keep other processes out of a run directory, until the lock is closed or this process ends."""
+    make_directory(run)
+    return Lock(run / ".lock", f"{run}: another process is training in this directory")
 
 
 def write_run_files(run: Path, model: ModelConfig, config: TrainConfig, data: PackedData) -> None:
     """model.yaml, train.yaml and the tokenizer, so that the run directory says everything."""
-    write_whole(run / "model.yaml", model.dump().encode())
-    write_whole(run / "train.yaml", config.dump().encode())
+    write_whole(run / "model.yaml", model.dump())
+    write_whole(run / "train.yaml", config.dump())
     if data.tokenizer_directory.is_dir():
         temporary = run / ".tokenizer.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(data.tokenizer_directory, temporary)
-        shutil.rmtree(run / "tokenizer", ignore_errors=True)
-        temporary.rename(run / "tokenizer")
+        commit_directory(temporary, run / "tokenizer")

@@ -43,9 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
         of_mindspore,
     )
     from parallel_strategy.mindspore.dryrun.job import compile_rank, write_skeleton
-    from parallel_strategy.spec.strategy import Question
+    from parallel_strategy.session import load_question
 
-    question = Question.load(arguments.strategy)
+    question = load_question(arguments.strategy)
     if arguments.skeleton is not None:
         count = write_skeleton(Path(arguments.strategy), question, arguments.skeleton)
         print(f"wrote {arguments.skeleton}: {count} operators")

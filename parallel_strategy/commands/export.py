@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
     from parallel_strategy.export.files import export, write
-    from parallel_strategy.spec.strategy import Question
+    from parallel_strategy.session import load_question
 
-    question = Question.load(arguments.strategy)
+    question = load_question(arguments.strategy)
     exported = export(question, str(Path(arguments.strategy).absolute()), arguments.hosts, arguments.skeleton)
     if arguments.show:
         if arguments.show not in exported.files:

@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
     from parallel_strategy.placement import axis_levels, group_ranks, places
-    from parallel_strategy.spec.strategy import Question
+    from parallel_strategy.session import load_question
 
-    question = Question.load(arguments.strategy)
+    question = load_question(arguments.strategy)
     mesh, cluster = question.strategy.mesh, question.cluster
     levels = axis_levels(mesh, cluster)
     rows = places(mesh, cluster)

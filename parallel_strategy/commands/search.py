@@ -44,9 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     from parallel_strategy.report.search import found_data, print_found
     from parallel_strategy.search.find import search
     from parallel_strategy.search.shapes import Space
-    from parallel_strategy.spec.strategy import Question
+    from parallel_strategy.session import load_question
 
-    question = Question.load(arguments.strategy)
+    question = load_question(arguments.strategy)
     devices = arguments.devices or question.strategy.mesh.devices
     if devices > question.cluster.device_count:
         raise UserError(

@@ -221,21 +221,26 @@ class Price:
             forward = _beside(forward, gather * piece.count, self.framework.gather_overlap, self.framework.interference)
             traffic = (gather_again + scatter) * piece.count
             back = _beside(back, traffic, self.framework.dp_overlap, self.framework.interference, also=weight.device)
-        if self.overrides and piece.block.kind in ("layer", "query"):
-            extra = self.overrides * piece.count
+        if self.overrides:
+            extra = self._overridden_seconds(piece)
             forward, back = forward + Cost(device=extra / 3), back + Cost(device=2 * extra / 3)
         if self.two_halves:
             forward, back = (self._interleaved(cost, piece.count) for cost in (forward, back))
         return forward, back, weight
 
     @cached_property
-    def overrides(self) -> float:
-        """Seconds that overridden operators add to one micro-batch of one layer, forward and backward."""
+    def overrides(self) -> dict[int | str, float]:
+        """Seconds that overridden operators add to one micro-batch, by layer or end of the network."""
         if not self.strategy.overrides:
-            return 0.0
-        from parallel_strategy.cost.sharding import override_seconds
+            return {}
+        from parallel_strategy.cost.overrides import override_seconds  # few strategies have any
 
         return override_seconds(self.program.question)
+
+    def _overridden_seconds(self, piece: Piece) -> float:
+        if piece.block.kind in ("layer", "query"):
+            return sum(self.overrides.get(piece.first + layer, 0.0) for layer in range(piece.count))
+        return self.overrides.get(piece.block.kind, 0.0)
 
     @cached_property
     def two_halves(self) -> bool:
@@ -277,10 +282,13 @@ class Price:
     @cached_property
     def chunks(self) -> list[ChunkTime]:
         alike: dict[tuple, ChunkTime] = {}
-        for chunk in self.program.chunks:
-            if chunk.contents not in alike:
-                alike[chunk.contents] = self.chunk(chunk)
-        return [alike[chunk.contents] for chunk in self.program.chunks]
+        keys = [chunk.contents for chunk in self.program.chunks]
+        if self.overrides:  # which may name single layers
+            keys = [(*chunk.contents, *(piece.first for piece in chunk.pieces)) for chunk in self.program.chunks]
+        for key, chunk in zip(keys, self.program.chunks, strict=True):
+            if key not in alike:
+                alike[key] = self.chunk(chunk)
+        return [alike[key] for key in keys]
 
     @cached_property
     def boundary(self) -> float:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from parallel_strategy.graph.operator import Block, Collective, Parameter, Phase
 from parallel_strategy.graph.program import Cut, Program
 from parallel_strategy.graph.recompute import skipped_again
-from parallel_strategy.graph.stored import WORD_TABLES, is_table, is_turned, released_name
+from parallel_strategy.mindspore.pangu_network import WORD_TABLES, is_table, is_turned, released_name
 
 SCALAR_BYTES = 4.0
 STORED_BYTES = 4  # of a weight as the optimizer has it

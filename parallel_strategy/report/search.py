@@ -6,7 +6,7 @@ from typing import Any
 
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.find import Found
-from parallel_strategy.search.operators import Sharding
+from parallel_strategy.search.layer_sharding import Sharding
 from parallel_strategy.spec.strategy import StrategySpec
 
 SHOWN = 3  # values of one choice; --json has all

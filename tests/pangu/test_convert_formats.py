@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from pangu import parameters
 from pangu.cli import main
 from pangu.config import ModelConfig
 from pangu.formats import mindspore_checkpoint, names
@@ -75,7 +76,7 @@ def test_mindspore_reads_what_we_write_and_we_read_what_it_writes(
     ours = convert(model, "mindspore", tmp_path / "ours.ckpt")
     loaded = ms.load_checkpoint(str(ours))
     assert_equal({name: value.asnumpy() for name, value in loaded.items()}, weights)
-    in_order = [{"name": name, "data": ms.Tensor(weights[name])} for name in names.canonical_order(2, True)]
+    in_order = [{"name": name, "data": ms.Tensor(weights[name])} for name in parameters.canonical_order(2, True)]
     ms.save_checkpoint(in_order, str(tmp_path / "theirs.ckpt"))
     assert (tmp_path / "theirs.ckpt").read_bytes() == ours.read_bytes()
     ms.save_checkpoint(in_order, str(tmp_path / "checked.ckpt"), crc_check=True)
@@ -376,7 +377,7 @@ def test_full_disk_leaves_nothing(tmp_path: Path, model: Path, capsys, monkeypat
     def full(descriptor: int, content: memoryview) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write.os, "write", full)
+    monkeypatch.setattr("os.write", full)
     out = tmp_path / "out.ckpt"
     assert "No space left on device" in refused(capsys, model, "--to", "mindspore", "--out", out)
     assert list(tmp_path.iterdir()) == [model]
