@@ -27,7 +27,8 @@ def described(model: ModelConfig, config: TrainConfig, data: PackedData, state: 
     begins = f", counted from update {rate.begin_step:,}" if rate.begin_step else ""
     return [
         f"model  {model.num_parameters:,} parameters: {model.num_layers} layers, hidden {model.hidden_size}, "
-        f"{model.num_heads} heads, context {model.seq_length:,}, vocabulary {model.vocab_size:,}; {model.compute_dtype}",
+        f"{model.num_heads} heads, context {model.seq_length:,}, vocabulary {model.vocab_size:,}, "
+        f"{model.compute_dtype}",
         f"data   {train.samples:,} samples of {data.seq_length:,} tokens, {train.tokens:,} tokens; "
         f"validation {heldout.samples:,} samples, {min(config.evaluate_samples, heldout.samples):,} of them each time",
         f"run    {config.steps:,} steps of {config.batch_size:,} samples = {tokens:,} tokens: "
@@ -44,13 +45,14 @@ def warnings(model: ModelConfig, config: TrainConfig, data: PackedData, state: T
     samples, read = data.split("train").samples, config.steps * config.batch_size
     tokens = read * data.seq_length
     if read < samples:
-        yield f"{samples - read:,} of {samples:,} samples are never read: {samples // config.batch_size:,} steps read all"
+        enough = -(-samples // config.batch_size)
+        yield f"{samples - read:,} of {samples:,} samples are never read: {enough:,} steps read all"
     if read > MANY_EPOCHS * samples:
         yield f"every sample is read {read / samples:.0f} times: the model will know it by heart; take fewer steps"
     if tokens < FEW_TOKENS_A_PARAMETER * model.num_parameters:
         yield (
-            f"{tokens / model.num_parameters:.2g} tokens a parameter are hardly any (about 20 are usual): more steps, or "
-            "a smaller model"
+            f"{tokens / model.num_parameters:.2g} tokens a parameter are hardly any (about 20 are usual): more "
+            "steps, or a smaller model"
         )
     if model.seq_length > data.seq_length:
         yield (
@@ -81,6 +83,6 @@ def about_rate(rate: LearningRateConfig, config: TrainConfig, state: TrainingSta
         )
     elif length < rate.decay_steps and rate.decay_steps > rate.warmup_steps:
         yield (
-            f"the run ends at step {config.steps:,}, before the schedule does ({end:,}): the rate does not come down to "
-            f"{rate.end:g}"
+            f"the run ends at step {config.steps:,}, before the schedule does ({end:,}): the rate does not come "
+            f"down to {rate.end:g}"
         )

@@ -44,8 +44,8 @@ def with_schedule_of(run: Path, saved: Checkpoint, config: TrainConfig) -> Train
     rate = continued(config.learning_rate, began, config.steps, done)
     if rate.begin_step > done:
         raise UserError(
-            f"{run}: field 'learning_rate.begin_step' = {rate.begin_step}: the run has made {done} updates: let the new "
-            f"schedule begin there, or train to {rate.begin_step} with the old one first"
+            f"{run}: field 'learning_rate.begin_step' = {rate.begin_step}: the run has made {done} updates: let the "
+            f"new schedule begin there, or train to {rate.begin_step} with the old one first"
         )
     step = first_difference(rate, began, config.steps, done)
     if step is not None:

@@ -86,9 +86,7 @@ def schedule_of(rate: LearningRateConfig, steps: int) -> Schedule:
     if whole.shape == "cosine":
         schedule = WarmupCosine(whole.peak, whole.end, whole.warmup_steps, whole.decay_steps)
     else:
-        schedule = WarmupStableDecay(
-            whole.peak, whole.end, whole.warmup_steps, whole.decay_steps, whole.cooldown_steps
-        )
+        schedule = WarmupStableDecay(whole.peak, whole.end, whole.warmup_steps, whole.decay_steps, whole.cooldown_steps)
     return BegunLater(schedule, whole.begin_step) if whole.begin_step else schedule
 
 

@@ -9,9 +9,6 @@ from pangu.training.loss import Loss
 from pangu.training.optimizer import AdamW, global_norm
 
 
-LARGEST_FLOAT = 3.4028234e38
-
-
 class ScaledLoss(nn.Cell):
     """What the loss takes, scale fp32 and dropout seed int32, both scalar or [1] -> loss times scale, scalar."""
 
@@ -34,8 +31,8 @@ class TrainStep(nn.Cell):
     (`pangu.distributed.reduction`); `predictions` then counts the rows of all, and what is returned is the whole
     batch's.
 
-    The update is skipped when any gradient is infinite or NaN, or the norm reaches `largest_norm`. That is read from the global norm, which needs no
-    operator that only some devices have.
+    The update is skipped when any gradient is infinite or NaN, or the norm reaches `largest_norm`. That is read from
+    the global norm, which needs no operator that only some devices have.
     """
 
     def __init__(
@@ -48,8 +45,7 @@ class TrainStep(nn.Cell):
         largest_norm: float | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
-        # Neither NaN nor infinity is below it.
-        self.largest_norm = min(largest_norm or LARGEST_FLOAT, LARGEST_FLOAT)
+        self.largest_norm = largest_norm
         self.loss, self.optimizer, self.reduction = ScaledLoss(loss), optimizer, reduction
         self.clip_norm, self.accumulate = clip_norm, accumulate
         self.map = ops.HyperMap()
@@ -95,7 +91,9 @@ class TrainStep(nn.Cell):
         if self.reduction is not None:
             gradients, loss = self.reduction(gradients, loss)
         norm = global_norm(gradients, self.holders) / loss_scale
-        finite = norm < Tensor(self.largest_norm, ms.float32)
+        finite = norm - norm == 0
+        if self.largest_norm is not None:
+            finite = norm < Tensor(self.largest_norm, ms.float32)  # neither NaN nor infinity is
         if finite:
             factor = self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, ms.float32)) / loss_scale
             self.optimizer(self.map(ops.partial(ops.mul, factor), gradients), learning_rate, epsilon, decay)
