@@ -56,6 +56,7 @@ class TrainingState:
     overflows: int  # in a row
     tokens: int  # predictions counted in the loss so far
     heldout_loss: float | None  # of the evaluation at this step
+    skipped: int = 0  # updates that were not made: the schedule does not count them
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,10 @@ class OperatorSplits:
         return None if row is None else split_of_row(row, self.letters)
 
 
-def load_question(path: Path | str) -> Question:
-    """Read a strategy file. Raises UserError in one line, also for an override that no operator obeys."""
-    question = Question.load(path)
+def load_question(path: Path | str, *, devices: int | None = None) -> Question:
+    """Read a strategy file. Raises UserError in one line, also for an override that no operator obeys. `devices`: how
+    many compute, where they are not those of the file's mesh."""
+    question = Question.load(path, devices=devices)
     try:
         operator_splits(question)
     except UserError as error:
