@@ -30,11 +30,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.checkpoint.directory import STATE, meant_checkpoint
-from pangu.checkpoint.weights import MODEL_FILE, model_of, open_weights
+from pangu.checkpoint.directory import MODEL_FILE, STATE, meant_checkpoint
+from pangu.checkpoint.weights import model_of, open_weights
 from pangu.config import ModelConfig, load_size
 from pangu.formats.conversion import SUFFIXES, Plan, make_plan
-from pangu.formats.source import Source, open_source
+from pangu.formats.open_source import open_source
+from pangu.formats.source import Source
 from pangu.formats.write_output import WholeFile, check_output, write_output
 from pangu.foundation.errors import UserError
 from pangu.foundation.progress import Progress

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pangu.foundation.errors import UserError
-from pangu.foundation.processes import Child
+from pangu.foundation.processes import Child, free_port
 from parallel_strategy.measure.choose import ASCEND_DRIVER
 from parallel_strategy.measure.samples import Collected, Crowded
 
@@ -109,12 +108,6 @@ def measure_workers(
             raise UserError(f"--workers {workers}: the processes did not finish: {_last_words(folder / 'logs')}")
         found = json.loads(out.read_text(encoding="utf-8"))
     return [Collected(**one) for one in found["collectives"]], [Crowded(**one) for one in found["crowded"]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _last_words(logs: Path) -> str:
