@@ -1,5 +1,6 @@
 """What a rank's blocks cost and weigh for every shard shape of the space: priced once each, read by all candidates."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import permutations
 
@@ -74,6 +75,7 @@ class Space:
     interleave: list[int] = field(default_factory=lambda: [1, 2])  # halves of a micro-batch that run at once
     activation: list[float] = field(default_factory=lambda: [0.0, 0.5, 1.0])  # share on the host
     largest_micro: int = 16
+    keeps: Callable[[Layout, int], bool] | None = None  # which layouts with so many stages belong to it
 
     def layouts(self, question: Question, pp: int) -> list[Layout]:
         """Every legal layout with this many stages."""
@@ -104,7 +106,7 @@ class Space:
                         for micro in micros:
                             for sequence in (False, True) if tp > 1 else (False,):
                                 result.append(Layout(tp, cp, ep, dp, micro, sequence, order))
-        return result
+        return [layout for layout in result if self.keeps is None or self.keeps(layout, pp)]
 
 
 class Shapes:

@@ -106,6 +106,6 @@ def _model(strategy: StrategySpec, model: ModelSpec, executes: Executes) -> Iter
 
 
 def _nearest_name(name: str, legal: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, legal, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, legal, n=1, cutoff=0.65)
     best = close[0] if close else "1f1b" if "1f1b" in legal else legal[0]
     return f"nearest: {best!r} (legal: {', '.join(legal)})"

@@ -79,3 +79,45 @@ def test_predict_says_it_and_the_others_refuse_it(strategy: Path, tmp_path: Path
         assert main([verb[0], str(strategy), *verb[1:]]) == 2
         assert capsys.readouterr().err == f"error: {strategy}:8: field 'pipeline.schedule': {what}\n"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("framework", "model", "cluster", "devices"),
+    [
+        ("mindspore-2.10", "pangu-alpha-13b", "cloudbrain2-2048", 32),
+        ("mindspore", "pangu-alpha-2.6b", "atlas-800-910a", 8),
+        ("megatron-core", "llama2-7b", "dgx-a100", 8),
+        ("mindspeed", "mixtral-8x7b", "atlas-800t-a2-910b1", 8),
+        ("pangu-cpu", "pangu-alpha-350m", "this-machine", 2),
+    ],
+)
+def test_what_search_recommends_can_be_executed(tmp_path: Path, capsys, framework, model, cluster, devices) -> None:
+    path, best = tmp_path / "s.yaml", tmp_path / "best.yaml"
+    text = f"model: {{preset: {model}}}\ncluster: {{preset: {cluster}}}\nframework: {framework}\n"
+    path.write_text(text + "batch: {global: 16}\nmesh: {dp: 2}\n")
+    dtype = "" if framework != "pangu-cpu" else "model: {preset: pangu-alpha-350m, dtype: fp32}\n"
+    if dtype:
+        path.write_text(dtype + path.read_text().partition("\n")[2])
+    words = ["search", str(path), "--devices", str(devices), "--micro", "1", "--out", str(best), "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["priced_only"] == [] and outside(Question.load(best)) == []
+    assert main(["export", str(best), "--out", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    if framework == "mindspore-2.10":
+        assert main([*words, "--beyond"]) == 0
+        priced_only = json.loads(capsys.readouterr().out)["priced_only"]
+        assert priced_only == outside(Question.load(best)) != []
+
+
+def test_what_is_asked_of_search_and_not_executed_is_one_line(strategy: Path, capsys) -> None:
+    for words, complaint in (
+        (["--schedules", "zb_h1"], "schedules zb_h1: mindspore-2.10 executes none of these; --beyond prices them"),
+        (["--cp", "2"], "cp 2: mindspore-2.10 executes none of these"),
+    ):
+        assert main(["search", str(strategy), *words]) == 2
+        error = capsys.readouterr().err
+        assert complaint in error and error.count("\n") == 1
+    strategy.write_text("model: {preset: llama2-7b}\n" + strategy.read_text())
+    assert main(["search", str(strategy)]) == 2
+    assert "does not execute a model with position 'rotary'" in capsys.readouterr().err
