@@ -27,13 +27,19 @@ class Quiet:
 
     def stage_finished(self, summary: StageSummary) -> None: ...
 
+    def say(self, lines: Iterable[str]) -> None: ...
+
 
 class Announcer(Quiet):
     """Prints to stderr what a stage wants said before it goes on, and nothing else."""
 
     def task_done(self, plan: PlannedStep, result: Result) -> None:
-        for line in result.counts.get("announcement", ()):
-            print(line, file=sys.stderr)
+        self.say(result.counts.get("announcement", ()))
+
+    def say(self, lines: Iterable[str]) -> None:
+        """Print lines, each at once."""
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
 
 
 class Progress:

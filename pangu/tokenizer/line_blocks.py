@@ -64,8 +64,5 @@ def output(path: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    try:
-        with whole_file(Path(path)) as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+    with whole_file(Path(path)) as file:
+        yield file

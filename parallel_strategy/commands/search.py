@@ -45,14 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     from pangu.foundation.errors import UserError
     from parallel_strategy.report.output import write_whole
-    from parallel_strategy.report.search import found_data, print_found
+    from parallel_strategy.report.search import found_data, one_line, print_found
     from parallel_strategy.search.executable import keep_to_framework
     from parallel_strategy.search.find import search
     from parallel_strategy.search.shapes import Space
     from parallel_strategy.session import load_question
     from parallel_strategy.spec.capability import outside
 
-    question = load_question(arguments.strategy)
+    question = load_question(arguments.strategy, devices=arguments.devices)
     devices = arguments.devices or question.strategy.mesh.devices
     if devices > question.cluster.device_count:
         raise UserError(
@@ -99,15 +99,25 @@ def run(arguments: argparse.Namespace) -> int:
         winner = found.best[0]
         title = (
             f"# Found by search: {winner.seconds:.4g} s a step and {winner.gib:.1f} of "
-            f"{winner.memory.usable_gib():g} GiB predicted, best of\n# {found.candidates:,} strategies on {devices} "
+            f"{winner.usable_gib:g} GiB predicted, best of\n# {found.candidates:,} strategies on {devices} "
             f"devices of {question.cluster.name}. `explain` says where the time goes.\n"
         )
         write_whole(out, title + best.dump())
+    lacks = None
+    if found.nearest is not None:
+        usable, needs = found.nearest.usable_gib * (1.0 - arguments.margin), found.nearest.gib
+        lacks = (
+            f"{arguments.strategy}: none of {found.candidates:,} strategies fits; the nearest needs {needs:.2f} GiB, "
+            f"{usable:.2f} usable: {needs - usable:.3g} too much ({one_line(found.nearest.question.strategy)})"
+        )
     priced_only = outside(found.best[0].question) if found.best else []
     if arguments.json:
-        print(json.dumps({**found_data(found, elapsed), "priced_only": priced_only}, indent=1))
-    else:
-        print_found(found, elapsed)
-        for line in priced_only:
-            print(f"priced only: {line}")
-    return 0 if found.best else 1
+        data = found_data(found, elapsed) | {"priced_only": priced_only} | ({"error": lacks} if lacks else {})
+        print(json.dumps(data, indent=1))
+        return 2 if lacks else 0
+    print_found(found, elapsed)
+    for line in priced_only:
+        print(f"priced only: {line}")
+    if lacks:
+        raise UserError(lacks)
+    return 0

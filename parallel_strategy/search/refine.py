@@ -109,6 +109,12 @@ def refine(prediction: Prediction, usable: float, space: Space) -> tuple[Predict
         ]
         tried += len(steps)
         fitting = [step for step in steps if step.gib <= usable]
+        if not fitting and best.gib > usable:  # towards what fits
+            smallest = min(steps, key=lambda step: step.gib, default=best)
+            if smallest.gib >= best.gib:
+                break
+            best = smallest
+            continue
         fastest = min(fitting, key=lambda step: step.seconds, default=best)
         if fastest.seconds > FASTER * best.seconds and best.gib <= usable:
             break
