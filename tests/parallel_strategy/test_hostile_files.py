@@ -130,8 +130,8 @@ GROUP = {"multipliers": {"gemm_eff": 1.0}, "deviations": {}, "rows": [], "spread
     [
         ("", "not a calibration"), ("[]", "groups"), ("null", "groups"), ('{"groups": []}', "groups"),
         ("[" * 100_000, "not a calibration"), (json.dumps({"groups": {}, "version": 9}), "nearest: 1"),
-        (json.dumps({"groups": {"g": 3}}), "'g'"), (json.dumps({"groups": {"g": {}}}), "multipliers"),
-        (json.dumps({"groups": {"g": GROUP | {"multipliers": {"gem": 1}}}}), "'gem'"),
+        (json.dumps({"groups": {"g": 3}}), "'groups.g'"), (json.dumps({"groups": {"g": {}}}), "multipliers"),
+        (json.dumps({"groups": {"g": GROUP | {"multipliers": {"gem": 1}}}}), "did you mean 'gemm_eff'"),
         (json.dumps({"groups": {"g": GROUP | {"multipliers": {"gemm_eff": -1}}}}), "above 0"),
         (json.dumps({"groups": {"g": GROUP | {"multipliers": {"gemm_eff": float("nan")}}}}), "finite"),
         (json.dumps({"groups": {"g": GROUP | {"memory": {"context_gib": "x"}}}}), "context_gib"),
