@@ -49,8 +49,8 @@ class Split:
                     yield rows
             except (RuntimeError, ValueError) as error:
                 raise UserError(
-                    f"{self.files[0]} (split {self.name!r}): cannot be read as MindRecord: {reason_in(str(error))}; pack "
-                    "the corpus again (data_pipeline run --verify)"
+                    f"{self.files[0]} (split {self.name!r}): cannot be read as MindRecord: {reason_in(str(error))}; "
+                    "pack the corpus again (data_pipeline run --verify)"
                 ) from None
 
     def damaged(self) -> str | None:
@@ -78,7 +78,7 @@ class Split:
 def reason_in(message: str) -> str:
     """Return the one line that says something in a message of MindSpore's dataset, which frames and repeats it."""
     lines = [line.strip() for line in message.splitlines() if line.strip("- ")]
-    telling = [line for line in lines if "Error Message" not in line and not line.startswith(("Dataset Pipeline", "C++"))]
+    telling = [line for line in lines if "Error Message" not in line and "Call Stack" not in line]
     return (telling or lines or ["unreadable"])[0]
 
 
