@@ -35,7 +35,10 @@ PERCENT = 100.0
 
 @dataclass(frozen=True)
 class Setting:
-    """How a task is asked. shots: zero, one, few or a number. limit: so many documents, drawn by the seed; None: all."""
+    """How a task is asked. shots: zero, one, few or a number.
+
+    limit: so many documents, drawn by the seed; None: all.
+    """
 
     shots: str = "zero"
     variant: str = "paper"
