@@ -8,18 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.checkpoint.directory import STATE, meant_checkpoint, open_checkpoint
+from pangu.checkpoint.directory import MODEL_FILE, STATE, meant_checkpoint, open_checkpoint
 from pangu.config import ModelConfig, load_size
 from pangu.formats import names
 from pangu.formats.data_types import BF16, FP32, cast
+from pangu.formats.mapped_file import map_tensors
 from pangu.formats.model_metadata import TOKENIZER_KEY, model_in
 from pangu.formats.model_shape import tell_shape
-from pangu.formats.source import Source, open_source
+from pangu.formats.open_source import open_source
+from pangu.formats.source import FileSource, Source
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
+from pangu.quantization.convert_quantized import DequantizedSource, in_full_precision
 from pangu.tokenizer import Tokenizer
-
-MODEL_FILE = "model.yaml"
 
 
 def model_of(path: Path, source: Source | None = None) -> ModelConfig | None:
@@ -55,7 +56,7 @@ def fits(source: Source, model: ModelConfig) -> bool:
 def open_weights(path: Path) -> Source:
     """Open weights of any form; a training checkpoint is compared with its checksums, and its moments are left out."""
     if not (path / STATE).is_file():
-        return open_source(path)
+        return in_full_precision(open_source(path))
     from pangu.checkpoint.reshard import open_checkpoint as open_any
 
     return open_any(path, None)
@@ -84,6 +85,25 @@ def read_weights(source: Source) -> dict[str, np.ndarray]:
     return weights
 
 
+def stored_weights(source: Source) -> dict[str, np.ndarray]:
+    """Every weight as it is stored, by released name, mapped into memory where it lies in one piece.
+
+    bf16 is uint16; quantised matrices come with their scales (`pangu.quantization.quantized_file`).
+    """
+    if isinstance(source, DequantizedSource):
+        return dict(source.stored)
+    if not isinstance(source, FileSource):
+        return read_weights(source)
+    found = names.sort_names(source.tensors)
+    if found.foreign:
+        return read_weights(source)  # says what is wrong
+    tensors = map_tensors(source)
+    return {
+        ours: tensors[name].T if found.is_torch and names.is_transposed(ours) else tensors[name]
+        for name, ours in found.weights.items()
+    }
+
+
 def check_finite(weights: Mapping[str, np.ndarray], where: str) -> None:
     """Raise UserError that names the weights that hold NaN or infinity."""
     bad = {}
@@ -98,12 +118,13 @@ def check_finite(weights: Mapping[str, np.ndarray], where: str) -> None:
 
 
 def load_for_inference(
-    path: Path | str, model: Path | str | None = None, tokenizer: Path | str | None = None
+    path: Path | str, model: Path | str | None = None, tokenizer: Path | str | None = None, as_stored: bool = False
 ) -> tuple[ModelConfig, dict[str, np.ndarray], Path | None]:
     """Return configuration, weights by released name, and the tokenizer's place (None where none is known).
 
     path: a run directory (its newest whole checkpoint), a checkpoint directory, or weights of any form that `convert`
     reads. model: a model.yaml or the name of a size, where nothing that lies with the weights says it.
+    as_stored: `stored_weights`, not copies in full precision.
     """
     path = meant_checkpoint(Path(path))
     source = open_weights(path)
@@ -115,7 +136,7 @@ def load_for_inference(
         told = tokenizer_fingerprint(path, source)
         if told not in (None, Tokenizer.load(place).fingerprint):
             warn(f"warning: {path}: was trained with another tokenizer than {place}: its texts will make no sense")
-    return config, read_weights(source), place
+    return config, stored_weights(source) if as_stored else read_weights(source), place
 
 
 def tokenizer_fingerprint(path: Path, source: Source | None = None) -> str | None:

@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pangu.distributed.launch import MANY_NODES_PORT, Nodes, free_port, plan_launch
+    from pangu.distributed.launch import MANY_NODES_PORT, Nodes, plan_launch
+    from pangu.foundation.processes import free_port
 
     config = TrainConfig.load(arguments.config)
     changes = {name: getattr(arguments, name) for name in OVERRIDES if getattr(arguments, name) is not None}

@@ -59,7 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         warn(f"interrupted after step {summary.step}; saved {summary.checkpoint}")
         warn("the same command goes on from there")
         return 130
-    print(f"trained {summary.step} steps, {summary.tokens:,} tokens: loss {summary.loss:.3f}")
+    skipped = f"; {summary.skipped:,} of {summary.step:,} updates skipped" if summary.skipped else ""
+    print(f"trained {summary.step} steps, {summary.tokens:,} tokens: loss {summary.loss:.3f}{skipped}")
     print(
         f"held-out perplexity {summary.heldout_perplexity:,.1f} "
         f"({summary.heldout_bits_per_byte:.3f} bits a byte); unigram model {summary.unigram_perplexity:,.1f}"

@@ -27,13 +27,14 @@ from pangu.foundation.errors import UserError
 from pangu.foundation.interrupts import Interrupts
 from pangu.training.data import PackedData, training_batches, unigram_nats
 from pangu.training.metrics import MetricsWriter, draw_losses, is_number, read_metrics
+from pangu.training.overview import described
 from pangu.training.progress import TrainingProgress
 from pangu.training.run_directory import (
     check_begins_here,
     check_same_run,
     lock,
     put_aside,
-    with_the_cosine_of,
+    with_schedule_of,
     write_run_files,
 )
 from pangu.training.trainer import Trainer
@@ -52,6 +53,7 @@ class Summary:
     heldout_bits_per_byte: float
     unigram_perplexity: float
     tokens: int
+    skipped: int
     tokens_per_second: float
     mfu: float
     picture: str
@@ -173,7 +175,7 @@ def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = Fa
             put_aside(run)
         saved = find_checkpoint(run, world)
         if saved:
-            config = with_the_cosine_of(saved.train, config)
+            config = with_schedule_of(run, saved, config)
             check_same_run(run, saved, config, model, data)
         elif config.start_from and world.is_first:
             check_start(Path(config.start_from), model, data)
@@ -184,6 +186,8 @@ def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = Fa
             load_start(trainer, Path(config.start_from))
         if world.is_first:
             write_run_files(run, model, config, data)
+            for line in described(model, config, data, trainer.state):
+                warn(line)
         return loop(trainer, run)
     finally:
         if held_lock:
@@ -230,7 +234,9 @@ def loop(trainer: Trainer, run: Path) -> Summary:
     first = trainer.state.step
     writer = MetricsWriter(run, first) if world.is_first else None
     peak = matmul_peak() * world.size
-    progress = TrainingProgress(config.steps, first, trainer.model.training_flops_per_token, peak)
+    progress = TrainingProgress(
+        config.steps, first, trainer.model.training_flops_per_token, peak, is_shown=world.is_first
+    )
     path, asked = None, False
     try:
         with Interrupts() as interrupts, progress:
@@ -247,7 +253,7 @@ def loop(trainer: Trainer, run: Path) -> Summary:
                 last = step == config.steps
                 if last or step % config.evaluate_every == 0 or step % config.checkpoint_every == 0:
                     evaluate(trainer, writer, progress)
-                    if world.size > 1:
+                    if world.size > 1 or not progress.is_shown:
                         report(metrics, trainer.state, progress)
                 if last or step % config.checkpoint_every == 0 or asked:
                     path = trainer.save(run)
@@ -281,6 +287,7 @@ def summarise(trainer: Trainer, run: Path, path: Path | None, progress: Training
         heldout_bits_per_byte=heldout * split.tokens / max(split.bytes_of_text, 1) / math.log(2),
         unigram_perplexity=math.exp(unigram),
         tokens=trainer.state.tokens,
+        skipped=trainer.state.skipped,
         tokens_per_second=progress.tokens_per_second,
         mfu=progress.mfu,
         picture=str(picture or ""),

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from pangu.checkpoint.directory import Checkpoint, checkpoints_directory
-from pangu.config import ModelConfig, TrainConfig
+from pangu.config import LearningRateConfig, ModelConfig, TrainConfig
 from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.best_effort import warn
 from pangu.foundation.directory import commit_directory, make_directory
@@ -12,6 +12,7 @@ from pangu.foundation.errors import UserError
 from pangu.foundation.lock import Lock
 from pangu.training.data import PackedData
 from pangu.training.metrics import METRICS, read_metrics
+from pangu.training.schedule import complete, continued, first_difference, schedule_of
 
 # Fields that may change when a run goes on: they decide when it stops, what it writes and how it computes, not what.
 FREE_FIELDS = {
@@ -27,19 +28,33 @@ BEGINNING_FIELDS = {"initializer"}
 def decided_fields(config: TrainConfig, data: PackedData, is_fp16: bool) -> dict:
     """What decides the computation: of train.yaml, with the length of the cosine written out, and the corpus."""
     fields = config.model_dump(mode="json", exclude=FREE_FIELDS)
-    fields["learning_rate"]["decay_steps"] = config.learning_rate.decay_steps or config.steps
+    fields["learning_rate"] = complete(config.learning_rate, config.steps).model_dump(mode="json")
     if not is_fp16:
         del fields["loss_scale"]
     return fields | {"corpus": data.fingerprint, "tokenizer": data.tokenizer}
 
 
-def with_the_cosine_of(saved: dict, config: TrainConfig) -> TrainConfig:
-    """`config` for a run that has begun: a cosine of no stated length stays as long as it was, so that `steps` alone
-    makes a run longer; behind it the rate is `end`.
+def with_schedule_of(run: Path, saved: Checkpoint, config: TrainConfig) -> TrainConfig:
+    """Return `config` for a run that has begun: what the learning rate leaves out is as it was.
+
+    Raises UserError where the rate of an update that was made would be another one now.
     """
-    if config.learning_rate.decay_steps is not None:
-        return config
-    rate = config.learning_rate.model_copy(update={"decay_steps": saved["learning_rate"]["decay_steps"]})
+    began = LearningRateConfig(**saved.train["learning_rate"])
+    done = saved.state.step - saved.state.skipped
+    rate = continued(config.learning_rate, began, config.steps, done)
+    if rate.begin_step > done:
+        raise UserError(
+            f"{run}: field 'learning_rate.begin_step' = {rate.begin_step}: the run has made {done} updates: let the "
+            f"new schedule begin there, or train to {rate.begin_step} with the old one first"
+        )
+    step = first_difference(rate, began, config.steps, done)
+    if step is not None:
+        before, now = (schedule_of(one, config.steps)(step) for one in (began, rate))
+        raise UserError(
+            f"{run}: field 'learning_rate': update {step + 1} was made with the rate {before:g}, by this schedule it "
+            f"would be {now:g}: what was trained cannot change; to go on with the moments under a new schedule set "
+            f"learning_rate.begin_step: {done}"
+        )
     return config.model_copy(update={"learning_rate": rate})
 
 
@@ -51,6 +66,9 @@ def check_same_run(run: Path, saved: Checkpoint, config: TrainConfig, model: Mod
     before = {f"model.{name}": value for name, value in saved.model.model_dump(exclude=BEGINNING_FIELDS).items()}
     now = {f"model.{name}": value for name, value in model.model_dump(exclude=BEGINNING_FIELDS).items()}
     decided = decided_fields(config, data, model.compute_dtype == "fp16")
+    del decided["learning_rate"]  # `with_schedule_of` has compared what it does
+    if "skip_above_norm" not in saved.train and decided["skip_above_norm"] is None:
+        del decided["skip_above_norm"]
     if "tokenizer" not in saved.train:  # an earlier version wrote it
         del decided["tokenizer"]
     for name, value in (now | decided).items():

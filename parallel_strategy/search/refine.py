@@ -13,6 +13,7 @@ from pangu.foundation.errors import UserError
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.shapes import Space
+from parallel_strategy.spec.capability import outside
 from parallel_strategy.spec.strategy import Question, StrategySpec, divisors
 
 HOST_SHARE = "activations on the host"
@@ -44,7 +45,8 @@ def alternatives(question: Question, space: Space) -> list[Alternative]:
             strategy.check_model(question.model)
         except UserError:
             continue
-        found.append(Alternative(choice, value, instead_of, strategy))
+        if space.keeps is None or not outside(question.with_strategy(strategy)):
+            found.append(Alternative(choice, value, instead_of, strategy))
     return found
 
 

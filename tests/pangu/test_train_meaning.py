@@ -34,11 +34,11 @@ def begun(corpus: Path, tmp_path_factory) -> Path:
 def goes_on(run: Path, config: TrainConfig, data: PackedData) -> None:
     """What `train` looks at before it goes on."""
     from pangu.training.run import model_of
-    from pangu.training.run_directory import with_the_cosine_of
+    from pangu.training.run_directory import with_schedule_of
 
     saved = checkpoint.newest(run)
     assert saved is not None
-    config = with_the_cosine_of(saved.train, config)
+    config = with_schedule_of(run, saved, config)
     check_same_run(run, saved, config, model_of(config, data), data)
 
 
