@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pangu.commands import generate
 from pangu.foundation.errors import UserError
+from pangu.foundation.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,9 +49,6 @@ def options_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from pangu.checkpoint.directory import meant_checkpoint
     from pangu.distributed.predictor import (
         Prediction,
@@ -97,11 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if problem:
         raise UserError(f"{problem.what}: {problem.problem}")
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("predict", total=len(prompts))
-        code = Predictor(asked, arguments.restarts, lambda count: bar.update(task, completed=count)).run()
+    with Progress("predict", len(prompts), unit="prompts") as progress:
+        code = Predictor(asked, arguments.restarts, progress.update).run()
     if code:
         print("interrupted; the same command goes on from there", file=sys.stderr)
         return code

@@ -234,7 +234,9 @@ def loop(trainer: Trainer, run: Path) -> Summary:
     first = trainer.state.step
     writer = MetricsWriter(run, first) if world.is_first else None
     peak = matmul_peak() * world.size
-    progress = TrainingProgress(config.steps, first, trainer.model.training_flops_per_token, peak)
+    progress = TrainingProgress(
+        config.steps, first, trainer.model.training_flops_per_token, peak, is_shown=world.is_first
+    )
     path, asked = None, False
     try:
         with Interrupts() as interrupts, progress:

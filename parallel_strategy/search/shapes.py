@@ -1,7 +1,7 @@
 """The space of a search, and what a rank's blocks cost and weigh for every shape in it: priced once each, read by all
 candidates."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import permutations
@@ -70,6 +70,7 @@ class Space:
     interleave: list[int] = field(default_factory=lambda: [1, 2])  # halves of a micro-batch that run at once
     activation: list[float] = field(default_factory=lambda: [0.0, 0.5, 1.0])  # share on the host
     largest_micro: int = 16
+    keeps: Callable[[Layout, int], bool] | None = None  # which layouts with so many stages belong to it
 
     def schedules_of(self, pp: int, chunks: int) -> list[str]:
         """Those that have this many stages and chunks."""
@@ -109,7 +110,7 @@ class Space:
                         for micro in micros:
                             for sequence in (False, True) if tp > 1 else (False,):
                                 result.append(Layout(tp, cp, ep, dp, micro, sequence, order))
-        return result
+        return [layout for layout in result if self.keeps is None or self.keeps(layout, pp)]
 
 
 class Shapes:

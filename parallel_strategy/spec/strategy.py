@@ -20,12 +20,9 @@ from pangu.foundation.yaml_document import shown
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.divide import divisors, even_stages, nearest
 from parallel_strategy.spec.file import PRESETS, Section, SpecFile
-from parallel_strategy.spec.framework import FrameworkSpec
+from parallel_strategy.spec.framework import FrameworkSpec, Schedule
 from parallel_strategy.spec.model import ModelSpec
 
-Schedule = Literal[
-    "gpipe", "1f1b", "interleaved", "mindspore_vpp", "mindspore_vpp_less_memory", "zb_h1", "zb_h2", "zb_v", "dualpipe"
-]
 FILES = (".yaml", ".yml")
 CHUNKED = ("interleaved", "mindspore_vpp", "mindspore_vpp_less_memory")
 
