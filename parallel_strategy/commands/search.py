@@ -40,8 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import os
     import time
     from pathlib import Path
+
+    os.environ.setdefault(
+        "OPENBLAS_NUM_THREADS", "1"
+    )  # before numpy: these matrices are small, threads would only spin
 
     from pangu.foundation.errors import UserError
     from parallel_strategy.report.output import write_whole
