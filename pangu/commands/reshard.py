@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="LAYOUT",
-        help="how it is split: strategy.yaml, or one file of layouts a pipeline stage (default: as the checkpoint says)",
+        help="how it is split: strategy.yaml, or one file of layouts a stage (default: as the checkpoint says)",
     )
     parser.add_argument(
         "--to",
