@@ -20,7 +20,7 @@ from parallel_strategy.spec.file import SpecFile
 TEMPLATE = """\
 # How a model is laid over a cluster. Every value can be edited; `predict` says what it costs.
 version: 1
-model: {{preset: {model}}}  # or {{file: model.yaml}}; seq and dtype override the model's
+model: {{preset: {model}{dtype}}}  # or {{file: model.yaml}}; seq and dtype override the model's
 cluster: {{preset: {cluster}}}  # or {{file: cluster.yaml}}
 framework: {framework}  # what the software adds: kernels, overlap, host time; or framework.yaml
 batch: {{global: {batch}, micro: 1}}  # sequences per step; per micro-batch on one data-parallel rank
@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
     from parallel_strategy.report.output import write_whole
     from parallel_strategy.spec.cluster import ClusterSpec
+    from parallel_strategy.spec.even_parts import uneven_parts
     from parallel_strategy.spec.framework import FrameworkSpec
     from parallel_strategy.spec.model import ModelSpec
     from parallel_strategy.spec.schema import SCHEMAS, schema_of
@@ -86,11 +87,14 @@ def run(arguments: argparse.Namespace) -> int:
     model, cluster = ModelSpec.preset(arguments.model), ClusterSpec.preset(arguments.cluster)
     FrameworkSpec.preset(arguments.framework)
     tp = min(cluster.topology[0].size, 8)
-    while model.num_heads % tp:
+    while model.num_heads % tp or any(uneven_parts(model, tp, 1, sequence_parallel=False)):
         tp //= 2
     dp = max(1, min(cluster.devices_per_server, cluster.device_count) // tp)
     text = TEMPLATE.format(
         model=arguments.model,
+        dtype=""
+        if (dtype := cluster.device.nearest_dtype(model.compute_dtype)) == model.compute_dtype
+        else f", dtype: {dtype}",
         cluster=arguments.cluster,
         framework=arguments.framework,
         tp=tp,
