@@ -171,6 +171,8 @@ def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = Fa
     run = Path(config.out)
     held_lock = lock(run) if world.is_first else None
     try:
+        if world.is_first:
+            data.verify()
         if anew and world.is_first:
             put_aside(run)
         saved = find_checkpoint(run, world)
