@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.engine.forecast import forecast
     from data_pipeline.engine.preview import preview
+    from data_pipeline.engine.progress import files_in_words
     from data_pipeline.recipe import Recipe
 
     recipe = Recipe.load(arguments.recipe)
@@ -28,6 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     width = max(len(state.name) for state in states)
     for state in states:
         print(f"{state.name:<{width}}  {state.in_words()}")
+    for line in files_in_words(recipe):
+        print(line)
     for line in forecast(recipe, arguments.out, states):
         print(line)
     return 0
