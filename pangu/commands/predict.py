@@ -13,6 +13,7 @@ and started again with the prompts that are left; a call that was cut off goes o
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from pangu.commands import generate
@@ -50,14 +51,15 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    from pangu.checkpoint.directory import meant_checkpoint
     from pangu.distributed.predictor import (
         Prediction,
         Predictor,
         check_all,
+        contents_of,
         described,
         processes_of,
         shares_of,
-        whole_checkpoint,
     )
 
     if arguments.interactive:
@@ -69,14 +71,16 @@ def run(arguments: argparse.Namespace) -> int:
         if prompt.splitlines() != [prompt] or not prompt.strip():
             raise UserError(f"--prompt {prompt!r}: must be one line that is not blank")
     workers = min(processes_of(arguments.strategy, arguments.workers), len(prompts))
+    path = meant_checkpoint(Path(arguments.checkpoint))
     asked = Prediction(
-        checkpoint=whole_checkpoint(Path(arguments.checkpoint)),
+        checkpoint=path,
         prompts=prompts,
         options=options_of(arguments),
         device=arguments.device,
         workers=workers,
         out=arguments.out,
         logs=arguments.logs or arguments.out.with_name(f"{arguments.out.name}.logs"),
+        contents=partial(contents_of, path, arguments.model, arguments.tokenizer),
     )
     checks = check_all(asked)
     stream = sys.stdout if arguments.dry_run else sys.stderr

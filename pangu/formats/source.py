@@ -107,6 +107,7 @@ class CheckpointSource(Source):
         self.index = index_checkpoint(path)
         tensors = {name: tensor.info for name, tensor in self.index.tensors.items()}
         super().__init__(path, "MindSpore checkpoint", tensors, [path])
+        self.metadata = self.index.metadata
 
     def fill(self, name: str, first: int, last: int, view: memoryview) -> None:
         tensor = self.index.tensors[name]
@@ -128,7 +129,8 @@ def open_source(path: Path, strategy: list[Path] | None = None, embeddings: Path
         found = next((path / name for name in DIRECTORY_FILES if (path / name).exists()), None)
         if found is None:
             raise UserError(
-                f"{path}: holds neither filerted_0.ckpt … nor rank_0/ … nor {', '.join(DIRECTORY_FILES)}; "
+                f"{path}: holds no whole checkpoint of a run, nor filerted_0.ckpt … nor rank_0/ … nor "
+                f"{', '.join(DIRECTORY_FILES)}; "
                 "for a single file give its path"
             )
         path = found
@@ -185,4 +187,7 @@ def open_indexed(path: Path) -> FileSource:
     tensors = {name: parts[file].tensors[name] for name, file in weight_map.items()}
     places = {name: parts[file].places[name] for name, file in weight_map.items()}
     kind = parts[files[0]].form if files else "empty index"
-    return FileSource(path, f"{kind} in {len(files)} parts", tensors, places)
+    source = FileSource(path, f"{kind} in {len(files)} parts", tensors, places)
+    for file in reversed(files):
+        source.metadata |= parts[file].metadata
+    return source

@@ -11,7 +11,7 @@ import numpy as np
 
 from pangu.formats.conversion import Plan, Step
 from pangu.formats.data_types import DataType, TensorInfo, bytes_of, cast
-from pangu.formats.mindspore_checkpoint import value_headers
+from pangu.formats.mindspore_checkpoint import metadata_values, value_headers
 from pangu.formats.safetensors_file import file_header
 from pangu.foundation.atomic_file import AtomicFile
 from pangu.foundation.errors import UserError
@@ -63,6 +63,8 @@ def write_output(plan: Plan, path: Path, advance: Callable[[int], None]) -> tupl
     with WholeFile(path) as file:
         if plan.target != "mindspore":
             file.write(file_header([(step.target, step.info) for step in plan.steps], plan.metadata))
+        else:
+            file.write(metadata_values(plan.metadata))
         buffer = np.empty(max(plan.source.tensors[step.source].nbytes for step in plan.steps), np.uint8)
         for step in plan.steps:
             write_step(plan, step, buffer, file, advance)

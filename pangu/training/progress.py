@@ -39,6 +39,10 @@ class TrainingProgress:
         with contextlib.suppress(OSError):
             self.bar.stop()
 
+    @property
+    def is_shown(self) -> bool:
+        return not self.bar.disable
+
     def step(self, step: int, loss: float, tokens: int) -> None:
         """One update is done; `tokens` went through it."""
         now = time.perf_counter()

@@ -162,7 +162,7 @@ def memory_lines(prediction: Prediction, go):
         times, levels = memory_over_time(prediction, stage)
         every = max(1, len(times) // MOST_POINTS)
         figure.add_scatter(x=times[::every], y=levels[::every], mode="lines", name=f"stage {stage}", line_width=1.5)
-    _usable(figure, prediction.memory.usable_gib(), prediction.gib)
+    _usable(figure, prediction.usable_gib, prediction.gib)
     figure.update_layout(height=340, xaxis_title="seconds", yaxis_title="GiB")
     return figure
 
@@ -248,7 +248,7 @@ def pareto(prediction: Prediction, front: list[tuple[float, float, Any]], go):
         line_shape="hv",
     )
     figure.add_scatter(x=[prediction.seconds], y=[prediction.gib], mode="markers", marker_size=12, name="this strategy")
-    _usable(figure, prediction.memory.usable_gib(), max(prediction.gib, *(g for _, g, _ in front)))
+    _usable(figure, prediction.usable_gib, max(prediction.gib, *(g for _, g, _ in front)))
     figure.update_layout(height=380, xaxis_title="seconds a step (logarithmic)", yaxis_title="GiB", xaxis_type="log")
     return figure
 
