@@ -37,6 +37,7 @@ from pangu.foundation.json_text import dumps
 
 STEP_NAME = re.compile(r"step-(\d{8,})")
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MODEL_FILE = "model.yaml"  # beside weights: the network
 SHARD, LAYOUTS = "checkpoint.safetensors", "strategy.ckpt"
 MOMENTS = ("adam_m.", "adam_v.")
 VERSION = 1

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Literal
 
 from pangu.checkpoint import directory as checkpoint
-from pangu.checkpoint.directory import LAYOUTS, MOMENTS, OPTIMIZER, SHARD, STATE, WEIGHTS
+from pangu.checkpoint.directory import LAYOUTS, MODEL_FILE, MOMENTS, OPTIMIZER, SHARD, STATE, WEIGHTS
 from pangu.checkpoint.reshard_write import ShardFile, write_parameters
-from pangu.checkpoint.weights import MODEL_FILE
 from pangu.config import ModelConfig
 from pangu.distributed.shards import rank_folder, with_moments
 from pangu.formats import names
 from pangu.formats.data_types import TensorInfo
 from pangu.formats.mindspore_checkpoint import metadata_values
 from pangu.formats.model_metadata import TOKENIZER_KEY, metadata_of, model_in
+from pangu.formats.open_source import open_source
 from pangu.formats.parameter_layout import ParameterLayout
 from pangu.formats.safetensors_file import file_header
 from pangu.formats.shards import WholeShards, holds_shards
-from pangu.formats.source import FileSource, Source, open_source
+from pangu.formats.source import FileSource, Source
 from pangu.formats.strategy_checkpoint import encode_strategy, read_stages
 from pangu.foundation.atomic_file import sync_directory
 from pangu.foundation.directory import hidden_directory

@@ -8,20 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.checkpoint.directory import STATE, meant_checkpoint, open_checkpoint
+from pangu.checkpoint.directory import MODEL_FILE, STATE, meant_checkpoint, open_checkpoint
 from pangu.config import ModelConfig, load_size
 from pangu.formats import names
 from pangu.formats.data_types import BF16, FP32, cast
 from pangu.formats.mapped_file import map_tensors
 from pangu.formats.model_metadata import TOKENIZER_KEY, model_in
 from pangu.formats.model_shape import tell_shape
-from pangu.formats.source import FileSource, Source, open_source
+from pangu.formats.open_source import open_source
+from pangu.formats.source import FileSource, Source
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
 from pangu.quantization.convert_quantized import DequantizedSource, in_full_precision
 from pangu.tokenizer import Tokenizer
-
-MODEL_FILE = "model.yaml"
 
 
 def model_of(path: Path, source: Source | None = None) -> ModelConfig | None:

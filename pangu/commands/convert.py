@@ -22,7 +22,6 @@ back to full precision.
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,13 +30,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.checkpoint.directory import STATE, meant_checkpoint
-from pangu.checkpoint.weights import MODEL_FILE, model_of, open_weights
+from pangu.checkpoint.directory import MODEL_FILE, STATE, meant_checkpoint
+from pangu.checkpoint.weights import model_of, open_weights
 from pangu.config import ModelConfig, load_size
 from pangu.formats.conversion import SUFFIXES, Plan, make_plan
-from pangu.formats.source import Source, open_source
+from pangu.formats.open_source import open_source
+from pangu.formats.source import Source
 from pangu.formats.write_output import WholeFile, check_output, write_output
 from pangu.foundation.errors import UserError
+from pangu.foundation.progress import Progress
 from pangu.quantization.convert_quantized import calibration_ids, in_full_precision, write_quantized
 from pangu.quantization.layers import stored_tensors
 from pangu.quantization.quantized_file import METADATA, Quantization
@@ -254,17 +255,9 @@ def print_summary(summary: dict) -> None:
 
 @contextmanager
 def progress_bar(total: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A bar with the rate and the time left, where standard error is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda count: progress.advance(task, count)
+    """Show the rate and the time left."""
+    with Progress(label, total, unit="bytes") as progress:
+        yield progress.advance
 
 
 def check_model_file(path: Path, overwrite: bool) -> None:

@@ -15,8 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from pangu.foundation.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,11 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         check_output(plan, arguments.out)
     else:
-        console = Console(stderr=True)
-        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("reshard", total=plan.nbytes)
-            write_plan(plan, arguments.out, lambda count: bar.advance(task, count))
+        with Progress("reshard", plan.nbytes, unit="bytes") as progress:
+            write_plan(plan, arguments.out, progress.advance)
     summary = {
         "from": source.form,
         "parameters": len(plan.order),

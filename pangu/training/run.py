@@ -171,6 +171,8 @@ def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = Fa
     run = Path(config.out)
     held_lock = lock(run) if world.is_first else None
     try:
+        if world.is_first:
+            data.verify()
         if anew and world.is_first:
             put_aside(run)
         saved = find_checkpoint(run, world)
@@ -234,7 +236,9 @@ def loop(trainer: Trainer, run: Path) -> Summary:
     first = trainer.state.step
     writer = MetricsWriter(run, first) if world.is_first else None
     peak = matmul_peak() * world.size
-    progress = TrainingProgress(config.steps, first, trainer.model.training_flops_per_token, peak)
+    progress = TrainingProgress(
+        config.steps, first, trainer.model.training_flops_per_token, peak, is_shown=world.is_first
+    )
     path, asked = None, False
     try:
         with Interrupts() as interrupts, progress:
