@@ -11,7 +11,8 @@ import pytest
 from tests.conftest import REPOSITORY
 
 PACKAGES = ("pangu", "parallel_strategy", "data_pipeline")
-SETTINGS_MODULES = ("settings", "yaml_document")
+# What modules of foundation need; all others need nothing.
+LIBRARIES = {"settings": {"pydantic", "yaml"}, "yaml_document": {"yaml"}, "terminal": {"rich"}}
 # Modules that import MindSpore at once, and those that do when a function is called.
 ON_MINDSPORE = (
     "pangu.model.", "pangu.training.", "pangu.distributed.", "pangu.device", "pangu.generation.mindspore_decoder",
@@ -96,7 +97,7 @@ def test_only_the_distributed_wing_imports_parallel_strategy_and_only_what_it_ma
 def test_foundation_needs_no_heavy_library_and_pydantic_and_yaml_only_for_settings() -> None:
     for file in (REPOSITORY / "pangu/foundation").glob("*.py"):
         own = {name.split(".")[0] for name, is_top in imports_of(file) if is_top} - sys.stdlib_module_names - {"pangu"}
-        assert own <= ({"pydantic", "yaml"} if file.stem in SETTINGS_MODULES else set()), (file.name, own)
+        assert own <= LIBRARIES.get(file.stem, set()), (file.name, own)
 
 
 def test_mindspore_is_imported_where_a_network_runs_on_it_and_nowhere_else() -> None:
