@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.engine.forecast import forecast
     from data_pipeline.engine.preview import preview
+    from data_pipeline.engine.progress import files_in_words
     from data_pipeline.recipe import Recipe
 
     recipe = Recipe.load(arguments.recipe, arguments.set)
@@ -31,6 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     width = max(len(state.name) for state in states)
     for state in states:
         print(f"{state.name:<{width}}  {state.in_words()}")
+    for line in files_in_words(recipe):
+        print(line)
     for line in forecast(recipe, arguments.out, states):
         print(line)
     return 0

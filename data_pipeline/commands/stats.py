@@ -34,14 +34,21 @@ def print_funnel(summaries: "list[StageSummary]") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from data_pipeline.engine.local import unfinished_in_words
     from data_pipeline.engine.progress import summary_cells
+    from data_pipeline.stages.read.source_files import kinds_in_words
 
+    warning = unfinished_in_words(summaries)
+    if warning is not None:
+        print(warning)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("stage")
     for title in ("documents", "MB/s", "kept", ""):
         table.add_column(title, justify="right")
     for summary in summaries:
         table.add_row(summary.name, *summary_cells(summary))
+        if summary.files:
+            table.add_row(f"  [dim]files: {kinds_in_words(summary.files)}[/]", "", "", "", "")
         for reason, count in summary.dropped.items():
             table.add_row(f"  [dim]{reason}[/]", f"[dim]−{count:,}[/]", "", "", "")
         for name, value in summary.details.items():
