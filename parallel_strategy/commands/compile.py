@@ -90,13 +90,14 @@ def _print(compiled, stages: int) -> None:
 
     from parallel_strategy.mindspore.dryrun.difference import ranks_text
     from parallel_strategy.mindspore.fusion import of_mindspore
+    from parallel_strategy.mindspore.pangu_network import BACKBONE
 
     console = Console()
     layouts = Table("parameter", "device matrix", "tensor map", "whole", "here", "optimizer", title="parameter layouts")
     for name, layout in compiled.parameters.items():
         if not name.startswith(("adam_m.", "adam_v.", "accu_grads.")):
             layouts.add_row(
-                name.removeprefix("backbone."),
+                name.removeprefix(BACKBONE),
                 *(" ".join(map(str, row)) for row in (layout.device_matrix, layout.tensor_map, layout.shape)),
                 " ".join(map(str, layout.local_shape)),
                 "split" if layout.optimizer_sharded else "",

@@ -58,7 +58,7 @@ def test_every_preset_is_even_on_one_device() -> None:
         assert not list(uneven_parts(ModelSpec.preset(name), 1, 1, sequence_parallel=False))
 
 
-@pytest.mark.parametrize(("model", "cluster"), [("llama2-7b", "atlas-800-910a"), ("gpt-1t", "dgx-a100")])
+@pytest.mark.parametrize(("model", "cluster"), [("llama2-7b", "atlas-800-910a"), ("gpt-13b", "dgx-a100")])
 def test_init_writes_a_file_that_is_priced(tmp_path: Path, capsys, model: str, cluster: str) -> None:
     path = tmp_path / "s.yaml"
     assert main(["init", str(path), "--model", model, "--cluster", cluster]) == 0
