@@ -25,7 +25,7 @@ from parallel_strategy.arguments import add_strategy
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_strategy(parser)
-    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--rank", type=int, default=0, metavar="N", help="the rank to compile for (default 0)")
     parser.add_argument(
         "--diff", action="store_true", help="compare with the emulator's program (exit code 1: differs)"
     )
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--skeleton", type=Path, metavar="FILE", help="only write what MindSpore calls the operators, for `export`"
     )
     parser.add_argument("--keep-graph", type=Path, metavar="FOLDER", help="keep the text of the compiled graph here")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
 def run(arguments: argparse.Namespace) -> int:
