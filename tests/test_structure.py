@@ -60,6 +60,26 @@ def test_pangu_imports_nothing_of_data_pipeline() -> None:
     assert imports_of_package("pangu", "data_pipeline") == []
 
 
+def test_in_pangu_only_distributed_imports_parallel_strategy() -> None:
+    found = imports_of_package("pangu", "parallel_strategy")
+    assert [(file, module) for file, module in found if not file.startswith("pangu/distributed/")] == []
+
+
+def test_imports_within_pangu_run_downward() -> None:
+    """A wing imports nothing of those above it."""
+    above = {
+        "pangu/model": ("training", "checkpoint", "formats", "distributed", "generation", "commands"),
+        "pangu/formats": ("model", "training", "checkpoint", "distributed", "generation", "commands"),
+        "pangu/checkpoint": ("model", "training", "distributed", "generation", "commands"),
+        "pangu/generation": ("training", "distributed", "commands"),
+        "pangu/distributed": ("generation", "commands"),
+    }
+    wrong = [
+        found for wing, others in above.items() for o in others for found in imports_of_package(wing, f"pangu.{o}")
+    ]
+    assert wrong == []
+
+
 def test_the_model_knows_nothing_of_parallelism() -> None:
     for file in (REPOSITORY / "pangu/model").glob("*.py"):
         text = file.read_text(encoding="utf-8")

@@ -33,13 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pangu.checkpoint.reshard import (
         check_output,
-        check_shapes,
         make_plan,
         model_of,
-        open_checkpoint,
-        stages_of,
+        open_source_of,
         write_plan,
     )
+    from pangu.distributed.layout_files import check_shapes, stages_of
     from pangu.foundation.errors import UserError
 
     if not arguments.checkpoint.exists():
@@ -47,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = model_of(arguments.checkpoint)
     layouts = stages_of(arguments.source, model) if arguments.source else None
     to = stages_of(arguments.to, model) if arguments.to else None
-    source = open_checkpoint(arguments.checkpoint, layouts)
+    source = open_source_of(arguments.checkpoint, layouts)
     check_shapes(source, arguments.source, model)
     check_shapes(source, arguments.to, model)
     plan = make_plan(source, to, arguments.format, arguments.weights_only)

@@ -27,7 +27,7 @@ from types import FrameType
 
 import psutil
 
-from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.open import Checkpoint, meant_by, open_checkpoint
 from pangu.distributed.launch import Check, check_device, check_modules
 from pangu.distributed.process_group import cores_of
 from pangu.distributed.supervise import without_complaint
@@ -118,19 +118,13 @@ def weight_bytes(path: Path) -> int:
     """Bytes of the weights of a checkpoint in fp32."""
     if path.is_file():
         return path.stat().st_size
-    return 4 * checkpoint.open_checkpoint(path, verify=False).model.num_parameters
+    return 4 * open_checkpoint(path, verify=False).model.num_parameters
 
 
 def whole_checkpoint(path: Path) -> Path:
-    """The checkpoint that is meant: of a run its newest whole one. Raises UserError where there is none."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file or directory")
-    if path.is_file() or (path / checkpoint.STATE).is_file():
-        return path
-    found = checkpoint.newest(path)
-    if found is None:
-        raise checkpoint.none_whole(path)
-    return found.directory
+    """Return the place of the checkpoint that is meant. Each process compares it with its checksums itself."""
+    saved = meant_by(path, verify=False)
+    return saved.directory if isinstance(saved, Checkpoint) else saved
 
 
 def processes_of(strategy_file: str | None, workers: int | None) -> int:

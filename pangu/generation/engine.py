@@ -158,7 +158,7 @@ class Generator:
         batch_size: int = 8,
     ) -> "Generator":
         """From a run directory, a checkpoint directory or a .safetensors file (see `load_for_inference`)."""
-        from pangu.checkpoint.directory import load_for_inference
+        from pangu.checkpoint.open import load_for_inference
         from pangu.tokenizer import Tokenizer
 
         config, weights, place = load_for_inference(checkpoint, model, tokenizer)

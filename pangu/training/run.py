@@ -14,11 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.checkpoint import directory as checkpoint
-from pangu.checkpoint.directory import TrainingState
+from pangu.checkpoint.open import (
+    TrainingState,
+    best_checkpoint,
+    load_for_inference,
+    stored_heldout_loss,
+)
+from pangu.checkpoint.save import remove_leftovers
 from pangu.config import ModelConfig, TrainConfig, load_size
 from pangu.distributed.process_group import World, join, share_cores
-from pangu.distributed.stored import stored_checkpoint
+from pangu.distributed.stored import newest_on_all, stored_checkpoint
 from pangu.distributed.strategy import RunStrategy, applied, load_strategy
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
@@ -107,7 +112,9 @@ def train(config: TrainConfig, strategy_file: str | None = None) -> Summary:
     run = Path(config.out)
     held_lock = lock(run) if world.is_first else None
     try:
-        saved = find_checkpoint(run, world)
+        if world.is_first:
+            remove_leftovers(run)
+        saved = newest_on_all(run, world)
         if saved:
             config = with_the_cosine_of(saved.train, config)
             check_same_run(run, saved.train, config, data)
@@ -118,10 +125,10 @@ def train(config: TrainConfig, strategy_file: str | None = None) -> Summary:
             trainer.restore(saved)
         elif config.start_from and Path(config.start_from).is_dir():
             with stored_checkpoint(Path(config.start_from), world) as stored:
-                trainer.load_weights(stored.weights)
+                trainer.execution.load_weights(stored.weights)
         elif config.start_from:
             # A bare file says no sizes: it must be of this run's.
-            trainer.load_weights(checkpoint.load_for_inference(config.start_from, config.model)[1])
+            trainer.execution.load_weights(load_for_inference(config.start_from, config.model)[1])
         if world.is_first:
             write_run_files(run, model, config, data)
         return loop(trainer, run)
@@ -150,18 +157,6 @@ def check_world(world: World, config: TrainConfig, strategy: RunStrategy | None)
         )
 
 
-def find_checkpoint(run: Path, world: World) -> checkpoint.Checkpoint | None:
-    """The newest whole checkpoint of the run, the same one on every rank; the first rank checks it for all."""
-    saved = None
-    if world.is_first:
-        checkpoint.remove_leftovers(run)
-        saved = checkpoint.newest(run)
-    after = world.from_first(saved.state.step + 1 if saved else 0)
-    if world.is_first or not after:
-        return saved
-    return checkpoint.open_checkpoint(checkpoint.step_directory(run, after - 1), verify=False)
-
-
 def loop(trainer: Trainer, run: Path) -> Summary:
     """Steps, evaluations and checkpoints until the end or an interrupt."""
     config, data, world = trainer.config, trainer.data, trainer.world
@@ -174,10 +169,9 @@ def loop(trainer: Trainer, run: Path) -> Summary:
         with Interrupts() as interrupts, progress:
             batches = training_batches(data.split("train"), config.batch_size, config.seed, first)
             while trainer.state.step < config.steps and not asked:
-                if trainer.reduction is not None:
-                    trainer.reduction.ask(interrupts.asked)
+                trainer.execution.ask(interrupts.asked)
                 metrics = trainer.update(next(batches))
-                asked = trainer.asked_by_any(interrupts.asked)
+                asked = trainer.execution.asked_by_any(interrupts.asked)
                 step = metrics["step"]
                 progress.step(step, metrics["loss"], config.batch_size * data.seq_length)
                 if writer:
@@ -205,8 +199,8 @@ def summarise(trainer: Trainer, run: Path, path: Path | None, progress: Training
     data, first = trainer.data, trainer.world.is_first
     unigram = unigram_nats(data.split("train"), data.split("heldout"), data.vocab_size, data.pad) if first else math.nan
     picture = draw_losses(run, unigram) if first else run / "loss.png"
-    path = path or checkpoint.best(run)
-    heldout = checkpoint.heldout_loss(path) if path else math.nan
+    path = path or best_checkpoint(run)
+    heldout = stored_heldout_loss(path) if path else math.nan
     losses = [record["loss"] for record in read_metrics(run) if is_number(record.get("loss"))]
     split = data.split("heldout")
     return Summary(
@@ -237,10 +231,9 @@ def report(metrics: dict, state: TrainingState, progress: TrainingProgress) -> N
 def evaluate(trainer: Trainer, writer: MetricsWriter | None, progress: TrainingProgress) -> None:
     """Evaluate now, and write it down in the state and in the metrics.
 
-    Not where MindSpore's compiler has split the weights, for the evaluation is compiled whole: `python -m pangu
-    reshard` puts a checkpoint together, which one device can evaluate.
+    Not where MindSpore's compiler has split the weights, for the evaluation is compiled whole.
     """
-    if trainer.is_applied:
+    if not trainer.execution.can_evaluate:
         return
     heldout = trainer.evaluate()
     trainer.state = replace(trainer.state, heldout_loss=heldout)

@@ -1,4 +1,4 @@
-"""Checkpoints: everything needed to go on, written whole or not at all, and checked before use.
+"""Checkpoints as they are read: everything needed to go on, checked before use. `save` writes them.
 
     RUN/model.yaml, train.yaml, tokenizer/, metrics.jsonl
     RUN/checkpoints/step-00000100/model.safetensors      weights fp32, released names
@@ -9,35 +9,43 @@ Where ranks share out the optimizer's states, each writes what it holds, and wha
 
                                   rank_0/checkpoint.safetensors, rank_1/…, strategy.ckpt, state.json
 
-A checkpoint is written into a hidden directory beside its place, every file is synced, and then it is renamed. What a
-crash leaves behind is a hidden directory that the next run removes.
+What a user calls a checkpoint may be a run (its newest whole checkpoint), a step of a run, or a file of weights:
+`meant_by` decides, for every verb.
 """
 
 import hashlib
 import json
 import os
 import re
-import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from pangu.config import ModelConfig
+from pangu.config import ModelConfig, load_size
 from pangu.formats.names import canonical_names
-from pangu.foundation.atomic_file import sync_directory, write_whole
+from pangu.formats.parameter_layout import ParameterLayout
 from pangu.foundation.errors import UserError
-from pangu.foundation.json_text import dumps
 
 STEP_NAME = re.compile(r"step-(\d{8,})")
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 SHARD, LAYOUTS = "checkpoint.safetensors", "strategy.ckpt"
 MOMENTS = ("adam_m.", "adam_v.")
+
+
+def rank_folder(rank: int) -> str:
+    """Return where a rank's shard lies in a checkpoint."""
+    return f"rank_{rank}"
+
+
+def with_moments(layouts: Mapping[str, ParameterLayout]) -> dict[str, ParameterLayout]:
+    """Return the layouts of weights, and the same ones of their moments."""
+    return {prefix + name: layout for prefix in ("", *MOMENTS) for name, layout in layouts.items()}
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ def read_shards(directory: Path, moments: bool) -> dict[str, np.ndarray]:
         return {name: shards.read(name) for name in chosen}
 
 
-def digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -96,67 +104,6 @@ def checkpoints_directory(run: Path) -> Path:
 
 def step_directory(run: Path, step: int) -> Path:
     return checkpoints_directory(run) / f"step-{step:08d}"
-
-
-def hidden(directory: Path) -> Path:
-    """Where a checkpoint is while it is written."""
-    return directory.with_name(f".{directory.name}.tmp")
-
-
-def save(
-    run: Path,
-    state: TrainingState,
-    weights: dict[str, np.ndarray],
-    moments: dict[str, np.ndarray],
-    model: ModelConfig,
-    train: dict,
-) -> Path:
-    """Write `step-N` whole. Raises UserError when the disk is full or cannot be written; nothing is left then."""
-    final = step_directory(run, state.step)
-    try:
-        begin(final)
-        digests = {
-            name: write_tensors(hidden(final) / name, tensors)
-            for name, tensors in ((WEIGHTS, weights), (OPTIMIZER, moments))
-        }
-        finish(final, state, model, train, digests)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(hidden(final), ignore_errors=True)
-        raise not_written(final, error) from None
-    return final
-
-
-def not_written(final: Path, error: Exception) -> UserError:
-    return UserError(f"{final}: the checkpoint cannot be written: {error}; earlier checkpoints are untouched")
-
-
-def begin(final: Path) -> None:
-    """Make the empty hidden directory of a checkpoint."""
-    shutil.rmtree(hidden(final), ignore_errors=True)
-    hidden(final).mkdir(parents=True)
-
-
-def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> str:
-    """A file that is on the disk when this returns; its sha256."""
-    save_file(tensors, path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return digest(path)
-
-
-def finish(final: Path, state: TrainingState, model: ModelConfig, train: dict, digests: dict[str, str]) -> None:
-    """Give a checkpoint, all of whose tensors are on the disk, its description and its name."""
-    description = {
-        "version": 1,
-        "state": asdict(state),
-        "model": model.model_dump(mode="json"),
-        "train": train,
-        "sha256": digests,
-    }
-    write_whole(hidden(final) / STATE, dumps(description, indent=1).encode())
-    shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
-    hidden(final).rename(final)
-    sync_directory(final.parent)
 
 
 def step_directories(run: Path) -> list[Path]:
@@ -195,7 +142,7 @@ def damage(file: Path, expected: str) -> str | None:
     """What is wrong with a file of a checkpoint."""
     if not file.is_file():
         return f"{file}: is missing"
-    if digest(file) != expected:
+    if file_digest(file) != expected:
         return f"{file}: is damaged: its sha256 is not the one in {STATE}"
     return None
 
@@ -209,18 +156,12 @@ def whole_checkpoints(run: Path) -> Iterator[Checkpoint]:
             print(f"warning: {error}; using the checkpoint before it", file=sys.stderr)
 
 
-def newest(run: Path) -> Checkpoint | None:
+def newest_checkpoint(run: Path) -> Checkpoint | None:
     """The newest whole checkpoint of a run."""
     return next(whole_checkpoints(run), None)
 
 
-def remove_leftovers(run: Path) -> None:
-    """Remove what an interrupted `save` left."""
-    for path in checkpoints_directory(run).glob(".step-*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def heldout_loss(directory: Path) -> float:
+def stored_heldout_loss(directory: Path) -> float:
     """The evaluation stored with a checkpoint; infinite where there is none."""
     try:
         value = json.loads((directory / STATE).read_text(encoding="utf-8"))["state"]["heldout_loss"]
@@ -229,22 +170,10 @@ def heldout_loss(directory: Path) -> float:
         return float("inf")
 
 
-def best(run: Path) -> Path | None:
+def best_checkpoint(run: Path) -> Path | None:
     """The checkpoint directory with the lowest held-out loss."""
-    directories = [path for path in step_directories(run) if heldout_loss(path) < float("inf")]
-    return min(directories, key=heldout_loss, default=None)
-
-
-def prune(run: Path, keep_last: int) -> None:
-    """Remove all but the newest `keep_last` checkpoints and the best."""
-    keep = {*step_directories(run)[:keep_last], best(run)}
-    for directory in step_directories(run):
-        if directory not in keep:
-            # Renamed first, so that a crash in the middle leaves a leftover and not half a checkpoint.
-            leftover = directory.with_name(f".{directory.name}.tmp")
-            shutil.rmtree(leftover, ignore_errors=True)
-            directory.rename(leftover)
-            shutil.rmtree(leftover, ignore_errors=True)
+    directories = [path for path in step_directories(run) if stored_heldout_loss(path) < float("inf")]
+    return min(directories, key=stored_heldout_loss, default=None)
 
 
 def load_weights(path: Path) -> dict[str, np.ndarray]:
@@ -261,32 +190,40 @@ def none_whole(path: Path) -> UserError:
     return UserError(f"{path}: holds no whole checkpoint (a run directory, step-* directory or .safetensors file)")
 
 
+def meant_by(path: Path, verify: bool = True) -> Checkpoint | Path:
+    """Return what a user means by a path: a whole checkpoint, of a run the newest; or a file of weights.
+
+    verify: False where a checkpoint that is named itself need not be compared with its checksums.
+    Raises UserError where there is none.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        lost = "is neither a run or checkpoint directory nor a .safetensors file"
+        raise UserError(f"{path}: {lost}" if path.exists() else f"{path}: {lost}: no such file or directory")
+    saved = open_checkpoint(path, verify) if (path / STATE).is_file() else newest_checkpoint(path)
+    if saved is None:
+        raise none_whole(path)
+    return saved
+
+
 def load_for_inference(
     path: Path | str, model: Path | str | None = None, tokenizer: Path | str | None = None
 ) -> tuple[ModelConfig, dict[str, np.ndarray], Path | None]:
-    """Configuration, weights by released name, and the tokenizer's place (None where none is known).
+    """Return configuration, weights by released name, and the tokenizer's place (None where none is known).
 
-    path: a run directory (its newest whole checkpoint), a checkpoint directory, or a .safetensors file; the last
-    needs `model` (a model.yaml or the name of a size) unless a model.yaml lies beside it.
+    path: as `meant_by` takes it. A file needs `model` (a model.yaml or the name of a size) unless a model.yaml lies
+    beside it.
     """
-    from pangu.config import load_size
-
-    path = Path(path)
-    if path.is_dir():
-        checkpoint = open_checkpoint(path) if (path / STATE).is_file() else newest(path)
-        if checkpoint is None:
-            raise none_whole(path)
-        run = checkpoint.directory.parent.parent
-        found = Path(tokenizer) if tokenizer else run / "tokenizer"
-        config = load_size(str(model)) if model else checkpoint.model
-        weights = checkpoint.weights()
-    elif path.is_file():
-        beside = path.parent / "model.yaml"
-        if model is None and not beside.is_file():
-            raise UserError(f"{path}: give --model: a model.yaml or the name of a size")
-        config = load_size(str(model or beside))
-        found = Path(tokenizer) if tokenizer else path.parent / "tokenizer"
-        weights = load_weights(path)
+    saved = meant_by(Path(path))
+    if isinstance(saved, Checkpoint):
+        config = load_size(str(model)) if model else saved.model
+        weights, beside = saved.weights(), saved.directory.parent.parent
     else:
-        raise UserError(f"{path}: is neither a run or checkpoint directory nor a .safetensors file")
+        beside = saved.parent
+        if model is None and not (beside / "model.yaml").is_file():
+            raise UserError(f"{path}: give --model: a model.yaml or the name of a size")
+        config = load_size(str(model or beside / "model.yaml"))
+        weights = load_weights(saved)
+    found = Path(tokenizer) if tokenizer else beside / "tokenizer"
     return config, weights, found if found.exists() else None
