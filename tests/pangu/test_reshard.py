@@ -53,9 +53,9 @@ def write_shards(folder: Path, tensors: dict[str, np.ndarray], layouts: Layouts,
         place = folder / f"rank_{rank}"
         place.mkdir(parents=True)
         if suffix == "ckpt":
-            write_ckpt(place / "ckpt", held)
+            write_ckpt(place / "checkpoint.ckpt", held)
         else:
-            save_file(held, place / "safetensors")
+            save_file(held, place / "checkpoint.safetensors")
     write_layouts(folder / "strategy.ckpt", layouts)
 
 
@@ -98,7 +98,7 @@ def test_any_layout_into_any_other_and_back(tmp_path_factory, data) -> None:
     write_layouts(folder / "second.ckpt", second)
     assert reshard(folder / "a", "--to", folder / "second.ckpt", "--out", folder / "b") == 0
     write_shards(folder / "expected", tensors, second)
-    for path in (folder / "expected").glob("rank_*/safetensors"):
+    for path in (folder / "expected").glob("rank_*/checkpoint.safetensors"):
         expected, found = load_file(path), load_file(folder / "b" / path.relative_to(folder / "expected"))
         assert expected.keys() == found.keys()
         assert all(np.array_equal(expected[name], found[name]) for name in expected)
@@ -130,7 +130,7 @@ def test_equal_to_mindspores_own_transformation(tmp_path: Path, before: tuple, a
     ms.transform_checkpoints(str(tmp_path / "shards"), str(tmp_path / "theirs"), "c", str(source), str(target))
     for rank in range(8):
         expected = ms.load_checkpoint(str(tmp_path / f"theirs/rank_{rank}/c{rank}.ckpt"))
-        found = ms.load_checkpoint(str(tmp_path / f"out/rank_{rank}/ckpt"))
+        found = ms.load_checkpoint(str(tmp_path / f"out/rank_{rank}/checkpoint.ckpt"))
         assert expected.keys() == found.keys()
         for name, parameter in expected.items():
             np.testing.assert_array_equal(parameter.asnumpy(), found[name].asnumpy())
@@ -186,7 +186,7 @@ def test_mindspore_transforms_by_what_is_exported(tmp_path: Path) -> None:
     ms.transform_checkpoints(str(tmp_path / "shards"), str(tmp_path / "theirs"), "c", str(source), str(target))
     for rank in range(4):
         expected = ms.load_checkpoint(str(tmp_path / f"theirs/rank_{rank}/c{rank}.ckpt"))
-        found = ms.load_checkpoint(str(tmp_path / f"out/rank_{rank}/ckpt"))
+        found = ms.load_checkpoint(str(tmp_path / f"out/rank_{rank}/checkpoint.ckpt"))
         assert expected.keys() == found.keys() == weights.keys()
         for name, parameter in expected.items():
             np.testing.assert_array_equal(parameter.asnumpy(), found[name].asnumpy())
@@ -266,7 +266,7 @@ def test_strategy_files_in_place_of_mindspores(tmp_path: Path, training, capsys)
     for name in (WEIGHTS, OPTIMIZER):
         expected, found = load_file(path / name), load_file(tmp_path / "back" / name)
         assert all(np.array_equal(found[key], expected[key]) for key in expected)
-    held = [load_file(tmp_path / f"on-b/rank_{rank}/safetensors") for rank in (0, 2, 4)]
+    held = [load_file(tmp_path / f"on-b/rank_{rank}/checkpoint.safetensors") for rank in (0, 2, 4)]
     assert ["backbone.word_embedding.embedding_table" in stage for stage in held] == [True, False, True]
     assert "num_layers 32, this one has 3" in complaint(capsys, path, "--to", released(tmp_path), "--out", "x")
     (tmp_path / "on-a/state.json").unlink()
@@ -295,20 +295,20 @@ def test_what_is_wrong_is_named_and_nothing_is_written(tmp_path: Path, training,
     write_layouts(tmp_path / "four.ckpt", layouts)
     assert reshard(path, "--to", tmp_path / "four.ckpt", "--out", tmp_path / "four") == 0
     shards, out = tmp_path / "four", tmp_path / "out"
-    third = shards / "rank_2/safetensors"
+    third = shards / "rank_2/checkpoint.safetensors"
     content = third.read_bytes()
     third.write_bytes(content[:-4] + b"\0\0\0\1")
-    assert "rank_2/safetensors: is damaged" in complaint(capsys, shards, "--out", out)
+    assert "rank_2/checkpoint.safetensors: is damaged" in complaint(capsys, shards, "--out", out)
     third.unlink()
-    assert "rank_2/safetensors: is missing" in complaint(capsys, shards, "--out", out)
+    assert "rank_2/checkpoint.safetensors: is missing" in complaint(capsys, shards, "--out", out)
     # Without the description of a training checkpoint the shards must tell by themselves.
     (shards / "state.json").unlink()
-    assert "1 missing (rank_N/safetensors, N = 2)" in complaint(capsys, shards, "--out", out)
-    third.write_bytes((shards / "rank_1/safetensors").read_bytes())
+    assert "1 missing (rank_N/checkpoint.safetensors, N = 2)" in complaint(capsys, shards, "--out", out)
+    third.write_bytes((shards / "rank_1/checkpoint.safetensors").read_bytes())
     assert "copies of another rank's shard" in complaint(capsys, shards, "--out", out)
     third.write_bytes(content[: len(content) // 2])
-    assert "1 unreadable: rank_2/safetensors" in complaint(capsys, shards, "--out", out)
-    foreign = {name: array * 2 for name, array in load_file(shards / "rank_1/safetensors").items()}
+    assert "1 unreadable: rank_2/checkpoint.safetensors" in complaint(capsys, shards, "--out", out)
+    foreign = {name: array * 2 for name, array in load_file(shards / "rank_1/checkpoint.safetensors").items()}
     save_file(foreign, third)
     assert "of another model or training step: rank_2/" in complaint(capsys, shards, "--out", out)
     third.write_bytes(content)
@@ -328,24 +328,24 @@ def test_shards_that_do_not_belong_are_named(tmp_path: Path, capsys) -> None:
     layouts = ours(released_layouts(weights, 4, 1), moments=False)
     shards, out = tmp_path / "shards", tmp_path / "out.safetensors"
     write_shards(shards, weights, layouts)
-    second, third = (shards / f"rank_{rank}/safetensors" for rank in (1, 2))
+    second, third = (shards / f"rank_{rank}/checkpoint.safetensors" for rank in (1, 2))
     content = third.read_bytes()
 
     held = load_file(third)
     name = "backbone.blocks.0.attention.dense1.weight"
     save_file(held | {name: held[name][:2]}, third)
-    assert f"1 unlike the others: rank_2/safetensors ({name} is [2, 16] instead of [4, 16])" in complaint(
+    assert f"1 unlike the others: rank_2/checkpoint.safetensors ({name} is [2, 16] instead of [4, 16])" in complaint(
         capsys, shards, "--out", out
     )
     save_file({key: value for key, value in held.items() if key != name}, third)
-    assert f"rank_2/safetensors (lacks {name})" in complaint(capsys, shards, "--out", out)
+    assert f"rank_2/checkpoint.safetensors (lacks {name})" in complaint(capsys, shards, "--out", out)
     third.write_bytes(content)
     (shards / "rank_1/other.safetensors").write_bytes(second.read_bytes())
-    assert "1 there twice: rank_1/other.safetensors (rank 1, as rank_1/safetensors)" in complaint(
+    assert "1 there twice: rank_1/other.safetensors (rank 1, as rank_1/checkpoint.safetensors)" in complaint(
         capsys, shards, "--out", out
     )
     (shards / "rank_1/other.safetensors").unlink()
-    for ranks, told in ((8, "4 missing (rank_N/safetensors, N = 4-7)"), (2, "2 of no rank of the strategy")):
+    for ranks, told in ((8, "4 missing (rank_N/checkpoint.safetensors, N = 4-7)"), (2, "2 of no rank of the strategy")):
         write_layouts(tmp_path / "other.ckpt", ours(released_layouts(weights, ranks, 1), moments=False))
         assert told in complaint(capsys, shards, "--from", tmp_path / "other.ckpt", "--out", out)
     (shards / "strategy.ckpt").write_bytes(b"no strategy")
@@ -354,7 +354,7 @@ def test_shards_that_do_not_belong_are_named(tmp_path: Path, capsys) -> None:
     write_layouts(shards / "strategy.ckpt", layouts)
     for place in (8, 8 + header // 2, 7 + header):
         third.write_bytes(content[:place] + b"!" + content[place + 1 :])
-        assert "rank_2/safetensors" in complaint(capsys, shards, "--out", out)
+        assert "rank_2/checkpoint.safetensors" in complaint(capsys, shards, "--out", out)
     third.write_bytes(content)
     assert not out.exists() and reshard(shards, "--out", out) == 0
 
@@ -416,5 +416,5 @@ def test_kill_9_leaves_nothing_under_the_name(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists() and hidden.exists()
     subprocess.run(words, cwd=REPOSITORY, check=True, env=os.environ)
     assert not hidden.exists()
-    found = load_file(tmp_path / "out/rank_3/safetensors")
+    found = load_file(tmp_path / "out/rank_3/checkpoint.safetensors")
     assert all(np.array_equal(found[name], rows[name][:, 768:]) for name in rows)
