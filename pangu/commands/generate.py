@@ -47,7 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     overflow.add_argument("--truncate", action="store_true", help="cut a prompt from the left where it does not fit")
     overflow.add_argument("--slide", action="store_true", help="write on beyond the context, forgetting its older half")
     parser.add_argument("--json", action="store_true", help="a JSON object a line: prompt, text, ids, finish")
-    parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], help="default: fp32 on a CPU, else the model's")
+    parser.add_argument("--engine", choices=["compiled", "mindspore"], help="default: compiled on a CPU")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the compiled engine (default: one a core)")
+    parser.add_argument(
+        "--dtype",
+        choices=["fp32", "fp16", "bf16"],
+        help="of the weights (default: as stored; mindspore: fp32 on a CPU)",
+    )
     parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], default="CPU")
 
 
@@ -109,11 +115,18 @@ def answer(generator: "Generator", prompts: Sequence[str], options: "GenerationO
 
 def run(arguments: argparse.Namespace) -> int:
     prompts = arguments.prompt or (read_prompts(arguments.file) if arguments.file else None)
-    dtype = arguments.dtype or ("fp32" if arguments.device == "CPU" else None)
+    engine, dtype = arguments.engine, arguments.dtype
+    if arguments.device != "CPU":
+        if engine == "compiled":
+            raise UserError(f"--engine compiled is for a CPU, not for {arguments.device}: take --engine mindspore")
+        engine = "mindspore"
+    if engine == "mindspore":
+        if arguments.threads is not None:
+            raise UserError("--threads is of the compiled engine; MindSpore takes one a core")
+        from pangu.device import use_device  # takes seconds to import, and the compiled engine does without
 
-    from pangu.device import use_device
-
-    use_device(arguments.device)
+        use_device(arguments.device)
+        dtype = dtype or ("fp32" if arguments.device == "CPU" else None)
     from pangu.generation import GenerationOptions, Generator
 
     stop_ids = tuple(arguments.stop_id)
@@ -130,7 +143,15 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         overflow="truncate" if arguments.truncate else "slide" if arguments.slide else "refuse",
     )
-    generator = Generator.load(arguments.checkpoint, arguments.model, arguments.tokenizer, dtype, arguments.batch_size)
+    generator = Generator.load(
+        arguments.checkpoint,
+        arguments.model,
+        arguments.tokenizer,
+        dtype,
+        arguments.batch_size,
+        engine,
+        arguments.threads,
+    )
     if generator.tokenizer is None:
         raise UserError(f"{arguments.checkpoint}: no tokenizer lies beside it: give --tokenizer")
     if not arguments.ignore_end:

@@ -58,9 +58,6 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"--set {name}: {value!r} is not YAML: {' '.join(str(error).split())}") from None
     config = TrainConfig.from_fields(fields, "--set")
     head = "# One training run: python -m pangu train " + path.name + "\n"
-    try:
-        write_whole(path, (head + commented_yaml(config)).encode())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error}") from None
+    write_whole(path, head + commented_yaml(config))
     print(f"wrote {path}")
     return 0

@@ -16,6 +16,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from pangu.commands.train import check_own_run
 from pangu.config import TrainConfig
 from pangu.foundation.errors import UserError
 
@@ -46,16 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="instead of the file's `model`")
     parser.add_argument("--steps", type=int, help="instead of the file's `steps`")
     parser.add_argument("--start-from", help="instead of the file's `start_from`")
+    parser.add_argument("--start-anew", action="store_true", help="from step 0; what is in `out` is put aside")
     parser.add_argument("--dry-run", action="store_true", help="say what would be checked and started, and do nothing")
     parser.add_argument("--json", action="store_true", help="the dry run as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pangu.distributed.launch import MANY_NODES_PORT, Nodes, free_port, plan_launch
+    from pangu.distributed.launch import MANY_NODES_PORT, Nodes, plan_launch
+    from pangu.foundation.processes import free_port
 
     config = TrainConfig.load(arguments.config)
     changes = {name: getattr(arguments, name) for name in OVERRIDES if getattr(arguments, name) is not None}
     config = TrainConfig.from_fields(config.model_dump() | changes, "command line")
+    check_own_run(Path(arguments.config), config, arguments.out)
     if (arguments.workers is not None and arguments.workers < 1) or arguments.nodes < 1:
         raise UserError("--workers and --nodes must be at least 1")
     if arguments.restarts < 0 or arguments.stall < 0:
@@ -91,5 +95,12 @@ def run(arguments: argparse.Namespace) -> int:
     if problems:
         raise UserError(f"{problems[0].what}: {problems[0].problem}")
     from pangu.distributed.supervise import Supervisor
+
+    if arguments.start_anew and arguments.node_rank == 0:
+        # Here and not in the processes, which are started again when one dies.
+        from pangu.training.run_directory import lock, put_aside
+
+        with lock(Path(config.out)):
+            put_aside(Path(config.out))
 
     return Supervisor(launch, Path(config.out), arguments.restarts, arguments.stall).run()

@@ -13,10 +13,12 @@ and started again with the prompts that are left; a call that was cut off goes o
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from pangu.commands import generate
 from pangu.foundation.errors import UserError
+from pangu.foundation.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,17 +49,15 @@ def options_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
+    from pangu.checkpoint.directory import meant_checkpoint
     from pangu.distributed.predictor import (
         Prediction,
         Predictor,
         check_all,
+        contents_of,
         described,
         processes_of,
         shares_of,
-        whole_checkpoint,
     )
 
     if arguments.interactive:
@@ -69,14 +69,16 @@ def run(arguments: argparse.Namespace) -> int:
         if prompt.splitlines() != [prompt] or not prompt.strip():
             raise UserError(f"--prompt {prompt!r}: must be one line that is not blank")
     workers = min(processes_of(arguments.strategy, arguments.workers), len(prompts))
+    path = meant_checkpoint(Path(arguments.checkpoint))
     asked = Prediction(
-        checkpoint=whole_checkpoint(Path(arguments.checkpoint)),
+        checkpoint=path,
         prompts=prompts,
         options=options_of(arguments),
         device=arguments.device,
         workers=workers,
         out=arguments.out,
         logs=arguments.logs or arguments.out.with_name(f"{arguments.out.name}.logs"),
+        contents=partial(contents_of, path, arguments.model, arguments.tokenizer),
     )
     checks = check_all(asked)
     stream = sys.stdout if arguments.dry_run else sys.stderr
@@ -93,11 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if problem:
         raise UserError(f"{problem.what}: {problem.problem}")
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("predict", total=len(prompts))
-        code = Predictor(asked, arguments.restarts, lambda count: bar.update(task, completed=count)).run()
+    with Progress("predict", len(prompts), unit="prompts") as progress:
+        code = Predictor(asked, arguments.restarts, progress.update).run()
     if code:
         print("interrupted; the same command goes on from there", file=sys.stderr)
         return code

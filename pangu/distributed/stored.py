@@ -12,25 +12,15 @@ from typing import Self, cast
 
 import numpy as np
 
-from pangu.checkpoint.open import (
-    LAYOUTS,
-    MOMENTS,
-    OPTIMIZER,
-    SHARD,
-    STATE,
-    WEIGHTS,
-    Checkpoint,
-    newest_checkpoint,
-    none_whole,
-    open_checkpoint,
-    rank_folder,
-    step_directory,
-)
+from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.directory import LAYOUTS, MOMENTS, OPTIMIZER, SHARD, WEIGHTS, Checkpoint
 from pangu.distributed.process_group import World
+from pangu.distributed.shards import rank_folder
+from pangu.formats.open_source import open_source
 from pangu.formats.parameter_layout import ParameterLayout, region
 from pangu.formats.safetensors_file import index_safetensors
 from pangu.formats.shards import WholeShards, rank_files
-from pangu.formats.source import FileSource, Region, Source, open_source
+from pangu.formats.source import FileSource, Region, Source
 from pangu.formats.strategy_checkpoint import read_stages
 
 
@@ -152,22 +142,18 @@ class StoredCheckpoint:
         return self.all.read_region(name, wanted)
 
 
-def newest_on_all(run: Path, world: World) -> Checkpoint | None:
-    """Return the newest whole checkpoint of a run, the same one on every rank; the first rank checks it for all."""
-    newest = newest_checkpoint(run) if world.is_first else None
-    after = world.from_first(newest.state.step + 1 if newest else 0)
-    if world.is_first or not after:
-        return newest
-    return open_checkpoint(step_directory(run, after - 1), verify=False)
-
-
 def stored_checkpoint(path: Path, world: World) -> StoredCheckpoint:
-    """Return the checkpoint that `meant_by` gives for a directory, checked by the first rank for all."""
-    if (path / STATE).is_file():
-        saved: Checkpoint | None = open_checkpoint(path, verify=world.is_first)
+    """The checkpoint that is named, or of a run its newest whole one; the first rank checks it for all.
+
+    Raises UserError where there is none.
+    """
+    if (path / checkpoint.STATE).is_file():
+        saved = checkpoint.open_checkpoint(path) if world.is_first else None
         world.wait()
-    else:
-        saved = newest_on_all(path, world)
-    if saved is None:
-        raise none_whole(path)
-    return StoredCheckpoint(saved, world.rank)
+        return StoredCheckpoint(saved or checkpoint.open_checkpoint(path, verify=False), world.rank)
+    newest = checkpoint.newest(path) if world.is_first else None
+    after = world.from_first(newest.state.step + 1 if newest else 0)
+    if not after:
+        raise checkpoint.none_whole(path)
+    directory = checkpoint.step_directory(path, after - 1)
+    return StoredCheckpoint(newest or checkpoint.open_checkpoint(directory, verify=False), world.rank)

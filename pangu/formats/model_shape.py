@@ -30,6 +30,13 @@ class ModelShape:
         """{canonical name: shape} of every weight, in canonical order."""
         return parameters.shapes(self)
 
+    def check(self, model: ModelConfig, where: str) -> None:
+        """Raise UserError where the weights have other sizes than the network that is said to be theirs."""
+        for name in ("num_layers", "hidden_size", "ffn_hidden_size", "seq_length", "vocab_size", "query_layer"):
+            told, said = getattr(self, name), getattr(model, name)
+            if told != said:
+                raise UserError(f"{where}: the weights have {name} {told}, the model is said to have {said}")
+
     def config(self, heads: int | None, final_norm: str) -> ModelConfig:
         """The model's configuration. heads None: those of the known size with the same layers and widths."""
         if heads is None:
@@ -43,7 +50,8 @@ class ModelShape:
             if len(same) != 1:
                 raise UserError(
                     f"the number of heads cannot be told from weights, and {len(same) or 'no'} known sizes have "
-                    f"{self.num_layers} layers of {self.hidden_size} and {self.ffn_hidden_size}: give --heads"
+                    f"{self.num_layers} layers of {self.hidden_size} and {self.ffn_hidden_size}: give --model, a "
+                    "model.yaml that says everything, or give --heads where the rest is as in the released models"
                 )
             (heads,) = same
         fields = {

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pangu.config import TrainConfig
 from pangu.foundation.errors import UserError
 
 # Indices handed to MindSpore's reader at a time: its sampler keeps them as a Python list.
@@ -60,6 +61,7 @@ class PackedData:
     pad: int
     fingerprint: str  # sha256 of packed.json: the tokenizer, the seed and the counts, not the samples themselves
     splits: dict[str, Split]
+    tokenizer: str | None = None  # its fingerprint
 
     @classmethod
     def load(cls, directory: Path | str) -> "PackedData":
@@ -94,6 +96,7 @@ class PackedData:
                 int(fields["pad_id"]),
                 hashlib.sha256(content).hexdigest(),
                 splits,
+                fields.get("tokenizer_fingerprint"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: field {error} is missing or wrong") from None
@@ -119,6 +122,15 @@ class PackedData:
 def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
     """The order in which an epoch reads the samples: a permutation that depends on nothing but its arguments."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(samples)
+
+
+def samples_of_batch(samples: int, config: TrainConfig, batch: int) -> list[int]:
+    """Return which samples of the training split the batch with this index holds."""
+    chosen = []
+    for index in range(batch * config.batch_size, (batch + 1) * config.batch_size):
+        epoch, place = divmod(index, samples)
+        chosen.append(int(epoch_order(samples, config.seed, epoch)[place]))
+    return chosen
 
 
 def training_batches(split: Split, batch: int, seed: int, first_batch: int) -> Iterator[np.ndarray]:

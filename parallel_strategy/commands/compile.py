@@ -43,9 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
         of_mindspore,
     )
     from parallel_strategy.mindspore.dryrun.job import compile_rank, write_skeleton
+    from parallel_strategy.mindspore.limits import check_supported
     from parallel_strategy.session import load_question
 
-    question = load_question(arguments.strategy)
+    question = load_question(arguments.strategy, check_supported)
     if arguments.skeleton is not None:
         count = write_skeleton(Path(arguments.strategy), question, arguments.skeleton)
         print(f"wrote {arguments.skeleton}: {count} operators")

@@ -35,8 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
     from parallel_strategy.export.files import export, write
     from parallel_strategy.session import load_question
+    from parallel_strategy.spec.capability import check_executed
 
-    question = load_question(arguments.strategy)
+    question = load_question(arguments.strategy, check_executed)
     exported = export(question, str(Path(arguments.strategy).absolute()), arguments.hosts, arguments.skeleton)
     if arguments.show:
         if arguments.show not in exported.files:

@@ -18,10 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from parallel_strategy.report.tables import print_prediction, summary
     from parallel_strategy.session import load_prediction
+    from parallel_strategy.spec.capability import outside
 
     prediction = load_prediction(arguments.strategy, arguments.calibration)
+    priced_only = outside(prediction.question)
     if arguments.json:
-        print(json.dumps(summary(prediction), indent=1))
+        print(json.dumps({**summary(prediction), "priced_only": priced_only}, indent=1))
     else:
         print_prediction(prediction)
+        for line in priced_only:
+            print(f"priced only: {line}")
     return 0

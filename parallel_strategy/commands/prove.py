@@ -24,13 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
     from parallel_strategy.session import load_question
+    from parallel_strategy.spec.capability import check_executed
     from parallel_strategy.virtual.proof import prove, traffic_by_level
     from parallel_strategy.virtual.reduction import reduced
 
     for name in ("devices", "steps"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name} {getattr(arguments, name)} must be at least 1")
-    question = load_question(arguments.strategy)
+    question = load_question(arguments.strategy, check_executed)
     small = reduced(question, arguments.devices)
     proof = prove(small.question, arguments.dtype, arguments.steps, arguments.seed)
     levels = traffic_by_level(question)

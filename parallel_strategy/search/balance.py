@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel_strategy.cost.memory import GIB, transient_bytes
+from parallel_strategy.cost.memory import GIB, layer_bytes
+from parallel_strategy.cost.price import BlockCost
 from parallel_strategy.predict import Prediction
+from parallel_strategy.schedule.in_flight import moments
 from parallel_strategy.spec.strategy import StrategySpec
 
 BALANCED = ("gpipe", "1f1b", "zb_h1")
@@ -37,17 +39,15 @@ def balance(prediction: Prediction, mode: str = "full") -> Balance | None:
     if pp < 2 or strategy.pipeline.schedule not in BALANCED or program.model.experts is not None:
         return None
     price, blocks = prediction.price, program.blocks
-    layer = blocks["layer"]
-    cost = price.block(layer)
+    cost = price.block(blocks["layer"])
     again = cost.recompute_full if mode == "full" else cost.recompute_selective
-    per_layer = (cost.forward.seconds + (cost.backward_input + cost.backward_weight).seconds) * price.slowest
-    per_recompute = again.seconds * price.slowest
+    slowest = float(prediction.rows.slowest[0])
+    per_layer = _seconds(cost) * slowest
+    per_recompute = again.seconds * slowest
     ends = np.zeros(pp)
     for stage, kind in ((0, "embedding"), (pp - 1, "head")):
-        end = price.block(blocks[kind])
-        ends[stage] += (end.forward.seconds + (end.backward_input + end.backward_weight).seconds) * price.slowest
+        ends[stage] += _seconds(price.block(blocks[kind])) * slowest
     m = strategy.micro_batches
-    flying = np.array([_in_flight(strategy.pipeline.schedule, stage, pp, m) for stage in range(pp)], dtype=float)
     even = prediction.stage_memory
     # bytes beside activations grow with the layers of a stage
     sizes = strategy.layers_of_stages(layers)
@@ -55,17 +55,18 @@ def balance(prediction: Prediction, mode: str = "full") -> Balance | None:
         [(s.weights + s.gradients + s.optimizer) * GIB / max(1, n) for s, n in zip(even, sizes, strict=True)]
     )
     fixed = np.array([(s.buffers + s.context) * GIB for s in even])
-    lost = 1.0 + question.framework.fragmentation
-    whole = layer.saved_bytes * flying * lost
-    dropped = (layer.saved_bytes - layer.input_bytes if mode == "full" else layer.attention_bytes) * flying * lost
-    working = (
-        np.array([prediction.memory.chunks[program.stage_chunks(stage)[0].index][1] for stage in range(pp)]) * lost
+    bytes_ = layer_bytes(prediction.rows.table, mode)
+    flying = (
+        moments(strategy.pipeline.schedule, pp, 1, m).kept[:, 0, 0]
+        * (1.0 + question.framework.fragmentation)
+        * (1.0 - strategy.offload.activation)
     )
+    whole, dropped = bytes_.kept * flying, bytes_.dropped * flying
+    working = prediction.activations[1][0, prediction.places.index[:, 0]] * (1.0 + question.framework.fragmentation)
     extra = np.zeros(pp)
-    extra[-1] = blocks["head"].saved_bytes * flying[-1] * lost
-    again_bytes = layer.saved_bytes if mode == "full" else layer.attention_bytes
-    rerun = (again_bytes + transient_bytes(layer, question.framework)) * lost
-    usable = prediction.memory.usable_gib() * GIB
+    extra[0], extra[-1] = bytes_.embedding * flying[0], bytes_.head * flying[-1]
+    rerun = bytes_.rerun * (1.0 + question.framework.fragmentation)
+    usable = prediction.usable_gib * GIB
 
     # variables: layers[pp], recomputed[pp], the slowest stage
     count = 2 * pp + 1
@@ -112,10 +113,8 @@ def balance(prediction: Prediction, mode: str = "full") -> Balance | None:
     return Balance(stages, recomputed, strategy.model_copy(update={"pipeline": pipeline, "recompute": recompute}))
 
 
-def _in_flight(schedule: str, stage: int, pp: int, micro_batches: int) -> int:
-    if schedule == "gpipe":
-        return micro_batches
-    return min(micro_batches, pp if schedule == "zb_h1" else pp - stage)
+def _seconds(cost: BlockCost) -> float:
+    return cost.forward.seconds + (cost.backward_input + cost.backward_weight).seconds
 
 
 def balanced_prediction(prediction: Prediction, usable: float) -> Prediction:

@@ -1,7 +1,7 @@
 """The search: price the space, drop what does not fit, replay the best, balance their stages, try on them what is not
 in the space, explain the winner."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,20 +24,22 @@ MOVED = 12  # strategies of the front whose activations are moved to the host
 
 @dataclass(slots=True)
 class Found:
-    """What a search gives. `front`: the Pareto front of (seconds, GiB), in closed form, fastest first."""
+    """What a search gives. `front`: the Pareto front of (seconds, GiB), in closed form, fastest first; `nearest`: where
+    nothing fits, the strategy that lacks least."""
 
     candidates: int  # priced in closed form
     fitting: int
     refinements: int  # simulated beside them
     best: list[Prediction]
     front: list[tuple[float, float, StrategySpec]]
-    neighbours: list[Neighbour]
-    sensitivity: list[tuple[str, float]]
+    neighbours: list[Neighbour] = field(default_factory=list)
+    sensitivity: list[tuple[str, float]] = field(default_factory=list)
     sharding: Sharding | None = None  # of the operators of one layer of the winner
+    nearest: Prediction | None = None
 
 
 def search(question: Question, space: Space, *, keep: int = 10, margin: float = 0.0) -> Found:
-    """Search a space for a question's model, cluster, framework and global batch.
+    """Search a space for a question's model, cluster, framework and global batch. All of `best` fit.
 
     `margin`: share of usable memory to leave free. Candidates that the closed form ranks first are replayed by
     simulation.
@@ -46,7 +48,7 @@ def search(question: Question, space: Space, *, keep: int = 10, margin: float = 
     groups = evaluate(question, space, [usable * factor for factor in MEMORY])
     total = sum(len(group.seconds) for group in groups)
     if not total:
-        return Found(0, 0, 0, [], [], [], [])
+        return Found(0, 0, 0, [], [])
     seconds = np.concatenate([group.seconds for group in groups])
     gib = np.concatenate([group.gib for group in groups])
     starts = np.cumsum([0, *(len(group.seconds) for group in groups)])
@@ -56,25 +58,26 @@ def search(question: Question, space: Space, *, keep: int = 10, margin: float = 
         owner = int(np.searchsorted(starts, index, side="right")) - 1
         return groups[owner].strategy(index - int(starts[owner]), question)
 
+    def predict(index: int) -> Prediction:
+        return Prediction(question.with_strategy(strategy_of(index)), network=network)
+
     fits = gib <= usable
     front = [(float(seconds[i]), float(gib[i]), strategy_of(int(i))) for i in _front(seconds, gib)[:200]]
     if any(space.activation):
         front = with_offload(question, front, MOVED, [share for share in space.activation if share], network)
-    if not fits.any():
-        return Found(total, 0, 0, [], front, [], [])
     rows = np.flatnonzero(fits & np.concatenate([group.needed for group in groups]))
-    count = min(REPLAYED, len(rows))
-    first = rows[np.argpartition(seconds[rows], count - 1)[:count]]
-    first = first[np.argsort(seconds[first], kind="stable")]
-    predictions = [
-        Prediction(question.with_strategy(strategy_of(int(index))), network=network) for index in first.tolist()
-    ]
-    predictions = [p for p in predictions if p.gib <= usable] or predictions
+    predictions = [predict(int(index)) for index in _smallest(seconds, rows, REPLAYED)]
+    predictions = [prediction for prediction in predictions if prediction.gib <= usable]
+    refinements = 0
+    if not predictions:
+        smallest = [predict(int(index)) for index in _smallest(gib, np.arange(total), REFINED)]
+        predictions, refinements = _squeezed(smallest, usable, space)
+        if not predictions[0].gib <= usable:
+            return Found(total, int(fits.sum()), refinements, [], front, nearest=predictions[0])
     predictions.sort(key=lambda p: p.seconds)
     better = balanced_prediction(predictions[0], usable)
     if better is not predictions[0]:
         predictions.insert(0, better)
-    refinements = 0
     for prediction in predictions[:REFINED]:
         refined, tried = refine(prediction, usable, space)
         refinements += tried
@@ -92,6 +95,26 @@ def search(question: Question, space: Space, *, keep: int = 10, margin: float = 
         sensitivity(predictions[:keep]) + elsewhere_in_the_space(question, groups, winner, usable, space),
         shard_operators(winner.question),
     )
+
+
+def _smallest(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
+    """The rows with the smallest values, smallest first."""
+    if len(rows) > count:
+        rows = rows[np.argpartition(values[rows], count - 1)[:count]]
+    return rows[np.argsort(values[rows], kind="stable")]
+
+
+def _squeezed(smallest: list[Prediction], usable: float, space: Space) -> tuple[list[Prediction], int]:
+    """(what fits of these strategies with other stages or small changes, or else the one that lacks least; how many
+    changes were tried)."""
+    tried, found = 0, list(smallest)
+    for prediction in smallest:
+        found.append(balanced_prediction(prediction, usable))
+        refined, steps = refine(found[-1], usable, space)
+        found.append(refined)
+        tried += steps
+    fitting = [prediction for prediction in found if prediction.gib <= usable]
+    return fitting or [min(found, key=lambda prediction: prediction.gib)], tried
 
 
 def _front(seconds: np.ndarray, gib: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from pangu.foundation.errors import UserError
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.shapes import Space
+from parallel_strategy.spec.capability import outside
 from parallel_strategy.spec.strategy import Question, StrategySpec, divisors
 
 HOST_SHARE = "activations on the host"
@@ -43,7 +44,8 @@ def alternatives(question: Question, space: Space) -> list[Alternative]:
             strategy.check_model(question.model)
         except UserError:
             continue
-        found.append(Alternative(choice, value, instead_of, strategy))
+        if space.keeps is None or not outside(question.with_strategy(strategy)):
+            found.append(Alternative(choice, value, instead_of, strategy))
     return found
 
 
@@ -107,6 +109,12 @@ def refine(prediction: Prediction, usable: float, space: Space) -> tuple[Predict
         ]
         tried += len(steps)
         fitting = [step for step in steps if step.gib <= usable]
+        if not fitting and best.gib > usable:  # towards what fits
+            smallest = min(steps, key=lambda step: step.gib, default=best)
+            if smallest.gib >= best.gib:
+                break
+            best = smallest
+            continue
         fastest = min(fitting, key=lambda step: step.seconds, default=best)
         if fastest.seconds > FASTER * best.seconds and best.gib <= usable:
             break

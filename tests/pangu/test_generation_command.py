@@ -10,8 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from data_pipeline.stages.tokenizer.training_process import train_tokenizer
-from pangu.checkpoint.open import TrainingState
-from pangu.checkpoint.save import save_checkpoint
+from pangu.checkpoint import directory as checkpoint
 from pangu.cli import main
 from pangu.config import ModelConfig
 from pangu.model.network import build, read_weights
@@ -37,9 +36,9 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         compute_dtype="fp32",
     )
     weights = read_weights(build(config))
-    state = TrainingState(3, 1.0, 0, 0, 0, None)
+    state = checkpoint.TrainingState(3, 1.0, 0, 0, 0, None)
     moments = {f"adam_{moment}.{name}": np.zeros_like(value) for name, value in weights.items() for moment in "mv"}
-    save_checkpoint(run, state, weights, moments, config, {})
+    checkpoint.save(run, state, weights, moments, config, {})
     save_file(weights, run.parent / "weights.safetensors")
     (run.parent / "small.yaml").write_text(config.dump())
     return run
@@ -74,8 +73,11 @@ def test_every_kind_of_checkpoint_and_source(
     for place in ([str(run_directory)], [str(run_directory / "checkpoints/step-00000003")], [*alone, *tokenizer]):
         assert main(["generate", *place, "--file", str(file), *COMMON, "--json"]) == 0
         outputs.append(lines(capsys))
+    mindspore = ["--file", str(file), *COMMON, "--engine", "mindspore", "--json"]
+    assert main(["generate", str(run_directory), *mindspore]) == 0
+    outputs.append(lines(capsys))
     assert [row["prompt"] for row in outputs[0]] == ["今天", "北京是"]
-    assert outputs[0] == outputs[1] == outputs[2]
+    assert outputs[0] == outputs[1] == outputs[2] == outputs[3]
     monkeypatch.setattr("sys.stdin", io.StringIO("今天\n" + "很" * 200 + "\n北京是\n"))
     assert main(["generate", str(run_directory), "--interactive", *COMMON]) == 0
     captured = capsys.readouterr()
@@ -84,7 +86,7 @@ def test_every_kind_of_checkpoint_and_source(
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
-    "nothing there": (lambda run: [str(run / "none"), "--prompt", "今"], "neither a run or checkpoint directory"),
+    "nothing there": (lambda run: [str(run / "none"), "--prompt", "今"], "no such file or directory"),
     "no tokenizer": (
         lambda run: [
             str(run.parent / "weights.safetensors"),
@@ -98,7 +100,15 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no file": (lambda run: [str(run), "--file", "none.txt"], "none.txt: cannot be read"),
     "long prompt": (lambda run: [str(run), "--prompt", "很" * 200], "the context 64"),
     "temperature": (lambda run: [str(run), "--prompt", "今", "--temperature", "-1"], "temperature = -1.0: must be 0"),
-    "bf16": (lambda run: [str(run), "--prompt", "今", "--dtype", "bf16"], "no bf16 kernels for a CPU"),
+    "bf16": (
+        lambda run: [str(run), "--prompt", "今", "--dtype", "bf16", "--engine", "mindspore"],
+        "no bf16 kernels for a CPU",
+    ),
+    "engine": (
+        lambda run: [str(run), "--prompt", "今", "--engine", "compiled", "--device", "Ascend"],
+        "--engine compiled is for a CPU",
+    ),
+    "threads": (lambda run: [str(run), "--prompt", "今", "--threads", "0"], "threads = 0: must be at least 1"),
     "empty prompt": (lambda run: [str(run), "--prompt", ""], "prompt 1: is empty"),
 }
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pangu.checkpoint import save
-from pangu.checkpoint.open import OPTIMIZER, WEIGHTS, newest_checkpoint, step_directories
+from pangu.checkpoint import directory as checkpoint
 from pangu.cli import main
 from pangu.config import TrainConfig
 from pangu.foundation.errors import UserError
@@ -60,7 +60,7 @@ def uninterrupted(corpus: Path, tmp_path_factory) -> Path:
 def assert_same_end(run: Path, expected: Path) -> None:
     """Same metrics, weights and moments, byte for byte."""
     assert (run / "metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()
-    for name in (WEIGHTS, OPTIMIZER):
+    for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER):
         last = f"checkpoints/step-{STEPS:08d}/{name}"
         assert (run / last).read_bytes() == (expected / last).read_bytes(), name
 
@@ -71,7 +71,7 @@ def test_a_run_learns_and_leaves_everything(uninterrupted: Path) -> None:
     assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.3
     assert (uninterrupted / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert list((uninterrupted / "tensorboard").iterdir())
-    kept = [path.name for path in step_directories(uninterrupted)]
+    kept = [path.name for path in checkpoint.step_directories(uninterrupted)]
     assert kept[:2] == ["step-00000024", "step-00000018"] and len(kept) <= 3
 
 
@@ -84,7 +84,7 @@ def test_stop_and_go_on_ends_with_the_same_bits(corpus: Path, uninterrupted: Pat
     extra = [line for line in (out / "metrics.jsonl").read_text().splitlines() if '"step":10,"heldout' not in line]
     assert extra == (uninterrupted / "metrics.jsonl").read_text().splitlines()
     last = f"checkpoints/step-{STEPS:08d}"
-    for name in (WEIGHTS, OPTIMIZER):
+    for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER):
         assert (out / last / name).read_bytes() == (uninterrupted / last / name).read_bytes()
 
 
@@ -122,7 +122,7 @@ def test_an_interrupt_saves_and_the_run_goes_on(corpus: Path, uninterrupted: Pat
     process.send_signal(signal.SIGINT)
     _, message = process.communicate()
     assert process.returncode == 130, message
-    saved = newest_checkpoint(out)
+    saved = checkpoint.newest(out)
     assert saved is not None and 3 <= saved.state.step < STEPS
     train(config)
     assert_same_end(out, uninterrupted)
@@ -141,10 +141,10 @@ def test_a_damaged_checkpoint_is_named_and_skipped(corpus: Path, uninterrupted: 
     out = tmp_path / "run"
     train(configuration(corpus, out, steps=12))
     capsys.readouterr()
-    newest = step_directories(out)[0]
-    data = bytearray((newest / WEIGHTS).read_bytes())
+    newest = checkpoint.step_directories(out)[0]
+    data = bytearray((newest / checkpoint.WEIGHTS).read_bytes())
     data[-5] ^= 1
-    (newest / WEIGHTS).write_bytes(bytes(data))
+    (newest / checkpoint.WEIGHTS).write_bytes(bytes(data))
     train(configuration(corpus, out))
     assert "step-00000012/model.safetensors: is damaged" in capsys.readouterr().err
     assert_same_end(out, uninterrupted)
@@ -154,19 +154,19 @@ def test_a_full_disk_is_one_line_and_earlier_checkpoints_stay(
     corpus: Path, uninterrupted: Path, tmp_path: Path, monkeypatch
 ) -> None:
     out = tmp_path / "run"
-    real = save.save_file
+    real = checkpoint.save_file
 
-    def full(tensors: dict, path: Path) -> None:
+    def full(tensors: dict, path: Path, metadata: dict) -> None:
         if "step-00000012" in str(path):
             Path(path).write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        real(tensors, path)
+        real(tensors, path, metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr(save, "save_file", full)
+        patch.setattr(checkpoint, "save_file", full)
         with pytest.raises(UserError, match="No space left on device"):
             train(configuration(corpus, out))
-    assert [path.name for path in step_directories(out)] == ["step-00000006"]
+    assert [path.name for path in checkpoint.step_directories(out)] == ["step-00000006"]
     assert not list((out / "checkpoints").glob(".*"))
     train(configuration(corpus, out))
     assert_same_end(out, uninterrupted)
@@ -185,12 +185,37 @@ def test_accumulation_and_recompute_change_no_number_beyond_rounding(corpus: Pat
 
 
 def test_fp16_skips_overflows_and_lowers_the_loss_scale(corpus: Path, tmp_path: Path) -> None:
-    train(configuration(corpus, tmp_path / "run", precision="fp16", steps=20))
+    train(configuration(corpus, tmp_path / "run", precision="fp16", steps=20, loss_scale={"initial": 2.0**32}))
     records = [record for record in read_metrics(tmp_path / "run") if "loss" in record]
     skipped = [record for record in records if not record["updated"]]
     assert skipped and skipped == records[: len(skipped)]
     assert records[-1]["loss_scale"] == 2.0 ** (32 - len(skipped))
     assert records[-1]["loss"] < records[0]["loss"]
+    # The warm-up of three steps counts updates that were made.
+    assert [record["learning_rate"] for record in records[: len(skipped) + 2]] == [0.0] * (len(skipped) + 1) + [
+        pytest.approx(1e-2 / 3)
+    ]
+
+
+def test_a_bad_step_is_skipped_where_that_is_asked_for_and_its_samples_are_named(
+    corpus: Path, tmp_path: Path, capsys
+) -> None:
+    """The limit lies below the gradients of some steps; what is skipped changes no weight and no rate."""
+    run = tmp_path / "run"
+    summary = train(configuration(corpus, run, steps=8))
+    norms = sorted(record["global_norm"] for record in read_metrics(run) if "loss" in record)
+    limit = (norms[-1] + norms[-2]) / 2
+    capsys.readouterr()
+    summary = train(configuration(corpus, tmp_path / "other", steps=8, skip_above_norm=limit))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
+    assert summary.skipped == len(lines) >= 1
+    named = re.fullmatch(r"step (\d+): skipped: .* samples of the training split: ([\d, ]+)", lines[0])
+    assert named
+    step, samples = int(named[1]), [int(number) for number in named[2].split(", ")]
+    order = np.concatenate([epoch_order(40, 1, epoch) for epoch in range(2)])
+    assert samples == order[(step - 1) * 4 : step * 4].tolist()
+    skipped = [record["updated"] for record in read_metrics(tmp_path / "other") if "loss" in record]
+    assert skipped.count(False) == len(lines) and not skipped[step - 1]
 
 
 def test_overflows_without_end_are_an_error(corpus: Path, tmp_path: Path) -> None:
@@ -209,7 +234,7 @@ def test_incremental_training_starts_from_the_weights_of_another_run(
     last = [record["loss"] for record in read_metrics(uninterrupted) if "loss" in record][-1]
     assert abs(first - last) < 0.5
     # Rate 0 in the first step: only the second one moves the weights.
-    assert newest_checkpoint(tmp_path / "run").state.step == 2
+    assert checkpoint.newest(tmp_path / "run").state.step == 2
 
 
 def test_more_steps_alone_make_a_run_longer(corpus: Path, tmp_path: Path) -> None:
