@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.checkpoint.directory import MODEL_FILE, STATE, meant_checkpoint, open_checkpoint
+from pangu.checkpoint.open import MODEL_FILE, STATE, meant_checkpoint, open_checkpoint
 from pangu.config import ModelConfig, load_size
 from pangu.formats import names
 from pangu.formats.data_types import BF16, FP32, cast

@@ -49,7 +49,7 @@ def options_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pangu.checkpoint.directory import meant_checkpoint
+    from pangu.checkpoint.open import meant_checkpoint
     from pangu.distributed.predictor import (
         Prediction,
         Predictor,
