@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pangu.foundation.best_effort import warn
+from pangu.foundation.field_arguments import add_set
 
 if TYPE_CHECKING:
     from data_pipeline.engine.local import StageSummary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("recipe", type=Path, help="recipe.yaml; `init` writes one")
+    add_set(parser, "clean.minimum_characters 20")
     parser.add_argument("--out", type=_directory, required=True, help="the output directory")
     parser.add_argument("--engine", choices=("local", "spark"), help="where it runs; the default is the recipe's")
     parser.add_argument("--workers", type=int, help="processes; the result does not depend on it")
@@ -63,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
 
     start = time.perf_counter()
-    recipe = Recipe.load(arguments.recipe)
+    recipe = Recipe.load(arguments.recipe, arguments.set)
     if arguments.memory:
         try:
             memory = parse_memory(arguments.memory)

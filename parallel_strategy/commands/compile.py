@@ -20,9 +20,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from parallel_strategy.arguments import add_strategy
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("strategy")
+    add_strategy(parser)
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument(
         "--diff", action="store_true", help="compare with the emulator's program (exit code 1: differs)"
@@ -46,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from parallel_strategy.mindspore.limits import check_supported
     from parallel_strategy.session import load_question
 
-    question = load_question(arguments.strategy, check_supported)
+    question = load_question(arguments.strategy, check_supported, changes=arguments.set)
     if arguments.skeleton is not None:
         count = write_skeleton(Path(arguments.strategy), question, arguments.skeleton)
         print(f"wrote {arguments.skeleton}: {count} operators")

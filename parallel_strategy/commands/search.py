@@ -14,11 +14,11 @@ example:
 import argparse
 import json
 
-from parallel_strategy.arguments import share, whole_number
+from parallel_strategy.arguments import add_strategy, share, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("strategy")
+    add_strategy(parser)
     parser.add_argument("--devices", type=whole_number, help="default: as many as the file's mesh has")
     parser.add_argument("--tp", type=whole_number, nargs="+", default=[])
     parser.add_argument("--pp", type=whole_number, nargs="+", default=[])
@@ -40,8 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import os
     import time
     from pathlib import Path
+
+    os.environ.setdefault(
+        "OPENBLAS_NUM_THREADS", "1"
+    )  # before numpy: these matrices are small, threads would only spin
 
     from pangu.foundation.errors import UserError
     from parallel_strategy.report.output import write_whole
@@ -52,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from parallel_strategy.session import load_question
     from parallel_strategy.spec.capability import outside
 
-    question = load_question(arguments.strategy, devices=arguments.devices)
+    question = load_question(arguments.strategy, devices=arguments.devices, changes=arguments.set)
     devices = arguments.devices or question.strategy.mesh.devices
     if devices > question.cluster.device_count:
         raise UserError(

@@ -29,6 +29,9 @@ def test_a_process_ends_with_its_descendants_even_if_it_does_not_want_to(body: s
         members = [family, *family.children()]
         assert len(members) == 2
         child.end(seconds=0.2)
+    end = time.monotonic() + 60  # a killed process takes a moment to go
+    while any(alive(member) for member in members) and time.monotonic() < end:
+        time.sleep(0.02)
     assert not any(alive(member) for member in members) and child.returncode is not None
 
 
