@@ -31,7 +31,8 @@ class TrainingProgress:
 
     @property
     def is_shown(self) -> bool:
-        return not self.bar.disable
+        """Return whether a bar or lines tell of the run."""
+        return self.progress.has_bar or self.progress.has_lines
 
     def step(self, step: int, loss: float, tokens: int) -> None:
         """One update is done; `tokens` went through it."""
