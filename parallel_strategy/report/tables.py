@@ -26,6 +26,8 @@ def summary(prediction: Prediction) -> dict[str, Any]:
         "bubble": prediction.replayed.bubble,
         "memory_gib": prediction.gib,
         "usable_gib": usable,
+        "host_gib": prediction.host_gib,
+        "host_gb": question.cluster.host.dram_gb,
         "out_of_memory": prediction.out_of_memory,
         "stages": [
             {
@@ -65,6 +67,8 @@ def print_prediction(prediction: Prediction) -> None:
     )
     verdict = "[red]does not fit[/]" if data["out_of_memory"] else "[green]fits[/]"
     console.print(f"memory [bold]{data['memory_gib']:.1f} GiB[/] of {data['usable_gib']:.1f} usable: {verdict}")
+    if data["host_gib"]:
+        console.print(f"a server's own memory {data['host_gib']:.1f} GiB of {data['host_gb']:g}")
     console.print(
         "a stage: milliseconds of one micro-batch and of the step's end; GiB (kept: activations)",
         style="dim",
