@@ -13,7 +13,7 @@ from typing import Any
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="a packed .mindrecord or .parquet file")
     parser.add_argument("--sample", type=int, default=0, help="number of the sample in the file (0)")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
 def run(arguments: argparse.Namespace) -> int:

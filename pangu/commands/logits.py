@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eod", type=int, help="id that ends a document")
     parser.add_argument("--pad", type=int, help="id of padding")
     parser.add_argument("--dtype", choices=["fp32", "fp16"], help="compute dtype (default: the model's)")
-    parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], default="CPU")
+    parser.add_argument(
+        "--device", choices=["CPU", "Ascend", "GPU"], default="CPU", help="where to compute (default CPU)"
+    )
 
 
 def read_ids(path: str, vocab_size: int, seq_length: int) -> np.ndarray:

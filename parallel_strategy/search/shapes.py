@@ -15,6 +15,7 @@ from parallel_strategy.cost.rows import ZeroTraffic
 from parallel_strategy.cost.weight_traffic import WeightTraffic
 from parallel_strategy.graph.groups import Groups
 from parallel_strategy.graph.program import Program
+from parallel_strategy.spec.even_parts import uneven_parts
 from parallel_strategy.spec.strategy import (
     CHUNKED,
     Batch,
@@ -25,7 +26,6 @@ from parallel_strategy.spec.strategy import (
     StrategySpec,
     Zero,
     divisors,
-    wrong_parts,
 )
 
 
@@ -108,10 +108,13 @@ class Space:
             for cp in self.cp:
                 if per_stage % (tp * cp) or model.seq_length % cp:
                     continue
-                splits = [False, True] if tp > 1 else [False]  # of the tokens: sequence parallelism
-                splits = [split for split in splits if not wrong_parts(model, tp, cp, sequence_parallel=split)]
                 dp = per_stage // tp // cp
-                if self.batch % dp:
+                splits = [
+                    split
+                    for split in ((False, True) if tp > 1 else (False,))
+                    if not any(uneven_parts(model, tp, cp, sequence_parallel=split))
+                ]
+                if self.batch % dp or not splits:
                     continue
                 share = self.batch // dp
                 micros = [n for n in divisors(share) if n <= self.largest_micro and (not self.micro or n in self.micro)]

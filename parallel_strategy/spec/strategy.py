@@ -5,7 +5,6 @@ fields are checked here; whatever breaks one gets a line with the field and the 
 """
 
 import difflib
-import math
 import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -20,6 +19,7 @@ from pangu.foundation.settings import changed, checked
 from pangu.foundation.yaml_document import shown
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.divide import divisors, even_stages, nearest
+from parallel_strategy.spec.even_parts import uneven_parts
 from parallel_strategy.spec.file import PRESETS, Section, SpecFile
 from parallel_strategy.spec.framework import FrameworkSpec, Schedule
 from parallel_strategy.spec.model import ModelSpec
@@ -277,8 +277,6 @@ class StrategySpec(SpecFile):
                 f"mesh.cp {mesh.cp} must divide the sequence {model.seq_length}; "
                 f"nearest: {nearest(divisors(model.seq_length), mesh.cp)}"
             )
-        if wrong := wrong_parts(model, mesh.tp, mesh.cp, sequence_parallel=self.tensor.sequence_parallel):
-            raise UserError(wrong)
         if mesh.ep > 1 and (model.experts is None or model.experts.count % mesh.ep):
             count = model.experts.count if model.experts else 1
             raise UserError(
@@ -312,6 +310,15 @@ class StrategySpec(SpecFile):
                     f"recompute.per_stage: stage {stage} recomputes {again} of its {layers} layers; nearest: {layers}"
                 )
 
+    def check_parts(self, model: ModelSpec, cluster: ClusterSpec) -> None:
+        """What must fall into equal parts, and the type that the device must have. Rows of measured runs need not
+        obey. Raises UserError with the nearest legal value."""
+        for line in uneven_parts(model, self.mesh.tp, self.mesh.cp, sequence_parallel=self.tensor.sequence_parallel):
+            raise UserError(line)
+        best = cluster.device.nearest_dtype(model.compute_dtype)
+        if best != model.compute_dtype:
+            raise UserError(f"model.dtype: {cluster.device.name} has no {model.compute_dtype}; nearest: {best!r}")
+
     @property
     def chunks_per_stage(self) -> int:
         if self.mesh.pp > 1 and self.pipeline.schedule in ("zb_v", "dualpipe"):
@@ -320,36 +327,6 @@ class StrategySpec(SpecFile):
 
     def layers_of_stages(self, num_layers: int) -> list[int]:
         return list(self.pipeline.stages) if self.pipeline.stages else even_stages(num_layers, self.mesh.pp)
-
-
-def wrong_parts(model: ModelSpec, tp: int, cp: int, *, sequence_parallel: bool) -> str | None:
-    """Say what tensor and context parallelism cannot cut into equal parts, and the nearest legal value."""
-    tokens, kv_heads = model.seq_length // cp, model.key_value_heads
-    if sequence_parallel and tokens % tp:
-        legal = divisors(math.gcd(tokens, model.num_heads))
-        return (
-            f"tensor.sequence_parallel: mesh.tp {tp} must divide the {tokens} tokens of a rank; "
-            f"nearest mesh.tp: {nearest(legal, tp)}, or false"
-        )
-    if cp > 1 and model.seq_length % (2 * cp):
-        near = max(1, model.seq_length // (2 * cp)) * 2 * cp
-        return (
-            f"mesh.cp {cp}: each rank has a part of the sequence's beginning and one of its end, so {model.seq_length} "
-            f"must be a multiple of {2 * cp}; nearest: {near}"
-        )
-    if kv_heads % tp and tp % kv_heads:
-        legal = [d for d in divisors(model.num_heads) if not (kv_heads % d and d % kv_heads)]
-        return f"mesh.tp {tp} must divide kv_heads {kv_heads} or be a multiple of it; nearest: {nearest(legal, tp)}"
-    widths = {"ffn_hidden_size": model.ffn_hidden_size}
-    if model.experts is not None:
-        widths = {"experts.ffn_hidden_size": model.experts.ffn_hidden_size}
-        if model.experts.first_layer:
-            widths["ffn_hidden_size"] = model.ffn_hidden_size
-    for name, width in widths.items():
-        if width % tp:
-            legal = divisors(math.gcd(width, model.num_heads))
-            return f"mesh.tp {tp} must divide {name} {width}; nearest: {nearest(legal, tp)}"
-    return None
 
 
 class Question(Section):
@@ -395,9 +372,7 @@ class Question(Section):
             framework = _preset(FrameworkSpec, strategy.framework, "framework")
         strategy.check_model(model)
         strategy.check_stages(model)
-        peaks = cluster.device.peak_tflops
-        if model.compute_dtype == "bf16" and "bf16" not in peaks and "fp16" in peaks:
-            raise UserError(f"model.dtype bf16: the device {cluster.device.name} has none; nearest: fp16")
+        strategy.check_parts(model, cluster)
         needed, present = strategy.mesh.devices, cluster.device_count
         if needed > present:
             raise UserError(
