@@ -59,6 +59,7 @@ class Prediction:
     workers: int
     out: Path
     logs: Path
+    suffix: str = ".txt"  # of the files of prompts: a prompt a line, or .jsonl
     # Called for digests of what the answers depend on beside prompts and options: {"weights": …, "tokenizer": …}.
     contents: Callable[[], dict[str, str]] = dict
 
@@ -179,7 +180,7 @@ class Start:
         write_whole(folder / "shares.json", json.dumps(self.shares).encode())
         self.processes: list[Child] = []
         for rank, share in enumerate(self.shares):
-            prompts = folder / f"prompts_{rank}.txt"
+            prompts = folder / f"prompts_{rank}{asked.suffix}"
             prompts.write_text("".join(f"{asked.prompts[index]}\n" for index in share), encoding="utf-8")
             process = Child(
                 asked.command(prompts),
@@ -343,4 +344,4 @@ def read_request(path: Path) -> dict | None:
 
 def described(asked: Prediction) -> str:
     """The command of the first process, for people."""
-    return shlex.join(asked.command(asked.logs / "start-NNN/prompts_0.txt"))
+    return shlex.join(asked.command(asked.logs / f"start-NNN/prompts_0{asked.suffix}"))

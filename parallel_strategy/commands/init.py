@@ -20,7 +20,7 @@ from parallel_strategy.spec.file import SpecFile
 TEMPLATE = """\
 # How a model is laid over a cluster. Every value can be edited; `predict` says what it costs.
 version: 1
-model: {{preset: {model}}}  # or {{file: model.yaml}}; seq and dtype override the model's
+model: {{preset: {model}{dtype}}}  # or {{file: model.yaml}}; seq and dtype override the model's
 cluster: {{preset: {cluster}}}  # or {{file: cluster.yaml}}
 framework: {framework}  # what the software adds: kernels, overlap, host time; or framework.yaml
 batch: {{global: {batch}, micro: 1}}  # sequences per step; per micro-batch on one data-parallel rank
@@ -35,7 +35,7 @@ tensor: {{sequence_parallel: false, vocab: split, interleave: 1}}
 # bucket_mb: gradients are fused into collectives of this size
 zero: {{optimizer_shard: true, level: 1, weight_shard_size: -1}}
 recompute: {{mode: full}}  # none, selective (attention only), full; per_stage: [layers of each stage]
-offload: {{optimizer: false, activation: 0}}  # Adam on the host; share of the activations that waits there
+offload: {{optimizer: {offload}, activation: 0}}  # Adam on the host; share of the activations that waits there
 overrides: []  # operators sharded otherwise: {{operator: pattern, strategy: [[..], [..]]}}
 """
 
@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
     from parallel_strategy.report.output import write_whole
     from parallel_strategy.spec.cluster import ClusterSpec
+    from parallel_strategy.spec.even_parts import uneven_parts
     from parallel_strategy.spec.framework import FrameworkSpec
     from parallel_strategy.spec.model import ModelSpec
     from parallel_strategy.spec.schema import SCHEMAS, schema_of
@@ -86,18 +87,32 @@ def run(arguments: argparse.Namespace) -> int:
     model, cluster = ModelSpec.preset(arguments.model), ClusterSpec.preset(arguments.cluster)
     FrameworkSpec.preset(arguments.framework)
     tp = min(cluster.topology[0].size, 8)
-    while model.num_heads % tp:
+
+    def is_even(tp: int) -> bool:
+        return model.num_heads % tp == 0 and not any(uneven_parts(model, tp, 1, sequence_parallel=False))
+
+    while not is_even(tp):
         tp //= 2
-    dp = max(1, min(cluster.devices_per_server, cluster.device_count) // tp)
-    text = TEMPLATE.format(
-        model=arguments.model,
-        cluster=arguments.cluster,
-        framework=arguments.framework,
-        tp=tp,
-        dp=dp,
-        batch=16 * dp,
-        schedules=", ".join(get_args(Schedule)),
-    )
+    devices = max(tp, min(cluster.devices_per_server, cluster.device_count))
+    wider = [size for size in (2 * tp, 4 * tp) if is_even(size) and size <= min(devices, 8)]
+    # The first that fits; else what one would begin with.
+    dtype = cluster.device.nearest_dtype(model.compute_dtype)
+    layouts = [(size, "false") for size in (tp, *wider)] + [(size, "true") for size in (tp, *wider)]
+    texts = [
+        TEMPLATE.format(
+            model=arguments.model,
+            dtype="" if dtype == model.compute_dtype else f", dtype: {dtype}",
+            cluster=arguments.cluster,
+            framework=arguments.framework,
+            tp=size,
+            dp=max(1, devices // size),
+            batch=16 * max(1, devices // size),
+            offload=offload,
+            schedules=", ".join(get_args(Schedule)),
+        )
+        for size, offload in layouts
+    ]
+    text = next(filter(_fits, texts), texts[0])
     path = Path(arguments.strategy)
     if arguments.like is not None:
         StrategySpec.preset(arguments.like)
@@ -123,6 +138,20 @@ def run(arguments: argparse.Namespace) -> int:
         write_whole(target, content)
         print(f"wrote {target}")
     return 0
+
+
+def _fits(text: str) -> bool:
+    """Return whether a strategy is legal and fits into memory."""
+    from pathlib import Path
+
+    from pangu.foundation.errors import UserError
+    from parallel_strategy.predict import Prediction
+    from parallel_strategy.spec.strategy import Question, StrategySpec
+
+    try:
+        return not Prediction(Question.resolve(StrategySpec.parse(text, "init"), Path())).out_of_memory
+    except UserError:
+        return False
 
 
 def _preset_text(kind: type[SpecFile], name: str) -> str:
