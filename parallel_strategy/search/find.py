@@ -10,16 +10,19 @@ from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.memory import usable_gib
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.balance import balanced_prediction
+from parallel_strategy.search.candidates import program_of
 from parallel_strategy.search.evaluate import evaluate
 from parallel_strategy.search.layer_sharding import Sharding, shard_operators
 from parallel_strategy.search.neighbours import Neighbour, neighbours, refined_neighbours
 from parallel_strategy.search.refine import Known, refine, with_offload
 from parallel_strategy.search.sensitivity import MEMORY, elsewhere_in_the_space, sensitivity
 from parallel_strategy.search.shapes import Space
+from parallel_strategy.spec.capability import outside
 from parallel_strategy.spec.strategy import Question, StrategySpec
 
 REPLAYED = 24
 REFINED = 2  # strategies whose refinements are tried
+ALIKE = 4  # times as many are looked at, because several may be one program
 SAMPLED = 64  # every so many candidates make a first Pareto front
 MOVED = 12  # strategies of the front whose activations are moved to the host
 
@@ -62,7 +65,7 @@ def search(
     seconds = np.concatenate([group.seconds for group in groups])
     gib = np.concatenate([group.gib for group in groups])
     starts = np.cumsum([0, *(len(group.seconds) for group in groups)])
-    known = Known(question, Network(question.cluster))
+    known = Known(question, Network(question.cluster, space.devices))
 
     def strategy_of(index: int) -> StrategySpec:
         owner = int(np.searchsorted(starts, index, side="right")) - 1
@@ -77,13 +80,17 @@ def search(
         front = with_offload(question, front, MOVED, [share for share in space.activation if share], known.network)
     tell(f"replaying the first of {total:,} strategies")
     rows = np.flatnonzero(fits & np.concatenate([group.needed for group in groups]))
-    predictions = [predict(int(index)) for index in _smallest(seconds, rows, REPLAYED)]
-    predictions = [prediction for prediction in predictions if prediction.gib <= usable]
+    first = _smallest(seconds, rows, ALIKE * REPLAYED)
+    strategies = _different([strategy_of(int(index)) for index in first], question)[:REPLAYED]
+    if space.admits(question.strategy) and (space.keeps is None or not outside(question)):
+        strategies.append(question.strategy)  # no search is worse than the file it begins with
+    predictions = [known.predict(strategy) for strategy in strategies]
+    predictions = [prediction for prediction in predictions if prediction.fits(usable)]
     refinements = 0
     if not predictions:
         smallest = [predict(int(index)) for index in _smallest(gib, np.arange(total), REFINED)]
         predictions, refinements = _squeezed(smallest, usable, space, known)
-        if not predictions[0].gib <= usable:
+        if not predictions[0].fits(usable):
             return Found(total, int(fits.sum()), refinements, [], front, nearest=predictions[0])
     tell("trying changes of the first")
     predictions.sort(key=lambda p: p.seconds)
@@ -96,6 +103,8 @@ def search(
         if refined is not prediction:
             predictions.append(refined)
     predictions.sort(key=lambda p: p.seconds)
+    different = _different([prediction.question.strategy for prediction in predictions], question)
+    predictions = [known.predict(strategy) for strategy in different]
     winner = predictions[0]
     tell("asking why its neighbours lose")
     return Found(
@@ -108,6 +117,14 @@ def search(
         sensitivity(predictions[:keep]) + elsewhere_in_the_space(question, groups, winner, usable, space),
         shard_operators(winner.question),
     )
+
+
+def _different(strategies: list[StrategySpec], question: Question) -> list[StrategySpec]:
+    """Those that run different programs, the first of each."""
+    found: dict[str, StrategySpec] = {}
+    for strategy in strategies:
+        found.setdefault(program_of(strategy, question.model.num_layers), strategy)
+    return list(found.values())
 
 
 def _smallest(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
@@ -126,7 +143,7 @@ def _squeezed(smallest: list[Prediction], usable: float, space: Space, known: Kn
         refined, steps = refine(found[-1], usable, space, known)
         found.append(refined)
         tried += steps
-    fitting = [prediction for prediction in found if prediction.gib <= usable]
+    fitting = [prediction for prediction in found if prediction.fits(usable)]
     return fitting or [min(found, key=lambda prediction: prediction.gib)], tried
 
 
