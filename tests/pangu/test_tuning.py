@@ -236,6 +236,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 def test_peft_reads_the_matrices_and_its_files_are_read(base: Path, lora: Path, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     peft = pytest.importorskip("peft", reason="peft is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     config, _, _ = load_for_inference(base)
 
     class Attention(torch.nn.Module):
@@ -252,7 +253,7 @@ def test_peft_reads_the_matrices_and_its_files_are_read(base: Path, lora: Path, 
     class Port(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.config = {"model_type": "pangu"}
+            self.config = transformers.PretrainedConfig()
             self.transformer = torch.nn.Module()
             self.transformer.h = torch.nn.ModuleList([Layer() for _ in range(config.num_layers)])
 
