@@ -76,6 +76,10 @@ class MetricsWriter:
     def speed(self, step: int, tokens_per_second: float) -> None:
         self.tensorboard.scalars(step, {"tokens_per_second": tokens_per_second})
 
+    def flush(self) -> None:
+        """Try once more to write what could not be written."""
+        self.file.flush()
+
     def close(self) -> None:
         self.file.close()
         self.tensorboard.close()

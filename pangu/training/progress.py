@@ -29,10 +29,6 @@ class TrainingProgress:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.progress.__exit__(kind, error, trace)
 
-    @property
-    def is_shown(self) -> bool:
-        return not self.bar.disable
-
     def step(self, step: int, loss: float, tokens: int) -> None:
         """One update is done; `tokens` went through it."""
         now = time.perf_counter()
