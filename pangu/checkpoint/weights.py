@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.checkpoint.directory import MODEL_FILE, STATE, meant_checkpoint, open_checkpoint
+from pangu.checkpoint.open import MODEL_FILE, STATE, meant_checkpoint, open_checkpoint
 from pangu.config import ModelConfig, load_size
 from pangu.formats import names
 from pangu.formats.data_types import BF16, FP32, cast
@@ -57,9 +57,9 @@ def open_weights(path: Path) -> Source:
     """Open weights of any form; a training checkpoint is compared with its checksums, and its moments are left out."""
     if not (path / STATE).is_file():
         return in_full_precision(open_source(path))
-    from pangu.checkpoint.reshard import open_checkpoint as open_any
+    from pangu.checkpoint.reshard import open_source_of
 
-    return open_any(path, None)
+    return open_source_of(path, None)
 
 
 def read_weights(source: Source) -> dict[str, np.ndarray]:

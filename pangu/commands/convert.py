@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.checkpoint.directory import MODEL_FILE, STATE, meant_checkpoint
+from pangu.checkpoint.open import MODEL_FILE, STATE, meant_checkpoint
 from pangu.checkpoint.weights import model_of, open_weights
 from pangu.config import ModelConfig, load_size
 from pangu.formats.conversion import SUFFIXES, Plan, make_plan
