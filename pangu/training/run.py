@@ -264,6 +264,8 @@ def loop(trainer: Trainer, run: Path) -> Summary:
                     if world.size > 1 or not progress.is_shown:
                         report(metrics, trainer.state, progress)
                 if last or step % config.checkpoint_every == 0 or asked:
+                    if writer:
+                        writer.flush()  # what is behind a checkpoint is complete, if it can be written at all
                     path = trainer.save(run)
                     progress.resume_clock()
             interrupted = asked and trainer.state.step < config.steps
