@@ -260,7 +260,8 @@ def test_peft_reads_the_matrices_and_its_files_are_read(base: Path, lora: Path, 
         def prepare_inputs_for_generation(self, *_):
             return {}
 
-        def forward(self, x):
+        def forward(self, input_ids, **_):
+            x = input_ids
             return sum(layer.attn.q_proj(x) + layer.attn.v_proj(x) for layer in self.transformer.h)
 
     torch.manual_seed(0)
@@ -270,7 +271,7 @@ def test_peft_reads_the_matrices_and_its_files_are_read(base: Path, lora: Path, 
     model = peft.PeftModel.from_pretrained(port, str(lora))
     found = adapter_file.read_lora(lora, config)
     delta = sum(found.scale * (second @ first) for first, second in found.matrices.values())
-    assert np.abs(model(x).detach().numpy() - plain - x.numpy() @ delta.T).max() < 1e-4
+    assert np.abs(model(input_ids=x).detach().numpy() - plain - x.numpy() @ delta.T).max() < 1e-4
     model.save_pretrained(tmp_path)
     again = adapter_file.read_lora(tmp_path, config)
     assert again.scale == found.scale
