@@ -18,6 +18,7 @@ VERBS = {
     "generate": "continue a prompt",
     "score": "log-likelihoods of texts",
     "evaluate": "the tasks of the paper, zero-, one- and few-shot",
+    "serve": "OpenAI's protocol over HTTP, and a page to play with",
     "predict": "continue the prompts of a file on several processes",
     "convert": "released shards, MindSpore, safetensors and PyTorch names into one another",
 }

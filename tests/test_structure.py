@@ -1,7 +1,9 @@
 """Who imports whom, and that planning and cleaning start without what only training needs."""
 
+import argparse
 import ast
 import functools
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +170,23 @@ def test_every_verb_has_help_with_an_example(package: str) -> None:
     *helps, _ = result.stdout.split("END ")
     for text in helps:
         assert f"python -m {package}" in text.split("options:")[0].split("\n\n", 1)[1], text
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_argument_of_every_verb_has_help(package: str) -> None:
+    def actions(parser: argparse.ArgumentParser, name: str) -> list[tuple[str, argparse.Action]]:
+        found = [(name, action) for action in parser._actions]
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found += [one for verb, inner in action.choices.items() for one in actions(inner, f"{name} {verb}")]
+        return found
+
+    for verb in importlib.import_module(f"{package}.cli").VERBS:
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f"{package}.commands.{verb.replace('-', '_')}").add_arguments(parser)
+        for name, action in actions(parser, verb):
+            is_group = isinstance(action, argparse._SubParsersAction)
+            assert action.help or is_group, f"{name}: {action.option_strings or action.dest}"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

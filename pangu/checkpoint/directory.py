@@ -30,7 +30,7 @@ from pangu.config import ModelConfig
 from pangu.formats.model_metadata import metadata_of
 from pangu.formats.safetensors_file import save_file
 from pangu.foundation.atomic_file import write_whole
-from pangu.foundation.best_effort import warn
+from pangu.foundation.best_effort import reason_of, warn
 from pangu.foundation.directory import commit_directory, remove_directory
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
@@ -205,7 +205,7 @@ def open_checkpoint(directory: Path, verify: bool = True) -> Checkpoint:
         if not digests or not all(isinstance(name, str) and ".." not in name for name in digests):
             raise ValueError("its list of files is wrong")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is damaged or missing: {error}") from None
+        raise UserError(f"{path}: is damaged or missing: {reason_of(error)}") from None
     if verify:
         with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
             problems = [p for p in pool.map(lambda item: damage(directory / item[0], item[1]), digests.items()) if p]

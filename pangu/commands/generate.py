@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="texts for each prompt")
     parser.add_argument("--model", help="model.yaml or the name of a size, for a .safetensors file")
     parser.add_argument("--tokenizer", help="tokenizer directory or .model file (default: the run's)")
-    parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=100, metavar="N", help="the longest answer, in tokens (default 100)"
+    )
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0: greedy (default 0.8)")
     parser.add_argument("--top-k", type=int, default=40, metavar="K", help="0: no limit (default 40)")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="1: no limit (default)")
@@ -63,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["fp32", "fp16", "bf16"],
         help="of the weights (default: as stored; mindspore: fp32 on a CPU)",
     )
-    parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], default="CPU")
+    parser.add_argument(
+        "--device", choices=["CPU", "Ascend", "GPU"], default="CPU", help="where to compute (default CPU)"
+    )
 
 
 def options_of(arguments: argparse.Namespace) -> "GenerationOptions":

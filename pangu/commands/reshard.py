@@ -19,9 +19,24 @@ from pangu.foundation.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--from", dest="source", type=Path, nargs="+", default=[], metavar="LAYOUT")
-    parser.add_argument("--to", type=Path, nargs="+", default=[], metavar="LAYOUT")
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint that ranks wrote in parts, or one file of weights")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="LAYOUT",
+        help="how it is split: strategy.yaml, or one file of layouts a stage (default: as the checkpoint says)",
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="LAYOUT",
+        help="how to split the result (default: whole, in one file)",
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory or file to make")
     parser.add_argument("--format", choices=["safetensors", "ckpt"], default="safetensors", help="of the rank files")
     parser.add_argument("--weights-only", action="store_true", help="leave out Adam's moments and the state")

@@ -17,7 +17,7 @@ from pangu.formats.parameter_layout import ParameterLayout
 from pangu.foundation.errors import UserError
 from pangu.parameters import WORD_TABLE
 
-# The last stage's own copy of the word table (`parallel_strategy.mindspore.apply.copy_tied_table`).
+# The last stage's own copy of the word table (`parallel_strategy.mindspore.pangu_network.TABLE_COPY`).
 COPY = "output_table"
 
 

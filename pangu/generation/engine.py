@@ -201,10 +201,13 @@ class Generator:
         tokens = min(longest - 1, self.config.seq_length)
         rows = min(self.batch_size, len(prompts))
         sequences = [
-            RunningSequence(number, prompt, one, self.tokenizer, self.byte_tokens)
-            for number, (prompt, one) in enumerate(zip(prompts, options, strict=True))
+            self.begin(number, prompt, one) for number, (prompt, one) in enumerate(zip(prompts, options, strict=True))
         ]
         yield from self.run(self.open(rows, tokens), sequences)
+
+    def begin(self, number: int, prompt: list[int], options: GenerationOptions) -> "RunningSequence":
+        """Return a sequence that has not read its prompt yet; `prompt` is as `fit` leaves it."""
+        return RunningSequence(number, prompt, options, self.tokenizer, self.byte_tokens)
 
     def run(self, batch: DecodingBatch, sequences: list["RunningSequence"]) -> Iterator[Piece]:
         """Until every sequence has ended; a free row takes the next as soon as the engine can."""

@@ -252,6 +252,7 @@ def loop(trainer: Trainer, run: Path) -> Summary:
                 progress.step(step, metrics["loss"], config.batch_size * data.seq_length)
                 if writer:
                     writer.write(metrics)
+                    writer.speed(step, progress.step_seconds, progress.tokens_per_second)
                 last = step == config.steps
                 if last or step % config.evaluate_every == 0 or step % config.checkpoint_every == 0:
                     evaluate(trainer, writer, progress)
@@ -318,6 +319,5 @@ def evaluate(trainer: Trainer, writer: MetricsWriter | None, progress: TrainingP
     perplexity = math.exp(min(heldout, 700))
     if writer:
         writer.write({"step": trainer.state.step, "heldout_loss": heldout, "heldout_perplexity": perplexity})
-        writer.speed(trainer.state.step, progress.tokens_per_second)
     progress.evaluated(heldout)
     progress.resume_clock()

@@ -81,7 +81,7 @@ def check_same_run(run: Path, saved: Checkpoint, config: TrainConfig, model: Mod
 
 
 # What a run leaves in its directory and another one must not go on with.
-RUN_FILES = ("checkpoints", "metrics.jsonl", "tensorboard", "loss.png", "samples.jsonl")
+RUN_FILES = ("checkpoints", "metrics.jsonl", "speed.jsonl", "tensorboard", "loss.png", "samples.jsonl")
 
 
 def put_aside(run: Path) -> None:

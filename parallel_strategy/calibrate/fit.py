@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ConfigDict
 
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 from pangu.foundation.settings import checked, nearest_name
 from pangu.foundation.yaml_document import Document, shown
@@ -61,7 +62,7 @@ class Calibration:
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{path}: is not a calibration file: {error}") from None
+            raise UserError(f"{path}: is not a calibration file: {reason_of(error)}") from None
         if not isinstance(data, dict) or not isinstance(data.get("groups"), dict):
             raise UserError(f"{path}: is not a calibration file: it has no groups")
         document = Document(str(path), data)

@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 from parallel_strategy.calibrate.names import cluster_of, framework_of, model_traits
 from parallel_strategy.graph.program import Program
@@ -97,7 +98,7 @@ def read_rows(path: Path | str) -> tuple[list[Row], list[Skipped]]:
                 )
             records = [{name: row.get(name) or "" for name in reader.fieldnames or ()} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        raise UserError(f"{path}: cannot be read: {reason_of(error)}") from None
     rows: list[Row] = []
     skipped: list[Skipped] = []
     for record in records:

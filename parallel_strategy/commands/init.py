@@ -20,7 +20,7 @@ from parallel_strategy.spec.file import SpecFile
 TEMPLATE = """\
 # How a model is laid over a cluster. Every value can be edited; `predict` says what it costs.
 version: 1
-model: {{preset: {model}}}  # or {{file: model.yaml}}; seq and dtype override the model's
+model: {{preset: {model}{dtype}}}  # or {{file: model.yaml}}; seq and dtype override the model's
 cluster: {{preset: {cluster}}}  # or {{file: cluster.yaml}}
 framework: {framework}  # what the software adds: kernels, overlap, host time; or framework.yaml
 batch: {{global: {batch}, micro: 1}}  # sequences per step; per micro-batch on one data-parallel rank
@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
     from parallel_strategy.report.output import write_whole
     from parallel_strategy.spec.cluster import ClusterSpec
+    from parallel_strategy.spec.even_parts import uneven_parts
     from parallel_strategy.spec.framework import FrameworkSpec
     from parallel_strategy.spec.model import ModelSpec
     from parallel_strategy.spec.schema import SCHEMAS, schema_of
@@ -86,15 +87,21 @@ def run(arguments: argparse.Namespace) -> int:
     model, cluster = ModelSpec.preset(arguments.model), ClusterSpec.preset(arguments.cluster)
     FrameworkSpec.preset(arguments.framework)
     tp = min(cluster.topology[0].size, 8)
-    while model.num_heads % tp:
+
+    def is_even(tp: int) -> bool:
+        return model.num_heads % tp == 0 and not any(uneven_parts(model, tp, 1, sequence_parallel=False))
+
+    while not is_even(tp):
         tp //= 2
     devices = max(tp, min(cluster.devices_per_server, cluster.device_count))
-    wider = [size for size in (2 * tp, 4 * tp) if model.num_heads % size == 0 and size <= min(devices, 8)]
+    wider = [size for size in (2 * tp, 4 * tp) if is_even(size) and size <= min(devices, 8)]
     # The first that fits; else what one would begin with.
+    dtype = cluster.device.nearest_dtype(model.compute_dtype)
     layouts = [(size, "false") for size in (tp, *wider)] + [(size, "true") for size in (tp, *wider)]
     texts = [
         TEMPLATE.format(
             model=arguments.model,
+            dtype="" if dtype == model.compute_dtype else f", dtype: {dtype}",
             cluster=arguments.cluster,
             framework=arguments.framework,
             tp=size,

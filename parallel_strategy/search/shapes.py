@@ -15,6 +15,7 @@ from parallel_strategy.cost.rows import ZeroTraffic
 from parallel_strategy.cost.weight_traffic import WeightTraffic
 from parallel_strategy.graph.groups import Groups
 from parallel_strategy.graph.program import Program
+from parallel_strategy.spec.even_parts import uneven_parts
 from parallel_strategy.spec.strategy import (
     CHUNKED,
     Batch,
@@ -93,7 +94,12 @@ class Space:
                 if per_stage % (tp * cp) or model.seq_length % cp:
                     continue
                 dp = per_stage // tp // cp
-                if self.batch % dp:
+                splits = [
+                    split
+                    for split in ((False, True) if tp > 1 else (False,))
+                    if not any(uneven_parts(model, tp, cp, sequence_parallel=split))
+                ]
+                if self.batch % dp or not splits:
                     continue
                 share = self.batch // dp
                 micros = [n for n in divisors(share) if n <= self.largest_micro and (not self.micro or n in self.micro)]
@@ -108,7 +114,7 @@ class Space:
                 for order in orders:
                     for ep in spreads:
                         for micro in micros:
-                            for sequence in (False, True) if tp > 1 else (False,):
+                            for sequence in splits:
                                 result.append(Layout(tp, cp, ep, dp, micro, sequence, order))
         return [layout for layout in result if self.keeps is None or self.keeps(layout, pp)]
 

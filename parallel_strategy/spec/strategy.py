@@ -19,6 +19,7 @@ from pangu.foundation.settings import changed, checked
 from pangu.foundation.yaml_document import shown
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.divide import divisors, even_stages, nearest
+from parallel_strategy.spec.even_parts import uneven_parts
 from parallel_strategy.spec.file import PRESETS, Section, SpecFile
 from parallel_strategy.spec.framework import FrameworkSpec, Schedule
 from parallel_strategy.spec.model import ModelSpec
@@ -309,6 +310,15 @@ class StrategySpec(SpecFile):
                     f"recompute.per_stage: stage {stage} recomputes {again} of its {layers} layers; nearest: {layers}"
                 )
 
+    def check_parts(self, model: ModelSpec, cluster: ClusterSpec) -> None:
+        """What must fall into equal parts, and the type that the device must have. Rows of measured runs need not
+        obey. Raises UserError with the nearest legal value."""
+        for line in uneven_parts(model, self.mesh.tp, self.mesh.cp, sequence_parallel=self.tensor.sequence_parallel):
+            raise UserError(line)
+        best = cluster.device.nearest_dtype(model.compute_dtype)
+        if best != model.compute_dtype:
+            raise UserError(f"model.dtype: {cluster.device.name} has no {model.compute_dtype}; nearest: {best!r}")
+
     @property
     def chunks_per_stage(self) -> int:
         if self.mesh.pp > 1 and self.pipeline.schedule in ("zb_v", "dualpipe"):
@@ -362,6 +372,7 @@ class Question(Section):
             framework = _preset(FrameworkSpec, strategy.framework, "framework")
         strategy.check_model(model)
         strategy.check_stages(model)
+        strategy.check_parts(model, cluster)
         needed, present = strategy.mesh.devices, cluster.device_count
         if needed > present:
             raise UserError(

@@ -118,6 +118,6 @@ def test_what_is_asked_of_search_and_not_executed_is_one_line(strategy: Path, ca
         assert main(["search", str(strategy), *words]) == 2
         error = capsys.readouterr().err
         assert complaint in error and error.count("\n") == 1
-    strategy.write_text("model: {preset: llama2-7b}\n" + strategy.read_text())
+    strategy.write_text("model: {preset: llama2-7b, dtype: fp16}\n" + strategy.read_text())
     assert main(["search", str(strategy)]) == 2
     assert "does not execute a model with position 'rotary'" in capsys.readouterr().err
