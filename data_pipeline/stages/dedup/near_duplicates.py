@@ -340,7 +340,6 @@ _CODE = (
     "data_pipeline.stages.dedup.signatures",
     "data_pipeline.kernels.minhash",
     "data_pipeline.kernels.normal_form",
-    "data_pipeline.kernels.union_find",
 )
 STEPS = (
     Global(
