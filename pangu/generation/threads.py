@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
 from pangu.generation.compiled_step import work_on
 
@@ -58,6 +59,18 @@ def end(shared: Shared) -> None:
         shared.wake.notify_all()
 
 
+def compile_for(job: np.ndarray) -> None:
+    """Compile, or fetch the machine code of an earlier process; a word to the user where it takes long."""
+    text = "compiling the generation engine: once on this machine, for 10 to 30 seconds"
+    word = threading.Timer(3, lambda: warn(text))
+    word.daemon = True
+    word.start()
+    try:
+        work_on(job, 1, 0, 0)  # a helper that waits for no time does nothing
+    finally:
+        word.cancel()
+
+
 class Team:
     """Runs calls with helpers. A helper that gets no core in time is not waited for (`compiled_step`)."""
 
@@ -74,6 +87,8 @@ class Team:
     def run(self, job: np.ndarray, owner: object) -> None:
         """Carry out one call of a job; one at a time. owner: keeps the memory that the job points to."""
         with self.lock:
+            if not work_on.signatures:
+                compile_for(job)
             self.number += 1
             if self.threads > 1:
                 self.call_helpers(job, owner)
