@@ -170,7 +170,7 @@ def four_rows_bf16(weights, x, y, inputs):
 
 @compiled
 def four_rows_int8(weights, x, y, inputs):
-    """The same for int8 weights, without their scales. """
+    """The same for int8 weights, without their scales."""
     row_0, row_1 = weights, weights + inputs
     row_2, row_3 = row_1 + inputs, row_1 + 2 * inputs
     ahead = ahead_of(weights, inputs)
@@ -315,32 +315,50 @@ def column(matrix, number):
 
 
 @compiled
+def rows_together(inputs):
+    """Rows that are multiplied with a few tokens before the next tokens come: what the first cache holds."""
+    return 8 if inputs <= 512 else 4
+
+
+@compiled
+def several_tokens(weights, rows, inputs, x, count, y, outputs):
+    """`rows` rows of fp32 weights, a multiple of four, times `count` tokens; y at the first of the rows."""
+    token = 0
+    while token + 4 <= count:
+        for row in range(0, rows, 4):
+            target = y + 4 * (token * outputs + row)
+            four_by_four(weights + 4 * row * inputs, x + 4 * token * inputs, target, outputs, inputs)
+        token += 4
+    while token < count:
+        for row in range(0, rows, 4):
+            target = y + 4 * (token * outputs + row)
+            four_rows_fp32(weights + 4 * row * inputs, x + 4 * token * inputs, target, inputs)
+        token += 1
+
+
+@compiled
 def product(matrix, x, count, y, first, last, scratch):
     """Outputs first..last of W x, without scales and bias, for `count` tokens of x [count, in] -> y [count, out].
 
-    matrix: the address of its row in a table. `first` is a multiple of four. scratch: room for four rows of fp32
-    weights. Each weight is read once for all tokens.
+    matrix: the address of its row in a table. `first` is a multiple of four. scratch: room for `rows_together` rows of
+    fp32 weights. Each weight is read once for all tokens.
     """
     address, kind, outputs = column(matrix, ADDRESS), column(matrix, KIND), column(matrix, OUTPUTS)
     inputs, scales = column(matrix, INPUTS), column(matrix, SCALES)
+    alone = count == 1 and (kind == FP32 or inputs % 16 == 0)
     row = first
     while row + 4 <= last:
-        if count == 1 and (kind == FP32 or inputs % 16 == 0):
+        rows = 4 if alone else min(rows_together(inputs), (last - row) // 4 * 4)
+        if alone:
             one_token(kind, address, scales, row, inputs, x, y + 4 * row)
         else:
             weights = address + 4 * row * inputs
             if kind != FP32:
                 weights = scratch
-                for number in range(4):
+                for number in range(rows):
                     widen(kind, address, scales, row + number, inputs, scratch + 4 * number * inputs)
-            token = 0
-            while token + 4 <= count:
-                four_by_four(weights, x + 4 * token * inputs, y + 4 * (token * outputs + row), outputs, inputs)
-                token += 4
-            while token < count:
-                four_rows_fp32(weights, x + 4 * token * inputs, y + 4 * (token * outputs + row), inputs)
-                token += 1
-        row += 4
+            several_tokens(weights, rows, inputs, x, count, y + 4 * row, outputs)
+        row += rows
     while row < last:
         widen(kind, address, scales, row, inputs, scratch)
         for token in range(count):

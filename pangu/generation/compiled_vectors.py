@@ -418,3 +418,9 @@ def source_digest() -> str:
     """Of every file that compiled code is made of."""
     sources = sorted(Path(__file__).parent.glob("compiled_*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
+def is_kept(dispatcher) -> bool:  # type: ignore[no-untyped-def]
+    """Return whether an earlier process has left machine code of an `entry` on disk."""
+    file = getattr(dispatcher._cache, "_cache_file", None)
+    return file is not None and Path(file._index_path).exists()

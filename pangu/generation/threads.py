@@ -10,6 +10,7 @@ import numpy as np
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
 from pangu.generation.compiled_step import work_on
+from pangu.generation.compiled_vectors import is_kept
 
 # Rounds that a helper waits for the next call before it sleeps: about the time in which the next token is drawn.
 ROUNDS = 4000
@@ -60,15 +61,10 @@ def end(shared: Shared) -> None:
 
 
 def compile_for(job: np.ndarray) -> None:
-    """Compile, or fetch the machine code of an earlier process; a word to the user where it takes long."""
-    text = "compiling the generation engine: once on this machine, for 10 to 30 seconds"
-    word = threading.Timer(3, lambda: warn(text))
-    word.daemon = True
-    word.start()
-    try:
-        work_on(job, 1, 0, 0)  # a helper that waits for no time does nothing
-    finally:
-        word.cancel()
+    """Compile with a word to the user, or fetch the machine code of an earlier process."""
+    if not is_kept(work_on):
+        warn("compiling the generation engine: once on this machine, for 10 to 30 seconds")
+    work_on(job, 1, 0, 0)  # a helper that waits for no time does nothing
 
 
 class Team:
