@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.engine.local import unfinished_in_words
 from data_pipeline.report import charts
 from data_pipeline.report.collect import Amounts, Cluster, Report, RuleSamples
 from data_pipeline.report.escape import excerpt, text
+from data_pipeline.stages.read.source_files import kinds_in_words
+from pangu.foundation.page import page
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 # what reasons mean, for a reader who does not know the rules
 _MEANINGS = {
     "too_short": "too little text",
@@ -52,14 +54,12 @@ def render(report: Report, amounts: Amounts) -> str:
     links = "".join(f'<a href="#{name}">{text(title)}</a>' for name, title, _ in sections[1:])
     body = "".join(f'<section id="{name}">{content}</section>' for name, _, content in sections)
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{text(report.name)} · corpus report</title><style>{style}</style></head>"
-        f"<body><nav><b>{text(report.name)}</b>{links}</nav><main>{body}</main>"
+    return page(
+        f"{report.name} · corpus report",
+        f"<nav><b>{text(report.name)}</b>{links}</nav><main>{body}</main>"
         "<footer>Made by <code>python -m data_pipeline report</code>. Samples are drawn by a hash of the document's "
-        "number: the same run gives the same page.</footer></body></html>\n"
+        "number: the same run gives the same page.</footer>",
+        style=style,
     )
 
 
@@ -85,6 +85,14 @@ def _overview(report: Report) -> str:
         (_duration(seconds), "of work, all processes"),
     ]
     body = "".join(f'<div class="card"><b>{text(value)}</b><span>{text(label)}</span></div>' for value, label in cards)
+    warning = unfinished_in_words(report.summaries)
+    if warning is not None:
+        headline = f"{warning[0].upper()}{warning[1:]}. {headline}"
+    files: Counter = Counter()
+    for summary in report.summaries:
+        files.update(summary.files)
+    if files:
+        headline += f" Files: {kinds_in_words(files)}."
     return f'<h1>{text(report.name)}</h1><p class="headline">{text(headline)}</p><div class="cards">{body}</div>'
 
 

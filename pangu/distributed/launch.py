@@ -16,7 +16,9 @@ from pathlib import Path
 
 from pangu.config import TrainConfig
 from pangu.distributed.process_group import LOCAL_WORKERS, World
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
+from pangu.foundation.processes import free_port
 from pangu.training.data import PackedData
 
 # On several nodes all must know the port beforehand; it is MindSpore's own default.
@@ -108,13 +110,6 @@ class Launch:
         if self.device == "Ascend":
             added |= {name: value for name, value in PATIENCE.items() if name not in os.environ}
         return added
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def msrun() -> list[str]:
@@ -249,7 +244,7 @@ def check_rank_table(path: Path, launch: Launch) -> Check:
         if table.get("version") != "1.0" or int(table["server_count"]) != len(table["server_list"]):
             return Check(what, "must be of version 1.0, with as many servers as server_count says")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return Check(what, f"cannot be read: {error}")
+        return Check(what, f"cannot be read: {reason_of(error)}")
     if ranks != list(range(launch.workers)):
         return Check(what, f"must name the ranks 0 to {launch.workers - 1}, each once; has {len(ranks)}")
     return Check(what)

@@ -15,7 +15,7 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from types import FrameType
 
 import psutil
 
-from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.open import MOMENTS, STATE, file_digest, open_checkpoint
 from pangu.checkpoint.weights import model_of, open_weights, tokenizer_of
 from pangu.config import load_size
 from pangu.distributed.launch import Check, check_device, check_modules
@@ -38,6 +38,7 @@ from pangu.foundation.directory import make_directory
 from pangu.foundation.errors import UserError
 from pangu.foundation.interrupts import Handlers
 from pangu.foundation.lock import Lock
+from pangu.foundation.processes import Child, last_error
 
 POLL_SECONDS = 0.1
 USER_MISTAKE, INTERRUPTED = 2, 130
@@ -58,6 +59,7 @@ class Prediction:
     workers: int
     out: Path
     logs: Path
+    suffix: str = ".txt"  # of the files of prompts: a prompt a line, or .jsonl
     # Called for digests of what the answers depend on beside prompts and options: {"weights": …, "tokenizer": …}.
     contents: Callable[[], dict[str, str]] = dict
 
@@ -80,13 +82,13 @@ def contents_of(path: Path, model: str | None, tokenizer: str | None) -> dict[st
     """Return digests of weights, network and tokenizer as they lie on the disk now. Raises UserError."""
     from pangu.tokenizer import Tokenizer
 
-    state, source = path / checkpoint.STATE, None
+    state, source = path / STATE, None
     if state.is_file():
-        weights = checkpoint.open_checkpoint(path).digests
+        weights = open_checkpoint(path).digests
     else:
         source = open_weights(path)
         with source:
-            weights = {file.name: checkpoint.digest(file) for file in source.files}
+            weights = {file.name: file_digest(file) for file in source.files}
     network = load_size(model) if model else model_of(path, source)
     place = Path(tokenizer) if tokenizer else tokenizer_of(path)
     return {
@@ -148,10 +150,10 @@ def check_memory(asked: Prediction) -> Check:
 
 def weight_bytes(path: Path) -> int:
     """Bytes of the weights of a checkpoint in fp32."""
-    if not (path / checkpoint.STATE).is_file():
+    if not (path / STATE).is_file():
         source = open_weights(path)
-        return 4 * sum(info.size for name, info in source.tensors.items() if not name.startswith(checkpoint.MOMENTS))
-    return 4 * checkpoint.open_checkpoint(path, verify=False).model.num_parameters
+        return 4 * sum(info.size for name, info in source.tensors.items() if not name.startswith(MOMENTS))
+    return 4 * open_checkpoint(path, verify=False).model.num_parameters
 
 
 def processes_of(strategy_file: str | None, workers: int | None) -> int:
@@ -176,23 +178,17 @@ class Start:
         self.folder, self.shares = folder, shares_of(left, asked.workers)
         folder.mkdir(parents=True)
         write_whole(folder / "shares.json", json.dumps(self.shares).encode())
-        self.processes: list[subprocess.Popen] = []
+        self.processes: list[Child] = []
         for rank, share in enumerate(self.shares):
-            prompts = folder / f"prompts_{rank}.txt"
+            prompts = folder / f"prompts_{rank}{asked.suffix}"
             prompts.write_text("".join(f"{asked.prompts[index]}\n" for index in share), encoding="utf-8")
-            with (
-                (folder / f"answers_{rank}.jsonl").open("wb") as answers,
-                (folder / f"worker_{rank}.log").open("wb") as log,
-            ):
-                process = subprocess.Popen(
-                    asked.command(prompts),
-                    env=os.environ | ({VISIBLE[asked.device]: str(rank)} if asked.device in VISIBLE else {}),
-                    stdin=subprocess.DEVNULL,
-                    stdout=answers,
-                    stderr=log,
-                    start_new_session=True,  # a Ctrl-C in the terminal goes to this process alone, which stops all
-                    pass_fds=(lock,),
-                )
+            process = Child(
+                asked.command(prompts),
+                log=folder / f"worker_{rank}.log",
+                output=folder / f"answers_{rank}.jsonl",
+                environment={VISIBLE[asked.device]: str(rank)} if asked.device in VISIBLE else {},
+                pass_fds=(lock,),
+            )
             self.processes.append(process)
             if len(self.shares) > 1 and asked.device == "CPU":
                 # Before it starts its threads, as many as it may use cores.
@@ -208,17 +204,16 @@ class Start:
     def end(self) -> None:
         """Leave nothing running."""
         for process in self.processes:
-            if process.poll() is None:
-                process.kill()
+            process.ask(signal.SIGKILL)
         for process in self.processes:
             process.wait()
 
     def complaint(self) -> str | None:
         """The line by which a process named a mistake of the user."""
         for rank in range(len(self.shares)):
-            for line in (self.folder / f"worker_{rank}.log").read_text(encoding="utf-8", errors="replace").splitlines():
-                if line.startswith("error: "):
-                    return line.removeprefix("error: ")
+            found = last_error(self.folder / f"worker_{rank}.log")
+            if found is not None:
+                return found
         return None
 
 
@@ -349,4 +344,4 @@ def read_request(path: Path) -> dict | None:
 
 def described(asked: Prediction) -> str:
     """The command of the first process, for people."""
-    return shlex.join(asked.command(asked.logs / "start-NNN/prompts_0.txt"))
+    return shlex.join(asked.command(asked.logs / f"start-NNN/prompts_0{asked.suffix}"))

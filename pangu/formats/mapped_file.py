@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pangu.formats.open_source import open_file
 from pangu.formats.regular_file import opened
-from pangu.formats.source import FileSource, open_file
+from pangu.formats.source import FileSource
 from pangu.foundation.errors import UserError
 
 

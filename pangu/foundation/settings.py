@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pangu.foundation.errors import PlacedError
 from pangu.foundation.yaml_document import (
@@ -89,11 +89,11 @@ class SettingsFile(Section):
 def checked(schema: type[Any], document: Document, location: Location = (), data: Any = ...) -> Any:
     """Return the object that a part of a document describes. Raises UserError for the first mistake.
 
-    `data` stands in for the part where it is not given in the form that `schema` has.
+    schema: a model or a dataclass. `data` stands in for the part where it is not given in the form that it has.
     """
     given = document.data if data is ... else data
     try:
-        result = schema.model_validate(given)
+        result = schema.model_validate(given) if _is_model(schema) else TypeAdapter(schema).validate_python(given)
     except ValidationError as error:
         raise _explained(error, schema, document, location) from None
     for place, value, became in _coerced(given, result, ()):
@@ -108,10 +108,13 @@ def checked(schema: type[Any], document: Document, location: Location = (), data
 
 
 def changed(document: Document, changes: Iterable[Sequence[str]], option: str = "--set") -> Document:
-    """Set fields of a document as the command line says: (`learning_rate.peak`, `1e-4`)."""
-    for name, text in changes:
+    """Set fields of a document as the command line says: (`learning_rate.peak`, `1e-4`).
+
+    A third word is how the command line names the field in errors, where that is not `--set`.
+    """
+    for name, text, *words in changes:
         steps = tuple(int(step) if step.isdigit() else step for step in name.split("."))
-        set_value(document, steps, text, f"{option} {name}")
+        set_value(document, steps, text, words[0] if words else f"{option} {name}")
     return document
 
 
@@ -257,7 +260,7 @@ def _bounds(kind: str, context: Mapping[str, Any], given: Any) -> str:
         return f"is out of range; nearest: {_plain(context.get('ge', context.get('le')))}"
     if kind in ("greater_than", "less_than"):
         bound, side = context.get("gt", context.get("lt")), "above" if "gt" in context else "below"
-        if isinstance(given, int) and float(bound).is_integer():
+        if isinstance(given, int) and isinstance(bound, int):
             return f"is out of range; nearest: {int(bound) + (1 if side == 'above' else -1)}"
         return f"is out of range; it must be {side} {_plain(bound)}"
     return ""

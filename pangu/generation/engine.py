@@ -14,6 +14,7 @@ import numpy as np
 
 from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
+from pangu.generation.characters import ByteTokens, WholeCharacters
 from pangu.generation.decoding_batch import SLOTS, DecodingBatch, EngineName, Network, RowTokens
 from pangu.generation.options import GenerationOptions
 from pangu.generation.sampling import Sampler
@@ -33,6 +34,7 @@ class Piece:
     token_id: int | None  # None: a stop id, which is no part of the sequence
     text: str
     finish: Finish | None  # why the sequence ends with this piece
+    logprob: float | None = None  # of the token, where `GenerationOptions.logprobs` asks for it
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Continuation:
 
     prompt_ids: list[int]
     ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
     text: str = ""
     finish: Finish | None = None
 
@@ -87,6 +90,7 @@ class Generator:
                 f"the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}: they do not fit"
             )
         self.config, self.tokenizer, self.batch_size = config, tokenizer, batch_size
+        self.byte_tokens = ByteTokens(tokenizer) if tokenizer else None
         self.network = make_network(config, weights, engine or default_engine(config), threads)
         self.batches: dict[tuple[int, int], DecodingBatch] = {}
 
@@ -155,36 +159,55 @@ class Generator:
             raise UserError(f"{new} new tokens leave no room for a prompt in the context of {context}: ask for fewer")
         return prompt[-room:]
 
-    def fit_all(self, prompts: Sequence[Sequence[int]], options: GenerationOptions) -> list[list[int]]:
+    def fit_all(self, prompts: Sequence[Sequence[int]], options: Sequence[GenerationOptions]) -> list[list[int]]:
         """Every prompt as `fit` leaves it; errors count the prompts from 1."""
-        if options.stop_strings and self.tokenizer is None:
-            raise UserError("stop strings need a tokenizer; stop ids do not")
-        return [self.fit(prompt, options, f"prompt {number}") for number, prompt in enumerate(prompts, 1)]
+        for one in options:
+            if one.stop_strings and self.tokenizer is None:
+                raise UserError("stop strings need a tokenizer; stop ids do not")
+            wrong = next((token for token in one.stop_ids if not 0 <= token < self.config.vocab_size), None)
+            if wrong is not None:
+                raise UserError(f"stop id {wrong}: ids are 0 to {self.config.vocab_size - 1}: it would never come")
+        numbered = enumerate(zip(prompts, options, strict=True), 1)
+        return [self.fit(prompt, one, f"prompt {number}") for number, (prompt, one) in numbered]
 
-    def generate(self, prompts: Sequence[Sequence[int]], options: GenerationOptions) -> list[Continuation]:
-        """Continue every prompt; results in the order of the prompts."""
-        fitted = self.fit_all(prompts, options)
+    def generate(
+        self, prompts: Sequence[Sequence[int]], options: GenerationOptions | Sequence[GenerationOptions]
+    ) -> list[Continuation]:
+        """Continue every prompt; results in the order of the prompts. options: for all, or one for each."""
+        each = for_each(prompts, options)
+        fitted = self.fit_all(prompts, each)
         results = [Continuation(prompt) for prompt in fitted]
-        for piece in self.pieces(fitted, options):
+        for piece in self.pieces(fitted, each):
             result = results[piece.sequence]
             if piece.token_id is not None:
                 result.ids.append(piece.token_id)
+            if piece.logprob is not None:
+                result.logprobs.append(piece.logprob)
             result.text += piece.text
             result.finish = piece.finish
         return results
 
-    def stream(self, prompts: Sequence[Sequence[int]], options: GenerationOptions) -> Iterator[Piece]:
+    def stream(
+        self, prompts: Sequence[Sequence[int]], options: GenerationOptions | Sequence[GenerationOptions]
+    ) -> Iterator[Piece]:
         """Pieces as they come, `batch_size` prompts at a time. Every prompt is checked before anything is computed."""
-        return self.pieces(self.fit_all(prompts, options), options)
+        each = for_each(prompts, options)
+        return self.pieces(self.fit_all(prompts, each), each)
 
-    def pieces(self, prompts: list[list[int]], options: GenerationOptions) -> Iterator[Piece]:
+    def pieces(self, prompts: list[list[int]], options: Sequence[GenerationOptions]) -> Iterator[Piece]:
         if not prompts:
             return
-        longest = max(map(len, prompts))
-        tokens = min(longest + options.max_new_tokens - 1, self.config.seq_length)
+        longest = max(len(prompt) + one.max_new_tokens for prompt, one in zip(prompts, options, strict=True))
+        tokens = min(longest - 1, self.config.seq_length)
         rows = min(self.batch_size, len(prompts))
-        sequences = [RunningSequence(number, prompt, options, self.tokenizer) for number, prompt in enumerate(prompts)]
+        sequences = [
+            self.begin(number, prompt, one) for number, (prompt, one) in enumerate(zip(prompts, options, strict=True))
+        ]
         yield from self.run(self.open(rows, tokens), sequences)
+
+    def begin(self, number: int, prompt: list[int], options: GenerationOptions) -> "RunningSequence":
+        """Return a sequence that has not read its prompt yet; `prompt` is as `fit` leaves it."""
+        return RunningSequence(number, prompt, options, self.tokenizer, self.byte_tokens)
 
     def run(self, batch: DecodingBatch, sequences: list["RunningSequence"]) -> Iterator[Piece]:
         """Until every sequence has ended; a free row takes the next as soon as the engine can."""
@@ -231,19 +254,32 @@ class RunningSequence:
     """A prompt on its way: its ids so far (what the context has forgotten left out), its sampler, its text."""
 
     def __init__(
-        self, number: int, prompt: list[int], options: GenerationOptions, tokenizer: "Tokenizer | None"
+        self,
+        number: int,
+        prompt: list[int],
+        options: GenerationOptions,
+        tokenizer: "Tokenizer | None",
+        byte_tokens: ByteTokens | None = None,
     ) -> None:
         self.number, self.ids, self.options = number, list(prompt), options
         self.sampler = Sampler(options, prompt)
         # A model may have more rows than its tokenizer has ids; those are never drawn.
         self.vocab_size = tokenizer.vocab_size if tokenizer else None
         self.text = TextStream(tokenizer, options.stop_strings) if tokenizer else None
+        self.characters = WholeCharacters(byte_tokens) if byte_tokens else None
         self.count = 0
         self.finish: Finish | None = None
 
     def take(self, logits: np.ndarray) -> Piece:
         """Choose the next token from logits [V]."""
-        token = self.sampler.choose(logits[: self.vocab_size])
+        logits = logits[: self.vocab_size]
+        scores = logits
+        if self.characters:
+            scores = self.characters.allowed(logits, self.options.max_new_tokens - self.count)
+        token = self.sampler.choose(scores)
+        if self.characters:
+            self.characters.take(token)
+        logprob = log_probability(logits, token) if self.options.logprobs else None
         if token in self.options.stop_ids:
             self.finish = "stop_id"
             return Piece(self.number, None, self.text.finish() if self.text else "", self.finish)
@@ -255,4 +291,17 @@ class RunningSequence:
             text += self.text.finish() if self.text else ""
         if self.text and self.text.stopped:
             self.finish = "stop_string"
-        return Piece(self.number, token, text, self.finish)
+        return Piece(self.number, token, text, self.finish, logprob)
+
+
+def for_each(
+    prompts: Sequence[Sequence[int]], options: GenerationOptions | Sequence[GenerationOptions]
+) -> Sequence[GenerationOptions]:
+    """Return the options of every prompt."""
+    return [options] * len(prompts) if isinstance(options, GenerationOptions) else options
+
+
+def log_probability(logits: np.ndarray, token: int) -> float:
+    """Return log softmax(logits)[token] in nats, in float64."""
+    shifted = logits.astype(np.float64) - logits.max()
+    return float(shifted[token] - np.log(np.exp(shifted).sum()))

@@ -12,10 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from pangu.config import TrainConfig
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 
 # Indices handed to MindSpore's reader at a time: its sampler keeps them as a Python list.
 INDICES_A_READER = 1 << 16
+# Beside each file of samples: {file: SHA-256}.
+CHECKSUMS = ".sha256.json"
+# Bytes of samples up to which a start compares them with their checksums; above that it would wait for minutes.
+MOST_VERIFIED = 16 << 30
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,39 @@ class Split:
                 ).batch(batch)
                 for (rows,) in reader.create_tuple_iterator(output_numpy=True, num_epochs=1):
                     yield rows
-            except RuntimeError as error:
-                reason = next((line.strip() for line in str(error).splitlines() if line.strip("- ")), "unreadable")
+            except (RuntimeError, ValueError) as error:
                 raise UserError(
-                    f"{self.files[0]} (split {self.name!r}): cannot be read as MindRecord: {reason}"
+                    f"{self.files[0]} (split {self.name!r}): cannot be read as MindRecord: {reason_in(str(error))}; "
+                    "pack the corpus again (data_pipeline run --verify)"
                 ) from None
+
+    def damaged(self) -> str | None:
+        """Return what is wrong with the first damaged file, by the checksums that packing wrote; None without them."""
+        for file in self.files:
+            path = Path(file)
+            try:
+                digests = json.loads(path.with_suffix(CHECKSUMS).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            for name, expected in digests.items():
+                try:
+                    with path.with_name(name).open("rb") as stream:
+                        found = hashlib.file_digest(stream, "sha256").hexdigest()
+                except OSError as error:
+                    return f"{path.with_name(name)}: cannot be read: {error.strerror}"
+                if found != expected:
+                    return (
+                        f"{path.with_name(name)}: is damaged: its sha256 is not what packing wrote; "
+                        "pack the corpus again (data_pipeline run --verify)"
+                    )
+        return None
+
+
+def reason_in(message: str) -> str:
+    """Return the one line that says something in a message of MindSpore's dataset, which frames and repeats it."""
+    lines = [line.strip() for line in message.splitlines() if line.strip("- ")]
+    telling = [line for line in lines if "Error Message" not in line and "Call Stack" not in line]
+    return (telling or lines or ["unreadable"])[0]
 
 
 @dataclass(frozen=True)
@@ -76,7 +109,7 @@ class PackedData:
                 f"{directory}: is no packed corpus: it has no packed.json (make one with data_pipeline run)"
             ) from None
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read: {error}") from None
+            raise UserError(f"{path}: cannot be read: {reason_of(error)}") from None
         try:
             splits = {
                 name: Split(
@@ -109,6 +142,15 @@ class PackedData:
     @property
     def tokenizer_directory(self) -> Path:
         return self.directory / "tokenizer"
+
+    def verify(self) -> None:
+        """Compare the files of samples with their checksums. Raises UserError that names the first damaged one."""
+        size = sum(Path(file).stat().st_size for split in self.splits.values() for file in split.files)
+        if size > MOST_VERIFIED:
+            return
+        for split in self.splits.values():
+            if problem := split.damaged():
+                raise UserError(problem)
 
     def split(self, name: str) -> Split:
         """The split of this name, which must hold at least one sample."""

@@ -3,25 +3,33 @@
 example:
   python -m parallel_strategy predict strategy.yaml
   python -m parallel_strategy predict strategy.yaml --json
+
+exit code: 0 it fits, 3 it does not, 2 a mistake in the files
 """
 
 import argparse
 import json
 
+from pangu.foundation.command_line import DOES_NOT_FIT, DONE
+from parallel_strategy.arguments import add_strategy
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("strategy", help="strategy.yaml; `init` writes one")
-    parser.add_argument("--calibration", help="a file that `calibrate` wrote")
+    add_strategy(parser, has_calibration=True)
     parser.add_argument("--json", action="store_true", help="everything, for a machine")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from parallel_strategy.report.tables import print_prediction, summary
     from parallel_strategy.session import load_prediction
+    from parallel_strategy.spec.capability import outside
 
-    prediction = load_prediction(arguments.strategy, arguments.calibration)
+    prediction = load_prediction(arguments.strategy, arguments.calibration, arguments.set)
+    priced_only = outside(prediction.question)
     if arguments.json:
-        print(json.dumps(summary(prediction), indent=1))
+        print(json.dumps({**summary(prediction), "priced_only": priced_only}, indent=1))
     else:
         print_prediction(prediction)
-    return 0
+        for line in priced_only:
+            print(f"priced only: {line}")
+    return DOES_NOT_FIT if prediction.out_of_memory else DONE

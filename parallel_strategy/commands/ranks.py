@@ -8,11 +8,13 @@ example:
 import argparse
 import json
 
+from parallel_strategy.arguments import add_strategy
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("strategy")
+    add_strategy(parser)
     parser.add_argument("--rank", type=int, help="one rank, with the groups that it belongs to")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -20,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     from parallel_strategy.placement import axis_levels, group_ranks, places
     from parallel_strategy.session import load_question
 
-    question = load_question(arguments.strategy)
+    question = load_question(arguments.strategy, changes=arguments.set)
     mesh, cluster = question.strategy.mesh, question.cluster
     levels = axis_levels(mesh, cluster)
     rows = places(mesh, cluster)

@@ -11,9 +11,10 @@ with MindSpore's in_strategy). Of two overrides for one operator the last holds.
 import difflib
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore import pangu_network
@@ -47,12 +48,15 @@ class OperatorSplits:
         return None if row is None else split_of_row(row, self.letters)
 
 
-def load_question(path: Path | str, *, devices: int | None = None) -> Question:
-    """Read a strategy file. Raises UserError in one line, also for an override that no operator obeys. `devices`: how
-    many compute, where they are not those of the file's mesh."""
-    question = Question.load(path, devices=devices)
+def load_question(path: Path | str, check: Callable[[Question], None] | None = None, **options: Any) -> Question:
+    """Read a strategy file. Raises UserError in one line, also for an override that no operator obeys.
+
+    check: what else must hold, such as `spec.capability.check_executed`. options: those of `Question.load`."""
+    question = Question.load(path, **options)
     try:
         operator_splits(question)
+        if check is not None:
+            check(question)
     except UserError as error:
         raise StrategySpec.read(path).mistake(str(error)) from None
     return question

@@ -81,9 +81,11 @@ def _fewest(kept: np.ndarray, runs: np.ndarray) -> Moments:
     """The moments that no other of their stage exceeds in every count, as many for each stage (the last repeats)."""
     chosen = []
     for counts, running in zip(kept, runs, strict=True):
-        rows, where = np.unique(np.concatenate([counts, running], axis=1), axis=0, return_index=True)
-        covers = (rows[None] >= rows[:, None]).all(axis=-1) & ~np.eye(len(rows), dtype=bool)
-        chosen.append(np.sort(where[~covers.any(axis=1)]))
+        rows = np.concatenate([counts, running], axis=1)
+        covered = (rows[None] >= rows[:, None]).all(axis=-1)  # [one, by another]
+        equal = covered & covered.T
+        earlier = np.tri(len(rows), k=-1, dtype=bool)
+        chosen.append(np.flatnonzero(~(covered & (earlier | ~equal)).any(axis=1)))
     most = max(map(len, chosen))
     index = np.array([np.pad(rows, (0, most - len(rows)), mode="edge") for rows in chosen])
     stages = np.arange(len(kept))[:, None]

@@ -60,6 +60,13 @@ class Device(Section):
     )
     vector: Vector = Vector()
 
+    def nearest_dtype(self, dtype: str) -> str:
+        """Return the type itself, or the widest that comes next where the device has no such matrix products. Types of
+        32 and 16 bits that are not stated are taken for ones that it has, more slowly; bf16 and narrower are not."""
+        if dtype not in ("bf16", "fp8", "fp4") or dtype in self.peak_tflops:
+            return dtype
+        return next((name for name in ("fp8", "bf16", "fp16") if name in self.peak_tflops), "fp32")
+
     def peak(self, dtype: str) -> float:
         """FLOP/s of matrix products in this type; bf16 and fp16 stand in for one another, narrower ones fall back to
         wider ones."""

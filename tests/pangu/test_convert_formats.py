@@ -23,7 +23,7 @@ from pangu.formats import mindspore_checkpoint, names
 from pangu.formats import write_output as write
 from pangu.formats.data_types import BF16, FP16, FP32, FP64, cast, to_bfloat16
 from pangu.formats.mindspore_checkpoint import index_checkpoint
-from pangu.formats.source import open_source
+from pangu.formats.open_source import open_source
 from pangu.foundation.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.pangu.convert_files import random_weights, torch_weights, write_ckpt, write_index, write_torch

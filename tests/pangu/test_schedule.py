@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pangu.checkpoint.directory import Checkpoint, TrainingState
+from pangu.checkpoint.open import Checkpoint, TrainingState
 from pangu.config import LearningRateConfig, ModelConfig, TrainConfig
 from pangu.foundation.errors import UserError
 from pangu.training.data import PackedData, Split
@@ -47,7 +47,7 @@ def test_the_stable_shape_is_flat_and_ends_with_a_line() -> None:
     found = rates(100, peak=1.0, end=0.1, warmup_steps=10, shape="warmup_stable_decay", cooldown_steps=20)
     assert found[:3] == [0.0, 0.1, 0.2] and set(found[10:81]) == {1.0}
     assert found[81] == pytest.approx(1.0 - 0.9 / 20) and found[99] == pytest.approx(0.1 + 0.9 / 20)
-    assert all(before > after for before, after in itertools.pairwise(found))
+    assert all(before > after for before, after in itertools.pairwise(found[80:]))
 
 
 def test_more_steps_alone_leave_a_cosine_as_it_was() -> None:

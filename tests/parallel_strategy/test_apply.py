@@ -7,9 +7,8 @@ import pytest
 from pangu.foundation.errors import UserError
 from parallel_strategy.graph.program import Program
 from parallel_strategy.graph.sharding import cut_of
-from parallel_strategy.mindspore.dryrun.difference import as_compiled
 from parallel_strategy.mindspore.layouts import parameter_layouts
-from parallel_strategy.mindspore.limits import check_supported
+from parallel_strategy.mindspore.limits import as_compiled, check_supported
 from parallel_strategy.mindspore.pangu_network import WORD_TABLES
 from parallel_strategy.mindspore.pipeline_stages import places_of_layers, stage_of_cell
 from parallel_strategy.spec.strategy import Question, StrategySpec
@@ -78,13 +77,31 @@ def test_a_tied_table_with_two_readers_stays_whole_at_level_3(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("batch: {global: 4}\nmesh: {cp: 2, dp: 2}\n", "mesh.cp and mesh.ep must be 1"),
-        ("batch: {global: 8}\nmesh: {dp: 2, tp: 2, order: [tp, dp]}\n", "ordered pp, dp, tp"),
-        ("batch: {global: 8}\nmesh: {pp: 2, dp: 2}\npipeline: {schedule: zb_h1}\n", "MindSpore 2.10 has 1f1b"),
-        ("batch: {global: 12}\nmesh: {dp: 6}\n", "takes 1, 2, 4 or a multiple of 8"),
-        ("batch: {global: 8, micro: 2}\nmesh: {dp: 4}\ntensor: {interleave: 2}\n", "interleave 2 is priced"),
-        ("batch: {global: 8}\nmesh: {dp: 4}\noffload: {activation: 0.5}\n", "activation 0.5 is priced"),
-        ("batch: {global: 8, micro: 2}\nmesh: {tp: 4}\ntensor: {sequence_parallel: true}\n", "needs batch.micro 1"),
+        (
+            "batch: {global: 4}\nmesh: {cp: 2, dp: 2}\n",
+            r"mesh.cp: mindspore-2.10 does not execute cp 2; nearest: 1 \(axes that may be larger: pp, dp, tp\)",
+        ),
+        (
+            "batch: {global: 8}\nmesh: {dp: 2, tp: 2, order: [tp, dp]}\n",
+            "mesh.order: .* ranks in the order tp, dp; nearest: pp, dp, tp",
+        ),
+        (
+            "batch: {global: 8}\nmesh: {pp: 2, dp: 2}\npipeline: {schedule: zb_h1}\n",
+            r"pipeline.schedule: .* 'zb_h1'; nearest: 'zb_v' \(legal: 1f1b, gpipe, mindspore_vpp, zb_v\)",
+        ),
+        ("batch: {global: 12}\nmesh: {dp: 6}\n", "mesh: .* 6 devices on servers of 8; nearest: 4"),
+        (
+            "batch: {global: 8, micro: 2}\nmesh: {dp: 4}\ntensor: {interleave: 2}\n",
+            "tensor.interleave: .* 2 halves of a micro-batch; nearest: 1",
+        ),
+        (
+            "batch: {global: 8}\nmesh: {dp: 4}\noffload: {activation: 0.5}\n",
+            "offload.activation: .* 0.5 of the activations on the host; nearest: 0",
+        ),
+        (
+            "batch: {global: 8, micro: 2}\nmesh: {tp: 4}\ntensor: {sequence_parallel: true}\n",
+            "batch.micro: .* 2 sequences with tensor.sequence_parallel; nearest: 1",
+        ),
     ],
 )
 def test_what_mindspore_cannot_do_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
