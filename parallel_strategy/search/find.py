@@ -1,6 +1,7 @@
 """The search: price the space, drop what does not fit, replay the best, balance their stages, try on them what is not
 in the space, explain the winner."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,12 +43,20 @@ class Found:
     nearest: Prediction | None = None
 
 
-def search(question: Question, space: Space, *, keep: int = 10, margin: float = 0.0) -> Found:
+def search(
+    question: Question,
+    space: Space,
+    *,
+    keep: int = 10,
+    margin: float = 0.0,
+    tell: Callable[[str], None] = lambda what: None,
+) -> Found:
     """Search a space for a question's model, cluster, framework and global batch. All of `best` fit.
 
     `margin`: share of usable memory to leave free. Candidates that the closed form ranks first are replayed by
-    simulation.
+    simulation. `tell` is called with each part of the work before it begins.
     """
+    tell("pricing every strategy")
     usable = usable_gib(question.cluster) * (1.0 - margin)
     groups = evaluate(question, space, [usable * factor for factor in MEMORY])
     total = sum(len(group.seconds) for group in groups)
@@ -69,6 +78,7 @@ def search(question: Question, space: Space, *, keep: int = 10, margin: float = 
     front = [(float(seconds[i]), float(gib[i]), strategy_of(int(i))) for i in _front(seconds, gib)[:200]]
     if any(space.activation):
         front = with_offload(question, front, MOVED, [share for share in space.activation if share], known.network)
+    tell(f"replaying the first of {total:,} strategies")
     rows = np.flatnonzero(fits & np.concatenate([group.needed for group in groups]))
     first = _smallest(seconds, rows, ALIKE * REPLAYED)
     strategies = _different([strategy_of(int(index)) for index in first], question)[:REPLAYED]
@@ -82,6 +92,7 @@ def search(question: Question, space: Space, *, keep: int = 10, margin: float = 
         predictions, refinements = _squeezed(smallest, usable, space, known)
         if not predictions[0].fits(usable):
             return Found(total, int(fits.sum()), refinements, [], front, nearest=predictions[0])
+    tell("trying changes of the first")
     predictions.sort(key=lambda p: p.seconds)
     better = balanced_prediction(predictions[0], usable)
     if better is not predictions[0]:
@@ -95,6 +106,7 @@ def search(question: Question, space: Space, *, keep: int = 10, margin: float = 
     different = _different([prediction.question.strategy for prediction in predictions], question)
     predictions = [known.predict(strategy) for strategy in different]
     winner = predictions[0]
+    tell("asking why its neighbours lose")
     return Found(
         total,
         int(fits.sum()),

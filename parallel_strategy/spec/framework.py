@@ -58,6 +58,9 @@ class Executes(Section):
     sequence_parallel_micro: PositiveInt | None = Field(
         default=None, description="largest batch.micro with sequence parallelism"
     )
+    micro_batches_per_stage: dict[Schedule, PositiveInt] = Field(
+        default={}, description="the fewest micro-batches of a pipeline over its stages, by schedule"
+    )
     uneven_vocabulary: bool = Field(
         default=True, description="a split vocabulary need not be a multiple of mesh.tp: it is padded"
     )
