@@ -82,6 +82,10 @@ class MetricsWriter:
         self.speeds.append(self.line(record))
         self.tensorboard.scalars(step, {"tokens_per_second": tokens_per_second})
 
+    def flush(self) -> None:
+        """Try once more to write what could not be written."""
+        self.file.flush()
+
     def close(self) -> None:
         self.file.close()
         self.speeds.close()

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from pangu.checkpoint.directory import Checkpoint, checkpoints_directory
+from pangu.checkpoint.open import Checkpoint, checkpoints_directory
 from pangu.config import LearningRateConfig, ModelConfig, TrainConfig
 from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.best_effort import warn

@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     )  # before numpy: these matrices are small, threads would only spin
 
     from pangu.foundation.errors import UserError
+    from pangu.foundation.progress import Progress
     from parallel_strategy.report.output import write_whole
     from parallel_strategy.report.search import found_data, one_line, print_found
     from parallel_strategy.search.executable import keep_to_framework
@@ -112,7 +113,14 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.beyond:
         space = keep_to_framework(question, space)
     started = time.perf_counter()
-    found = search(question, space, keep=arguments.keep, margin=arguments.margin)
+    with Progress("search", unit="parts") as progress:
+        found = search(
+            question,
+            space,
+            keep=arguments.keep,
+            margin=arguments.margin,
+            tell=lambda what: progress.advance(status=what),
+        )
     elapsed = time.perf_counter() - started
     if not found.candidates:
         raise UserError(

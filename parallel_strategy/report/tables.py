@@ -31,6 +31,8 @@ def summary(prediction: Prediction) -> dict[str, Any]:
         "bubble": prediction.replayed.bubble,
         "memory_gib": prediction.gib,
         "usable_gib": usable,
+        "host_gib": prediction.host_gib,
+        "host_usable_gib": question.cluster.host.dram_gb,
         "out_of_memory": prediction.out_of_memory,
         "stages": [
             {
@@ -81,6 +83,8 @@ def print_prediction(prediction: Prediction) -> None:
         f"{data['model_flops_utilisation']:.1%} of peak in model FLOPs, pipeline idle {data['bubble']:.1%}"
     )
     console.print(memory_in_words(data["memory_gib"], data["usable_gib"], data["out_of_memory"]))
+    if data["host_gib"]:
+        console.print(f"a server's own memory {data['host_gib']:.1f} GiB of {data['host_usable_gib']:g}")
     console.print(LEGEND, style="dim", highlight=False)
     columns = ("layers", "forward", "backward", "end", "weights", "grads", "adam", "kept", "other", "total", "free")
     rows = table("stage", *columns, gap=1)

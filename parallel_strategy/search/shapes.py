@@ -73,6 +73,21 @@ class Space:
     largest_micro: int = 16
     keeps: Callable[[Layout, int], bool] | None = None  # which layouts with so many stages belong to it
 
+    def admits(self, strategy: StrategySpec) -> bool:
+        """Return whether a strategy keeps to the limits of the space, whether or not the space has it."""
+        mesh, offload = strategy.mesh, strategy.offload
+        sizes = ((mesh.tp, self.tp), (mesh.pp, self.pp), (mesh.ep, self.ep), (strategy.batch.micro, self.micro))
+        return (
+            (mesh.devices, strategy.batch.global_) == (self.devices, self.batch)
+            and all(size in legal for size, legal in sizes if legal)
+            and mesh.cp in self.cp
+            and (mesh.pp == 1 or strategy.pipeline.schedule in (*self.schedules, *self.simulated))
+            and (mesh.dp * mesh.cp == 1 or strategy.zero.stage in self.zero)
+            and offload.optimizer in self.offload
+            and (not offload.activation or any(self.activation))
+            and strategy.tensor.interleave in self.interleave
+        )
+
     def schedules_of(self, pp: int, chunks: int) -> list[str]:
         """Those that have this many stages and chunks."""
         if pp == 1:
@@ -122,9 +137,9 @@ class Space:
 class Shapes:
     """Builds tables for a question, each as often as what it depends on differs."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: Question, devices: int) -> None:
         self.question = question
-        self.network = Network(question.cluster)
+        self.network = Network(question.cluster, devices)
         self._prices: dict[tuple, Price] = {}
         self._programs: dict[tuple, Program] = {}
         self._axes: dict[tuple, list[str]] = {}  # of the collectives of each shape's blocks
