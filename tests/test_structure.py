@@ -17,7 +17,8 @@ PACKAGES = ("pangu", "parallel_strategy", "data_pipeline")
 LIBRARIES = {"settings": {"pydantic", "yaml"}, "yaml_document": {"yaml"}, "terminal": {"rich"}}
 # Modules that import MindSpore at once, and those that do when a function is called.
 ON_MINDSPORE = (
-    "pangu.model.", "pangu.training.", "pangu.distributed.", "pangu.device", "pangu.generation.mindspore_decoder", "pangu.tuning.methods",
+    "pangu.model.", "pangu.training.", "pangu.distributed.", "pangu.device", "pangu.generation.mindspore_decoder",
+    "pangu.tuning.methods",
     "parallel_strategy.measure.mindspore_", "parallel_strategy.measure.worker", "parallel_strategy.mindspore.apply",
     "data_pipeline.stages.pack",
 )  # fmt: skip
