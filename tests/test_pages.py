@@ -13,6 +13,8 @@ from parallel_strategy.cli import main as plan
 from tests.conftest import REPOSITORY
 from tests.pangu import small_model
 
+# in place of a run: weights of random numbers
+SMALL = 'model = pangu.load("work/weights.safetensors", model="work/run/model.yaml", tokenizer="work/run/tokenizer")'
 NOTEBOOKS = sorted(REPOSITORY.glob("docs/notebooks/*.ipynb"))
 
 
@@ -42,7 +44,9 @@ def test_every_block_of_the_python_page_runs_outside_the_repository(folder: Path
     assert len(blocks) >= 6
     program = "\n".join(blocks)
     first = program.index("\n", program.index("model = pangu.load"))
-    small = 'model = pangu.load("work/weights.safetensors", model="work/run/model.yaml", tokenizer="work/run/tokenizer")'
+    small = (
+        'model = pangu.load("work/weights.safetensors", model="work/run/model.yaml", tokenizer="work/run/tokenizer")'
+    )
     program = program[: program.index("model = pangu.load")] + small + program[first:]
     printed = run_program(program, folder)
     assert "temperature" in printed  # the nearest option's name
@@ -59,9 +63,7 @@ def test_the_cells_of_a_notebook_run_in_order(path: Path, folder: Path, tmp_path
     if path.stem == "pangu":
         load = re.search(r"^model = pangu\.load\(.*\)$", program, re.MULTILINE)
         assert load
-        work = folder / "work"
-        small = f'model = pangu.load("{work}/weights.safetensors", model="{work}/run/model.yaml", tokenizer="{work}/run/tokenizer")'
-        program = program.replace(load[0], small)
+        program = program.replace(load[0], SMALL.replace('"work/', f'"{folder}/work/'))
     assert run_program(program, tmp_path).strip()
 
 

@@ -1,7 +1,7 @@
 """Every block of README.md and README_CN.md runs, in order, as a reader would copy it from a fresh clone.
 
-The clone lies in a folder with a space and Chinese characters in its name. What needs the network or the released weights
-has a stand-in of the same form; what takes minutes is made shorter by the replacements below.
+The clone lies in a folder with a space and Chinese characters in its name. What needs the network or the
+released weights has a stand-in of the same form; what takes minutes is made shorter by the replacements below.
 """
 
 import json
@@ -104,7 +104,9 @@ def test_every_replacement_is_of_something_that_is_there() -> None:
     assert [long for long, _ in SHORTER if long not in text] == []
 
 
-@pytest.mark.parametrize("page", [*READMES, *sorted(str(p.relative_to(REPOSITORY)) for p in REPOSITORY.glob("docs/*.md"))])
+@pytest.mark.parametrize(
+    "page", [*READMES, *sorted(str(p.relative_to(REPOSITORY)) for p in REPOSITORY.glob("docs/*.md"))]
+)
 def test_every_link_leads_somewhere(page: str) -> None:
     path = REPOSITORY / page
     text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
