@@ -57,7 +57,7 @@ def test_training_says_what_it_would_start(files, tmp_path: Path) -> None:
     assert not (train.parent / "run").exists()
     words = ("--device", "Ascend", "--nodes", 2, "--node-rank", 1, "--master", "10.0.0.1", "--dry-run")
     told = run("run_distributed_train", train, "--strategy", strategy, *words)
-    assert told.returncode == 0 and "MISSING 1 NPUs" in told.stdout and "--node_rank=1" in told.stdout
+    assert told.returncode == 2 and "MISSING 1 NPUs" in told.stdout and "--node_rank=1" in told.stdout
     told = run("run_standalone_train", train, "--dry-run")
     assert told.returncode == 0 and "would start 1 of 1 processes" in told.stdout
     assert "--workers: this script is for one" in run("run_standalone_train", train, "--workers", 2).stderr
