@@ -6,7 +6,7 @@ training, and nothing that goes wrong ends it.
 
 from pathlib import Path
 
-from pangu.foundation.best_effort import BestEffortFile, warn
+from pangu.foundation.best_effort import BestEffortFile, first_line_of, warn
 from pangu.foundation.json_text import dumps
 from pangu.training.metrics import records_with_ends
 from pangu.training.trainer import Trainer
@@ -34,7 +34,7 @@ class SamplesWriter:
             texts = continuations(trainer, config.sample_prompts, config.sample_tokens)
         except Exception as error:
             if not self.is_failing:
-                warn(f"warning: samples: {str(error).splitlines()[0] if str(error) else error!r}; training goes on")
+                warn(f"warning: samples: {first_line_of(error)}; training goes on")
             self.is_failing = True
             return
         for prompt, text in zip(config.sample_prompts, texts, strict=True):
