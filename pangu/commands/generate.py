@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="run, checkpoint, or weights of any form (.safetensors, .ckpt, .bin)")
+    parser.add_argument("--best", action="store_true", help="of a run the checkpoint with the lowest validation loss")
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="may be given several times")
     prompts.add_argument("--file", metavar="FILE", help="a prompt a line, or .jsonl; - is standard input")
@@ -185,10 +186,11 @@ def load_generator(arguments: argparse.Namespace) -> "Generator":
 
         use_device(arguments.device)
         dtype = dtype or ("fp32" if arguments.device == "CPU" else None)
+    from pangu.checkpoint.open import BEST
     from pangu.generation import Generator
 
     generator = Generator.load(
-        arguments.checkpoint,
+        f"{arguments.checkpoint}/{BEST}" if arguments.best else arguments.checkpoint,
         arguments.model,
         arguments.tokenizer,
         dtype,
