@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         config = config.model_copy(update={"compute_dtype": arguments.dtype})
     ids = read_ids(arguments.ids, config.vocab_size, config.seq_length)
 
-    from pangu.checkpoint.directory import meant_checkpoint
+    from pangu.checkpoint.open import meant_checkpoint
     from pangu.checkpoint.weights import open_weights, read_weights
     from pangu.device import use_device
     from pangu.model.network import build

@@ -45,22 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pangu.checkpoint.directory import STATE, meant_checkpoint
+    from pangu.checkpoint.open import STATE, meant_checkpoint
     from pangu.checkpoint.reshard import (
         check_output,
-        check_shapes,
         make_plan,
-        open_checkpoint,
-        stages_of,
+        open_source_of,
         write_plan,
     )
     from pangu.checkpoint.weights import model_of
+    from pangu.distributed.layout_files import check_shapes, stages_of
 
     arguments.checkpoint = meant_checkpoint(arguments.checkpoint)
     model = model_of(arguments.checkpoint) if (arguments.checkpoint / STATE).is_file() else None
     layouts = stages_of(arguments.source, model) if arguments.source else None
     to = stages_of(arguments.to, model) if arguments.to else None
-    source = open_checkpoint(arguments.checkpoint, layouts)
+    source = open_source_of(arguments.checkpoint, layouts)
     check_shapes(source, arguments.source, model)
     check_shapes(source, arguments.to, model)
     model = model or model_of(arguments.checkpoint, source)
