@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from pangu.foundation.processes import free_port
 from tests.conftest import REPOSITORY
@@ -165,7 +167,7 @@ def test_prediction_says_what_it_would_start_and_refuses(files, tmp_path: Path) 
     prompts.write_text("一\n\n二\n三\n")
     words = ("--file", prompts, "--out", tmp_path / "out.jsonl")
     weights = tmp_path / "weights.safetensors"
-    weights.touch()
+    save_file({"a": np.zeros(1, np.float32)}, weights)
     words += ("--tokenizer", tmp_path)
     told = run("run_distributed_predict", weights, *words, "--strategy", strategy, "--seed", 3, "--dry-run")
     assert told.returncode == 0, told.stderr
