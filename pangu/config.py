@@ -226,6 +226,8 @@ class TrainConfig(SettingsFile):
     evaluate_every: PositiveInt = Field(default=100, description="steps between held-out evaluations")
     evaluate_samples: PositiveInt = Field(default=256, description="held-out samples that an evaluation reads")
     checkpoint_every: PositiveInt = Field(default=100, description="steps between checkpoints; each is evaluated too")
+    sample_prompts: list[str] = Field(default=[], description="prompts that are continued at each evaluation")
+    sample_tokens: PositiveInt = Field(default=40, description="new tokens of each such text")
     keep_last: PositiveInt = Field(
         default=2, description="checkpoints kept; the one with the best evaluation stays as well"
     )

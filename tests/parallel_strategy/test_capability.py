@@ -41,6 +41,8 @@ def test_each_field_that_leaves_the_record_is_a_line() -> None:
     assert fields("mindspore-2.10", **plain) == []
     assert fields("mindspore-2.10", "llama2-7b", **plain) == ["model"]
     assert fields("mindspore-2.10", **plain, mesh={"dp": 3, "tp": 1}, batch={"global": 6}) == ["mesh"]
+    one = {"pp": 2, "dp": 2, "tp": 2}
+    assert fields("mindspore-2.10", **plain, mesh=one, batch={"global": 4, "micro": 2}) == ["batch.micro"]
     order = {"dp": 2, "tp": 4, "order": ["pp", "tp", "dp"]}
     assert fields("mindspore-2.10", **plain, mesh=order) == ["mesh.order"]
     # what has no effect leaves nothing: a schedule of one stage, sequence parallelism and a vocabulary of one rank
