@@ -32,7 +32,7 @@ class SemiAuto(Execution):
         """Compile. Raises UserError for what MindSpore cannot do."""
         assert job.strategy
         if not job.config.objectives.is_causal:
-            raise UserError(f"{job.strategy.path}: a strategy that MindSpore applies trains causal rows: no `objectives`")
+            raise UserError(f"{job.strategy.path}: what MindSpore applies trains causal rows only: no `objectives`")
         super().__init__(job)
         stage = max(first for first in job.strategy.stage_layouts if first <= job.world.rank)
         self.layouts: Mapping[str, ParameterLayout] = with_moments(job.strategy.stage_layouts[stage])

@@ -11,6 +11,7 @@ behind the last stays last, for it has no position: it is the next document's fi
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import mindspore as ms
 import numpy as np
@@ -41,7 +42,7 @@ def documents_of(ids: np.ndarray, end_of_document: int | None, pad: int) -> list
     ends = np.flatnonzero(ids[:-1] == end_of_document) + 1 if end_of_document is not None else ()
     bounds = [0, *map(int, ends), len(ids)]
     found = []
-    for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, end in pairwise(bounds):
         padding = np.flatnonzero(ids[first:end] == pad)
         found.append(Document(first, end, first + int(padding[0]) if len(padding) else end))
     return found
