@@ -224,7 +224,10 @@ def test_a_draft_changes_no_token(config: ModelConfig, weights: Weights, tempera
     )
     prompts = [IDS[:20], OTHER[:1], IDS[40:70], OTHER[:7]]
     expected = [result.ids for result in Generator(config, weights).generate(prompts, options)]
-    for guessing in (STORED["int4"](weights), random_weights(config) | {"backbone.layernorm.beta": np.ones(64, np.float32)}):
+    for guessing in (
+        STORED["int4"](weights),
+        random_weights(config) | {"backbone.layernorm.beta": np.ones(64, np.float32)},
+    ):
         calls = 0
 
         class Counting(CompiledNetwork):
