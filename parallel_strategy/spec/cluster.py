@@ -35,7 +35,10 @@ class Gemm(Section):
     small_tile_eff: float = Field(default=0.85, gt=0, le=1, description="loss for each halving of the tile")
     cores: PositiveInt = Field(default=108, description="units that take one tile each at a time")
     align: PositiveInt = Field(default=8, description="elements; a K or N that is no multiple falls to misaligned_eff")
-    misaligned_eff: float = Field(default=0.6, gt=0, le=1)
+    misaligned_eff: float = Field(default=0.6, gt=0, le=1, description="of a product whose rows are not aligned")
+    misaligned_batch_eff: float | None = Field(
+        default=None, gt=0, le=1, description="of many small ones at once, as in attention; absent: misaligned_eff"
+    )
     good_align: PositiveInt = Field(default=64, description="128 bytes: below it loads are not whole lines")
     poor_align_eff: float = Field(default=0.8, gt=0, le=1)
     launch_us: NonNegativeFloat = Field(default=4.0, description="floor of one kernel on the device")

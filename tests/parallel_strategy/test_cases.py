@@ -140,3 +140,22 @@ def test_a_search_gives_what_predict_says_and_nothing_slower_than_its_file():
             assert found.best[0].seconds <= mine.seconds * (1 + 1e-9)
             better += 1
     assert better > 3
+
+
+def test_tokens_need_no_alignment(cases):
+    """A few tokens more or less, of a sequence or of an expert, change the time in proportion."""
+    base = predicted(cases / "moe_align" / "s4096.yaml").seconds
+    for name in ("s4095", "s4100"):
+        assert predicted(cases / "moe_align" / f"{name}.yaml").seconds == pytest.approx(base, rel=0.02)
+    few, many = (predicted(cases / "moe_align" / f"{name}.yaml") for name in ("k2", "k2-512"))
+    assert few.tokens_per_second == pytest.approx(many.tokens_per_second, rel=0.05)
+
+
+def test_a_vocabulary_that_is_not_aligned_costs_a_quarter(cases):
+    odd, even = (predicted(cases / "vocab" / f"{name}.yaml").seconds for name in ("s-gpt2", "s-gpt2p"))
+    assert 1.15 < odd / even < 1.35
+
+
+def test_a_loss_that_is_not_fused_holds_the_logits_four_times(cases):
+    """Measured with torchtitan: 84 GiB with 32,768 tokens and 128,256 words a rank."""
+    assert predicted(cases / "logits" / "l8.yaml").gib == pytest.approx(84.0, rel=0.05)
