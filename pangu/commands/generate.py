@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="run, checkpoint, or weights of any form (.safetensors, .ckpt, .bin)")
+    parser.add_argument("--best", action="store_true", help="of a run the checkpoint with the lowest validation loss")
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="may be given several times")
     prompts.add_argument("--file", metavar="FILE", help="a prompt a line, or .jsonl; - is standard input")
@@ -62,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", action="store_true", help="ask in the template that was stored with an adapter")
     parser.add_argument("--engine", choices=["compiled", "mindspore"], help="default: compiled on a CPU")
     parser.add_argument("--threads", type=int, metavar="N", help="of the compiled engine (default: one a core)")
+    parser.add_argument("--draft", metavar="CHECKPOINT", help="a small model that guesses tokens; the text is the same")
+    parser.add_argument("--draft-tokens", type=int, default=4, metavar="N", help="guesses a step (default 4)")
     parser.add_argument(
         "--dtype",
         choices=["fp32", "fp16", "bf16"],
@@ -185,10 +188,11 @@ def load_generator(arguments: argparse.Namespace) -> "Generator":
 
         use_device(arguments.device)
         dtype = dtype or ("fp32" if arguments.device == "CPU" else None)
+    from pangu.checkpoint.open import BEST
     from pangu.generation import Generator
 
     generator = Generator.load(
-        arguments.checkpoint,
+        f"{arguments.checkpoint}/{BEST}" if arguments.best else arguments.checkpoint,
         arguments.model,
         arguments.tokenizer,
         dtype,
@@ -196,6 +200,8 @@ def load_generator(arguments: argparse.Namespace) -> "Generator":
         engine,
         arguments.threads,
     )
+    if arguments.draft:
+        generator.speculate(arguments.draft, arguments.draft_tokens)
     if generator.tokenizer is None:
         raise UserError(f"{arguments.checkpoint}: no tokenizer lies beside it: give --tokenizer")
     return generator
