@@ -12,9 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.extraction.measures import FEATURES, TREE_DEPTH, evaluate_trees, measure_lines, node_kinds
+from data_pipeline.extraction.measures import (
+    FEATURES,
+    FIRST_FEATURES,
+    TREE_DEPTH,
+    evaluate_trees,
+    measure_lines,
+    node_kinds,
+)
 from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage
 from data_pipeline.extraction.structure import Structure, whole_parts
+from data_pipeline.extraction.surroundings import look_again
 
 MODEL_FILE = Path(__file__).with_name("line_model.json")
 SHARED = 0.4  # how far a line's probability is that of its kind; by cross-validation, 0.2 to 0.6 do as well
@@ -22,7 +30,7 @@ LEAST_PROBABILITY = 0.1  # a line below is never kept
 
 
 @dataclass(frozen=True)
-class LineModel:
+class Trees:
     """Complete binary trees of one depth, in heap order: node k asks `row[feature[k]] > threshold[k]` and goes to
     2k+1 or, if so, to 2k+2. The sum of the leaves that a row falls into is the log of the odds that the line is main
     text."""
@@ -32,7 +40,7 @@ class LineModel:
     leaf: np.ndarray  # float32 [trees, 2^TREE_DEPTH]
 
     @classmethod
-    def from_trees(cls, trees: list[dict[str, Any]]) -> "LineModel":
+    def from_lightgbm(cls, trees: list[dict[str, Any]]) -> "Trees":
         """From LightGBM's `dump_model()["tree_info"][i]["tree_structure"]`, none deeper than TREE_DEPTH."""
         inner = 2**TREE_DEPTH - 1
         feature = np.zeros((len(trees), inner), np.uint16)
@@ -54,38 +62,68 @@ class LineModel:
             place(number, root, 0)
         return cls(feature, threshold, leaf)
 
-    def save(self, path: Path, features: list[str]) -> None:
-        """As JSON; a threshold that nothing exceeds is null."""
-        rounded = [[None if np.isinf(x) else float(f"{x:.6g}") for x in row] for row in self.threshold.tolist()]
-        leaves = [[float(f"{x:.6g}") for x in row] for row in self.leaf.tolist()]
-        content = {"features": features, "feature": self.feature.tolist(), "threshold": rounded, "leaf": leaves}
-        path.write_text(json.dumps(content, separators=(",", ":")) + "\n")
-
     @classmethod
-    def load(cls, path: Path) -> "LineModel":
-        """Raises ValueError where the file was fitted to other measures than this code takes."""
-        data = json.loads(path.read_text())
-        if data["features"] != FEATURES:
-            raise ValueError(f"{path}: fitted to other features; run python -m data_pipeline.extraction.fit --write")
+    def from_json(cls, data: dict[str, Any]) -> "Trees":
+        """From `to_json`."""
         threshold = [[np.inf if x is None else x for x in row] for row in data["threshold"]]
         return cls(
             np.array(data["feature"], np.uint16), np.array(threshold, np.float32), np.array(data["leaf"], np.float32)
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the trees as lists; a threshold that nothing exceeds is null."""
+        threshold = [[None if np.isinf(x) else float(f"{x:.6g}") for x in row] for row in self.threshold.tolist()]
+        leaves = [[float(f"{x:.6g}") for x in row] for row in self.leaf.tolist()]
+        return {"feature": self.feature.tolist(), "threshold": threshold, "leaf": leaves}
+
     def probabilities(self, rows: np.ndarray) -> np.ndarray:
-        """For each row of `measure_lines` the probability that the line is main text; float64 [lines]."""
+        """Return for each row of `measure_lines` the probability that the line is main text; float64 [lines]."""
         return evaluate_trees(rows, self.feature, self.threshold, self.leaf)
+
+
+@dataclass(frozen=True)
+class LineModel:
+    """Two sets of trees. The second reads besides what the first says of the lines and elements around a line."""
+
+    first: Trees
+    second: Trees
+
+    def save(self, path: Path) -> None:
+        """Write the model as JSON."""
+        content = {"features": FEATURES, "first": self.first.to_json(), "second": self.second.to_json()}
+        path.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "LineModel":
+        """Read a model. Raises ValueError where the file was fitted to other measures than this code takes."""
+        data = json.loads(path.read_text())
+        if data["features"] != FEATURES:
+            raise ValueError(f"{path}: fitted to other features; run python -m data_pipeline.extraction.fit --write")
+        return cls(Trees.from_json(data["first"]), Trees.from_json(data["second"]))
+
+    def probabilities(self, page: FlatPage, kinds: np.ndarray) -> np.ndarray:
+        """Return for each line the probability that it is main text; float64 [lines]."""
+        rows = measure_lines(page, kinds)
+        look_again(page, kinds, self.first.probabilities(rows), FIRST_FEATURES, rows)
+        return self.second.probabilities(rows)
 
 
 @cache
 def line_model() -> LineModel:
+    """Return the shipped model."""
     return LineModel.load(MODEL_FILE)
 
 
-def main_text_probability(page: FlatPage, structure: Structure) -> np.ndarray:
+def main_text_probability(page: FlatPage, structure: Structure, model: LineModel | None = None) -> np.ndarray:
     """Return for each line how probably it is main text, float64 [lines]."""
-    probability = shared_among_kinds(page, line_model().probabilities(measure_lines(page)))
-    return shared_in_parts(page, structure, probability)
+    kinds = node_kinds(page)
+    probability = (model or line_model()).probabilities(page, kinds)
+    return smoothed(page, structure, kinds, probability)
+
+
+def smoothed(page: FlatPage, structure: Structure, kinds: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Return probabilities that lines of one kind share, and lines of one program or table."""
+    return shared_in_parts(page, structure, shared_among_kinds(page, kinds, probability))
 
 
 def shared_in_parts(page: FlatPage, structure: Structure, probability: np.ndarray) -> np.ndarray:
@@ -100,7 +138,7 @@ def shared_in_parts(page: FlatPage, structure: Structure, probability: np.ndarra
     return np.where(part > 0, mean[part], probability)
 
 
-def shared_among_kinds(page: FlatPage, probability: np.ndarray) -> np.ndarray:
+def shared_among_kinds(page: FlatPage, kinds: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """Each line's probability drawn towards the mean of the lines in elements of the same kind, characters as
     weights.
 
@@ -108,7 +146,7 @@ def shared_among_kinds(page: FlatPage, probability: np.ndarray) -> np.ndarray:
     part: in old layouts one kind of cell holds the menu and the text."""
     counts = page.line_counts
     is_text = 2 * counts[:, LINKED] <= counts[:, CHARACTERS]
-    kind = node_kinds(page)[page.line_node]
+    kind = kinds[page.line_node]
     characters = np.where(is_text, counts[:, CHARACTERS], 0).astype(np.float64)
     size = len(page.node_parent)
     mean = np.bincount(kind, probability * characters, size) / np.maximum(np.bincount(kind, characters, size), 1)

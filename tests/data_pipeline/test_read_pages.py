@@ -3,9 +3,11 @@
 import csv
 import gzip
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
@@ -88,7 +90,7 @@ def test_a_hostile_archive(tmp_path: Path, recipe_at: Callable[..., Path]) -> No
 
 
 def test_a_page_that_the_extractor_fails_on_is_one_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(html: bytes, *_: object) -> None:
+    def fail(html: bytes, *_: object, **__: object) -> None:
         raise RecursionError("too deep\ud800")
 
     monkeypatch.setattr(extract, "extract", fail)
@@ -175,3 +177,36 @@ def test_ends_in_quotes() -> None:
         ('x"y', True, True), ('x",y', True, False), ('x""', True, True), ('x"\r', True, False), ("", True, True),
     ):  # fmt: skip
         assert ends_in_quotes(line.encode(), b",", inside) == expected, line
+
+
+def test_a_page_in_a_field_is_extracted(tmp_path: Path) -> None:
+    html = [page(0).decode(), page(1).decode("gb18030"), "<script>var a = 1</script>", "  "]
+    records = [{"content": one, "id": str(number), "url": "http://a.cn/"} for number, one in enumerate(html)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    pq.write_table(pa.table({"content": [page(0), page(1)], "label": ["x", "y"]}), tmp_path / "b.parquet")
+    (tmp_path / "c.csv").write_text('id,content\n5,"' + html[0].replace('"', '""') + '"\n')
+    for name, count in (("a.jsonl", 2), ("b.parquet", 2), ("c.csv", 1)):
+        rows = read_rows(source_of(name, fields={"html": "content"}), tmp_path)
+        good = kept(rows)
+        assert len(good) == count
+        assert all(row["text"].count(SENTENCE) == 6 and "<" not in row["text"] for row in good)
+        assert good[0]["title"] == "第0篇游记" and good[0]["signals"]["confidence"] > 0.5
+    rows = read_rows(source_of("a.jsonl", fields={"html": "content"}), tmp_path)
+    assert [reason_class(row["drop_reason"]) for row in rows[2:]] == ["no_text", "empty"]
+
+
+def test_form_and_confidence_of_pages_are_settings(tmp_path: Path, recipe_at: Callable[..., Path]) -> None:
+    links = "".join(f"<li><a href=/{n}>第{n}条新闻</a></li>" for n in range(40))
+    pages = {
+        "article.html": f"<title>游记</title><div><h2>第一天</h2>{f'<p>{SENTENCE}</p>' * 6}</div>",
+        "list.html": f"<title>新闻</title><ul>{links}</ul><p>短。</p>",
+    }
+    (tmp_path / "pages").mkdir()
+    for name, html in pages.items():
+        (tmp_path / "pages" / name).write_text(f"<meta charset=utf-8>{html}")
+    read = {"read": {"format": "markdown", "minimum_confidence": 0.7}}
+    run_recipe(recipe_at([{"name": "web", "paths": "pages"}], [read], workers=1), tmp_path / "out")
+    (row,) = pq.read_table(tmp_path / "out/stages/read/kept").to_pylist()
+    assert "## 第一天\n\n" + SENTENCE in row["text"] and row["signals"]["confidence"] >= 0.7
+    (reject,) = pq.read_table(tmp_path / "out/stages/read/dropped").to_pylist()
+    assert reason_class(reject["drop_reason"]) == "low_confidence"

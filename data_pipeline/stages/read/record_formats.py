@@ -32,6 +32,8 @@ class Document:
     title: str | None = None
     url: str | None = None
     meta: str | None = None
+    html: str | bytes | None = None  # a page whose main text is to become `text`
+    confidence: float | None = None  # of a page: how sure its main text is
 
 
 @dataclass(slots=True)
@@ -47,10 +49,15 @@ class Reject:
 
 @dataclass(frozen=True)
 class Limits:
-    """How large a record may be, and how far a compressed stream may expand."""
+    """How large a record may be, how far a compressed stream may expand; of pages: the form of their text, and how sure
+    it must be."""
 
     record_bytes: int
     ratio: float
+    format: str = "text"
+    has_links: bool = False
+    has_images: bool = False
+    confidence: float = 0.0
 
 
 Reader = Callable[[FileRange, Source, Limits, Callable[[int], bool]], Iterator[Document | Reject]]
@@ -129,8 +136,10 @@ def read_parquet(
     except (pa.ArrowException, OSError) as error:
         yield Reject(0, f"damaged_parquet:{str(error).splitlines()[0][:200]}")
         return
-    if source.fields.text not in names:
-        yield Reject(0, f"no_text:no column {source.fields.text!r} among {', '.join(names)[:200]}")
+    if source.fields.text not in names and source.fields.html not in names:
+        yield Reject(
+            0, f"no_text:no column {source.fields.html or source.fields.text!r} among {', '.join(names)[:200]}"
+        )
         return
     row = 0
     for group in range(file.num_row_groups):
@@ -179,7 +188,11 @@ def parse_json_line(line: Line, fields: Fields) -> Document | Reject:
 def from_mapping(value: dict[str, Any], fields: Fields, offset: int) -> Document | Reject:
     """A record as a document; fields that the recipe does not name go to `meta`."""
     own_id = _plain(value.pop(fields.id, None))
+    html = value.pop(fields.html, None) if fields.html else None
     text = value.pop(fields.text, None)
+    if isinstance(html, str | bytes):
+        title, url = _plain(value.pop(fields.title, None)), _plain(value.pop(fields.url, None))
+        return Document(offset, "", own_id, title, url, _meta(value) if value else None, html)
     if not isinstance(text, str):
         what = "the field is missing or null" if text is None else f"the field is a {type(text).__name__}"
         return Reject(offset, f"no_text:{fields.text!r}: {what}", own_id)
@@ -238,7 +251,7 @@ def _parquet_row(batch: Any, index: int, row: int, fields: Fields, limits: Limit
         for name in (fields.text, fields.id, fields.title, fields.url):
             if isinstance(value.get(name), bytes):  # older writers do not say that a column is text
                 value[name] = decode(value[name])
-        text = value.get(fields.text)
+        text = value.get(fields.html or fields.text)
         if isinstance(text, str) and len(text) > limits.record_bytes // 4 and len(text.encode()) > limits.record_bytes:
             reason = f"record_too_long:more than {limits.record_bytes} bytes"
             return Reject(row, reason, _plain(value.get(fields.id)), text[:EXCERPT_BYTES])
