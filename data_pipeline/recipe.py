@@ -24,6 +24,7 @@ from pydantic import Field, field_validator
 
 from data_pipeline.engine.steps import StageSettings, Step, parse_bytes
 from data_pipeline.stages import STAGES, load_stage
+from data_pipeline.stages.presets import PresetName
 from pangu.foundation.errors import UserError
 from pangu.foundation.settings import Section, checked, nearest_name, set_value
 from pangu.foundation.yaml_document import Document, Location, parse_document, read_document, shown
@@ -56,6 +57,9 @@ class Source(Section):
         default="auto", description="auto goes by the file name; .gz .zst .bz2 are recognised by their content"
     )
     fields: Fields = Field(default=Fields())
+    preset: PresetName | None = Field(
+        default=None, description="what kind of text it is, for `clean` and `filter`; null: as the recipe says"
+    )
     split: Literal["file", "paragraph", "line"] = Field(
         default="file",
         description="what one document of a TXT file is: the file, what stands between blank lines, or a line",
@@ -73,6 +77,7 @@ class _Recipe(Section):
     sources: list[Source] = Field(min_length=1)
     stages: list[Any] = Field(min_length=1)
     seed: int = Field(1, ge=0, lt=2**32)
+    preset: PresetName | None = None
     engine: Literal["local", "spark"] = "local"
     memory: int = 4 << 30
     workers: Literal["auto"] | int = "auto"
@@ -186,6 +191,8 @@ def _stage(entry: Any, index: int, recipe: _Recipe, path: Path, document: Docume
         raise document.mistake(f"{shown(name)} is no name; letters, digits, - and _ only", (*location, kind, "name"))
     module = load_stage(kind)
     settings = checked(module.Settings, document, (*location, kind), settings)
+    presets = {source.name: source.preset for source in recipe.sources if source.preset is not None}
+    settings = settings.with_presets(recipe.preset, presets)
     settings = settings.completed(recipe.seed, [source.name for source in recipe.sources], path.parent)
     return Stage(name, kind, settings, module.STEPS)
 

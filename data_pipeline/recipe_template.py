@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from data_pipeline.engine.steps import StageSettings
 from data_pipeline.stages import load_stage
 from pangu.foundation.errors import UserError
 
@@ -75,6 +76,9 @@ def recipe_text(paths: Sequence[str], split: str, settings: Mapping[str, Any]) -
         ]
     lines += [
         "",
+        "# preset: what good text is to clean and filter: web, technical, poetry, classical, dialogue, pangu-alpha",
+        "# (a source may have its own `preset`)",
+        "preset: web",
         "seed: 1          # of everything that is drawn or shuffled",
         "engine: local    # or spark",
         "memory: 4GB      # for everything together",
@@ -102,10 +106,14 @@ def recipe_text(paths: Sequence[str], split: str, settings: Mapping[str, Any]) -
 def _stage_lines(stage: str, purpose: str, remaining: dict[str, Any]) -> list[str]:
     """A stage with all its settings; those given are taken out of `remaining`."""
     lines = [f"  - {stage}:  # {purpose}"]
-    for name, field in load_stage(stage).Settings.model_fields.items():
+    settings = load_stage(stage).Settings
+    has_presets = settings.with_presets is not StageSettings.with_presets
+    for name, field in settings.model_fields.items():
         value = remaining.pop(f"{stage}.{name}", None)
         text = _flow(field.default) if value is None else value if isinstance(value, str) else _flow(value)
-        lines += [f"      # {field.description}", f"      {name}: {text}"]
+        # what a preset may set otherwise stays a comment
+        mark = "# " if has_presets and value is None else ""
+        lines += [f"      # {field.description}", f"      {mark}{name}: {text}"]
     return lines
 
 

@@ -16,6 +16,8 @@ VERBS = {
     "reshard": "change the layout of a checkpoint that ranks wrote in parts",
     "compile": "compile one rank's training step under a strategy, and run nothing",
     "generate": "continue a prompt",
+    "score": "log-likelihoods of texts",
+    "evaluate": "the tasks of the paper, zero-, one- and few-shot",
     "predict": "continue the prompts of a file on several processes",
     "convert": "released shards, MindSpore, safetensors and PyTorch names into one another",
 }

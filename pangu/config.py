@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pangu import parameters
 from pangu.foundation.errors import UserError
 from pangu.foundation.settings import Section, SettingsFile
 
@@ -70,11 +71,7 @@ class ModelConfig(SettingsFile):
     @property
     def num_parameters(self) -> int:
         """Exact count: L (4d²+4d + 2df+f+d + 4d) + V d + S d (twice with a query layer) + 2d."""
-        hidden, ffn = self.hidden_size, self.ffn_hidden_size
-        layer = 4 * hidden**2 + 4 * hidden + 2 * hidden * ffn + ffn + hidden + 4 * hidden
-        position_tables = 2 if self.query_layer else 1
-        tables = self.vocab_size * hidden + position_tables * self.seq_length * hidden
-        return self.num_layers * layer + tables + 2 * hidden
+        return parameters.count(self)
 
     @property
     def training_flops_per_token(self) -> int:
@@ -105,15 +102,24 @@ def load_size(name: str) -> ModelConfig:
 
 
 class LearningRateConfig(Section):
-    """Linear warm-up, then a cosine that counts from step 0 (`pangu.training.schedule.WarmupCosine`)."""
+    """Linear warm-up, then a cosine that counts from step 0, or a stable part (`pangu.training.schedule`)."""
 
     peak: float = Field(default=1e-4, gt=0, description="highest rate (2.6B 1e-4, 13B 5e-5, 200B 6e-5)")
     end: float = Field(default=1e-6, ge=0, description="rate from decay_steps on")
-    warmup_steps: int = Field(
-        default=2000, ge=0, description="steps of linear growth from 0; the first step changes nothing"
+    warmup_steps: int | None = Field(
+        default=None, ge=0, description="steps of linear growth from 0; null: 2000, or a tenth of a shorter schedule"
     )
     decay_steps: PositiveInt | None = Field(
-        default=None, description="length of the cosine; null: the steps that the run begins with"
+        default=None, description="length of the schedule; null: the steps that the run begins with"
+    )
+    shape: Literal["cosine", "warmup_stable_decay"] = Field(
+        default="cosine", description="warmup_stable_decay: the peak until cooldown_steps before the end, then a line"
+    )
+    cooldown_steps: PositiveInt | None = Field(
+        default=None, description="the line at the end of warmup_stable_decay; null: a tenth of the schedule"
+    )
+    begin_step: int = Field(
+        default=0, ge=0, description="updates after which this schedule begins: a run goes on with its moments"
     )
 
 
@@ -133,7 +139,7 @@ class OptimizerConfig(Section):
 class LossScaleConfig(Section):
     """Dynamic loss scale; used with fp16 only."""
 
-    initial: float = Field(default=float(2**32), ge=1)
+    initial: float = Field(default=float(2**16), ge=1, description="of the loss; the original began with 2**32")
     growth_steps: PositiveInt = Field(default=1000, description="good steps in a row after which the scale doubles")
     give_up_after: PositiveInt = Field(default=100, description="overflows in a row that end the run with an error")
 
@@ -168,6 +174,9 @@ class TrainConfig(SettingsFile):
     learning_rate: LearningRateConfig = LearningRateConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loss_scale: LossScaleConfig = LossScaleConfig()
+    skip_above_norm: float | None = Field(
+        default=None, gt=0, description="skip an update with a larger gradient, or none; its samples are named"
+    )
     evaluate_every: PositiveInt = Field(default=100, description="steps between held-out evaluations")
     evaluate_samples: PositiveInt = Field(default=256, description="held-out samples that an evaluation reads")
     checkpoint_every: PositiveInt = Field(default=100, description="steps between checkpoints; each is evaluated too")

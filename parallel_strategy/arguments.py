@@ -1,4 +1,16 @@
-"""Types of command line arguments: argparse names them in its errors."""
+"""Arguments that several verbs have, and types of arguments: argparse names them in its errors."""
+
+import argparse
+
+from pangu.foundation.field_arguments import add_set
+
+
+def add_strategy(parser: argparse.ArgumentParser, has_calibration: bool = False) -> None:
+    """Add the strategy file, `--set` for its fields and, where the verb prices it, `--calibration`."""
+    parser.add_argument("strategy", help="strategy.yaml; `init` writes one")
+    add_set(parser, "mesh.tp 4")
+    if has_calibration:
+        parser.add_argument("--calibration", metavar="FILE", help="a file that `calibrate` wrote")
 
 
 def whole_number(text: str) -> int:

@@ -1,18 +1,38 @@
-"""Time and memory of one question: the program, its price, its schedule replayed, its memory walked."""
+"""Time and memory of one question: the program, its price, its schedule replayed, its memory at the fullest."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
 
+from parallel_strategy.cost.block_table import BlockTable
 from parallel_strategy.cost.collective import Network
-from parallel_strategy.cost.memory import Memory, StageMemory
-from parallel_strategy.cost.price import Price, StepTail
+from parallel_strategy.cost.memory import StageMemory, at_the_fullest, kept_bytes, usable_gib, walk, working_bytes
+from parallel_strategy.cost.price import Price
+from parallel_strategy.cost.rows import Rows, ZeroTraffic
+from parallel_strategy.cost.stage_time import ChunkSeconds, Phases, StageSeconds, chunk_seconds, phases, stage_seconds
+from parallel_strategy.cost.step_end import StepTail, Traffic, gradients_end, gradients_exposed, update_end
+from parallel_strategy.cost.weight_traffic import BETWEEN, WeightTraffic
 from parallel_strategy.graph.program import Program
+from parallel_strategy.graph.sharding import Holding, gradient_collectives
+from parallel_strategy.graph.stages import SLOTS, Places
 from parallel_strategy.schedule.closed_form import CLOSED, stage_finish
-from parallel_strategy.schedule.orders import Order, order_of, splits_backward
+from parallel_strategy.schedule.orders import Order, Task, order_of, splits_backward
 from parallel_strategy.schedule.simulate import Replay, replay
 from parallel_strategy.spec.strategy import Question
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTime:
+    """Seconds of one chunk for one micro-batch: forward, backward of activations (with recomputation), of weights."""
+
+    forward: float
+    backward_input: float
+    backward_weight: float
+
+    @property
+    def backward(self) -> float:
+        return self.backward_input + self.backward_weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +48,7 @@ class StageSummary:
 
 
 class Prediction:
-    """A priced question. Everything is computed when it is asked for."""
+    """A priced question. Everything is computed when it is asked for, as arrays of one candidate."""
 
     def __init__(self, question: Question, *, program: Program | None = None, network: Network | None = None) -> None:
         self.question = question
@@ -41,8 +61,93 @@ class Prediction:
         return Prediction(question, program=self.program.moved_to(question), network=self.price.network)
 
     @cached_property
+    def places(self) -> Places:
+        by_layer = bool(self.price.overrides)  # which may name single layers
+        return Places.of(self.question.model, self.question.strategy, by_layer=by_layer)
+
+    @cached_property
+    def rows(self) -> Rows:
+        question = self.question
+        return Rows(
+            question.framework,
+            question.cluster,
+            self.price.network,
+            question.model.compute_dtype,
+            [self.program.groups],
+            BlockTable.stack([BlockTable.of(self.price)]),
+            np.array([question.strategy.micro_batches]),
+            self.places.held,
+            question.strategy.zero.weight_shard_size,
+        )
+
+    @cached_property
+    def zero_traffic(self) -> ZeroTraffic:
+        return ZeroTraffic([WeightTraffic.of(self.program)], np.array([0]))
+
+    @cached_property
+    def phases(self) -> Phases:
+        """Of each distinct place."""
+        strategy = self.question.strategy
+        return phases(
+            self.rows.table.times,
+            self.places,
+            strategy.recompute.mode,
+            self.question.framework,
+            sharded=self.rows.sharded(self.zero_traffic) if strategy.zero.stage >= 3 else None,
+            two_halves=self.price.two_halves,
+            overrides=self.overrides,
+        )
+
+    @cached_property
+    def overrides(self) -> np.ndarray | None:
+        """[place, slot] seconds that overridden operators add, forward and backward."""
+        seconds = self.price.overrides
+        if not seconds:
+            return None
+        added = np.zeros_like(self.places.counts)
+        for place, runs in enumerate(self.places.runs):
+            for run in runs:
+                if run.slot in ("layer", "query"):
+                    parts: list[int | str] = [run.first + layer for layer in range(run.count)]
+                else:
+                    parts = [run.slot]
+                added[place, SLOTS.index(run.slot)] = sum(seconds.get(part, 0.0) for part in parts)
+        return added
+
+    @cached_property
+    def place_seconds(self) -> ChunkSeconds:
+        return chunk_seconds(self.phases, self.rows.slowest, self.copied)
+
+    @cached_property
+    def stage_seconds(self) -> StageSeconds:
+        return stage_seconds(self.place_seconds, self.places)
+
+    @cached_property
+    def copied(self) -> np.ndarray:
+        """[1, place] seconds of copying a chunk's share of saved activations to the host, or back."""
+        table, strategy = self.rows.table, self.question.strategy
+        saved = kept_bytes(table.saved, table, self.places, strategy.recompute.mode)
+        return strategy.offload.activation * saved / (self.question.cluster.host.h2d_gbps * 1e9)
+
+    @cached_property
+    def place_of_chunk(self) -> list[int]:
+        """The distinct place of each chunk of the model."""
+        result, seen = [], [0] * self.program.pp
+        for chunk in self.program.chunks:
+            result.append(int(self.places.index[chunk.stage, seen[chunk.stage]]))
+            seen[chunk.stage] += 1
+        return result
+
+    @cached_property
+    def chunks(self) -> list[ChunkTime]:
+        seconds = self.place_seconds
+        columns = [part[0].tolist() for part in (seconds.forward, seconds.backward_input, seconds.backward_weight)]
+        times = [ChunkTime(*place) for place in zip(*columns, strict=True)]
+        return [times[place] for place in self.place_of_chunk]
+
+    @cached_property
     def chunk_costs(self) -> list[tuple[float, float, float]]:
-        return [(c.forward, c.backward_input, c.backward_weight) for c in self.price.chunks]
+        return [(c.forward, c.backward_input, c.backward_weight) for c in self.chunks]
 
     @cached_property
     def order(self) -> Order:
@@ -54,23 +159,38 @@ class Prediction:
         return replay(
             self.order,
             self.chunk_costs,
-            self.price.boundary,
+            float(self.rows.boundary[0]),
             blocking=not self.question.framework.p2p_overlap,
             split=splits_backward(schedule) and self.program.pp > 1,
             keep=keep,
         )
 
     @cached_property
-    def tails(self) -> list[StepTail]:
-        """Of each stage; stages that hold the same blocks end the step alike."""
-        alike: dict[tuple, StepTail] = {}
-        result = []
+    def traffic(self) -> Traffic:
+        """Seconds of the step's collectives, [1, stage]."""
+        traffic, zero = self.rows.traffic(self.zero_traffic), self.question.strategy.zero
+        if zero.bucket_mb is None or zero.stage >= 2:
+            return traffic
+        whole = self.rows.seconds_of_role(self.zero_traffic, "reduce")
+        buckets = []
         for stage in range(self.program.pp):
-            key = tuple(chunk.contents for chunk in self.program.stage_chunks(stage))
-            if key not in alike:
-                alike[key] = self.price.tail(stage)
-            result.append(alike[key])
-        return result
+            nodes = [node for _, node in gradient_collectives(self.program, Holding.of_stage(self.program, stage))]
+            buckets.append(self.price.bucketed([n for n in nodes if n.name not in BETWEEN], zero.bucket_mb * 2**20))
+        total, last = (np.array([column]) for column in zip(*buckets, strict=True))
+        return Traffic(traffic.reduce - whole + total, traffic.apart, traffic.gather, last)
+
+    @cached_property
+    def tail(self) -> StepTail:
+        """What follows the micro-batches, as arrays [1, stage]."""
+        strategy, framework, m = self.question.strategy, self.question.framework, self.rows.micro_batches
+        backward = self.stage_seconds.backward
+        exposed, hidden = gradients_exposed(framework, self.traffic, backward, m, zero=strategy.zero.stage)
+        after = self.rows.tail_after(self.zero_traffic, self.traffic, host_optimizer=strategy.offload.optimizer)
+        return replace(after, gradient_reduce=exposed, gradient_hidden=hidden)  # type: ignore[arg-type]
+
+    @cached_property
+    def tails(self) -> list[StepTail]:
+        return [StepTail(*numbers) for numbers in _by_stage(self.tail, self.program.pp)]
 
     @cached_property
     def replayed(self) -> Replay:
@@ -84,14 +204,11 @@ class Prediction:
 
     def gradients_done(self, finish: list[float]) -> float:
         """When the last stage has its gradients: their norm joins the stages before the update."""
-        return max(
-            done + tail.gradient_reduce + tail.embedding_reduce for done, tail in zip(finish, self.tails, strict=True)
-        )
+        gradients = np.asarray(self.tail.gradient_reduce + self.tail.embedding_reduce)
+        return float(gradients_end(np.array([finish]), gradients)[0])
 
     def step_end(self, finish: list[float]) -> float:
-        return self.gradients_done(finish) + max(
-            tail.optimizer + tail.weight_gather + tail.fixed for tail in self.tails
-        )
+        return self.gradients_done(finish) + float(update_end(self.tail)[0])
 
     @cached_property
     def closed_form_seconds(self) -> float:
@@ -100,39 +217,62 @@ class Prediction:
         schedule = strategy.pipeline.schedule
         if schedule not in CLOSED and program.pp > 1:
             return self.seconds
-        # [F, B, W of a chunk; chunk of a stage; stage]
-        costs = np.array(self.chunk_costs).T.reshape(3, program.chunks_per_stage, program.pp)
-        by_stage = costs.sum(axis=1)
-        paced = costs[0].max(axis=-1).sum() + (costs[1] + costs[2]).max(axis=-1).sum()
+        seconds = self.stage_seconds
         finish = stage_finish(
             schedule,
-            by_stage[0][None],
-            by_stage[1][None],
-            by_stage[2][None],
-            np.array([strategy.micro_batches]),
-            np.array([self.price.boundary]),
+            seconds.forward,
+            seconds.backward_input,
+            seconds.backward_weight,
+            self.rows.micro_batches,
+            self.rows.boundary,
             chunks=program.chunks_per_stage,
-            paced=np.array([paced]),
+            paced=seconds.paced,
             blocking=not self.question.framework.p2p_overlap,
         )[0]
-        return self.step_end([float(end) for end in finish])
+        return self.step_end(finish.tolist())
 
     @cached_property
-    def memory(self) -> Memory:
-        return Memory(self.program, self.order)
+    def activations(self) -> tuple[np.ndarray, np.ndarray]:
+        """[1, place] bytes that one micro-batch keeps until its backward, and that backward needs beside."""
+        table, strategy = self.rows.table, self.question.strategy
+        kept = kept_bytes(table.kept, table, self.places, strategy.recompute.mode)
+        return kept * (1.0 - strategy.offload.activation), working_bytes(table, self.places, strategy.recompute.mode)
+
+    @cached_property
+    def memory(self) -> StageMemory:
+        """At the fullest moment of each stage, as arrays [1, stage]."""
+        strategy = self.question.strategy
+        fullest = at_the_fullest(strategy.pipeline.schedule, self.places, *self.activations, self.rows.micro_batches)
+        resident = self.rows.resident(
+            self.zero_traffic, zero=strategy.zero.stage, host_optimizer=strategy.offload.optimizer
+        )
+        return resident.with_activations(self.question.framework, *fullest)
 
     @cached_property
     def stage_memory(self) -> list[StageMemory]:
-        return [self.memory.stage(stage) for stage in range(self.program.pp)]
+        return [StageMemory(*numbers) for numbers in _by_stage(self.memory, self.program.pp)]
+
+    def memory_walk(self, stage: int) -> list[tuple[Task, float, float]]:
+        """Activation bytes after each task of a stage, and at its peak."""
+        kept, working = self.activations
+        mine = self.program.stage_chunks(stage)
+        places = {chunk.index: int(place) for chunk, place in zip(mine, self.places.index[stage], strict=True)}
+        chunks = {index: (float(kept[0, place]), float(working[0, place])) for index, place in places.items()}
+        split = splits_backward(self.question.strategy.pipeline.schedule) and self.program.pp > 1
+        return walk(self.order[stage], chunks, split=split)
+
+    @property
+    def usable_gib(self) -> float:
+        return usable_gib(self.question.cluster)
 
     @cached_property
     def gib(self) -> float:
         """Of the fullest stage."""
-        return max(memory.total for memory in self.stage_memory)
+        return float(np.asarray(self.memory.total).max())
 
     @property
     def out_of_memory(self) -> bool:
-        return self.gib > self.memory.usable_gib()
+        return self.gib > self.usable_gib
 
     @cached_property
     def stages(self) -> list[StageSummary]:
@@ -143,8 +283,8 @@ class Prediction:
                 StageSummary(
                     stage,
                     sum(chunk.layers for chunk in chunks),
-                    sum(self.price.chunks[c.index].forward for c in chunks),
-                    sum(self.price.chunks[c.index].backward for c in chunks),
+                    sum(self.chunks[c.index].forward for c in chunks),
+                    sum(self.chunks[c.index].backward for c in chunks),
                     self.tails[stage],
                     self.stage_memory[stage],
                 )
@@ -161,3 +301,9 @@ class Prediction:
         devices = self.question.strategy.mesh.devices
         peak = self.question.cluster.device.peak(self.question.model.compute_dtype)
         return self.program.flops_per_step() / (self.seconds * devices * peak)
+
+
+def _by_stage(arrays: StageMemory | StepTail, pp: int) -> list[tuple[float, ...]]:
+    """The numbers of each stage, out of fields that are arrays [1, stage], [1, 1] or one number."""
+    columns = (np.broadcast_to(getattr(arrays, field.name), (1, pp))[0].tolist() for field in fields(arrays))
+    return list(zip(*columns, strict=True))

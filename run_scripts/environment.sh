@@ -1,5 +1,6 @@
 # Sourced by the other scripts: a virtual environment in .venv that holds requirements.txt and this project, made or
-# completed when needed. extra: an extra of pyproject.toml to install as well (test, serve, spark).
+# completed when needed. extra: an extra of pyproject.toml to install as well (test, serve, spark); constraints: a file of
+# exact versions, without it the newest that requirements.txt allows.
 python_command=${PYTHON:-}
 if [ ! -x .venv/bin/python ]; then
   for candidate in $python_command python3.11 python3.12; do
@@ -15,7 +16,8 @@ wanted=.venv/wanted-requirements.txt installed=.venv/installed-requirements${ext
 cat requirements.txt pyproject.toml > "$wanted"
 if ! cmp -s "$wanted" "$installed"; then
   echo "installing requirements.txt${extra:+ and what [$extra] adds} into .venv (about 2 GB, once)"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt --editable ".${extra:+[$extra]}"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt \
+    ${constraints:+--constraint "$constraints"} --editable ".${extra:+[$extra]}"
   cp "$wanted" .venv/installed-requirements.txt
   [ "$installed" = .venv/installed-requirements.txt ] || cp "$wanted" "$installed"
 fi

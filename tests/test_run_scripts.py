@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pangu.distributed.launch import free_port
+from pangu.foundation.processes import free_port
 from tests.conftest import REPOSITORY
 from tests.pangu import distributed_run
 

@@ -1,6 +1,7 @@
 """Who imports whom, and that planning and cleaning start without what only training needs."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -10,17 +11,43 @@ import pytest
 from tests.conftest import REPOSITORY
 
 PACKAGES = ("pangu", "parallel_strategy", "data_pipeline")
+SETTINGS_MODULES = ("settings", "yaml_document")
+# Modules that import MindSpore at once, and those that do when a function is called.
+ON_MINDSPORE = (
+    "pangu.model.", "pangu.training.", "pangu.distributed.", "pangu.device", "pangu.generation.mindspore_decoder",
+    "parallel_strategy.measure.mindspore_", "parallel_strategy.measure.worker", "parallel_strategy.mindspore.apply",
+    "data_pipeline.stages.pack",
+)  # fmt: skip
+WHEN_CALLED = ("pangu.commands.", "data_pipeline.commands.show", "parallel_strategy.mindspore.")
+
+
+@functools.cache
+def imports_of(file: Path) -> list[tuple[str, bool]]:
+    """(name, whether at the top of the module) of all that a file imports; `from a import b` counts as a and a.b."""
+    names = []
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    top = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names += [
+                (name, id(node) in top) for name in (node.module, *(f"{node.module}.{a.name}" for a in node.names))
+            ]
+    return names
 
 
 def imported_modules(file: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative import"
-            names.add(node.module or "")
-    return names
+    return {name for name, _ in imports_of(file)}
+
+
+@functools.cache
+def modules() -> dict[str, Path]:
+    """{name: file} of the three packages."""
+    files = [file for package in PACKAGES for file in sorted((REPOSITORY / package).rglob("*.py"))]
+    names = [".".join(file.relative_to(REPOSITORY).with_suffix("").parts) for file in files]
+    return {name.removesuffix(".__init__"): file for name, file in zip(names, files, strict=True)}
 
 
 def imports_of_package(package: str, prefix: str) -> list[tuple[str, str]]:
@@ -54,6 +81,54 @@ def test_parallel_strategy_imports_only_foundation() -> None:
 
 def test_data_pipeline_imports_only_foundation_and_the_tokenizer() -> None:
     assert imports_outside("data_pipeline", "pangu.foundation", "pangu.tokenizer") == []
+
+
+def test_the_tokenizer_imports_only_foundation() -> None:
+    assert imports_outside("pangu/tokenizer", "pangu.tokenizer", "pangu.foundation") == []
+
+
+def test_only_the_distributed_wing_imports_parallel_strategy_and_only_what_it_may() -> None:
+    for file, module in imports_of_package("pangu", "parallel_strategy"):
+        assert file.startswith("pangu/distributed/"), file
+        assert module.split(".")[1:2] in ([], ["mindspore"], ["spec"]), (file, module)
+
+
+def test_foundation_needs_no_heavy_library_and_pydantic_and_yaml_only_for_settings() -> None:
+    for file in (REPOSITORY / "pangu/foundation").glob("*.py"):
+        own = {name.split(".")[0] for name, is_top in imports_of(file) if is_top} - sys.stdlib_module_names - {"pangu"}
+        assert own <= ({"pydantic", "yaml"} if file.stem in SETTINGS_MODULES else set()), (file.name, own)
+
+
+def test_mindspore_is_imported_where_a_network_runs_on_it_and_nowhere_else() -> None:
+    for name, file in modules().items():
+        for module, is_top in imports_of(file):
+            if module.split(".")[0] == "mindspore":
+                assert name.startswith(ON_MINDSPORE if is_top else ON_MINDSPORE + WHEN_CALLED), name
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    known = modules()
+    # `from a import b` where a.b is a module is an import of a.b, not of a.
+    graph = {}
+    for name, file in known.items():
+        found = {module for module in imported_modules(file) if module in known} - {name}
+        graph[name] = {one for one in found if not any(other.startswith(f"{one}.") for other in found)}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"a circle: {' -> '.join((*path[path.index(name) :], name))}"
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_few_files_lie_loose_at_the_top_of_a_package(package: str) -> None:
+    assert len(list((REPOSITORY / package).glob("*.py"))) <= 8  # seven, and the door
 
 
 def test_pangu_imports_nothing_of_data_pipeline() -> None:

@@ -6,9 +6,12 @@ python -m data_pipeline explain recipe.yaml --out corpus
 import argparse
 from pathlib import Path
 
+from pangu.foundation.field_arguments import add_set
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("recipe", type=Path, help="recipe.yaml; `init` writes one")
+    add_set(parser, "clean.minimum_characters 20")
     parser.add_argument("--out", type=Path, required=True, help="the output directory of the run")
     parser.add_argument("--stage", help="this stage only")
 
@@ -18,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.recipe import Recipe
     from pangu.foundation.errors import UserError
 
-    recipe = Recipe.load(arguments.recipe)
+    recipe = Recipe.load(arguments.recipe, arguments.set)
     names = [stage.name for stage in recipe.stages]
     if arguments.stage is not None and arguments.stage not in names:
         raise UserError(f"--stage {arguments.stage}: the stages of {arguments.recipe} are {', '.join(names)}")

@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
+from pangu.foundation.atomic_file import whole_file
 from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
     else:
-        _write_whole(files, work, arguments.workers, Path(arguments.out), total)
+        with whole_file(Path(arguments.out)) as out:
+            _write(files, work, arguments.workers, out, total)
     seconds = time.monotonic() - began
     if arguments.json:
         summary = {
@@ -139,24 +141,6 @@ def _below(folder: str) -> Iterator[str]:
         for name in sorted(names):
             if name.lower().endswith(PAGE_ENDINGS + ARCHIVE_ENDINGS):
                 yield os.path.join(path, name)
-
-
-def _write_whole(files: list[str], work: Work, workers: int, path: Path, total: Outcome) -> None:
-    """The output appears under its name when it is complete, or not at all."""
-    from data_pipeline.engine.whole import sync_directory
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as out:
-            _write(files, work, workers, out, total)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
-        sync_directory(path.parent)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write(files: list[str], work: Work, workers: int, out: IO[bytes], total: Outcome) -> None:

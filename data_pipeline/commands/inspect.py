@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stage", help="the stage to look at (the last one with records)")
     parser.add_argument("--dropped", action="store_true", help="what the stage dropped, not what it kept")
     parser.add_argument("--reason", help="only what was dropped for this")
+    parser.add_argument("--source", help="only what is of this source")
     parser.add_argument("-n", "--number", type=int, default=3, help="records to show (3)")
     parser.add_argument("--skip", type=int, default=0, help="records to pass over first")
     parser.add_argument("--json", action="store_true", help="a JSON object a line, the whole text")
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) < 0:
             raise UserError(f"--{name} {getattr(arguments, name)}: nearest: 0")
     with reading(arguments.place):
-        found = records(_files(arguments), arguments.reason)
+        found = records(_files(arguments), arguments.reason, arguments.source)
         for row in itertools.islice(found, arguments.skip, arguments.skip + arguments.number):
             if arguments.json:
                 print(json.dumps(row, ensure_ascii=False))

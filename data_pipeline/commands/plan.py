@@ -8,9 +8,12 @@ import argparse
 import json
 from pathlib import Path
 
+from pangu.foundation.field_arguments import add_set
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("recipe", type=Path, help="recipe.yaml; `init` writes one")
+    add_set(parser, "clean.minimum_characters 20")
     parser.add_argument("--out", type=Path, required=True, help="the output directory of the run")
     parser.add_argument("--json", action="store_true")
 
@@ -20,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.engine.preview import preview
     from data_pipeline.recipe import Recipe
 
-    recipe = Recipe.load(arguments.recipe)
+    recipe = Recipe.load(arguments.recipe, arguments.set)
     states = preview(recipe, arguments.out)
     if arguments.json:
         print(json.dumps([state.as_dict() for state in states], ensure_ascii=False))

@@ -64,13 +64,14 @@ def stages_of(root: Path) -> list[Shards]:
     return found
 
 
-def records(files: tuple[Path, ...], reason: str | None = None) -> Iterator[dict[str, Any]]:
-    """The records of shards; with `reason` only those dropped for it."""
+def records(files: tuple[Path, ...], reason: str | None = None, source: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the records of shards; with `reason` only those dropped for it, with `source` only those of it."""
     for path in files:
         file = pq.ParquetFile(path)
         for batch in file.iter_batches(batch_size=64):
             for row in batch.to_pylist():
-                if reason is None or (row["drop_reason"] or "").partition(":")[0] == reason:
+                is_wanted = reason is None or (row["drop_reason"] or "").partition(":")[0] == reason
+                if is_wanted and source in (None, row["source"]):
                     yield row
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from data_pipeline.engine import tasks
+from data_pipeline.engine.heavy_rules import HeavyRules
 from data_pipeline.engine.manifest import Finished, Manifest
 from data_pipeline.engine.plan import PlannedStep, World, plan_step
 from data_pipeline.engine.pool import Job, Pool, describe_system_error
@@ -36,6 +37,8 @@ class Reporter(Protocol):
     def task_done(self, plan: PlannedStep, result: tasks.Result) -> None: ...
 
     def stage_finished(self, summary: "StageSummary") -> None: ...
+
+    def say(self, lines: Iterable[str]) -> None: ...
 
 
 class Engine(Protocol):
@@ -136,12 +139,17 @@ def _run_step(plan: PlannedStep, manifest: Manifest, engine: Engine, reporter: R
             _check_space(manifest.root)
             yield tasks.job(name, task.build())
 
+    heavy = HeavyRules(plan.stage.name, plan.stage.kind, manifest.root)
+    for row in plan.done.values() if plan.to_run else ():
+        heavy.add(row.counts)
     for job, result in engine.run(jobs()):
         task = by_name[job.name]
         row = Finished(task.name, task.key, result.outputs, result.counts, result.seconds)
         manifest.record(plan.name, row)
         rows[task.name] = row
         reporter.task_done(plan, result)
+        reporter.say(heavy.add(result.counts))
+    reporter.say(heavy.finish())
     _remove_orphans(plan, rows, manifest)
     return [rows[task.name] for task in plan.tasks]
 

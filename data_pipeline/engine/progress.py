@@ -1,4 +1,4 @@
-"""Shows a run: one live table on a terminal; elsewhere only what stages announce."""
+"""Shows a run: one live table on a terminal; elsewhere what stages announce, and a line every 10 seconds."""
 
 import sys
 import time
@@ -9,11 +9,10 @@ from data_pipeline.engine.local import StageSummary
 from data_pipeline.engine.plan import PlannedStep
 from data_pipeline.engine.tasks import Result
 from data_pipeline.recipe import Recipe
+from pangu.foundation.best_effort import warn
+from pangu.foundation.progress import LINE_SECONDS, STEADY_SECONDS, STEADY_SHARE, duration, is_terminal
 
 REFRESH_SECONDS = 0.25
-# before this much time, or this share of the work, a guess at the time left would only jump about
-STEADY_SECONDS = 1.0
-STEADY_SHARE = 0.01
 
 
 class Quiet:
@@ -27,13 +26,36 @@ class Quiet:
 
     def stage_finished(self, summary: StageSummary) -> None: ...
 
+    def say(self, lines: Iterable[str]) -> None: ...
+
 
 class Announcer(Quiet):
-    """Prints to stderr what a stage wants said before it goes on, and nothing else."""
+    """Prints to stderr what a stage wants said before it goes on, and every 10 seconds how far a step is."""
+
+    def step_started(self, plan: PlannedStep) -> None:
+        self.plan, self.progress = plan, Progress(sum(task.size for task in plan.to_run), time.monotonic())
+        self.sizes = {task.name: task.size for task in plan.to_run}
+        self.told = time.monotonic()
+
+    def tick(self, documents: int, size: int) -> None:
+        self.progress.tick(documents, size)
+        now = time.monotonic()
+        if now - self.told > LINE_SECONDS:
+            self.told = now
+            documents_done, rate, kept, left = self.progress.cells(now, _is_counted_in_rows(self.plan))
+            share = self.progress.share(_is_counted_in_rows(self.plan))
+            parts = [f"{share:.0%}", documents_done and f"{documents_done} documents", rate and f"{rate} MB/s"]
+            parts += [kept and f"{kept} kept", left and f"{left} left"]
+            warn(f"{self.plan.stage.name} {self.plan.step.name}: {', '.join(part for part in parts if part)}")
 
     def task_done(self, plan: PlannedStep, result: Result) -> None:
-        for line in result.counts.get("announcement", ()):
-            print(line, file=sys.stderr)
+        self.progress.task_done(size_of(self.sizes, result), result.counts)
+        self.say(result.counts.get("announcement", ()))
+
+    def say(self, lines: Iterable[str]) -> None:
+        """Print lines, each at once."""
+        for line in lines:
+            warn(line)
 
 
 class Progress:
@@ -72,6 +94,19 @@ class Progress:
             left = duration(seconds * (1 - share) / share)
         kept = f"{100 * self.kept / self.seen:.1f} %" if self.seen else ""
         return [f"{documents:,}" if documents else "", f"{size / 1e6 / seconds:.1f}" if size else "", kept, left]
+
+
+def size_of(sizes: dict[str, int], result: Result) -> int:
+    """Return the size of the task that left `result`: its files are called like it."""
+    if len(sizes) == 1:
+        return next(iter(sizes.values()))
+    for output in result.outputs:
+        stem = output.path.rpartition("/")[2].partition(".")[0]
+        # a reader's files carry the number of the shard behind the name of the task
+        for name in (stem, stem.rpartition("-")[0]):
+            if name in sizes:
+                return sizes[name]
+    return 0
 
 
 class LiveTable:
@@ -116,25 +151,13 @@ class LiveTable:
             self._draw()
 
     def task_done(self, plan: PlannedStep, result: Result) -> None:
-        self.progress.task_done(self._size_of(result), result.counts)
+        self.progress.task_done(size_of(self.sizes, result), result.counts)
         self.say(result.counts.get("announcement", ()))
 
     def stage_finished(self, summary: StageSummary) -> None:
         self.finished[summary.name] = summary
         self.current = None
         self._draw()
-
-    def _size_of(self, result: Result) -> int:
-        """The size of the task that left `result`: its files are called like it."""
-        if len(self.sizes) == 1:
-            return next(iter(self.sizes.values()))
-        for output in result.outputs:
-            stem = output.path.rpartition("/")[2].partition(".")[0]
-            # a reader's files carry the number of the shard behind the name of the task
-            for name in (stem, stem.rpartition("-")[0]):
-                if name in self.sizes:
-                    return self.sizes[name]
-        return 0
 
     def _draw(self) -> None:
         from rich.table import Table
@@ -175,13 +198,6 @@ def summary_cells(summary: StageSummary) -> list[str]:
     return [f"{summary.documents:,}", rate, f"{100 * summary.documents / summary.documents_in:.1f} %", note]
 
 
-def duration(seconds: float) -> str:
-    """`3:07` or `1:02:03`."""
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
 def reporter(recipe: Recipe) -> Any:
     """A live table where a person looks, else only what is announced; a context manager. What stages forecast is said
     first."""
@@ -191,4 +207,4 @@ def reporter(recipe: Recipe) -> Any:
 
     for line in forecast(recipe, recipe.path.parent):
         print(line, file=sys.stderr)
-    return LiveTable(recipe) if sys.stderr.isatty() else contextlib.nullcontext(Announcer())
+    return LiveTable(recipe) if is_terminal() else contextlib.nullcontext(Announcer())

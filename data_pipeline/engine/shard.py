@@ -99,7 +99,7 @@ class ShardWriter:
     def _close_file(self) -> None:
         assert self.writer is not None and self.file is not None
         self.writer.close()
-        self.outputs.append(self.file.commit(self.rows, self.role))
+        self.outputs.append(self.file.finish(self.rows, self.role))
         self.writer = self.file = None
 
 

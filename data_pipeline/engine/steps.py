@@ -11,7 +11,7 @@ or machine. A stage module holds `Settings` (a StageSettings) and `STEPS`; `data
 the modules."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +40,10 @@ class StageSettings(Section):
     """What a recipe may say about a stage. Everything has a default, and every field a `description` for `init`."""
 
     model_config = ConfigDict(validate_default=True)
+
+    def with_presets(self, preset: str | None, of_source: Mapping[str, str]) -> "StageSettings":
+        """Return these settings with the recipe's preset and those of its sources, for a stage that has presets."""
+        return self
 
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "StageSettings":
         """These settings with what the recipe says elsewhere filled in: `seed`, the order of the sources, relative

@@ -204,6 +204,8 @@ class _Split:
         self.schema = schema
         self.reasons: Counter[str] = Counter()
         self.dropped_bytes: Counter[str] = Counter()
+        self.documents_of: Counter[str] = Counter()
+        self.dropped_of: dict[str, Counter[str]] = {}
         self.kept_rows = self.kept_bytes = 0
 
     def __enter__(self) -> "_Split":
@@ -225,9 +227,16 @@ class _Split:
         self.kept_bytes += _text_bytes(kept)
         if reasons.null_count < batch.num_rows:
             dropped = batch.filter(pc.invert(keep))
-            for reason in dropped.column("drop_reason").to_pylist():
-                self.reasons[record.reason_class(reason)] += 1
+            rules = [record.reason_class(reason) for reason in dropped.column("drop_reason").to_pylist()]
+            self.reasons.update(rules)
+            self._count_sources(dropped.column("source"), rules)
             self.dropped.write(dropped)
+        for pair in pc.value_counts(batch.column("source")).to_pylist():
+            self.documents_of[pair["values"]] += pair["counts"]
+
+    def _count_sources(self, sources: pa.Array, rules: list[str]) -> None:
+        for source, rule in zip(sources.to_pylist(), rules, strict=True):
+            self.dropped_of.setdefault(source, Counter())[rule] += 1
 
     def result(self, bytes_in: int, start: float) -> Result:
         outputs = (*self.kept.close(), *self.dropped.close())
@@ -237,6 +246,13 @@ class _Split:
             "bytes_in": bytes_in,
             "bytes": self.kept_bytes,
             "dropped": dict(sorted(self.reasons.items())),
+            "by_source": {
+                source: {
+                    "documents_in": count,
+                    "dropped": dict(sorted(self.dropped_of.get(source, Counter()).items())),
+                }
+                for source, count in sorted(self.documents_of.items())
+            },
         }
         return Result(outputs, counts, time.perf_counter() - start)
 

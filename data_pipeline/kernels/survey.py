@@ -38,6 +38,16 @@ from data_pipeline.kernels.survey_flags import (
 
 _LINE_FEED = 10
 _HAN_BLOCKS = ((0x3007, 0x3008), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x323B0))
+_ALPHABETS = ((0x41, 0x5B), (0x61, 0x7B), (0xC0, 0xD7), (0xD8, 0xF7), (0xF8, 0x250), (0x370, 0x700), (0x900, 0xE80),
+              (0x1E00, 0x2000), (0xFF21, 0xFF3B), (0xFF41, 0xFF5B))  # fmt: skip
+_SYLLABLES = (
+    (0x1100, 0x1200),
+    (0x3041, 0x3097),
+    (0x30A1, 0x30FB),
+    (0x3131, 0x318F),
+    (0xAC00, 0xD7A4),
+    (0xFF66, 0xFF9E),
+)
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 # digits that may be a private number stand together, with no more than one other character between them
 _NUMBER_DIGITS = 5
@@ -75,6 +85,29 @@ def survey(
     lines = np.empty(longest // max(repeated_from, 1) + 2, np.uint64)
     _survey(data, offsets, classes, navigation.hashes, navigation.item, navigation.line, repeated_from, lines, flags)
     return flags
+
+
+def count_words(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Return int64[rows]: words of alphabets, and characters of other scripts than Chinese (kana, hangul).
+
+    A word is a run of letters and digits that begins with a letter; numbers are no words."""
+    data, offsets = text_buffers(column)
+    words = np.zeros(offsets.size - 1, np.int64)
+    _count_words(data, offsets, _word_classes(), words)
+    return words
+
+
+@lru_cache(maxsize=1)
+def _word_classes() -> np.ndarray:
+    """uint8[262144]: 1 a letter of an alphabet, 2 a digit or what joins parts of a word, 3 a word of its own."""
+    classes = np.zeros(TABLE_SIZE, np.uint8)
+    for first, end in _ALPHABETS:
+        classes[first:end] = 1
+    classes[0x30:0x3A] = 2
+    classes[[ord(mark) for mark in "_-.'’"]] = 2
+    for first, end in _SYLLABLES:
+        classes[first:end] = 3
+    return classes
 
 
 def measure(column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
@@ -215,3 +248,24 @@ def _measure(
             total += classes[code] if code < TABLE_SIZE else np.int64(1)
         characters[row] = total & np.int64(0xFFFFFFFF)
         han[row] = total >> np.int64(32)
+
+
+@compiled
+def _count_words(data: np.ndarray, offsets: np.ndarray, classes: np.ndarray, words: np.ndarray) -> None:
+    for row in range(offsets.size - 1):
+        position = np.uint64(offsets[row])
+        end = np.uint64(offsets[row + 1])
+        is_inside = False
+        count = np.int64(0)
+        while position < end:
+            code, position = decode(data, position)
+            kind = classes[code] if code < TABLE_SIZE else np.uint8(0)
+            if kind == 1 and not is_inside:
+                count += 1
+                is_inside = True
+            elif kind == 3:
+                count += 1
+                is_inside = False
+            elif kind == 0:
+                is_inside = False
+        words[row] = count

@@ -11,6 +11,7 @@ import numpy as np
 from data_pipeline.engine.whole import write_whole
 from data_pipeline.quality.curves import Quality, calibration_bins, curves
 from pangu.foundation.errors import UserError
+from pangu.foundation.page import page
 
 GOOD, BAD, CHOSEN = "#2171b5", "#d94801", "#31a354"
 
@@ -23,10 +24,7 @@ def draw(path: Path, title: str, name: str, scores: np.ndarray, labels: np.ndarr
     if path.suffix == ".html":
         write_whole(path, _page(title, scores, labels, measured, picture))
         return
-    try:
-        path.write_bytes(picture)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    write_whole(path, picture)
 
 
 def _picture(title: str, name: str, scores: np.ndarray, labels: np.ndarray, measured: Quality) -> bytes:
@@ -96,18 +94,11 @@ def _page(title: str, scores: np.ndarray, labels: np.ndarray, measured: Quality,
         chosen = ' class="chosen"' if threshold == measured.threshold else ""
         table += f"<tr{chosen}><td>{threshold:.3g}</td><td>{kept:.2%}</td><td>{passed:.2%}</td></tr>"
     image = base64.b64encode(picture).decode()
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; color: #222 }}
-img {{ max-width: 100% }} table {{ border-collapse: collapse; margin: 1rem 2rem 1rem 0; float: left }}
-td, th {{ padding: .15rem .8rem; border-bottom: 1px solid #ddd; text-align: right }}
-td:first-child {{ text-align: left }}
-.chosen {{ background: #e5f5e0 }}
-</style>
-<h1>{html.escape(title)}</h1>
-<img alt="curves" src="data:image/png;base64,{image}">
-<table><tr><th>figure</th><th>value</th></tr>{rows}</table>
-<table><tr><th>threshold</th><th>good kept</th><th>bad let through</th></tr>{table}</table>
-</html>
-"""
+    body = (
+        f"<main><h1>{html.escape(title)}</h1>"
+        f'<img alt="curves; the figures stand below" src="data:image/png;base64,{image}"><div class="side">'
+        f"<table><tr><th>figure</th><th>value</th></tr>{rows}</table>"
+        f"<table><tr><th>threshold</th><th>good kept</th><th>bad let through</th></tr>{table}</table></div></main>"
+    )
+    style = ".side { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: start } .chosen { font-weight: bold }"
+    return page(title, body, style=style)

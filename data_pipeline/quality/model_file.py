@@ -4,17 +4,16 @@ The fingerprint is the SHA-256 of everything else in the file, so a damaged mode
 name the model that judged them. Equal models have equal bytes.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pangu.foundation.errors import UserError
+from pangu.foundation.atomic_file import write_whole
+from pangu.foundation.errors import UserError, WriteError
 
 FORMAT_VERSION = 1
 _KEY = "pangu_quality"  # one key: safetensors writes several in no certain order
@@ -45,18 +44,11 @@ def save(path: Path, content: ModelContent) -> str:
     fingerprint = content.fingerprint
     header = {"version": FORMAT_VERSION, "kind": content.kind, "about": content.about, "fingerprint": fingerprint}
     data = to_bytes(content.arrays, {_KEY: json.dumps(header, sort_keys=True, ensure_ascii=False)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        raise WriteError(path, error) from error
+    write_whole(path, data)
     return fingerprint
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from data_pipeline.report import charts
 from data_pipeline.report.collect import Amounts, Cluster, Report, RuleSamples
 from data_pipeline.report.escape import excerpt, text
+from pangu.foundation.page import page
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 # what reasons mean, for a reader who does not know the rules
 _MEANINGS = {
     "too_short": "too little text",
@@ -52,14 +52,12 @@ def render(report: Report, amounts: Amounts) -> str:
     links = "".join(f'<a href="#{name}">{text(title)}</a>' for name, title, _ in sections[1:])
     body = "".join(f'<section id="{name}">{content}</section>' for name, _, content in sections)
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{text(report.name)} · corpus report</title><style>{style}</style></head>"
-        f"<body><nav><b>{text(report.name)}</b>{links}</nav><main>{body}</main>"
+    return page(
+        f"{report.name} · corpus report",
+        f"<nav><b>{text(report.name)}</b>{links}</nav><main>{body}</main>"
         "<footer>Made by <code>python -m data_pipeline report</code>. Samples are drawn by a hash of the document's "
-        "number: the same run gives the same page.</footer></body></html>\n"
+        "number: the same run gives the same page.</footer>",
+        style=style,
     )
 
 

@@ -18,26 +18,33 @@ import json
 import os
 import re
 import shutil
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from pangu.config import ModelConfig
-from pangu.formats.names import canonical_names
-from pangu.foundation.atomic_file import sync_directory, write_whole
+from pangu.formats.model_metadata import metadata_of
+from pangu.formats.safetensors_file import save_file
+from pangu.foundation.atomic_file import write_whole
+from pangu.foundation.best_effort import warn
+from pangu.foundation.directory import commit_directory, remove_directory
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
 
 STEP_NAME = re.compile(r"step-(\d{8,})")
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MODEL_FILE = "model.yaml"  # beside weights: the network
 SHARD, LAYOUTS = "checkpoint.safetensors", "strategy.ckpt"
 MOMENTS = ("adam_m.", "adam_v.")
+VERSION = 1
+
+
+class LaterVersion(UserError):
+    """A checkpoint that a later version of this project wrote: it is whole, and cannot be read here."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class TrainingState:
     overflows: int  # in a row
     tokens: int  # predictions counted in the loss so far
     heldout_loss: float | None  # of the evaluation at this step
+    skipped: int = 0  # updates that were not made: the schedule does not count them
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,12 @@ class Checkpoint:
     state: TrainingState
     model: ModelConfig
     train: dict
+    digests: dict[str, str]  # sha256 of each file
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The fingerprint of the tokenizer that its ids come from; None where an earlier version wrote it."""
+        return self.train.get("tokenizer")
 
     @property
     def is_sharded(self) -> bool:
@@ -116,7 +130,7 @@ def save(
     try:
         begin(final)
         digests = {
-            name: write_tensors(hidden(final) / name, tensors)
+            name: write_tensors(hidden(final) / name, tensors, metadata_of(model, train.get("tokenizer")))
             for name, tensors in ((WEIGHTS, weights), (OPTIMIZER, moments))
         }
         finish(final, state, model, train, digests)
@@ -136,9 +150,9 @@ def begin(final: Path) -> None:
     hidden(final).mkdir(parents=True)
 
 
-def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> str:
+def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
     """A file that is on the disk when this returns; its sha256."""
-    save_file(tensors, path)
+    save_file(tensors, path, metadata)
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return digest(path)
@@ -147,16 +161,14 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> str:
 def finish(final: Path, state: TrainingState, model: ModelConfig, train: dict, digests: dict[str, str]) -> None:
     """Give a checkpoint, all of whose tensors are on the disk, its description and its name."""
     description = {
-        "version": 1,
+        "version": VERSION,
         "state": asdict(state),
         "model": model.model_dump(mode="json"),
         "train": train,
         "sha256": digests,
     }
     write_whole(hidden(final) / STATE, dumps(description, indent=1).encode())
-    shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
-    hidden(final).rename(final)
-    sync_directory(final.parent)
+    commit_directory(hidden(final), final)  # in place of a damaged one of the same step
 
 
 def step_directories(run: Path) -> list[Path]:
@@ -165,7 +177,12 @@ def step_directories(run: Path) -> list[Path]:
     if not parent.is_dir():
         return []
     found = [path for path in parent.iterdir() if path.is_dir() and STEP_NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(directory: Path) -> int:
+    """Return the step that a checkpoint directory is named after."""
+    return int(directory.name.removeprefix("step-"))
 
 
 def open_checkpoint(directory: Path, verify: bool = True) -> Checkpoint:
@@ -176,6 +193,12 @@ def open_checkpoint(directory: Path, verify: bool = True) -> Checkpoint:
     path = directory / STATE
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
+        version = description["version"]
+        if isinstance(version, int) and version > VERSION:
+            raise LaterVersion(
+                f"{path}: was written by a later version of this project (form {version}, this one reads {VERSION}): "
+                "go on with that one"
+            )
         state = TrainingState(**description["state"])
         model = ModelConfig.from_fields(description["model"], str(path))
         train, digests = dict(description["train"]), dict(description["sha256"])
@@ -188,7 +211,7 @@ def open_checkpoint(directory: Path, verify: bool = True) -> Checkpoint:
             problems = [p for p in pool.map(lambda item: damage(directory / item[0], item[1]), digests.items()) if p]
         if problems:
             raise UserError("; ".join(problems))
-    return Checkpoint(directory, state, model, train)
+    return Checkpoint(directory, state, model, train, digests)
 
 
 def damage(file: Path, expected: str) -> str | None:
@@ -200,23 +223,36 @@ def damage(file: Path, expected: str) -> str | None:
     return None
 
 
-def whole_checkpoints(run: Path) -> Iterator[Checkpoint]:
-    """The whole checkpoints of a run, newest first; a damaged one is named on standard error and skipped."""
-    for directory in step_directories(run):
-        try:
-            yield open_checkpoint(directory)
-        except UserError as error:
-            print(f"warning: {error}; using the checkpoint before it", file=sys.stderr)
-
-
 def newest(run: Path) -> Checkpoint | None:
-    """The newest whole checkpoint of a run."""
-    return next(whole_checkpoints(run), None)
+    """Return the newest whole checkpoint of a run; None where there is no checkpoint at all.
+
+    A damaged one is named on standard error and skipped. Raises UserError where all are damaged, and for one that a
+    later version wrote: neither is a reason to begin anew.
+    """
+    problems = []
+    directories = step_directories(run)
+    for directory in directories:
+        try:
+            saved = open_checkpoint(directory)
+        except LaterVersion:
+            raise
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            warn(f"warning: {problem}; using {directory.name}, which is whole")
+        return saved
+    if problems:
+        raise UserError(
+            f"{run}: holds {len(problems)} checkpoint{'s' * (len(problems) > 1)}, none of which is whole: "
+            f"{'; '.join(problems)}; nothing was changed: repair one, or give another `out`, or --start-anew"
+        )
+    return None
 
 
 def remove_leftovers(run: Path) -> None:
     """Remove what an interrupted `save` left."""
-    for path in checkpoints_directory(run).glob(".step-*.tmp"):
+    for path in checkpoints_directory(run).glob(".step-*.tmp*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -235,25 +271,16 @@ def best(run: Path) -> Path | None:
     return min(directories, key=heldout_loss, default=None)
 
 
-def prune(run: Path, keep_last: int) -> None:
-    """Remove all but the newest `keep_last` checkpoints and the best."""
-    keep = {*step_directories(run)[:keep_last], best(run)}
-    for directory in step_directories(run):
+def prune(run: Path, keep_last: int, step: int) -> None:
+    """Remove all but the newest `keep_last` checkpoints up to this step, and the best.
+
+    Later ones are damaged, or the run would have gone on from there; they are overwritten when it reaches them.
+    """
+    reached = [path for path in step_directories(run) if step_of(path) <= step]
+    keep = {*reached[:keep_last], best(run)}
+    for directory in reached:
         if directory not in keep:
-            # Renamed first, so that a crash in the middle leaves a leftover and not half a checkpoint.
-            leftover = directory.with_name(f".{directory.name}.tmp")
-            shutil.rmtree(leftover, ignore_errors=True)
-            directory.rename(leftover)
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def load_weights(path: Path) -> dict[str, np.ndarray]:
-    """A .safetensors file, under the released names whichever spelling it has."""
-    try:
-        tensors = load_file(path)
-        return {ours: tensors[name] for name, ours in canonical_names(tensors).items()}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors: {error}") from None
+            remove_directory(directory)
 
 
 def none_whole(path: Path) -> UserError:
@@ -261,32 +288,16 @@ def none_whole(path: Path) -> UserError:
     return UserError(f"{path}: holds no whole checkpoint (a run directory, step-* directory or .safetensors file)")
 
 
-def load_for_inference(
-    path: Path | str, model: Path | str | None = None, tokenizer: Path | str | None = None
-) -> tuple[ModelConfig, dict[str, np.ndarray], Path | None]:
-    """Configuration, weights by released name, and the tokenizer's place (None where none is known).
+def meant_checkpoint(path: Path) -> Path:
+    """Return what a user means by a path: of a run its newest whole checkpoint, anything else as it is.
 
-    path: a run directory (its newest whole checkpoint), a checkpoint directory, or a .safetensors file; the last
-    needs `model` (a model.yaml or the name of a size) unless a model.yaml lies beside it.
+    Raises UserError where there is nothing, or a run without a whole checkpoint.
     """
-    from pangu.config import load_size
-
-    path = Path(path)
-    if path.is_dir():
-        checkpoint = open_checkpoint(path) if (path / STATE).is_file() else newest(path)
-        if checkpoint is None:
-            raise none_whole(path)
-        run = checkpoint.directory.parent.parent
-        found = Path(tokenizer) if tokenizer else run / "tokenizer"
-        config = load_size(str(model)) if model else checkpoint.model
-        weights = checkpoint.weights()
-    elif path.is_file():
-        beside = path.parent / "model.yaml"
-        if model is None and not beside.is_file():
-            raise UserError(f"{path}: give --model: a model.yaml or the name of a size")
-        config = load_size(str(model or beside))
-        found = Path(tokenizer) if tokenizer else path.parent / "tokenizer"
-        weights = load_weights(path)
-    else:
-        raise UserError(f"{path}: is neither a run or checkpoint directory nor a .safetensors file")
-    return config, weights, found if found.exists() else None
+    if not path.exists():
+        raise UserError(f"{path}: no such file or directory")
+    if path.is_file() or (path / STATE).is_file() or not checkpoints_directory(path).is_dir():
+        return path
+    found = newest(path)
+    if found is None:
+        raise none_whole(path)
+    return found.directory

@@ -4,43 +4,38 @@ Here is what is decided before anything is done, and how the result gets its nam
 everything is on the disk. `pangu.checkpoint.reshard_write` reads, cuts and writes.
 """
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from pangu.checkpoint import directory as checkpoint
-from pangu.checkpoint.directory import LAYOUTS, MOMENTS, OPTIMIZER, SHARD, STATE, WEIGHTS
+from pangu.checkpoint.directory import LAYOUTS, MODEL_FILE, MOMENTS, OPTIMIZER, SHARD, STATE, WEIGHTS
 from pangu.checkpoint.reshard_write import ShardFile, write_parameters
 from pangu.config import ModelConfig
 from pangu.distributed.shards import rank_folder, with_moments
 from pangu.formats import names
 from pangu.formats.data_types import TensorInfo
+from pangu.formats.mindspore_checkpoint import metadata_values
+from pangu.formats.model_metadata import TOKENIZER_KEY, metadata_of, model_in
+from pangu.formats.open_source import open_source
 from pangu.formats.parameter_layout import ParameterLayout
 from pangu.formats.safetensors_file import file_header
 from pangu.formats.shards import WholeShards, holds_shards
-from pangu.formats.source import FileSource, Source, open_source
+from pangu.formats.source import FileSource, Source
 from pangu.formats.strategy_checkpoint import encode_strategy, read_stages
 from pangu.foundation.atomic_file import sync_directory
+from pangu.foundation.directory import hidden_directory
 from pangu.foundation.errors import UserError
 
 Format = Literal["safetensors", "ckpt"]
 # {first rank of a pipeline stage: {parameter: layout}}
 Stages = Mapping[int, Mapping[str, ParameterLayout]]
-METADATA = {"format": "ms"}
-
-
-def model_of(path: Path) -> ModelConfig | None:
-    """The model of a training checkpoint; None for anything else, which does not say."""
-    if not (path / STATE).is_file():
-        return None
-    return checkpoint.open_checkpoint(path, verify=False).model
 
 
 def stages_of(paths: Sequence[Path], model: ModelConfig | None) -> Stages:
@@ -101,12 +96,16 @@ def join_files(path: Path, files: list[Path]) -> FileSource:
     """The tensors of several files as one source."""
     tensors: dict[str, TensorInfo] = {}
     places: dict[str, tuple[Path, int]] = {}
+    metadata: dict[str, str] = {}
     for file in files:
         part = open_source(file)
         assert isinstance(part, FileSource)
         tensors |= part.tensors
         places |= part.places
-    return FileSource(path, "training checkpoint", tensors, places)
+        metadata |= part.metadata
+    source = FileSource(path, "training checkpoint", tensors, places)
+    source.metadata = metadata
+    return source
 
 
 @dataclass(frozen=True)
@@ -127,6 +126,7 @@ class Plan:
     format: Format
     state: dict | None
     left_out: list[str]
+    model: ModelConfig | None = None  # the network; None where nothing says it
 
     def part(self, name: str, layout: ParameterLayout) -> TensorInfo:
         info = self.source.tensors[name]
@@ -143,7 +143,9 @@ class Plan:
         return sorted({name for target in self.targets for name, _, _ in target.tensors})
 
 
-def make_plan(source: Source, to: Stages | None, format: Format, weights_only: bool) -> Plan:
+def make_plan(
+    source: Source, to: Stages | None, format: Format, weights_only: bool, model: ModelConfig | None = None
+) -> Plan:
     """Decide what goes into which file. Raises UserError where the parameters do not fit the layout."""
     where = str(source.path)
     state_file = source.path / STATE
@@ -159,7 +161,7 @@ def make_plan(source: Source, to: Stages | None, format: Format, weights_only: b
     else:
         check_names(where, chosen, to)
         targets = rank_targets(chosen, source, to, format)
-    plan = Plan(source, targets, to, format, state, unusable)
+    plan = Plan(source, targets, to, format, state, unusable, model or model_in(source.metadata, where))
     for target in targets:
         for name, layout, _ in target.tensors:
             try:
@@ -241,6 +243,10 @@ def write_plan(plan: Plan, out: Path, advance: Callable[[int], None]) -> None:
             description = ShardFile(hidden / STATE, hashed=False)
             description.write([json.dumps(plan.state | {"sha256": digests}, indent=1).encode()])
             description.sync()
+        elif plan.model is not None and not single:
+            said = ShardFile(hidden / MODEL_FILE, hashed=False)
+            said.write([plan.model.dump().encode()])
+            said.sync()
         for folder in sorted({file.path.parent for file in files.values()}, reverse=True):
             sync_directory(folder)
         os.rename(hidden / out.name if single else hidden, out)
@@ -250,10 +256,14 @@ def write_plan(plan: Plan, out: Path, advance: Callable[[int], None]) -> None:
 def write_tensors(plan: Plan, files: Mapping[str, ShardFile], is_ckpt: bool, advance: Callable[[int], None]) -> None:
     """Each parameter in turn, to every file that has a part of it."""
     wanted: dict[str, list[tuple[ShardFile, ParameterLayout, tuple[int, ...]]]] = {name: [] for name in plan.order}
+    metadata = metadata_of(plan.model, plan.source.metadata.get(TOKENIZER_KEY))
     for target in plan.targets:
         if not is_ckpt:
             header = [(name, plan.part(name, layout)) for name, layout, _ in target.tensors]
-            files[target.path].write([file_header(header, METADATA)])
+            files[target.path].write([file_header(header, metadata)])
+        elif not target.path:
+            # In a single file only: MindSpore's own functions for shards do not expect a string among the tensors.
+            files[target.path].write([metadata_values(metadata)])
         for name, layout, cell in target.tensors:
             wanted[name].append((files[target.path], layout, cell))
     write_parameters(plan.source, wanted, is_ckpt, advance)
@@ -271,27 +281,3 @@ def check_output(plan: Plan, out: Path) -> None:
     free = shutil.disk_usage(out.parent).free
     if free < plan.nbytes:
         raise UserError(f"{out}: needs {plan.nbytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there")
-
-
-@contextmanager
-def hidden_directory(out: Path) -> Iterator[Path]:
-    """An empty directory beside the result; removed at the end, unless it has become the result. One at a time."""
-    hidden = out.with_name(f".{out.name}.partial")
-    try:
-        hidden.mkdir(exist_ok=True)
-        descriptor = os.open(hidden, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: is being written by another process") from None
-        for left in hidden.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        try:
-            yield hidden
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
-    finally:
-        os.close(descriptor)

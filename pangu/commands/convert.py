@@ -5,29 +5,48 @@
   safetensors           a file, or a directory or index of several; our names or the PyTorch port's
   PyTorch               pytorch_model.bin, or a directory or index of several (PyTorch itself is not needed)
 
+  a run of ours         its directory (the newest whole checkpoint), or a step-* directory
+
+The output says its whole network: in the safetensors header, in the .ckpt as a string, and with --model-yaml in a file.
 The input is only ever read. The output appears when it is whole, and its SHA-256 is printed.
 
 python -m pangu convert checkpoint_file/ --strategy strategy.ckpt --to safetensors --out pangu-2.6B.safetensors
 python -m pangu convert pangu-2.6B.safetensors --to mindspore --out pangu-2.6B.ckpt --dtype fp16
 python -m pangu convert pytorch_model.bin --to safetensors --out model.safetensors --model-yaml
+python -m pangu convert pangu-2.6B.safetensors --to safetensors --out pangu-2.6B-int8.safetensors --quantize int8
+
+--quantize writes int8 or int4 matrices that `generate` computes with as they are; such a file as INPUT is converted
+back to full precision.
 """
 
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from pangu.config import ModelConfig
+import numpy as np
+
+from pangu.checkpoint.directory import MODEL_FILE, STATE, meant_checkpoint
+from pangu.checkpoint.weights import model_of, open_weights
+from pangu.config import ModelConfig, load_size
 from pangu.formats.conversion import SUFFIXES, Plan, make_plan
-from pangu.formats.source import Source, open_source
+from pangu.formats.open_source import open_source
+from pangu.formats.source import Source
 from pangu.formats.write_output import WholeFile, check_output, write_output
 from pangu.foundation.errors import UserError
+from pangu.foundation.progress import Progress
+from pangu.quantization.convert_quantized import calibration_ids, in_full_precision, write_quantized
+from pangu.quantization.layers import stored_tensors
+from pangu.quantization.quantized_file import METADATA, Quantization
 
-MODEL_FILE = "model.yaml"
+NETWORK_WORDS = {
+    "assumed": "activation, final norm and types are those of the released models: the weights say nothing of them",
+    "not known": "heads, activation and types are not known, and the output does not say them: give --model",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=["fp32", "fp16", "bf16"], help="convert all weights (default: keep their types)")
     add("--keep-optimizer", action="store_true", help="also adam_m.* and adam_v.*, where the input has them")
     add("--names", choices=["released", "master"], default="released", help="of the embeddings in a MindSpore file")
+    add("--quantize", choices=["int8", "int4-g32"], help="the large matrices as small numbers (--to safetensors)")
+    add("--method", choices=["rtn", "gptq", "smooth"], help="of --quantize (default rtn: round to nearest)")
+    add("--calibrate", type=Path, metavar="CORPUS", help="packed corpus whose rows gptq and smooth look at")
+    add("--calibration-rows", type=int, default=128, metavar="N", help="of the training split (default 128)")
     add("--model-yaml", action="store_true", help=f"also write {MODEL_FILE} beside the output")
-    add("--heads", type=int, metavar="N", help=f"for {MODEL_FILE}, where the sizes are of no known model")
+    add("--model", metavar="MODEL", help="model.yaml or size of weights that do not say their network themselves")
+    add("--heads", type=int, metavar="N", help="of weights that do not say it; the rest is as in the released models")
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--dry-run", action="store_true", help="check the input, list what would be written, write nothing")
     add("--json", action="store_true", help="print the summary as JSON")
@@ -55,28 +79,74 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{out}: --to {arguments.to} writes a {SUFFIXES[arguments.to]} file")
     if arguments.names == "master" and arguments.to != "mindspore":
         raise UserError("--names master goes with --to mindspore")
-    with open_source(arguments.input, arguments.strategy, arguments.embeddings) as source:
+    check_quantize(arguments)
+    arguments.input = meant_checkpoint(arguments.input)
+    with open_input(arguments) as source:
         return convert(source, arguments)
+
+
+def check_quantize(arguments: argparse.Namespace) -> None:
+    """Raise UserError where options of --quantize contradict one another."""
+    if not arguments.quantize:
+        wrong = "--method" if arguments.method else "--calibrate" if arguments.calibrate else None
+        if wrong:
+            raise UserError(f"{wrong} goes with --quantize")
+        return
+    arguments.method = arguments.method or "rtn"
+    if arguments.to != "safetensors":
+        raise UserError("--quantize writes --to safetensors")
+    for flag in ("dtype", "keep_optimizer"):
+        if getattr(arguments, flag):
+            raise UserError(f"--{flag.replace('_', '-')} does not go with --quantize")
+    if (arguments.method == "rtn") != (arguments.calibrate is None):
+        raise UserError("--method gptq and smooth need --calibrate CORPUS, and rtn looks at no corpus")
+    if arguments.calibration_rows < 1:
+        raise UserError("--calibration-rows must be at least 1")
+
+
+def open_input(arguments: argparse.Namespace) -> Source:
+    """Open what is to be converted: a checkpoint of a run is compared with its checksums."""
+    if (arguments.input / STATE).is_file():
+        if arguments.strategy or arguments.embeddings:
+            raise UserError("--strategy and --embeddings: a checkpoint of a run says itself how it is split")
+        return open_weights(arguments.input)
+    source = open_source(arguments.input, arguments.strategy, arguments.embeddings)
+    if arguments.quantize and METADATA in source.metadata:
+        raise UserError(f"{source.path}: is quantised already; convert the weights in full precision")
+    return in_full_precision(source)
 
 
 def convert(source: Source, arguments: argparse.Namespace) -> int:
     out = arguments.out
-    plan = make_plan(source, arguments.to, arguments.dtype, arguments.keep_optimizer, arguments.names == "master")
-    config = plan.shape.config(arguments.heads, plan.final_norm) if arguments.model_yaml else None
-    summary = describe(plan)
+    said = load_size(arguments.model) if arguments.model else model_of(arguments.input, source)
+    master_names = arguments.names == "master"
+    plan = make_plan(source, arguments.to, arguments.dtype, arguments.keep_optimizer, master_names, said)
+    plan = with_network(plan, arguments)
+    config = plan.model if arguments.model_yaml else None
+    quantization = Quantization.of(arguments.quantize, arguments.method) if arguments.quantize else None
+    summary, total = describe(plan), plan.nbytes
+    if quantization:
+        stored = [info for _, info in stored_tensors(plan.shape, quantization)]
+        total = sum(info.nbytes for info in stored)
+        dtypes = sorted({info.data_type.name for info in stored if info.data_type})
+        summary |= {"quantization": quantization.dump(), "tensors": len(stored), "dtypes": dtypes}
     if out is not None:
         check_output(out, plan, arguments.overwrite)
-        if config is not None:
+        if arguments.model_yaml:
             check_model_file(out.parent / MODEL_FILE, arguments.overwrite)
     if arguments.dry_run:
         report_dry_run(plan, summary, arguments.json)
         return 0
     started = time.monotonic()
-    with progress_bar(plan.nbytes, out.name) as advance:
-        size, checksum = write_output(plan, out, advance)
+    with progress_bar(total, out.name) as advance:
+        if quantization:
+            ids = sample_rows(arguments.calibrate, arguments.calibration_rows, plan)
+            size, checksum = write_quantized(plan, quantization, out, ids, advance)
+        else:
+            size, checksum = write_output(plan, out, advance)
     seconds = time.monotonic() - started
     summary |= {"output": str(out), "bytes": size, "sha256": checksum, "seconds": round(seconds, 3)}
-    if config is not None:
+    if arguments.model_yaml and config is not None:
         write_model_file(config, out.parent / MODEL_FILE)
         summary["model_yaml"] = str(out.parent / MODEL_FILE)
     if arguments.json:
@@ -84,6 +154,36 @@ def convert(source: Source, arguments: argparse.Namespace) -> int:
     else:
         print_summary(summary)
     return 0
+
+
+def sample_rows(corpus: Path | None, count: int, plan: Plan) -> np.ndarray | None:
+    """The first rows of a packed corpus's training split, int [rows, tokens]."""
+    if corpus is None:
+        return None
+    if plan.model is None:
+        raise UserError("--calibrate needs the network: give --model, a model.yaml or the name of a size")
+    from pangu.training.data import PackedData  # only here, for it reads with MindSpore
+
+    split = PackedData.load(corpus).split("train")
+    batches = list(split.read(np.arange(min(count, split.samples)), 32))
+    return calibration_ids(np.concatenate(batches), plan.model, str(corpus))
+
+
+def with_network(plan: Plan, arguments: argparse.Namespace) -> Plan:
+    """Return the plan with the network of weights that do not say it: of a known size, or as --heads completes it.
+
+    Raises UserError where it must be known and is not, and where --heads contradicts what is known.
+    """
+    if plan.model is not None:
+        if arguments.heads not in (None, plan.model.num_heads):
+            raise UserError(f"--heads {arguments.heads}: the model has {plan.model.num_heads}; leave it out")
+        return plan
+    try:
+        return replace(plan, model=plan.shape.config(arguments.heads, plan.final_norm), is_assumed=True)
+    except UserError:
+        if arguments.model_yaml or arguments.heads is not None:
+            raise
+        return plan
 
 
 def describe(plan: Plan) -> dict[str, object]:
@@ -105,6 +205,8 @@ def describe(plan: Plan) -> dict[str, object]:
             "query_layer": shape.query_layer,
             "final_norm": plan.final_norm,
         },
+        "network": "not known" if plan.model is None else "assumed" if plan.is_assumed else "known",
+        "config": plan.model.model_dump(mode="json") if plan.model else None,
         "left_out": plan.left_out,
     }
 
@@ -145,23 +247,17 @@ def print_summary(summary: dict) -> None:
         print(f"wrote    {summary['output']}: {summary['tensors']} tensors, {'/'.join(summary['dtypes'])}, ", end="")
         print(f"{summary['bytes']:,} bytes in {summary['seconds']:.1f} s ({rate:,.0f} MB/s)")
         print(f"sha256   {summary['sha256']}")
+    if summary["network"] != "known":
+        print(f"network  {NETWORK_WORDS[summary['network']]}")
     if "model_yaml" in summary:
         print(f"wrote    {summary['model_yaml']}")
 
 
 @contextmanager
 def progress_bar(total: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A bar with the rate and the time left, where standard error is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda count: progress.advance(task, count)
+    """Show the rate and the time left."""
+    with Progress(label, total, unit="bytes") as progress:
+        yield progress.advance
 
 
 def check_model_file(path: Path, overwrite: bool) -> None:

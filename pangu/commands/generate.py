@@ -4,143 +4,206 @@
     python -m pangu generate runs/tiny/checkpoints/step-00000100 --file prompts.txt --json
     python -m pangu generate weights.safetensors --model 2.6B --tokenizer tokenizer/ --interactive
 
-CHECKPOINT is a run directory (its newest whole checkpoint), a checkpoint directory, or a .safetensors file with --model
-and --tokenizer. A sequence ends with the tokenizer's end of a document, with --stop or --stop-id, or after
---max-new-tokens. The same seed and prompt give the same text, alone or among others.
+CHECKPOINT is a run directory (its newest whole checkpoint), a checkpoint directory, or weights of any form; --model and
+--tokenizer say what does not lie with them. A sequence ends with the tokenizer's end of a document, with --stop or
+--stop-id, or after --max-new-tokens. The same seed and prompt give the same text, alone or among others; without --seed
+every text is drawn anew. FILE has a prompt a line, or is a .jsonl of {"prompt": …} with options of its own:
+docs/generation.md. Ctrl-C ends the text that is being written, not the interactive session.
 """
 
 import argparse
-import json
+import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pangu.foundation.errors import UserError
+from pangu.foundation.json_text import dumps
 
 if TYPE_CHECKING:
     from pangu.generation import GenerationOptions, Generator
+    from pangu.generation.requests import Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="run directory, checkpoint directory, or .safetensors file")
+    parser.add_argument("checkpoint", help="run, checkpoint, or weights of any form (.safetensors, .ckpt, .bin)")
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="may be given several times")
-    prompts.add_argument("--file", metavar="FILE", help="text file with a prompt a line; - is standard input")
+    prompts.add_argument("--file", metavar="FILE", help="a prompt a line, or .jsonl; - is standard input")
     prompts.add_argument("--interactive", action="store_true", help="a prompt a line, as typed, until end of input")
+    parser.add_argument("--conversation", action="store_true", help="interactive: each text goes on from all before")
+    parser.add_argument("--charset", metavar="NAME", help="of the file, e.g. gb18030 (default: UTF-8, or as marked)")
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="texts for each prompt")
     parser.add_argument("--model", help="model.yaml or the name of a size, for a .safetensors file")
     parser.add_argument("--tokenizer", help="tokenizer directory or .model file (default: the run's)")
     parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N")
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0: greedy (default 0.8)")
     parser.add_argument("--top-k", type=int, default=40, metavar="K", help="0: no limit (default 40)")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="1: no limit (default)")
+    parser.add_argument("--min-p", type=float, default=0.0, metavar="P", help="at least this part of the likeliest")
+    parser.add_argument("--no-repeat-ngram", type=int, default=0, metavar="N", help="no N tokens in a row twice")
     parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="prompt and new tokens")
     parser.add_argument("--frequency-penalty", type=float, default=0.0, metavar="X", help="new tokens, per occurrence")
     parser.add_argument("--presence-penalty", type=float, default=0.0, metavar="X", help="new tokens, once")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
     parser.add_argument("--stop-id", action="append", type=int, default=[], metavar="ID", help="repeatable")
     parser.add_argument("--ignore-end", action="store_true", help="do not stop at the end of a document")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, metavar="N", help="of the random numbers (default: another each time)")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="prompts at a time")
     overflow = parser.add_mutually_exclusive_group()
     overflow.add_argument("--truncate", action="store_true", help="cut a prompt from the left where it does not fit")
     overflow.add_argument("--slide", action="store_true", help="write on beyond the context, forgetting its older half")
-    parser.add_argument("--json", action="store_true", help="a JSON object a line: prompt, text, ids, finish")
-    parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], help="default: fp32 on a CPU, else the model's")
+    parser.add_argument("--json", action="store_true", help="a JSON object a line: prompt, text, ids, finish, seed")
+    parser.add_argument("--logprobs", action="store_true", help="with --json: log-probability of each new token")
+    parser.add_argument("--engine", choices=["compiled", "mindspore"], help="default: compiled on a CPU")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the compiled engine (default: one a core)")
+    parser.add_argument(
+        "--dtype",
+        choices=["fp32", "fp16", "bf16"],
+        help="of the weights (default: as stored; mindspore: fp32 on a CPU)",
+    )
     parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], default="CPU")
 
 
-def read_prompts(path: str) -> list[str]:
-    """The lines of a file that are not blank."""
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    prompts = [line for line in text.splitlines() if line.strip()]
-    if not prompts:
-        raise UserError(f"{path}: holds no prompt: write one a line")
-    return prompts
+def options_of(arguments: argparse.Namespace) -> "GenerationOptions":
+    """Return what the command line asks for; a seed is drawn where none is given. Raises UserError."""
+    from pangu.generation import GenerationOptions
+
+    if arguments.logprobs and not arguments.json:
+        raise UserError("--logprobs: goes with --json")
+    if arguments.conversation and not arguments.interactive:
+        raise UserError("--conversation: goes with --interactive")
+    if arguments.samples < 1:
+        raise UserError(f"--samples {arguments.samples}: must be at least 1")
+    if arguments.charset and not arguments.file:
+        raise UserError("--charset: goes with --file")
+    return GenerationOptions(
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        min_p=arguments.min_p,
+        repetition_penalty=arguments.repetition_penalty,
+        frequency_penalty=arguments.frequency_penalty,
+        presence_penalty=arguments.presence_penalty,
+        no_repeat_ngram=arguments.no_repeat_ngram,
+        stop_ids=tuple(arguments.stop_id),
+        stop_strings=tuple(arguments.stop),
+        seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
+        overflow="truncate" if arguments.truncate else "slide" if arguments.slide else "refuse",
+        logprobs=arguments.logprobs,
+    )
 
 
-def typed_lines() -> Iterator[str]:
-    """Lines from standard input, with a mark where somebody types them."""
-    while True:
-        if sys.stdin.isatty():
-            print("> ", end="", file=sys.stderr, flush=True)
-        try:
-            line = sys.stdin.readline()
-        except UnicodeDecodeError as error:
-            raise UserError(f"standard input: is not UTF-8: {error}") from None
-        if not line:
-            return
-        if line.strip():
-            yield line.rstrip("\r\n")
+def rows_of(arguments: argparse.Namespace) -> list[dict] | None:
+    """Return the prompts, with options of their own; None for an interactive session. Raises UserError."""
+    from pangu.generation.requests import read_file, rows_of_prompts
+
+    if arguments.prompt is not None:
+        return rows_of_prompts(arguments.prompt)
+    if arguments.file is None:
+        return None
+    content = sys.stdin.buffer.read() if arguments.file == "-" else None
+    return read_file(arguments.file, arguments.charset, content)
 
 
-def answer(generator: "Generator", prompts: Sequence[str], options: "GenerationOptions", as_json: bool) -> None:
-    """Print every prompt with its continuation, in order; a single one as it comes."""
+def answer(generator: "Generator", requests: Sequence["Request"], as_json: bool) -> list[str]:
+    """Print every prompt with its continuation, in order, a single one as it comes; return the continuations."""
     assert generator.tokenizer
-    ids = [[int(token) for token in row] for row in generator.tokenizer.encode_batch(list(prompts))]
-    pieces = generator.stream(ids, options)
-    if len(prompts) == 1 and not as_json:
-        print(prompts[0], end="", flush=True)
+    ids = [[int(token) for token in row] for row in generator.tokenizer.encode_batch([r.prompt for r in requests])]
+    pieces = generator.stream(ids, [request.options for request in requests])
+    if len(requests) == 1 and not as_json:
+        print(requests[0].prompt, end="", flush=True)
+        text = ""
         for piece in pieces:
+            text += piece.text
             print(piece.text, end="", flush=True)
         print()
-        return
-    texts, finished = [""] * len(prompts), [""] * len(prompts)
-    new_ids: list[list[int]] = [[] for _ in prompts]
+        return [text]
+    texts, finished = [""] * len(requests), [""] * len(requests)
+    new_ids: list[list[int]] = [[] for _ in requests]
+    logprobs: list[list[float | None]] = [[] for _ in requests]
     printed = 0
     for piece in pieces:
         texts[piece.sequence] += piece.text
         if piece.token_id is not None:
             new_ids[piece.sequence].append(piece.token_id)
+            logprobs[piece.sequence].append(piece.logprob)
         finished[piece.sequence] = piece.finish or ""
-        while printed < len(prompts) and finished[printed]:
-            prompt, text = prompts[printed], texts[printed]
+        while printed < len(requests) and finished[printed]:
+            request, text = requests[printed], texts[printed]
             if as_json:
-                row = {"prompt": prompt, "text": text, "ids": new_ids[printed], "finish": finished[printed]}
-                print(json.dumps(row, ensure_ascii=False), flush=True)
+                row = {"prompt": request.prompt, "text": text, "ids": new_ids[printed], "finish": finished[printed]}
+                print(dumps(row | told_of(request, logprobs[printed]), ensure_ascii=False), flush=True)
             else:
-                print(f"{prompt}{text}\n", flush=True)
+                print(f"{request.prompt}{text}\n", flush=True)
             printed += 1
+    return texts
+
+
+def told_of(request: "Request", logprobs: Sequence[float | None]) -> dict[str, object]:
+    """Return what an answer says beside the text: how to draw it again, and what was asked for."""
+    options = request.options
+    told: dict[str, object] = {"seed": options.seed}
+    if options.sample:
+        told["sample"] = options.sample
+    if options.logprobs:
+        told["logprobs"] = list(logprobs)
+    if request.identity is not None:
+        told["id"] = request.identity
+    return told
+
+
+def load_generator(arguments: argparse.Namespace) -> "Generator":
+    """Return the model that is asked for, with a tokenizer. Raises UserError."""
+    engine, dtype = arguments.engine, arguments.dtype
+    if arguments.device != "CPU":
+        if engine == "compiled":
+            raise UserError(f"--engine compiled is for a CPU, not for {arguments.device}: take --engine mindspore")
+        engine = "mindspore"
+    if engine == "mindspore":
+        if arguments.threads is not None:
+            raise UserError("--threads is of the compiled engine; MindSpore takes one a core")
+        from pangu.device import use_device  # takes seconds to import, and the compiled engine does without
+
+        use_device(arguments.device)
+        dtype = dtype or ("fp32" if arguments.device == "CPU" else None)
+    from pangu.generation import Generator
+
+    generator = Generator.load(
+        arguments.checkpoint,
+        arguments.model,
+        arguments.tokenizer,
+        dtype,
+        arguments.batch_size,
+        engine,
+        arguments.threads,
+    )
+    if generator.tokenizer is None:
+        raise UserError(f"{arguments.checkpoint}: no tokenizer lies beside it: give --tokenizer")
+    return generator
 
 
 def run(arguments: argparse.Namespace) -> int:
-    prompts = arguments.prompt or (read_prompts(arguments.file) if arguments.file else None)
-    dtype = arguments.dtype or ("fp32" if arguments.device == "CPU" else None)
+    from pangu.generation.requests import Request, requests_of
 
-    from pangu.device import use_device
-
-    use_device(arguments.device)
-    from pangu.generation import GenerationOptions, Generator
-
-    stop_ids = tuple(arguments.stop_id)
-    options = GenerationOptions(
-        max_new_tokens=arguments.max_new_tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        repetition_penalty=arguments.repetition_penalty,
-        frequency_penalty=arguments.frequency_penalty,
-        presence_penalty=arguments.presence_penalty,
-        stop_ids=stop_ids,
-        stop_strings=tuple(arguments.stop),
-        seed=arguments.seed,
-        overflow="truncate" if arguments.truncate else "slide" if arguments.slide else "refuse",
-    )
-    generator = Generator.load(arguments.checkpoint, arguments.model, arguments.tokenizer, dtype, arguments.batch_size)
-    if generator.tokenizer is None:
-        raise UserError(f"{arguments.checkpoint}: no tokenizer lies beside it: give --tokenizer")
+    options, rows, is_varied = options_of(arguments), rows_of(arguments), arguments.seed is None
+    if rows is not None:
+        requests_of(rows, options, arguments.samples, is_varied)  # mistakes before the weights are read
+    generator = load_generator(arguments)
     if not arguments.ignore_end:
-        options = replace(options, stop_ids=(*stop_ids, generator.tokenizer.special.end_of_document))
-    if prompts is not None:
-        answer(generator, prompts, options, arguments.json)
+        assert generator.tokenizer
+        options = replace(options, stop_ids=(*options.stop_ids, generator.tokenizer.special.end_of_document))
+    if rows is not None:
+        answer(generator, requests_of(rows, options, arguments.samples, is_varied), arguments.json)
         return 0
-    for line in typed_lines():
-        try:
-            answer(generator, [line], options, arguments.json)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+    from pangu.generation.session import converse
+
+    def answer_line(prompt: str) -> str:
+        seed = secrets.randbits(32) if is_varied else options.seed
+        requests = [Request(prompt, replace(options, seed=seed, sample=n)) for n in range(arguments.samples)]
+        return answer(generator, requests, arguments.json)[0]
+
+    converse(answer_line, arguments.conversation)
     return 0

@@ -16,17 +16,16 @@ import shlex
 import sys
 from pathlib import Path
 
+from pangu.commands.train import FLAGS, check_own_run
 from pangu.config import TrainConfig
 from pangu.foundation.errors import UserError
-
-OVERRIDES = ("data", "out", "model", "steps", "start_from", "device")
+from pangu.foundation.field_arguments import add_flags, add_set, changes_of, words_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="train.yaml (python -m pangu init writes one)")
     parser.add_argument("--strategy", help="strategy.yaml: how the run is laid over devices")
     parser.add_argument("--workers", type=int, help="processes, where there is no strategy: data parallelism")
-    parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], help="instead of the file's `device`")
     parser.add_argument("--nodes", type=int, default=1, help="computers that take part")
     parser.add_argument("--node-rank", type=int, default=0, help="the number of this one")
     parser.add_argument("--master", default="127.0.0.1", help="address of node 0")
@@ -41,28 +40,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="without a sign of life before all are stopped and started again; 0: for ever (default 1800)",
     )
-    parser.add_argument("--data", help="instead of the file's `data`")
-    parser.add_argument("--out", help="instead of the file's `out`")
-    parser.add_argument("--model", help="instead of the file's `model`")
-    parser.add_argument("--steps", type=int, help="instead of the file's `steps`")
-    parser.add_argument("--start-from", help="instead of the file's `start_from`")
+    add_flags(parser, TrainConfig, FLAGS)
+    add_set(parser, "learning_rate.peak 3e-4")
+    parser.add_argument("--start-anew", action="store_true", help="from step 0; what is in `out` is put aside")
     parser.add_argument("--dry-run", action="store_true", help="say what would be checked and started, and do nothing")
     parser.add_argument("--json", action="store_true", help="the dry run as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pangu.distributed.launch import MANY_NODES_PORT, Nodes, free_port, plan_launch
+    from pangu.distributed.launch import MANY_NODES_PORT, Nodes, plan_launch
+    from pangu.foundation.processes import free_port
 
-    config = TrainConfig.load(arguments.config)
-    changes = {name: getattr(arguments, name) for name in OVERRIDES if getattr(arguments, name) is not None}
-    config = TrainConfig.from_fields(config.model_dump() | changes, "command line")
+    changes = changes_of(arguments, TrainConfig, FLAGS)
+    config = TrainConfig.load(arguments.config, changes)
+    check_own_run(Path(arguments.config), config, arguments.out)
     if (arguments.workers is not None and arguments.workers < 1) or arguments.nodes < 1:
         raise UserError("--workers and --nodes must be at least 1")
     if arguments.restarts < 0 or arguments.stall < 0:
         raise UserError("--restarts and --stall must be at least 0")
-    program = ["-m", "pangu", "train", arguments.config]
-    for name, value in changes.items():
-        program += [f"--{name.replace('_', '-')}", str(value)]
+    program = ["-m", "pangu", "train", arguments.config, *words_of(changes)]
     if arguments.strategy:
         program += ["--strategy", arguments.strategy]
     port = arguments.port or (MANY_NODES_PORT if arguments.nodes > 1 else free_port())
@@ -91,5 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
     if problems:
         raise UserError(f"{problems[0].what}: {problems[0].problem}")
     from pangu.distributed.supervise import Supervisor
+
+    if arguments.start_anew and arguments.node_rank == 0:
+        # Here and not in the processes, which are started again when one dies.
+        from pangu.training.run_directory import lock, put_aside
+
+        with lock(Path(config.out)):
+            put_aside(Path(config.out))
 
     return Supervisor(launch, Path(config.out), arguments.restarts, arguments.stall).run()

@@ -20,7 +20,7 @@ from pangu.foundation.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model.yaml, or the name of a size")
-    parser.add_argument("--weights", required=True, help="safetensors file")
+    parser.add_argument("--weights", required=True, help="a run, a checkpoint, or weights of any form")
     parser.add_argument("--ids", required=True, help=".npy file, int [B, S]")
     parser.add_argument("--out", required=True, help=".npy file to write, float32 [B, S, V]")
     parser.add_argument("--eod", type=int, help="id that ends a document")
@@ -52,16 +52,18 @@ def run(arguments: argparse.Namespace) -> int:
         config = config.model_copy(update={"compute_dtype": arguments.dtype})
     ids = read_ids(arguments.ids, config.vocab_size, config.seq_length)
 
-    from pangu.checkpoint.directory import load_weights
+    from pangu.checkpoint.directory import meant_checkpoint
+    from pangu.checkpoint.weights import open_weights, read_weights
     from pangu.device import use_device
     from pangu.model.network import build
 
+    weights = read_weights(open_weights(meant_checkpoint(Path(arguments.weights))))
     use_device(arguments.device)
     import mindspore as ms
 
     from pangu.model.attention_mask import CausalMask
 
-    network = build(config, load_weights(Path(arguments.weights)))
+    network = build(config, weights)
     network.set_train(False)
     mask = CausalMask(arguments.eod, arguments.pad if arguments.eod is None else None)
     rows = []
@@ -69,9 +71,6 @@ def run(arguments: argparse.Namespace) -> int:
         tokens = ms.Tensor(row[None])
         positions, bias = mask(tokens)
         rows.append(network(tokens, positions, positions, bias, ms.Tensor(0, ms.int32)).asnumpy())
-    try:
-        with whole_file(Path(arguments.out)) as file:
-            np.save(file, np.concatenate(rows).astype(np.float32))
-    except OSError as error:
-        raise UserError(f"{arguments.out}: cannot be written: {error}") from None
+    with whole_file(Path(arguments.out)) as file:
+        np.save(file, np.concatenate(rows).astype(np.float32))
     return 0

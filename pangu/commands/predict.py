@@ -13,10 +13,14 @@ and started again with the prompts that are left; a call that was cut off goes o
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pangu.commands import generate
 from pangu.foundation.errors import UserError
+from pangu.foundation.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     generate.add_arguments(parser)
 
 
+# What is done before the processes start.
+HANDLED_HERE = {
+    *("checkpoint", "prompt", "file", "charset", "samples", "seed"),
+    *("interactive", "conversation", "json", "logprobs"),
+}
+
+
 def options_of(arguments: argparse.Namespace) -> list[str]:
     """The words of `generate` that ask for what was asked here, except for the checkpoint and the prompts."""
     parser = argparse.ArgumentParser()
@@ -36,47 +47,72 @@ def options_of(arguments: argparse.Namespace) -> list[str]:
     words: list[str] = []
     for name, usual in vars(parser.parse_args(["checkpoint", "--file", "-"])).items():
         value, flag = getattr(arguments, name), f"--{name.replace('_', '-')}"
-        if name in ("checkpoint", "prompt", "file", "interactive", "json") or value == usual:
+        if name in HANDLED_HERE or value == usual:
             continue
         if value is True:
             words.append(flag)
         else:
             # With "=", for a value may begin with a dash.
             words += [f"{flag}={one}" for one in (value if isinstance(value, list) else [value])]
+    # Texts must not depend on how often a call is cut off and goes on: the seed is fixed.
+    words.append(f"--seed={arguments.seed or 0}")
+    if arguments.logprobs:
+        words.append("--logprobs")
     return words
 
 
-def run(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+def lines_of(rows: Sequence[Mapping[str, Any]], samples: int) -> tuple[list[str], str]:
+    """Return a line for each text that is asked for, and the kind of file that takes them: .txt or .jsonl."""
+    asked = [row | ({"sample": number} if number else {}) for row in rows for number in range(samples)]
+    if all(row.keys() == {"prompt"} and is_plain(row["prompt"]) for row in asked):
+        return [row["prompt"] for row in asked], ".txt"
+    return [json.dumps(row, ensure_ascii=False) for row in asked], ".jsonl"
 
+
+def is_plain(prompt: str) -> bool:
+    """Return whether a line of a text file can say a prompt."""
+    has_mark = prompt.startswith("\ufeff") or prompt.endswith("\r")
+    return bool(prompt.strip()) and "\n" not in prompt and not has_mark
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pangu.checkpoint.directory import meant_checkpoint
     from pangu.distributed.predictor import (
         Prediction,
         Predictor,
         check_all,
+        contents_of,
         described,
         processes_of,
         shares_of,
-        whole_checkpoint,
     )
 
     if arguments.interactive:
         raise UserError("--interactive is for one process: python -m pangu generate")
     if (arguments.workers is not None and arguments.workers < 1) or arguments.restarts < 0:
         raise UserError("--workers must be at least 1, --restarts at least 0")
-    prompts = arguments.prompt or generate.read_prompts(arguments.file)
-    for prompt in arguments.prompt or ():
-        if prompt.splitlines() != [prompt] or not prompt.strip():
-            raise UserError(f"--prompt {prompt!r}: must be one line that is not blank")
+    from pangu.generation.requests import requests_of
+
+    # Mistakes are named before anything is started.
+    usual, rows = (
+        generate.options_of(argparse.Namespace(**vars(arguments) | {"json": True})),
+        generate.rows_of(arguments),
+    )
+    assert rows is not None
+    requests_of(rows, usual, arguments.samples)
+    prompts, suffix = lines_of(rows, arguments.samples)
     workers = min(processes_of(arguments.strategy, arguments.workers), len(prompts))
+    path = meant_checkpoint(Path(arguments.checkpoint))
     asked = Prediction(
-        checkpoint=whole_checkpoint(Path(arguments.checkpoint)),
+        checkpoint=path,
         prompts=prompts,
         options=options_of(arguments),
         device=arguments.device,
         workers=workers,
         out=arguments.out,
         logs=arguments.logs or arguments.out.with_name(f"{arguments.out.name}.logs"),
+        suffix=suffix,
+        contents=partial(contents_of, path, arguments.model, arguments.tokenizer),
     )
     checks = check_all(asked)
     stream = sys.stdout if arguments.dry_run else sys.stderr
@@ -93,11 +129,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if problem:
         raise UserError(f"{problem.what}: {problem.problem}")
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("predict", total=len(prompts))
-        code = Predictor(asked, arguments.restarts, lambda count: bar.update(task, completed=count)).run()
+    with Progress("predict", len(prompts), unit="prompts") as progress:
+        code = Predictor(asked, arguments.restarts, progress.update).run()
     if code:
         print("interrupted; the same command goes on from there", file=sys.stderr)
         return code

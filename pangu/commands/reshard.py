@@ -5,18 +5,17 @@
     python -m pangu reshard shards/ --from a.yaml --to b.yaml --out resharded --format ckpt
     python -m pangu reshard shards/ --from strategy_0.ckpt strategy_1.ckpt --out weights.safetensors --weights-only
 
-CHECKPOINT is a step-* directory of a run, a directory of shards (rank_N/*.ckpt or *.safetensors, filerted_N.ckpt), or
-one file. A layout is a strategy.yaml, or the strategy files that MindSpore writes; without --from it is the strategy
-file that lies beside the shards, and without --to the result is whole. A step-* directory stays one: training goes on
-from it. Missing, damaged and foreign shards are named before anything is written.
+CHECKPOINT is a run (its newest whole checkpoint), a step-* directory, a directory of shards (rank_N/*.ckpt or
+*.safetensors, filerted_N.ckpt), or one file. A layout is a strategy.yaml, or the strategy files that MindSpore writes;
+without --from it is the strategy file that lies beside the shards, and without --to the result is whole. A step-*
+directory stays one: training goes on from it. Missing, damaged and foreign shards are named before anything is written.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from pangu.foundation.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,34 +30,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from pangu.checkpoint.directory import STATE, meant_checkpoint
     from pangu.checkpoint.reshard import (
         check_output,
         check_shapes,
         make_plan,
-        model_of,
         open_checkpoint,
         stages_of,
         write_plan,
     )
-    from pangu.foundation.errors import UserError
+    from pangu.checkpoint.weights import model_of
 
-    if not arguments.checkpoint.exists():
-        raise UserError(f"{arguments.checkpoint}: no such file or directory")
-    model = model_of(arguments.checkpoint)
+    arguments.checkpoint = meant_checkpoint(arguments.checkpoint)
+    model = model_of(arguments.checkpoint) if (arguments.checkpoint / STATE).is_file() else None
     layouts = stages_of(arguments.source, model) if arguments.source else None
     to = stages_of(arguments.to, model) if arguments.to else None
     source = open_checkpoint(arguments.checkpoint, layouts)
     check_shapes(source, arguments.source, model)
     check_shapes(source, arguments.to, model)
-    plan = make_plan(source, to, arguments.format, arguments.weights_only)
+    model = model or model_of(arguments.checkpoint, source)
+    plan = make_plan(source, to, arguments.format, arguments.weights_only, model)
     if arguments.dry_run:
         check_output(plan, arguments.out)
     else:
-        console = Console(stderr=True)
-        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("reshard", total=plan.nbytes)
-            write_plan(plan, arguments.out, lambda count: bar.advance(task, count))
+        with Progress("reshard", plan.nbytes, unit="bytes") as progress:
+            write_plan(plan, arguments.out, progress.advance)
     summary = {
         "from": source.form,
         "parameters": len(plan.order),

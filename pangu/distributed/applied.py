@@ -13,9 +13,9 @@ from mindspore import Parameter, Tensor, nn
 
 from pangu.distributed.shards import part_of, with_moments
 from pangu.distributed.strategy import RunStrategy
-from pangu.formats.names import WORD_TABLE
 from pangu.formats.parameter_layout import ParameterLayout
 from pangu.foundation.errors import UserError
+from pangu.parameters import WORD_TABLE
 
 # The last stage's own copy of the word table (`parallel_strategy.mindspore.apply.copy_tied_table`).
 COPY = "output_table"

@@ -40,10 +40,10 @@ def compile_step(
     Raises UserError where the strategy is wrong or cannot be applied.
     """
     from pangu.foundation import errors as strategy_errors
-    from parallel_strategy.spec.strategy import Question
+    from parallel_strategy.mindspore.operator_splits import load_question
 
     try:
-        question = Question.load(strategy)
+        question = load_question(strategy)
         import pangu.model.network  # first of all importers of MindSpore, whose messages it quietens
         from parallel_strategy.mindspore.apply import StrategyFiles, apply, operators, start
         from parallel_strategy.mindspore.skeleton import skeleton_json, skeleton_question

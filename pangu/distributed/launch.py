@@ -17,6 +17,7 @@ from pathlib import Path
 from pangu.config import TrainConfig
 from pangu.distributed.process_group import LOCAL_WORKERS, World
 from pangu.foundation.errors import UserError
+from pangu.foundation.processes import free_port
 from pangu.training.data import PackedData
 
 # On several nodes all must know the port beforehand; it is MindSpore's own default.
@@ -108,13 +109,6 @@ class Launch:
         if self.device == "Ascend":
             added |= {name: value for name, value in PATIENCE.items() if name not in os.environ}
         return added
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def msrun() -> list[str]:

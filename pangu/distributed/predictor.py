@@ -2,7 +2,7 @@
 
 The directory of the logs holds what is known so far, so that a call that was cut off goes on where it was:
 
-    request.json             what is asked; another request begins anew
+    request.json             digests of weights, network, tokenizer, prompts and options; another request begins anew
     done.jsonl               {"index", "answer"}: what earlier starts have answered
     start-NNN/prompts_R.txt, answers_R.jsonl, worker_R.log, shares.json
                              one start: what process R was given and what it has said
@@ -10,13 +10,12 @@ The directory of the logs holds what is known so far, so that a call that was cu
 Texts do not depend on how prompts are shared out, for a prompt's text is a function of the seed and of the prompt.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shlex
 import shutil
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,17 +27,24 @@ from types import FrameType
 import psutil
 
 from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.weights import model_of, open_weights, tokenizer_of
+from pangu.config import load_size
 from pangu.distributed.launch import Check, check_device, check_modules
 from pangu.distributed.process_group import cores_of
 from pangu.distributed.supervise import without_complaint
 from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.best_effort import reason_of, warn
+from pangu.foundation.directory import make_directory
 from pangu.foundation.errors import UserError
 from pangu.foundation.interrupts import Handlers
+from pangu.foundation.lock import Lock
+from pangu.foundation.processes import Child, last_error
 
 POLL_SECONDS = 0.1
 USER_MISTAKE, INTERRUPTED = 2, 130
 # By which each kind of device is told which one of it a process may see.
+# Options that name files: what is in them counts, not their names.
+CONTENT_OPTIONS = ("--model=", "--tokenizer=")
 VISIBLE = {"Ascend": "ASCEND_RT_VISIBLE_DEVICES", "GPU": "CUDA_VISIBLE_DEVICES"}
 
 
@@ -53,17 +59,43 @@ class Prediction:
     workers: int
     out: Path
     logs: Path
+    suffix: str = ".txt"  # of the files of prompts: a prompt a line, or .jsonl
+    # Called for digests of what the answers depend on beside prompts and options: {"weights": …, "tokenizer": …}.
+    contents: Callable[[], dict[str, str]] = dict
 
-    @property
-    def fingerprint(self) -> str:
-        """Equal where every text would be equal; not the number of processes."""
-        asked = [str(self.checkpoint.absolute()), self.prompts, self.options]
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    def fingerprint(self) -> dict[str, str]:
+        """Return a digest of each thing asked: equal where every text is; no path, no number of processes."""
+        options = [word for word in self.options if not word.startswith(CONTENT_OPTIONS)]
+        return self.contents() | {"prompts": digest_of(self.prompts), "options": digest_of(options)}
 
     def command(self, prompts: Path) -> list[str]:
         """What one process runs."""
         words = ["-m", "pangu", "generate", str(self.checkpoint), "--file", str(prompts), "--json"]
         return [sys.executable, *words, *self.options]
+
+
+def digest_of(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def contents_of(path: Path, model: str | None, tokenizer: str | None) -> dict[str, str]:
+    """Return digests of weights, network and tokenizer as they lie on the disk now. Raises UserError."""
+    from pangu.tokenizer import Tokenizer
+
+    state, source = path / checkpoint.STATE, None
+    if state.is_file():
+        weights = checkpoint.open_checkpoint(path).digests
+    else:
+        source = open_weights(path)
+        with source:
+            weights = {file.name: checkpoint.digest(file) for file in source.files}
+    network = load_size(model) if model else model_of(path, source)
+    place = Path(tokenizer) if tokenizer else tokenizer_of(path)
+    return {
+        "weights": digest_of(weights),
+        "network": digest_of(network.model_dump(mode="json") if network else None),
+        "tokenizer": Tokenizer.load(place).fingerprint if place else "",
+    }
 
 
 def shares_of(indices: Sequence[int], workers: int) -> list[list[int]]:
@@ -90,9 +122,11 @@ def check_all(asked: Prediction) -> list[Check]:
 
 def check_tokenizer(asked: Prediction) -> Check:
     given = next((word.partition("=")[2] for word in asked.options if word.startswith("--tokenizer=")), None)
-    beside = asked.checkpoint.parent if asked.checkpoint.is_file() else asked.checkpoint.absolute().parent.parent
-    place = Path(given) if given else beside / "tokenizer"
-    return Check(f"tokenizer {place}", None if place.exists() else "no such file or directory: give --tokenizer")
+    place = Path(given) if given else tokenizer_of(asked.checkpoint)
+    found = place is not None and place.exists()
+    return Check(
+        f"tokenizer {place or 'of the weights'}", None if found else "no such file or directory: give --tokenizer"
+    )
 
 
 def check_output(out: Path) -> Check:
@@ -116,21 +150,10 @@ def check_memory(asked: Prediction) -> Check:
 
 def weight_bytes(path: Path) -> int:
     """Bytes of the weights of a checkpoint in fp32."""
-    if path.is_file():
-        return path.stat().st_size
+    if not (path / checkpoint.STATE).is_file():
+        source = open_weights(path)
+        return 4 * sum(info.size for name, info in source.tensors.items() if not name.startswith(checkpoint.MOMENTS))
     return 4 * checkpoint.open_checkpoint(path, verify=False).model.num_parameters
-
-
-def whole_checkpoint(path: Path) -> Path:
-    """The checkpoint that is meant: of a run its newest whole one. Raises UserError where there is none."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file or directory")
-    if path.is_file() or (path / checkpoint.STATE).is_file():
-        return path
-    found = checkpoint.newest(path)
-    if found is None:
-        raise checkpoint.none_whole(path)
-    return found.directory
 
 
 def processes_of(strategy_file: str | None, workers: int | None) -> int:
@@ -155,23 +178,17 @@ class Start:
         self.folder, self.shares = folder, shares_of(left, asked.workers)
         folder.mkdir(parents=True)
         write_whole(folder / "shares.json", json.dumps(self.shares).encode())
-        self.processes: list[subprocess.Popen] = []
+        self.processes: list[Child] = []
         for rank, share in enumerate(self.shares):
-            prompts = folder / f"prompts_{rank}.txt"
+            prompts = folder / f"prompts_{rank}{asked.suffix}"
             prompts.write_text("".join(f"{asked.prompts[index]}\n" for index in share), encoding="utf-8")
-            with (
-                (folder / f"answers_{rank}.jsonl").open("wb") as answers,
-                (folder / f"worker_{rank}.log").open("wb") as log,
-            ):
-                process = subprocess.Popen(
-                    asked.command(prompts),
-                    env=os.environ | ({VISIBLE[asked.device]: str(rank)} if asked.device in VISIBLE else {}),
-                    stdin=subprocess.DEVNULL,
-                    stdout=answers,
-                    stderr=log,
-                    start_new_session=True,  # a Ctrl-C in the terminal goes to this process alone, which stops all
-                    pass_fds=(lock,),
-                )
+            process = Child(
+                asked.command(prompts),
+                log=folder / f"worker_{rank}.log",
+                output=folder / f"answers_{rank}.jsonl",
+                environment={VISIBLE[asked.device]: str(rank)} if asked.device in VISIBLE else {},
+                pass_fds=(lock,),
+            )
             self.processes.append(process)
             if len(self.shares) > 1 and asked.device == "CPU":
                 # Before it starts its threads, as many as it may use cores.
@@ -187,17 +204,16 @@ class Start:
     def end(self) -> None:
         """Leave nothing running."""
         for process in self.processes:
-            if process.poll() is None:
-                process.kill()
+            process.ask(signal.SIGKILL)
         for process in self.processes:
             process.wait()
 
     def complaint(self) -> str | None:
         """The line by which a process named a mistake of the user."""
         for rank in range(len(self.shares)):
-            for line in (self.folder / f"worker_{rank}.log").read_text(encoding="utf-8", errors="replace").splitlines():
-                if line.startswith("error: "):
-                    return line.removeprefix("error: ")
+            found = last_error(self.folder / f"worker_{rank}.log")
+            if found is not None:
+                return found
         return None
 
 
@@ -227,22 +243,14 @@ class Predictor:
     def run(self) -> int:
         """Write `out` and return 0; 130 after an interrupt. Raises UserError for a mistake, and when it gives up."""
         logs = self.asked.logs
+        make_directory(logs)
+        busy = f"{logs}: processes of another call are still at work there"
         try:
-            logs.mkdir(parents=True, exist_ok=True)
-            lock = os.open(logs, os.O_RDONLY)
-        except OSError as error:
-            raise UserError(f"{logs}: cannot be written: {error.strerror}") from None
-        try:
-            with Handlers(self.interrupt):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return self.starts(lock)
-        except BlockingIOError:
-            raise UserError(f"{logs}: processes of another call are still at work there") from None
+            with Handlers(self.interrupt), Lock(logs, busy) as lock:
+                return self.starts(lock.descriptor)
         except OSError as error:
             place = error.filename or logs
             raise UserError(f"{place}: {reason_of(error)}; the answers so far stay, the same call goes on") from None
-        finally:
-            os.close(lock)
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         self.interrupted = True
@@ -250,6 +258,11 @@ class Predictor:
     def starts(self, lock: int) -> int:
         done, failures = self.known(), 0
         while left := [index for index in range(len(self.asked.prompts)) if index not in done]:
+            if failures and self.asked.fingerprint() != self.request:
+                raise UserError(
+                    f"{self.asked.checkpoint}: the weights, their network or the tokenizer changed during this call; "
+                    "call again: it begins anew"
+                )
             start = Start(self.asked, self.next_folder(), left, lock)
             try:
                 while start.is_running() and start.failure() is None and not self.interrupted:
@@ -286,9 +299,11 @@ class Predictor:
 
     def known(self) -> dict[int, str]:
         """What earlier calls have answered of the same request."""
-        logs, request = self.asked.logs, {"fingerprint": self.asked.fingerprint}
+        logs, request = self.asked.logs, self.asked.fingerprint()
+        self.request = request
         done: dict[int, str] = {}
-        if (logs / "request.json").exists() and json.loads((logs / "request.json").read_text()) == request:
+        before = read_request(logs / "request.json")
+        if before == request:
             if (logs / "done.jsonl").exists():
                 rows = (json.loads(line) for line in (logs / "done.jsonl").read_text(encoding="utf-8").splitlines())
                 done = {row["index"]: row["answer"] for row in rows}
@@ -296,6 +311,9 @@ class Predictor:
                 done |= answers_of(folder)
             warn(f"going on: {len(done)} of {len(self.asked.prompts)} prompts are answered")
         else:
+            if before is not None:
+                changed = [name for name in request if before.get(name) != request[name]]
+                warn(f"{logs}: holds answers to another request ({', '.join(changed)} differ): beginning anew")
             for folder in logs.glob("start-*"):
                 shutil.rmtree(folder)
             (logs / "done.jsonl").unlink(missing_ok=True)
@@ -313,6 +331,17 @@ class Predictor:
         return self.asked.logs / f"start-{number:03d}"
 
 
+def read_request(path: Path) -> dict | None:
+    """Return what an earlier call was asked; None where there was none, {} where the file is damaged."""
+    try:
+        request = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}
+    return request if isinstance(request, dict) else {}
+
+
 def described(asked: Prediction) -> str:
     """The command of the first process, for people."""
-    return shlex.join(asked.command(asked.logs / "start-NNN/prompts_0.txt"))
+    return shlex.join(asked.command(asked.logs / f"start-NNN/prompts_0{asked.suffix}"))

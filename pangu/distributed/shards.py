@@ -12,6 +12,7 @@ from pangu.checkpoint import directory as checkpoint
 from pangu.checkpoint.directory import LAYOUTS, MOMENTS, SHARD, TrainingState
 from pangu.config import ModelConfig
 from pangu.distributed.process_group import World
+from pangu.formats.model_metadata import metadata_of
 from pangu.formats.parameter_layout import ParameterLayout, region
 from pangu.formats.strategy_checkpoint import encode_strategy
 from pangu.foundation.atomic_file import write_whole
@@ -47,7 +48,7 @@ def save(
         world.wait()
         folder = hidden / rank_folder(world.rank)
         folder.mkdir()
-        digest = checkpoint.write_tensors(folder / SHARD, held)
+        digest = checkpoint.write_tensors(folder / SHARD, held, metadata_of(model, train.get("tokenizer")))
         write_whole(folder / DIGEST, json.dumps(digest).encode())
         world.wait()
         if world.is_first:

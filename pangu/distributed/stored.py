@@ -16,10 +16,11 @@ from pangu.checkpoint import directory as checkpoint
 from pangu.checkpoint.directory import LAYOUTS, MOMENTS, OPTIMIZER, SHARD, WEIGHTS, Checkpoint
 from pangu.distributed.process_group import World
 from pangu.distributed.shards import rank_folder
+from pangu.formats.open_source import open_source
 from pangu.formats.parameter_layout import ParameterLayout, region
 from pangu.formats.safetensors_file import index_safetensors
 from pangu.formats.shards import WholeShards, rank_files
-from pangu.formats.source import FileSource, Region, Source, open_source
+from pangu.formats.source import FileSource, Region, Source
 from pangu.formats.strategy_checkpoint import read_stages
 
 

@@ -42,8 +42,8 @@ class RunStrategy:
     @property
     def splits_only_the_batch(self) -> bool:
         """Whether every device has the whole network: nothing but data parallelism and optimizer sharding."""
-        mesh = self.question.strategy.mesh
-        return mesh.pp == mesh.tp == mesh.cp == mesh.ep == 1
+        mesh, overrides = self.question.strategy.mesh, self.question.strategy.overrides
+        return mesh.pp == mesh.tp == mesh.cp == mesh.ep == 1 and not overrides
 
     def data_rank(self, rank: int) -> int:
         """Which share of the batch a rank computes."""
@@ -95,10 +95,10 @@ class RunStrategy:
 def load_strategy(path: str | Path, model: ModelConfig | None = None) -> RunStrategy:
     """Read a strategy file. model: the one it must be for. Raises UserError in one line."""
     from pangu.foundation.errors import UserError as StrategyError
-    from parallel_strategy.spec.strategy import Question
+    from parallel_strategy.mindspore.operator_splits import load_question
 
     try:
-        question = Question.load(path)
+        question = load_question(path)
     except StrategyError as error:
         raise UserError(str(error)) from None
     if model is not None:

@@ -4,8 +4,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
+from pangu import parameters
+from pangu.config import ModelConfig
 from pangu.formats import names
 from pangu.formats.data_types import BY_NAME, TensorInfo, bytes_of
+from pangu.formats.model_metadata import TOKENIZER_KEY, metadata_of, model_in
 from pangu.formats.model_shape import ModelShape, listed, tell_shape
 from pangu.formats.source import Source
 from pangu.foundation.errors import UserError
@@ -34,6 +37,8 @@ class Plan:
     shape: ModelShape
     final_norm: Literal["before_query", "after_query"]
     left_out: list[str]
+    model: ModelConfig | None  # the network; None where nothing says it
+    is_assumed: bool = False  # whether the network is what a known size has, for the weights do not say it
 
     @property
     def nbytes(self) -> int:
@@ -47,8 +52,10 @@ class Plan:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the output's safetensors header says besides the tensors; `format` is what their loaders look for."""
-        return {"format": "pt" if self.target == "pytorch" else "ms", "final_norm": self.final_norm}
+        """What the output's safetensors header says besides the tensors."""
+        tokenizer = self.source.metadata.get(TOKENIZER_KEY)
+        said = metadata_of(self.model, tokenizer, "pt" if self.target == "pytorch" else "ms")
+        return said if self.model else said | {"final_norm": self.final_norm}
 
 
 def make_plan(
@@ -57,11 +64,13 @@ def make_plan(
     dtype: str | None = None,
     keep_optimizer: bool = False,
     master_names: bool = False,
+    model: ModelConfig | None = None,
 ) -> Plan:
     """Decide what goes where. dtype: fp32, fp16, bf16, or None to keep each tensor's.
 
     keep_optimizer: Adam's two moments too, not for PyTorch. master_names: MindSpore output for later versions of the
-    original. Raises UserError for weights that are not a whole PanGu-α model.
+    original. model: the network of the weights, where the source does not say it or says it wrongly. Raises UserError
+    for weights that are not a whole PanGu-α model.
     """
     if keep_optimizer and target == "pytorch":
         raise UserError("--keep-optimizer: the PyTorch port's names have no place for Adam's moments")
@@ -82,7 +91,7 @@ def make_plan(
     if wrong:
         raise UserError(f"{where}: {len(wrong)} moments of Adam have no weight of their shape: {listed(wrong)}")
     for name in found.tied_head:
-        check_tied(source, name, next(name for name, ours in found.weights.items() if ours == names.WORD_TABLE))
+        check_tied(source, name, next(name for name, ours in found.weights.items() if ours == parameters.WORD_TABLE))
     by_canonical = {ours: name for name, ours in outputs.items()}
     target_names = names.torch_names(shape.num_blocks, shape.query_layer)
     order = list(target_names)
@@ -98,10 +107,14 @@ def make_plan(
         # The port does not tie its output matrix; safetensors cannot store one tensor under two names.
         word_table = steps[0]
         steps.append(Step(word_table.source, names.TORCH_TIED_HEAD, word_table.info, transpose=False))
+    model = model or model_in(source.metadata, where)
+    if model:
+        shape.check(model, where)
     left_out = found.left_out + found.tied_head + ([] if keep_optimizer else list(found.optimizer))
     after_query = source.metadata.get("final_norm") == "after_query" and shape.query_layer
     after_query = after_query or (found.query_layer_among_blocks and not found.is_torch)
-    return Plan(source, target, steps, shape, "after_query" if after_query else "before_query", left_out)
+    final_norm = model.final_norm if model else "after_query" if after_query else "before_query"
+    return Plan(source, target, steps, shape, final_norm, left_out, model)
 
 
 def is_float(info: TensorInfo) -> bool:

@@ -7,12 +7,13 @@ Only the few bytes between the tensors are read to index a file.
 
 import os
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from pangu.formats.data_types import BY_MINDSPORE, TensorInfo
+from pangu.formats.model_metadata import KEY, TOKENIZER_KEY
 from pangu.formats.regular_file import OpenFiles, opened
 from pangu.formats.wire import (
     BYTES,
@@ -28,6 +29,7 @@ from pangu.formats.wire import (
 from pangu.foundation.errors import UserError
 
 LARGEST_VALUE = 512 << 20
+LARGEST_STRING = 1 << 20
 CRC_MARK, CRC_SIZE = b"crc_num", 17
 
 
@@ -60,6 +62,7 @@ class CheckpointIndex:
     size: int
     gaps: tuple[tuple[int, int], ...]
     structure: bytes
+    metadata: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def kind(self) -> frozenset[tuple[str, TensorInfo]]:
@@ -90,13 +93,40 @@ def index_checkpoint(path: Path) -> CheckpointIndex:
             tensors = read_values(window_reader(descriptor), end)
         except WireError as error:
             raise UserError(f"{path}: truncated, damaged, encrypted or no MindSpore checkpoint: {error}") from None
+        strings = {key: tensors.pop(key) for key in (KEY, TOKENIZER_KEY) if key in tensors}
+        metadata = {key: read_string(path, descriptor, stored) for key, stored in strings.items()}
         contents = sorted(chunk for tensor in tensors.values() for chunk in tensor.chunks)
         gaps, position = [], 0
         for offset, length in contents:
             gaps.append((position, offset))
             position = offset + length
         gaps.append((position, size))
-        return CheckpointIndex(tensors, size, tuple(gaps), read_gaps(descriptor, tuple(gaps)))
+        return CheckpointIndex(tensors, size, tuple(gaps), read_gaps(descriptor, tuple(gaps)), metadata)
+
+
+def read_string(path: Path, descriptor: int, stored: StoredTensor) -> str:
+    """Return a string among the values, as MindSpore's `append_dict` stores one: UTF-32. Raises UserError."""
+    if stored.nbytes > LARGEST_STRING:
+        raise UserError(f"{path}: its description has {stored.nbytes} bytes, more than any model's")
+    content = b"".join(os.pread(descriptor, size, offset) for offset, size in stored.chunks)
+    try:
+        return content.decode("utf-32-le")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: its description is no string: {error}") from None
+
+
+def metadata_values(metadata: Mapping[str, str]) -> bytes:
+    """Return the network and the tokenizer of a file as strings among its values."""
+    return b"".join(string_value(key, metadata[key]) for key in (KEY, TOKENIZER_KEY) if key in metadata)
+
+
+def string_value(name: str, content: str) -> bytes:
+    """Return a string as `mindspore.save_checkpoint` writes one that its `append_dict` holds."""
+    tag, stored = name.encode(), content.encode("utf-32-le")
+    dims, type_name = encode_varint(1 << 3) + encode_varint(0), b"str"
+    tensor = dims + encode_length(2, len(type_name)) + type_name + encode_length(3, len(stored)) + stored
+    value = encode_length(1, len(tag)) + tag + encode_length(2, len(tensor)) + tensor
+    return encode_length(1, len(value)) + value
 
 
 def without_crc(descriptor: int, size: int) -> int:

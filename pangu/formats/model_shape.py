@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pangu import parameters
 from pangu.config import ModelConfig, load_size, size_names
 from pangu.formats import names
 from pangu.foundation.errors import UserError
@@ -27,24 +28,14 @@ class ModelShape:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """{canonical name: shape} of every weight, in canonical order."""
-        hidden, ffn = self.hidden_size, self.ffn_hidden_size
-        wide = {"output.mapping.weight": (hidden, ffn), "output.projection.weight": (ffn, hidden)}
-        tables = {names.WORD_TABLE: (self.vocab_size, hidden), names.POSITION_TABLE: (self.seq_length, hidden)}
-        tables[names.QUERY_TABLE] = (self.seq_length, hidden)
-        result: dict[str, tuple[int, ...]] = {}
-        for name in names.canonical_order(self.num_blocks, self.query_layer):
-            part = ".".join(name.split(".")[-3:])
-            if name in tables:
-                result[name] = tables[name]
-            elif part in wide:
-                result[name] = wide[part]
-            elif name.endswith("output.mapping.bias"):
-                result[name] = (ffn,)
-            elif name.endswith(".weight"):
-                result[name] = (hidden, hidden)
-            else:
-                result[name] = (hidden,)
-        return result
+        return parameters.shapes(self)
+
+    def check(self, model: ModelConfig, where: str) -> None:
+        """Raise UserError where the weights have other sizes than the network that is said to be theirs."""
+        for name in ("num_layers", "hidden_size", "ffn_hidden_size", "seq_length", "vocab_size", "query_layer"):
+            told, said = getattr(self, name), getattr(model, name)
+            if told != said:
+                raise UserError(f"{where}: the weights have {name} {told}, the model is said to have {said}")
 
     def config(self, heads: int | None, final_norm: str) -> ModelConfig:
         """The model's configuration. heads None: those of the known size with the same layers and widths."""
@@ -59,7 +50,8 @@ class ModelShape:
             if len(same) != 1:
                 raise UserError(
                     f"the number of heads cannot be told from weights, and {len(same) or 'no'} known sizes have "
-                    f"{self.num_layers} layers of {self.hidden_size} and {self.ffn_hidden_size}: give --heads"
+                    f"{self.num_layers} layers of {self.hidden_size} and {self.ffn_hidden_size}: give --model, a "
+                    "model.yaml that says everything, or give --heads where the rest is as in the released models"
                 )
             (heads,) = same
         fields = {
@@ -84,20 +76,20 @@ def listed(items: list[str]) -> str:
 def tell_shape(found: Mapping[str, tuple[int, ...]], where: str) -> ModelShape:
     """The sizes of a model from {canonical name: shape}. Raises UserError: what is missing, what does not fit."""
     numbers = {number for number in map(names.block_number, found) if number is not None}
-    query_layer = names.QUERY_TABLE in found or any(name.startswith(names.QUERY_LAYER) for name in found)
+    query_layer = parameters.QUERY_TABLE in found or any(name.startswith(parameters.QUERY_LAYER) for name in found)
     if not numbers:
         raise UserError(f"{where}: holds no weights of PanGu-α (names like backbone.blocks.0.… or transformer.h.0.…)")
     gaps = sorted(set(range(min(max(numbers) + 1, 2 * len(numbers) + MOST_LISTED))) - numbers)
     if gaps:
         raise UserError(f"{where}: no weights of blocks {listed([str(number) for number in gaps])}")
-    missing = [name for name in names.canonical_order(len(numbers), query_layer) if name not in found]
+    missing = [name for name in parameters.canonical_order(len(numbers), query_layer) if name not in found]
     if missing:
         raise UserError(f"{where}: {len(missing)} weights are missing: {listed(missing)}")
-    odd = [name for name in (names.WORD_TABLE, names.POSITION_TABLE) if len(found[name]) != 2]
-    mapping_bias = names.BLOCK.format(0) + "output.mapping.bias"
+    odd = [name for name in (parameters.WORD_TABLE, parameters.POSITION_TABLE) if len(found[name]) != 2]
+    mapping_bias = parameters.BLOCK.format(0) + "output.mapping.bias"
     odd += [mapping_bias] if len(found[mapping_bias]) != 1 else []
     if not odd:
-        (vocab_size, hidden), (seq_length, _) = found[names.WORD_TABLE], found[names.POSITION_TABLE]
+        (vocab_size, hidden), (seq_length, _) = found[parameters.WORD_TABLE], found[parameters.POSITION_TABLE]
         shape = ModelShape(len(numbers), hidden, found[mapping_bias][0], seq_length, vocab_size, query_layer)
         expected = shape.shapes()
         odd = [name for name in expected if expected[name] != found[name] or 0 in found[name]]

@@ -1,6 +1,4 @@
-"""The one table of parameter names: the canonical ones are those of the released 2.6B and 13B checkpoints.
-
-Other spellings of the same weights:
+"""Other spellings of the weights than the canonical names of `pangu.parameters`:
 
     master          backbone.embedding.{word,position}_embedding.embedding_table
     first pipeline  backbone.pangu_alpha_embedding.…, the query layer as backbone.blocks.{L-1}
@@ -15,34 +13,33 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from pangu import parameters
 from pangu.foundation.errors import UserError
+from pangu.parameters import BLOCK, FINAL_NORM, POSITION_TABLE, QUERY_LAYER, QUERY_TABLE, WORD_TABLE
 
-WORD_TABLE = "backbone.word_embedding.embedding_table"
-POSITION_TABLE = "backbone.position_embedding.embedding_table"
-QUERY_TABLE = "backbone.top_query_embedding.embedding_table"
-BLOCK, QUERY_LAYER = "backbone.blocks.{}.", "backbone.top_query_layer."
 TORCH_TIED_HEAD = "lm_head.weight"
 TORCH_PREFIX = "transformer."
 
-# What every layer has: (our name, the PyTorch port's, whether its matrix is the transpose of ours)
-LAYER_PARTS = (
-    ("layernorm1.gamma", "ln_1.weight", False),
-    ("layernorm1.beta", "ln_1.bias", False),
-    ("attention.dense1.weight", "attn.q_proj.weight", False),
-    ("attention.dense1.bias", "attn.q_proj.bias", False),
-    ("attention.dense2.weight", "attn.k_proj.weight", False),
-    ("attention.dense2.bias", "attn.k_proj.bias", False),
-    ("attention.dense3.weight", "attn.v_proj.weight", False),
-    ("attention.dense3.bias", "attn.v_proj.bias", False),
-    ("attention.projection.weight", "attn.c_proj.weight", True),
-    ("attention.projection.bias", "attn.c_proj.bias", False),
-    ("layernorm2.gamma", "ln_2.weight", False),
-    ("layernorm2.beta", "ln_2.bias", False),
-    ("output.mapping.weight", "mlp.c_fc.weight", True),
-    ("output.mapping.bias", "mlp.c_fc.bias", False),
-    ("output.projection.weight", "mlp.c_proj.weight", True),
-    ("output.projection.bias", "mlp.c_proj.bias", False),
-)
+# The PyTorch port's names of the parts of a layer. Its Linear matrices are all [out, in].
+TORCH_LINEAR_LAYERS = {
+    "attention.dense1": "attn.q_proj",
+    "attention.dense2": "attn.k_proj",
+    "attention.dense3": "attn.v_proj",
+    "attention.projection": "attn.c_proj",
+    "output.mapping": "mlp.c_fc",
+    "output.projection": "mlp.c_proj",
+    "layernorm1": "ln_1",
+    "layernorm2": "ln_2",
+}
+TORCH_LEAVES = {"gamma": "weight", "beta": "bias"}
+
+
+def torch_part(ours: str) -> str:
+    """Return the PyTorch port's name of a part of a layer."""
+    cell, _, leaf = ours.rpartition(".")
+    return f"{TORCH_LINEAR_LAYERS[cell]}.{TORCH_LEAVES.get(leaf, leaf)}"
+
+
 # What there is once: (our name, the PyTorch port's, other spellings of ours)
 SINGLE_PARTS = (
     (
@@ -63,8 +60,8 @@ SINGLE_PARTS = (
         ),
     ),
     (QUERY_TABLE, "wqe.weight", ()),
-    ("backbone.layernorm.gamma", "ln_f.weight", ()),
-    ("backbone.layernorm.beta", "ln_f.bias", ()),
+    (FINAL_NORM + "gamma", "ln_f.weight", ()),
+    (FINAL_NORM + "beta", "ln_f.bias", ()),
 )
 # What later versions of the original call the two tables that they moved.
 MASTER_NAMES = {WORD_TABLE: SINGLE_PARTS[0][2][0], POSITION_TABLE: SINGLE_PARTS[1][2][0]}
@@ -75,9 +72,8 @@ TORCH_BUFFER = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")
 # A name that begins so belongs to a model, and must be in the table.
 MODEL_PREFIXES = ("backbone.", "transformer.", "h.", "wte.", "wpe.", "wqe.", "ln_f.")
 
-_LAYER_PARTS = {ours for ours, _, _ in LAYER_PARTS}
-_TORCH_LAYER_PARTS = {torch: ours for ours, torch, _ in LAYER_PARTS}
-_TRANSPOSED = {ours for ours, _, transposed in LAYER_PARTS if transposed}
+_TORCH_LAYER_PARTS = {torch_part(ours): ours for ours in parameters.LAYER}
+_TRANSPOSED = {f"{name}.weight" for name, is_transposed in parameters.LINEAR_LAYERS.items() if not is_transposed}
 _SINGLE_PARTS = {spelling: ours for ours, _, others in SINGLE_PARTS for spelling in (ours, *others)}
 _TORCH_SINGLE_PARTS = {torch: ours for ours, torch, _ in SINGLE_PARTS}
 _BLOCK = re.compile(r"backbone\.blocks\.(\d{1,6})\.(.+)")
@@ -153,9 +149,9 @@ def recognise(name: str) -> tuple[str, str]:
     if ours in _SINGLE_PARTS:
         return _SINGLE_PARTS[ours], "mindspore"
     block = _BLOCK.fullmatch(ours)
-    if block and block[2] in _LAYER_PARTS:
+    if block and block[2] in parameters.LAYER:
         return BLOCK.format(int(block[1])) + block[2], "mindspore"
-    if ours.startswith(QUERY_LAYER) and ours.removeprefix(QUERY_LAYER) in _LAYER_PARTS:
+    if ours.startswith(QUERY_LAYER) and ours.removeprefix(QUERY_LAYER) in parameters.LAYER:
         return ours, "mindspore"
     torch = name.removeprefix(TORCH_PREFIX)
     if torch in _TORCH_SINGLE_PARTS:
@@ -210,14 +206,10 @@ def is_transposed(canonical: str) -> bool:
 
 def torch_names(num_blocks: int, query_layer: bool) -> dict[str, str]:
     """{canonical name: the PyTorch port's} of a model, in canonical order."""
-    layers = [(BLOCK.format(number), number) for number in range(num_blocks)]
-    if query_layer:
-        layers.append((QUERY_LAYER, num_blocks))
-    singles = [(ours, torch) for ours, torch, _ in SINGLE_PARTS if query_layer or ours != QUERY_TABLE]
-    parts = [(prefix + ours, f"h.{number}.{torch}") for prefix, number in layers for ours, torch, _ in LAYER_PARTS]
-    return {ours: TORCH_PREFIX + torch for ours, torch in singles[:-2] + parts + singles[-2:]}
-
-
-def canonical_order(num_blocks: int, query_layer: bool) -> list[str]:
-    """Every weight of a model: tables, blocks, query layer, final norm."""
-    return list(torch_names(num_blocks, query_layer))
+    result: dict[str, str] = {}
+    singles = {ours: torch for torch, ours in _TORCH_SINGLE_PARTS.items()}
+    for ours in parameters.canonical_order(num_blocks, query_layer):
+        number = num_blocks if ours.startswith(QUERY_LAYER) else block_number(ours)
+        part = ours.removeprefix(QUERY_LAYER if number == num_blocks else BLOCK.format(number))
+        result[ours] = TORCH_PREFIX + (singles[ours] if number is None else f"h.{number}.{torch_part(part)}")
+    return result

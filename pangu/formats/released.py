@@ -5,6 +5,7 @@ from pathlib import Path
 
 from numpy.lib import format as npy
 
+from pangu import parameters
 from pangu.formats import names
 from pangu.formats.data_types import DATA_TYPES, TensorInfo
 from pangu.formats.regular_file import file_size, opened
@@ -12,9 +13,9 @@ from pangu.formats.shards import MOST_LISTED, ShardSet
 from pangu.foundation.errors import UserError
 
 EMBEDDINGS = {
-    "word_embedding.npy": names.WORD_TABLE,
-    "position_embedding.npy": names.POSITION_TABLE,
-    "top_query_embedding.npy": names.QUERY_TABLE,
+    "word_embedding.npy": parameters.WORD_TABLE,
+    "position_embedding.npy": parameters.POSITION_TABLE,
+    "top_query_embedding.npy": parameters.QUERY_TABLE,
 }
 
 
@@ -60,7 +61,7 @@ class ReleasedShards(ShardSet):
         held = set(names.sort_names(present).weights.values())
         wanted = {file: name for file, name in EMBEDDINGS.items() if name not in held}
         known = held | set(names.sort_names(self.layouts).weights.values())
-        if not any(name == names.QUERY_TABLE or name.startswith(names.QUERY_LAYER) for name in known):
+        if not any(name == parameters.QUERY_TABLE or name.startswith(parameters.QUERY_LAYER) for name in known):
             wanted.pop("top_query_embedding.npy", None)
         missing = [file for file in wanted if not (folder / file).exists()]
         if missing:

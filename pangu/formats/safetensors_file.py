@@ -6,15 +6,19 @@ The library reads and writes whole files of tensors; here one tensor at a time i
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pangu.formats.data_types import BY_SAFETENSORS, TensorInfo
+import numpy as np
+
+from pangu.formats.data_types import BY_SAFETENSORS, DATA_TYPES, TensorInfo, bytes_of
 from pangu.formats.regular_file import opened
 from pangu.foundation.errors import UserError
 
 LARGEST_HEADER = 100 << 20
+# What NumPy can tell apart: bfloat16 has no type there.
+BY_STORAGE = {known.storage: known for known in DATA_TYPES if known.name != "bf16"}
 
 
 @dataclass(frozen=True)
@@ -77,3 +81,13 @@ def file_header(tensors: Iterable[tuple[str, TensorInfo]], metadata: dict[str, s
     encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     encoded += b" " * (-len(encoded) % 8)
     return len(encoded).to_bytes(8, "little") + encoded
+
+
+def save_file(tensors: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
+    """Write arrays by name. The same content is the same bytes: the library writes its metadata in any order."""
+    ordered = [(name, np.ascontiguousarray(tensors[name])) for name in sorted(tensors)]
+    infos = [(name, TensorInfo(BY_STORAGE[array.dtype], array.shape)) for name, array in ordered]
+    with path.open("wb") as file:
+        file.write(file_header(infos, metadata))
+        for _, array in ordered:
+            file.write(bytes_of(array) if array.size else b"")

@@ -96,6 +96,7 @@ class ShardSet(Source):
             raise UserError(f"{folder}: not a whole set of {self.num_ranks} shards: {'; '.join(self.problems)}")
         files = [*self.paths.values(), *self.strategy_files]
         super().__init__(folder, f"{self.num_ranks} shards", self.gather_infos(), files)
+        self.metadata = dict(self.indices[min(self.indices)].metadata) if self.indices else {}
 
     @abstractmethod
     def gather_infos(self) -> dict[str, TensorInfo]:
@@ -263,12 +264,13 @@ def index_shard(path: Path) -> CheckpointIndex:
     """Where each tensor lies in one rank's file."""
     if path.suffix != ".safetensors":
         return index_checkpoint(path)
-    found = index_safetensors(path).tensors
+    index = index_safetensors(path)
+    found = index.tensors
     tensors = {name: StoredTensor(info, ((start, size),)) for name, (info, start, size) in found.items()}
     first = min((start for _, start, _ in found.values()), default=0)
     with opened(path) as descriptor:
-        gaps = ((0, first),)
-        return CheckpointIndex(tensors, os.fstat(descriptor).st_size, gaps, os.pread(descriptor, first, 0))
+        size, structure = os.fstat(descriptor).st_size, os.pread(descriptor, first, 0)
+        return CheckpointIndex(tensors, size, ((0, first),), structure, index.metadata)
 
 
 class WholeShards(ShardSet):

@@ -1,21 +1,19 @@
 """Writing a conversion: one parameter in memory, whole or not at all, with its SHA-256 on the way."""
 
-import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from pangu.formats.conversion import Plan, Step
 from pangu.formats.data_types import DataType, TensorInfo, bytes_of, cast
-from pangu.formats.mindspore_checkpoint import value_headers
+from pangu.formats.mindspore_checkpoint import metadata_values, value_headers
 from pangu.formats.safetensors_file import file_header
+from pangu.foundation.atomic_file import AtomicFile
 from pangu.foundation.errors import UserError
 
 # Bytes that are converted, hashed and written at a time.
@@ -24,70 +22,25 @@ BLOCK = 4 << 20
 TILE = 32
 
 
-class WholeFile:
-    """A file that appears under its name only when everything has been written and is on the disk.
-
-    with WholeFile(path) as file: file.write(…); file.commit(). Until then it is `.NAME.partial` beside it, which the
-    next attempt overwrites; two at once are refused.
-    """
+class WholeFile(AtomicFile):
+    """The file of a conversion: two at once are refused, and what is written is hashed at the same time."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.partial = path.with_name(f".{path.name}.partial")
+        super().__init__(path, is_exclusive=True)
         self.hash = hashlib.sha256()
-        self.size = 0
-
-    def __enter__(self) -> Self:
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            self.descriptor = os.open(self.partial, flags, 0o666)
-        except OSError as error:
-            raise UserError(f"{self.partial}: cannot be written: {error.strerror}") from None
-        try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Had another process finished in between, this would be its output under a new name.
-            if not os.path.samestat(os.fstat(self.descriptor), os.lstat(self.partial)):
-                raise BlockingIOError
-        except OSError:
-            os.close(self.descriptor)
-            raise UserError(f"{self.path}: is being written by another process") from None
-        os.ftruncate(self.descriptor, 0)
         self.hasher = ThreadPoolExecutor(1)
-        return self
 
-    def write(self, content: bytes | memoryview) -> None:
-        """Append; the bytes are hashed while they are written."""
+    def write(self, content: bytes | memoryview) -> int:
+        """Append bytes."""
         hashed = self.hasher.submit(self.hash.update, content)
-        view = memoryview(content)
         try:
-            while len(view):
-                view = view[os.write(self.descriptor, view) :]
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
+            return super().write(content)
         finally:
             hashed.result()
-        self.size += len(content)
 
-    def commit(self) -> None:
-        """Give the file its name."""
-        try:
-            os.fsync(self.descriptor)
-            os.replace(self.partial, self.path)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def abandon(self) -> None:
         self.hasher.shutdown()
-        if kind is not None:
-            self.partial.unlink(missing_ok=True)
-        os.close(self.descriptor)
+        super().abandon()
 
 
 def check_output(path: Path, plan: Plan, overwrite: bool) -> None:
@@ -110,6 +63,8 @@ def write_output(plan: Plan, path: Path, advance: Callable[[int], None]) -> tupl
     with WholeFile(path) as file:
         if plan.target != "mindspore":
             file.write(file_header([(step.target, step.info) for step in plan.steps], plan.metadata))
+        else:
+            file.write(metadata_values(plan.metadata))
         buffer = np.empty(max(plan.source.tensors[step.source].nbytes for step in plan.steps), np.uint8)
         for step in plan.steps:
             write_step(plan, step, buffer, file, advance)

@@ -108,10 +108,13 @@ def checked(schema: type[Any], document: Document, location: Location = (), data
 
 
 def changed(document: Document, changes: Iterable[Sequence[str]], option: str = "--set") -> Document:
-    """Set fields of a document as the command line says: (`learning_rate.peak`, `1e-4`)."""
-    for name, text in changes:
+    """Set fields of a document as the command line says: (`learning_rate.peak`, `1e-4`).
+
+    A third word is how the command line names the field in errors, where that is not `--set`.
+    """
+    for name, text, *words in changes:
         steps = tuple(int(step) if step.isdigit() else step for step in name.split("."))
-        set_value(document, steps, text, f"{option} {name}")
+        set_value(document, steps, text, words[0] if words else f"{option} {name}")
     return document
 
 
@@ -257,7 +260,7 @@ def _bounds(kind: str, context: Mapping[str, Any], given: Any) -> str:
         return f"is out of range; nearest: {_plain(context.get('ge', context.get('le')))}"
     if kind in ("greater_than", "less_than"):
         bound, side = context.get("gt", context.get("lt")), "above" if "gt" in context else "below"
-        if isinstance(given, int) and float(bound).is_integer():
+        if isinstance(given, int) and isinstance(bound, int):
             return f"is out of range; nearest: {int(bound) + (1 if side == 'above' else -1)}"
         return f"is out of range; it must be {side} {_plain(bound)}"
     return ""

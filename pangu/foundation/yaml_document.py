@@ -80,6 +80,8 @@ class Document:
 
     def text(self, location: Location) -> str | None:
         """Return a value as it is written: `no` where the data says False."""
+        if any(location[:size] in self.changes for size in range(1, len(location) + 1)):
+            return None
         found = list(self.nodes(location))
         last = found[-1] if len(found) == len(location) + 1 else None
         return last.value if isinstance(last, yaml.ScalarNode) and not last.style else None

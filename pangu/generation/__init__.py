@@ -1,7 +1,9 @@
 """Continuing text: `Generator` (engine) and what may be asked of it (`GenerationOptions`).
 
-Read in this order: `options`, `engine` (batches, prompts, the loop), `cached_decoder` (the network with its caches),
-`sampling` (logits to a token), `text_stream` (tokens to text, stop strings).
+Read in this order: `options`, `engine` (prompts, rows, the loop), `decoding_batch` (what an engine must be able to do),
+`sampling` (logits to a token), `text_stream` (tokens to text, stop strings). The two engines: `compiled_decoder` with
+`compiled_step`, `compiled_kernels`, `compiled_vectors` and `threads`; `mindspore_decoder`, which
+batches `pangu.model.inference`.
 """
 
 from pangu.generation.engine import Continuation, Generator, Piece

@@ -1,32 +1,27 @@
-"""Batches of sequences through the cached decoder, a token at a time.
+"""Many sequences through one network, a token at a time; a row that has ended takes the next prompt.
 
-Graphs have fixed shapes, so a batch compiles two: one that takes CHUNK tokens of every prompt a call, whatever the
-prompts' lengths, and one that takes a token. The caches hold a multiple of SLOTS tokens, what prompt and new tokens
-need and not the whole context; caches that are large enough, and not twice too large, are used again.
+The caches hold what prompt and new tokens need and not the whole context; caches that are large enough, and not twice
+too large, are used again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from mindspore import Tensor
 
 from pangu.config import ModelConfig
-from pangu.device import check_dtype
 from pangu.foundation.errors import UserError
-from pangu.generation.cached_decoder import CachedDecoder, CachedLayers, Weights
+from pangu.generation.characters import ByteTokens, WholeCharacters
+from pangu.generation.decoding_batch import SLOTS, DecodingBatch, EngineName, Network, RowTokens
 from pangu.generation.options import GenerationOptions
 from pangu.generation.sampling import Sampler
 from pangu.generation.text_stream import TextStream
 
 if TYPE_CHECKING:
     from pangu.tokenizer import Tokenizer
-
-# Tokens of each prompt a call: long enough for fast matrix products, short enough that a short prompt wastes little.
-CHUNK = 64
-SLOTS = 128  # a multiple of CHUNK, so that padding of the last chunk has slots too
 
 Finish = Literal["length", "stop_id", "stop_string"]
 
@@ -39,6 +34,7 @@ class Piece:
     token_id: int | None  # None: a stop id, which is no part of the sequence
     text: str
     finish: Finish | None  # why the sequence ends with this piece
+    logprob: float | None = None  # of the token, where `GenerationOptions.logprobs` asks for it
 
 
 @dataclass
@@ -47,66 +43,45 @@ class Continuation:
 
     prompt_ids: list[int]
     ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
     text: str = ""
     finish: Finish | None = None
 
 
-class CachedBatch:
-    """Rows of one decoder and how many tokens each has in its cache. Rows beyond the sequences in use are idle."""
+def default_engine(config: ModelConfig) -> EngineName:
+    """The compiled one, where it can compute what the configuration asks for."""
+    return "compiled" if config.softmax_dtype == "fp32" else "mindspore"
 
-    def __init__(self, decoder: CachedDecoder, batch: int, positions: int) -> None:
-        """positions: that a row may reach, at most the decoder's slots and the context."""
-        self.decoder, self.batch, self.positions = decoder, batch, positions
-        self.lengths = np.zeros(batch, np.int32)
 
-    def call(
-        self, phase: Literal["prefill", "increment"], ids: np.ndarray, start: np.ndarray, last: np.ndarray
-    ) -> np.ndarray:
-        """Each of the two shapes has a phase of its own.
+def make_network(
+    config: ModelConfig, weights: Mapping[str, np.ndarray], engine: EngineName, threads: int | None
+) -> Network:
+    """Imports what an engine needs only where it is used: MindSpore takes seconds to start."""
+    if engine == "compiled":
+        from pangu.generation.compiled_decoder import CompiledNetwork
 
-        MindSpore runs a Cell that it has compiled under one of these two names without asking again whether it must be
-        compiled: that would take longer than the smaller networks themselves.
-        """
-        self.decoder.phase = phase
-        return self.decoder(Tensor(ids), Tensor(start), Tensor(last)).asnumpy()
+        return CompiledNetwork(config, weights, threads=threads)
+    from pangu.generation.mindspore_decoder import MindSporeNetwork
 
-    def prefill(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        """Forget all, read up to `batch` sequences of 1..positions ids -> logits [sequences, V] at their ends."""
-        self.lengths[:] = 1
-        self.lengths[: len(sequences)] = [len(sequence) for sequence in sequences]
-        longest = int(self.lengths.max())
-        ids = np.zeros((self.batch, -(-longest // CHUNK) * CHUNK), np.int32)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = sequence
-        logits = []
-        for start in range(0, longest, CHUNK):
-            last = np.clip(self.lengths - 1 - start, 0, CHUNK - 1)
-            starts = np.full(self.batch, start, np.int32)
-            chunk = np.ascontiguousarray(ids[:, start : start + CHUNK])
-            logits.append(self.call("prefill", chunk, starts, last))
-        return np.stack([logits[(len(sequence) - 1) // CHUNK][row] for row, sequence in enumerate(sequences)])
-
-    def step(self, ids: np.ndarray) -> np.ndarray:
-        """The next token of every row, int32 [batch] -> logits [batch, V]."""
-        # A sequence that has ended goes on here unheeded, at the last position when it reaches it.
-        starts = np.minimum(self.lengths, self.positions - 1)
-        logits = self.call("increment", ids.reshape(-1, 1), starts, np.zeros_like(starts))
-        self.lengths = starts + 1
-        return logits
+    return MindSporeNetwork(config, weights)
 
 
 class Generator:
-    """Continues prompts with one set of weights (released names), in compiled graphs after `pangu.device.use_device`.
+    """Continues prompts with one set of weights (released names).
 
-    In MindSpore's PyNative mode it runs operator by operator, for looking inside.
+    threads: of the compiled engine; None: as many as there are cores.
+    engine: None: the default for a CPU. "mindspore" runs compiled graphs after `use_device`, and operator by operator
+    in MindSpore's PyNative mode, for looking inside.
     """
 
     def __init__(
         self,
         config: ModelConfig,
-        weights: Weights,
+        weights: Mapping[str, np.ndarray],
         tokenizer: "Tokenizer | None" = None,
         batch_size: int = 8,
+        engine: EngineName | None = None,
+        threads: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch size = {batch_size}: must be at least 1")
@@ -114,10 +89,10 @@ class Generator:
             raise UserError(
                 f"the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}: they do not fit"
             )
-        check_dtype(config)
         self.config, self.tokenizer, self.batch_size = config, tokenizer, batch_size
-        self.layers = CachedLayers(config, weights)
-        self.batches: dict[tuple[int, int], CachedBatch] = {}
+        self.byte_tokens = ByteTokens(tokenizer) if tokenizer else None
+        self.network = make_network(config, weights, engine or default_engine(config), threads)
+        self.batches: dict[tuple[int, int], DecodingBatch] = {}
 
     @classmethod
     def load(
@@ -127,24 +102,35 @@ class Generator:
         tokenizer: Path | str | None = None,
         dtype: str | None = None,
         batch_size: int = 8,
+        engine: EngineName | None = None,
+        threads: int | None = None,
     ) -> "Generator":
-        """From a run directory, a checkpoint directory or a .safetensors file (see `load_for_inference`)."""
-        from pangu.checkpoint.directory import load_for_inference
+        """From a run directory, a checkpoint directory or weights of any form (see `load_for_inference`).
+
+        dtype: what MindSpore computes in, or what the compiled engine stores the matrices in (None: as in the file).
+        """
+        from pangu.checkpoint.weights import load_for_inference
         from pangu.tokenizer import Tokenizer
 
-        config, weights, place = load_for_inference(checkpoint, model, tokenizer)
-        if dtype:
+        config, weights, place = load_for_inference(checkpoint, model, tokenizer, as_stored=engine != "mindspore")
+        if engine is None and default_engine(config) == "mindspore":
+            config, weights, place = load_for_inference(checkpoint, model, tokenizer)
+        engine = engine or default_engine(config)
+        if dtype and engine == "mindspore":
             config = config.model_copy(update={"compute_dtype": dtype})
-        return cls(config, weights, Tokenizer.load(place) if place else None, batch_size)
+        elif dtype:
+            from pangu.generation.compiled_decoder import stored_as
 
-    def open(self, batch: int, tokens: int) -> CachedBatch:
-        """Caches for `tokens` tokens in each of `batch` rows; compiled on first use."""
+            weights = stored_as(weights, dtype)
+        return cls(config, weights, Tokenizer.load(place) if place else None, batch_size, engine, threads)
+
+    def open(self, rows: int, tokens: int) -> DecodingBatch:
+        """Caches for `tokens` tokens in each of `rows` rows."""
         slots = -(-tokens // SLOTS) * SLOTS
-        fitting = [size for rows, size in self.batches if rows == batch and slots <= size <= 2 * slots]
-        key = (batch, min(fitting, default=slots))
+        fitting = [size for count, size in self.batches if count == rows and slots <= size <= 2 * slots]
+        key = (rows, min(fitting, default=slots))
         if key not in self.batches:
-            decoder = CachedDecoder(self.config, self.layers, *key)
-            self.batches[key] = CachedBatch(decoder, batch, min(key[1], self.config.seq_length))
+            self.batches[key] = self.network.open(*key)
         return self.batches[key]
 
     def fit(self, prompt: Sequence[int], options: GenerationOptions, place: str = "prompt") -> list[int]:
@@ -173,83 +159,124 @@ class Generator:
             raise UserError(f"{new} new tokens leave no room for a prompt in the context of {context}: ask for fewer")
         return prompt[-room:]
 
-    def fit_all(self, prompts: Sequence[Sequence[int]], options: GenerationOptions) -> list[list[int]]:
+    def fit_all(self, prompts: Sequence[Sequence[int]], options: Sequence[GenerationOptions]) -> list[list[int]]:
         """Every prompt as `fit` leaves it; errors count the prompts from 1."""
-        if options.stop_strings and self.tokenizer is None:
-            raise UserError("stop strings need a tokenizer; stop ids do not")
-        return [self.fit(prompt, options, f"prompt {number}") for number, prompt in enumerate(prompts, 1)]
+        for one in options:
+            if one.stop_strings and self.tokenizer is None:
+                raise UserError("stop strings need a tokenizer; stop ids do not")
+            wrong = next((token for token in one.stop_ids if not 0 <= token < self.config.vocab_size), None)
+            if wrong is not None:
+                raise UserError(f"stop id {wrong}: ids are 0 to {self.config.vocab_size - 1}: it would never come")
+        numbered = enumerate(zip(prompts, options, strict=True), 1)
+        return [self.fit(prompt, one, f"prompt {number}") for number, (prompt, one) in numbered]
 
-    def generate(self, prompts: Sequence[Sequence[int]], options: GenerationOptions) -> list[Continuation]:
-        """Continue every prompt; results in the order of the prompts."""
-        fitted = self.fit_all(prompts, options)
+    def generate(
+        self, prompts: Sequence[Sequence[int]], options: GenerationOptions | Sequence[GenerationOptions]
+    ) -> list[Continuation]:
+        """Continue every prompt; results in the order of the prompts. options: for all, or one for each."""
+        each = for_each(prompts, options)
+        fitted = self.fit_all(prompts, each)
         results = [Continuation(prompt) for prompt in fitted]
-        for piece in self.pieces(fitted, options):
+        for piece in self.pieces(fitted, each):
             result = results[piece.sequence]
             if piece.token_id is not None:
                 result.ids.append(piece.token_id)
+            if piece.logprob is not None:
+                result.logprobs.append(piece.logprob)
             result.text += piece.text
             result.finish = piece.finish
         return results
 
-    def stream(self, prompts: Sequence[Sequence[int]], options: GenerationOptions) -> Iterator[Piece]:
+    def stream(
+        self, prompts: Sequence[Sequence[int]], options: GenerationOptions | Sequence[GenerationOptions]
+    ) -> Iterator[Piece]:
         """Pieces as they come, `batch_size` prompts at a time. Every prompt is checked before anything is computed."""
-        return self.pieces(self.fit_all(prompts, options), options)
+        each = for_each(prompts, options)
+        return self.pieces(self.fit_all(prompts, each), each)
 
-    def pieces(self, prompts: list[list[int]], options: GenerationOptions) -> Iterator[Piece]:
+    def pieces(self, prompts: list[list[int]], options: Sequence[GenerationOptions]) -> Iterator[Piece]:
         if not prompts:
             return
-        longest = max(map(len, prompts))
-        tokens = min(longest + options.max_new_tokens - 1, self.config.seq_length)
+        longest = max(len(prompt) + one.max_new_tokens for prompt, one in zip(prompts, options, strict=True))
+        tokens = min(longest - 1, self.config.seq_length)
         rows = min(self.batch_size, len(prompts))
-        sequences = [RunningSequence(number, prompt, options, self.tokenizer) for number, prompt in enumerate(prompts)]
-        for start in range(0, len(prompts), rows):
-            yield from self.run(self.open(rows, tokens), sequences[start : start + rows])
+        sequences = [
+            RunningSequence(number, prompt, one, self.tokenizer, self.byte_tokens)
+            for number, (prompt, one) in enumerate(zip(prompts, options, strict=True))
+        ]
+        yield from self.run(self.open(rows, tokens), sequences)
 
-    def run(self, batch: CachedBatch, sequences: list["RunningSequence"]) -> Iterator[Piece]:
-        """Until every sequence of the batch has ended."""
+    def run(self, batch: DecodingBatch, sequences: list["RunningSequence"]) -> Iterator[Piece]:
+        """Until every sequence has ended; a free row takes the next as soon as the engine can."""
+        for row in range(batch.rows):
+            batch.release(row)
+        waiting, running = deque(sequences), dict[int, RunningSequence]()
+        while waiting or running:
+            parts = self.next_parts(batch, waiting, running)
+            for part, logits in zip(parts, batch.read(parts), strict=True):
+                if not np.isfinite(logits.sum()):
+                    self.batches.clear()  # their caches hold it too
+                    raise UserError(
+                        "the logits are not finite: the weights are damaged, or beyond fp16: give --dtype fp32"
+                    )
+                sequence = running[part.row]
+                yield sequence.take(logits[-1])
+                if sequence.finish:
+                    batch.release(part.row)
+                    del running[part.row]
+
+    def next_parts(
+        self, batch: DecodingBatch, waiting: deque["RunningSequence"], running: dict[int, "RunningSequence"]
+    ) -> list[RowTokens]:
+        """What each row reads next: its newest token, a new prompt, or its newer half where the context is full."""
         context = self.config.seq_length
-        logits = batch.prefill([sequence.ids for sequence in sequences])
-        while True:
-            if not np.isfinite(logits.sum()):
-                self.batches.clear()  # their caches hold it too
-                raise UserError(
-                    f"the logits are not finite in {self.config.compute_dtype}: the weights are damaged, "
-                    "or need fp32 or bf16"
-                )
-            for row, sequence in enumerate(sequences):
-                if not sequence.finish:
-                    yield sequence.take(logits[row])
-            running = [sequence for sequence in sequences if not sequence.finish]
-            if not running:
-                return
-            if any(len(sequence.ids) > context for sequence in running):
-                for sequence in sequences:
-                    if sequence.finish or len(sequence.ids) > context:
-                        sequence.ids = sequence.ids[-max(1, context // 2) :]
-                logits = batch.prefill([sequence.ids for sequence in sequences])
-            else:
-                newest = np.zeros(batch.batch, np.int32)
-                newest[: len(sequences)] = [sequence.ids[-1] for sequence in sequences]
-                logits = batch.step(newest)
+        full = [row for row, sequence in running.items() if len(sequence.ids) > context]
+        for row in full:
+            running[row].ids = running[row].ids[-max(1, context // 2) :]
+        again = full if batch.admits_any_time or not full else list(running)
+        for row in again:
+            batch.release(row)
+        if batch.admits_any_time or not running:
+            free = [row for row in range(batch.rows) if row not in running]
+            while waiting and free:
+                batch.release(free[0])
+                running[free.pop(0)] = waiting.popleft()
+        parts = []
+        for row, sequence in running.items():
+            parts.append(RowTokens(row, sequence.ids[-1:] if batch.lengths[row] else sequence.ids))
+        return parts
 
 
 class RunningSequence:
     """A prompt on its way: its ids so far (what the context has forgotten left out), its sampler, its text."""
 
     def __init__(
-        self, number: int, prompt: list[int], options: GenerationOptions, tokenizer: "Tokenizer | None"
+        self,
+        number: int,
+        prompt: list[int],
+        options: GenerationOptions,
+        tokenizer: "Tokenizer | None",
+        byte_tokens: ByteTokens | None = None,
     ) -> None:
         self.number, self.ids, self.options = number, list(prompt), options
         self.sampler = Sampler(options, prompt)
         # A model may have more rows than its tokenizer has ids; those are never drawn.
         self.vocab_size = tokenizer.vocab_size if tokenizer else None
         self.text = TextStream(tokenizer, options.stop_strings) if tokenizer else None
+        self.characters = WholeCharacters(byte_tokens) if byte_tokens else None
         self.count = 0
         self.finish: Finish | None = None
 
     def take(self, logits: np.ndarray) -> Piece:
         """Choose the next token from logits [V]."""
-        token = self.sampler.choose(logits[: self.vocab_size])
+        logits = logits[: self.vocab_size]
+        scores = logits
+        if self.characters:
+            scores = self.characters.allowed(logits, self.options.max_new_tokens - self.count)
+        token = self.sampler.choose(scores)
+        if self.characters:
+            self.characters.take(token)
+        logprob = log_probability(logits, token) if self.options.logprobs else None
         if token in self.options.stop_ids:
             self.finish = "stop_id"
             return Piece(self.number, None, self.text.finish() if self.text else "", self.finish)
@@ -261,4 +288,17 @@ class RunningSequence:
             text += self.text.finish() if self.text else ""
         if self.text and self.text.stopped:
             self.finish = "stop_string"
-        return Piece(self.number, token, text, self.finish)
+        return Piece(self.number, token, text, self.finish, logprob)
+
+
+def for_each(
+    prompts: Sequence[Sequence[int]], options: GenerationOptions | Sequence[GenerationOptions]
+) -> Sequence[GenerationOptions]:
+    """Return the options of every prompt."""
+    return [options] * len(prompts) if isinstance(options, GenerationOptions) else options
+
+
+def log_probability(logits: np.ndarray, token: int) -> float:
+    """Return log softmax(logits)[token] in nats, in float64."""
+    shifted = logits.astype(np.float64) - logits.max()
+    return float(shifted[token] - np.log(np.exp(shifted).sum()))

@@ -18,12 +18,15 @@ class GenerationOptions:
 
     temperature: 0 takes the most likely token (greedy; top-k and top-p then change nothing).
     top_k: 0: no limit.  top_p: 1: no limit.
+    min_p: leaves out what is less likely than this part of the most likely token; last of all.  0: no limit.
     repetition_penalty: divides positive and multiplies negative logits of every token of the prompt and of the text so
         far (Keskar et al. 2019, CTRL); 1: none.
     frequency_penalty, presence_penalty: log p - frequency·count - presence·[count > 0], where the count is of generated
         tokens only; as in the original, whose defaults were 1.5 and 0.3.
+    no_repeat_ngram: no run of so many tokens is there twice, in prompt and text together; 0: no limit.
     stop_ids: end a sequence and are no part of it.  stop_strings: likewise, wherever they begin inside tokens.
-    seed: the same seed and prompt give the same random numbers, in whatever batch.
+    seed, sample: the same seed, prompt and sample number give the same random numbers, in whatever batch.
+    logprobs: each token comes with the logarithm of its probability before penalties, temperature and limits.
     overflow: when prompt and new tokens exceed the context: `refuse` (UserError), `truncate` the prompt from the left
         until they fit, or `slide`: go on without end, forgetting the older half of the context whenever it is full.
     """
@@ -32,13 +35,17 @@ class GenerationOptions:
     temperature: float = 0.8
     top_k: int = 40
     top_p: float = 1.0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    no_repeat_ngram: int = 0
     stop_ids: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
     seed: int = 0
+    sample: int = 0
     overflow: Overflow = "refuse"
+    logprobs: bool = False
 
     def __post_init__(self) -> None:
         rules = (
@@ -46,6 +53,9 @@ class GenerationOptions:
             ("temperature", 0 <= self.temperature < math.inf, "must be 0 (greedy) or more"),
             ("top_k", self.top_k >= 0, "must be 0 (no limit) or more"),
             ("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1 (no limit)"),
+            ("min_p", 0 <= self.min_p <= 1, "must be in 0 (no limit) to 1"),
+            ("no_repeat_ngram", self.no_repeat_ngram >= 0, "must be 0 (no limit) or more"),
+            ("sample", self.sample >= 0, "must be 0 or more"),
             ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "must be above 0; 1 is none"),
             ("frequency_penalty", math.isfinite(self.frequency_penalty), "must be a finite number"),
             ("presence_penalty", math.isfinite(self.presence_penalty), "must be a finite number"),

@@ -10,6 +10,8 @@ from pangu.generation.options import GenerationOptions
 
 # How many of the most likely tokens top-p looks at first; it looks at more when these do not reach `top_p`.
 TOP_P_START = 64
+# Below it the most likely token is taken: logits divided by so little are no numbers.
+LEAST_TEMPERATURE = 1e-6
 
 
 def most_likely(scores: np.ndarray, count: int) -> np.ndarray:
@@ -71,8 +73,17 @@ class Sampler:
         self.options = options
         self.prompt_ids = np.unique(np.asarray(prompt, np.int64))
         self.counts: Counter[int] = Counter()
-        digest = hashlib.blake2b(np.asarray(prompt, "<i8").tobytes(), digest_size=8).digest()
+        drawn = np.asarray([*prompt, *([-1, options.sample] if options.sample else [])], "<i8")
+        digest = hashlib.blake2b(drawn.tobytes(), digest_size=8).digest()
+        self.history: list[int] = [int(token) for token in prompt] if options.no_repeat_ngram else []
+        self.followers: dict[tuple[int, ...], list[int]] = {}
+        for end in range(max(1, options.no_repeat_ngram), len(self.history) + 1):
+            self.note(self.history[end - options.no_repeat_ngram : end])
         self.random = np.random.Philox(key=np.array([options.seed, int.from_bytes(digest, "little")], np.uint64))
+
+    def note(self, ngram: Sequence[int]) -> None:
+        """Remember what followed the beginning of a run of tokens."""
+        self.followers.setdefault(tuple(ngram[:-1]), []).append(ngram[-1])
 
     def uniform(self) -> float:
         """In [0, 1), 53 bits of one draw of the generator (NumPy keeps the raw stream stable)."""
@@ -81,6 +92,12 @@ class Sampler:
     def penalised(self, logits: np.ndarray) -> np.ndarray:
         """Logits [V] after the penalties: a copy where there are any."""
         options = self.options
+        if options.no_repeat_ngram:
+            length = options.no_repeat_ngram - 1
+            repeated = self.followers.get(tuple(self.history[len(self.history) - length :]), [])
+            if repeated:
+                logits = logits.copy()
+                logits[repeated] = -np.inf
         if options.repetition_penalty == 1 and not (options.frequency_penalty or options.presence_penalty):
             return logits
         scores = logits.copy()
@@ -98,14 +115,21 @@ class Sampler:
     def choose(self, logits: np.ndarray) -> int:
         """The next token from logits fp32 [V]."""
         scores = self.penalised(logits)
-        if self.options.temperature == 0:
+        if self.options.temperature < LEAST_TEMPERATURE:
             chosen = int(scores.argmax())
         else:
             ids, probabilities = candidates(scores / self.options.temperature, self.options.top_k, self.options.top_p)
+            if self.options.min_p:
+                likely = probabilities >= self.options.min_p * probabilities.max()
+                ids, probabilities = ids[likely], probabilities[likely]
             # In the order of the ids: two tokens that are equal but for rounding must not change places.
             order = np.argsort(ids)
             cumulative = probabilities[order].cumsum()
             place = int(np.searchsorted(cumulative, self.uniform() * cumulative[-1], side="right"))
             chosen = int(ids[order[min(place, len(ids) - 1)]])
         self.counts[chosen] += 1
+        if self.options.no_repeat_ngram:
+            self.history.append(chosen)
+            if len(self.history) >= self.options.no_repeat_ngram:
+                self.note(self.history[-self.options.no_repeat_ngram :])
         return chosen

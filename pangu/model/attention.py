@@ -16,6 +16,11 @@ from pangu.model.linear import Linear
 MASKED_SCORE = -10000.0
 
 
+def score_scale(config: ModelConfig) -> float:
+    """Return √(1/√(d/H)), by which queries and keys are scaled before their product: fp16 scores do not overflow."""
+    return 1 / math.sqrt(math.sqrt(config.head_size))
+
+
 class Attention(nn.Cell):
     """softmax(Q Kᵀ / √(d/H) + (1 - visible)·(-10000)) V, then the output projection.
 
@@ -35,8 +40,7 @@ class Attention(nn.Cell):
         self.num_heads, self.head_size = config.num_heads, config.head_size
         self.softmax_dtype = ms.float16 if config.softmax_dtype == "fp16" else ms.float32
         self.dtype = dtype
-        # Both factors are scaled before the product, so that fp16 scores do not overflow.
-        self.scale = 1 / math.sqrt(math.sqrt(config.head_size))
+        self.scale = score_scale(config)
         self.scale_queries, self.scale_keys = ops.Mul(), ops.Mul()
         self.split_transpose, self.merge_transpose = ops.Transpose(), ops.Transpose()
         self.scores = ops.BatchMatMul(transpose_b=True)

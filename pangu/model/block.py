@@ -6,7 +6,7 @@ from mindspore import Tensor, nn, ops
 from pangu.config import ModelConfig
 from pangu.model.attention import Attention
 from pangu.model.dropout import Dropout
-from pangu.model.feed_forward import FeedForward
+from pangu.model.feed_forward import new_feed_forward
 from pangu.model.layer_norm import LayerNorm
 
 
@@ -18,7 +18,7 @@ class Block(nn.Cell):
         self.layernorm1 = LayerNorm(config.hidden_size, dtype)
         self.layernorm2 = LayerNorm(config.hidden_size, dtype)
         self.attention = Attention(config, dtype)
-        self.output = FeedForward(config, dtype)
+        self.output = new_feed_forward(config, dtype)
         self.attention_dropout = Dropout(config.dropout_rate)
         self.output_dropout = Dropout(config.dropout_rate)
         self.attention_add, self.output_add = ops.Add(), ops.Add()

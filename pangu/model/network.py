@@ -8,8 +8,8 @@ from mindspore import Tensor
 
 from pangu.config import ModelConfig
 from pangu.device import check_dtype
-from pangu.foundation.errors import UserError
 from pangu.model import PanguAlpha
+from pangu.parameters import check_weights
 
 
 def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, seed: int = 1) -> PanguAlpha:
@@ -22,22 +22,10 @@ def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, see
     return network
 
 
-def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, np.ndarray]) -> None:
-    """Raises UserError that names a weight which is missing, left over, or of another shape than the model's."""
-    missing, foreign = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
-    if missing:
-        raise UserError(f"the weights lack {min(missing)!r} ({len(missing)} missing): do they fit the model.yaml?")
-    if foreign:
-        raise UserError(f"the model has no {min(foreign)!r} ({len(foreign)} such): do the weights fit the model.yaml?")
-    for name, shape in shapes.items():
-        if weights[name].shape != shape:
-            raise UserError(f"{name}: the weights have shape {list(weights[name].shape)}, the model {list(shape)}")
-
-
 def load_weights(network: PanguAlpha, weights: Mapping[str, np.ndarray]) -> None:
     """Copy weights in, after `check_weights`."""
     parameters = network.trainable_params()
-    check_weights({parameter.name: parameter.shape for parameter in parameters}, weights)
+    check_weights(network.config, weights)
     for parameter in parameters:
         parameter.set_data(Tensor(np.asarray(weights[parameter.name], np.float32)))
 

@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
 from pangu.foundation.atomic_file import whole_file
 from pangu.foundation.errors import UserError
+from pangu.foundation.progress import Progress
 
 BLOCK_BYTES = 1 << 20
 
@@ -39,22 +37,12 @@ def line_blocks(source: str) -> Iterator[LineBlock]:
         while lines := file.readlines(BLOCK_BYTES):
             yield LineBlock(source, number, [line.removesuffix(b"\n") for line in lines])
             number += len(lines)
-            progress.advance(progress.task_ids[0], sum(map(len, lines)))
+            progress.advance(sum(map(len, lines)))
 
 
 def _progress(file: IO[bytes]) -> Progress:
     status = os.fstat(file.fileno())
-    console = Console(stderr=True)
-    bar = Progress(
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    bar.add_task("read", total=status.st_size if stat.S_ISREG(status.st_mode) else None)
-    return bar
+    return Progress("read", status.st_size if stat.S_ISREG(status.st_mode) else None, unit="bytes")
 
 
 @contextmanager
@@ -64,8 +52,5 @@ def output(path: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    try:
-        with whole_file(Path(path)) as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+    with whole_file(Path(path)) as file:
+        yield file

@@ -199,6 +199,11 @@ class Tokenizer:
         """A decoder that takes the ids one at a time."""
         return StreamDecoder(self)
 
+    @property
+    def byte_ids(self) -> list[int]:
+        """Return the ids of the bytes 0 to 255; [] where the tokenizer has no byte fallback."""
+        return self._byte_ids if self.segmenter == "none" else []
+
     def bytes_of(self, token_id: int) -> bytes:
         """What one id adds to the decoded text, in UTF-8; of a byte piece, a part of a character."""
         try:

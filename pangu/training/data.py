@@ -11,10 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
+from pangu.config import TrainConfig
 from pangu.foundation.errors import UserError
 
 # Indices handed to MindSpore's reader at a time: its sampler keeps them as a Python list.
 INDICES_A_READER = 1 << 16
+# Beside each file of samples: {file: SHA-256}.
+CHECKSUMS = ".sha256.json"
+# Bytes of samples up to which a start compares them with their checksums; above that it would wait for minutes.
+MOST_VERIFIED = 16 << 30
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,39 @@ class Split:
                 ).batch(batch)
                 for (rows,) in reader.create_tuple_iterator(output_numpy=True, num_epochs=1):
                     yield rows
-            except RuntimeError as error:
-                reason = next((line.strip() for line in str(error).splitlines() if line.strip("- ")), "unreadable")
+            except (RuntimeError, ValueError) as error:
                 raise UserError(
-                    f"{self.files[0]} (split {self.name!r}): cannot be read as MindRecord: {reason}"
+                    f"{self.files[0]} (split {self.name!r}): cannot be read as MindRecord: {reason_in(str(error))}; "
+                    "pack the corpus again (data_pipeline run --verify)"
                 ) from None
+
+    def damaged(self) -> str | None:
+        """Return what is wrong with the first damaged file, by the checksums that packing wrote; None without them."""
+        for file in self.files:
+            path = Path(file)
+            try:
+                digests = json.loads(path.with_suffix(CHECKSUMS).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            for name, expected in digests.items():
+                try:
+                    with path.with_name(name).open("rb") as stream:
+                        found = hashlib.file_digest(stream, "sha256").hexdigest()
+                except OSError as error:
+                    return f"{path.with_name(name)}: cannot be read: {error.strerror}"
+                if found != expected:
+                    return (
+                        f"{path.with_name(name)}: is damaged: its sha256 is not what packing wrote; "
+                        "pack the corpus again (data_pipeline run --verify)"
+                    )
+        return None
+
+
+def reason_in(message: str) -> str:
+    """Return the one line that says something in a message of MindSpore's dataset, which frames and repeats it."""
+    lines = [line.strip() for line in message.splitlines() if line.strip("- ")]
+    telling = [line for line in lines if "Error Message" not in line and "Call Stack" not in line]
+    return (telling or lines or ["unreadable"])[0]
 
 
 @dataclass(frozen=True)
@@ -60,6 +93,7 @@ class PackedData:
     pad: int
     fingerprint: str  # sha256 of packed.json: the tokenizer, the seed and the counts, not the samples themselves
     splits: dict[str, Split]
+    tokenizer: str | None = None  # its fingerprint
 
     @classmethod
     def load(cls, directory: Path | str) -> "PackedData":
@@ -94,6 +128,7 @@ class PackedData:
                 int(fields["pad_id"]),
                 hashlib.sha256(content).hexdigest(),
                 splits,
+                fields.get("tokenizer_fingerprint"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: field {error} is missing or wrong") from None
@@ -107,6 +142,15 @@ class PackedData:
     def tokenizer_directory(self) -> Path:
         return self.directory / "tokenizer"
 
+    def verify(self) -> None:
+        """Compare the files of samples with their checksums. Raises UserError that names the first damaged one."""
+        size = sum(Path(file).stat().st_size for split in self.splits.values() for file in split.files)
+        if size > MOST_VERIFIED:
+            return
+        for split in self.splits.values():
+            if problem := split.damaged():
+                raise UserError(problem)
+
     def split(self, name: str) -> Split:
         """The split of this name, which must hold at least one sample."""
         split = self.splits.get(name)
@@ -119,6 +163,15 @@ class PackedData:
 def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
     """The order in which an epoch reads the samples: a permutation that depends on nothing but its arguments."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(samples)
+
+
+def samples_of_batch(samples: int, config: TrainConfig, batch: int) -> list[int]:
+    """Return which samples of the training split the batch with this index holds."""
+    chosen = []
+    for index in range(batch * config.batch_size, (batch + 1) * config.batch_size):
+        epoch, place = divmod(index, samples)
+        chosen.append(int(epoch_order(samples, config.seed, epoch)[place]))
+    return chosen
 
 
 def training_batches(split: Split, batch: int, seed: int, first_batch: int) -> Iterator[np.ndarray]:

@@ -3,23 +3,14 @@
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from pangu.model import PanguAlpha
-from pangu.model.activation import on_cpu
-
-
-class NegativeLogLikelihoodOnCpu(nn.Cell):
-    """logits fp32 [N, V], labels int32 [N] -> -log softmax(logits)[labels], fp32 [N]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_softmax = ops.LogSoftmax(axis=-1)
-
-    def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return -ops.gather_d(self.log_softmax(logits), 1, labels.reshape((-1, 1))).reshape((-1,))
+from pangu.model import PanguAlpha, cpu
 
 
 class NegativeLogLikelihood(nn.Cell):
-    """The same out of operators that may be split along V as well: log Σ exp(x - max) - (x[label] - max)."""
+    """logits fp32 [N, V], labels int32 [N] -> -log softmax(logits)[labels], fp32 [N].
+
+    Made of operators that may be split along V as well: log Σ exp(x - max) - (x[label] - max).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +35,7 @@ class Loss(nn.Cell):
         """objective: a cell that makes a `Batch`."""
         super().__init__(auto_prefix=False)
         self.network, self.objective = network, objective
-        self.nll = NegativeLogLikelihoodOnCpu() if on_cpu() else NegativeLogLikelihood()
+        self.nll = (cpu.NegativeLogLikelihood if cpu.is_used() else NegativeLogLikelihood)()
         self.count, self.sum = ops.Mul(), ops.ReduceSum()
         self.reshape = ops.Reshape()
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from pangu.checkpoint import directory as checkpoint
-from pangu.checkpoint.directory import TrainingState
+from pangu.checkpoint.directory import TrainingState, meant_checkpoint
+from pangu.checkpoint.weights import check_finite, open_weights, read_weights, tokenizer_fingerprint, tokenizer_of
+from pangu.checkpoint.weights import model_of as network_of
 from pangu.config import ModelConfig, TrainConfig, load_size
 from pangu.distributed.process_group import World, join, share_cores
 from pangu.distributed.stored import stored_checkpoint
@@ -25,8 +27,16 @@ from pangu.foundation.errors import UserError
 from pangu.foundation.interrupts import Interrupts
 from pangu.training.data import PackedData, training_batches, unigram_nats
 from pangu.training.metrics import MetricsWriter, draw_losses, is_number, read_metrics
+from pangu.training.overview import described
 from pangu.training.progress import TrainingProgress
-from pangu.training.run_directory import check_same_run, lock, with_the_cosine_of, write_run_files
+from pangu.training.run_directory import (
+    check_begins_here,
+    check_same_run,
+    lock,
+    put_aside,
+    with_schedule_of,
+    write_run_files,
+)
 from pangu.training.trainer import Trainer
 
 
@@ -43,15 +53,68 @@ class Summary:
     heldout_bits_per_byte: float
     unigram_perplexity: float
     tokens: int
+    skipped: int
     tokens_per_second: float
     mfu: float
     picture: str
     checkpoint: str
 
 
+def load_model(config: TrainConfig) -> ModelConfig:
+    """Return the model that is named; of a run that has begun its own, where what is named is no longer there."""
+    try:
+        return load_size(config.model)
+    except UserError:
+        own = Path(config.out) / "model.yaml"
+        if Path(config.model).exists() or not own.is_file() or not checkpoint.step_directories(Path(config.out)):
+            raise
+        warn(f"model {config.model!r} is not there: going on with the run's own, {own}")
+        return ModelConfig.load(own)
+
+
+# Two networks that differ in one of these compute different things from the same weights.
+ARCHITECTURE = ("num_heads", "query_layer", "final_norm", "activation")
+
+
+def check_start(start: Path, model: ModelConfig, data: PackedData) -> None:
+    """Raise UserError where weights to begin with are of another network, or of another tokenizer than the data."""
+    path = meant_checkpoint(start)
+    theirs = network_of(path, open_weights(path))
+    for name in ARCHITECTURE if theirs else ():
+        if getattr(theirs, name) != getattr(model, name):
+            raise UserError(
+                f"start_from {start}: its network has {name} {getattr(theirs, name)}, this run's model has "
+                f"{getattr(model, name)}: the weights mean something else there; set `model` to theirs"
+            )
+    told = tokenizer_fingerprint(path)
+    if told is None or data.tokenizer is None:
+        silent = start if told is None else data.directory
+        warn(f"warning: {silent}: does not say its tokenizer; the weights and {data.directory} must be of the same one")
+    elif told != data.tokenizer:
+        place = tokenizer_of(path) or "the tokenizer of the weights"
+        raise UserError(
+            f"start_from {start}: its weights were trained with another tokenizer (fingerprint {told[:12]}) than "
+            f"{data.directory} was packed with ({data.tokenizer[:12]}): pack it with `tokenizer: use: {place}`"
+        )
+
+
+def load_start(trainer: Trainer, start: Path) -> None:
+    """Begin with the weights of a run, a checkpoint, or a file or directory of any form. Raises UserError."""
+    path = meant_checkpoint(start)
+    if (path / checkpoint.STATE).is_file():
+        with stored_checkpoint(path, trainer.world) as stored:
+            if trainer.world.is_first:
+                check_finite(stored.weights, str(path))
+            trainer.load_weights(stored.weights)
+        return
+    weights = read_weights(open_weights(path))
+    check_finite(weights, str(path))
+    trainer.load_weights(weights)
+
+
 def model_of(config: TrainConfig, data: PackedData) -> ModelConfig:
     """The model's configuration for this run. Raises UserError where model and corpus do not fit each other."""
-    model = load_size(config.model)
+    model = load_model(config)
     changes: dict[str, object] = {}
     if config.fit_vocabulary:
         changes["vocab_size"] = data.vocab_size
@@ -85,9 +148,10 @@ def matmul_peak(size: int = 1024) -> float:
     return 2 * size**3 / best
 
 
-def train(config: TrainConfig, strategy_file: str | None = None) -> Summary:
+def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = False) -> Summary:
     """Run, or go on with, the training that `config` describes, under a strategy if one is given.
 
+    anew: begin at step 0, with what an earlier run left in the directory put aside.
     Raises UserError for whatever the user can mend; the run directory is then as it was at its newest checkpoint.
     """
     data = PackedData.load(config.data)
@@ -107,23 +171,25 @@ def train(config: TrainConfig, strategy_file: str | None = None) -> Summary:
     run = Path(config.out)
     held_lock = lock(run) if world.is_first else None
     try:
+        if world.is_first:
+            data.verify()
+        if anew and world.is_first:
+            put_aside(run)
         saved = find_checkpoint(run, world)
         if saved:
-            config = with_the_cosine_of(saved.train, config)
-            check_same_run(run, saved.train, config, data)
-            if saved.model != model:
-                raise UserError(f"{run}: this run began with another model ({run / 'model.yaml'}): give another `out`")
+            config = with_schedule_of(run, saved, config)
+            check_same_run(run, saved, config, model, data)
+        elif config.start_from and world.is_first:
+            check_start(Path(config.start_from), model, data)
         trainer = Trainer(model, config, data, world, strategy)
         if saved:
             trainer.restore(saved)
-        elif config.start_from and Path(config.start_from).is_dir():
-            with stored_checkpoint(Path(config.start_from), world) as stored:
-                trainer.load_weights(stored.weights)
         elif config.start_from:
-            # A bare file says no sizes: it must be of this run's.
-            trainer.load_weights(checkpoint.load_for_inference(config.start_from, config.model)[1])
+            load_start(trainer, Path(config.start_from))
         if world.is_first:
             write_run_files(run, model, config, data)
+            for line in described(model, config, data, trainer.state):
+                warn(line)
         return loop(trainer, run)
     finally:
         if held_lock:
@@ -139,7 +205,7 @@ def check_world(world: World, config: TrainConfig, strategy: RunStrategy | None)
         )
     if strategy and config.device != "Ascend" and not strategy.splits_only_the_batch:
         raise UserError(
-            f"{strategy.path}: pipeline, tensor and sequence parallelism need Ascend; on {config.device} "
+            f"{strategy.path}: pipeline, tensor and sequence parallelism and overrides need Ascend; on {config.device} "
             "only mesh.dp may be larger than 1"
         )
     shares = strategy.data_parallel if strategy else world.size
@@ -154,8 +220,10 @@ def find_checkpoint(run: Path, world: World) -> checkpoint.Checkpoint | None:
     """The newest whole checkpoint of the run, the same one on every rank; the first rank checks it for all."""
     saved = None
     if world.is_first:
-        checkpoint.remove_leftovers(run)
         saved = checkpoint.newest(run)
+        if saved is None:
+            check_begins_here(run)
+        checkpoint.remove_leftovers(run)
     after = world.from_first(saved.state.step + 1 if saved else 0)
     if world.is_first or not after:
         return saved
@@ -168,7 +236,9 @@ def loop(trainer: Trainer, run: Path) -> Summary:
     first = trainer.state.step
     writer = MetricsWriter(run, first) if world.is_first else None
     peak = matmul_peak() * world.size
-    progress = TrainingProgress(config.steps, first, trainer.model.training_flops_per_token, peak)
+    progress = TrainingProgress(
+        config.steps, first, trainer.model.training_flops_per_token, peak, is_shown=world.is_first
+    )
     path, asked = None, False
     try:
         with Interrupts() as interrupts, progress:
@@ -185,7 +255,7 @@ def loop(trainer: Trainer, run: Path) -> Summary:
                 last = step == config.steps
                 if last or step % config.evaluate_every == 0 or step % config.checkpoint_every == 0:
                     evaluate(trainer, writer, progress)
-                    if world.size > 1:
+                    if world.size > 1 or not progress.is_shown:
                         report(metrics, trainer.state, progress)
                 if last or step % config.checkpoint_every == 0 or asked:
                     path = trainer.save(run)
@@ -219,6 +289,7 @@ def summarise(trainer: Trainer, run: Path, path: Path | None, progress: Training
         heldout_bits_per_byte=heldout * split.tokens / max(split.bytes_of_text, 1) / math.log(2),
         unigram_perplexity=math.exp(unigram),
         tokens=trainer.state.tokens,
+        skipped=trainer.state.skipped,
         tokens_per_second=progress.tokens_per_second,
         mfu=progress.mfu,
         picture=str(picture or ""),

@@ -1,69 +1,136 @@
 """The directory of a training run: who may write in it, what the run began with, and the files that describe it."""
 
-import fcntl
 import shutil
 from pathlib import Path
-from typing import TextIO
 
-from pangu.config import ModelConfig, TrainConfig
+from pangu.checkpoint.directory import Checkpoint, checkpoints_directory
+from pangu.config import LearningRateConfig, ModelConfig, TrainConfig
 from pangu.foundation.atomic_file import write_whole
+from pangu.foundation.best_effort import warn
+from pangu.foundation.directory import commit_directory, make_directory
 from pangu.foundation.errors import UserError
+from pangu.foundation.lock import Lock
 from pangu.training.data import PackedData
+from pangu.training.metrics import METRICS, read_metrics
+from pangu.training.schedule import complete, continued, first_difference, schedule_of
 
 # Fields that may change when a run goes on: they decide when it stops, what it writes and how it computes, not what.
 FREE_FIELDS = {
     *("out", "data", "steps", "evaluate_every", "evaluate_samples", "checkpoint_every", "keep_last", "device"),
     *("accumulate", "recompute"),
+    # What they name is compared by its contents (`check_same_run`), or is of no matter once a checkpoint is there.
+    *("model", "fit_vocabulary", "precision", "start_from"),
 }
+# Of the model: what only decides how a run begins.
+BEGINNING_FIELDS = {"initializer"}
 
 
-def decided_fields(config: TrainConfig, data: PackedData) -> dict:
+def decided_fields(config: TrainConfig, data: PackedData, is_fp16: bool) -> dict:
     """What decides the computation: of train.yaml, with the length of the cosine written out, and the corpus."""
     fields = config.model_dump(mode="json", exclude=FREE_FIELDS)
-    fields["learning_rate"]["decay_steps"] = config.learning_rate.decay_steps or config.steps
-    return fields | {"corpus": data.fingerprint}
+    fields["learning_rate"] = complete(config.learning_rate, config.steps).model_dump(mode="json")
+    if not is_fp16:
+        del fields["loss_scale"]
+    return fields | {"corpus": data.fingerprint, "tokenizer": data.tokenizer}
 
 
-def with_the_cosine_of(saved: dict, config: TrainConfig) -> TrainConfig:
-    """`config` for a run that has begun: a cosine of no stated length stays as long as it was, so that `steps` alone
-    makes a run longer; behind it the rate is `end`.
+def with_schedule_of(run: Path, saved: Checkpoint, config: TrainConfig) -> TrainConfig:
+    """Return `config` for a run that has begun: what the learning rate leaves out is as it was.
+
+    Raises UserError where the rate of an update that was made would be another one now.
     """
-    if config.learning_rate.decay_steps is not None:
-        return config
-    rate = config.learning_rate.model_copy(update={"decay_steps": saved["learning_rate"]["decay_steps"]})
+    began = LearningRateConfig(**saved.train["learning_rate"])
+    done = saved.state.step - saved.state.skipped
+    rate = continued(config.learning_rate, began, config.steps, done)
+    if rate.begin_step > done:
+        raise UserError(
+            f"{run}: field 'learning_rate.begin_step' = {rate.begin_step}: the run has made {done} updates: let the "
+            f"new schedule begin there, or train to {rate.begin_step} with the old one first"
+        )
+    step = first_difference(rate, began, config.steps, done)
+    if step is not None:
+        before, now = (schedule_of(one, config.steps)(step) for one in (began, rate))
+        raise UserError(
+            f"{run}: field 'learning_rate': update {step + 1} was made with the rate {before:g}, by this schedule it "
+            f"would be {now:g}: what was trained cannot change; to go on with the moments under a new schedule set "
+            f"learning_rate.begin_step: {done}"
+        )
     return config.model_copy(update={"learning_rate": rate})
 
 
-def check_same_run(run: Path, saved: dict, config: TrainConfig, data: PackedData) -> None:
-    """A run goes on only with what it began with. Raises UserError that names the first difference."""
-    for name, value in decided_fields(config, data).items():
-        if saved.get(name) != value:
+def check_same_run(run: Path, saved: Checkpoint, config: TrainConfig, model: ModelConfig, data: PackedData) -> None:
+    """Raise UserError that names the first thing that decides the computation and is not as the run began.
+
+    What counts is what is computed, not how it is written: no path is compared.
+    """
+    before = {f"model.{name}": value for name, value in saved.model.model_dump(exclude=BEGINNING_FIELDS).items()}
+    now = {f"model.{name}": value for name, value in model.model_dump(exclude=BEGINNING_FIELDS).items()}
+    decided = decided_fields(config, data, model.compute_dtype == "fp16")
+    del decided["learning_rate"]  # `with_schedule_of` has compared what it does
+    if "skip_above_norm" not in saved.train and decided["skip_above_norm"] is None:
+        del decided["skip_above_norm"]
+    if "tokenizer" not in saved.train:  # an earlier version wrote it
+        del decided["tokenizer"]
+    for name, value in (now | decided).items():
+        began = before[name] if name in before else saved.train.get(name)
+        if began != value:
             raise UserError(
-                f"{run}: this run began with {name} = {saved.get(name)!r}, now it is {value!r}: "
+                f"{run}: this run began with {name} = {began!r}, now it is {value!r}: "
                 "give another `out` (and start_from, to begin with this run's weights)"
             )
 
 
-def lock(run: Path) -> TextIO:
-    """Keep other processes out of a run directory, until the returned file is closed or this process ends."""
+# What a run leaves in its directory and another one must not go on with.
+RUN_FILES = ("checkpoints", "metrics.jsonl", "tensorboard", "loss.png", "samples.jsonl")
+
+
+def put_aside(run: Path) -> None:
+    """Move what an earlier run left into `RUN/earlier-NNN`; nothing is removed. Raises UserError."""
+    present = [run / name for name in RUN_FILES if (run / name).exists()]
+    if not present:
+        return
+    number = 1
+    while (run / f"earlier-{number:03d}").exists():
+        number += 1
+    aside = run / f"earlier-{number:03d}"
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        file = (run / ".lock").open("w")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{run}: another process is training in this directory") from None
+        aside.mkdir()
+        for path in present:
+            path.rename(aside / path.name)
     except OSError as error:
-        raise UserError(f"{run}: cannot be written: {error}") from None
-    return file
+        raise UserError(f"{aside}: cannot be written: {error.strerror}") from None
+    warn(f"{run}: begins anew; what was there is in {aside.name}/")
+
+
+def check_begins_here(run: Path) -> None:
+    """Raise UserError where a run without any checkpoint once had one: its steps would be done and told again.
+
+    The metrics tell of more steps than there are to the first checkpoint, which is written before the next step.
+    """
+    try:
+        every = TrainConfig.load(run / "train.yaml").checkpoint_every
+    except UserError:
+        return
+    steps = max((record["step"] for record in read_metrics(run)), default=0)
+    if steps > every:
+        raise UserError(
+            f"{checkpoints_directory(run)}: holds no checkpoint, but {METRICS} tells of {steps} steps: bring the "
+            "checkpoints back, or give another `out`, or --start-anew"
+        )
+
+
+def lock(run: Path) -> Lock:
+    """Keep other processes out of a run directory, until the lock is closed or this process ends."""
+    make_directory(run)
+    return Lock(run / ".lock", f"{run}: another process is training in this directory")
 
 
 def write_run_files(run: Path, model: ModelConfig, config: TrainConfig, data: PackedData) -> None:
     """model.yaml, train.yaml and the tokenizer, so that the run directory says everything."""
-    write_whole(run / "model.yaml", model.dump().encode())
-    write_whole(run / "train.yaml", config.dump().encode())
+    write_whole(run / "model.yaml", model.dump())
+    write_whole(run / "train.yaml", config.dump())
     if data.tokenizer_directory.is_dir():
         temporary = run / ".tokenizer.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(data.tokenizer_directory, temporary)
-        shutil.rmtree(run / "tokenizer", ignore_errors=True)
-        temporary.rename(run / "tokenizer")
+        commit_directory(temporary, run / "tokenizer")

@@ -31,8 +31,8 @@ class TrainStep(nn.Cell):
     (`pangu.distributed.reduction`); `predictions` then counts the rows of all, and what is returned is the whole
     batch's.
 
-    The update is skipped when any gradient is infinite or NaN. That is read from the global norm, which needs no
-    operator that only some devices have.
+    The update is skipped when any gradient is infinite or NaN, or the norm reaches `largest_norm`. That is read from
+    the global norm, which needs no operator that only some devices have.
     """
 
     def __init__(
@@ -42,8 +42,10 @@ class TrainStep(nn.Cell):
         clip_norm: float,
         accumulate: int,
         reduction: nn.Cell | None = None,
+        largest_norm: float | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
+        self.largest_norm = largest_norm
         self.loss, self.optimizer, self.reduction = ScaledLoss(loss), optimizer, reduction
         self.clip_norm, self.accumulate = clip_norm, accumulate
         self.map = ops.HyperMap()
@@ -90,6 +92,8 @@ class TrainStep(nn.Cell):
             gradients, loss = self.reduction(gradients, loss)
         norm = global_norm(gradients, self.holders) / loss_scale
         finite = norm - norm == 0
+        if self.largest_norm is not None:
+            finite = norm < Tensor(self.largest_norm, ms.float32)  # neither NaN nor infinity is
         if finite:
             factor = self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, ms.float32)) / loss_scale
             self.optimizer(self.map(ops.partial(ops.mul, factor), gradients), learning_rate, epsilon, decay)

@@ -1,5 +1,6 @@
 """One update after the other: the network on a device, its optimizer, and the state that a checkpoint keeps."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from pangu.checkpoint.directory import TrainingState
 from pangu.config import ModelConfig, TrainConfig
 from pangu.distributed.process_group import ALONE, World
 from pangu.distributed.strategy import RunStrategy, rows_of_rank
+from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
-from pangu.training.data import PackedData
+from pangu.training.data import PackedData, samples_of_batch
 from pangu.training.run_directory import decided_fields
-from pangu.training.schedule import WarmupCosine
+from pangu.training.schedule import schedule_of
 
 if TYPE_CHECKING:
     from mindspore import Tensor
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from pangu.distributed.sharded_optimizer import ShardedAdamW
     from pangu.training.optimizer import AdamW
     from pangu.training.step import TrainStep
+
+
+# Steps in a row without an update, by `skip_above_norm`, after which the run ends.
+MOST_BAD_STEPS = 20
 
 
 class Trainer:
@@ -64,12 +70,11 @@ class Trainer:
         self.objective = Causal(end_of_document, data.pad)
         loss = Loss(self.network, self.objective.in_graph())
         clip_norm = config.optimizer.clip_norm
-        step = TrainStep(loss, self.optimizer, clip_norm, config.accumulate, self.reduction)
+        step = TrainStep(loss, self.optimizer, clip_norm, config.accumulate, self.reduction, config.skip_above_norm)
         self.applied = self.apply(step)
         self.train_step = self.applied or step
         self.evaluation = Loss(self.network, Causal(end_of_document, data.pad).in_graph())
-        rate = config.learning_rate
-        self.schedule = WarmupCosine(rate.peak, rate.end, rate.warmup_steps, rate.decay_steps or config.steps)
+        self.schedule = schedule_of(config.learning_rate, config.steps)
         scale = config.loss_scale.initial if model.compute_dtype == "fp16" else 1.0
         self.state = TrainingState(0, scale, 0, 0, 0, None)
 
@@ -150,7 +155,7 @@ class Trainer:
         """Write a checkpoint: one process whole, several that share the moments each its part."""
         from pangu.model.network import read_weights
 
-        decided = decided_fields(self.config, self.data)
+        decided = decided_fields(self.config, self.data, self.model.compute_dtype == "fp16")
         if self.strategy and (self.applied or self.is_sharded):
             from pangu.distributed import shards
 
@@ -162,7 +167,7 @@ class Trainer:
                 moments = {p.name: p.asnumpy().copy() for p in (*self.optimizer.first, *self.optimizer.second)}
                 checkpoint.save(run, self.state, read_weights(self.network), moments, self.model, decided)
         if self.world.is_first:
-            checkpoint.prune(run, self.config.keep_last)
+            checkpoint.prune(run, self.config.keep_last, self.state.step)
         self.world.wait()
         return path
 
@@ -190,10 +195,11 @@ class Trainer:
         from pangu.training.optimizer import adam_scalars
 
         config, state = self.config, self.state
-        rate = self.schedule(state.step)
+        updates = state.step - state.skipped
+        rate = self.schedule(updates)
         adam = config.optimizer
         scalars = adam_scalars(
-            state.step, rate, adam.beta1, adam.beta2, adam.epsilon, adam.weight_decay, adam.bias_correction
+            updates, rate, adam.beta1, adam.beta2, adam.epsilon, adam.weight_decay, adam.bias_correction
         )
         prepared = self.objective.prepare(rows, state.step * config.batch_size)
         predictions = self.objective.predictions(prepared)
@@ -218,20 +224,22 @@ class Trainer:
             "loss_scale": state.loss_scale,
             "updated": updated,
         }
-        self.state = self.next_state(updated, round(predictions))
+        self.state = self.next_state(updated, round(predictions), metrics["global_norm"])
         return metrics
 
-    def next_state(self, updated: bool, tokens: int) -> TrainingState:
-        """The state after an update or an overflow: the scale doubles after enough good steps in a row."""
+    def next_state(self, updated: bool, tokens: int, norm: float) -> TrainingState:
+        """Return the state after an update or none: the scale doubles after enough good steps in a row.
+
+        norm: of the gradient, which decides why an update was not made.
+        """
         state, rules = self.state, self.config.loss_scale
-        state = replace(state, step=state.step + 1, tokens=state.tokens + tokens, heldout_loss=None)
-        if self.model.compute_dtype != "fp16":
-            if not updated:
-                raise UserError(
-                    f"step {state.step}: the gradients are infinite or NaN; the weights are unchanged. "
-                    "Lower learning_rate.peak, or look at the samples of this step"
-                )
-            return state
+        skipped = state.skipped + (not updated)
+        state = replace(state, step=state.step + 1, tokens=state.tokens + tokens, heldout_loss=None, skipped=skipped)
+        is_fp16 = self.model.compute_dtype == "fp16"
+        if not updated and (math.isfinite(norm) or not is_fp16):
+            return self.skip(state, norm)
+        if not is_fp16:
+            return replace(state, overflows=0)
         if updated:
             good = (state.good_steps + 1) % rules.growth_steps
             scale = state.loss_scale * (1 if good else 2)
@@ -242,6 +250,25 @@ class Trainer:
                 "lower learning_rate.peak, or use softmax_dtype: fp32 or precision: fp32"
             )
         return replace(state, loss_scale=max(1.0, state.loss_scale / 2), good_steps=0, overflows=state.overflows + 1)
+
+    def skip(self, state: TrainingState, norm: float) -> TrainingState:
+        """Return the state after a bad step, which is said with its samples. Raises UserError where it ends the run."""
+        limit = self.config.skip_above_norm
+        samples = samples_of_batch(self.data.split("train").samples, self.config, state.step - 1)
+        named = f"samples of the training split: {', '.join(map(str, samples))}"
+        if limit is None:
+            raise UserError(
+                f"step {state.step}: the gradients are infinite or NaN; the weights are unchanged. Lower "
+                f"learning_rate.peak, set skip_above_norm, or look at the {named}"
+            )
+        if state.overflows + 1 >= MOST_BAD_STEPS:
+            raise UserError(
+                f"step {state.step}: {MOST_BAD_STEPS} bad steps in a row (gradient norm {norm:g}, skip_above_norm "
+                f"{limit:g}); the weights are unchanged. Lower learning_rate.peak, or raise skip_above_norm"
+            )
+        if self.world.is_first:
+            warn(f"step {state.step}: skipped: gradient norm {norm:g} is above {limit:g}; {named}")
+        return replace(state, overflows=state.overflows + 1)
 
     def evaluate(self) -> float:
         """Held-out loss in nats a token over the first `evaluate_samples` samples, which the ranks share out."""

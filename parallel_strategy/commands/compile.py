@@ -20,9 +20,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from parallel_strategy.arguments import add_strategy
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("strategy")
+    add_strategy(parser)
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument(
         "--diff", action="store_true", help="compare with the emulator's program (exit code 1: differs)"
@@ -43,9 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
         of_mindspore,
     )
     from parallel_strategy.mindspore.dryrun.job import compile_rank, write_skeleton
-    from parallel_strategy.spec.strategy import Question
+    from parallel_strategy.mindspore.limits import check_supported
+    from parallel_strategy.session import load_question
 
-    question = Question.load(arguments.strategy)
+    question = load_question(arguments.strategy, check_supported, changes=arguments.set)
     if arguments.skeleton is not None:
         count = write_skeleton(Path(arguments.strategy), question, arguments.skeleton)
         print(f"wrote {arguments.skeleton}: {count} operators")

@@ -7,12 +7,11 @@ example:
 import argparse
 import json
 
-from parallel_strategy.arguments import whole_number
+from parallel_strategy.arguments import add_strategy, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("strategy")
-    parser.add_argument("--calibration", help="a file that `calibrate` wrote")
+    add_strategy(parser, has_calibration=True)
     parser.add_argument("--operators", type=whole_number, default=15, help="how many to show")
     parser.add_argument("--json", action="store_true")
 
@@ -26,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     from parallel_strategy.search.parts import parts_of
     from parallel_strategy.session import load_prediction
 
-    prediction = load_prediction(arguments.strategy, arguments.calibration)
+    prediction = load_prediction(arguments.strategy, arguments.calibration, arguments.set)
     parts, found, links = parts_of(prediction), operators(prediction), traffic(prediction)
     if arguments.json:
         data = {

@@ -20,9 +20,11 @@ import json
 import sys
 from pathlib import Path
 
+from parallel_strategy.arguments import add_strategy
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("strategy")
+    add_strategy(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="directory to write into")
     what.add_argument("--show", metavar="FILE", help="print one file instead")
@@ -34,9 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
     from parallel_strategy.export.files import export, write
-    from parallel_strategy.spec.strategy import Question
+    from parallel_strategy.session import load_question
+    from parallel_strategy.spec.capability import check_executed
 
-    question = Question.load(arguments.strategy)
+    question = load_question(arguments.strategy, check_executed, changes=arguments.set)
     exported = export(question, str(Path(arguments.strategy).absolute()), arguments.hosts, arguments.skeleton)
     if arguments.show:
         if arguments.show not in exported.files:

@@ -32,16 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import json
     import os
-    import sys
     import time
     from dataclasses import asdict
     from pathlib import Path
 
     import yaml
-    from rich.console import Console
-    from rich.progress import Progress
 
     from pangu.foundation.errors import UserError
+    from pangu.foundation.progress import Progress
     from parallel_strategy.measure.choose import backend_of
     from parallel_strategy.measure.fit import cluster_of
     from parallel_strategy.measure.samples import measure, steps
@@ -56,11 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"{path}: cannot be written; nearest: a file name in a directory of yours")
     workers = sorted(set(arguments.workers))
     check_workers(workers, arguments.backend)
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
-        bar = progress.add_task("starting")
+    with Progress("measure", unit="parts", status="starting") as progress:
 
         def tell(what: str) -> None:
-            progress.update(bar, advance=1, description=what)
+            progress.advance(status=what)
 
         with keep_to_share(workers):
             backend = backend_of(arguments.backend)
@@ -70,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
                 backend.clock = time.process_time
             if workers and not backend.launches:
                 raise UserError(f"--workers: MindSpore's msrun starts them, not for {backend.name}; leave it out")
-            progress.update(bar, total=steps(backend) + len(workers))
+            progress.update(total=steps(backend) + len(workers))
             measured = measure(backend, arguments.seconds, tell)
         target = "CPU" if backend.kind == "cpu" else "Ascend"
         for count in workers:

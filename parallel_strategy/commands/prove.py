@@ -11,9 +11,11 @@ example:
 import argparse
 import json
 
+from parallel_strategy.arguments import add_strategy
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("strategy")
+    add_strategy(parser)
     parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
     parser.add_argument("--devices", type=int, default=64, help="data parallelism is lowered to fit; default 64")
     parser.add_argument("--steps", type=int, default=2, help="updates to run; default 2")
@@ -23,14 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
-    from parallel_strategy.spec.strategy import Question
+    from parallel_strategy.session import load_question
+    from parallel_strategy.spec.capability import check_executed
     from parallel_strategy.virtual.proof import prove, traffic_by_level
     from parallel_strategy.virtual.reduction import reduced
 
     for name in ("devices", "steps"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name} {getattr(arguments, name)} must be at least 1")
-    question = Question.load(arguments.strategy)
+    question = load_question(arguments.strategy, check_executed, changes=arguments.set)
     small = reduced(question, arguments.devices)
     proof = prove(small.question, arguments.dtype, arguments.steps, arguments.seed)
     levels = traffic_by_level(question)

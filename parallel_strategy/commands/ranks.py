@@ -8,9 +8,11 @@ example:
 import argparse
 import json
 
+from parallel_strategy.arguments import add_strategy
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("strategy")
+    add_strategy(parser)
     parser.add_argument("--rank", type=int, help="one rank, with the groups that it belongs to")
     parser.add_argument("--json", action="store_true")
 
@@ -18,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
     from parallel_strategy.placement import axis_levels, group_ranks, places
-    from parallel_strategy.spec.strategy import Question
+    from parallel_strategy.session import load_question
 
-    question = Question.load(arguments.strategy)
+    question = load_question(arguments.strategy, changes=arguments.set)
     mesh, cluster = question.strategy.mesh, question.cluster
     levels = axis_levels(mesh, cluster)
     rows = places(mesh, cluster)

@@ -3,7 +3,8 @@
 The file names model, cluster, framework and global batch; its mesh, pipeline and the rest are what is searched: all
 sizes and orders of the axes, micro-batches, two halves, schedules, chunks, recomputation, optimizer sharding, what lies
 on the host. Gradient buckets, groups that share optimizer states, the vocabulary's split, what recomputation repeats
-and schedules without a closed form are tried on the strategies that come out first.
+and schedules without a closed form are tried on the strategies that come out first. It keeps to what the file's
+framework can execute; --beyond shows what another framework could win.
 
 example:
   python -m parallel_strategy search strategy.yaml --out best.yaml
@@ -13,11 +14,11 @@ example:
 import argparse
 import json
 
-from parallel_strategy.arguments import share, whole_number
+from parallel_strategy.arguments import add_strategy, share, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("strategy")
+    add_strategy(parser)
     parser.add_argument("--devices", type=whole_number, help="default: as many as the file's mesh has")
     parser.add_argument("--tp", type=whole_number, nargs="+", default=[])
     parser.add_argument("--pp", type=whole_number, nargs="+", default=[])
@@ -29,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--schedules", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--zero", type=int, nargs="+", choices=(0, 1, 2, 3), help="default: all")
     parser.add_argument("--on-device", action="store_true", help="neither optimizer nor activations on the host")
+    parser.add_argument(
+        "--beyond", action="store_true", help="also what the framework cannot execute: priced only, and marked so"
+    )
     parser.add_argument("--margin", type=share, default=0.0, help="share of usable memory to leave free")
     parser.add_argument("--keep", type=whole_number, default=10, help="how many strategies to show")
     parser.add_argument("--out", help="write the winner's strategy.yaml")
@@ -36,17 +40,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import os
     import time
     from pathlib import Path
 
+    os.environ.setdefault(
+        "OPENBLAS_NUM_THREADS", "1"
+    )  # before numpy: these matrices are small, threads would only spin
+
     from pangu.foundation.errors import UserError
     from parallel_strategy.report.output import write_whole
-    from parallel_strategy.report.search import found_data, print_found
+    from parallel_strategy.report.search import found_data, one_line, print_found
+    from parallel_strategy.search.executable import keep_to_framework
     from parallel_strategy.search.find import search
     from parallel_strategy.search.shapes import Space
-    from parallel_strategy.spec.strategy import Question
+    from parallel_strategy.session import load_question
+    from parallel_strategy.spec.capability import outside
 
-    question = Question.load(arguments.strategy)
+    question = load_question(arguments.strategy, devices=arguments.devices, changes=arguments.set)
     devices = arguments.devices or question.strategy.mesh.devices
     if devices > question.cluster.device_count:
         raise UserError(
@@ -77,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
                 f"--schedules {' '.join(arguments.schedules)}: these can only be simulated, on strategies that another "
                 f"one ranks first; add one of {', '.join(Space(1, 1).schedules)}"
             )
+    if not arguments.beyond:
+        space = keep_to_framework(question, space)
     started = time.perf_counter()
     found = search(question, space, keep=arguments.keep, margin=arguments.margin)
     elapsed = time.perf_counter() - started
@@ -91,12 +104,25 @@ def run(arguments: argparse.Namespace) -> int:
         winner = found.best[0]
         title = (
             f"# Found by search: {winner.seconds:.4g} s a step and {winner.gib:.1f} of "
-            f"{winner.memory.usable_gib():g} GiB predicted, best of\n# {found.candidates:,} strategies on {devices} "
+            f"{winner.usable_gib:g} GiB predicted, best of\n# {found.candidates:,} strategies on {devices} "
             f"devices of {question.cluster.name}. `explain` says where the time goes.\n"
         )
         write_whole(out, title + best.dump())
+    lacks = None
+    if found.nearest is not None:
+        usable, needs = found.nearest.usable_gib * (1.0 - arguments.margin), found.nearest.gib
+        lacks = (
+            f"{arguments.strategy}: none of {found.candidates:,} strategies fits; the nearest needs {needs:.2f} GiB, "
+            f"{usable:.2f} usable: {needs - usable:.3g} too much ({one_line(found.nearest.question.strategy)})"
+        )
+    priced_only = outside(found.best[0].question) if found.best else []
     if arguments.json:
-        print(json.dumps(found_data(found, elapsed), indent=1))
-    else:
-        print_found(found, elapsed)
-    return 0 if found.best else 1
+        data = found_data(found, elapsed) | {"priced_only": priced_only} | ({"error": lacks} if lacks else {})
+        print(json.dumps(data, indent=1))
+        return 2 if lacks else 0
+    print_found(found, elapsed)
+    for line in priced_only:
+        print(f"priced only: {line}")
+    if lacks:
+        raise UserError(lacks)
+    return 0

@@ -7,10 +7,11 @@ example:
 
 import argparse
 
+from parallel_strategy.arguments import add_strategy
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("strategy")
-    parser.add_argument("--calibration", help="a file that `calibrate` wrote")
+    add_strategy(parser, has_calibration=True)
     parser.add_argument("--html", help="page to write")
     parser.add_argument("--trace", help="JSON file for chrome://tracing or ui.perfetto.dev")
     parser.add_argument("--pareto", action="store_true", help="also search, and draw the Pareto front into the page")
@@ -25,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not arguments.html and not arguments.trace:
         raise UserError("timeline: nothing to write; give --html FILE, --trace FILE or both")
-    prediction = load_prediction(arguments.strategy, arguments.calibration)
+    prediction = load_prediction(arguments.strategy, arguments.calibration, arguments.set)
     if arguments.trace:
         from parallel_strategy.report.trace import chrome_trace
 

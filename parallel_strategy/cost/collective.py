@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 from parallel_strategy.spec.cluster import ClusterSpec
 
 # share of an all-reduce's traffic
@@ -100,6 +102,14 @@ class Network:
         if size <= 1 or bytes_ <= 0:
             return 0.0
         return min(line.alpha + line.beta * bytes_ for line in self.lines(op, size, stride))
+
+    def seconds_of_sizes(self, op: str, sizes: np.ndarray, size: int, stride: int) -> np.ndarray:
+        """The same of many sizes at once."""
+        lines = self.lines(op, size, stride)
+        seconds = lines[0].alpha + lines[0].beta * sizes
+        for line in lines[1:]:
+            seconds = np.minimum(seconds, line.alpha + line.beta * sizes)
+        return np.where(sizes > 0, seconds, 0.0)
 
     def choice(self, op: str, bytes_: float, size: int, stride: int) -> str:
         return min(self.lines(op, size, stride), key=lambda line: line.alpha + line.beta * bytes_).algorithm

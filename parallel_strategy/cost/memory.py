@@ -1,28 +1,28 @@
-"""Bytes that a rank of a stage holds, over the course of a step.
+"""Bytes that a rank of a stage holds at its fullest moment, for any number of candidates at once.
 
-Weights, gradients and optimizer states by dtype and shard group; activations by walking the stage's schedule: a
-forward adds
-what the chunk keeps, the matching backward (or weight gradient) frees it, and recomputation needs one layer's worth
-beside.
+Weights, gradients and optimizer states by dtype and shard group; activations by how many micro-batches wait for their
+backward (`schedule.in_flight`), and recomputation needs one layer's worth beside. Arrays have leading axes [candidate,
+stage]; one strategy is an array of one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-from parallel_strategy.graph.operator import Block
-from parallel_strategy.graph.program import Chunk, Piece, Program
-from parallel_strategy.graph.sharding import owned_elements
-from parallel_strategy.schedule.orders import Order, Task, splits_backward
+import numpy as np
+
+from parallel_strategy.cost.block_table import BlockTable
+from parallel_strategy.graph.stages import SLOTS, Places
+from parallel_strategy.schedule.in_flight import moments
+from parallel_strategy.schedule.orders import Task
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.framework import FrameworkSpec
 
 GIB = 1024.0**3
-GRANULE = 512  # bytes: what an allocator rounds a tensor up to
 
 
 @dataclass(frozen=True, slots=True)
 class StageMemory:
-    """GiB of one rank of a stage at its peak."""
+    """GiB of one rank of a stage at its peak: numbers, or arrays [candidate, stage]."""
 
     weights: float
     gradients: float
@@ -33,124 +33,62 @@ class StageMemory:
     context: float
 
     @property
+    def resident(self) -> float:
+        """All but activations."""
+        return self.weights + self.gradients + self.optimizer + self.buffers + self.context
+
+    @property
     def total(self) -> float:
-        return (
-            self.weights
-            + self.gradients
-            + self.optimizer
-            + self.activations
-            + self.recompute
-            + self.buffers
-            + self.context
-        )
+        return self.resident + (self.activations + self.recompute)
 
 
-class Memory:
-    """Memory of a program under a schedule order."""
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """Bytes that do not change during a step, [candidate, stage]."""
 
-    def __init__(self, program: Program, order: Order) -> None:
-        self.program, self.order = program, order
-        question = program.question
-        self.framework, self.strategy, self.cluster = question.framework, question.strategy, question.cluster
+    weights: np.ndarray
+    gradients: np.ndarray
+    optimizer: np.ndarray
+    buffers: np.ndarray
 
-    def kept(self, piece: Piece) -> float:
-        """Bytes that one micro-batch leaves behind in a piece until its backward."""
-        return kept_bytes(piece, self.program, rounded_bytes(piece.block))
-
-    def chunk_bytes(self, chunk: Chunk) -> float:
-        kept = sum(self.kept(piece) for piece in chunk.pieces)
-        return kept * (1.0 - self.strategy.offload.activation)
-
-    def working_bytes(self, chunk: Chunk) -> float:
-        """What the backward of a chunk needs beside what was kept: a recomputed layer, and gradients of activations."""
-        largest = 0.0
-        mode = self.strategy.recompute.mode
-        for piece in chunk.pieces:
-            again = 0.0
-            if piece.recomputed:
-                again = piece.block.saved_bytes if mode == "full" else piece.block.attention_bytes
-            largest = max(largest, again + transient_bytes(piece.block, self.framework))
-        return largest
-
-    @cached_property
-    def chunks(self) -> list[tuple[float, float]]:
-        """(kept, working) bytes of every chunk."""
-        return [(self.chunk_bytes(chunk), self.working_bytes(chunk)) for chunk in self.program.chunks]
-
-    def walk(self, stage: int) -> list[tuple[Task, float, float]]:
-        """Activation bytes after each task of the stage, and at its peak."""
-        split = splits_backward(self.strategy.pipeline.schedule)
-        level, rows = 0.0, []
-        for task in self.order[stage]:
-            kept, working = self.chunks[task.chunk]
-            if task.kind == "F":
-                level += kept
-                rows.append((task, level, level))
-            else:
-                peak = level + working
-                if task.kind == "W" or not split:
-                    level -= kept
-                rows.append((task, level, peak))
-        return rows
-
-    def stage(self, stage: int) -> StageMemory:
-        program, framework, strategy = self.program, self.framework, self.strategy
-        zero = strategy.zero.stage
-        groups = []
-        for expert, axis in ((False, "weights"), (True, "expert_dp")):
-            elements = program.stage_elements(stage, expert=expert)
-            size = program.group(axis)[0]
-            if strategy.zero.weight_shard_size > 0:
-                size = min(size, strategy.zero.weight_shard_size)
-            groups.append((elements, size))
-        weights = sum(n / (g if zero >= 3 else 1) for n, g in groups) * framework.weight_bytes
-        resident, updated = gradient_and_state_bytes(framework, program.model.compute_dtype)
-        gradients = sum(n / (g if zero >= 2 else 1) for n, g in groups) * resident
-        states = owned_elements(program, stage) * updated
-        if strategy.offload.optimizer:
-            states = 0.0
-        peak_kept, peak_working = self.activation_peak(stage)
-        buffers = framework.workspace_mib * 2**20
-        if zero >= 3:  # the layer that runs and the one that is fetched
-            block = max(program.blocks.values(), key=lambda b: b.elements(False) + b.elements(True))
-            buffers += 2 * (block.elements(False) + block.elements(True)) * framework.weight_bytes
-        if program.pp > 1:
-            buffers += 2 * program.boundary_bytes
-        lost = 1.0 + framework.fragmentation
-        return StageMemory(
-            weights / GIB,
-            gradients / GIB,
-            states / GIB,
-            peak_kept * lost / GIB,
-            peak_working * lost / GIB,
-            buffers / GIB,
-            framework.context_gib,
-        )
-
-    def activation_peak(self, stage: int) -> tuple[float, float]:
-        """(kept, working) bytes at the stage's fullest moment."""
-        best = (0.0, 0.0)
-        split = splits_backward(self.strategy.pipeline.schedule)
-        level = 0.0
-        for kind, chunk, _ in self.order[stage]:
-            kept, working = self.chunks[chunk]
-            if kind == "F":
-                level += kept
-                working = 0.0
-            if level + working > best[0] + best[1]:
-                best = (level, working)
-            if kind == "W" or (kind == "B" and not split):
-                level -= kept
-        return best
-
-    def usable_gib(self) -> float:
-        return usable_gib(self.cluster)
+    def with_activations(self, framework: FrameworkSpec, kept: np.ndarray, working: np.ndarray) -> StageMemory:
+        """All of the memory. `kept`, `working`: bytes at the fullest moment, [candidate, stage]."""
+        arrays = (self.weights / GIB, self.gradients / GIB, self.optimizer / GIB)
+        moving = activation_gib(framework, kept, working)
+        return StageMemory(*arrays, *moving, self.buffers / GIB, framework.context_gib)  # type: ignore[arg-type]
 
 
-def usable_gib(cluster: ClusterSpec) -> float:
-    """What a training process can have of a device."""
-    hbm = cluster.device.hbm
-    return hbm.usable_gb if hbm.usable_gb is not None else hbm.gb
+def activation_gib(framework: FrameworkSpec, kept: np.ndarray, working: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """GiB with what the allocator loses."""
+    lost = (1.0 + framework.fragmentation) / GIB
+    return kept * lost, working * lost
+
+
+def resident_bytes(
+    framework: FrameworkSpec,
+    dtype: str,
+    table: BlockTable,
+    held: np.ndarray,
+    shards: tuple[np.ndarray, np.ndarray],
+    owned: np.ndarray,
+    *,
+    zero: int,
+    host_optimizer: bool,
+) -> Resident:
+    """`held`: [stage, slot] blocks; `shards`: [candidate] ranks that share dense weights and experts; `owned`:
+    [candidate, stage] elements that a rank updates; `zero`: level of optimizer sharding."""
+    gradient, states = gradient_and_state_bytes(framework, dtype)
+    weights, gradients = np.zeros_like(owned), np.zeros_like(owned)
+    for elements, size in zip((table.dense @ held.T, table.expert @ held.T), shards, strict=True):
+        weights = weights + elements / (size[:, None] if zero >= 3 else 1) * framework.weight_bytes
+        gradients = gradients + elements / (size[:, None] if zero >= 2 else 1) * gradient
+    buffers = np.full((len(owned), 1), framework.workspace_mib * 2**20)
+    if zero >= 3:  # the layer that runs and the one that is fetched
+        largest = (table.dense + table.expert).max(axis=-1)
+        buffers = buffers + 2 * largest[:, None] * framework.weight_bytes
+    if held.shape[0] > 1:
+        buffers = buffers + 2 * table.boundary[:, None]
+    return Resident(weights, gradients, owned * (0.0 if host_optimizer else states), buffers)
 
 
 def gradient_and_state_bytes(framework: FrameworkSpec, dtype: str) -> tuple[float, float]:
@@ -161,33 +99,91 @@ def gradient_and_state_bytes(framework: FrameworkSpec, dtype: str) -> tuple[floa
     return framework.gradient_bytes, states
 
 
-def kept_bytes(piece: Piece, program: Program, whole: float) -> float:
-    """Bytes that one micro-batch leaves behind in a piece until its backward. `whole`: of one block without
-    recomputation."""
-    block, strategy = piece.block, program.question.strategy
-    if block.kind == "head":
-        return piece.count * whole
-    left = whole - block.attention_bytes
-    if strategy.recompute.mode == "full":
-        left = block.input_bytes
-        if strategy.recompute.slice_activation and not program.shard.sequence_parallel:
-            left /= strategy.mesh.tp
-    return (piece.count - piece.recomputed) * whole + piece.recomputed * left
+def kept_bytes(saved: np.ndarray, table: BlockTable, places: Places, mode: str) -> np.ndarray:
+    """[candidate, place] bytes that one micro-batch leaves behind until its backward. `saved`: [candidate, slot] of a
+    block that is not computed again, `table.kept` or, without the allocator's granules, `table.saved`."""
+    kept = saved @ places.counts.T
+    if mode == "none":
+        return kept
+    dropped = saved - table.entry if mode == "full" else table.attention
+    return kept - dropped @ places.again.T
 
 
-def rounded_bytes(block: Block) -> float:
-    """What a block keeps, each tensor in whole granules of the allocator."""
-    return sum(-(-tensor.bytes // GRANULE) * GRANULE for tensor in block.saved)
+def working_bytes(table: BlockTable, places: Places, mode: str) -> np.ndarray:
+    """[candidate, place] bytes that backward needs beside what was kept: a recomputed layer, and gradients of
+    activations."""
+    working = np.zeros((len(table.transient), len(places.counts)))
+    again = table.saved if mode == "full" else table.attention
+    for slot in np.flatnonzero(places.counts.any(axis=0)):
+        runs, reruns = places.counts[:, slot] > 0, places.again[:, slot] > 0
+        need = table.transient[:, slot, None] + again[:, slot, None] * (reruns if mode != "none" else 0.0)
+        working = np.maximum(working, need * runs)
+    return working
 
 
-def transient_bytes(block: Block, framework: FrameworkSpec) -> float:
-    """What lives at one moment of a block's backward beside what was kept: the gradients on both sides of the widest
-    operator, and where weight gradients are not added in place, the gradient of the largest weight."""
-    if not block.saved:  # an embedding's gradient is written when its micro-batch has freed all the rest
-        return 0.0
-    sizes = sorted((tensor.bytes for tensor in block.saved), reverse=True)
-    gradients = sizes[0] if block.kind == "head" else max(sum(sizes[:2]), 2 * block.input_bytes)
-    # where tokens are split, a product's input is gathered again, and its gradient is whole before it is scattered
-    gradients += 2 * max((node.bytes for node in block.collectives if ".again" in node.name), default=0.0)
-    weights = [parameter.elements for parameter in block.parameters if not parameter.expert]
-    return gradients + framework.weight_gradient_copy_bytes * max(weights, default=0.0)
+@dataclass(frozen=True, slots=True)
+class LayerBytes:
+    """Bytes of one micro-batch: what one layer keeps, what of it recomputation drops, what a recomputed layer needs in
+    backward; what the ends of the model keep."""
+
+    kept: float
+    dropped: float
+    rerun: float
+    embedding: float
+    head: float
+
+
+def layer_bytes(table: BlockTable, mode: str) -> LayerBytes:
+    """The terms of `kept_bytes` and `working_bytes` by themselves, of a table of one candidate."""
+    layer, ends = SLOTS.index("layer"), (SLOTS.index("embedding"), SLOTS.index("head"))
+    kept = table.kept[0]
+    dropped = kept[layer] - table.entry[0, layer] if mode == "full" else table.attention[0, layer]
+    again = table.saved[0, layer] if mode == "full" else table.attention[0, layer]
+    numbers = (kept[layer], dropped, again + table.transient[0, layer], *(kept[end] for end in ends))
+    return LayerBytes(*map(float, numbers))
+
+
+def at_the_fullest(
+    schedule: str, places: Places, kept: np.ndarray, working: np.ndarray, micro_batches: Sequence[int] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """[candidate, stage] bytes kept and working at the fullest moment of each stage. `kept`, `working`: [candidate,
+    place]; `micro_batches`: [candidate]."""
+    pp, chunks = places.index.shape
+    kept, working = kept[:, places.index], working[:, places.index]
+    counts = np.asarray(micro_batches)
+    if chunks == 1:
+        flying = {int(m): moments(schedule, pp, 1, int(m)).kept[:, 0, 0] for m in np.unique(counts)}
+        return kept[..., 0] * np.array([flying[int(m)] for m in counts]), working[..., 0]
+    held, beside = np.zeros(kept.shape[:2]), np.zeros(kept.shape[:2])
+    for m in np.unique(counts):
+        rows = np.flatnonzero(counts == m)
+        of_stage = moments(schedule, pp, chunks, int(m))
+        # [candidate, stage, moment]
+        level = (of_stage.kept[None] @ kept[rows, ..., None])[..., 0]
+        runs = (of_stage.runs[None] @ working[rows, ..., None])[..., 0]
+        fullest = np.argmax(level + runs, axis=-1)[..., None]
+        held[rows] = np.take_along_axis(level, fullest, axis=-1)[..., 0]
+        beside[rows] = np.take_along_axis(runs, fullest, axis=-1)[..., 0]
+    return held, beside
+
+
+def walk(tasks: list[Task], chunks: dict[int, tuple[float, float]], *, split: bool) -> list[tuple[Task, float, float]]:
+    """Activation bytes after each task of a stage, and at its peak. `chunks`: (kept, working) bytes by chunk."""
+    level, rows = 0.0, []
+    for task in tasks:
+        kept, working = chunks[task.chunk]
+        if task.kind == "F":
+            level += kept
+            rows.append((task, level, level))
+        else:
+            peak = level + working
+            if task.kind == "W" or not split:
+                level -= kept
+            rows.append((task, level, peak))
+    return rows
+
+
+def usable_gib(cluster: ClusterSpec) -> float:
+    """What a training process can have of a device."""
+    hbm = cluster.device.hbm
+    return hbm.usable_gb if hbm.usable_gb is not None else hbm.gb

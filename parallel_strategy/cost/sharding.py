@@ -7,14 +7,12 @@ the layout that an operator leaves is not the one that the next one reads, MindS
 or a slice that costs nothing forward and an AllGather backward.
 """
 
-import fnmatch
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
 import numpy as np
 
-from pangu.foundation.errors import UserError
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.elimination import Tables
 from parallel_strategy.cost.kernel import matmul_seconds
@@ -48,7 +46,6 @@ class Operator:
     inner: int = 0
     choices: tuple[int, ...] = POINTWISE
     passes: float = 2.0  # of the output, that an element-wise kernel reads and writes
-    primitives: str = ""  # path of the operator's primitive in `pangu`, without its layer
     row_limit: int = 1 << 30
     column_limit: int = 1 << 30
 
@@ -122,7 +119,10 @@ class BlockSharding:
     def own_seconds(self, name: str) -> np.ndarray:
         """[choices] forward and backward of one micro-batch, with collectives of the operator itself and its share of
         the gradient's all-reduce."""
-        operator, options = self.by_name[name], self.options[name]
+        return self.operator_seconds(self.by_name[name], self.options[name])
+
+    def operator_seconds(self, operator: Operator, options: np.ndarray) -> np.ndarray:
+        """[choices] the same of any operator: [choices, axes] say what each axis does to it."""
         question = self.question
         device, dtype = question.cluster.device, question.model.compute_dtype
         bandwidth = device.hbm.gbps * 1e9 * device.hbm.eff
@@ -156,11 +156,16 @@ class BlockSharding:
         left, right = self.output_layout(before), self.input_layout(after)
         unique_left, index_left = np.unique(left, axis=0, return_inverse=True)
         unique_right, index_right = np.unique(right, axis=0, return_inverse=True)
-        source, target = unique_left[:, None, :], unique_right[None, :, :]
         operator = self.by_name[before]
+        seconds = self.moving_seconds(operator.rows * operator.columns, unique_left, unique_right)
+        return seconds[index_left.reshape(-1)][:, index_right.reshape(-1)]
+
+    def moving_seconds(self, elements: float, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """[layouts before, layouts after] the same of a tensor of so many elements; layouts are [number, axes]."""
+        source, target = before[:, None, :], after[None, :, :]
         sizes = np.array([axis.size for axis in self.axes])
-        local = operator.rows * operator.columns * self.element / np.where(source != WHOLE, sizes, 1).prod(axis=-1)
-        local = np.broadcast_to(local, (len(unique_left), len(unique_right))).astype(float)
+        local = elements * self.element / np.where(source != WHOLE, sizes, 1).prod(axis=-1)
+        local = np.broadcast_to(local, (len(before), len(after))).astype(float)
         seconds = np.zeros_like(local)
         # slices first, since they shrink what follows; then exchanges, then gathers
         sliced = [(source[..., i] == WHOLE) & (target[..., i] != WHOLE) for i in range(len(self.axes))]
@@ -177,7 +182,7 @@ class BlockSharding:
             both = self.line("all_gather", axis, whole) + self.line("reduce_scatter", axis, whole)
             seconds += np.where(gathered, both, 0.0)
             local = np.where(gathered, whole, local)
-        return seconds[index_left.reshape(-1)][:, index_right.reshape(-1)]
+        return seconds
 
     @cached_property
     def tables(self) -> Tables:
@@ -263,28 +268,22 @@ def block_of(question: Question) -> list[Operator]:
     inner, ups = model.ffn_hidden_size, 2 if model.gated_ffn else 1
     scores = 1.0 + 4.0 * model.num_heads * model.seq_length / width  # passes over scores, per element of the context
 
-    def matmul(name: str, source: str, columns: int, inside: int, path: str, column_limit: int = 1 << 30) -> Operator:
-        return Operator(
-            name, "MatMul", (source,), rows, columns, inside, PRODUCT, primitives=path, column_limit=column_limit
-        )
+    def matmul(name: str, source: str, columns: int, inside: int, column_limit: int = 1 << 30) -> Operator:
+        return Operator(name, "MatMul", (source,), rows, columns, inside, PRODUCT, column_limit=column_limit)
 
     return [
-        Operator("attention.norm", "LayerNorm", ("feed_forward.residual",), rows, hidden, choices=ALONG_ROWS,
-                 primitives="layernorm1.norm"),
-        matmul("attention.query", "attention.norm", width, hidden, "attention.dense1.affine.matmul",
-               column_limit=heads),
-        matmul("attention.key", "attention.norm", keys, hidden, "attention.dense2.affine.matmul",
-               column_limit=model.key_value_heads),
-        matmul("attention.value", "attention.norm", keys, hidden, "attention.dense3.affine.matmul",
-               column_limit=model.key_value_heads),
+        Operator("attention.norm", "LayerNorm", ("feed_forward.residual",), rows, hidden, choices=ALONG_ROWS),
+        matmul("attention.query", "attention.norm", width, hidden, column_limit=heads),
+        matmul("attention.key", "attention.norm", keys, hidden, column_limit=model.key_value_heads),
+        matmul("attention.value", "attention.norm", keys, hidden, column_limit=model.key_value_heads),
         Operator("attention.core", "BatchMatMul", ("attention.query", "attention.key", "attention.value"), rows, width,
-                 passes=scores, primitives="attention.scores", row_limit=sequences, column_limit=heads),
-        matmul("attention.output", "attention.core", hidden, width, "attention.projection.affine.matmul"),
+                 passes=scores, row_limit=sequences, column_limit=heads),
+        matmul("attention.output", "attention.core", hidden, width),
         Operator("attention.residual", "Add", ("attention.output", "feed_forward.residual"), rows, hidden, passes=3),
         Operator("feed_forward.norm", "LayerNorm", ("attention.residual",), rows, hidden, choices=ALONG_ROWS),
-        matmul("feed_forward.up", "feed_forward.norm", ups * inner, hidden, "output.mapping.affine.matmul"),
+        matmul("feed_forward.up", "feed_forward.norm", ups * inner, hidden),
         Operator("feed_forward.activation", "GeLU", ("feed_forward.up",), rows, ups * inner),
-        matmul("feed_forward.down", "feed_forward.activation", hidden, inner, "output.projection.affine.matmul"),
+        matmul("feed_forward.down", "feed_forward.activation", hidden, inner),
         Operator("feed_forward.residual", "Add", ("feed_forward.down", "attention.residual"), rows, hidden, passes=3),
     ]  # fmt: skip
 
@@ -304,60 +303,3 @@ def mesh_choice(block: BlockSharding) -> dict[str, int]:
             operator.name, tuple(ROWS if axis.name == "dp" else tensor for axis in block.axes)
         )
     return choice
-
-
-def override_seconds(question: Question) -> float:
-    """What the strategy's overrides add to one micro-batch of one layer, forward and backward: the sharding of the mesh
-    with the named operators sharded otherwise, over the sharding of the mesh. Raises UserError for an operator or a
-    strategy that does not exist, with the nearest legal one."""
-    axes, operators = mesh_axes(question), block_of(question)
-    block = BlockSharding(question, axes or [Axis("dp", 1, 1)], operators)
-    choice = mesh_choice(block)
-    before = block.tables.total(choice)
-    for override in question.strategy.overrides:
-        named = [operator for operator in operators if _named(operator, override.operator)]
-        if not named:
-            known = ", ".join(operator.name for operator in operators)
-            raise UserError(f"overrides: operator {override.operator!r} matches none of {known}")
-        for operator in named:
-            choice[operator.name] = _overridden(block, operator, override.strategy)
-    return block.tables.total(choice) - before
-
-
-def _named(operator: Operator, pattern: str) -> bool:
-    """Whether a pattern of an override means this operator: by its name here, or by its primitive's path in `pangu`."""
-    paths = (
-        operator.name,
-        f"backbone.blocks.0.{operator.primitives}",
-        f"backbone.top_query_layer.{operator.primitives}",
-    )
-    return any(fnmatch.fnmatch(path, pattern) for path in paths)
-
-
-def _overridden(block: BlockSharding, operator: Operator, strategy: list[list[int]]) -> int:
-    """Number of the choice whose in_strategy is `strategy`. Dimensions of one part at the end may be left out or added,
-    and a weight may be written transposed."""
-    options = block.options[operator.name]
-    written = [block.in_strategy(operator, does)[0] for does in options]
-
-    def bare(splits: list[int] | tuple[int, ...]) -> tuple[int, ...]:
-        kept = list(splits)
-        while kept and kept[-1] == 1:
-            kept.pop()
-        return tuple(kept)
-
-    def distance(one: tuple[tuple[int, ...], ...]) -> float:
-        if [bare(x) for x in one] == [bare(x) for x in strategy]:
-            return 0.0
-        turned = [strategy[0], strategy[1][::-1]] if operator.inner and len(strategy) == 2 else strategy
-        if [bare(x) for x in one] == [bare(x) for x in turned]:
-            return 0.0
-        flat, wanted = [x for part in one for x in part], [x for part in strategy for x in part]
-        wanted += [1] * (len(flat) - len(wanted))
-        return 1.0 + sum(abs(np.log2(a / b)) for a, b in zip(flat, wanted, strict=False))
-
-    best = min(range(len(written)), key=lambda index: distance(written[index]))
-    if distance(written[best]) > 0:
-        nearest = [list(part) for part in written[best]]
-        raise UserError(f"overrides: {operator.name} cannot have in_strategy {strategy}; nearest: {nearest}")
-    return best

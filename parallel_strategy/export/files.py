@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.export import groups, megatron, mindformers, msrun, rank_table
+from parallel_strategy.report.output import write_whole
 from parallel_strategy.spec.strategy import Question
 
 RANK_TABLE = "rank_table.json"
@@ -56,7 +57,7 @@ def export(question: Question, strategy_file: str, hosts: Path | None, skeleton:
 def operator_strategy(question: Question, skeleton: Path) -> bytes:
     """Strategies of operators under MindSpore's names. Raises UserError for a file that is no skeleton of this network,
     and for a strategy that MindSpore reads in no such file."""
-    from parallel_strategy.mindspore.placement import check_supported
+    from parallel_strategy.mindspore.limits import check_supported
     from parallel_strategy.mindspore.strategy_file import operator_strategy_json
 
     check_supported(question)
@@ -84,12 +85,5 @@ def mindspore_files(question: Question) -> dict[str, str | bytes]:
 def write(exported: Exported, out: Path) -> None:
     """Write every file, each whole or not at all. They are not synced, for there are thousands, and all can be written
     again."""
-    try:
-        for name, content in exported.files.items():
-            path = out / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            hidden = path.with_name(f".{path.name}.tmp")
-            hidden.write_bytes(content)
-            hidden.replace(path)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
+    for name, content in exported.files.items():
+        write_whole(out / name, content, is_synced=False)

@@ -24,6 +24,7 @@ class Groups:
         self.sizes = {axis: getattr(mesh, axis) for axis in ("pp", "dp", "cp", "tp")}
         self.strides = {axis: mesh.stride(axis) for axis in self.sizes}
         self.members = cache(self._members)
+        self.extent = cache(self._extent)
 
     def coordinate(self, axis: str, rank: int) -> int:
         return rank // self.strides[axis] % self.sizes[axis]
@@ -63,16 +64,16 @@ class Groups:
             return tuple(range(mesh.devices))
         raise ValueError(f"axis {axis!r} is unknown")
 
-    def extent(self, axis: str) -> tuple[int, int]:
-        """(size, stride in ranks) of a group: what a cost model needs of it."""
-        mesh = self.mesh
+    def _extent(self, axis: str) -> tuple[int, int]:
+        """`extent`: (size, stride in ranks) of a group, which is all that a cost model needs of it."""
+        mesh, strides = self.mesh, self.strides
         weights = mesh.dp * mesh.cp
-        stride = min(mesh.stride("dp"), mesh.stride("cp")) if mesh.cp > 1 else mesh.stride("dp")
+        stride = min(strides["dp"], strides["cp"]) if mesh.cp > 1 else strides["dp"]
         if axis == "weights":
             return weights, stride
         if axis == "ep":
-            return mesh.ep, mesh.stride("cp" if mesh.cp > 1 else "dp")
-        experts, expert_stride = weights // mesh.ep, mesh.stride("dp") * max(1, mesh.ep // mesh.cp)
+            return mesh.ep, strides["cp" if mesh.cp > 1 else "dp"]
+        experts, expert_stride = weights // mesh.ep, strides["dp"] * max(1, mesh.ep // mesh.cp)
         if axis == "expert_dp":
             return experts, expert_stride
         if axis in ("shard", "replica"):
@@ -81,19 +82,19 @@ class Groups:
         if axis in ("expert_shard", "expert_replica"):
             size = self._size(experts)
             return (size, expert_stride) if axis == "expert_shard" else (experts // size, expert_stride * size)
-        everyone, least = weights * mesh.tp, min(stride, mesh.stride("tp"))
+        everyone, least = weights * mesh.tp, min(stride, strides["tp"])
         if axis in ("weights_tp", "stage"):
             return everyone, least
         if axis in ("shard_tp", "replica_tp"):
             size = self._size(everyone)
             return (size, least) if axis == "shard_tp" else (everyone // size, least * size)
         if axis == "embedding":
-            return (2, (mesh.pp - 1) * mesh.stride("pp")) if mesh.pp > 1 else (1, 1)
+            return (2, (mesh.pp - 1) * strides["pp"]) if mesh.pp > 1 else (1, 1)
         if axis == "model":
-            return mesh.pp * mesh.tp, min(mesh.stride("pp"), mesh.stride("tp"))
+            return mesh.pp * mesh.tp, min(strides["pp"], strides["tp"])
         if axis == "world":
             return mesh.devices, 1
-        return getattr(mesh, axis), mesh.stride(axis)
+        return self.sizes[axis], strides[axis]
 
     def _size(self, ranks: int) -> int:
         """Ranks that share one copy: the largest divisor of the group that is at most the wanted size."""

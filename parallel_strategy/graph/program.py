@@ -1,4 +1,5 @@
-"""The program of a strategy: which blocks each stage holds, in chunks. `tasks` unfolds it into nodes.
+"""The program of a strategy: the blocks of every chunk, built. `stages` says where they lie, `tasks` unfolds them into
+nodes.
 
 Ranks of one stage run the same program, so a program is written per stage. The blocks are shared objects: a model of 64
 equal layers has one layer block, priced once.
@@ -12,8 +13,9 @@ from parallel_strategy.graph.ends import build_embedding, build_head
 from parallel_strategy.graph.groups import Groups
 from parallel_strategy.graph.layer import Shard, build_layer
 from parallel_strategy.graph.operator import Block, Collective, Parameter, Phase
+from parallel_strategy.graph.stages import runs_of_chunks
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import Question, even_stages
+from parallel_strategy.spec.strategy import Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class Piece:
     """`count` equal blocks in a row, the first of them layer number `first`; `recomputed` of them are checkpointed."""
 
     block: Block
+    slot: str  # of `graph.stages.SLOTS`
     first: int
     count: int
     recomputed: int = 0
@@ -102,67 +105,35 @@ class Program:
         return self.model.tied_embedding and self.chunks[0].stage != self.chunks[-1].stage
 
     def _chunks(self) -> tuple[Chunk, ...]:
-        question, model, shard = self.question, self.model, self.shard
-        strategy, framework = question.strategy, question.framework
-        pp, per_stage = strategy.mesh.pp, strategy.chunks_per_stage
-        plain = build_layer(model, framework, shard, experts=False)
-        expert = build_layer(model, framework, shard, experts=True) if model.experts else None
-        query = build_layer(model, framework, shard, experts=False, query=True) if model.query_layer else None
-        stage_of = [stage_of_chunk(index, pp, per_stage, strategy.pipeline.schedule) for index in range(pp * per_stage)]
-        untied = not model.tied_embedding or stage_of[0] != stage_of[-1]
-        embedding = build_embedding(model, framework, shard)
-        head = build_head(model, framework, shard, owns_table=untied)
-        sizes = self._chunk_sizes(stage_of)
-        left = self._recomputed_layers(sizes, stage_of)
-        chunks, layer = [], 0
-        for index, size in enumerate(sizes):
-            pieces = [Piece(embedding, 0, 1)] if index == 0 else []
-            end = layer + size
-            while layer < end:
-                block, run = plain, end - layer
-                if expert is not None and model.is_expert_layer(layer):
-                    block = expert
-                elif expert is not None and model.experts is not None:
-                    run = min(run, model.experts.first_layer - layer)
-                if query is not None:
-                    if layer == model.num_layers - 1:
-                        block = query
-                    else:
-                        run = min(run, model.num_layers - 1 - layer)
-                recomputed = min(run, left[stage_of[index]])
-                left[stage_of[index]] -= recomputed
-                pieces.append(Piece(block, layer, run, recomputed))
-                layer += run
-            if index == len(sizes) - 1:
-                if model.prediction_layers:
-                    pieces.append(Piece(expert or plain, layer, model.prediction_layers, 0))
-                pieces.append(Piece(head, layer, 1 + model.prediction_layers))
-            chunks.append(Chunk(index, stage_of[index], tuple(pieces)))
-        return tuple(chunks)
+        runs = runs_of_chunks(self.question.model, self.question.strategy)
+        untied = not self.model.tied_embedding or runs[0][0] != runs[-1][0]
+        blocks: dict[str, Block] = {}
+        for _, chunk in runs:
+            for run in chunk:
+                kind = self._kind(run.slot)
+                if kind not in blocks:
+                    blocks[kind] = self._build(kind, untied)
+        return tuple(
+            Chunk(
+                index,
+                stage,
+                tuple(Piece(blocks[self._kind(r.slot)], r.slot, r.first, r.count, r.recomputed) for r in chunk),
+            )
+            for index, (stage, chunk) in enumerate(runs)
+        )
 
-    def _chunk_sizes(self, stage_of: list[int]) -> list[int]:
-        """Layers of each chunk. Explicit stages are cut evenly into their chunks."""
-        strategy, per_stage = self.question.strategy, self.question.strategy.chunks_per_stage
-        if per_stage == 1 or strategy.pipeline.stages is None:
-            if per_stage == 1:
-                return strategy.layers_of_stages(self.model.num_layers)
-            return even_stages(self.model.num_layers, len(stage_of))
-        sizes = [0] * len(stage_of)
-        for stage, layers in enumerate(strategy.pipeline.stages):
-            mine = [index for index, owner in enumerate(stage_of) if owner == stage]
-            for index, size in zip(mine, even_stages(layers, len(mine)), strict=True):
-                sizes[index] = size
-        return sizes
+    def _kind(self, slot: str) -> str:
+        if slot != "prediction":
+            return slot
+        return "layer" if self.model.experts is None else "expert_layer"
 
-    def _recomputed_layers(self, sizes: list[int], stage_of: list[int]) -> list[int]:
-        recompute = self.question.strategy.recompute
-        if recompute.mode == "none":
-            return [0] * self.pp
-        if recompute.per_stage is not None:
-            return list(recompute.per_stage)
-        return [
-            sum(size for size, owner in zip(sizes, stage_of, strict=True) if owner == stage) for stage in range(self.pp)
-        ]
+    def _build(self, kind: str, untied: bool) -> Block:
+        model, framework, shard = self.model, self.question.framework, self.shard
+        if kind == "embedding":
+            return build_embedding(model, framework, shard)
+        if kind == "head":
+            return build_head(model, framework, shard, owns_table=untied)
+        return build_layer(model, framework, shard, experts=kind == "expert_layer", query=kind == "query")
 
     def group(self, axis: str) -> tuple[int, int]:
         """(size, stride in ranks) of this rank's group along an axis of a collective."""
@@ -224,13 +195,6 @@ class Program:
         strategy, mesh = self.question.strategy, self.question.strategy.mesh
         whole = sum(piece.block.flops() * piece.count for chunk in self.chunks for piece in chunk.pieces)
         return whole * mesh.tp * mesh.cp * mesh.dp * strategy.micro_batches
-
-
-def stage_of_chunk(index: int, pp: int, per_stage: int, schedule: str) -> int:
-    """Which stage holds the chunk: round robin, or there and back again for the V-shaped schedules."""
-    if per_stage == 2 and schedule in ("zb_v", "dualpipe"):
-        return index if index < pp else 2 * pp - 1 - index
-    return index % pp
 
 
 def _padded(question: Question) -> ModelSpec:

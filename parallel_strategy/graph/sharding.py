@@ -14,11 +14,12 @@ Weights travel in buckets, one of dense weights and one of experts, or one by on
 import fnmatch
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from parallel_strategy.graph.operator import Block, Collective, Parameter, Phase
 from parallel_strategy.graph.program import Cut, Program
 from parallel_strategy.graph.recompute import skipped_again
-from parallel_strategy.graph.stored import WORD_TABLES, is_table, is_turned, released_name
+from parallel_strategy.mindspore.pangu_network import WORD_TABLES, is_table, is_turned, released_name
 
 SCALAR_BYTES = 4.0
 STORED_BYTES = 4  # of a weight as the optimizer has it
@@ -78,12 +79,40 @@ def shard_elements(parameter: Parameter, shards: int) -> int:
     return -(-int(parameter.elements) // shards)
 
 
-def owned_elements(program: Program, stage: int) -> float:
-    """Elements that a rank of the stage updates."""
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Weights that one rank holds: those of a stage, or of one block. `parameters`: (layer, weight) of each; `blocks`:
+    (block, how many)."""
+
+    parameters: list[tuple[int, Parameter]]
+    blocks: list[tuple[Block, int]]
+
+    @classmethod
+    def of_stage(cls, program: Program, stage: int) -> "Holding":
+        return cls(program.stage_parameters(stage), program.stage_blocks(stage))
+
+    @classmethod
+    def of_block(cls, block: Block) -> "Holding":
+        return cls([(OUTSIDE, parameter) for parameter in block.parameters], [(block, 1)])
+
+    def elements(self, *, expert: bool) -> float:
+        return sum(block.elements(expert) * count for block, count in self.blocks)
+
+    def part(self, wanted: Callable[[Parameter], bool], shards: int) -> float:
+        """Elements of one rank's part of the weights that are wanted."""
+        return math.fsum(
+            float(count * shard_elements(parameter, shards))
+            for block, count in self.blocks
+            for parameter in block.parameters
+            if wanted(parameter)
+        )
+
+
+def owned_elements(program: Program, holding: Holding) -> float:
+    """Elements that a rank updates."""
     if program.question.framework.parameter_collectives:
-        return sum(p.elements / cut_of(program, p, layer).shards for layer, p in program.stage_parameters(stage))
-    cuts = _cuts_by_kind(program)
-    return sum(program.stage_elements(stage, expert=expert) / cut.shards for expert, cut in cuts.items())
+        return sum(p.elements / cut_of(program, p, layer).shards for layer, p in holding.parameters)
+    return sum(holding.elements(expert=expert) / cut.shards for expert, cut in _cuts_by_kind(program).items())
 
 
 def _cuts_by_kind(program: Program) -> dict[bool, Cut]:
@@ -179,65 +208,71 @@ def _scatter_each(program: Program, parameters: list[tuple[int, Parameter]]) -> 
 
 def scatter_micro_batch(program: Program, stage: int) -> list[Node]:
     """Level 2: the gradients of a stage, after each micro-batch."""
-    return _scatter_stage(program, stage) if program.question.strategy.zero.stage == 2 else []
+    return micro_batch_collectives(program, Holding.of_stage(program, stage))
 
 
-def _scatter_stage(program: Program, stage: int) -> list[Node]:
+def micro_batch_collectives(program: Program, holding: Holding) -> list[Node]:
+    """Level 2: the gradients of these weights, after each micro-batch."""
+    if program.question.strategy.zero.stage != 2:
+        return []
     if program.question.framework.parameter_collectives:
-        parameters = program.stage_parameters(stage)
+        parameters = holding.parameters
         if is_accumulated_twice(program):  # MindSpore scatters what its two readers give one after the other
             parameters = parameters + [row for row in parameters if row[1].name in WORD_TABLES]
         return list(_scatter_each(program, parameters))
     return [
         (OUTSIDE, node)
         for expert, cut in _cuts_by_kind(program).items()
-        for node in _scatter(program, f"gradients.{_kind(expert)}", cut, program.stage_elements(stage, expert=expert))
+        for node in _scatter(program, f"gradients.{_kind(expert)}", cut, holding.elements(expert=expert))
     ]
 
 
 def step_collectives(program: Program, stage: int) -> list[Node]:
     """What a rank of the stage sends once a step, beside its micro-batches, in order: sums of partial and of tied
     gradients, reduction over the ranks that hold the same weights, the norm, the loss, and the updated weights."""
+    strategy, holding = program.question.strategy, Holding.of_stage(program, stage)
+    nodes: list[Node] = []
     if program.question.framework.parameter_collectives:
-        return _one_by_one(program, stage)
+        if strategy.micro_batches > 1 and strategy.mesh.dp > 1:  # micro-batches are cut from everyone's rows
+            rows = 4.0 * strategy.batch.global_ * (program.model.seq_length + 1)
+            nodes.append((OUTSIDE, Collective("rows", "all_gather", "dp", rows, Phase.BACKWARD_WEIGHT, "int32")))
+        norms = {"norm": "stage", "norm.pipeline": "pp"}
+    else:
+        norms = {"norm": "world" if strategy.zero.stage or strategy.mesh.ep > 1 else "model"}
+    nodes += gradient_collectives(program, holding)
+    nodes += [(OUTSIDE, node) for node in _scalars(program, stage, norms)]
+    return nodes + weight_collectives(program, holding)
+
+
+def gradient_collectives(program: Program, holding: Holding) -> list[Node]:
+    """The sums of these weights' gradients at the end of a step."""
+    if program.question.framework.parameter_collectives:
+        return _one_by_one(program, holding)
     level, phase = program.question.strategy.zero.stage, Phase.BACKWARD_WEIGHT
     cuts = _cuts_by_kind(program)
     held = cuts[False].shards if level >= 2 else 1  # from level 2 on a rank has its part of the gradients only
-    partial = _held_elements(program, stage, lambda parameter: is_partial(program, parameter), held)
+    partial = holding.part(lambda parameter: is_partial(program, parameter), held)
     nodes = _collective(program, "gradients.partial", "all_reduce", "tp", partial, phase)
-    nodes += _tied(program, stage, held)
+    nodes += _tied(program, holding, held)
     for expert, cut in cuts.items():
-        size, name = program.stage_elements(stage, expert=expert), f"gradients.{_kind(expert)}"
+        size, name = holding.elements(expert=expert), f"gradients.{_kind(expert)}"
         if level == 1:
             nodes += _scatter(program, name, cut, size)
         elif level == 0:
             nodes += _collective(program, name, "all_reduce", cut.whole, size, phase)
     for expert, cut in cuts.items() if level else ():
-        part = _held_elements(program, stage, lambda p, kind=expert: p.expert == kind, cut.shards)  # type: ignore[misc]
+        part = holding.part(lambda p, kind=expert: p.expert == kind, cut.shards)  # type: ignore[misc]
         name = f"gradients.{_kind(expert)}.replica"
         if cut.replicas > 1:
             nodes += _collective(program, name, "all_reduce", cut.replica, part, phase)
-    whole_norm = "world" if level or program.question.strategy.mesh.ep > 1 else "model"
-    nodes += _scalars(program, stage, {"norm": whole_norm})
-    width = program.question.framework.weight_bytes_sent
-    for expert, cut in cuts.items() if level in (1, 2) else ():
-        size, name = program.stage_elements(stage, expert=expert), f"weights.{_kind(expert)}"
-        if cut.shards > 1:
-            nodes += _collective(program, name, "all_gather", cut.shard, size, phase, width)
     return [(OUTSIDE, node) for node in nodes]
 
 
-def _one_by_one(program: Program, stage: int) -> list[Node]:
-    """`step_collectives` of a framework that has a collective for every weight."""
-    strategy, phase = program.question.strategy, Phase.BACKWARD_WEIGHT
-    level, parameters = strategy.zero.stage, program.stage_parameters(stage)
-    nodes: list[Node] = []
-    if strategy.micro_batches > 1 and strategy.mesh.dp > 1:  # micro-batches are cut from everyone's rows
-        rows = 4.0 * strategy.batch.global_ * (program.model.seq_length + 1)
-        nodes.append((OUTSIDE, Collective("rows", "all_gather", "dp", rows, phase, "int32")))
-    if level == 1:
-        nodes += _scatter_each(program, parameters)
-    for layer, parameter in parameters:
+def _one_by_one(program: Program, holding: Holding) -> list[Node]:
+    """`gradient_collectives` of a framework that has a collective for every weight."""
+    phase = Phase.BACKWARD_WEIGHT
+    nodes = list(_scatter_each(program, holding.parameters)) if program.question.strategy.zero.stage == 1 else []
+    for layer, parameter in holding.parameters:
         cut, name = cut_of(program, parameter, layer), f"gradients.{parameter.name}"
         if cut.shards == 1:
             found = _collective(program, name, "all_reduce", cut.whole, parameter.elements, phase)
@@ -246,30 +281,33 @@ def _one_by_one(program: Program, stage: int) -> list[Node]:
             found = _collective(program, f"{name}.replica", "all_reduce", cut.replica, part, phase)
             found = found if cut.replicas > 1 else []
         nodes += [(layer, node) for node in found]
-    for layer, parameter in parameters:
+    for layer, parameter in holding.parameters:
         if parameter.name in WORD_TABLES:
-            nodes += [(OUTSIDE, n) for n in _tied(program, stage, cut_of(program, parameter, layer).shards)]
-    nodes += [(OUTSIDE, n) for n in _scalars(program, stage, {"norm": "stage", "norm.pipeline": "pp"})]
-    if level in (1, 2):
-        nodes += _gather_each(program, parameters, phase)
+            nodes += [(OUTSIDE, n) for n in _tied(program, holding, cut_of(program, parameter, layer).shards)]
     return nodes
 
 
-def _held_elements(program: Program, stage: int, wanted: Callable[[Parameter], bool], shards: int) -> float:
-    """Elements of one rank's part of the weights that are wanted."""
-    return math.fsum(
-        float(count * shard_elements(parameter, shards))
-        for block, count in program.stage_blocks(stage)
-        for parameter in block.parameters
-        if wanted(parameter)
-    )
-
-
-def _tied(program: Program, stage: int, shards: int) -> list[Collective]:
-    """The sum of a tied table's gradients, or of this rank's part of them, between the first and the last stage."""
-    if not program.tied_across_stages or stage not in (program.chunks[0].stage, program.chunks[-1].stage):
+def weight_collectives(program: Program, holding: Holding) -> list[Node]:
+    """Levels 1 and 2: these weights, gathered once they are updated."""
+    if program.question.strategy.zero.stage not in (1, 2):
         return []
-    table = _held_elements(program, stage, lambda parameter: parameter.name in WORD_TABLES, shards)
+    phase, width = Phase.BACKWARD_WEIGHT, program.question.framework.weight_bytes_sent
+    if program.question.framework.parameter_collectives:
+        return list(_gather_each(program, holding.parameters, phase))
+    nodes: list[Node] = []
+    for expert, cut in _cuts_by_kind(program).items():
+        size, name = holding.elements(expert=expert), f"weights.{_kind(expert)}"
+        if cut.shards > 1:
+            found = _collective(program, name, "all_gather", cut.shard, size, phase, width)
+            nodes += [(OUTSIDE, node) for node in found]
+    return nodes
+
+
+def _tied(program: Program, holding: Holding, shards: int) -> list[Collective]:
+    """The sum of a tied table's gradients, or of this rank's part of them, between the first and the last stage."""
+    if not program.tied_across_stages:
+        return []
+    table = holding.part(lambda parameter: parameter.name in WORD_TABLES, shards)
     return _collective(program, "gradients.tied", "all_reduce", "embedding", table, Phase.BACKWARD_WEIGHT)
 
 

@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pangu.foundation.errors import UserError
+from pangu.foundation.processes import Child, free_port
 from parallel_strategy.measure.choose import ASCEND_DRIVER
 from parallel_strategy.measure.samples import Collected, Crowded
 
@@ -94,40 +93,21 @@ def measure_workers(
             clock,
         ]
         package = Path(__file__).resolve().parents[2]
-        environment = os.environ | {
+        environment = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "PYTHONPATH": f"{package}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
             "GLOG_v": "3",
         }
-        process = subprocess.Popen(
-            words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=STARTING + 3 * seconds)
-        finally:  # also when this process is interrupted
-            _end(process)
+        log = folder / "launcher.log"
+        with (
+            Child(words, folder=folder, environment=environment, log=log) as process,
+            contextlib.suppress(subprocess.TimeoutExpired),
+        ):
+            process.wait(STARTING + 3 * seconds)
         if not out.exists():
             raise UserError(f"--workers {workers}: the processes did not finish: {_last_words(folder / 'logs')}")
         found = json.loads(out.read_text(encoding="utf-8"))
     return [Collected(**one) for one in found["collectives"]], [Crowded(**one) for one in found["crowded"]]
-
-
-def _end(process: subprocess.Popen) -> None:
-    """End msrun and what it started, if they still run."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=10)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _last_words(logs: Path) -> str:

@@ -21,13 +21,16 @@ from mindspore.parallel.nn import GradAccumulation, Pipeline
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore.fusion import whole_megabytes
-from parallel_strategy.mindspore.layouts import owned_parameters
-from parallel_strategy.mindspore.operators import overridden, split_of
-from parallel_strategy.mindspore.placement import (
-    check_propagated,
-    check_supported,
-    degrees,
+from parallel_strategy.mindspore.limits import check_propagated, check_supported
+from parallel_strategy.mindspore.operator_splits import operator_splits
+from parallel_strategy.mindspore.pangu_network import (
+    FOLLOWERS,
+    RECOMPUTED,
+    TABLE_COPY,
     layer_of_cell,
+    owned_parameters,
+)
+from parallel_strategy.mindspore.pipeline_stages import (
     places_of_layers,
     recomputed_layers,
     stage_of_cell,
@@ -36,8 +39,6 @@ from parallel_strategy.mindspore.placement import (
 from parallel_strategy.spec.strategy import Question
 
 SCHEDULERS = {"1f1b": "1f1b", "gpipe": "gpipe", "mindspore_vpp": "1f1b", "zb_v": "zero_bubble_v"}
-# These take no split of their own: they follow what they stand between.
-FOLLOWERS = ("Cast", "Reshape")
 
 
 def start(question: Question) -> None:
@@ -88,9 +89,6 @@ class TiedTable:
     ranks: tuple[int, int]
 
 
-COPY = "output_table"
-
-
 def copy_tied_table(question: Question, step: nn.Cell) -> TiedTable | None:
     """Give the last stage a word table of its own. None where one stage has both ends."""
     mesh, rank = question.strategy.mesh, get_rank()
@@ -101,7 +99,9 @@ def copy_tied_table(question: Question, step: nn.Cell) -> TiedTable | None:
     network = step.loss.network.network
     table = network.output_table
     # Not a clone: MindSpore lays a clone out as an optimizer's state of what it was cloned from.
-    copy = Parameter(initializer("zeros", table.shape, table.dtype) if table.has_init else table.value(), name=COPY)
+    copy = Parameter(
+        initializer("zeros", table.shape, table.dtype) if table.has_init else table.value(), name=TABLE_COPY
+    )
     network.output_table = copy
     parameters = [*step.optimizer.parameters, copy]
     step.optimizer.update_these(parameters)
@@ -293,15 +293,15 @@ def operators(cell: nn.Cell, path: str = "") -> Iterator[tuple[str, ops.Primitiv
 
 
 def shard_operators(question: Question, loss: nn.Cell, skip: set[str]) -> None:
-    letters = degrees(question)
+    splits = operator_splits(question)
     for path, primitive in operators(loss):
         if path in skip:
             continue
-        split = overridden(path, question.strategy.overrides) or split_of(path, letters)
+        split = splits.of(path)
         if split is not None:
             primitive.shard(split.inputs, split.outputs)
         elif primitive.name not in FOLLOWERS:
-            raise UserError(f"operator {path} ({primitive.name}) has no split: add it to overrides")
+            raise UserError(f"operator {path} ({primitive.name}) has no split: it has no row in pangu_network")
 
 
 def place_stages(question: Question, loss: nn.Cell) -> None:
@@ -324,7 +324,7 @@ def share_other_stages(question: Question, loss: nn.Cell) -> None:
     places = places_of_layers(question)
     stage = get_rank() // (question.strategy.mesh.devices // question.strategy.mesh.pp)
     for path, cell in loss.cells_and_names():
-        layer = layer_of_cell(question, path.replace("network.", ""))
+        layer = layer_of_cell(question.model, path.replace("network.", ""))
         if layer is not None and places[layer].stage != stage:
             cell.cell_init_args = "lazy_inline_" + type(cell).__name__
 
@@ -335,7 +335,7 @@ def recompute_layers(question: Question, loss: nn.Cell) -> None:
     mode = strategy.recompute.mode
     wanted = recomputed_layers(question)
     for path, cell in loss.cells_and_names():
-        layer = layer_of_cell(question, path.replace("network.", ""))
+        layer = layer_of_cell(question.model, path.replace("network.", ""))
         if layer is None or layer not in wanted:
             continue
         if mode == "full":
@@ -344,9 +344,8 @@ def recompute_layers(question: Question, loss: nn.Cell) -> None:
                 recompute_slice_activation=strategy.recompute.slice_activation,
             )
         else:
-            attention = cell.attention
-            for primitive in (attention.scores, attention.add_penalty, attention.softmax, attention.context):
-                primitive.recompute()
+            for name in RECOMPUTED:
+                getattr(cell.attention, name).recompute()
 
 
 def put_on_host(optimizer: nn.Cell) -> None:

@@ -12,11 +12,12 @@ import json
 from collections.abc import Iterable
 
 from pangu.foundation.errors import UserError
-from parallel_strategy.mindspore.operators import Split, split_of
-from parallel_strategy.mindspore.placement import check_propagated, degrees
+from parallel_strategy.mindspore.device_matrix import Split
+from parallel_strategy.mindspore.limits import check_propagated
+from parallel_strategy.mindspore.operator_splits import OperatorSplits, operator_splits
 from parallel_strategy.spec.strategy import Mesh, Question, Tensor, Zero
 
-VERSION = 1
+VERSION = 2
 
 
 def skeleton_question(question: Question) -> Question:
@@ -39,7 +40,7 @@ def skeleton_question(question: Question) -> Question:
 def skeleton_json(saved: bytes, operators: Iterable[tuple[str, str]], question: Question) -> bytes:
     """`saved`: what MindSpore wrote of `question`; `operators`: (path, kind) of the network's. Raises UserError for a
     name that is none of them."""
-    letters = degrees(question)
+    splits = operator_splits(question)
     found: dict[str, dict[str, object]] = {}
     by_kind: dict[tuple[str, str], list[str]] = {}
     for path, kind in operators:
@@ -48,9 +49,9 @@ def skeleton_json(saved: bytes, operators: Iterable[tuple[str, str]], question: 
     for name, fields in json.loads(saved)["parallel_strategy_item"].items():
         cell, kind = _cell_and_kind(name)
         split = tuple(tuple(parts) for parts in fields["parallel_strategy"])
-        paths = [path for path in by_kind.get((cell, kind), []) if _inputs(path, letters) == split]
+        paths = [path for path in by_kind.get((cell, kind), []) if _inputs(path, splits) == split]
         if paths:
-            found[name] = {"operator": paths[0]}
+            found[name] = {"operators": paths}
         elif all(parts == 1 for dimensions in split for parts in dimensions):
             found[name] = {"strategy": split}
         else:
@@ -58,8 +59,8 @@ def skeleton_json(saved: bytes, operators: Iterable[tuple[str, str]], question: 
     return json.dumps({"version": VERSION, "operators": found}, indent=1).encode()
 
 
-def _inputs(path: str, letters: dict[str, int]) -> Split | None:
-    split = split_of(path, letters)
+def _inputs(path: str, splits: OperatorSplits) -> Split | None:
+    split = splits.of(path)
     return split.inputs if split is not None else None
 
 

@@ -13,14 +13,16 @@ a skeleton (`skeleton`), which has those names.
 """
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Literal
 
 from pangu.foundation.errors import UserError
-from parallel_strategy.mindspore.layouts import Layout, Owned, owned_parameters, parameter_layouts
-from parallel_strategy.mindspore.operators import Split, overridden, split_of
-from parallel_strategy.mindspore.placement import check_propagated, degrees, places_of_layers
+from parallel_strategy.mindspore.device_matrix import Split
+from parallel_strategy.mindspore.layouts import Layout, parameter_layouts
+from parallel_strategy.mindspore.limits import check_propagated
+from parallel_strategy.mindspore.operator_splits import OperatorSplits, operator_splits
+from parallel_strategy.mindspore.pangu_network import OwnedParameter, blocks_of_scopes, owned_parameters
+from parallel_strategy.mindspore.pipeline_stages import places_of_layers
 from parallel_strategy.mindspore.skeleton import VERSION
 from parallel_strategy.spec.strategy import Question
 
@@ -40,10 +42,10 @@ class OperatorStrategy:
 
 def operator_strategies(question: Question, dialect: Dialect = "2.10") -> list[OperatorStrategy]:
     """One for each parameter that an operator takes; MindSpore names a LayerNorm after its first one only."""
-    letters, places = degrees(question), places_of_layers(question)
+    splits, places = operator_splits(question), places_of_layers(question)
     found = []
     for owned in owned_parameters(question.model):
-        split = split_of(owned.path, letters)
+        split = splits.of(owned.path)
         assert split is not None, owned.path
         kind, inputs = owned.operator, split.inputs
         if dialect == "2.10" and kind == "LayerNorm" and owned.operand > 1:
@@ -54,7 +56,7 @@ def operator_strategies(question: Question, dialect: Dialect = "2.10") -> list[O
     return found
 
 
-def as_released(owned: Owned, inputs: Split) -> tuple[str, Split]:
+def as_released(owned: OwnedParameter, inputs: Split) -> tuple[str, Split]:
     """Kind and split in the released files: LayerNorm is Mul by gamma and TensorAdd of beta, only the biases of
     queries, keys and values are BiasAdd, and positions were looked up as one row of ids."""
     if owned.operator == "LayerNorm":
@@ -119,7 +121,7 @@ def operator_strategy_json(skeleton: bytes, question: Question) -> bytes:
     Raises UserError where the skeleton is none, or of a network with other operators.
     """
     check_propagated(question)
-    letters, overrides = degrees(question), question.strategy.overrides
+    splits = operator_splits(question)
     try:
         document = json.loads(skeleton)
         operators = document["operators"]
@@ -128,24 +130,27 @@ def operator_strategy_json(skeleton: bytes, question: Question) -> bytes:
         known = False
     if not known:
         raise UserError("the skeleton is none that `python -m parallel_strategy compile FILE --skeleton FILE` wrote")
-    layers = {number for name in operators if (number := _layer_number(name)) is not None}
+    layers = blocks_of_scopes(operators)
     if layers != set(range(question.model.num_layers - question.model.query_layer)):
         raise UserError(f"the skeleton has {len(layers)} blocks, the model {question.model.num_layers} layers")
     items = {}
     for name, fields in operators.items():
         split = fields.get("strategy")
         if split is None:
-            found = overridden(fields["operator"], overrides) or split_of(fields["operator"], letters)
-            if found is None:
-                raise UserError(f"the skeleton names the operator {fields['operator']}, which this network has not")
-            split = found.inputs
+            split = _split_of_one(fields["operators"], splits)
         items[name] = {"parallel_strategy": split, "stage": 0}
     return json.dumps({"current_stage": 0, "parallel_strategy_item": items}, indent=1).encode()
 
 
-def _layer_number(name: str) -> int | None:
-    found = re.search(r"blocks-CellList/(\d+)-", name)
-    return int(found[1]) if found else None
+def _split_of_one(paths: list[str], splits: OperatorSplits) -> Split:
+    """Return the split of a name that stands for one of these operators, which the compiler alone tells apart."""
+    found = {path: splits.of(path) for path in paths}
+    if missing := [path for path, split in found.items() if split is None]:
+        raise UserError(f"the skeleton names the operator {missing[0]}, which this network has not")
+    different = {split.inputs for split in found.values() if split is not None}
+    if len(different) > 1:
+        raise UserError(f"overrides: MindSpore's names do not tell {' and '.join(paths)} apart: split them alike")
+    return different.pop()
 
 
 def _varint(value: int) -> bytes:

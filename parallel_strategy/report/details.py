@@ -128,7 +128,7 @@ def memory_over_time(prediction: Prediction, stage: int) -> tuple[np.ndarray, np
     lost = 1.0 + prediction.question.framework.fragmentation
     events = [event for event in replayed.events if event.stage == stage]
     times, levels = [0.0], [static]
-    for event, (_, after, peak) in zip(events, prediction.memory.walk(stage), strict=True):
+    for event, (_, after, peak) in zip(events, prediction.memory_walk(stage), strict=True):
         times += [event.start, (event.start + event.end) / 2, event.end]
         levels += [levels[-1], static + peak * lost / GIB, static + after * lost / GIB]
     return np.array(times), np.array(levels)

@@ -1,30 +1,15 @@
-"""Files appear whole or not at all."""
+"""Files of the planner: their folders are made where they are missing."""
 
-import os
-import tempfile
 from pathlib import Path
 
-from pangu.foundation.errors import UserError
+from pangu.foundation import atomic_file
+from pangu.foundation.errors import WriteError
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write to a temporary name beside `path`, flush to disk, rename. Raises UserError where that is not possible."""
-    data = content.encode("utf-8") if isinstance(content, str) else content
+def write_whole(path: Path, content: str | bytes, is_synced: bool = True) -> None:
+    """Write a file, whole or not at all, and the folder that it lies in. Raises WriteError."""
     try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path}: cannot be written: it is no plain file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else None
-        raise UserError(f"{path}: cannot be written: {why or error}") from None
+        raise WriteError(path, error) from None
+    atomic_file.write_whole(path, content, is_synced)

@@ -4,6 +4,7 @@ front."""
 import html
 from typing import Any
 
+from pangu.foundation import page as html_page
 from parallel_strategy.predict import Prediction
 from parallel_strategy.report.details import memory_over_time, operators, traffic
 from parallel_strategy.report.streams import Bar, bars
@@ -13,12 +14,22 @@ from parallel_strategy.search.parts import parts_of
 KINDS = {"F": "forward", "B": "backward", "W": "weight gradients", "idle": "idle", "tail": "end of the step"}
 COLOURS = {"F": "#4c9f70", "B": "#3b6fb6", "W": "#8fb8de", "idle": "#f2a391", "tail": "#c9a227"}
 LANES = ("#7d5ba6", "#d1495b", "#2e86ab", "#5f7a61", "#a0785a")
-STYLE = (
-    "body{font-family:system-ui,sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse;font-size:13px}td,th{padding:3px 10px;border-bottom:1px solid "
-    "#ddd;text-align:right}"
-    "td:first-child,th:first-child{text-align:left}h2{margin-top:2em}"
-)
+# Nothing is sent to a foreign server: the button that would is off.
+CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False, "showEditInChartStudio": False}
+# The charts take the colours of the page, light or dark.
+PAINT = """
+const scheme = matchMedia("(prefers-color-scheme: dark)");
+function paint() {
+  const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const axes = {};
+  for (const axis of ["xaxis", "yaxis"])
+    for (const part of ["gridcolor", "linecolor", "zerolinecolor"]) axes[`${axis}.${part}`] = colour("--line");
+  for (const chart of document.querySelectorAll(".js-plotly-plot"))
+    Plotly.relayout(chart, {"font.color": colour("--ink"), ...axes});
+}
+scheme.addEventListener("change", paint);
+paint();
+"""
 MOST_BARS = 12_000  # that a browser still draws smoothly
 MOST_STAGES = 16  # that fit on a screen
 MOST_POINTS = 20_000  # of a line
@@ -63,20 +74,25 @@ def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = 
         ),
     ]
     for title, figure in figures:
-        figure.update_layout(template="plotly_white", margin={"l": 60, "r": 20, "t": 48, "b": 50})
-        body += [
-            f"<h2>{title}</h2>",
-            figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False}),
-        ]
+        figure.update_layout(
+            template="plotly_white",
+            margin={"l": 60, "r": 20, "t": 48, "b": 50},
+            paper_bgcolor="rgba(0,0,0,0)",
+            plot_bgcolor="rgba(0,0,0,0)",
+        )
+        body += [f"<h2>{title}</h2>", figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG)]
     body += [
         "<h2>Collectives of the busiest rank, by level of topology</h2>",
         _traffic_table(prediction),
         "<h2>Operators</h2>",
         _operator_table(prediction),
     ]
-    head = f"<meta charset='utf-8'><title>{html.escape(data['model'])}</title><style>{STYLE}</style>"
-    script = f"<script>{get_plotlyjs()}</script>"
-    return f"<!doctype html><html lang='en'><head>{head}{script}</head><body>{''.join(body)}</body></html>"
+    return html_page.page(
+        f"{data['model']} on {data['devices']} devices",
+        f"<main>{''.join(body)}</main>",
+        head=f"<script>{get_plotlyjs()}</script>",
+        script=PAINT,
+    )
 
 
 def shown_stages(prediction: Prediction) -> list[int]:
@@ -162,7 +178,7 @@ def memory_lines(prediction: Prediction, go):
         times, levels = memory_over_time(prediction, stage)
         every = max(1, len(times) // MOST_POINTS)
         figure.add_scatter(x=times[::every], y=levels[::every], mode="lines", name=f"stage {stage}", line_width=1.5)
-    _usable(figure, prediction.memory.usable_gib(), prediction.gib)
+    _usable(figure, prediction.usable_gib, prediction.gib)
     figure.update_layout(height=340, xaxis_title="seconds", yaxis_title="GiB")
     return figure
 
@@ -248,7 +264,7 @@ def pareto(prediction: Prediction, front: list[tuple[float, float, Any]], go):
         line_shape="hv",
     )
     figure.add_scatter(x=[prediction.seconds], y=[prediction.gib], mode="markers", marker_size=12, name="this strategy")
-    _usable(figure, prediction.memory.usable_gib(), max(prediction.gib, *(g for _, g, _ in front)))
+    _usable(figure, prediction.usable_gib, max(prediction.gib, *(g for _, g, _ in front)))
     figure.update_layout(height=380, xaxis_title="seconds a step (logarithmic)", yaxis_title="GiB", xaxis_type="log")
     return figure
 
@@ -269,7 +285,7 @@ def _summary(data: dict[str, Any]) -> str:
 def _table(header: list[str], rows: list[list[str]]) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def _traffic_table(prediction: Prediction) -> str:

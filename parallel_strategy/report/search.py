@@ -6,7 +6,7 @@ from typing import Any
 
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.find import Found
-from parallel_strategy.search.operators import Sharding
+from parallel_strategy.search.layer_sharding import Sharding
 from parallel_strategy.spec.strategy import StrategySpec
 
 SHOWN = 3  # values of one choice; --json has all
@@ -54,6 +54,7 @@ def found_data(found: Found, elapsed: float) -> dict[str, Any]:
         "refinements": found.refinements,
         "seconds": elapsed,
         "best": [_row(p) for p in found.best],
+        "nearest": None if found.nearest is None else _row(found.nearest),
         "pareto": [
             {"seconds": s, "gib": g, "strategy": strategy.model_dump(mode="json", by_alias=True, exclude_none=True)}
             for s, g, strategy in found.front
@@ -79,14 +80,9 @@ def print_found(found: Found, elapsed: float) -> None:
         highlight=False,
     )
     if not found.best:
-        console.print("[red]none fits[/]; the smallest:")
+        console.print("[red]none fits[/]; the smallest of those priced:")
         for seconds, gib, strategy in found.front[-3:]:
-            row = _choices(strategy)
-            console.print(
-                f"  {gib:.1f} GiB, {seconds:.4g} s: {_mesh(row)}, micro-batch {row['micro']}, recompute "
-                f"{row['recompute']}, ZeRO {_sharing(row)}, on the host: {' '.join(_on_host(row)) or 'nothing'}",
-                highlight=False,
-            )
+            console.print(f"  {gib:.2f} GiB, {seconds:.4g} s: {one_line(strategy)}", highlight=False)
         return
     words = ("mesh", "schedule", "ZeRO", "on host", "recompute")
     best = table("step s", "GiB", "MFU", "mesh", "micro", "schedule", "ZeRO", "on host", "recompute", left=words)
@@ -117,6 +113,15 @@ def print_found(found: Found, elapsed: float) -> None:
     console.print(
         f"[bold]Pareto front[/]: {len(found.front)} strategies from {found.front[0][0]:.4g} s at "
         f"{found.front[0][1]:.1f} GiB to {found.front[-1][0]:.4g} s at {found.front[-1][1]:.1f} GiB"
+    )
+
+
+def one_line(strategy: StrategySpec) -> str:
+    """A strategy in words, for a message."""
+    row = _choices(strategy)
+    return (
+        f"{_mesh(row)}, micro-batch {row['micro']}, recompute {row['recompute']}, ZeRO {_sharing(row)}, on the host: "
+        f"{' '.join(_on_host(row)) or 'nothing'}"
     )
 
 

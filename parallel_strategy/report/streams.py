@@ -29,7 +29,7 @@ class Bar:
 
 def bars(prediction: Prediction) -> Iterator[Bar]:
     """All bars of a step, stage by stage in time."""
-    program, price, network = prediction.program, prediction.price, prediction.price.network
+    program, network, boundary = prediction.program, prediction.price.network, float(prediction.rows.boundary[0])
     replayed = prediction.replay(keep=True)
     last, split = len(program.chunks) - 1, any(event.task.kind == "W" for event in replayed.events)
     sends = network.outermost_level(*program.group("pp")) if program.pp > 1 else ""
@@ -49,11 +49,11 @@ def bars(prediction: Prediction) -> Iterator[Bar]:
         for level, (count, busy) in inside[kind, chunk].items():
             busy = min(busy, seconds)
             yield Bar(event.stage, level, event.end - busy, busy, "link", f"{count} collectives of {title}")
-        if price.boundary and ((kind == "F" and chunk < last) or (kind == "B" and chunk > 0)):
+        if boundary and ((kind == "F" and chunk < last) or (kind == "B" and chunk > 0)):
             detail = f"{program.boundary_bytes / 2**20:.3g} MiB"
-            yield Bar(event.stage, sends, event.end, price.boundary, "link", f"send after {title}", detail)
+            yield Bar(event.stage, sends, event.end, boundary, "link", f"send after {title}", detail)
         if offload and kind != "W":
-            copied = min(seconds, price.offload_seconds(program.chunks[chunk]))
+            copied = min(seconds, float(prediction.copied[0, prediction.place_of_chunk[chunk]]))
             yield Bar(event.stage, "copy", event.start, copied, "copy", f"activations of {title}")
     weights = network.outermost_level(*program.group("weights"))
     # the norm of all gradients joins the stages: each waits for the last one's gradients before it updates

@@ -9,7 +9,7 @@ def summary(prediction: Prediction) -> dict[str, Any]:
     """Everything `predict` says, as data."""
     question, strategy = prediction.question, prediction.question.strategy
     mesh = strategy.mesh
-    usable = prediction.memory.usable_gib()
+    usable = prediction.usable_gib
     return {
         "model": question.model.name,
         "parameters": round(prediction.program.total_parameters),

@@ -72,13 +72,10 @@ def _steady(both: np.ndarray, send: np.ndarray, count: np.ndarray) -> np.ndarray
     A message and its answer over the last stages close a cycle of as many micro-batches; what is left over goes at the
     last stage's own pace.
     """
-    last = both[..., -1]
-    longest, window = count * last, last
-    for length in range(2, both.shape[-1] + 1):
-        window = window + both[..., -length] + 2 * send
-        cycles, rest = np.divmod(count, length)
-        longest = np.maximum(longest, cycles * window + rest * last)
-    return longest
+    lengths = np.arange(1, both.shape[-1] + 1)
+    windows = np.cumsum(both[..., ::-1], axis=-1) + 2 * (lengths - 1) * send[..., None]
+    cycles, rest = np.divmod(count[..., None], lengths)
+    return (cycles * windows + rest * both[..., -1:]).max(axis=-1)
 
 
 def _one_forward_one_backward(forward: np.ndarray, backward: np.ndarray, m: np.ndarray, send: np.ndarray) -> np.ndarray:

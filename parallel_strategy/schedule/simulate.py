@@ -4,6 +4,7 @@ Each stage runs its list in order; a task starts when the stage is free and what
 sends (beside compute, or on it where the framework blocks), gradient traffic (after the last backward).
 """
 
+import math
 from dataclasses import dataclass
 
 from parallel_strategy.schedule.orders import Order, Task
@@ -63,8 +64,15 @@ def replay(
     for stage, tasks in enumerate(order):
         for task in tasks:
             stage_of[task.chunk] = stage
-    forward_done: dict[tuple[int, int], float] = {}
-    backward_done: dict[tuple[int, int], float] = {}
+    micro_batches = 1 + max((task.micro_batch for task in order[0]), default=0)
+    # [chunk][micro-batch] when its activations, or their gradients, are with whoever needs them; not yet: infinite
+    forward_done, backward_done = ([[math.inf] * micro_batches for _ in range(chunks)] for _ in range(2))
+    at_start = [0.0] * micro_batches
+    forward_needs = [at_start, *forward_done[:-1]]
+    backward_needs = [*backward_done[1:], forward_done[-1]]
+    # sends of each chunk: none within a stage
+    sends_on = [send if chunk < last and stage_of[chunk + 1] != stage_of[chunk] else 0.0 for chunk in range(chunks)]
+    sends_back = [send if chunk > 0 and stage_of[chunk - 1] != stage_of[chunk] else 0.0 for chunk in range(chunks)]
     clock, busy, position = [0.0] * stages, [0.0] * stages, [0] * stages
     begin, finish = [-1.0] * stages, [0.0] * stages
     events: list[Event] = []
@@ -73,46 +81,39 @@ def replay(
     while remaining:
         moved = False
         for stage in range(stages):
-            tasks, index, time = order[stage], position[stage], clock[stage]
+            tasks, index, time, work = order[stage], position[stage], clock[stage], busy[stage]
+            first = index
             while index < len(tasks):
-                kind, chunk, micro_batch = task = tasks[index]
+                task = tasks[index]
+                kind, chunk, micro_batch = task
                 if kind == "F":
-                    arrival = 0.0 if chunk == 0 else forward_done.get((chunk - 1, micro_batch))
+                    start, away, done = forward_needs[chunk][micro_batch], sends_on[chunk], forward_done
                     duration = durations[chunk][0]
                 elif kind == "B":
-                    arrival = (
-                        backward_done.get((chunk + 1, micro_batch))
-                        if chunk < last
-                        else forward_done.get((chunk, micro_batch))
-                    )
+                    start, away, done = backward_needs[chunk][micro_batch], sends_back[chunk], backward_done
                     duration = durations[chunk][1]
                 else:
-                    arrival, duration = time, durations[chunk][2]
-                if arrival is None:
+                    start, away, done, duration = time, 0.0, None, durations[chunk][2]
+                if start == math.inf:
                     break
-                start = arrival if arrival > time else time
+                if start < time:
+                    start = time
                 if index == 0:
                     begin[stage] = start
-                end = start + duration
-                time = end
-                busy[stage] += duration
-                if kind == "F":
-                    away = send if chunk < last and stage_of[chunk + 1] != stage else 0.0
-                    forward_done[chunk, micro_batch] = end + away if chunk < last else end
-                elif kind == "B":
-                    away = send if chunk > 0 and stage_of[chunk - 1] != stage else 0.0
-                    backward_done[chunk, micro_batch] = end + away
-                else:
-                    away = 0.0
+                time = end = start + duration
+                work += duration
+                if done is not None:
+                    done[chunk][micro_batch] = end + away
                 if blocking:
                     time += away
                 if keep:
                     events.append(Event(stage, task, start, end))
                 finish[stage] = end
                 index += 1
-                remaining -= 1
+            if index > first:
                 moved = True
-            position[stage], clock[stage] = index, time
+                remaining -= index - first
+            position[stage], clock[stage], busy[stage] = index, time, work
         if not moved:
             stuck = [
                 f"stage {s} waits for {order[s][position[s]]}" for s in range(stages) if position[s] < len(order[s])

@@ -1,15 +1,18 @@
-"""Uneven stages and per-stage recomputation by mixed-integer programming (HiGHS through scipy).
+"""Uneven stages and per-stage recomputation, solved exactly.
 
-For 1F1B-like schedules a step is fill + drain + (m - 1) x the slowest stage; both are linear in the layers of each
-stage and in how many of them are recomputed, and so is memory. Units: seconds and bytes of one micro-batch.
+For 1F1B-like schedules a step is fill + drain + (m - 1) x the slowest stage. How many layers a stage must compute again
+follows from how many it has, so only those are to choose. Our own lines in place of a mixed-integer solver: they need
+no clock to stop them, so the answer is the same on a busy machine, and half a second less to start.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from parallel_strategy.cost.memory import GIB, transient_bytes
+from parallel_strategy.cost.memory import GIB, layer_bytes
+from parallel_strategy.cost.price import BlockCost
 from parallel_strategy.predict import Prediction
+from parallel_strategy.schedule.in_flight import moments
 from parallel_strategy.spec.strategy import StrategySpec
 
 BALANCED = ("gpipe", "1f1b", "zb_h1")
@@ -29,82 +32,14 @@ def balance(prediction: Prediction, mode: str = "full") -> Balance | None:
 
     `mode`: what is recomputed where memory asks for it.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    question = prediction.question
-    strategy, program = question.strategy, prediction.program
-    pp, layers = program.pp, program.model.num_layers
-    if pp < 2 or strategy.pipeline.schedule not in BALANCED or program.model.experts is not None:
+    strategy, program = prediction.question.strategy, prediction.program
+    if program.pp < 2 or strategy.pipeline.schedule not in BALANCED or program.model.experts is not None:
         return None
-    price, blocks = prediction.price, program.blocks
-    layer = blocks["layer"]
-    cost = price.block(layer)
-    again = cost.recompute_full if mode == "full" else cost.recompute_selective
-    per_layer = (cost.forward.seconds + (cost.backward_input + cost.backward_weight).seconds) * price.slowest
-    per_recompute = again.seconds * price.slowest
-    ends = np.zeros(pp)
-    for stage, kind in ((0, "embedding"), (pp - 1, "head")):
-        end = price.block(blocks[kind])
-        ends[stage] += (end.forward.seconds + (end.backward_input + end.backward_weight).seconds) * price.slowest
-    m = strategy.micro_batches
-    flying = np.array([_in_flight(strategy.pipeline.schedule, stage, pp, m) for stage in range(pp)], dtype=float)
-    even = prediction.stage_memory
-    # bytes beside activations grow with the layers of a stage
-    sizes = strategy.layers_of_stages(layers)
-    static = np.array(
-        [(s.weights + s.gradients + s.optimizer) * GIB / max(1, n) for s, n in zip(even, sizes, strict=True)]
-    )
-    fixed = np.array([(s.buffers + s.context) * GIB for s in even])
-    lost = 1.0 + question.framework.fragmentation
-    whole = layer.saved_bytes * flying * lost
-    dropped = (layer.saved_bytes - layer.input_bytes if mode == "full" else layer.attention_bytes) * flying * lost
-    working = (
-        np.array([prediction.memory.chunks[program.stage_chunks(stage)[0].index][1] for stage in range(pp)]) * lost
-    )
-    extra = np.zeros(pp)
-    extra[-1] = blocks["head"].saved_bytes * flying[-1] * lost
-    again_bytes = layer.saved_bytes if mode == "full" else layer.attention_bytes
-    rerun = (again_bytes + transient_bytes(layer, question.framework)) * lost
-    usable = prediction.memory.usable_gib() * GIB
-
-    # variables: layers[pp], recomputed[pp], the slowest stage
-    count = 2 * pp + 1
-    objective = np.concatenate([np.full(pp, per_layer), np.full(pp, per_recompute), [float(m - 1)]])
-    rows: list[np.ndarray] = []
-    low: list[float] = []
-    high: list[float] = []
-    total = np.zeros(count)
-    total[:pp] = 1
-    rows.append(total)
-    low.append(layers)
-    high.append(layers)
-    for stage in range(pp):
-        slow = np.zeros(count)
-        slow[stage], slow[pp + stage], slow[-1] = per_layer, per_recompute, -1.0
-        rows.append(slow)
-        low.append(-np.inf)
-        high.append(-ends[stage])
-        subset = np.zeros(count)
-        subset[stage], subset[pp + stage] = -1.0, 1.0
-        rows.append(subset)
-        low.append(-np.inf)
-        high.append(0.0)
-        room = np.zeros(count)
-        room[stage], room[pp + stage] = (static[stage] + whole[stage]) / GIB, -dropped[stage] / GIB
-        rows.append(room)
-        low.append(-np.inf)
-        high.append((usable - fixed[stage] - extra[stage] - max(working[stage], rerun)) / GIB)
-    result = milp(
-        objective,
-        constraints=LinearConstraint(np.array(rows), np.array(low), np.array(high)),
-        integrality=np.array([1] * (2 * pp) + [0]),
-        bounds=Bounds(np.array([1.0] * pp + [0.0] * pp + [0.0]), np.array([float(layers)] * (2 * pp) + [np.inf])),
-        options={"time_limit": 1.0, "mip_rel_gap": 2e-3},
-    )
-    if result.x is None:
+    costs = _costs(prediction, mode)
+    stages = _best_stages(costs, program.model.num_layers, strategy.micro_batches)
+    if stages is None:
         return None
-    stages = [round(value) for value in result.x[:pp]]
-    recomputed = [round(value) for value in result.x[pp : 2 * pp]]
+    recomputed = [int(costs.again[stage, layers]) for stage, layers in enumerate(stages)]
     recompute = strategy.recompute.model_copy(
         update={"mode": mode if any(recomputed) else "none", "per_stage": recomputed if any(recomputed) else None}
     )
@@ -112,10 +47,85 @@ def balance(prediction: Prediction, mode: str = "full") -> Balance | None:
     return Balance(stages, recomputed, strategy.model_copy(update={"pipeline": pipeline, "recompute": recompute}))
 
 
-def _in_flight(schedule: str, stage: int, pp: int, micro_batches: int) -> int:
-    if schedule == "gpipe":
-        return micro_batches
-    return min(micro_batches, pp if schedule == "zb_h1" else pp - stage)
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """Of a stage by how many layers it has, [stage, 0 .. layers]: how many of them memory makes it compute again, and
+    seconds of one micro-batch, infinite where it does not fit. `per_recompute`: seconds of one layer again."""
+
+    again: np.ndarray
+    seconds: np.ndarray
+    per_recompute: float
+
+
+def _costs(prediction: Prediction, mode: str) -> _Costs:
+    program, price = prediction.program, prediction.price
+    pp, layers = program.pp, program.model.num_layers
+    cost, slowest = price.block(program.blocks["layer"]), float(prediction.rows.slowest[0])
+    per_recompute = (cost.recompute_full if mode == "full" else cost.recompute_selective).seconds * slowest
+    count = np.arange(layers + 1)
+    again = _recomputed(prediction, mode)
+    seconds = count * _seconds(cost) * slowest + again * per_recompute
+    for stage, kind in ((0, "embedding"), (pp - 1, "head")):
+        seconds[stage] += _seconds(price.block(program.blocks[kind])) * slowest
+    return _Costs(again, np.where(again <= count, seconds, np.inf), per_recompute)
+
+
+def _recomputed(prediction: Prediction, mode: str) -> np.ndarray:
+    """[stage, 0 .. layers] how many layers must be computed again for the rest to fit."""
+    strategy, program = prediction.question.strategy, prediction.program
+    pp, layers = program.pp, program.model.num_layers
+    lost = 1.0 + prediction.question.framework.fragmentation
+    even = prediction.stage_memory
+    # bytes beside activations grow with the layers of a stage
+    sizes = strategy.layers_of_stages(layers)
+    static = np.array(
+        [(s.weights + s.gradients + s.optimizer) * GIB / max(1, n) for s, n in zip(even, sizes, strict=True)]
+    )
+    fixed = np.array([(s.buffers + s.context) * GIB for s in even])
+    bytes_ = layer_bytes(prediction.rows.table, mode)
+    schedule, m = strategy.pipeline.schedule, strategy.micro_batches
+    flying = moments(schedule, pp, 1, m).kept[:, 0, 0] * lost * (1.0 - strategy.offload.activation)
+    fixed[0] += bytes_.embedding * flying[0]
+    fixed[-1] += bytes_.head * flying[-1]
+    working = prediction.activations[1][0, prediction.places.index[:, 0]] * lost
+    fixed += np.maximum(working, bytes_.rerun * lost)
+    held = np.arange(layers + 1) * (static + bytes_.kept * flying)[:, None] + fixed[:, None]
+    excess = held - prediction.usable_gib * GIB
+    with np.errstate(divide="ignore"):
+        dropped = (bytes_.dropped * flying)[:, None]
+        return np.where(excess > 0, np.ceil(excess / np.where(dropped > 0, dropped, np.nan)), 0.0).clip(0, None)
+
+
+def _best_stages(costs: _Costs, layers: int, micro_batches: int) -> list[int] | None:
+    """The layers of each stage with the least seconds of a step: m - 1 times the slowest stage, and every stage once.
+
+    For each pace of the slowest stage the cheapest layers are taken, those that cost the least recomputation.
+    """
+    pp = len(costs.again)
+    # a layer more costs at least what the one before it did
+    more = np.maximum.accumulate(np.diff(costs.again[:, 1:], axis=1), axis=1)
+    paces = np.unique(costs.seconds[:, 1:][np.isfinite(costs.seconds[:, 1:])])
+    paces = paces[paces >= costs.seconds[:, 1].max()]
+    best, chosen = np.inf, None
+    for pace in paces:
+        if (micro_batches - 1) * pace >= best:
+            break
+        open_ = np.flatnonzero((costs.seconds[:, 2:] <= pace).ravel())
+        if len(open_) < layers - pp:
+            continue
+        # of layers that cost alike, those of the stage that has least to do
+        order = np.lexsort((costs.seconds[:, 2:].ravel()[open_], more.ravel()[open_]))
+        taken = open_[order[: layers - pp]]
+        stages = 1 + np.bincount(taken // more.shape[1], minlength=pp)
+        again = costs.again[np.arange(pp), stages].sum()
+        seconds = (micro_batches - 1) * pace + costs.per_recompute * again
+        if seconds < best:
+            best, chosen = seconds, stages
+    return None if chosen is None else [int(count) for count in chosen]
+
+
+def _seconds(cost: BlockCost) -> float:
+    return cost.forward.seconds + (cost.backward_input + cost.backward_weight).seconds
 
 
 def balanced_prediction(prediction: Prediction, usable: float) -> Prediction:

@@ -33,9 +33,7 @@ class Candidates:
         """The fields of strategy.yaml of one candidate."""
         layout = self.layouts[int(self.layout[index])]
         mode, share = self.recompute[int(self.choice[index])]
-        stages = stage_layers(question, self.pp, self.chunks)
         zero = int(self.zero[index])
-        partial = mode != "none" and share < 1.0
         return {
             "model": question.strategy.model.model_dump(exclude_none=True),
             "cluster": question.strategy.cluster.model_dump(exclude_none=True),
@@ -55,10 +53,14 @@ class Candidates:
                 "vocab": question.strategy.tensor.vocab,
                 "interleave": int(self.interleave[index]),
             },
-            "zero": {"optimizer_shard": zero > 0, "level": max(1, zero)},
+            "zero": {
+                "optimizer_shard": zero > 0,
+                "level": max(1, zero),
+                "threshold_kb": question.strategy.zero.threshold_kb,
+            },
             "recompute": {
                 "mode": mode,
-                "per_stage": [recomputed(n, share) for n in stages] if partial else None,
+                "per_stage": recomputed_layers(question, self.pp, self.chunks, mode, share),
                 "mp_comm": question.strategy.recompute.mp_comm,
             },
             "offload": {"optimizer": bool(self.offload[index]), "activation": float(self.activation[index])},
@@ -68,11 +70,9 @@ class Candidates:
         return StrategySpec.from_fields(self.strategy_fields(index, question), "candidate")
 
 
-def recomputed(layers: int, share: float) -> int:
-    return int(np.ceil(layers * share))
-
-
-def stage_layers(question: Question, pp: int, chunks: int) -> list[int]:
-    """Layers of each stage, all its chunks together."""
+def recomputed_layers(question: Question, pp: int, chunks: int, mode: str, share: float) -> list[int] | None:
+    """How many layers each stage computes again, or None for all that `mode` says."""
+    if mode == "none" or share >= 1.0:
+        return None
     sizes = even_stages(question.model.num_layers, pp * chunks)
-    return [sum(sizes[stage::pp]) for stage in range(pp)]
+    return [int(np.ceil(sum(sizes[stage::pp]) * share)) for stage in range(pp)]

@@ -1,7 +1,6 @@
 """Prices every candidate of a space in closed form, all candidates with the same number of stages and chunks at once.
 
-The formulas are those of `Prediction.closed_form_seconds` and of the memory walk, written over arrays: a test
-compares them candidate by candidate.
+Every number comes from the formulas that `Prediction` asks too, here over thousands of candidates.
 
 Exhaustive are layouts, micro-batches, two halves, schedules, chunks, recomputation, optimizer sharding and the
 optimizer's place. Two halves are left out where no collective could hide behind the other half. Activations that are
@@ -10,18 +9,17 @@ not fit and is faster than the fastest that does: all others lose, whatever copy
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from parallel_strategy.cost.kernel import smooth_maximum
-from parallel_strategy.cost.memory import GIB
-from parallel_strategy.graph.program import Program
+from parallel_strategy.cost.memory import activation_gib, at_the_fullest, kept_bytes, working_bytes
+from parallel_strategy.cost.rows import Rows
+from parallel_strategy.cost.stage_time import StageSeconds, WeightSeconds, chunk_seconds, phases, stage_seconds
+from parallel_strategy.cost.step_end import StepTail, Traffic, gradients_end, gradients_exposed, update_end
+from parallel_strategy.graph.stages import Places
 from parallel_strategy.schedule.closed_form import stage_finish
-from parallel_strategy.search.activations import LAYERS, Activations
-from parallel_strategy.search.candidates import Candidates
-from parallel_strategy.search.shapes import KINDS, Layout, Shapes, ShapeTable, Space
-from parallel_strategy.search.step_end import StepEnd
+from parallel_strategy.search.candidates import Candidates, recomputed_layers
+from parallel_strategy.search.shapes import Layout, Shapes, Space
 from parallel_strategy.spec.strategy import Question, divisors
 
 
@@ -39,12 +37,11 @@ def evaluate(question: Question, space: Space, limits: Sequence[float] = ()) -> 
         layouts = space.layouts(question, pp)
         if not layouts:
             continue
-        tables = [shapes.table(layout, pp) for layout in layouts]
         for chunks in space.chunks if pp > 1 else [1]:
             if chunks > 1 and question.model.num_layers % (pp * chunks):
                 continue
-            group = _Group(question, space, shapes, pp, chunks, layouts, tables)
-            if group.schedules and group.recompute:
+            if space.schedules_of(pp, chunks) and space.recompute_of(chunks):
+                group = _Group(question, space, shapes, pp, chunks, layouts)
                 group.price(0.0)
                 groups.append(group)
     for share in sorted(share for share in space.activation if share):
@@ -67,50 +64,44 @@ class _Group:
         pp: int,
         chunks: int,
         layouts: list[Layout],
-        tables: list[ShapeTable],
     ) -> None:
         self.question, self.space, self.shapes, self.pp, self.chunks = question, space, shapes, pp, chunks
         self.layouts = layouts
-        chunked = [s for s in space.schedules if (s in ("interleaved", "mindspore_vpp")) == (chunks > 1)]
-        self.schedules = ["1f1b"] if pp == 1 else chunked
-        self.recompute = [choice for choice in space.recompute if chunks == 1 or choice[1] in (0.0, 1.0)]
-        # {halves of a micro-batch: [layouts, phases, 3, kinds]}
-        self.times = {1: np.stack([table.times for table in tables])}
+        self.schedules, self.recompute = space.schedules_of(pp, chunks), space.recompute_of(chunks)
         self.micro_batches = np.array([space.batch // layout.dp // layout.micro for layout in layouts])
-        self.counts, self.layers = self._counts()
-        self.ends = StepEnd(
-            question, space.devices, shapes.network, pp, layouts, tables, self.micro_batches, self.counts
+        self.places = [self._places(mode, part) for mode, part in self.recompute]
+        self.rows = Rows(
+            question.framework,
+            question.cluster,
+            shapes.network,
+            question.model.compute_dtype,
+            [shapes.groups_of(layout, pp) for layout in layouts],
+            shapes.tables(layouts, pp),
+            self.micro_batches,
+            self.places[0].held,
         )
-        lost = 1.0 + question.framework.fragmentation
-        self.activations = Activations(tables, self.counts, self.micro_batches, lost)
-        jitter = question.framework.jitter
-        self.slowest = np.array([1.0 + jitter * np.sqrt(2.0 * np.log(x.tp * x.cp * x.dp * pp)) for x in layouts])
+        self.levels = {zero: _Level(self, zero) for zero in space.zero}
         self.legal = self._legal()
+        self.times = {1: self.rows.table.times}  # by halves of a micro-batch
         for index, halves in enumerate(space.interleave):
             if halves > 1:
-                able = self.legal[:, index].any(axis=-1)
-                self.times[halves] = np.stack(
-                    [
-                        halves * shapes.table(replace(x, micro=x.micro // halves), pp).times if right else table.times
-                        for x, table, right in zip(layouts, tables, able, strict=True)
-                    ]
-                )
+                able = np.flatnonzero(self.legal[:, index].any(axis=-1))
+                self.times[halves] = self.rows.table.times.copy()
+                if len(able):
+                    halved = shapes.tables([layouts[row] for row in able], pp, halves)
+                    self.times[halves][able] = halves * halved.times
         self.priced: list[tuple[float, np.ndarray, np.ndarray]] = []  # share on the host, seconds, GiB
 
-    def _counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """[stage, chunk, kind] blocks, and [stage, chunk] transformer layers, as the program lays them out."""
+    def _places(self, mode: str, share: float) -> Places:
+        """Where the blocks lie, with this share of each stage's layers computed again."""
         layout = Layout(1, 1, 1, 1, 1, False, ("pp",))
-        question = self.shapes.question_of(layout, self.pp)
-        pipeline = question.strategy.pipeline.model_copy(
-            update={"vpp": self.chunks, "schedule": "interleaved" if self.chunks > 1 else "1f1b"}
-        )
-        strategy = question.strategy.model_copy(update={"pipeline": pipeline})
-        program = Program(Question.model_construct(**{**question.__dict__, "strategy": strategy}))
-        counts = np.zeros((self.pp, self.chunks, len(KINDS)))
-        for chunk in program.chunks:
-            for piece in chunk.pieces:
-                counts[chunk.stage, chunk.index // self.pp, KINDS.index(piece.block.kind)] += piece.count
-        return counts, counts[..., LAYERS].sum(axis=-1)
+        strategy = self.shapes.strategy(layout, self.pp)
+        schedule = "interleaved" if self.chunks > 1 else "1f1b"
+        pipeline = strategy.pipeline.model_copy(update={"vpp": self.chunks, "schedule": schedule})
+        again = {"mode": mode, "per_stage": recomputed_layers(self.question, self.pp, self.chunks, mode, share)}
+        recompute = strategy.recompute.model_copy(update=again)
+        changed = strategy.model_copy(update={"pipeline": pipeline, "recompute": recompute})
+        return Places.of(self.question.model, changed)
 
     def _legal(self) -> np.ndarray:
         """[layouts, halves, schedules]: which pairs keep the rules of the strategy file."""
@@ -136,53 +127,75 @@ class _Group:
         """Price all candidates that keep `share` of their activations on the host, or those that are `wanted`."""
         if wanted is not None and not wanted.any():
             return
-        space, ends = self.space, self.ends
+        space, table = self.space, self.rows.table
         seconds, gib = np.full(self.shape, np.inf), np.full(self.shape, np.inf)
-        static = {(zero, host): ends.static(zero, host) for zero in space.zero for host in space.offload}
-        after = {(zero, host): ends.after(zero, host) for zero in space.zero for host in space.offload}
-        beside = self.question.framework.context_gib + self.question.framework.workspace_mib / 1024
-        for choice, (mode, part) in enumerate(self.recompute):
+        for choice, (mode, _) in enumerate(self.recompute):
             if wanted is not None and not wanted[:, choice].any():
                 continue
-            again = np.ceil(self.layers * part) if mode != "none" else np.zeros_like(self.layers)
-            kept, working = self.activations.of_a_micro_batch(mode, again)
-            for index, schedule in enumerate(self.schedules):
-                held = self.activations.at_the_peak(schedule, kept * (1.0 - share), working)
-                for level, zero in enumerate(space.zero):
-                    for host, offload in enumerate(space.offload):
-                        total = (static[zero, offload] + held).max(axis=-1) / GIB + beside
-                        gib[:, choice, :, index, level, host] = total[:, None]
+            places = self.places[choice]
+            self._weigh(gib[:, choice], places, mode, share)
+            copied = share * kept_bytes(table.saved, table, places, mode) / (self.question.cluster.host.h2d_gbps * 1e9)
             for half, halves in enumerate(space.interleave):
                 for sharded in sorted({zero == 3 for zero in space.zero}):
                     levels = [level for level, zero in enumerate(space.zero) if (zero == 3) == sharded]
                     rows_of = [self._rows(choice, half, index, levels, wanted) for index in range(len(self.schedules))]
                     if not any(map(len, rows_of)):
                         continue
-                    forward, back, weight, paced = self._stage_times(mode, again, sharded, halves, share * kept)
+                    weights = self.levels[3].sharded if sharded else None
+                    times = self._stage_seconds(mode, places, weights, halves, copied)
+                    tails = {level: self.levels[space.zero[level]].gradients(times.backward) for level in levels}
                     for index, schedule in enumerate(self.schedules):
-                        rows = rows_of[index]
-                        if not len(rows):
-                            continue
-                        finish = stage_finish(
-                            schedule,
-                            forward[rows],
-                            back[rows],
-                            weight[rows],
-                            self.micro_batches[rows],
-                            ends.boundary[rows],
-                            chunks=self.chunks,
-                            paced=paced[rows],
-                            blocking=not self.question.framework.p2p_overlap,
-                        )
-                        backward = (back + weight)[rows]
-                        for level in levels:
-                            zero = space.zero[level]
-                            done = (finish + ends.first(zero, backward, rows)).max(axis=-1)
-                            for host, offload in enumerate(space.offload):
-                                seconds[rows, choice, half, index, level, host] = done + after[zero, offload][rows]
+                        if len(rows_of[index]):
+                            here = seconds[:, choice, half, index]
+                            self._fill_step_seconds(here, schedule, times, rows_of[index], tails)
         if wanted is not None:
             seconds[~wanted] = np.inf
         self.priced.append((share, seconds, gib))
+
+    def _weigh(self, gib: np.ndarray, places: Places, mode: str, share: float) -> None:
+        """Fill in GiB of the fullest stage, [layout, halves, schedule, zero, optimizer on the host]."""
+        table, framework = self.rows.table, self.question.framework
+        kept = kept_bytes(table.kept, table, places, mode) * (1.0 - share)
+        working = working_bytes(table, places, mode)
+        empty = {zero: of_zero.empty for zero, of_zero in self.levels.items()}  # without activations
+        for index, schedule in enumerate(self.schedules):
+            fullest = at_the_fullest(schedule, places, kept, working, self.micro_batches)
+            moving = np.add(*activation_gib(framework, *fullest))
+            for level, zero in enumerate(self.space.zero):
+                for host, offload in enumerate(self.space.offload):
+                    gib[:, :, index, level, host] = (empty[zero][offload] + moving).max(axis=-1)[:, None]
+
+    def _stage_seconds(
+        self, mode: str, places: Places, sharded: WeightSeconds | None, halves: int, copied: np.ndarray
+    ) -> StageSeconds:
+        parts = phases(
+            self.times[halves], places, mode, self.question.framework, sharded=sharded, two_halves=halves > 1
+        )
+        return stage_seconds(chunk_seconds(parts, self.rows.slowest, copied), places)
+
+    def _fill_step_seconds(
+        self,
+        seconds: np.ndarray,
+        schedule: str,
+        times: StageSeconds,
+        rows: np.ndarray,
+        tails: dict[int, np.ndarray],
+    ) -> None:
+        """Fill in the seconds of a step of these layouts, [layout, zero, optimizer on the host]."""
+        finish = stage_finish(
+            schedule,
+            times.forward[rows],
+            times.backward_input[rows],
+            times.backward_weight[rows],
+            self.micro_batches[rows],
+            self.rows.boundary[rows],
+            chunks=self.chunks,
+            paced=times.paced[rows],
+            blocking=not self.question.framework.p2p_overlap,
+        )
+        for level, tail in tails.items():
+            done = gradients_end(finish, tail[rows])
+            seconds[rows, level] = done[:, None] + self.levels[self.space.zero[level]].after[rows]
 
     def _rows(self, choice: int, half: int, schedule: int, levels: list[int], wanted: np.ndarray | None) -> np.ndarray:
         """Layouts that need pricing with these choices."""
@@ -234,70 +247,29 @@ class _Group:
             gib,
         )
 
-    def _stage_times(
-        self, mode: str, again: np.ndarray, sharded: bool, halves: int, moved: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
-        """[layouts, pp] forward, backward of activations, backward of weights: all chunks of a stage; [layouts] the
-        pace of a micro-batch whose every chunk waits for its slowest stage."""
-        totals = [np.zeros((len(self.layouts), self.pp)) for _ in range(3)]
-        paced = np.zeros(len(self.layouts))
-        slowest = self.slowest[:, None]
-        for chunk in range(self.chunks):
-            forward, back, weight = self._phases(self.counts[:, chunk, :], again[:, chunk], mode, sharded, halves)
-            fore = np.asarray(smooth_maximum(forward[:, 0] + forward[:, 1], forward[:, 2]))
-            both_device = back[:, 0] + back[:, 1] + weight[:, 0] + weight[:, 1]
-            both = np.asarray(smooth_maximum(both_device, back[:, 2] + weight[:, 2]))
-            copied = moved[:, :, chunk] / (self.question.cluster.host.h2d_gbps * 1e9)
-            if copied.any():
-                fore, both = np.maximum(fore, copied), np.maximum(both, copied)
-            part = weight[:, 0] / np.maximum(1e-30, back[:, 0] + back[:, 1] + weight[:, 0])
-            paced += (fore.max(axis=-1) + both.max(axis=-1)) * self.slowest
-            totals[0] += fore * slowest
-            totals[1] += both * slowest * (1 - part)
-            totals[2] += both * slowest * part
-        return totals[0], totals[1], totals[2], paced
 
-    def _phases(
-        self, counts: np.ndarray, again: np.ndarray, mode: str, sharded: bool, halves: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """[layouts, (device, tensor, host), pp] of forward, backward of activations and backward of weights of one
-        chunk. `counts`: [pp, kinds]."""
-        totals = [np.zeros((len(self.layouts), 3, self.pp)) for _ in range(3)]
-        times = self.times[halves]
-        left = again.copy()  # recomputed layers are the first of a stage
-        for kind in range(len(KINDS)):
-            stages = np.flatnonzero(counts[:, kind])
-            if not len(stages):
-                continue
-            count = counts[stages, kind]
-            forward, back, weight = (times[:, phase, :, kind, None] * count for phase in (0, 3, 4))
-            if kind in LAYERS and mode != "none":
-                taken = np.minimum(count, left[stages])
-                left[stages] -= taken
-                back = back + times[:, 1 if mode == "full" else 2, :, kind, None] * taken
-            if sharded:
-                self._gather(kind, count, forward, back, weight)
-            if halves > 1:
-                forward, back = (self._interleaved(cost, count) for cost in (forward, back))
-            for total, part in zip(totals, (forward, back, weight), strict=True):
-                total[:, :, stages] += part
-        return totals[0], totals[1], totals[2]
+class _Level:
+    """One level of optimizer sharding for the layouts of a group: what does not depend on their other choices."""
 
-    def _gather(self, kind: int, count: np.ndarray, forward: np.ndarray, back: np.ndarray, weight: np.ndarray) -> None:
-        """ZeRO-3 in place: a kind's weights gathered for forward and backward and its gradients scattered."""
-        framework = self.question.framework
-        gather = self.ends.gathered(kind, "all_gather", framework.weight_bytes_sent) * count
-        scatter = self.ends.gathered(kind, "reduce_scatter", framework.gradient_bytes_sent) * count
-        hidden = np.minimum(gather * framework.gather_overlap, forward[:, 0] + forward[:, 1])
-        forward[:, 0] += framework.interference * hidden
-        forward[:, 1] += gather - hidden
-        traffic = gather + scatter
-        hidden = np.minimum(traffic * framework.dp_overlap, back[:, 0] + back[:, 1] + weight[:, 0])
-        back[:, 0] += framework.interference * hidden
-        back[:, 1] += traffic - hidden
+    def __init__(self, group: _Group, zero: int) -> None:
+        self.group, self.zero = group, zero
+        rows, offload = group.rows, group.space.offload
+        traffic = group.shapes.traffic(group.layouts, group.pp, group.micro_batches, zero)
+        self.traffic: Traffic = rows.traffic(traffic)
+        self.sharded: WeightSeconds | None = rows.sharded(traffic) if zero == 3 else None
+        nothing = np.zeros((1, 1))
+        resident = {host: rows.resident(traffic, zero=zero, host_optimizer=host) for host in offload}
+        # [layout, stage] GiB without activations, by whether the optimizer is on the host
+        self.empty = {
+            host: np.asarray(part.with_activations(rows.framework, nothing, nothing).resident)
+            for host, part in resident.items()
+        }
+        tails: list[StepTail] = [rows.tail_after(traffic, self.traffic, host_optimizer=host) for host in offload]
+        # [layout, optimizer on the host] seconds from the last stage's gradients on
+        self.after = np.stack([update_end(tail) for tail in tails], axis=-1)
 
-    def _interleaved(self, cost: np.ndarray, count: np.ndarray) -> np.ndarray:
-        """Collectives of one half beside the computation of the other, but for the first and the last of a run."""
-        hidden = np.minimum(cost[:, 1] * (1.0 - 0.5 / np.maximum(1.0, count)), cost[:, 0])
-        interference = self.question.framework.interference
-        return np.stack([cost[:, 0] + interference * hidden, cost[:, 1] - hidden, cost[:, 2]], axis=1)
+    def gradients(self, backward: np.ndarray) -> np.ndarray:
+        """[layout, stage] seconds from a stage's last task to its gradients, behind this backward."""
+        framework, m = self.group.question.framework, self.group.micro_batches
+        exposed, _ = gradients_exposed(framework, self.traffic, backward, m, zero=self.zero)
+        return exposed + self.traffic.apart

@@ -1,7 +1,7 @@
 """The search: price the space, drop what does not fit, replay the best, balance their stages, try on them what is not
 in the space, explain the winner."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,34 +10,37 @@ from parallel_strategy.cost.memory import usable_gib
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.balance import balanced_prediction
 from parallel_strategy.search.evaluate import evaluate
+from parallel_strategy.search.layer_sharding import Sharding, shard_operators
 from parallel_strategy.search.neighbours import Neighbour, neighbours, refined_neighbours
-from parallel_strategy.search.operators import Sharding, shard_operators
-from parallel_strategy.search.refine import refine, with_offload
+from parallel_strategy.search.refine import Known, refine, with_offload
 from parallel_strategy.search.sensitivity import MEMORY, elsewhere_in_the_space, sensitivity
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.strategy import Question, StrategySpec
 
 REPLAYED = 24
 REFINED = 2  # strategies whose refinements are tried
+SAMPLED = 64  # every so many candidates make a first Pareto front
 MOVED = 12  # strategies of the front whose activations are moved to the host
 
 
 @dataclass(slots=True)
 class Found:
-    """What a search gives. `front`: the Pareto front of (seconds, GiB), in closed form, fastest first."""
+    """What a search gives. `front`: the Pareto front of (seconds, GiB), in closed form, fastest first; `nearest`: where
+    nothing fits, the strategy that lacks least."""
 
     candidates: int  # priced in closed form
     fitting: int
     refinements: int  # simulated beside them
     best: list[Prediction]
     front: list[tuple[float, float, StrategySpec]]
-    neighbours: list[Neighbour]
-    sensitivity: list[tuple[str, float]]
+    neighbours: list[Neighbour] = field(default_factory=list)
+    sensitivity: list[tuple[str, float]] = field(default_factory=list)
     sharding: Sharding | None = None  # of the operators of one layer of the winner
+    nearest: Prediction | None = None
 
 
 def search(question: Question, space: Space, *, keep: int = 10, margin: float = 0.0) -> Found:
-    """Search a space for a question's model, cluster, framework and global batch.
+    """Search a space for a question's model, cluster, framework and global batch. All of `best` fit.
 
     `margin`: share of usable memory to leave free. Candidates that the closed form ranks first are replayed by
     simulation.
@@ -46,37 +49,38 @@ def search(question: Question, space: Space, *, keep: int = 10, margin: float = 
     groups = evaluate(question, space, [usable * factor for factor in MEMORY])
     total = sum(len(group.seconds) for group in groups)
     if not total:
-        return Found(0, 0, 0, [], [], [], [])
+        return Found(0, 0, 0, [], [])
     seconds = np.concatenate([group.seconds for group in groups])
     gib = np.concatenate([group.gib for group in groups])
     starts = np.cumsum([0, *(len(group.seconds) for group in groups)])
-    network = Network(question.cluster)
+    known = Known(question, Network(question.cluster))
 
     def strategy_of(index: int) -> StrategySpec:
         owner = int(np.searchsorted(starts, index, side="right")) - 1
         return groups[owner].strategy(index - int(starts[owner]), question)
 
+    def predict(index: int) -> Prediction:
+        return known.predict(strategy_of(index))
+
     fits = gib <= usable
     front = [(float(seconds[i]), float(gib[i]), strategy_of(int(i))) for i in _front(seconds, gib)[:200]]
     if any(space.activation):
-        front = with_offload(question, front, MOVED, [share for share in space.activation if share], network)
-    if not fits.any():
-        return Found(total, 0, 0, [], front, [], [])
+        front = with_offload(question, front, MOVED, [share for share in space.activation if share], known.network)
     rows = np.flatnonzero(fits & np.concatenate([group.needed for group in groups]))
-    count = min(REPLAYED, len(rows))
-    first = rows[np.argpartition(seconds[rows], count - 1)[:count]]
-    first = first[np.argsort(seconds[first], kind="stable")]
-    predictions = [
-        Prediction(question.with_strategy(strategy_of(int(index))), network=network) for index in first.tolist()
-    ]
-    predictions = [p for p in predictions if p.gib <= usable] or predictions
+    predictions = [predict(int(index)) for index in _smallest(seconds, rows, REPLAYED)]
+    predictions = [prediction for prediction in predictions if prediction.gib <= usable]
+    refinements = 0
+    if not predictions:
+        smallest = [predict(int(index)) for index in _smallest(gib, np.arange(total), REFINED)]
+        predictions, refinements = _squeezed(smallest, usable, space, known)
+        if not predictions[0].gib <= usable:
+            return Found(total, int(fits.sum()), refinements, [], front, nearest=predictions[0])
     predictions.sort(key=lambda p: p.seconds)
     better = balanced_prediction(predictions[0], usable)
     if better is not predictions[0]:
         predictions.insert(0, better)
-    refinements = 0
     for prediction in predictions[:REFINED]:
-        refined, tried = refine(prediction, usable, space)
+        refined, tried = refine(prediction, usable, space, known)
         refinements += tried
         if refined is not prediction:
             predictions.append(refined)
@@ -88,17 +92,43 @@ def search(question: Question, space: Space, *, keep: int = 10, margin: float = 
         refinements,
         predictions[:keep],
         front,
-        neighbours(question, groups, winner, usable) + refined_neighbours(winner, usable, space),
+        neighbours(question, groups, winner, usable) + refined_neighbours(winner, usable, space, known),
         sensitivity(predictions[:keep]) + elsewhere_in_the_space(question, groups, winner, usable, space),
         shard_operators(winner.question),
     )
 
 
+def _smallest(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
+    """The rows with the smallest values, smallest first."""
+    if len(rows) > count:
+        rows = rows[np.argpartition(values[rows], count - 1)[:count]]
+    return rows[np.argsort(values[rows], kind="stable")]
+
+
+def _squeezed(smallest: list[Prediction], usable: float, space: Space, known: Known) -> tuple[list[Prediction], int]:
+    """(what fits of these strategies with other stages or small changes, or else the one that lacks least; how many
+    changes were tried)."""
+    tried, found = 0, list(smallest)
+    for prediction in smallest:
+        found.append(balanced_prediction(prediction, usable))
+        refined, steps = refine(found[-1], usable, space, known)
+        found.append(refined)
+        tried += steps
+    fitting = [prediction for prediction in found if prediction.gib <= usable]
+    return fitting or [min(found, key=lambda prediction: prediction.gib)], tried
+
+
 def _front(seconds: np.ndarray, gib: np.ndarray) -> np.ndarray:
     """Indices of candidates that none beats in both time and memory, fastest first."""
-    order = np.argsort(seconds)
-    lowest = np.minimum.accumulate(gib[order])
-    kept = order[np.concatenate([[True], gib[order][1:] < lowest[:-1] - 1e-9])]
-    order = kept[np.lexsort((gib[kept], seconds[kept]))]  # equally fast ones came in any order
+    some = _unbeaten(np.arange(0, len(seconds), SAMPLED), seconds, gib)
+    # the front of a sample beats nearly all others
+    beaten = np.searchsorted(seconds[some], seconds, side="left")
+    lowest = np.concatenate([[np.inf], gib[some]])[beaten]
+    return _unbeaten(np.flatnonzero(gib <= lowest), seconds, gib)
+
+
+def _unbeaten(rows: np.ndarray, seconds: np.ndarray, gib: np.ndarray) -> np.ndarray:
+    """Those of the rows that none of them beats, fastest first."""
+    order = rows[np.lexsort((gib[rows], seconds[rows]))]
     lowest = np.minimum.accumulate(gib[order])
     return order[np.concatenate([[True], gib[order][1:] < lowest[:-1] - 1e-9])]

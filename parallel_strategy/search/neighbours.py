@@ -9,7 +9,7 @@ from parallel_strategy.predict import Prediction
 from parallel_strategy.schedule.closed_form import CLOSED
 from parallel_strategy.search.candidates import Candidates
 from parallel_strategy.search.parts import parts_of
-from parallel_strategy.search.refine import HOST_SHARE, alternatives, yes_or_no
+from parallel_strategy.search.refine import HOST_SHARE, Known, alternatives, yes_or_no
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.strategy import Question, StrategySpec
 
@@ -53,7 +53,9 @@ def neighbours(question: Question, groups: list[Candidates], winner: Prediction,
     fastest: dict[tuple[str, object], tuple[int, float, int]] = {}
     for group_index, group in enumerate(groups):
         features = {name: _coded(values, rows, mine[name]) for name, (values, rows) in _features(group).items()}
-        differs = sum((codes != 0).astype(np.int64) for _, codes in features.values())
+        differs = np.zeros(len(group.seconds), dtype=np.int16)
+        for _, codes in features.values():
+            differs += codes != 0
         # as few other changes as possible, then the fastest
         rank = differs * 1e6 + group.seconds
         for name, (values, codes) in features.items():
@@ -116,7 +118,7 @@ def _refined_like(strategy: StrategySpec, winner: Question, choice: str) -> Stra
 def _coded(values: list, rows: np.ndarray, mine: object) -> tuple[list, np.ndarray]:
     """Distinct values, the winner's own first, and the code of every candidate."""
     distinct = [mine, *dict.fromkeys(value for value in values if value != mine)]
-    return distinct, np.array([distinct.index(value) for value in values])[rows]
+    return distinct, np.array([distinct.index(value) for value in values], dtype=np.int16)[rows]
 
 
 def _features(group: Candidates) -> dict[str, tuple[list, np.ndarray]]:
@@ -143,14 +145,14 @@ def _features(group: Candidates) -> dict[str, tuple[list, np.ndarray]]:
     }
 
 
-def refined_neighbours(winner: Prediction, usable: float, space: Space) -> list[Neighbour]:
+def refined_neighbours(winner: Prediction, usable: float, space: Space, known: Known) -> list[Neighbour]:
     """The same for the choices that are not in the priced space, by simulation: one step from the winner each."""
     result = []
-    known = _signature(winner.question.strategy)
+    priced = _signature(winner.question.strategy)
     for step in alternatives(winner.question, space):
-        other = Prediction(winner.question.with_strategy(step.strategy), network=winner.price.network)
+        other = known.predict(step.strategy)
         change = f"{step.choice} {step.value} instead of {step.instead_of}"
-        if step.choice not in known or step.choice in ("schedule", HOST_SHARE):
+        if step.choice not in priced or step.choice in ("schedule", HOST_SHARE):
             result.append(
                 Neighbour(step.choice, change, other.seconds, other.gib, reason(winner, other, usable, simulated=True))
             )

@@ -1,32 +1,26 @@
 """Where the seconds of a step go."""
 
+import numpy as np
+
+from parallel_strategy.cost.stage_time import DEVICE, TENSOR
 from parallel_strategy.predict import Prediction
 
 
 def parts_of(prediction: Prediction) -> dict[str, float]:
     """Where the seconds of a step go, on the busiest stage: sums to the step."""
-    program, price = prediction.program, prediction.price
-    m = prediction.question.strategy.micro_batches
-    busy = [
-        sum(price.chunks[c.index].forward + price.chunks[c.index].backward for c in program.stage_chunks(s))
-        for s in range(program.pp)
-    ]
-    stage = max(range(program.pp), key=lambda index: busy[index])
-    device = tensor = again = host = 0.0
-    for chunk in program.stage_chunks(stage):
-        for piece in chunk.pieces:
-            forward, back, weight = price.piece(piece)
-            cost = price.block(piece.block)
-            mode = prediction.question.strategy.recompute.mode
-            rerun = cost.recompute_full if mode == "full" else cost.recompute_selective
-            extra = rerun.times(piece.recomputed if mode != "none" else 0)
-            whole = forward + back + weight
-            traffic = max(0.0, whole.tensor - extra.tensor)  # two halves hide some of both
-            device += whole.device - extra.device
-            tensor += traffic
-            again += whole.tensor - traffic + extra.device
-        times = price.chunks[chunk.index]
-        host += times.forward + times.backward
+    phases, m = prediction.phases, prediction.question.strategy.micro_batches
+    seconds = prediction.stage_seconds
+    busy = seconds.forward[0] + seconds.backward[0]
+    stage = int(np.argmax(busy))
+    host = float(busy[stage])
+    device = tensor = again = 0.0
+    for place in prediction.places.index[stage]:
+        whole = (phases.forward + phases.backward_input + phases.backward_weight)[0, :, place]
+        extra = phases.again[0, :, place]
+        traffic = max(0.0, float(whole[TENSOR] - extra[TENSOR]))  # two halves hide some of both
+        device += float(whole[DEVICE] - extra[DEVICE])
+        tensor += traffic
+        again += float(whole[TENSOR]) - traffic + float(extra[DEVICE])
     device, tensor, again = (value * m for value in (device, tensor, again))
     tail = prediction.tails[stage]
     parts = {

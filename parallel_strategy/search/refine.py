@@ -13,12 +13,14 @@ from pangu.foundation.errors import UserError
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.shapes import Space
+from parallel_strategy.spec.capability import outside
 from parallel_strategy.spec.strategy import Question, StrategySpec, divisors
 
 HOST_SHARE = "activations on the host"
 BUCKETS_MB = (None, 25.0, 100.0, 400.0)
 HOST_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 FASTER = 0.999  # a step that gains less is not worth a line in the file
+CLOSE = 1.05  # the closed form is nearer to the simulation than that
 ROUNDS = 4
 
 
@@ -43,7 +45,8 @@ def alternatives(question: Question, space: Space) -> list[Alternative]:
             strategy.check_model(question.model)
         except UserError:
             continue
-        found.append(Alternative(choice, value, instead_of, strategy))
+        if space.keeps is None or not outside(question.with_strategy(strategy)):
+            found.append(Alternative(choice, value, instead_of, strategy))
     return found
 
 
@@ -97,16 +100,35 @@ def _changes(question: Question, space: Space) -> Iterator[tuple[str, str, str, 
                 yield choice, yes_or_no(not does), yes_or_no(does), "recompute", {name: not does}
 
 
-def refine(prediction: Prediction, usable: float, space: Space) -> tuple[Prediction, int]:
+class Known:
+    """Predictions of strategies for one question, each made once."""
+
+    def __init__(self, question: Question, network: Network) -> None:
+        self.question, self.network = question, network
+        self._predictions: dict[str, Prediction] = {}
+
+    def predict(self, strategy: StrategySpec) -> Prediction:
+        key = strategy.model_dump_json()
+        if key not in self._predictions:
+            self._predictions[key] = Prediction(self.question.with_strategy(strategy), network=self.network)
+        return self._predictions[key]
+
+
+def refine(prediction: Prediction, usable: float, space: Space, known: Known) -> tuple[Prediction, int]:
     """(the best of a prediction and what single steps lead to, how many were tried). `usable`: GiB."""
     best, tried = prediction, 0
     for _ in range(ROUNDS):
-        steps = [
-            Prediction(best.question.with_strategy(step.strategy), network=best.price.network)
-            for step in alternatives(best.question, space)
-        ]
+        steps = [known.predict(step.strategy) for step in alternatives(best.question, space)]
         tried += len(steps)
         fitting = [step for step in steps if step.gib <= usable]
+        if not fitting and best.gib > usable:  # towards what fits
+            smallest = min(steps, key=lambda step: step.gib, default=best)
+            if smallest.gib >= best.gib:
+                break
+            best = smallest
+            continue
+        if best.gib <= usable:
+            fitting = [step for step in fitting if step.closed_form_seconds <= CLOSE * best.seconds]
         fastest = min(fitting, key=lambda step: step.seconds, default=best)
         if fastest.seconds > FASTER * best.seconds and best.gib <= usable:
             break

@@ -1,17 +1,31 @@
-"""What a rank's blocks cost and weigh for every shard shape of the space: priced once each, read by all candidates."""
+"""The space of a search, and what a rank's blocks cost and weigh for every shape in it: priced once each, read by all
+candidates."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import permutations
 
 import numpy as np
 
+from parallel_strategy.cost.block_table import BlockTable
 from parallel_strategy.cost.collective import Network
-from parallel_strategy.cost.memory import transient_bytes
-from parallel_strategy.cost.price import BlockCost, Price
+from parallel_strategy.cost.price import Price
+from parallel_strategy.cost.rows import ZeroTraffic
+from parallel_strategy.cost.weight_traffic import WeightTraffic
+from parallel_strategy.graph.groups import Groups
 from parallel_strategy.graph.program import Program
-from parallel_strategy.spec.strategy import Batch, Mesh, Offload, Pipeline, Question, Zero, divisors
-
-KINDS = ("embedding", "layer", "expert_layer", "query", "head")
+from parallel_strategy.spec.strategy import (
+    CHUNKED,
+    Batch,
+    Mesh,
+    Offload,
+    Pipeline,
+    Question,
+    StrategySpec,
+    Zero,
+    divisors,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +39,6 @@ class Layout:
     micro: int
     sequence_parallel: bool
     order: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class ShapeTable:
-    """Numbers of every block kind for one layout. Rows of `times`: device, tensor, host of forward, full and selective
-    recomputation, backward of activations, backward of weights. Bytes are per micro-batch."""
-
-    times: np.ndarray  # [5 phases, 3, kinds]
-    saved: np.ndarray  # [kinds] everything kept
-    attention: np.ndarray  # [kinds] what selective recompute drops
-    entry: np.ndarray  # [kinds] input of the block
-    transient: np.ndarray  # [kinds]
-    dense: np.ndarray  # [kinds] parameters
-    expert: np.ndarray
-    partial: np.ndarray  # [kinds] parameters whose gradients are summed over the tensor group
-    weights: np.ndarray  # [kinds] how many tensors the parameters are
-    table_elements: float
-    boundary: float
 
 
 @dataclass(slots=True)
@@ -74,6 +70,16 @@ class Space:
     interleave: list[int] = field(default_factory=lambda: [1, 2])  # halves of a micro-batch that run at once
     activation: list[float] = field(default_factory=lambda: [0.0, 0.5, 1.0])  # share on the host
     largest_micro: int = 16
+    keeps: Callable[[Layout, int], bool] | None = None  # which layouts with so many stages belong to it
+
+    def schedules_of(self, pp: int, chunks: int) -> list[str]:
+        """Those that have this many stages and chunks."""
+        if pp == 1:
+            return ["1f1b"]
+        return [name for name in self.schedules if (name in CHUNKED) == (chunks > 1)]
+
+    def recompute_of(self, chunks: int) -> list[tuple[str, float]]:
+        return [choice for choice in self.recompute if chunks == 1 or choice[1] in (0.0, 1.0)]
 
     def layouts(self, question: Question, pp: int) -> list[Layout]:
         """Every legal layout with this many stages."""
@@ -104,107 +110,117 @@ class Space:
                         for micro in micros:
                             for sequence in (False, True) if tp > 1 else (False,):
                                 result.append(Layout(tp, cp, ep, dp, micro, sequence, order))
-        return result
+        return [layout for layout in result if self.keeps is None or self.keeps(layout, pp)]
 
 
 class Shapes:
-    """Builds shape tables for a question, with caches by what they depend on."""
+    """Builds tables for a question, each as often as what it depends on differs."""
 
     def __init__(self, question: Question) -> None:
         self.question = question
         self.network = Network(question.cluster)
         self._prices: dict[tuple, Price] = {}
-        self._tables: dict[tuple, ShapeTable] = {}
+        self._programs: dict[tuple, Program] = {}
+        self._axes: dict[tuple, list[str]] = {}  # of the collectives of each shape's blocks
+        self._tables: dict[tuple, BlockTable] = {}
+        self._traffic: dict[tuple, WeightTraffic] = {}
+        self.groups = cache(self._groups)
 
-    def question_of(self, layout: Layout, pp: int) -> Question:
-        """The plainest question of this layout: what blocks cost does not depend on the rest."""
+    def mesh(self, layout: Layout, pp: int) -> Mesh:
         order = list(layout.order)
-        mesh = Mesh.model_construct(pp=pp, dp=layout.dp, cp=layout.cp, tp=layout.tp, ep=layout.ep, order=order)
-        batch = Batch.model_construct(global_=layout.dp * layout.micro, micro=layout.micro)
-        tensor = self.question.strategy.tensor.model_copy(
-            update={"sequence_parallel": layout.sequence_parallel, "interleave": 1}
+        return Mesh.model_construct(pp=pp, dp=layout.dp, cp=layout.cp, tp=layout.tp, ep=layout.ep, order=order)
+
+    def _groups(self, sizes: tuple[int, ...], order: tuple[str, ...]) -> Groups:
+        pp, dp, cp, tp, ep = sizes
+        return Groups(Mesh.model_construct(pp=pp, dp=dp, cp=cp, tp=tp, ep=ep, order=list(order)))
+
+    def groups_of(self, layout: Layout, pp: int) -> Groups:
+        return self.groups((pp, layout.dp, layout.cp, layout.tp, layout.ep), layout.order)
+
+    def strategy(self, layout: Layout, pp: int, *, zero: int = 0, micro_batches: int = 1) -> StrategySpec:
+        """The plainest strategy of this layout: what blocks cost does not depend on the rest."""
+        of_file = self.question.strategy
+        batch = Batch.model_construct(global_=layout.dp * layout.micro * micro_batches, micro=layout.micro)
+        split = {"sequence_parallel": layout.sequence_parallel, "interleave": 1}
+        plain = {"mode": "none", "per_stage": None, "slice_activation": False}
+        sharding = Zero().model_copy(
+            update={"optimizer_shard": zero > 0, "level": max(1, zero), "threshold_kb": of_file.zero.threshold_kb}
         )
-        strategy = self.question.strategy.model_copy(
+        return of_file.model_copy(
             update={
-                "mesh": mesh,
+                "mesh": self.mesh(layout, pp),
                 "batch": batch,
-                "tensor": tensor,
+                "tensor": of_file.tensor.model_copy(update=split),
                 "pipeline": Pipeline(),
-                "zero": Zero(),
+                "zero": sharding,
                 "offload": Offload(),
-                "recompute": self.question.strategy.recompute.model_copy(update={"mode": "none", "per_stage": None}),
+                "recompute": of_file.recompute.model_copy(update=plain),
+                "overrides": [],
             }
         )
-        return Question.model_construct(
-            model=self.question.model,
-            cluster=self.question.cluster,
-            framework=self.question.framework,
-            strategy=strategy,
-        )
 
-    def table(self, layout: Layout, pp: int) -> ShapeTable:
-        """Tables differ by shard shape and by where the tensor and expert groups lie."""
-        strides = self._strides(layout, pp)
-        key = (layout.tp, layout.cp, layout.ep, layout.micro, layout.sequence_parallel, strides, pp > 1)
+    def tables(self, layouts: Sequence[Layout], pp: int, halves: int = 1) -> BlockTable:
+        """The tables of these layouts, stacked. With two halves every kernel and collective runs twice, on half as
+        much: in `times` only."""
+        index: dict[int, int] = {}
+        distinct: list[BlockTable] = []
+        rows = []
+        for layout in layouts:
+            table = self.table(layout if halves == 1 else replace(layout, micro=layout.micro // halves), pp)
+            if id(table) not in index:
+                index[id(table)] = len(distinct)
+                distinct.append(table)
+            rows.append(index[id(table)])
+        return BlockTable.stack(distinct).at(np.array(rows))
+
+    def table(self, layout: Layout, pp: int) -> BlockTable:
+        """Tables differ by shard shape and by where the groups lie over which the blocks communicate."""
+        shape = (*self._shape(layout, pp), layout.micro)
+        if shape not in self._axes:
+            blocks = self._price(layout, pp).program.blocks.values()
+            axes = {collective.axis for block in blocks for collective in block.collectives}
+            self._axes[shape] = sorted(axes)
+        groups = self.groups_of(layout, pp)
+        key = (shape, tuple(self.network.spans(*groups.extent(axis)) for axis in self._axes[shape]))
         if key not in self._tables:
-            self._tables[key] = self._build(layout, pp)
+            self._tables[key] = BlockTable.of(self._price(layout, pp))
         return self._tables[key]
 
-    def _strides(self, layout: Layout, pp: int) -> tuple[int, ...]:
-        stride, strides = 1, {}
-        sizes = {"pp": pp, "dp": layout.dp, "cp": layout.cp, "tp": layout.tp}
-        for axis in reversed(layout.order):
-            strides[axis] = stride
-            stride *= sizes[axis]
-        return (
-            strides.get("tp", 1),
-            strides.get("cp", 1) if layout.cp > 1 else 1,
-            strides.get("dp", 1) if layout.ep > 1 else 1,
-        )
+    def _shape(self, layout: Layout, pp: int) -> tuple:
+        return layout.tp, layout.cp, layout.ep, layout.sequence_parallel, pp > 1
 
-    def _build(self, layout: Layout, pp: int) -> ShapeTable:
-        question = self.question_of(layout, pp)
-        shape_key = (layout.tp, layout.cp, layout.ep, layout.micro, layout.sequence_parallel, pp > 1)
-        known = self._prices.get(shape_key)
-        program = known.program.moved_to(question) if known else Program(question)
-        price = Price(program, self.network)
+    def _price(self, layout: Layout, pp: int) -> Price:
+        question = self.question.with_strategy(self.strategy(layout, pp))
+        key = (*self._shape(layout, pp), layout.micro)
+        known = self._prices.get(key)
+        price = Price(known.program.moved_to(question) if known else Program(question), self.network)
         if known:
             price.kernel_times = known.kernel_times
         else:
-            self._prices[shape_key] = price
-        count = len(KINDS)
-        table = ShapeTable(
-            times=np.zeros((5, 3, count)),
-            saved=np.zeros(count),
-            attention=np.zeros(count),
-            entry=np.zeros(count),
-            transient=np.zeros(count),
-            dense=np.zeros(count),
-            expert=np.zeros(count),
-            partial=np.zeros(count),
-            weights=np.zeros(count),
-            table_elements=0.0,
-            boundary=program.boundary_bytes,
-        )
-        for index, kind in enumerate(KINDS):
-            block = program.blocks.get(kind)
-            if block is None:
-                continue
-            table.times[:, :, index] = _rows(price.block(block))
-            table.saved[index], table.attention[index], table.entry[index] = (
-                block.saved_bytes,
-                block.attention_bytes,
-                block.input_bytes,
-            )
-            table.transient[index] = transient_bytes(block, self.question.framework)
-            table.dense[index], table.expert[index] = block.elements(False), block.elements(True)
-            table.partial[index] = sum(p.elements for p in block.parameters if p.partial_over_tp)
-            table.weights[index] = len(block.parameters)
-            if kind == "embedding":
-                table.table_elements = next(p.elements for p in block.parameters if p.name == "embedding.word.weight")
-        return table
+            self._prices[key] = price
+            self._programs.setdefault(self._shape(layout, pp), price.program)
+        return price
 
+    def traffic(self, layouts: Sequence[Layout], pp: int, micro_batches: np.ndarray, zero: int) -> ZeroTraffic:
+        """What weights and gradients of these layouts send under a level of optimizer sharding."""
+        index: dict[int, int] = {}
+        distinct: list[WeightTraffic] = []
+        rows = []
+        for layout, count in zip(layouts, micro_batches.tolist(), strict=True):
+            traffic = self._traffic_of(layout, pp, min(count, 2), zero)
+            if id(traffic) not in index:
+                index[id(traffic)] = len(distinct)
+                distinct.append(traffic)
+            rows.append(index[id(traffic)])
+        return ZeroTraffic(distinct, np.array(rows))
 
-def _rows(cost: BlockCost) -> np.ndarray:
-    phases = (cost.forward, cost.recompute_full, cost.recompute_selective, cost.backward_input, cost.backward_weight)
-    return np.array([(phase.device, phase.tensor, phase.host) for phase in phases])
+    def _traffic_of(self, layout: Layout, pp: int, micro_batches: int, zero: int) -> WeightTraffic:
+        """It does not depend on the size of a micro-batch, nor on where the groups lie."""
+        shape = self._shape(layout, pp)
+        key = (*shape, layout.dp, micro_batches, zero)
+        if key not in self._traffic:
+            question = self.question.with_strategy(self.strategy(layout, pp, zero=zero, micro_batches=micro_batches))
+            if shape not in self._programs:
+                self._price(layout, pp)
+            self._traffic[key] = WeightTraffic.of(self._programs[shape].moved_to(question))
+        return self._traffic[key]

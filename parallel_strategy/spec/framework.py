@@ -7,7 +7,7 @@ reported with it, unless a calibration file says so.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
 
 from parallel_strategy.spec.file import PRESETS, Section, SpecFile
 
@@ -32,6 +32,44 @@ TENSORS = {
 }
 
 
+Schedule = Literal[
+    "gpipe", "1f1b", "interleaved", "mindspore_vpp", "mindspore_vpp_less_memory", "zb_h1", "zb_h2", "zb_v", "dualpipe"
+]
+MeshAxis = Literal["pp", "dp", "cp", "tp", "ep"]
+Dtype = Literal["fp32", "fp16", "bf16", "fp8", "fp4"]
+
+
+class Executes(Section):
+    """What a framework can carry out of a strategy. Whatever is left out sets no limit.
+
+    `predict` prices what leaves it and says so; `export`, `prove` and `compile` refuse it
+    (`spec.capability.outside`).
+    """
+
+    schedules: list[Schedule] | None = Field(default=None, description="with more than one pipeline stage")
+    axes: list[MeshAxis] | None = Field(default=None, description="axes of the mesh that may be larger than 1")
+    order: list[Literal["pp", "dp", "cp", "tp"]] | None = Field(
+        default=None, description="the order of the mesh's axes, outermost first"
+    )
+    zero_stages: list[Literal[0, 1, 2, 3]] | None = Field(default=None, description="optimizer sharding; 0: none")
+    dtypes: list[Dtype] | None = None
+    interleave: bool = Field(default=True, description="tensor.interleave 2")
+    sequence_parallel: bool = True
+    sequence_parallel_micro: PositiveInt | None = Field(
+        default=None, description="largest batch.micro with sequence parallelism"
+    )
+    uneven_vocabulary: bool = Field(
+        default=True, description="a split vocabulary need not be a multiple of mesh.tp: it is padded"
+    )
+    offload_optimizer: bool = True
+    offload_activation: bool = True
+    overrides: bool = Field(default=True, description="operators that are split otherwise")
+    server_devices: PositiveInt | None = Field(
+        default=None, description="beyond half a server the devices must fill servers of so many"
+    )
+    only_pangu_alpha: bool = Field(default=False, description="it has this project's network and no other")
+
+
 class Composed(Section):
     """The kernels of an operator that has none of its own: kind -> how many, each over the operator's main tensor."""
 
@@ -51,6 +89,7 @@ class FrameworkSpec(SpecFile):
     """Kernels, overlap, host and memory habits of one training framework."""
 
     name: str
+    executes: Executes = Field(default=Executes(), description="what it can carry out; left out: everything")
     attention: Literal["unfused", "fused_softmax", "flash"] = Field(
         default="fused_softmax", description="flash never writes the score matrix; fused_softmax writes it in 16 bits"
     )

@@ -20,12 +20,9 @@ from pangu.foundation.yaml_document import shown
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.divide import divisors, even_stages, nearest
 from parallel_strategy.spec.file import PRESETS, Section, SpecFile
-from parallel_strategy.spec.framework import FrameworkSpec
+from parallel_strategy.spec.framework import FrameworkSpec, Schedule
 from parallel_strategy.spec.model import ModelSpec
 
-Schedule = Literal[
-    "gpipe", "1f1b", "interleaved", "mindspore_vpp", "mindspore_vpp_less_memory", "zb_h1", "zb_h2", "zb_v", "dualpipe"
-]
 FILES = (".yaml", ".yml")
 CHUNKED = ("interleaved", "mindspore_vpp", "mindspore_vpp_less_memory")
 
@@ -331,23 +328,24 @@ class Question(Section):
     strategy: StrategySpec
 
     @classmethod
-    def load(cls, path: Path | str, changes: Iterable[Sequence[str]] = ()) -> "Question":
+    def load(cls, path: Path | str, changes: Iterable[Sequence[str]] = (), devices: int | None = None) -> "Question":
         """Read a strategy file and the files or presets that it names, and check them against each other.
 
-        `changes` are the (field, value) pairs of `--set`.
+        `changes` are the (field, value) pairs of `--set`; `devices` is how many compute, where they are not those of
+        the file's mesh.
         """
         document = changed(StrategySpec.read(path), changes)
         strategy = checked(StrategySpec, document)
         folder = Path(path).parent
         try:
-            return cls.resolve(strategy, folder)
+            return cls.resolve(strategy, folder, devices)
         except PlacedError:
             raise
         except UserError as error:
             raise document.mistake(str(error)) from None
 
     @classmethod
-    def resolve(cls, strategy: StrategySpec, folder: Path) -> "Question":
+    def resolve(cls, strategy: StrategySpec, folder: Path, devices: int | None = None) -> "Question":
         model = _choose(ModelSpec, strategy.model.preset, strategy.model.file, folder, "model", "pangu-alpha-2.6b")
         updates: dict[str, object] = {}
         if strategy.model.seq is not None:
@@ -371,7 +369,7 @@ class Question(Section):
                 f"nearest mesh.dp: "
                 f"{max(1, strategy.mesh.dp * present // needed)}"
             )
-        crowded = cluster.crowded(strategy.mesh.devices)
+        crowded = cluster.crowded(devices or strategy.mesh.devices)
         return cls(model=model, cluster=crowded, framework=framework, strategy=strategy)
 
     def with_strategy(self, strategy: StrategySpec) -> "Question":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel_strategy.virtual.operators import MASKED_SCORE
+from parallel_strategy.virtual.arithmetic import MASKED_SCORE
 
 PAD, END_OF_DOCUMENT = 0, 1
 

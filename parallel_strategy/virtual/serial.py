@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.virtual import operators as op
+from parallel_strategy.virtual import arithmetic as op
 from parallel_strategy.virtual.adam import Adam
 from parallel_strategy.virtual.batch import Tokens, predictions, tokens_of
 

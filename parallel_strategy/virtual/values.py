@@ -12,7 +12,7 @@ import numpy as np
 
 from parallel_strategy.graph.operator import Collective
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.virtual import operators as op
+from parallel_strategy.virtual import arithmetic as op
 from parallel_strategy.virtual.batch import Tokens
 
 

@@ -8,8 +8,8 @@ from parallel_strategy.graph.collectives import OUTSIDE
 from parallel_strategy.graph.operator import Block, Collective
 from parallel_strategy.graph.program import Program
 from parallel_strategy.graph.sharding import Node, is_partial, step_collectives
-from parallel_strategy.graph.stored import WORD_TABLES
 from parallel_strategy.graph.tasks import Step
+from parallel_strategy.mindspore.pangu_network import WORD_TABLES
 from parallel_strategy.schedule.simulate import Deadlock
 from parallel_strategy.virtual.adam import Adam
 from parallel_strategy.virtual.communicator import Communicator, Impossible

@@ -36,7 +36,7 @@ from parallel_strategy.mindspore.dryrun.difference import (
 )
 from parallel_strategy.mindspore.dryrun.job import compile_rank, write_skeleton
 from parallel_strategy.mindspore.dryrun.stand_in import why_not
-from parallel_strategy.mindspore.placement import check_propagated
+from parallel_strategy.mindspore.limits import check_propagated
 from parallel_strategy.mindspore.strategy_file import (
     operator_strategy_json,
     parameter_named_json,

@@ -54,16 +54,22 @@ class Turn:
 
 
 def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
-    from pangu.model.network import build, read_weights
+    """Weights of a trained model's size, without MindSpore in the process."""
+    from pangu import parameters
 
-    return read_weights(build(config, seed=7))
+    random = np.random.default_rng(7)
+    weights = {}
+    for name, shape in parameters.shapes(config).items():
+        values = random.standard_normal(shape, np.float32) * np.float32(0.02)
+        weights[name] = values + 1 if name.endswith("gamma") else values
+    return weights
 
 
 def prompt_ids(config: ModelConfig, batch: int, length: int) -> np.ndarray:
     return np.random.default_rng(3).integers(0, config.vocab_size, (batch, length)).astype(np.int32)
 
 
-class Ours:
+class MindSporeEngine:
     def __init__(self, config: ModelConfig, threads: int, clock: str) -> None:
         from pangu.device import use_device
         from pangu.generation import Generator
@@ -84,6 +90,42 @@ class Ours:
         times = [filled]
         for _ in range(new_tokens):
             logits = rows.step(logits.argmax(axis=-1).astype(np.int32))
+            times.append(CLOCKS[self.clock]())
+        return Turn(filled - began, list(np.diff(times)), logits)
+
+
+class CompiledEngine:
+    """stored: how the matrices are kept: fp32, fp16, int8 or int4."""
+
+    stored = "fp32"
+
+    def __init__(self, config: ModelConfig, threads: int, clock: str) -> None:
+        from pangu.generation.compiled_decoder import CompiledNetwork, stored_as
+        from pangu.quantization.layers import quantize_in_memory
+        from pangu.quantization.quantized_file import Quantization
+
+        weights = random_weights(config)
+        if self.stored in ("int8", "int4-g32"):
+            weights = quantize_in_memory(config, weights, Quantization.of(self.stored, "rtn"))
+        else:
+            weights = stored_as(weights, self.stored)
+        self.network = CompiledNetwork(config, weights, threads=threads)
+        self.config, self.clock = config, clock
+
+    def turn(self, batch: int, new_tokens: int) -> Turn:
+        from pangu.generation.compiled_decoder import RowTokens
+
+        prompts = prompt_ids(self.config, batch, self.config.seq_length - new_tokens)
+        rows = self.network.open(batch, self.config.seq_length)
+        rows.read([RowTokens(0, [0])])
+        rows.release(0)
+        began = CLOCKS[self.clock]()
+        logits = np.concatenate(rows.read([RowTokens(row, ids.tolist()) for row, ids in enumerate(prompts)]))
+        filled = CLOCKS[self.clock]()
+        times = [filled]
+        for _ in range(new_tokens):
+            newest = logits.argmax(axis=-1).tolist()
+            logits = np.concatenate(rows.read([RowTokens(row, [token]) for row, token in enumerate(newest)]))
             times.append(CLOCKS[self.clock]())
         return Turn(filled - began, list(np.diff(times)), logits)
 
@@ -180,7 +222,7 @@ class Torch:
 
 def serve(
     pipe: multiprocessing.connection.Connection,
-    engine: type[Ours] | type[Torch],
+    engine: type[CompiledEngine] | type[Torch],
     config: ModelConfig,
     threads: int,
     clock: str,
@@ -232,7 +274,7 @@ def measure(
 ) -> dict[str, list[Turn]]:
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
-    for name, engine in (("ours", Ours), ("torch", Torch)):
+    for name, engine in (("ours", CompiledEngine), ("torch", Torch)):
         pipes[name], theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs, engine, config, threads, clock), daemon=True)
         process.start()

@@ -46,11 +46,14 @@ def test_measure(text: str, characters: int, share: float) -> None:
 
 def test_rule_1() -> None:
     good = make_text(1)
-    assert clean_document(good * 2, None, Settings()).drop_reason is None
-    assert (clean_document("短文。", None, Settings()).drop_reason or "").startswith("too_short:3 ")
+    paper = Settings(preset="pangu-alpha")
+    assert clean_document(good * 2, None, paper).drop_reason is None
+    assert (clean_document("短文。", None, paper).drop_reason or "").startswith("too_short:3 ")
     english = "The quick brown fox jumps over the lazy dog. " * 8
-    assert (clean_document(good + english, None, Settings()).drop_reason or "").startswith("han_share:0.")
-    assert clean_document(good + english, None, Settings(minimum_han_share=0.2)).drop_reason is None
+    assert (clean_document(good + english, None, paper).drop_reason or "").startswith("han_share:0.")
+    assert (
+        clean_document(good + english, None, Settings(preset="pangu-alpha", minimum_han_share=0.2)).drop_reason is None
+    )
     assert clean_document("某网站 标题", "某网站标题", ANY_LENGTH).drop_reason == "title_only"
 
 
@@ -201,23 +204,29 @@ _PIECES = (
     "中 文 ， 。 漢 首页 | 新闻 \n \r\n \u3000 \u200b ★ \ue15f 涓枃 ä¸­ ÖÐÎÄ 锟斤拷 １ 138 0013 8000 a@b.cn 电话： QQ： "
     "微信： e\u0301 ﬁ 关注公众号 \u2028 \x85 \xa0 这是一个会重复出现的段落。\n 乾 這裡 加V abc_12 110105 19491231002X"
 )
-PIECES = st.sampled_from(_PIECES.split(" "))
+_STRUCTURE = (
+    *("```\n", "```py\n", "\n    x = [1]\n", "\n\tx;\n", "| a | b |\n|---|---|\n", "a\tb\n", "# 题\n", "甲：好\n"),
+    *("<br>", "<div>", "</p>", "&nbsp;", "&lt;", "&amp;", "<pre>", "</pre>\n", "$$\n", "├──", "■■■■■■", "★★★★★★"),
+    *("首页 > 新闻 > 正文\n", "责任编辑：王", "版权所有", "看著", "ä½ å¥½"),
+)
+PIECES = st.sampled_from([*_PIECES.split(" "), *_STRUCTURE])
 ANY_TEXT = st.lists(PIECES | st.text(st.characters(codec="utf-8"), max_size=3), max_size=30).map("".join)
+PRESETS = st.sampled_from(["web", "technical", "pangu-alpha"])
 MODES = st.sampled_from(["mask", "remove", "keep"])
 
 
-@given(ANY_TEXT, MODES)
-def test_cleaning_twice_is_cleaning_once(text: str, privacy: str) -> None:
-    settings = ANY_LENGTH.model_copy(update={"privacy": privacy})
+@given(ANY_TEXT, MODES, PRESETS)
+def test_cleaning_twice_is_cleaning_once(text: str, privacy: str, preset: str) -> None:
+    settings = Settings(preset=preset, privacy=privacy, minimum_characters=0, minimum_han_share=0)
     found = clean_document(text, None, settings)
     assert found.drop_reason is None or found.drop_reason.startswith(("advertisement", "contact_lines"))
-    assert not characters.SYMBOLS.search(found.text) and "\r" not in found.text
+    assert "\r" not in found.text and (preset != "pangu-alpha" or not characters.SYMBOLS.search(found.text))
     assert clean_document(found.text, None, settings).text == found.text
 
 
-@given(st.lists(ANY_TEXT, min_size=1, max_size=6), MODES)
-def test_the_column_gives_what_the_plain_rules_give(texts: list[str], privacy: str) -> None:
-    settings = ANY_LENGTH.model_copy(update={"privacy": privacy})
+@given(st.lists(ANY_TEXT, min_size=1, max_size=6), MODES, PRESETS)
+def test_the_column_gives_what_the_plain_rules_give(texts: list[str], privacy: str, preset: str) -> None:
+    settings = Settings(preset=preset, privacy=privacy, minimum_characters=0, minimum_han_share=0)
     rows = clean.clean(batch_of(texts), settings).to_pylist()
     for text, row in zip(texts, rows, strict=True):
         expected = clean_document(text, None, settings)

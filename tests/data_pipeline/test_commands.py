@@ -48,7 +48,7 @@ def test_story(tmp_path: Path, tokenizer_directory: Path, capsys: pytest.Capture
         return capsys.readouterr().out
 
     rows = [{"id": f"d{number}", "text": make_text(number, 8)} for number in range(30)]
-    rows += [{"id": "twin", "text": make_text(3, 8)}, {"id": "short", "text": "★太短★"}]
+    rows += [{"id": "twin", "text": make_text(3, 8)}, {"id": "short", "text": "😀太短😀"}]
     write_jsonl(tmp_path / "in" / "news.jsonl", rows)
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     call(
@@ -70,7 +70,7 @@ def test_story(tmp_path: Path, tokenizer_directory: Path, capsys: pytest.Capture
     assert len(call("inspect", out, "-n", 4, "--json").splitlines()) == 4
     assert "id d0" in call("inspect", next((out / "documents").iterdir()), "-n", 1)
     told = call("why", out, "short")
-    assert "-★太短★" in told and "+太短" in told and "dropped, too_short:2 characters" in told
+    assert "-😀太短😀" in told and "+太短" in told and "dropped, too_short:2 characters" in told
     told = json.loads(call("why", out, "d7", "--json"))
     assert [stage["stage"] for stage in told["stages"]] == ["read", "clean", "dedup_exact"]
     place = told["packed"][0]

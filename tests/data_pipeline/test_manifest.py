@@ -57,7 +57,7 @@ def test_whole_file(tmp_path: Path) -> None:
     file = WholeFile(tmp_path, "folder/a.bin")
     file.write(b"abc")
     assert not (tmp_path / "folder").exists()
-    output = file.commit(rows=1, role="kept")
+    output = file.finish(rows=1, role="kept")
     assert (tmp_path / "folder" / "a.bin").read_bytes() == b"abc"
     assert output == Output("folder/a.bin", 3, "06b05ab6733a618578af5f94892f3950", 1, "kept")
     other = WholeFile(tmp_path, "b.bin")

@@ -99,7 +99,7 @@ def test_a_threshold_does_not_measure_again(
     }
     recipe = recipe_at(sources, [SMALL_SHARDS, {"filter": other}])
     state = next(state for state in previewing.preview(Recipe.load(recipe), out) if state.name == "filter/records")
-    assert "setting rules.short.minimum: 200.0 → 10.0" in state.reasons
+    assert "setting rules.short.minimum: 150.0 → 10.0" in state.reasons
     run_recipe(recipe, out)
     assert reasons(out)["poem"] is None
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps

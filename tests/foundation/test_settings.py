@@ -1,5 +1,6 @@
 """One reader of YAML for all three packages: what a file means, and one line for whatever is wrong in it."""
 
+import argparse
 import io
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from pangu.foundation.errors import UserError
+from pangu.foundation.field_arguments import add_flags, add_set, changes_of, commented, words_of
 from pangu.foundation.settings import Section, SettingsFile, changed, checked, field_paths
 from pangu.foundation.yaml_document import parse_document, parse_value, read_document
 from tests.conftest import REPOSITORY
@@ -159,7 +161,8 @@ def test_what_was_right_stays_right(tmp_path: Path) -> None:
 
 
 def test_every_shipped_file_means_what_plain_yaml_says() -> None:
-    files = [path for path in REPOSITORY.rglob("*.yaml") if ".git" not in path.parts and "tests" not in path.parts]
+    packages = ("pangu", "parallel_strategy", "data_pipeline")
+    files = [path for package in packages for path in (REPOSITORY / package).rglob("*.yaml")]
     assert len(files) > 40
     for path in files:
         assert read_document(path).data == yaml.safe_load(path.read_text(encoding="utf-8")), path
@@ -210,3 +213,31 @@ def test_the_fields_that_can_be_set_are_those_of_the_types() -> None:
     paths = field_paths(Example)
     assert {"name", "rate", "rate.peak", "global", "rate.warmup"} <= set(paths)
     assert len(set(paths)) == len(paths)
+
+
+def arguments_of(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Example, ("name", "steps", "mode"))
+    add_set(parser)
+    return parser.parse_args(words)
+
+
+def test_flags_come_from_the_fields_and_set_reaches_all_others(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text("name: a\nsteps: 6\n", encoding="utf-8")
+    given = arguments_of("--name", "no", "--steps", "4", "--mode", "spark", "--set", "rate.peak", "1e-3")
+    changes = changes_of(given, Example, ("name", "steps", "mode"))
+    read = Example.load(path, changes)
+    assert (read.name, read.steps, read.mode, read.rate.peak) == ("no", 4, "spark", 1e-3)
+    assert Example.load(path, [words_of(changes)[index + 1 : index + 3] for index in range(0, 12, 3)]) == read
+    with pytest.raises(UserError, match=r"^--steps: '1e3' is not a whole number; write 1000$"):
+        Example.load(path, changes_of(arguments_of("--steps", "1e3"), Example, ("name", "steps", "mode")))
+    with pytest.raises(UserError, match=r"^--set steps: 0 is out of range; nearest: 1$"):
+        Example.load(path, changes_of(arguments_of("--set", "steps", "0"), Example))
+
+
+def test_commented_settings_are_read_back_and_say_what_the_fields_mean() -> None:
+    example = Example(name="no: 'x'", tags=["a", "b: c"], rates={"x": Rate()}, workers=3)
+    text = commented(example)
+    assert Example.parse(text, "text") == example
+    assert "# what the run is called" in text and "rate:  # The learning rate\n  peak: 0.0001  # highest rate" in text

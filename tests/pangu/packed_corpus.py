@@ -26,7 +26,7 @@ def write_split(directory: Path, name: str, rows: np.ndarray) -> dict:
     }
 
 
-def write(directory: Path, samples: int = 40, vocab_size: int = VOCAB) -> Path:
+def write(directory: Path, samples: int = 40, vocab_size: int = VOCAB, tokenizer: str | None = "0" * 64) -> Path:
     """A packed corpus whose rows count upwards from a random start, document after document."""
     directory.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(7)
@@ -48,7 +48,7 @@ def write(directory: Path, samples: int = 40, vocab_size: int = VOCAB) -> Path:
         "vocab_size": vocab_size,
         "end_of_document_id": END,
         "pad_id": PAD,
-        "tokenizer_fingerprint": "0" * 64,
+        "tokenizer_fingerprint": tokenizer,
         "splits": splits,
     }
     (directory / "packed.json").write_text(json.dumps(description))

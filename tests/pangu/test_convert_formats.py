@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from pangu import parameters
 from pangu.cli import main
 from pangu.config import ModelConfig
 from pangu.formats import mindspore_checkpoint, names
 from pangu.formats import write_output as write
 from pangu.formats.data_types import BF16, FP16, FP32, FP64, cast, to_bfloat16
 from pangu.formats.mindspore_checkpoint import index_checkpoint
-from pangu.formats.source import open_source
+from pangu.formats.open_source import open_source
 from pangu.foundation.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.pangu.convert_files import random_weights, torch_weights, write_ckpt, write_index, write_torch
@@ -75,7 +76,7 @@ def test_mindspore_reads_what_we_write_and_we_read_what_it_writes(
     ours = convert(model, "mindspore", tmp_path / "ours.ckpt")
     loaded = ms.load_checkpoint(str(ours))
     assert_equal({name: value.asnumpy() for name, value in loaded.items()}, weights)
-    in_order = [{"name": name, "data": ms.Tensor(weights[name])} for name in names.canonical_order(2, True)]
+    in_order = [{"name": name, "data": ms.Tensor(weights[name])} for name in parameters.canonical_order(2, True)]
     ms.save_checkpoint(in_order, str(tmp_path / "theirs.ckpt"))
     assert (tmp_path / "theirs.ckpt").read_bytes() == ours.read_bytes()
     ms.save_checkpoint(in_order, str(tmp_path / "checked.ckpt"), crc_check=True)
@@ -237,7 +238,9 @@ def test_summary_checksum_and_model_file(tmp_path: Path, model: Path, capsys: py
     fresh = tmp_path / "fresh.safetensors"
     again = ["--to", "safetensors", "--out", fresh, "--model-yaml"]
     assert "model.yaml: already exists" in refused(capsys, model, *again, "--heads", "4")
-    assert "give --heads" in refused(capsys, model, *again)
+    assert "--heads 2: the model has 4" in refused(capsys, model, *again, "--heads", "2")
+    (tmp_path / "model.yaml").unlink()
+    assert "or give --heads" in refused(capsys, model, *again)
     assert "multiple of num_heads 3" in refused(capsys, model, *again, "--heads", "3")
     assert not fresh.exists()
 
@@ -353,7 +356,7 @@ def test_output_goes_nowhere_wrong(tmp_path: Path, model: Path, capsys, monkeypa
     assert "writes a .ckpt file" in refused(capsys, model, "--to", "mindspore", "--out", tmp_path / "a.safetensors")
     assert "no such directory" in refused(capsys, model, "--to", "mindspore", "--out", tmp_path / "no" / "a.ckpt")
     assert "--out FILE" in refused(capsys, model, "--to", "mindspore")
-    assert "cannot be opened" in refused(capsys, tmp_path / "none.ckpt", "--to", "mindspore", "--dry-run")
+    assert "no such file" in refused(capsys, tmp_path / "none.ckpt", "--to", "mindspore", "--dry-run")
     text = REPOSITORY / "pyproject.toml"
     assert "must be a directory or end in" in refused(capsys, text, "--to", "mindspore", "--dry-run")
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100}))
@@ -374,7 +377,7 @@ def test_full_disk_leaves_nothing(tmp_path: Path, model: Path, capsys, monkeypat
     def full(descriptor: int, content: memoryview) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write.os, "write", full)
+    monkeypatch.setattr("os.write", full)
     out = tmp_path / "out.ckpt"
     assert "No space left on device" in refused(capsys, model, "--to", "mindspore", "--out", out)
     assert list(tmp_path.iterdir()) == [model]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from pangu.formats.source import open_source
+from pangu.formats.open_source import open_source
 from pangu.formats.torch_pickle import PickleError, read_views
 from pangu.foundation.errors import UserError
 from tests.pangu.convert_files import (

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pangu.formats.open_source import open_source
 from pangu.formats.parameter_layout import ParameterLayout, owners, region
-from pangu.formats.source import open_source
 from pangu.formats.strategy_checkpoint import read_strategy
 from pangu.foundation.errors import UserError
 from tests.pangu.convert_files import (

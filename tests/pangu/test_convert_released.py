@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from pangu.cli import main
-from pangu.formats.source import open_source
+from pangu.formats.open_source import open_source
 from pangu.foundation.errors import UserError
 from tests.pangu.convert_files import random_weights, released_layouts, write_ckpt, write_released, write_strategy
 

@@ -16,11 +16,12 @@ import yaml
 
 from pangu.cli import main
 from pangu.config import TrainConfig, load_size
-from pangu.distributed.launch import Launch, Nodes, free_port, plan_launch
+from pangu.distributed.launch import Launch, Nodes, plan_launch
 from pangu.distributed.strategy import applied, load_strategy, rows_of_rank
 from pangu.distributed.supervise import Supervisor
 from pangu.formats.parameter_layout import ParameterLayout
 from pangu.foundation.errors import UserError
+from pangu.foundation.processes import free_port
 from tests.conftest import REPOSITORY
 from tests.pangu import distributed_run
 

@@ -11,7 +11,8 @@ from mindspore import Tensor
 from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
-from pangu.generation.engine import CHUNK
+from pangu.generation.decoding_batch import EngineName, RowTokens
+from pangu.generation.mindspore_decoder import CHUNK
 from pangu.model.attention_mask import CausalMask
 from pangu.model.network import build, read_weights
 from tests.pangu import oracle
@@ -28,7 +29,7 @@ NETWORKS: dict[str, dict[str, object]] = {
 class Network:
     """Random weights, far enough from zero that nothing is lost in symmetry, and both ways to compute with them."""
 
-    def __init__(self, **fields: object) -> None:
+    def __init__(self, engine: EngineName = "compiled", **fields: object) -> None:
         sizes = {"num_layers": 3, "hidden_size": 24, "num_heads": 3, "ffn_hidden_size": 48, "vocab_size": 60}
         settings = {"seq_length": CONTEXT, "compute_dtype": "fp32", **sizes, **fields}
         self.config = ModelConfig.from_fields(settings, "test")
@@ -37,7 +38,8 @@ class Network:
         self.weights = {
             name: (value + random.normal(size=value.shape) * 0.2).astype(np.float32) for name, value in start.items()
         }
-        self.generator = Generator(self.config, self.weights, batch_size=4)
+        self.engine = engine
+        self.generator = Generator(self.config, self.weights, batch_size=4, engine=engine)
         self.random = np.random.default_rng(6)
 
     def prompt(self, length: int) -> list[int]:
@@ -67,14 +69,19 @@ def graph_mode() -> Iterator[None]:
     yield
 
 
+@pytest.fixture(scope="module", params=["compiled", "mindspore"])
+def engine(request: pytest.FixtureRequest) -> EngineName:
+    return request.param
+
+
 @pytest.fixture(scope="module", params=NETWORKS)
-def network(request: pytest.FixtureRequest) -> Network:
-    return Network(**NETWORKS[request.param])
+def network(request: pytest.FixtureRequest, engine: EngineName) -> Network:
+    return Network(engine, **NETWORKS[request.param])
 
 
 @pytest.fixture(scope="module")
-def released() -> Network:
-    return Network(**NETWORKS["released"])
+def released(engine: EngineName) -> Network:
+    return Network(engine, **NETWORKS["released"])
 
 
 def test_every_step_equals_the_full_forward(network: Network) -> None:
@@ -83,15 +90,15 @@ def test_every_step_equals_the_full_forward(network: Network) -> None:
     ids = np.array([network.prompt(CONTEXT) for _ in lengths])
     expected = network.full(ids)
     batch = network.generator.open(len(lengths), CONTEXT)
-    got = log_softmax(batch.prefill([row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]))
+    got = list(batch.prefill([row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]))
     position = np.array(lengths)
-    while True:
-        for row in np.flatnonzero(position <= CONTEXT):
-            np.testing.assert_allclose(got[row], expected[row, position[row] - 1], rtol=0, atol=1e-5)
-        if position.min() >= CONTEXT:
-            break
-        newest = ids[np.arange(len(ids)), np.minimum(position, CONTEXT - 1)]
-        got = log_softmax(batch.step(newest.astype(np.int32)))
+    rows = [0, 1, 2, 3]
+    while rows:
+        for row, logits in zip(rows, got, strict=True):
+            wanted = expected[row, position[row] - 1]
+            np.testing.assert_allclose(log_softmax(logits).reshape(-1), wanted, rtol=0, atol=1e-5)
+        rows = [row for row in rows if position[row] < CONTEXT]
+        got = batch.read([RowTokens(row, [int(ids[row, position[row]])]) for row in rows]) if rows else []
         position += 1
 
 
@@ -111,7 +118,7 @@ def test_not_the_original_mistakes(released: Network) -> None:
     ids = np.array([prompt + new])
     batch = released.generator.open(4, CONTEXT)
     batch.prefill([prompt])
-    got = log_softmax(batch.step(np.array(new * 4, np.int32)))[0]
+    got = log_softmax(batch.read([RowTokens(0, new)])[0])[0]
     np.testing.assert_allclose(got, released.full(ids)[0, -1], rtol=0, atol=1e-5)
     table = "backbone.top_query_embedding.embedding_table"
     first_row = released.weights | {table: np.tile(released.weights[table][:1], (CONTEXT, 1))}
@@ -120,7 +127,7 @@ def test_not_the_original_mistakes(released: Network) -> None:
 
 
 def test_half_precision_equals_its_full_forward() -> None:
-    network = Network(compute_dtype="fp16", seq_length=80)
+    network = Network("mindspore", compute_dtype="fp16", seq_length=80)
     ids = np.array([network.prompt(80)])
     expected = network.full(ids)[0]
     batch = network.generator.open(1, 80)
@@ -129,26 +136,29 @@ def test_half_precision_equals_its_full_forward() -> None:
     np.testing.assert_allclose(log_softmax(np.array(got)), expected[69:], rtol=0, atol=5e-2)
 
 
-def test_operator_by_operator(released: Network) -> None:
+def test_operator_by_operator() -> None:
     """PyNative mode, no graph."""
+    released = Network("mindspore", **NETWORKS["released"])
     prompts = [released.prompt(5), released.prompt(70)]
     compiled = released.generator.generate(prompts, GREEDY)
     ms.set_context(mode=ms.PYNATIVE_MODE)
     try:
-        got = Generator(released.config, released.weights).generate(prompts, GREEDY)
+        got = Generator(released.config, released.weights, engine="mindspore").generate(prompts, GREEDY)
     finally:
         ms.set_context(mode=ms.GRAPH_MODE)
     assert [result.ids for result in got] == [result.ids for result in compiled]
 
 
 @pytest.mark.parametrize(("name", "frequency", "presence"), [("nopenalty", 0.0, 0.0), ("default", 1.5, 0.3)])
-def test_greedy_ids_of_the_original(shared: Path, name: str, frequency: float, presence: float) -> None:
+def test_greedy_ids_of_the_original(
+    shared: Path, engine: EngineName, name: str, frequency: float, presence: float
+) -> None:
     """The original was asked for 8 tokens and gave 7."""
     config, weights, _, _ = oracle.load(shared / "oracle" / "pangu_tiny_fp32_gelu.npz")
     arrays = np.load(shared / "oracle" / "pangu_tiny_generate.npz")
     prompt, expected = arrays[f"greedy_{name}/prompt"][0], arrays[f"greedy_{name}/output_ids"]
     options = GenerationOptions(7, temperature=0, frequency_penalty=frequency, presence_penalty=presence)
-    [result] = Generator(config, weights).generate([prompt.tolist()], options)
+    [result] = Generator(config, weights, engine=engine).generate([prompt.tolist()], options)
     assert result.prompt_ids + result.ids == expected.tolist()
 
 
@@ -165,7 +175,7 @@ def test_the_same_text_alone_and_in_any_batch(released: Network) -> None:
     order = [3, 1, 5, 0, 2, 4]
     shuffled = released.generator.generate([prompts[index] for index in order], options)
     assert [result.ids for result in shuffled] == [together[index] for index in order]
-    alone = Generator(released.config, released.weights, batch_size=1)
+    alone = Generator(released.config, released.weights, batch_size=1, engine=released.engine)
     assert [result.ids for result in alone.generate(prompts, options)] == together
     other_seed = released.generator.generate(prompts, GenerationOptions(20, temperature=1.5, top_k=0, seed=4))
     assert all(a.ids != b for a, b in zip(other_seed, together, strict=True))
@@ -187,9 +197,9 @@ def test_a_prompt_beyond_the_context(released: Network) -> None:
         generate([[1]], GenerationOptions(CONTEXT + 1, overflow="truncate"))
 
 
-def test_sliding_goes_on_with_the_newer_half() -> None:
+def test_sliding_goes_on_with_the_newer_half(engine: EngineName) -> None:
     """After the context is full, each step equals the full forward over what is left of the text."""
-    network = Network(seq_length=16, num_layers=2)
+    network = Network(engine, seq_length=16, num_layers=2)
     prompts = [network.prompt(3), network.prompt(20), network.prompt(15)]
     options = GenerationOptions(30, temperature=0, overflow="slide")
     rows, ends, chosen = [], [], []
@@ -228,7 +238,7 @@ class Letters:
 
 def test_stop_ids_and_stop_strings(released: Network) -> None:
     tokenizer = Letters()
-    generator = Generator(released.config, released.weights, tokenizer, batch_size=2)  # type: ignore[arg-type]
+    generator = Generator(released.config, released.weights, tokenizer, 2, released.engine)  # type: ignore[arg-type]
     prompts, free = [released.prompt(4), released.prompt(8)], GenerationOptions(24, temperature=2, top_k=0)
     first, second = generator.generate(prompts, free)
     assert max(first.ids + second.ids) < tokenizer.vocab_size
@@ -270,13 +280,15 @@ def test_weights_that_do_not_fit_are_named(released: Network) -> None:
     }
     for message, wrong in cases.items():
         with pytest.raises(UserError, match=message):
-            Generator(released.config, wrong)
+            Generator(released.config, wrong, engine=released.engine)
     with pytest.raises(UserError, match="50 ids and the model 40"):
-        Generator(released.config.model_copy(update={"vocab_size": 40}), weights, Letters())  # type: ignore[arg-type]
+        smaller = released.config.model_copy(update={"vocab_size": 40})
+        Generator(smaller, weights, Letters(), engine=released.engine)  # type: ignore[arg-type]
 
 
-def test_damaged_weights_are_named_and_leave_nothing_behind(released: Network) -> None:
-    gamma = released.generator.layers.final_norm.gamma
+def test_damaged_weights_are_named_and_leave_nothing_behind() -> None:
+    released = Network("mindspore", **NETWORKS["released"])
+    gamma = released.generator.network.layers.final_norm.gamma
     good = gamma.asnumpy().copy()
     gamma.set_data(Tensor(np.full_like(good, np.nan)))
     with pytest.raises(UserError, match="not finite"):

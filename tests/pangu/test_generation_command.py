@@ -18,6 +18,7 @@ from pangu.tokenizer import Tokenizer
 
 TEXTS = ["今天天气很好，我们去公园。", "北京是中国的首都。", "人工智能正在改变世界。", "他说：“你好！”"] * 20
 COMMON = ["--max-new-tokens", "6", "--batch-size", "2"]
+SEEDED = [*COMMON, "--seed", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +52,14 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict]:
 def test_prompts_in_order_as_json_and_as_text(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts = ["今天", "北京是中国", "人"]
     flags = [word for prompt in prompts for word in ("--prompt", prompt)]
-    assert main(["generate", str(run_directory), *flags, *COMMON, "--ignore-end", "--json"]) == 0
+    assert main(["generate", str(run_directory), *flags, *SEEDED, "--ignore-end", "--json"]) == 0
     rows = lines(capsys)
     assert [row["prompt"] for row in rows] == prompts
     assert all(len(row["ids"]) == 6 and row["finish"] == "length" for row in rows)
     assert rows[0]["text"] == Tokenizer.load(run_directory / "tokenizer").decode(rows[0]["ids"])
-    assert main(["generate", str(run_directory), *flags, *COMMON, "--ignore-end"]) == 0
+    assert main(["generate", str(run_directory), *flags, *SEEDED, "--ignore-end"]) == 0
     assert capsys.readouterr().out == "".join(f"{row['prompt']}{row['text']}\n\n" for row in rows)
-    assert main(["generate", str(run_directory), *flags[:2], *COMMON, "--ignore-end"]) == 0
+    assert main(["generate", str(run_directory), *flags[:2], *SEEDED, "--ignore-end"]) == 0
     assert capsys.readouterr().out == f"今天{rows[0]['text']}\n"
 
 
@@ -71,19 +72,23 @@ def test_every_kind_of_checkpoint_and_source(
     alone = [str(run_directory.parent / "weights.safetensors"), "--model", str(run_directory.parent / "small.yaml")]
     outputs = []
     for place in ([str(run_directory)], [str(run_directory / "checkpoints/step-00000003")], [*alone, *tokenizer]):
-        assert main(["generate", *place, "--file", str(file), *COMMON, "--json"]) == 0
+        assert main(["generate", *place, "--file", str(file), *SEEDED, "--json"]) == 0
         outputs.append(lines(capsys))
+    mindspore = ["--file", str(file), *SEEDED, "--engine", "mindspore", "--json"]
+    assert main(["generate", str(run_directory), *mindspore]) == 0
+    outputs.append(lines(capsys))
     assert [row["prompt"] for row in outputs[0]] == ["今天", "北京是"]
-    assert outputs[0] == outputs[1] == outputs[2]
-    monkeypatch.setattr("sys.stdin", io.StringIO("今天\n" + "很" * 200 + "\n北京是\n"))
-    assert main(["generate", str(run_directory), "--interactive", *COMMON]) == 0
+    assert outputs[0] == outputs[1] == outputs[2] == outputs[3]
+    typed = "今天\n" + "很" * 200 + "\n北京是\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
+    assert main(["generate", str(run_directory), "--interactive", *SEEDED]) == 0
     captured = capsys.readouterr()
     assert captured.out == "".join(f"{row['prompt']}{row['text']}\n" for row in outputs[0])
     assert "the context 64" in captured.err
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
-    "nothing there": (lambda run: [str(run / "none"), "--prompt", "今"], "neither a run or checkpoint directory"),
+    "nothing there": (lambda run: [str(run / "none"), "--prompt", "今"], "no such file or directory"),
     "no tokenizer": (
         lambda run: [
             str(run.parent / "weights.safetensors"),
@@ -97,8 +102,16 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no file": (lambda run: [str(run), "--file", "none.txt"], "none.txt: cannot be read"),
     "long prompt": (lambda run: [str(run), "--prompt", "很" * 200], "the context 64"),
     "temperature": (lambda run: [str(run), "--prompt", "今", "--temperature", "-1"], "temperature = -1.0: must be 0"),
-    "bf16": (lambda run: [str(run), "--prompt", "今", "--dtype", "bf16"], "no bf16 kernels for a CPU"),
-    "empty prompt": (lambda run: [str(run), "--prompt", ""], "prompt 1: is empty"),
+    "bf16": (
+        lambda run: [str(run), "--prompt", "今", "--dtype", "bf16", "--engine", "mindspore"],
+        "no bf16 kernels for a CPU",
+    ),
+    "engine": (
+        lambda run: [str(run), "--prompt", "今", "--engine", "compiled", "--device", "Ascend"],
+        "--engine compiled is for a CPU",
+    ),
+    "threads": (lambda run: [str(run), "--prompt", "今", "--threads", "0"], "threads = 0: must be at least 1"),
+    "empty prompt": (lambda run: [str(run), "--prompt", ""], "is empty; give at least one character"),
 }
 
 

@@ -6,8 +6,9 @@ import pytest
 from mindspore import Tensor, nn
 
 from pangu.config import ModelConfig
-from pangu.model.layer_norm import Normalisation, NormalisationOnCpu
-from pangu.model.linear import Affine, AffineOnCpu
+from pangu.model import cpu
+from pangu.model.layer_norm import EPSILON, Normalisation
+from pangu.model.linear import Affine
 from pangu.model.network import build
 from pangu.training.loss import Loss
 from pangu.training.objectives.causal import CausalBatch
@@ -46,14 +47,14 @@ def assert_same_gradients(compiled, ours: nn.Cell, framework: nn.Cell, inputs: l
 def test_the_gradient_of_a_linear_layer(compiled, transposed: bool) -> None:
     weight = random(7, 5) if transposed else random(5, 7)
     assert_same_gradients(
-        compiled, AffineOnCpu(transposed), Affine(transposed), [random(11, 5), weight, random(7)], random(11, 7)
+        compiled, cpu.Affine(transposed), Affine(transposed), [random(11, 5), weight, random(7)], random(11, 7)
     )
 
 
 @pytest.mark.parametrize("shape", [(11, 16), (2, 3, 16)])
 def test_the_gradient_of_layer_normalisation(compiled, shape: tuple[int, ...]) -> None:
     inputs = [random(*shape) * 3 + 1, random(16), random(16)]
-    assert_same_gradients(compiled, NormalisationOnCpu(), Normalisation(), inputs, random(*shape) + 0.5)
+    assert_same_gradients(compiled, cpu.Normalisation(EPSILON), Normalisation(EPSILON), inputs, random(*shape) + 0.5)
 
 
 def test_recomputation_changes_no_gradient() -> None:

@@ -3,19 +3,22 @@
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pangu.checkpoint.directory import meant_checkpoint
 from pangu.cli import main
 from pangu.commands import generate, predict
-from pangu.distributed.predictor import Prediction, Predictor, shares_of
+from pangu.distributed.predictor import Prediction, Predictor, contents_of, shares_of
 from pangu.foundation.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.pangu.test_generation_command import COMMON, run_directory  # noqa: F401 - a fixture
@@ -135,6 +138,66 @@ def test_a_call_that_is_killed_goes_on_where_it_was(tmp_path: Path, capsys) -> N
     assert Predictor(other, restarts=0).run() == 0 and texts(other.out) == other.prompts
 
 
+@pytest.mark.parametrize("what", ["weights", "network", "tokenizer", "prompts", "options"])
+def test_answers_of_another_model_are_never_mixed_in(tmp_path: Path, what: str, capsys) -> None:
+    """The first call is cut off after its first answers; whatever changes in between, the second begins anew."""
+    contents = {"weights": "a", "network": "b", "tokenizer": "c"}
+    trouble = "sys.exit(7) if prompt == 'prompt 7' else None"
+    first = replace(asked_of(tmp_path, trouble, workers=1), contents=lambda: contents)
+    with pytest.raises(UserError, match="gave up"):
+        Predictor(first, restarts=0).run()
+    capsys.readouterr()
+    second = replace(first, contents=lambda: contents | ({what: "other"} if what in contents else {}))
+    if what == "prompts":
+        second = replace(second, prompts=["another", *first.prompts[1:7]])
+    if what == "options":
+        second = replace(second, options=["pass"])
+    code = Predictor(second, restarts=0).run if what in ("prompts", "options") else None
+    if code:
+        assert code() == 0 and texts(second.out) == second.prompts
+    else:
+        with pytest.raises(UserError, match="gave up"):
+            Predictor(second, restarts=0).run()
+    said = capsys.readouterr().err
+    assert f"({what} differ): beginning anew" in said and "going on" not in said
+    assert [path.name for path in first.logs.glob("start-*")] == ["start-001"]
+
+
+def test_weights_that_change_between_two_starts_of_one_call_end_it(tmp_path: Path) -> None:
+    asked = asked_of(tmp_path, "sys.exit(7) if prompt == 'prompt 7' else None", workers=1)
+    digests = iter("aabb")
+    asked = replace(asked, contents=lambda: {"weights": next(digests)})
+    next(digests)
+    with pytest.raises(UserError, match="changed during this call"):
+        Predictor(asked, restarts=5).run()
+
+
+def test_the_digests_are_of_contents_and_not_of_paths(run_directory: Path, tmp_path: Path) -> None:  # noqa: F811
+    step = meant_checkpoint(run_directory)
+    moved = tmp_path / "elsewhere/checkpoints" / step.name
+    shutil.copytree(step, moved)
+    shutil.copytree(run_directory / "tokenizer", tmp_path / "elsewhere/tokenizer")
+    before = contents_of(step, None, None)
+    assert contents_of(moved, None, None) == before
+    file = tmp_path / "w.safetensors"
+    shutil.copy(step / "model.safetensors", file)
+    of_file = contents_of(file, None, str(run_directory / "tokenizer"))
+    assert of_file["network"] == before["network"] and of_file["tokenizer"] == before["tokenizer"]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    times = file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # not even the time tells
+    changed = contents_of(file, None, str(run_directory / "tokenizer"))
+    assert {name for name in changed if changed[name] != of_file[name]} == {"weights"}
+    settings = tmp_path / "elsewhere/tokenizer/tokenizer.json"
+    fields = json.loads(settings.read_text())
+    fields["special"]["pad"], fields["special"]["mask"] = fields["special"]["mask"], fields["special"]["pad"]
+    settings.write_text(json.dumps(fields))
+    changed = contents_of(moved, None, None)
+    assert {name for name in changed if changed[name] != before[name]} == {"tokenizer"}
+
+
 def test_an_interrupt_stops_all(tmp_path: Path) -> None:
     asked = asked_of(tmp_path, "time.sleep(600)")
     predictor = Predictor(asked, restarts=0, advance=lambda _: os.kill(os.getpid(), signal.SIGINT))
@@ -160,7 +223,7 @@ def test_what_is_missing_is_named_before_a_start(run_directory: Path, tmp_path: 
     assert "give --tokenizer" in complaint(weights, *common, "--model", "tiny")
     assert "no such directory" in complaint(run_directory, "--file", prompts, "--out", tmp_path / "a/b")
     assert "is for one process" in complaint(run_directory, "--interactive", "--out", out)
-    assert "must be one line" in complaint(run_directory, "--prompt", "a\nb", "--out", out)
+    assert "is empty" in complaint(run_directory, "--prompt", "", "--out", out)
     assert "--workers must be at least 1" in complaint(run_directory, *common, "--workers", 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prompts.txt"]
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from pangu.checkpoint import directory as checkpoint
 from pangu.checkpoint.directory import TrainingState
+from pangu.checkpoint.weights import load_for_inference
 from pangu.cli import main
 from pangu.config import ModelConfig
 from pangu.formats.parameter_layout import ParameterLayout, region
@@ -218,7 +219,7 @@ def test_a_training_checkpoint_stays_one(tmp_path: Path, training) -> None:
         assert found.keys() == expected.keys()
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
     # What else reads checkpoints reads this one too.
-    _, loaded, _ = checkpoint.load_for_inference(tmp_path / "four")
+    _, loaded, _ = load_for_inference(tmp_path / "four")
     assert all(np.array_equal(loaded[name], weights[name]) for name in weights)
     words = (
         "convert",
@@ -386,8 +387,8 @@ def test_killed_before_any_write_it_leaves_nothing_and_the_next_call_succeeds(tm
     words = [str(path), "--to", str(tmp_path / "four.ckpt"), "--weights-only", "--out", str(tmp_path / "out")]
     told = subprocess.run([sys.executable, "-c", KILLS, *words], cwd=REPOSITORY, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
-    # Each of four files: its header and a write for each parameter; and the strategy.
-    assert int(told.stdout.splitlines()[-1]) == 4 * (1 + len(weights)) + 1
+    # Each of four files: its header and a write for each parameter; and the strategy, and model.yaml.
+    assert int(told.stdout.splitlines()[-1]) == 4 * (1 + len(weights)) + 2
     assert not list(tmp_path.glob(".out*"))
     assert reshard(tmp_path / "out", "--out", tmp_path / "whole.safetensors") == 0
     whole = load_file(tmp_path / "whole.safetensors")

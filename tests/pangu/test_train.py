@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -155,11 +156,11 @@ def test_a_full_disk_is_one_line_and_earlier_checkpoints_stay(
     out = tmp_path / "run"
     real = checkpoint.save_file
 
-    def full(tensors: dict, path: Path) -> None:
+    def full(tensors: dict, path: Path, metadata: dict) -> None:
         if "step-00000012" in str(path):
             Path(path).write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        real(tensors, path)
+        real(tensors, path, metadata)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full)
@@ -184,12 +185,37 @@ def test_accumulation_and_recompute_change_no_number_beyond_rounding(corpus: Pat
 
 
 def test_fp16_skips_overflows_and_lowers_the_loss_scale(corpus: Path, tmp_path: Path) -> None:
-    train(configuration(corpus, tmp_path / "run", precision="fp16", steps=20))
+    train(configuration(corpus, tmp_path / "run", precision="fp16", steps=20, loss_scale={"initial": 2.0**32}))
     records = [record for record in read_metrics(tmp_path / "run") if "loss" in record]
     skipped = [record for record in records if not record["updated"]]
     assert skipped and skipped == records[: len(skipped)]
     assert records[-1]["loss_scale"] == 2.0 ** (32 - len(skipped))
     assert records[-1]["loss"] < records[0]["loss"]
+    # The warm-up of three steps counts updates that were made.
+    assert [record["learning_rate"] for record in records[: len(skipped) + 2]] == [0.0] * (len(skipped) + 1) + [
+        pytest.approx(1e-2 / 3)
+    ]
+
+
+def test_a_bad_step_is_skipped_where_that_is_asked_for_and_its_samples_are_named(
+    corpus: Path, tmp_path: Path, capsys
+) -> None:
+    """The limit lies below the gradients of some steps; what is skipped changes no weight and no rate."""
+    run = tmp_path / "run"
+    summary = train(configuration(corpus, run, steps=8))
+    norms = sorted(record["global_norm"] for record in read_metrics(run) if "loss" in record)
+    limit = (norms[-1] + norms[-2]) / 2
+    capsys.readouterr()
+    summary = train(configuration(corpus, tmp_path / "other", steps=8, skip_above_norm=limit))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
+    assert summary.skipped == len(lines) >= 1
+    named = re.fullmatch(r"step (\d+): skipped: .* samples of the training split: ([\d, ]+)", lines[0])
+    assert named
+    step, samples = int(named[1]), [int(number) for number in named[2].split(", ")]
+    order = np.concatenate([epoch_order(40, 1, epoch) for epoch in range(2)])
+    assert samples == order[(step - 1) * 4 : step * 4].tolist()
+    skipped = [record["updated"] for record in read_metrics(tmp_path / "other") if "loss" in record]
+    assert skipped.count(False) == len(lines) and not skipped[step - 1]
 
 
 def test_overflows_without_end_are_an_error(corpus: Path, tmp_path: Path) -> None:

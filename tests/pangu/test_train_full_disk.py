@@ -131,7 +131,7 @@ def test_a_run_goes_on_without_what_only_tells(
         monkeypatch.setattr(Figure, "savefig", lambda *_, **__: (_ for _ in ()).throw(FULL))
     summary = train(configuration(corpus, run))
     errors = capsys.readouterr().err
-    assert errors.count("warning") == 1 and victim in errors and "No space left on device" in errors
+    assert errors.count("cannot be") == 1 and victim in errors and "No space left on device" in errors
     assert summary.step == STEPS and not list(run.glob(".loss*"))
     if victim != "metrics.jsonl":
         assert_same_end(run, uninterrupted)
@@ -177,7 +177,7 @@ def test_a_disk_that_fills_between_checkpoints_stops_nothing_until_weights_must_
     assert process.returncode == 2, (told, errors)
     lines = errors.splitlines()
     assert "the work goes on without it" in errors and "Traceback" not in errors
-    assert [line for line in lines if not line.startswith("warning")] == lines[-1:]
+    assert [line for line in lines if line.startswith("error")] == lines[-1:]
     assert "the checkpoint cannot be written" in lines[-1] and "No space left" in lines[-1]
     assert {path.name for path in checkpoint.step_directories(run)} == before
     assert checkpoint.newest(run) is not None

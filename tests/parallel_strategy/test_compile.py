@@ -68,6 +68,42 @@ def test_hsdp_layouts_collectives_and_what_mindspore_saves(tmp_path: Path) -> No
     assert compiled.fusion_mb == {"allreduce": 12, "allgather": 12, "reducescatter": 12}
 
 
+OVERRIDDEN = """batch: {global: 16, micro: 8}
+mesh: {dp: 2, tp: 4}
+zero: {optimizer_shard: true, threshold_kb: 0}
+overrides:
+  - {operator: attention.query, strategy: [[8, 1], [1, 1]]}
+  - {operator: "*blocks*.attention.dense2.affine.matmul", strategy: [[2, 2], [2, 2]]}
+  - {operator: "*query_layer.attention.dense2.affine.matmul", strategy: [[4, 1], [2, 1]]}
+  - {operator: attention.value, strategy: [[1, 1], [1, 4]]}
+  - {operator: "*.attention.dense3.affine.bias_add", strategy: [[1, 4], [4]]}
+  - {operator: attention.output, strategy: [[2, 2], [2, 1]]}
+  - {operator: "*.attention.projection.affine.bias_add", strategy: [[4, 2], [2]]}
+  - {operator: "*layernorm1.normalisation.layer_norm", strategy: [[4, 1, 1], [1], [1]]}
+  - {operator: feed_forward.norm, strategy: [[1, 1], [1], [1]]}
+  - {operator: feed_forward.up, strategy: [[2, 2], [2, 1]]}
+  - {operator: feed_forward.down, strategy: [[1, 4], [4, 2]]}
+  - {operator: "*attention_add", strategy: [[8, 1, 1], [8, 1, 1]]}
+  - {operator: "*attention.softmax", strategy: [[8, 1, 1, 1]]}
+  - {operator: "*output.activation.kernel", strategy: [[8, 1, 1]]}
+  - {operator: backbone.word_embedding.gather, strategy: [[8, 1], [1, 1]]}
+  - {operator: head, strategy: [[1, 1], [8, 1]]}
+  - {operator: backbone.position_embedding.gather, strategy: [[2, 1], [1, 1]]}
+  - {operator: backbone.top_query_embedding.gather, strategy: [[1, 2], [1, 2]]}
+"""
+
+
+@needs_compiler
+def test_weights_lie_as_the_overridden_operators_that_read_them(tmp_path: Path) -> None:
+    path = strategy_file(tmp_path, OVERRIDDEN)
+    question, saved = Question.load(path), tmp_path / "saved.ckpt"
+    compiled = compile_rank(path, question, 5, flags=("--save-strategy", str(saved)))
+    assert_same_layouts(question, compiled, 0)
+    query = "backbone.blocks.0.attention.dense1.weight"
+    assert compiled.parameters[query].local_shape == (64, 64) and compiled.parameters[query].device_matrix == (8,)
+    assert set(messages(saved.read_bytes())) == set(messages(parameter_strategy_protobuf(question, 0)))
+
+
 @needs_compiler
 @pytest.mark.parametrize("write", [parameter_strategy_protobuf, parameter_named_json], ids=["ckpt", "json"])
 def test_what_we_write_is_loaded_in_the_place_of_our_splits(tmp_path: Path, write) -> None:
@@ -216,7 +252,7 @@ def test_what_an_operator_strategy_file_cannot_hold(tmp_path: Path, capsys) -> N
     with pytest.raises(UserError, match="is none that"):
         operator_strategy_json(b"[]", question)
     with pytest.raises(UserError, match="has 0 blocks, the model 2 layers"):
-        operator_strategy_json(b'{"version": 1, "operators": {}}', question)
+        operator_strategy_json(b'{"version": 2, "operators": {}}', question)
 
 
 @needs_compiler

@@ -123,7 +123,7 @@ def priced(**fields):
 def test_halves_of_a_micro_batch_hide_the_tensor_groups_traffic():
     plain, halves = priced(), priced(tensor={"interleave": 2})
     assert halves.seconds < plain.seconds
-    busy = sum(c.forward + c.backward for c in halves.price.chunks)
+    busy = sum(c.forward + c.backward for c in halves.chunks)
     assert busy > sum(plain.price.block(b).forward.device for b in plain.program.blocks.values())  # not for nothing
 
 
@@ -155,5 +155,10 @@ def test_eight_bits_are_faster_but_not_twice_as_fast():
             batch={"global": 64, "micro": 4},
             mesh={"dp": 8},
         )
-        times[dtype] = Prediction(asked).price.chunks[0].forward
+        times[dtype] = Prediction(asked).chunks[0].forward
     assert 1.1 < times["bf16"] / times["fp8"] < 1.9 and times["fp4"] < times["fp8"]
+
+
+def test_with_one_stage_a_zero_bubble_schedule_frees_after_every_backward():
+    gib = {name: priced(batch={"global": 8}, mesh={}, pipeline={"schedule": name}).gib for name in ("1f1b", "zb_h1")}
+    assert gib["zb_h1"] == gib["1f1b"]

@@ -168,4 +168,4 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys) -> None:
     assert capsys.readouterr().err.count("\n") == 1
     wrong = write(tmp_path, mesh={"pp": 3, "dp": 1, "tp": 3}, batch={"global": 16})
     assert main(["export", str(wrong), "--out", str(tmp_path / "out")]) == 2
-    assert "mesh.tp 3 must divide" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "field 'mesh.tp': 3 must divide" in capsys.readouterr().err and not (tmp_path / "out").exists()

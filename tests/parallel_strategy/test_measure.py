@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from pangu.foundation.errors import UserError
+from pangu.foundation.processes import free_port
 from parallel_strategy.cli import main
 from parallel_strategy.cost.kernel import matmul_seconds
 from parallel_strategy.measure import samples as samples_module
 from parallel_strategy.measure import workers as workers_module
 from parallel_strategy.measure.fit import cluster_of
 from parallel_strategy.measure.samples import Attended, Collected, Crowded, Measured, Moved, Product, product_shapes
-from parallel_strategy.measure.workers import free_port
 from parallel_strategy.predict import Prediction
 from parallel_strategy.spec.cluster import ClusterSpec, Device, Gemm, Memory
 from parallel_strategy.spec.framework import TENSORS, FrameworkSpec
@@ -165,12 +165,12 @@ def test_a_step_on_processes_pays_for_their_company_and_their_collectives(tmp_pa
     two, sharded, four = (ask(cluster, tmp_path, *case) for case in ((2, False), (2, True), (4, False)))
     parameters = two.price.program.total_parameters
     reduced = 2e-4 + 4 * parameters * 4e-9  # one all-reduce of all gradients in fp32
-    copied = two.price.tail(0).gradient_reduce - reduced  # into its buffer and out of it
+    copied = two.tails[0].gradient_reduce - reduced  # into its buffer and out of it
     assert 0 < copied < 0.3 * reduced
-    assert sharded.price.tail(0).gradient_reduce == pytest.approx(reduced + copied)
-    assert sharded.price.tail(0).weight_gather == pytest.approx(2e-4 + 4 * parameters * 2e-9, rel=0.05)
+    assert sharded.tails[0].gradient_reduce == pytest.approx(reduced + copied)
+    assert sharded.tails[0].weight_gather == pytest.approx(2e-4 + 4 * parameters * 2e-9, rel=0.05)
     # a quarter of the work on half a core
-    assert four.price.chunks[0].backward == pytest.approx(two.price.chunks[0].backward, rel=0.1)
+    assert four.chunks[0].backward == pytest.approx(two.chunks[0].backward, rel=0.1)
 
 
 def test_a_cpu_step_has_the_kernels_that_the_profiler_counted(tmp_path):

@@ -1,12 +1,20 @@
 """Pipeline schedules: legal orders, the bubbles of the papers, and a closed form that agrees with the simulation."""
 
+import itertools
+import random
+from typing import get_args
+
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from parallel_strategy.cost.memory import walk
 from parallel_strategy.predict import Prediction
+from parallel_strategy.schedule.in_flight import moments
 from parallel_strategy.schedule.orders import Task, order_of, splits_backward
 from parallel_strategy.schedule.simulate import Deadlock, replay
+from parallel_strategy.spec.strategy import CHUNKED, Schedule
 from tests.parallel_strategy.strategies import questions
 
 SCHEDULES = [
@@ -120,3 +128,22 @@ def test_closed_form_and_simulation_agree(asked):
 def test_no_schedule_deadlocks(pp, groups, f, b, w):
     for schedule, chunks in SCHEDULES:
         run(schedule, pp, chunks, pp * groups if chunks > 1 else groups + pp, (f, b, w), 0.1)
+
+
+@pytest.mark.parametrize("schedule", sorted(get_args(Schedule)))
+def test_the_fullest_moment_is_the_one_that_walking_the_order_finds(schedule):
+    """Memory asks for moments in closed form; here each stage's list of tasks is walked with random sizes."""
+    sizes = random.Random(3)
+    chunked = schedule in CHUNKED
+    for pp, chunks in itertools.product((1, 2, 3, 4, 8), (1, 2, 3) if chunked else (1,)):
+        chunks = 2 if schedule in ("zb_v", "dualpipe") and pp > 1 else chunks
+        counts = [pp, 2 * pp, 3 * pp, 7 * pp] if chunked and chunks > 1 else [1, 2, 5, 8, 17, 40]
+        for micro_batches in counts:
+            kept, working = ([[sizes.random() for _ in range(chunks)] for _ in range(pp)] for _ in range(2))
+            found = moments(schedule, pp, chunks, micro_batches)
+            peaks = (found.kept @ np.array(kept)[..., None] + found.runs @ np.array(working)[..., None]).max(axis=1)
+            for stage, tasks in enumerate(order_of(schedule, pp, chunks, micro_batches)):
+                mine = sorted({task.chunk for task in tasks})
+                bytes_ = {chunk: (kept[stage][i], working[stage][i]) for i, chunk in enumerate(mine)}
+                walked = walk(tasks, bytes_, split=splits_backward(schedule) and pp > 1)
+                assert peaks[stage, 0] == pytest.approx(max(peak for _, _, peak in walked), rel=1e-12)

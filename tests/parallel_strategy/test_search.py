@@ -31,22 +31,73 @@ def predicted(asked: Question, strategy: StrategySpec) -> Prediction:
         ("pangu-alpha-13b", "cloudbrain2-2048", "mindspore", 64),
         ("gpt-22b", "dgx-a100", "megatron-lm-2022", 32),
         ("mixtral-8x7b", "dgx-h100", "megatron-core", 32),
+        ("deepseek-v3", "dgx-h100", "megatron-core", 64),  # prediction layers, experts from the fourth layer on
+        ("pangu-alpha-2.6b", "cloudbrain2-2048", "mindspore-2.10", 16),  # a collective for every weight
     ],
 )
-def test_candidates_cost_what_predict_says(model, cluster, framework, devices):
+def test_candidates_cost_what_predict_says_to_the_last_digit(model, cluster, framework, devices):
     asked = question(ModelSpec.preset(model), cluster, framework, batch={"global": 64}, mesh={"dp": devices})
-    groups = evaluate(asked, Space(devices, 64), (4.0,))
+    space = Space(devices, 64, cp=[1, 2], tp=[1, 4] if asked.model.experts else [])
+    groups = evaluate(asked, space, (4.0,))
     assert sum(len(group.seconds) for group in groups) > 1000
     choose = random.Random(4)
-    for number in range(80):
+    for number in range(60):
         group = choose.choice(groups)
         index = choose.randrange(len(group.seconds))
         kind = (group.interleave > 1, group.activation > 0, np.ones(len(group.seconds), dtype=bool))[number % 3]
         if kind.any():
             index = choose.choice(np.flatnonzero(kind).tolist())
         prediction = predicted(asked, group.strategy(index, asked))
-        assert prediction.closed_form_seconds == pytest.approx(group.seconds[index], rel=1e-6)
-        assert prediction.gib == pytest.approx(group.gib[index], rel=0.01)
+        assert prediction.closed_form_seconds == pytest.approx(group.seconds[index], rel=1e-9)
+        assert prediction.gib == pytest.approx(group.gib[index], rel=1e-9)
+
+
+def test_a_winner_fits_on_every_size_of_device():
+    """Sizes that lie between what candidates need, so that a rounded figure would let one through."""
+    asked = question(
+        ModelSpec.preset("pangu-alpha-350m"), "atlas-800-910a", "mindspore", batch={"global": 16}, mesh={"dp": 4}
+    )
+    space = Space(4, 16, schedules=["1f1b", "interleaved"], largest_micro=4, simulated=["zb_v"])
+    needs = np.unique(np.concatenate([group.gib for group in evaluate(asked, space)]))
+    for usable in [*np.linspace(0.6 * needs[0], needs[-1], 3), *needs[:: len(needs) // 7] - 1e-4]:
+        hbm = asked.cluster.device.hbm.model_copy(update={"gb": 1000.0, "usable_gb": float(usable)})
+        device = asked.cluster.device.model_copy(update={"hbm": hbm})
+        other = asked.model_copy(update={"cluster": asked.cluster.model_copy(update={"device": device})})
+        found = search(other, space, keep=3)
+        for prediction in found.best:
+            again = predicted(other, prediction.question.strategy)
+            assert again.gib <= usable and not again.out_of_memory
+            assert again.seconds == pytest.approx(prediction.seconds, rel=1e-9)
+        assert bool(found.best) == (found.nearest is None)
+        if found.nearest is not None:
+            assert found.nearest.gib > usable
+
+
+def test_where_nothing_fits_the_command_says_what_lacks_least(tmp_path, capsys):
+    path = tmp_path / "strategy.yaml"
+    path.write_text(
+        "model: {preset: pangu-alpha-13b}\ncluster: {preset: atlas-800-910a}\nbatch: {global: 8}\nmesh: {dp: 1}\n"
+    )
+    assert main(["search", str(path), "--on-device", "--out", str(tmp_path / "best.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{path}: none of " in said and " GiB, 30.50 usable: " in said
+    assert not (tmp_path / "best.yaml").exists()
+    assert main(["search", str(path), "--on-device", "--json"]) == 2
+    data = json.loads(capsys.readouterr().out)
+    assert data["best"] == [] and data["nearest"]["gib"] > 30.5 and "none of " in data["error"]
+
+
+def test_other_devices_than_the_files_are_priced_as_predict_prices_them(tmp_path, capsys):
+    """Devices that share a machine's cores are slower the more of them compute."""
+    path, best = tmp_path / "strategy.yaml", tmp_path / "best.yaml"
+    path.write_text(
+        "model: {preset: pangu-alpha-350m, seq: 128}\ncluster: {preset: this-machine}\nframework: pangu-cpu\n"
+        "batch: {global: 4}\n"
+    )
+    assert main(["search", str(path), "--devices", "2", "--out", str(best), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["best"][0]
+    assert main(["predict", str(best), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step_seconds"] == pytest.approx(found["seconds"], rel=1e-9)
 
 
 def test_the_winner_beats_every_candidate_that_fits():

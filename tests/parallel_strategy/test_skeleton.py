@@ -49,9 +49,10 @@ def test_operators_of_one_kind_are_told_apart_by_their_split_and_filled_in() -> 
     small = skeleton_question(asked(mesh={"dp": 2, "tp": 8}))
     assert (small.strategy.mesh.dp, small.strategy.mesh.tp, small.strategy.micro_batches) == (4, 2, 4)
     skeleton = skeleton_json(saved(), OPERATORS, small)
-    paths = {name: fields.get("operator") for name, fields in json.loads(skeleton)["operators"].items()}
-    assert paths == {name: path for name, path, _ in NAMES}
-    overrides = [{"operator": "head", "strategy": [[2, 8], [1, 8]]}]
+    paths = {name: fields.get("operators") for name, fields in json.loads(skeleton)["operators"].items()}
+    assert paths == {name: [path] if path else None for name, path, _ in NAMES}
+    lookup = {"operator": "backbone.word_embedding.gather", "strategy": [[1, 8], [2, 1]]}
+    overrides = [{"operator": "head", "strategy": [[2, 8], [1, 8]]}, lookup]
     filled = json.loads(operator_strategy_json(skeleton, asked(mesh={"dp": 2, "tp": 8}, overrides=overrides)))
     splits = {name: fields["parallel_strategy"] for name, fields in filled["parallel_strategy_item"].items()}
     assert list(splits.values()) == [
@@ -64,6 +65,23 @@ def test_operators_of_one_kind_are_told_apart_by_their_split_and_filled_in() -> 
         [[1, 1]],
         [[2, 8], [8, 1]],
     ]
+
+
+def test_operators_that_no_name_tells_apart_are_overridden_alike() -> None:
+    both = [(f"{PATH}.scale_{name}", "Mul") for name in ("queries", "keys")]
+    item = {"parallel_strategy": [[4, 1, 2], []], "stage": 0}
+    file = json.dumps({"parallel_strategy_item": {f"{ATTENTION}/Mul-op{n}": item for n in (0, 1)}}).encode()
+    skeleton = skeleton_json(file, both, skeleton_question(asked(mesh={"dp": 8})))
+    operator = {"operator": "*.attention.scale_*", "strategy": [[8, 1, 1]]}
+
+    def filled(operator: dict) -> bytes:
+        return operator_strategy_json(skeleton, asked(mesh={"dp": 2, "tp": 4}, batch={"global": 16, "micro": 8},
+                                                      overrides=[operator]))  # fmt: skip
+
+    items = json.loads(filled(operator))["parallel_strategy_item"]
+    assert [one["parallel_strategy"] for one in items.values()] == [[[8, 1, 1], []]] * 2
+    with pytest.raises(UserError, match=r"do not tell .*scale_queries and .*scale_keys apart: split them alike"):
+        filled({**operator, "operator": "*.attention.scale_keys"})
 
 
 def test_a_name_that_the_network_does_not_have_is_said() -> None:

@@ -13,11 +13,11 @@ from pangu.model.network import build, read_weights
 from pangu.training.loss import Loss
 from pangu.training.objectives.causal import CausalBatch
 from pangu.training.optimizer import AdamW
-from parallel_strategy.graph.stored import is_turned, released_name
+from parallel_strategy.mindspore.pangu_network import is_turned, released_name
 from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.virtual.adam import Adam
+from parallel_strategy.virtual.arithmetic import MASKED_SCORE
 from parallel_strategy.virtual.batch import END_OF_DOCUMENT, PAD, Tokens, draw_rows, predictions, tokens_of
-from parallel_strategy.virtual.operators import MASKED_SCORE
 from parallel_strategy.virtual.serial import Serial, Weights, draw_weights, logits_of, loss_and_gradients, shapes
 from tests.pangu import oracle
 

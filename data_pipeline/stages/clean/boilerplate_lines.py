@@ -4,6 +4,7 @@ Sources: PanGu-α, section 3.1 (navigation bars, repeated paragraphs); contact l
 the practice of MNBVC. The lists of words are ours."""
 
 import re
+from collections.abc import Callable, Sequence
 
 from data_pipeline.stages.clean.privacy import find_private
 
@@ -116,13 +117,21 @@ def is_contact(row: str) -> bool:
     return len(_NOT_REST.sub("", left)) <= _REST_CHARACTERS
 
 
-def remove_repeated_paragraphs(text: str, minimum_characters: int) -> tuple[str, int]:
-    """(text, number of paragraphs removed): a line that occurred before in the document goes, if it is not short."""
+def remove_repeated_paragraphs(
+    text: str, minimum_characters: int, kept_lines: Callable[[Sequence[str]], Sequence[bool]] | None = None
+) -> tuple[str, int]:
+    """Return (text, number of paragraphs removed): a line that occurred before in the document goes, if it is not short
+    and none of `kept_lines`, which may repeat.
+    """
     rows = text.split("\n")
+    long_rows = [row for row in rows if len(row) >= minimum_characters]
+    if len(set(long_rows)) == len(long_rows):
+        return text, 0
+    may_repeat = [False] * len(rows) if kept_lines is None else kept_lines(rows)
     seen: set[str] = set()
     kept = []
-    for row in rows:
-        if len(row) >= minimum_characters:
+    for row, is_free in zip(rows, may_repeat, strict=True):
+        if len(row) >= minimum_characters and not is_free:
             if row in seen:
                 continue
             seen.add(row)

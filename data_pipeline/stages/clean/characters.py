@@ -11,7 +11,9 @@ Taken from it are:
 * presentation forms of punctuation, to the full-width mark and not to ASCII: ︐﹐ → ，
 * spaces of all widths → space, and NFC: e + ◌́ → é
 
-Then symbols: controls, zero-width characters, marks of direction, private use, box drawing, dingbats and emoji go."""
+Then symbols: controls, zero-width characters, marks of direction, private use and emoji go, and by the paper's letter
+box drawing, geometric shapes, stars and dingbats too. Where these stay, rows of ornament go: a line of nothing else,
+or one mark (or two in turn) six times and more."""
 
 import re
 import sys
@@ -26,6 +28,14 @@ SYMBOLS = re.compile(
     "[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\ufe00-\ufe0f\ufeff\ufff0-\uffff\ue000-\uf8ff\u2500-\u25ca\u25cc-\u27bf\u2b00-\u2bff"
     "\U0001f000-\U0001faff\U000e0000-\U000e0fff\U000f0000-\U0010ffff]+"
+)
+# ■ ♀ ★ ✓ ❌ │ ├ ─ are words in lists, tables and trees of files
+_TEXT_SYMBOLS = "\u2500-\u25ca\u25cc-\u27bf\u2b00-\u2bff"
+_OTHER_SYMBOLS = re.compile(SYMBOLS.pattern.replace(_TEXT_SYMBOLS, ""))
+_ROW_MARKS = "─━═┄┅┈┉╌╍▬■●◆◇★☆▲△▼▽♥♡♠♣♦♪♫✦✧✿❀❤"
+_ORNAMENT = "[■●◆◇★☆▲△▼▽♥♡♠♣♦♪♫✦✧✿❀❤]"
+_ORNAMENTS = re.compile(
+    "^[ \t]*([─━═┄┅┈┉╌╍▬■●◆◇★☆▲▼✦✧])\\1{5,}[ \t]*$" + f"|({_ORNAMENT}{{1,2}}?)\\2{{5,}}", re.MULTILINE
 )
 LINE_BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 
@@ -64,9 +74,13 @@ def to_normal_form(form: Literal["NFC", "NFKC"], text: str) -> str:
     return unicodedata.normalize(form, long_run.sub(lambda match: match[0][:_MAXIMUM_MARKS], text))
 
 
-def remove_symbols(text: str) -> tuple[str, int]:
-    """(text, number of runs removed)."""
-    return SYMBOLS.subn("", text)
+def remove_symbols(text: str, keep_text_symbols: bool = False) -> tuple[str, int]:
+    """Return (text, number of runs removed)."""
+    if not keep_text_symbols:
+        return SYMBOLS.subn("", text)
+    text, count = _OTHER_SYMBOLS.subn("", text)
+    text, ornaments = _ORNAMENTS.subn("", text)
+    return text, count + ornaments
 
 
 @cache
@@ -122,8 +136,8 @@ def unified_points() -> np.ndarray:
 
 
 @cache
-def symbol_points() -> np.ndarray:
-    """bool[262144]: which characters `remove_symbols` removes; all above these are."""
+def symbol_points(keep_text_symbols: bool = False) -> np.ndarray:
+    """Return bool[262144]: which characters `remove_symbols` may remove; all above these are."""
     from data_pipeline.kernels.normal_form import TABLE_SIZE
 
     text = "".join(chr(point) for point in range(0xD800)) + "\0" * 0x800
@@ -132,4 +146,8 @@ def symbol_points() -> np.ndarray:
     for match in SYMBOLS.finditer(text):
         is_symbol[match.start() : match.end()] = True
     is_symbol[0xD800:0xE000] = False
+    if keep_text_symbols:
+        for point in np.flatnonzero(is_symbol[0x2500:0x2C00]).tolist():
+            character = chr(0x2500 + point)
+            is_symbol[0x2500 + point] = character in _ROW_MARKS or _OTHER_SYMBOLS.match(character) is not None
     return is_symbol

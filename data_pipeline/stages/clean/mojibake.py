@@ -5,6 +5,7 @@
 | UTF-8 read as Latin-1 or windows-1252 | `ä¸­æ–‡` | 中文 |
 | GBK read as Latin-1 or windows-1252 | `ÖÐÎÄ` | 中文 |
 | UTF-8 read as GBK | `浣犲ソ` | 你好; of an odd number of characters the last may be lost |
+| the same, and the no-break space among it (byte A0) made a space | `ä½ å¥½` | 你好 |
 | UTF-8 read as GBK, after U+FFFD had taken its place | `锟斤拷` | never: only counted |
 
 A run is taken back only where its bytes are valid in the right charset and give common characters; neither happens to
@@ -24,6 +25,9 @@ _LATIN = "\u0080-\u00ff" + "".join(map(chr, _WINDOWS_1252))
 _LATIN_RUN = re.compile(f"[{re.escape(_LATIN).replace(chr(92) + '-', '-')}]{{2,}}")
 # Chinese, its punctuation and full-width forms are three bytes each in UTF-8, and these are their first bytes
 _UTF8_RUN = re.compile("(?:[\xe2-\xe9\xef][\x80-\xbf]{2})+")
+# the same where a byte A0 in a character has become a space: no other byte of UTF-8 may stand in its place
+_SPACED_CHARACTERS = re.compile("(?:[\xc2-\xdf][\x80-\xbf ]|[\xe2-\xe9\xef][\x80-\xbf ]{2}){2,}")
+_SPACED_RUN = re.compile(f"[\xc2-\xdf\xe2-\xe9\xef][{re.escape(_LATIN).replace(chr(92) + '-', '-')} ]{{3,}}")
 _GBK_RUN = re.compile("(?:[\xa1-\xf7][\xa1-\xfe]){2,}")
 _GBK_ALONE = re.compile("(?<![A-Za-z\x80-\xff])[\xb0-\xf7][\xa1-\xfe](?![A-Za-z\x80-\xff])")
 # a run of UTF-8 begins with a byte E2 to EF, so what GBK makes of it begins with a character of those rows
@@ -40,7 +44,8 @@ def repair(text: str) -> tuple[str, int]:
     """(text, how many characters came back)."""
     repaired = 0
     while True:
-        changed = _LATIN_RUN.sub(_from_latin, text)
+        changed = _SPACED_RUN.sub(_with_lost_spaces, text)
+        changed = _LATIN_RUN.sub(_from_latin, changed)
         if changed != text and _GBK_RUN.search(text):
             # where runs of Chinese came back, a pair alone between ASCII is Chinese too
             changed = _GBK_ALONE.sub(_gbk_alone, changed)
@@ -57,6 +62,28 @@ def lost(text: str) -> int:
     if not any(mark in text for mark in "锟烫屯\ufffd"):
         return 0
     return sum(1 for _ in _LOST.finditer(text))
+
+
+def _with_lost_spaces(match: re.Match[str]) -> str:
+    """Return a run with the spaces that were bytes A0 as such, where that gives Chinese; else as it stands."""
+    original = match[0]
+    if " " not in original:
+        return original
+    run = original.translate(_WINDOWS_1252)
+    parts, position = [], 0
+    for found in _SPACED_CHARACTERS.finditer(run):
+        characters = found[0]
+        # of ordinary text with accents and spaces most sequences would be broken by a space
+        if " " not in characters or 4 * characters.count(" ") > len(characters):
+            continue
+        try:
+            text = repair(characters.replace(" ", "\xa0").encode("latin-1").decode("utf-8"))[0]
+        except UnicodeError:
+            continue
+        if _common_share(text) >= _MINIMUM_COMMON:
+            parts += [original[position : found.start()], text]
+            position = found.end()
+    return "".join([*parts, original[position:]])
 
 
 def _from_latin(match: re.Match[str]) -> str:

@@ -9,6 +9,7 @@ from data_pipeline.kernels import survey_flags
 from data_pipeline.stages.clean.boilerplate_lines import NAVIGATION_CHARACTERS, NAVIGATION_ITEM, NAVIGATION_WORDS
 from data_pipeline.stages.clean.characters import symbol_points, unified_points
 from data_pipeline.stages.clean.mojibake import WIDE_FIRST
+from data_pipeline.stages.clean.publisher_lines import PAIRS
 from data_pipeline.stages.clean.simplified import traditional_points
 
 if TYPE_CHECKING:
@@ -24,15 +25,17 @@ def navigation_words() -> "Words":
 
 
 @cache
-def character_classes() -> np.ndarray:
-    """int32[262144]: the classes of each code point."""
+def character_classes(
+    conversion: str = "t2s", keep_text_symbols: bool = False, with_publisher: bool = False
+) -> np.ndarray:
+    """Return int32[262144]: the classes of each code point, for these settings of `clean`."""
     from data_pipeline.kernels.normal_form import TABLE_SIZE
 
     classes = np.zeros(TABLE_SIZE, np.int32)
     for points, kind in (
-        (symbol_points(), survey_flags.SYMBOL),
+        (symbol_points(keep_text_symbols), survey_flags.SYMBOL),
         (unified_points(), survey_flags.UNIFY),
-        (traditional_points(), survey_flags.TRADITIONAL),
+        (traditional_points(conversion), survey_flags.TRADITIONAL),
     ):
         classes[points] |= kind
     classes[0x80:0x100] |= survey_flags.LATIN
@@ -60,4 +63,8 @@ def character_classes() -> np.ndarray:
     ):
         for character in characters:
             classes[ord(character)] |= kind
+    if with_publisher:
+        for first, second in PAIRS:
+            classes[ord(first)] |= survey_flags.PAIR_FIRST
+            classes[ord(second)] |= survey_flags.PAIR_SECOND
     return classes

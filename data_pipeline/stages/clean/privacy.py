@@ -3,7 +3,7 @@
 | kind | form | check |
 |---|---|---|
 | `id_card` | 18 characters of a resident identity card (GB 11643-1999) | date of birth, ISO 7064 mod 11-2 |
-| `bank_card` | 16 to 19 digits with an issuer's number | Luhn (ISO/IEC 7812-1) |
+| `bank_card` | 16 to 19 digits behind 卡号 and the like, or of a known Chinese issuer | Luhn (ISO/IEC 7812-1) |
 | `phone` | mobile (1[3-9]…, +86, 3-4-4), fixed line with area code, 400 and 800, 7 or 8 digits behind 电话 | |
 | `mail` | an address | |
 | `qq` | 5 to 12 digits behind QQ, 扣扣, 企鹅 | |
@@ -113,7 +113,37 @@ def _is_bank_card(text: str) -> bool:
     return 16 <= len(digits) <= 19 and sum(doubled) % 10 == 0 and len(set(digits)) > 2
 
 
+# what a number must stand behind to be a card of an issuer that is not among _ISSUERS
+_CARD_LABEL = re.compile(
+    "(?:银行|信用|储蓄|借记|工资|社保)卡|卡号|账号|帐号|账户|帐户|户名|开户行?|收款|汇款|转账"
+    "|[工农中建交招]行|(?:工商|农业|建设|交通|招商|邮储|民生|光大|中信|浦发|兴业|平安|华夏|广发)银行|(?i:card|visa|mastercard|iban)"
+)
+_CARD_REACH = 24
+# the first six digits of debit and credit cards that Chinese banks issue under UnionPay's 62, from their own pages
+_ISSUER_NUMBERS = """
+620058 620061 620062 620200 621081 621096 621098 621212 621225 621226 621256 621281 621282 621283 621284 621285
+621336 621467 621483 621485 621486 621558 621559 621619 621621 621660 621661 621662 621663 621665 621666 621667
+621668 621669 621671 621700 621721 621722 621723 621724 621725 621785 621786 621788 621790 621792 621797 621798
+621799 622150 622151 622155 622156 622157 622181 622188 622199 622200 622202 622203 622208 622230 622258 622259
+622260 622261 622262 622280 622298 622516 622517 622518 622521 622522 622523 622568 622575 622576 622577 622578
+622579 622580 622581 622582 622588 622598 622609 622615 622616 622617 622618 622622 622630 622631 622632 622637
+622638 622655 622660 622661 622662 622663 622664 622665 622666 622668 622669 622670 622671 622672 622673 622690
+622691 622692 622696 622698 622700 622725 622728 622752 622753 622754 622755 622756 622757 622758 622759 622760
+622761 622762 622763 622845 622846 622848 622849 622908 622909 622966 622986 622989 623052 623058 623059 623062
+"""
+_ISSUERS = frozenset(_ISSUER_NUMBERS.split())
 _CHECKS: dict[str, Callable[[str], bool]] = {"id_card": _is_id_card, "bank_card": _is_bank_card}
+
+
+def _has_issuer(text: str) -> bool:
+    """Return whether a number begins with that of a Chinese issuer; snapshots, orders and times have 16 digits too."""
+    return re.sub("[ -]", "", text)[:6] in _ISSUERS
+
+
+def _has_card_label(text: str, start: int) -> bool:
+    """Return whether a word of banks and their cards stands shortly before a number, in its line."""
+    before = text[max(0, start - _CARD_REACH) : start]
+    return _CARD_LABEL.search(before[before.rfind("\n") + 1 :]) is not None
 
 
 def find_private(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[str, int, int]]:
@@ -142,7 +172,8 @@ def find_private(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[str, int
                     while ahead < len(found) and found[ahead][2] <= start:
                         ahead += 1
                     is_free = ahead == len(found) or found[ahead][1] >= end
-                    if is_free and (check is None or check(match["item"])):
+                    is_card = kind != "bank_card" or _has_issuer(match["item"]) or _has_card_label(text, start)
+                    if is_free and is_card and (check is None or check(match["item"])):
                         more.append((kind, start, end))
             if more:
                 found = sorted([*found, *more], key=lambda item: item[1])

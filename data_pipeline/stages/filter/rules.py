@@ -84,6 +84,7 @@ class Preset(Section):
     """The content of a preset file."""
 
     rules: tuple[Rule, ...]
+    measured_on: Literal["text", "prose"] = "text"
     sensitive: SensitiveRule | None = None
 
 

@@ -1,6 +1,7 @@
 """filter: drop documents by rules over what is measured of their texts.
 
-A preset names the rules and their thresholds (`stages/filter/presets/`, each with its source); the recipe changes
+A preset names the rules and their thresholds (`stages/filter/presets/`, each with its source), and whether they look at
+the text or at its prose; it is the recipe's or the source's `preset` where none is given here. The recipe changes
 single ones, switches them off, or adds its own:
 
     - filter:
@@ -18,7 +19,7 @@ Before the rules come lists of addresses (`address:ENTRY`; stages/filter_address
 (`sensitive:MODE VALUE`; kernels/keywords.py)."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,6 +33,7 @@ from data_pipeline import record
 from data_pipeline.engine.steps import Context, Global, Map, StageSettings
 from data_pipeline.engine.whole import checksum
 from data_pipeline.kernels.text_signals import NAMES, text_signals
+from data_pipeline.stages.clean.prose import prose
 from data_pipeline.stages.filter.addresses import AddressLists, list_files
 from data_pipeline.stages.filter.language import CHINESE_LABELS, MODEL_BYTES, script_language
 from data_pipeline.stages.filter.rules import (
@@ -68,12 +70,52 @@ def _off(value: Any) -> Any:
     return {"enabled": False} if value is False else value
 
 
+FilterPreset = Literal[
+    "web",
+    "technical",
+    "poetry",
+    "classical",
+    "dialogue",
+    "pangu-alpha",
+    "chinesewebtext",
+    "fineweb2-zh",
+    "poetry-safe",
+    "strict",
+]
+
+
+class SourceRules(Section):
+    """The rules for the documents of one source."""
+
+    preset: FilterPreset | None = "web"
+    measured_on: Literal["text", "prose"] | None = None
+    rules: dict[str, Annotated[RuleChange, BeforeValidator(_off)]] = Field(default={})
+
+    def completed(self) -> "SourceRules":
+        """Return every rule with all its bounds."""
+        rules = {rule.name: RuleChange(**rule.model_dump(exclude={"name"})) for rule in chosen_rules(self)}
+        return self.model_copy(
+            update={"rules": rules, "measured_on": self.measured_on or chosen_preset(self).measured_on}
+        )
+
+
 class Settings(StageSettings):
     """Which rules apply, and the list of sensitive words."""
 
-    preset: Literal["chinesewebtext", "fineweb2-zh", "pangu-alpha", "poetry-safe", "strict"] | None = Field(
-        default="strict",
-        description="chinesewebtext, fineweb2-zh, pangu-alpha, poetry-safe, strict; null: only the rules given here",
+    preset: FilterPreset | None = Field(
+        default="web",
+        description="the recipe's, or one of web, technical, poetry, classical, dialogue, pangu-alpha, chinesewebtext,"
+        " fineweb2-zh, poetry-safe, strict; null: only the rules given here",
+    )
+    measured_on: Literal["text", "prose"] | None = Field(
+        default=None,
+        description="what the rules look at: the text, or its prose without code, tables and addresses; null: preset",
+    )
+    of_source: dict[str, "SourceRules"] = Field(
+        default={}, description="other rules for single sources, like {poems: {preset: poetry}}"
+    )
+    measured_of_source: dict[str, Literal["text", "prose"]] = Field(
+        default={}, description="the same for single sources; filled in from of_source"
     )
     rules: dict[str, Annotated[RuleChange, BeforeValidator(_off)]] = Field(
         default={},
@@ -104,12 +146,27 @@ class Settings(StageSettings):
 
     @model_validator(mode="after")
     def _rules_exist(self) -> "Settings":
-        chosen_rules(self)
+        for rules in (self, *self.of_source.values()):
+            chosen_rules(rules)
         return self
+
+    def with_presets(self, preset: str | None, of_source: Mapping[str, str]) -> "Settings":
+        """Return these settings with the presets of the recipe and of its sources, where none is given here."""
+        if "preset" in self.model_fields_set:
+            return self
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        sources = {name: SourceRules.model_validate({"preset": preset}) for name, preset in of_source.items()}
+        return Settings(
+            **{**given, **({} if preset is None else {"preset": preset}), "of_source": {**sources, **self.of_source}}
+        )
 
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "Settings":
         """Every rule with all its bounds, so that a threshold counts wherever it stands; the list's place."""
+        unknown = [name for name in self.of_source if name not in source_names]
+        if unknown:
+            raise UserError(f"filter.of_source: no source {unknown[0]!r}; there are {', '.join(source_names)}")
         rules = {rule.name: RuleChange(**rule.model_dump(exclude={"name"})) for rule in chosen_rules(self)}
+        of_source = {name: own.completed() for name, own in self.of_source.items()}
         sensitive = chosen_preset(self).sensitive or SensitiveRule()
         words = _file(self.sensitive_words, base, "sensitive_words", "a UTF-8 list, a word a line, is right")
         model = _file(self.language_model, base, "language_model", "fastText's lid.176.ftz would be right")
@@ -119,6 +176,9 @@ class Settings(StageSettings):
         return self.model_copy(
             update={
                 "rules": rules,
+                "measured_on": self.measured_on or chosen_preset(self).measured_on,
+                "of_source": of_source,
+                "measured_of_source": {name: own.measured_on or "text" for name, own in of_source.items()},
                 "sensitive_words": words,
                 "language_model": model,
                 "blocked_addresses": tuple(map(str, lists)),
@@ -138,12 +198,12 @@ def _file(name: str | None, base: Path, setting: str, right: str) -> str | None:
     return str(place)
 
 
-def chosen_preset(settings: Settings) -> Preset:
+def chosen_preset(settings: Settings | SourceRules) -> Preset:
     """The preset's content; null has no rules."""
     return Preset(rules=()) if settings.preset is None else load_preset(settings.preset)
 
 
-def chosen_rules(settings: Settings) -> tuple[Rule, ...]:
+def chosen_rules(settings: Settings | SourceRules) -> tuple[Rule, ...]:
     """The preset's rules with the recipe's changes, then the recipe's own. ValueError where a rule is not whole."""
     rules = {rule.name: rule for rule in chosen_preset(settings).rules}
     for name, change in settings.rules.items():
@@ -214,7 +274,7 @@ def addresses_identity(settings: Settings) -> str:
 def measure(batch: pa.RecordBatch, settings: Settings, words: Sequence[Path], models: Sequence[Path]) -> pa.RecordBatch:
     """A row of MEASURED for each document. `words` holds the list, `models` the language model, or nothing."""
     texts = batch.column("text")
-    signals = text_signals(texts)
+    signals = _signals(texts, batch.column("source"), settings)
     counts = np.full((batch.num_rows, 2), np.nan)
     for path in words:
         counts = _keywords(path, path.stat().st_mtime_ns).counts(texts)
@@ -228,6 +288,24 @@ def measure(batch: pa.RecordBatch, settings: Settings, words: Sequence[Path], mo
         language[asked] = label
     columns += [pa.array(chinese, from_pandas=True), pa.array(language, pa.string())]
     return pa.RecordBatch.from_arrays(columns, schema=MEASURED)
+
+
+def _signals(texts: pa.Array, sources: pa.Array, settings: Settings) -> dict[str, np.ndarray]:
+    """Return the signals of each text or of its prose, as its source's settings say; the length is the text's own."""
+    signals = text_signals(texts)
+    changed = []
+    for row, (text, source) in enumerate(zip(texts.to_pylist(), sources.to_pylist(), strict=True)):
+        if text and settings.measured_of_source.get(source, settings.measured_on) == "prose":
+            own = prose(text, with_tables=False).replace("．", "。")
+            if own != text:
+                changed.append((row, own))
+    if changed:
+        rows = [row for row, _ in changed]
+        of_prose = text_signals(pa.array([text for _, text in changed], texts.type))
+        for name in NAMES:
+            if name != "characters":
+                signals[name][rows] = of_prose[name]
+    return signals
 
 
 def _ask(path: Path, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -256,8 +334,15 @@ def apply_rules(
     rows = measured.take(place)
     columns = {name: rows.column(name).combine_chunks() for name in SIGNALS}
     signals = {name: column.to_numpy(zero_copy_only=False) for name, column in columns.items()}
-    rules = [Rule(name=name, **change.model_dump(exclude={"enabled"})) for name, change in settings.rules.items()]
-    reasons = _with_values(drop_reasons(signals, rules), rules, signals)
+    reasons = _broken_rules(settings, signals)
+    if settings.of_source:
+        sources = np.asarray(batch.column("source").to_pylist(), object)
+        for name, own in settings.of_source.items():
+            places = np.flatnonzero(sources == name).tolist()
+            if places:
+                found = _broken_rules(own, {signal: values[places] for signal, values in signals.items()})
+                for place, reason in zip(places, found, strict=True):
+                    reasons[place] = reason
     sensitive = SensitiveRule.model_validate({"mode": settings.sensitive_mode, "maximum": settings.sensitive_maximum})
     values = sensitive.values(signals)
     for row, value in enumerate(values.tolist()):
@@ -273,6 +358,12 @@ def apply_rules(
         reasons[row] = "unmeasured:measuring its signals failed"
     replaced = {"drop_reason": pa.array(reasons, pa.string()), "lang": rows.column("language").combine_chunks()}
     return record.replace(batch, columns=replaced, signals=columns)
+
+
+def _broken_rules(settings: Settings | SourceRules, signals: dict[str, np.ndarray]) -> list[str | None]:
+    """Return the first rule that each document breaks, with its signal and value."""
+    rules = [Rule(name=name, **change.model_dump(exclude={"enabled"})) for name, change in settings.rules.items()]
+    return _with_values(drop_reasons(signals, rules), rules, signals)
 
 
 def _with_values(names: pa.Array, rules: Sequence[Rule], signals: dict[str, np.ndarray]) -> list[str | None]:
@@ -308,9 +399,11 @@ STEPS = (
         needs=("documents", "words", "language"),
         process=measure,
         table=MEASURED,
-        reads=(),
+        reads=("measured_on", "measured_of_source"),
         uses=(
             *_CODE,
+            "data_pipeline.stages.clean.prose",
+            "data_pipeline.stages.clean.structure",
             "data_pipeline.kernels.windows",
             "data_pipeline.kernels.keywords",
             "data_pipeline.stages.filter.language",
@@ -323,7 +416,7 @@ STEPS = (
         needs=("documents", "measured", "addresses"),
         process=apply_rules,
         signals=SIGNALS,
-        reads=("rules", "sensitive_mode", "sensitive_maximum", "language_minimum"),
+        reads=("rules", "of_source", "sensitive_mode", "sensitive_maximum", "language_minimum"),
         uses=("data_pipeline.stages.filter.rules", "data_pipeline.stages.filter.addresses"),
     ),
 )

@@ -16,6 +16,7 @@ MindRecord's writer is deterministic, but writes the file's name into the file: 
 in a folder that is moved into place."""
 
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ from data_pipeline.engine.shard import read_batches
 from data_pipeline.engine.steps import Context, Files, Global, Item, StageSettings
 from pangu.foundation.errors import UserError
 
+CHECKSUMS = ".sha256.json"  # beside each file of samples; `pangu.training.data` reads it
 FORMAT_VERSION = 1
 SPLITS = ("train", "heldout")
 
@@ -310,7 +312,9 @@ def write_samples(payload: tuple[str, Path], context: Context) -> dict[str, Any]
     row, begin, size = gather(layout, shards, number, settings, pad, kind)
     samples = cut(row, settings)
     if "mindrecord" in settings.outputs:
-        write_mindrecord(context.directory / f"{name}.mindrecord", samples)
+        path = context.directory / f"{name}.mindrecord"
+        write_mindrecord(path, samples)
+        write_checksums([path, path.with_name(f"{path.name}.db")], context.directory / f"{name}{CHECKSUMS}")
     if "parquet" in settings.outputs:
         flat = pa.array(np.ascontiguousarray(samples).reshape(-1))
         column = pa.FixedSizeListArray.from_arrays(flat, settings.seq_length + 1)
@@ -425,6 +429,15 @@ def write_mindrecord(path: Path, samples: np.ndarray) -> None:
     writer.commit()
     for written in (path, path.with_name(path.name + ".db")):
         written.chmod(0o644)
+
+
+def write_checksums(files: list[Path], out: Path) -> None:
+    """Write {file: its SHA-256}, by which training knows a damaged file before it reads it."""
+    digests = {}
+    for path in files:
+        with path.open("rb") as file:
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    out.write_text(json.dumps(digests, indent=1) + "\n")
 
 
 # index: what lies where

@@ -97,7 +97,7 @@ def _source_items(source: Source, files: Sequence[_Found], item_bytes: int, shar
     def close() -> None:
         nonlocal group, facts, size
         if group:
-            identity = "\x1f".join([source.model_dump_json(exclude={"paths"}), str(shard_bytes), *facts])
+            identity = "\x1f".join([source.model_dump_json(exclude={"paths", "preset"}), str(shard_bytes), *facts])
             payload = ReadItem(source, tuple(group))
             items.append(Item(f"{first + len(items):05d}", identity, payload, size, shard_bytes))
         group, facts, size = [], [], 0

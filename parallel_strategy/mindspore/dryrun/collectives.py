@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from parallel_strategy.mindspore.dryrun.graph_file import Graph, Node, TensorType
+from parallel_strategy.mindspore.pangu_network import layer_of_parameter, layer_of_scope, short_name_of_scope
 
 KINDS = {
     "AllReduce": "all_reduce",
@@ -47,12 +48,12 @@ class Collective:
 def read_collectives(graph: Graph, rank: int, num_layers: int, groups: Mapping[str, Sequence[int]]) -> list[Collective]:
     """Every collective of the graph of one rank, in the file's order. `groups`: those that are not MindSpore's own."""
     forward_layers = {
-        node.attributes["forward_comm_node_unique_id"]: layer_of(node.scope, num_layers)
+        node.attributes["forward_comm_node_unique_id"]: layer_of_scope(node.scope, num_layers)
         for node in graph.nodes
         if not node.scope.startswith("Gradients/") and "forward_comm_node_unique_id" in node.attributes
     }
     forward_names = {
-        node.attributes["forward_comm_node_unique_id"]: short_name(node.scope)
+        node.attributes["forward_comm_node_unique_id"]: short_name_of_scope(node.scope)
         for node in graph.nodes
         if not node.scope.startswith("Gradients/") and "forward_comm_node_unique_id" in node.attributes
     }
@@ -67,7 +68,7 @@ def read_collectives(graph: Graph, rank: int, num_layers: int, groups: Mapping[s
             parameter = node.attributes.get("mirror_user_id")
             for operand in node.operands if parameter is None else ():
                 parameter = parameter or graph.parameter(node.function, operand)
-        layer, phase, name = layer_of(node.scope, num_layers), "forward", short_name(node.scope)
+        layer, phase, name = layer_of_scope(node.scope, num_layers), "forward", short_name_of_scope(node.scope)
         if node.scope.startswith("Gradients/"):
             phase = "backward"
             layer, name = forward_layers.get(key, layer), forward_names.get(key, name) + ".gradient"
@@ -135,29 +136,3 @@ def group_of(node: Node, rank: int, groups: Mapping[str, Sequence[int]]) -> tupl
         peer = ranks[other] if other < len(ranks) else other
         return (rank, peer) if node.operator == "Send" else (peer, rank)
     return ranks
-
-
-def layer_of(scope: str, num_layers: int) -> int:
-    """The layer that a scope names: tables are layer 0, what comes after the last layer is `num_layers`."""
-    if found := re.search(r"blocks-CellList/(\d+)-", scope):
-        return int(found[1])
-    if "top_query" in scope:
-        return num_layers - 1
-    if "word_embedding" in scope or "position_embedding" in scope:
-        return 0
-    return num_layers
-
-
-def layer_of_parameter(name: str, num_layers: int) -> int:
-    if found := re.search(r"\bblocks\.(\d+)\.", name):
-        return int(found[1])
-    if "top_query" in name:
-        return num_layers - 1
-    return 0 if "embedding" in name else num_layers
-
-
-def short_name(scope: str) -> str:
-    """`attention.projection` for `Default/network-Step/.../attention-Attention/projection-Linear/.../AllReduce-op0`."""
-    parts = [part.split("-")[0] for part in scope.split("/")[:-1]]
-    kept = [part for part in parts if part in ("attention", "output", "projection", "word_embedding", "nll", "mapping")]
-    return ".".join(kept) or "loss"

@@ -9,12 +9,11 @@ from parallel_strategy.graph.collectives import Record, collectives_of
 from parallel_strategy.mindspore import fusion
 from parallel_strategy.mindspore.dryrun.collectives import Collective
 from parallel_strategy.mindspore.fusion import Fused
-from parallel_strategy.spec.framework import FrameworkSpec
+from parallel_strategy.mindspore.limits import as_compiled
 from parallel_strategy.spec.strategy import Question
 
 Compared = TypeVar("Compared", "Kind", Fused)
 WEIGHTS = ("gradients.", "weights.")  # how the emulator names what it sends of them
-COMPILER = "mindspore-2.10"  # the framework preset that says what this compiler does
 
 
 @dataclass(frozen=True, order=True)
@@ -43,11 +42,6 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.kind}: emulator {self.emulator}, MindSpore {self.mindspore}"
-
-
-def as_compiled(question: Question) -> Question:
-    """The question with the compiler's habits: one collective a parameter, partial gradients, fp32 tables."""
-    return question.model_copy(update={"framework": FrameworkSpec.preset(COMPILER)})
 
 
 def emulated(question: Question, rank: int, *, whole_batch: bool = False) -> Counter[Kind]:

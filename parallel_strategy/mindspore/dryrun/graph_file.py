@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pangu.foundation.errors import UserError
+from parallel_strategy.mindspore.pangu_network import WEIGHTS
 
 NODE = re.compile(r"^  (%\d+)\(.*?\) = (.*)$")
 OPERATOR = re.compile(r"^(?:PrimFunc_)?(\w+)\(")
@@ -26,7 +27,6 @@ APPLIED = re.compile(r"^%\d+\[@(.+)\]\(")  # a function value that is called: on
 CLOSURE = re.compile(r"Partial\(@([^\s(,)]+)")
 ATTRIBUTE = re.compile(r"(\w+): (?:\w+\()?(\"[^\"]*\"|\([^)]*\)|[-\w.]+)")
 REDISTRIBUTION_STEPS = 4  # reshapes and slices before a collective that changes a layout
-WEIGHTS = ("backbone.", "output_table")
 
 
 @dataclass(frozen=True)

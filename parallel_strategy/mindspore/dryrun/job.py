@@ -14,7 +14,7 @@ from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore.dryrun.collectives import KINDS, Collective, read_collectives
 from parallel_strategy.mindspore.dryrun.environment import environment
 from parallel_strategy.mindspore.dryrun.graph_file import read_graph
-from parallel_strategy.mindspore.placement import check_supported
+from parallel_strategy.mindspore.limits import check_supported
 from parallel_strategy.mindspore.skeleton import skeleton_question
 from parallel_strategy.spec.strategy import Question
 

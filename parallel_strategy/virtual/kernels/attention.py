@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from parallel_strategy.virtual import operators as op
+from parallel_strategy.virtual import arithmetic as op
 from parallel_strategy.virtual.kernels import linear as linear  # its products come first, to be wrapped here
 from parallel_strategy.virtual.values import EXCHANGES, KERNELS, Exchange, Values, kernel
 

@@ -5,7 +5,7 @@ Every expert has a place for each token of each rank, so none is dropped whateve
 
 import numpy as np
 
-from parallel_strategy.virtual import operators as op
+from parallel_strategy.virtual import arithmetic as op
 from parallel_strategy.virtual.values import EXCHANGES, KERNELS, Exchange, Values, kernel
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from parallel_strategy.virtual import operators as op
+from parallel_strategy.virtual import arithmetic as op
 from parallel_strategy.virtual.values import KERNELS, Values
 
 # where the input of a matrix product comes from, and where its gradient goes

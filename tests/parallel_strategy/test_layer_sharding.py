@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pangu.foundation.errors import UserError
 from parallel_strategy.cost.elimination import Tables
 from parallel_strategy.cost.sharding import (
     ALONG_ROWS,
@@ -19,8 +18,7 @@ from parallel_strategy.cost.sharding import (
     mesh_axes,
     mesh_choice,
 )
-from parallel_strategy.predict import Prediction
-from parallel_strategy.search.operators import shard_operators
+from parallel_strategy.search.layer_sharding import shard_operators
 from parallel_strategy.spec.model import ModelSpec
 from tests.parallel_strategy.strategies import question
 
@@ -103,41 +101,3 @@ def test_links_between_groups_of_a_server_are_avoided():
     found = shard_operators(asked)
     assert found is not None and found.device_matrix == (16, 2, 4)
     assert found.seconds < 0.8 * found.mesh_seconds
-
-
-def with_override(operator: str, strategy: list[list[int]]):
-    return question(
-        ModelSpec.preset("pangu-alpha-13b"),
-        "atlas-800-910a",
-        "mindspore",
-        batch={"global": 32},
-        mesh={"dp": 4, "tp": 8},
-        overrides=[{"operator": operator, "strategy": strategy}],
-    )
-
-
-def test_an_override_is_priced():
-    """The mesh's own sharding written out costs what the mesh costs; one that needs redistribution costs more."""
-    same = Prediction(with_override("attention.query", [[4, 1], [1, 8]]))
-    other = Prediction(with_override("*.output.mapping.affine.matmul", [[4, 8], [8, 1]]))
-    plain = Prediction(
-        question(
-            ModelSpec.preset("pangu-alpha-13b"), "atlas-800-910a", "mindspore", batch={"global": 32},
-            mesh={"dp": 4, "tp": 8},
-        )
-    )  # fmt: skip
-    assert same.seconds == pytest.approx(plain.seconds, rel=1e-9)
-    assert other.seconds > 1.05 * plain.seconds
-
-
-@pytest.mark.parametrize(
-    ("operator", "strategy", "words"),
-    [
-        ("attention.qery", [[4, 1], [1, 8]], "matches none of"),
-        ("attention.query", [[4, 1], [1, 7]], "nearest: [[4, 1], [1, 8]]"),
-    ],
-)
-def test_a_wrong_override_is_one_line_with_the_nearest(operator, strategy, words):
-    with pytest.raises(UserError) as error:
-        assert Prediction(with_override(operator, strategy)).seconds
-    assert words in str(error.value)

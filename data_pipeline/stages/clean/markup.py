@@ -1,0 +1,73 @@
+"""HTML that was left in a text: tags go, entities become their characters, blocks and line breaks become lines.
+
+A text is taken for one with such remains where it has a tag that no sentence has: a closing one, one with attributes,
+`<br>`, or an entity with a name. A tag that a text speaks of (`<div> 标签`) stays, and so does everything in code."""
+
+import html
+import re
+
+_BLOCK_NAMES = (
+    "address|article|aside|blockquote|center|dd|details|div|dl|dt|fieldset|figcaption|figure|footer|form|h[1-6]|header|hr"
+    "|li|main|nav|ol|p|section|summary|table|tbody|tfoot|thead|tr|ul|pre"
+)
+_INLINE_NAMES = (
+    "a|abbr|b|big|button|cite|code|del|dfn|em|embed|font|i|iframe|img|input|ins|kbd|label|mark|nobr|q|s|small|span|strike"
+    "|strong|sub|sup|tt|u|wbr|video|audio|source|center|colgroup|col|caption|o:p"
+)
+_NAMES = f"(?:{_BLOCK_NAMES}|{_INLINE_NAMES}|br|td|th)"
+_ATTRIBUTES = r"""(?:\s+[\w:@.-]+(?:\s*=\s*(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>=]+))?)*"""
+_SPOKEN_OF = r"(?!\s{0,2}(?:标签|元素|标记|tag|element))"
+_REMAINS = re.compile(
+    rf"</{_NAMES}\s*>|<{_NAMES}(?:\s+[\w:@.-]+\s*=\s*[^<>]*)>|<br\s*/?>"
+    r"|&(?:nbsp|amp|lt|gt|quot|apos|hellip|mdash|ndash|ldquo|rdquo|lsquo|rsquo|middot|bull|copy|emsp|ensp|#\d{2,6}|#x[\da-fA-F]{2,5});",
+    re.IGNORECASE,
+)
+_HIDDEN = re.compile(r"<(script|style|noscript|template)\b[^<>]*>[\s\S]*?</\1\s*>|<!--[\s\S]*?-->", re.IGNORECASE)
+_LINE_TAG = re.compile(
+    rf"[ \t]*(?:</?(?:{_BLOCK_NAMES}){_ATTRIBUTES}\s*/?>|<br\s*/?>){_SPOKEN_OF}[ \t]*", re.IGNORECASE
+)
+_CELL_TAG = re.compile(rf"\s*</(?:td|th)\s*>\s*(?:<(?:td|th){_ATTRIBUTES}\s*>)?", re.IGNORECASE)
+_OTHER_TAG = re.compile(rf"</?(?:{_INLINE_NAMES}|td|th){_ATTRIBUTES}\s*/?>{_SPOKEN_OF}", re.IGNORECASE)
+_SPACE = r"(?:[ \t\u3000]|&(?:nbsp|emsp|ensp|#160|#12288);)"
+_INDENT = re.compile(rf"^{_SPACE}*&(?:nbsp|emsp|ensp|#160|#12288);{_SPACE}*", re.MULTILINE | re.IGNORECASE)
+_ENTITY = re.compile(r"&(?:[A-Za-z]{2,8}|#\d{1,7}|#[xX][\da-fA-F]{1,6});")
+_INLINE_CODE = re.compile(r"(``[^`\n]+``|`[^`\n]+`)")
+_MANY_LINES = re.compile(r"\n{3,}")
+
+
+def remove_markup(text: str) -> tuple[str, int]:
+    """Return (text, tags and entities that went)."""
+    if ("<" not in text and "&" not in text) or not _REMAINS.search(text):
+        return text, 0
+    parts = _INLINE_CODE.split(text)
+    total = 0
+    for place in range(0, len(parts), 2):
+        parts[place], count = _without_tags(parts[place])
+        total += count
+    if not total:
+        return text, 0
+    return _MANY_LINES.sub("\n\n", "".join(parts)), total
+
+
+def _without_tags(text: str) -> tuple[str, int]:
+    text, tags = _strip_tags(text)
+    text, indents = _INDENT.subn("", text)
+    text, entities = _ENTITY.subn(_character, text)
+    if tags and entities:  # escaped twice
+        text, more = _strip_tags(text)
+        tags += more
+    return text, tags + indents + entities
+
+
+def _strip_tags(text: str) -> tuple[str, int]:
+    total = 0
+    for pattern, instead in ((_HIDDEN, ""), (_CELL_TAG, "\t"), (_LINE_TAG, "\n"), (_OTHER_TAG, "")):
+        text, count = pattern.subn(instead, text)
+        total += count
+    return text, total
+
+
+def _character(match: re.Match[str]) -> str:
+    """Return the character of an entity; a no-break space as a space, what is no entity as it stands."""
+    found = html.unescape(match[0])
+    return " " if found == "\u00a0" else found

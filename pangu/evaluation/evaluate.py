@@ -1,0 +1,455 @@
+"""Run tasks over a model: a JSON line for each document, a score with its standard error for each metric.
+
+What is done is on the disk, block by block, and is not done again: a run that was interrupted goes on where it was. The
+file of a task begins with what its answers depend on; where that has changed, the task begins anew.
+"""
+
+import json
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pangu.evaluation import metrics, requests
+from pangu.evaluation.document_forms import Document
+from pangu.evaluation.published import published
+from pangu.evaluation.task import Task, Template, load_task, task_names
+from pangu.foundation.atomic_file import write_whole
+from pangu.foundation.errors import UserError
+from pangu.foundation.json_text import dumps
+from pangu.foundation.lock import Lock
+from pangu.foundation.progress import Progress
+
+if TYPE_CHECKING:
+    from pangu.language_model import LanguageModel
+
+BLOCK = 16  # documents that are asked together, and lost at most
+PERCENT = 100.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a task is asked. shots: zero, one, few or a number.
+
+    limit: so many documents, drawn by the seed; None: all.
+    """
+
+    shots: str = "zero"
+    variant: str = "paper"
+    limit: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Score:
+    """The result of a task. Scores and standard errors are in percent, but for perplexities."""
+
+    task: str
+    title: str
+    version: int
+    setting: Setting
+    shot_count: int
+    documents: int
+    scores: dict[str, float]
+    standard_errors: dict[str, float]
+    chance: float | None
+    majority: float | None
+    comparable: bool
+    note: str
+    cut: int
+    seconds: float
+    file: str
+    paper: dict[str, dict[str, float]] = field(default_factory=dict)
+    clean: dict[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every figure by name."""
+        return asdict(self)
+
+
+def evaluate(
+    model: "LanguageModel | Path | str",
+    tasks: Sequence[str] | str = "all",
+    *,
+    data: Path | str,
+    out: Path | str | None = None,
+    shots: str | int = "zero",
+    variant: str = "paper",
+    limit: int | None = None,
+    seed: int = 0,
+    corpus: Path | str | None = None,
+) -> list[Score]:
+    """Evaluate a model on tasks and return their scores, in the order of the tasks.
+
+    tasks: names, YAML files of one's own, or "all": those whose data are in the folder. data: a folder of evaluation
+    sets (or one file, for one task). out: the folder for answers and report; None: beside a run, else `evaluation`.
+    corpus: a corpus that was decontaminated against these sets: its hits are reported, and scores without them.
+    Raises UserError in one line.
+    """
+    from pangu.language_model import LanguageModel, load
+
+    if not isinstance(model, LanguageModel):
+        model = load(model)
+    setting = checked(Setting(str(shots), variant, limit, seed))
+    data, chosen = Path(data), chosen_tasks(tasks, Path(data))
+    if data.is_file() and len(chosen) > 1:
+        raise UserError(f"{data}: one file is for one task, not for {len(chosen)}; give a folder")
+    folder = Path(out) if out else default_folder(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    hits = hits_of(Path(corpus)) if corpus else None
+    with Lock(folder / "lock", f"{folder}: another evaluation writes here; wait for it, or give another --out"):
+        scores = [run_task(model, task, data, folder, setting, hits) for task in chosen]
+        write_whole(folder / "scores.json", dumps([score.to_dict() for score in scores], indent=1) + "\n")
+    return scores
+
+
+def checked(setting: Setting) -> Setting:
+    """Raise UserError for a setting that means nothing."""
+    if setting.shots not in ("zero", "one", "few") and not setting.shots.isdigit():
+        raise UserError(f"shots = {setting.shots!r}: must be zero, one, few or a whole number")
+    if setting.limit is not None and setting.limit < 1:
+        raise UserError(f"limit = {setting.limit}: must be at least 1")
+    return setting
+
+
+def chosen_tasks(tasks: Sequence[str] | str, data: Path) -> list[Task]:
+    """Return the tasks of a list of names; "all" are those whose data are there. Raises UserError."""
+    names = [tasks] if isinstance(tasks, str) and tasks != "all" else list(tasks)
+    if tasks == "all" or names == ["all"]:
+        if data.is_file():
+            raise UserError(f"{data}: say which task a single file is for: {', '.join(task_names())}")
+        loaded = [load_task(name) for name in task_names()]
+        chosen = [task for task in loaded if requests.find_files(data, task.files)]
+        if not chosen:
+            raise UserError(f"{data}: has no evaluation set of these tasks: {', '.join(task_names())}")
+        return chosen
+    return [load_task(name) for name in dict.fromkeys(names)]
+
+
+def default_folder(model: "LanguageModel") -> Path:
+    """Return where results go: into the run that the model is from, else `evaluation` here."""
+    path = Path(model.source)
+    return path / "evaluation" if model.source and path.is_dir() else Path("evaluation")
+
+
+def run_task(
+    model: "LanguageModel", task: Task, data: Path, folder: Path, setting: Setting, hits: "Hits | None"
+) -> Score:
+    """Ask every document of a task that has not been asked yet, and score all of them."""
+    template = task.template(setting.variant)
+    documents, files = requests.load_documents(task, data)
+    documents = limited(documents, setting.limit, setting.seed)
+    count = task.shot_count(setting.shots)
+    source = requests.load_shots(task, template, data, count)
+    said = {
+        "task": task.name,
+        "version": task.version,
+        "template": template.model_dump(mode="json"),
+        "generation": task.generation.model_dump(mode="json") if task.generation else None,
+        "shots": count,
+        "seed": setting.seed,
+        "data": [path.name for path in files],
+        "model": identity(model),
+    }
+    path = folder / f"{task.name}-{setting.shots}-{setting.variant}.jsonl"
+    rows, started = earlier(path, said), time.monotonic()
+    missing = [one for one in documents if one.id not in rows]
+    with (
+        Progress(task.name, len(documents), unit="documents", done=len(documents) - len(missing)) as progress,
+        path.open("a", encoding="utf-8") as file,
+    ):
+        if not rows and not path.stat().st_size:
+            file.write(dumps({"run": said}, ensure_ascii=False) + "\n")
+        for start in range(0, len(missing), BLOCK):
+            block = missing[start : start + BLOCK]
+            shots = [requests.draw_shots(task, source, one, count, setting.seed) for one in block]
+            for row in ask(model, task, template, block, shots, setting.seed):
+                rows[row["id"]] = row
+                file.write(dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            progress.advance(len(block))
+    return scored(task, setting, documents, rows, path, time.monotonic() - started, hits)
+
+
+def limited(documents: list[Document], limit: int | None, seed: int) -> list[Document]:
+    """Return documents drawn by the seed, in their order; passages whose blanks are scored together stay whole."""
+    if limit is None or len(documents) <= limit:
+        return documents
+    groups = list(dict.fromkeys(one.group or one.id for one in documents))
+    sizes = Counter(one.group or one.id for one in documents)
+    chosen, count = set(), 0
+    for group in random.Random(f"{seed} limit").sample(groups, len(groups)):
+        if count >= limit:
+            break
+        chosen.add(group)
+        count += sizes[group]
+    return [one for one in documents if (one.group or one.id) in chosen]
+
+
+def identity(model: "LanguageModel") -> dict[str, str]:
+    """Return digests of what the answers depend on: weights, network and tokenizer."""
+    from pangu.checkpoint.directory import meant_checkpoint
+    from pangu.distributed.predictor import contents_of
+
+    own = {"network": json.dumps(model.config.model_dump(mode="json"), sort_keys=True)}
+    own["tokenizer"] = model.tokenizer.fingerprint
+    if not model.source:
+        return own
+    return own | {"weights": contents_of(meant_checkpoint(Path(model.source)), None, None)["weights"]}
+
+
+def earlier(path: Path, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the rows that an earlier run left, by document; none where it asked something else.
+
+    A last line that was cut off is dropped from the file.
+    """
+    if not path.is_file():
+        return {}
+    rows: dict[str, dict[str, Any]] = {}
+    kept: list[str] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if number == 0 and row.get("run") != said:
+            break
+        kept.append(line)
+        if number:
+            rows[row["id"]] = row
+    write_whole(path, "".join(line + "\n" for line in kept))
+    return rows
+
+
+def ask(
+    model: "LanguageModel",
+    task: Task,
+    template: Template,
+    documents: Sequence[Document],
+    shots: Sequence[Sequence[Document]],
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each document."""
+    before = [
+        "".join(requests.shot_text(task, template, shot) + template.separator for shot in drawn) for drawn in shots
+    ]
+    if task.method == "choice":
+        yield from ask_choices(model, template, documents, shots, before)
+    else:
+        yield from ask_texts(model, task, template, documents, shots, before, seed)
+
+
+def ask_choices(
+    model: "LanguageModel",
+    template: Template,
+    documents: Sequence[Document],
+    shots: Sequence[Sequence[Document]],
+    before: Sequence[str],
+) -> Iterator[dict[str, Any]]:
+    """Score the candidates of documents."""
+    choices = [requests.choice_of(template, one, text) for one, text in zip(documents, before, strict=True)]
+    pairs = [pair for choice in choices for pair in choice.pairs]
+    asked = [request_of(model, context, scored) for context, scored in pairs]
+    results = iter(zip(model.log_likelihood([request for request, _ in asked]), asked, strict=True))
+    bare = [pair for choice in choices for pair in choice.unconditional]
+    alone = iter(model.log_likelihood([request_of(model, *pair)[0] for pair in bare]))
+    for choice, drawn in zip(choices, shots, strict=True):
+        own = [next(results) for _ in choice.pairs]
+        totals = [scored.total for scored, _ in own]
+        tokens = [len(scored.log_probabilities) for scored, _ in own]
+        unconditional = [next(alone).total for _ in choice.unconditional] or None
+        yield {
+            "id": choice.document.id,
+            "context": choice.pairs[choice.gold][0],
+            "scored": [scored for _, scored in choice.pairs],
+            "labels": list(choice.labels),
+            "totals": totals,
+            "tokens": tokens,
+            "gold": choice.gold,
+            "chosen": metrics.choose(totals, tokens, [pair[1] for pair in choice.pairs], unconditional),
+            "group": choice.document.group,
+            "shots": [shot.id for shot in drawn],
+            "cut": sum(cut for _, (_, cut) in own),
+        }
+
+
+def request_of(model: "LanguageModel", context: str, scored: str) -> tuple[tuple[list[int], list[int]], bool]:
+    """Return the ids of a context and its scored part, and whether the context was cut from its left.
+
+    Without a context the first token of the row is one: nothing stands before it that could predict it.
+    """
+    if context:
+        first, second = model.request(context, scored)
+        return (first, second), len(first) + len(second) < len(model.ids(context + scored))
+    ids = model.ids(scored)
+    if len(ids) < 2:
+        raise UserError(f"{scored!r} has {len(ids)} tokens; a row needs two, since its first one is not scored")
+    most = model.config.seq_length + 1
+    return (ids[:1], ids[1:most]), len(ids) > most
+
+
+def ask_texts(
+    model: "LanguageModel",
+    task: Task,
+    template: Template,
+    documents: Sequence[Document],
+    shots: Sequence[Sequence[Document]],
+    before: Sequence[str],
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    """Let the model answer."""
+    assert task.generation is not None
+    generation = task.generation
+    prompts = [
+        text + requests.filled(template.context, one.fields) for one, text in zip(documents, before, strict=True)
+    ]
+    lengths = [
+        max(len(model.ids(answer)) for answer in one.answers)
+        if generation.as_long_as_gold
+        else generation.max_new_tokens
+        for one in documents
+    ]
+    most = model.config.seq_length
+    texts: dict[int, str] = {}
+    for length in sorted(set(lengths)):
+        numbers = [number for number, own in enumerate(lengths) if own == length]
+        options: dict[str, Any] = {
+            "max_new_tokens": min(length, most - 1),
+            "temperature": generation.temperature,
+            "top_k": generation.top_k,
+            "top_p": generation.top_p,
+            "seed": seed,
+            "overflow": "truncate",
+            "stop_strings": tuple(generation.cut_at),
+        }
+        for number, text in zip(
+            numbers, model.generate([prompts[number] for number in numbers], **options), strict=True
+        ):
+            texts[number] = text
+    for number, (one, drawn) in enumerate(zip(documents, shots, strict=True)):
+        scores = {name: metrics.GENERATED[name](one.answers, texts[number]) for name in task.metrics}
+        yield {
+            "id": one.id,
+            "context": prompts[number],
+            "text": texts[number],
+            "answers": list(one.answers),
+            "scores": scores,
+            "group": None,
+            "shots": [shot.id for shot in drawn],
+            "cut": int(len(model.ids(prompts[number])) + lengths[number] > most + 1),
+        }
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What decontamination found of evaluation sets in a corpus: the passages, without white space."""
+
+    passages: frozenset[str]
+
+    def has(self, document: Document) -> bool:
+        """Return whether a passage of the document stood in the corpus."""
+        text = "".join("".join([*document.fields.values(), *document.answers]).split())
+        return any(passage in text for passage in self.passages)
+
+
+def hits_of(corpus: Path) -> Hits:
+    """Read `decontamination/hits.jsonl` of a corpus. Raises UserError where there is none."""
+    path = next((one for one in (corpus / "decontamination/hits.jsonl", corpus / "hits.jsonl") if one.is_file()), None)
+    if path is None:
+        raise UserError(f"{corpus}: has no decontamination/hits.jsonl; run the stage decontaminate with these sets")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return Hits(frozenset("".join(str(row["corpus_text"]).split()) for row in rows if row["counts"]))
+
+
+def scored(
+    task: Task,
+    setting: Setting,
+    documents: Sequence[Document],
+    rows: dict[str, dict[str, Any]],
+    path: Path,
+    seconds: float,
+    hits: Hits | None,
+) -> Score:
+    """Sum rows up to a task's score."""
+    own = [rows[one.id] for one in documents]
+    values = values_of(task, own)
+    scores = {name: PERCENT * sum(found) / len(found) for name, found in values.items()}
+    errors = {name: PERCENT * metrics.standard_error(found) for name, found in values.items()}
+    if "perplexity" in task.metrics:
+        nats = -sum(row["totals"][row["gold"]] for row in own)
+        scores["perplexity"] = math.exp(nats / sum(row["tokens"][row["gold"]] for row in own))
+    chance = majority = None
+    if task.method == "choice":
+        chance = PERCENT * sum(1 / len(one.candidates) for one in documents) / len(documents)
+        majority = PERCENT * majority_share(task, documents) or None
+    clean = None
+    if hits is not None:
+        kept = [rows[one.id] for one in documents if not hits.has(one)]
+        found_values = values_of(task, kept) if kept else {}
+        clean = {name: PERCENT * sum(found) / len(found) for name, found in found_values.items()}
+        clean["documents"] = len(kept)
+    whole = setting.limit is None and task.official_count in (None, len(documents))
+    shown = [task.metrics[0], *(name for name in scores if name != task.metrics[0])]
+    return Score(
+        task.name,
+        task.title,
+        task.version,
+        setting,
+        task.shot_count(setting.shots),
+        len(documents),
+        {name: scores[name] for name in shown},
+        errors,
+        chance,
+        majority,
+        whole and not task.note,
+        task.note,
+        sum(row["cut"] for row in own),
+        seconds,
+        path.name,
+        {
+            name: published(task.name, name, setting.shots)
+            for name in shown
+            if published(task.name, name, setting.shots)
+        },
+        clean,
+    )
+
+
+def majority_share(task: Task, documents: Sequence[Document]) -> float:
+    """Return the share of the most frequent label; 0 where every document has candidates of its own."""
+    if not task.words:
+        return 0.0
+    labels = [document.label for document in documents]
+    return max(labels.count(label) for label in set(labels)) / len(labels)
+
+
+def values_of(task: Task, rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Return for each metric what every document contributes."""
+    if task.method == "generate":
+        return {name: [row["scores"][name] for row in rows] for name in task.metrics}
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for rule, chosen in row["chosen"].items():
+            values.setdefault(rule, []).append(float(chosen == row["gold"]))
+    if "qac" in task.metrics:
+        values["qac"] = assigned(rows)
+    return values
+
+
+def assigned(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """Return for each blank whether it got its sentence, every sentence of a passage used once."""
+    passages: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        passages.setdefault(row["group"], []).append(row)
+    right: dict[str, float] = {}
+    for blanks in passages.values():
+        means = np.array([[total / count for total, count in zip(row["totals"], row["tokens"])] for row in blanks])
+        for row, chosen in zip(blanks, metrics.assign(means), strict=True):
+            right[row["id"]] = float(chosen == row["gold"])
+    return [right[row["id"]] for row in rows]

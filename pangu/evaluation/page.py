@@ -1,0 +1,91 @@
+"""Write the report of an evaluation: scores beside the paper's, and wrong answers to look at, in one HTML file."""
+
+import html
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pangu.evaluation.evaluate import Score
+from pangu.foundation.atomic_file import write_whole
+from pangu.foundation.page import page
+
+SHOWN = 12  # wrong answers of a task
+LONGEST = 600  # characters of a context
+
+STYLE = """
+td.text { text-align: left; max-width: 46rem; white-space: pre-wrap } th.text { text-align: left }
+.wrong { color: var(--bad) } .right { color: var(--good) } .soft { color: var(--soft) }
+details { border-top: 1px solid var(--line); padding: 6px 0 } summary { cursor: pointer }
+"""
+
+
+def write_page(path: Path, title: str, scores: Sequence[Score]) -> None:
+    """Write the page of some scores; their answers lie beside it."""
+    body = [f"<main><h1>{html.escape(title)}</h1>", _table(scores)]
+    body += [_wrong(path.parent / score.file, score) for score in scores]
+    write_whole(path, page(title, "".join([*body, "</main>"]), style=STYLE))
+
+
+def _table(scores: Sequence[Score]) -> str:
+    head = "task|metric|score|± s.e.|N|chance|majority|paper: CPM 2.6B|paper: 2.6B|paper: 13B|comparable"
+    rows = ["<tr>" + "".join(f"<th>{name}</th>" for name in head.split("|")) + "</tr>"]
+    for score in scores:
+        for name, value in score.scores.items():
+            paper = score.paper.get(name, {})
+            cells = [
+                f"{score.task}, {score.setting.shots}-shot",
+                name,
+                f"{value:.2f}",
+                f"{score.standard_errors.get(name, 0):.2f}",
+                f"{score.documents:,}",
+                "" if score.chance is None else f"{score.chance:.1f}",
+                "" if score.majority is None else f"{score.majority:.1f}",
+                *(f"{paper[model]:.2f}" if model in paper else "" for model in ("CPM 2.6B", "2.6B", "13B")),
+                ("yes" if score.comparable else "no") if paper else "",
+            ]
+            rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    notes = "".join(f"<li>{score.task}: {html.escape(score.note)}</li>" for score in scores if score.note)
+    return f'<div class="scroll"><table>{"".join(rows)}</table></div><ul class="soft">{notes}</ul>'
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8").split("\n")[1:]:
+        if line:
+            yield json.loads(line)
+
+
+def _wrong(path: Path, score: Score) -> str:
+    metric = next(iter(score.scores))
+    rule = metric if metric in ("acc", "acc_norm", "acc_bytes", "acc_mutual_info") else "ppl"
+    shown: list[str] = []
+    for row in _rows(path):
+        is_wrong = row["chosen"][rule] != row["gold"] if "chosen" in row else row["scores"][metric] < 1
+        if is_wrong and len(shown) < SHOWN:
+            shown.append(_answer(row, rule))
+    head = f"<h2>{html.escape(score.title)}</h2><p class='soft'>Wrong answers, the first {len(shown)}.</p>"
+    return head + "".join(shown)
+
+
+def _answer(row: dict[str, Any], rule: str) -> str:
+    context = html.escape(row["context"][-LONGEST:])
+    if "chosen" not in row:
+        wanted = html.escape(" / ".join(row["answers"]))
+        text = html.escape(row["text"])
+        inner = f"<p>{context}<b class='wrong'>{text}</b></p><p class='right'>{wanted}</p>"
+        return f"<details><summary>{html.escape(row['id'])}: {text[:40]}</summary>{inner}</details>"
+    lines = []
+    for number, (label, scored, total, count) in enumerate(
+        zip(row["labels"], row["scored"], row["totals"], row["tokens"], strict=True)
+    ):
+        kind = "right" if number == row["gold"] else "wrong" if number == row["chosen"][rule] else "soft"
+        words = html.escape(f"{label}: {scored[:LONGEST]}")
+        figures = f"<td>{-total / count:.3f}</td><td>{count}</td>"
+        lines.append(f"<tr><td class='text {kind}'>{words}</td>{figures}</tr>")
+    table = (
+        f"<table><tr><th class='text'>candidate</th><th>nats a token</th><th>tokens</th></tr>{''.join(lines)}</table>"
+    )
+    chosen = html.escape(row["labels"][row["chosen"][rule]])
+    right = html.escape(row["labels"][row["gold"]])
+    summary = f"{html.escape(row['id'])}: {chosen} instead of {right}"
+    return f"<details><summary>{summary}</summary><p>{context}</p><div class='scroll'>{table}</div></details>"

@@ -1,0 +1,74 @@
+"""Arguments of the command line that are made from typed fields: flags for some, `--set FIELD VALUE` for every one."""
+
+import argparse
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+# field, value as YAML, and how the command line names it in errors
+Change = tuple[str, str, str]
+
+
+def add_set(parser: argparse.ArgumentParser, example: str = "FIELD VALUE") -> None:
+    """Add `--set FIELD VALUE`, which may be given many times."""
+    parser.add_argument(
+        "--set", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"),
+        help=f"another value for a field of the file, such as `--set {example}`; may be repeated",
+    )  # fmt: skip
+
+
+def add_flags(parser: argparse.ArgumentParser, schema: "type[BaseModel]", names: Iterable[str]) -> None:
+    """Add a flag for each of these fields, with its legal values and its description."""
+    for name in names:
+        field = schema.model_fields[name]
+        kinds = [kind for kind in (get_args(field.annotation) or (field.annotation,)) if kind is not type(None)]
+        literal = field.annotation if get_origin(field.annotation) is Literal else None
+        choices = list(get_args(literal)) if literal else None
+        metavar = None if choices else "N" if int in kinds else "X" if float in kinds else name.upper()
+        described = f"{field.description}; in place of the file's `{name}`".removeprefix("None; ")
+        parser.add_argument(flag_of(name), dest=name, choices=choices, metavar=metavar, help=described)
+
+
+def changes_of(arguments: argparse.Namespace, schema: "type[BaseModel]", names: Iterable[str] = ()) -> list[Change]:
+    """Return what the flags of these fields and `--set` change, in this order."""
+    changes: list[Change] = []
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None:
+            is_text = str in (get_args(schema.model_fields[name].annotation) or (schema.model_fields[name].annotation,))
+            changes.append((name, json.dumps(value) if is_text else str(value), flag_of(name)))
+    return changes + [(name, value, f"--set {name}") for name, value in arguments.set]
+
+
+def words_of(changes: Iterable[Change]) -> list[str]:
+    """Return the changes as words for the command line of another process."""
+    return [word for name, value, _ in changes for word in ("--set", name, value)]
+
+
+def flag_of(name: str) -> str:
+    """Return `--start-from` of `start_from`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def commented(config: "BaseModel", indent: str = "", omit: Any = None) -> str:
+    """Return YAML of settings, with each field's description as a comment. Fields that are `omit` become comments."""
+    import yaml
+    from pydantic import BaseModel
+
+    lines = []
+    for name, field in type(config).model_fields.items():
+        value, key = getattr(config, name), field.alias or name
+        if isinstance(value, BaseModel):
+            summary = (type(value).__doc__ or "").split("\n")[0].split(" (`")[0].rstrip(".")
+            lines += [f"{indent}{key}:{f'  # {summary}' if summary else ''}"]
+            lines.append(commented(value, f"{indent}  ", omit).rstrip("\n"))
+            continue
+        plain = config.model_dump(mode="json", include={name})[name]
+        dumped = yaml.safe_dump(plain, allow_unicode=True, default_flow_style=True, width=10**6)
+        text = f"{key}: {dumped.removesuffix('...' + chr(10)).strip()}"
+        comment = f"  # {field.description}" if field.description else ""
+        lines.append(f"{indent}{'# ' if omit is not None and plain == omit else ''}{text}{comment}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,97 @@
+"""The end of a step: gradients are summed, optimizer states updated, weights gathered. Arrays are [candidate, stage].
+
+A stage's gradients follow its last backward, and part of them hides behind it. Their norm joins the stages, so the
+update begins when the last stage has its gradients.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from parallel_strategy.spec.cluster import ClusterSpec
+from parallel_strategy.spec.framework import FrameworkSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Seconds of a step's collectives of weights and gradients. `last_bucket`: part of `reduce` that nothing hides."""
+
+    reduce: np.ndarray
+    apart: np.ndarray
+    gather: np.ndarray
+    last_bucket: np.ndarray | float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepTail:
+    """What a stage does besides its micro-batches, in seconds: numbers, or arrays [candidate, stage]."""
+
+    gradient_reduce: float = 0.0  # exposed part
+    gradient_hidden: float = 0.0  # part that runs beside the last backward
+    weight_gather: float = 0.0
+    embedding_reduce: float = 0.0
+    optimizer: float = 0.0
+    fixed: float = 0.0
+
+    @property
+    def exposed(self) -> float:
+        return self.gradient_reduce + self.weight_gather + self.embedding_reduce + self.optimizer + self.fixed
+
+
+def gradients_exposed(
+    framework: FrameworkSpec, traffic: Traffic, backward: np.ndarray, micro_batches: np.ndarray, *, zero: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds that each stage adds to its own finish for its gradients, and how many of them hide behind `backward`,
+    the seconds of one micro-batch."""
+    room = backward * micro_batches[:, None] if zero == 2 else backward
+    hidden = np.minimum(framework.dp_overlap * (traffic.reduce - traffic.last_bucket), room)
+    return traffic.reduce - hidden + framework.interference * hidden, hidden
+
+
+def weights_exposed(framework: FrameworkSpec, traffic: Traffic) -> np.ndarray:
+    """Seconds of gathering updated weights that do not hide behind the next forward."""
+    hidden = framework.gather_overlap * traffic.gather
+    return traffic.gather - hidden + framework.interference * hidden
+
+
+def update_seconds(
+    framework: FrameworkSpec,
+    cluster: ClusterSpec,
+    owned: np.ndarray,
+    weights: np.ndarray,
+    *,
+    devices: int,
+    host_optimizer: bool,
+) -> np.ndarray:
+    """`owned`: elements that a rank updates; `weights`: how many tensors a stage has."""
+    hbm, host = cluster.device.hbm, cluster.host
+    if host_optimizer:
+        copied = owned * (framework.gradient_bytes_sent + framework.weight_bytes_sent)
+        per_server = min(cluster.devices_per_server, devices)
+        return copied / (host.h2d_gbps * 1e9) + owned * 28 * per_server / (host.adam_gbps * 1e9)
+    update = owned * framework.optimizer_bytes_per_parameter / (hbm.gbps * 1e9 * hbm.eff)
+    return update + weights * framework.launches_per_weight * cluster.device.vector.launch_us * 1e-6
+
+
+def flattening_seconds(
+    framework: FrameworkSpec, cluster: ClusterSpec, elements: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Seconds of copying gradients into the buffer that is reduced, and out of it."""
+    device = cluster.device
+    copied = elements * framework.flatten_bytes_per_parameter / (device.hbm.gbps * 1e9)
+    return copied + weights * framework.flatten_launches_per_weight * device.vector.launch_us * 1e-6
+
+
+def fixed_seconds(framework: FrameworkSpec, cluster: ClusterSpec) -> float:
+    return framework.step_overhead_ms * 1e-3 * cluster.host.launch_scale
+
+
+def gradients_end(finish: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """[candidate] when the last stage has its gradients. `finish`: when each stage's last task is done; `gradients`:
+    seconds from there to its gradients, all that is exposed of them."""
+    return (finish + gradients).max(axis=-1)
+
+
+def update_end(tail: StepTail) -> np.ndarray:
+    """[candidate] seconds from then to the end of the step."""
+    return np.asarray(tail.optimizer + tail.weight_gather).max(axis=-1) + tail.fixed

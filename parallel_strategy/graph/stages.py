@@ -1,0 +1,138 @@
+"""Where the layers of a model lie: which blocks each chunk of each stage runs, and which of them it computes again.
+
+Shapes play no part here, so one answer serves every layout with the same stages, chunks and recomputation.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from parallel_strategy.spec.divide import even_stages
+from parallel_strategy.spec.model import ModelSpec
+from parallel_strategy.spec.strategy import StrategySpec
+
+# In the order in which a chunk may run them, each at most once. A prediction layer is a block like the last layer's.
+SLOTS = ("embedding", "layer", "expert_layer", "query", "prediction", "head")
+HEAD = SLOTS.index("head")
+V_SHAPED = ("zb_v", "dualpipe")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`count` equal blocks in a row, the first of them layer number `first`; `recomputed` of them are checkpointed."""
+
+    slot: str
+    first: int
+    count: int
+    recomputed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Blocks by place: [stage, chunk of the stage, slot] counts of those that run, and of those that run again.
+
+    `counts` and `again` hold the distinct places only, [place, slot]; `index` [stage, chunk] says which one lies there.
+    """
+
+    counts: np.ndarray
+    again: np.ndarray
+    index: np.ndarray
+    runs: tuple[tuple[Run, ...], ...]  # of each place; where several chunks are alike, of the first of them
+
+    @classmethod
+    def of(cls, model: ModelSpec, strategy: StrategySpec, *, by_layer: bool = False) -> "Places":
+        """`by_layer`: chunks of other layers are other places, however alike they are."""
+        pp, per_stage = strategy.mesh.pp, strategy.chunks_per_stage
+        known: dict[tuple[tuple[str, int, int, int], ...], int] = {}
+        rows: list[tuple[Run, ...]] = []
+        index = np.zeros((pp, per_stage), dtype=np.int64)
+        position = [0] * pp
+        for stage, runs in runs_of_chunks(model, strategy):
+            alike = tuple((run.slot, run.count, run.recomputed, run.first if by_layer else 0) for run in runs)
+            if alike not in known:
+                known[alike] = len(rows)
+                rows.append(runs)
+            index[stage, position[stage]] = known[alike]
+            position[stage] += 1
+        counts, again = (np.zeros((len(rows), len(SLOTS))) for _ in range(2))
+        for place, row in enumerate(rows):
+            for run in row:
+                counts[place, SLOTS.index(run.slot)], again[place, SLOTS.index(run.slot)] = run.count, run.recomputed
+        return cls(counts, again, index, tuple(rows))
+
+    @property
+    def held(self) -> np.ndarray:
+        """[stage, slot] blocks that a stage holds: a head that runs several times is held once."""
+        held = self.counts[self.index].sum(axis=1)
+        held[:, HEAD] = np.minimum(held[:, HEAD], 1)
+        return held
+
+
+def runs_of_chunks(model: ModelSpec, strategy: StrategySpec) -> list[tuple[int, tuple[Run, ...]]]:
+    """(stage, runs) of every chunk, in the order of the model."""
+    pp, per_stage = strategy.mesh.pp, strategy.chunks_per_stage
+    stage_of = [stage_of_chunk(index, pp, per_stage, strategy.pipeline.schedule) for index in range(pp * per_stage)]
+    sizes = _chunk_sizes(model, strategy, stage_of)
+    left = _recomputed_layers(strategy, sizes, stage_of)
+    chunks, layer = [], 0
+    for index, (stage, size) in enumerate(zip(stage_of, sizes, strict=True)):
+        runs = [Run("embedding", 0, 1)] if index == 0 else []
+        end = layer + size
+        while layer < end:
+            slot, last = _slot_of_layer(model, layer)
+            count = min(end, last) - layer
+            recomputed = min(count, left[stage])
+            left[stage] -= recomputed
+            runs.append(Run(slot, layer, count, recomputed))
+            layer += count
+        if index == len(sizes) - 1:
+            if model.prediction_layers:
+                runs.append(Run("prediction", layer, model.prediction_layers))
+            runs.append(Run("head", layer, 1 + model.prediction_layers))
+        chunks.append((stage, tuple(runs)))
+    return chunks
+
+
+def _slot_of_layer(model: ModelSpec, layer: int) -> tuple[str, int]:
+    """The slot of a layer, and the first layer after it that has another."""
+    last = model.num_layers - model.query_layer
+    if model.query_layer and layer == last:
+        return "query", model.num_layers
+    if model.experts is None:
+        return "layer", last
+    first = model.experts.first_layer
+    return ("expert_layer", last) if layer >= first else ("layer", min(first, last))
+
+
+def _chunk_sizes(model: ModelSpec, strategy: StrategySpec, stage_of: list[int]) -> list[int]:
+    """Layers of each chunk. Explicit stages are cut evenly into their chunks."""
+    if strategy.chunks_per_stage == 1:
+        return strategy.layers_of_stages(model.num_layers)
+    if strategy.pipeline.stages is None:
+        return even_stages(model.num_layers, len(stage_of))
+    sizes = [0] * len(stage_of)
+    for stage, layers in enumerate(strategy.pipeline.stages):
+        mine = [index for index, owner in enumerate(stage_of) if owner == stage]
+        for index, size in zip(mine, even_stages(layers, len(mine)), strict=True):
+            sizes[index] = size
+    return sizes
+
+
+def _recomputed_layers(strategy: StrategySpec, sizes: list[int], stage_of: list[int]) -> list[int]:
+    """How many layers each stage computes again: the first ones that it has."""
+    recompute, pp = strategy.recompute, strategy.mesh.pp
+    if recompute.mode == "none":
+        return [0] * pp
+    if recompute.per_stage is not None:
+        return list(recompute.per_stage)
+    layers = [0] * pp
+    for stage, size in zip(stage_of, sizes, strict=True):
+        layers[stage] += size
+    return layers
+
+
+def stage_of_chunk(index: int, pp: int, per_stage: int, schedule: str) -> int:
+    """Return the stage that holds a chunk: round robin, or there and back again for the V-shaped schedules."""
+    if per_stage == 2 and schedule in V_SHAPED:
+        return index if index < pp else 2 * pp - 1 - index
+    return index % pp

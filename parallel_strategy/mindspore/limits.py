@@ -1,0 +1,33 @@
+"""What MindSpore 2.10 cannot carry out of a strategy for this network, said before anything is compiled."""
+
+from pangu.foundation.errors import UserError
+from parallel_strategy.spec.capability import check_executed
+from parallel_strategy.spec.framework import FrameworkSpec
+from parallel_strategy.spec.strategy import Question
+
+COMPILER = "mindspore-2.10"  # the framework preset that says what this compiler does
+
+
+def as_compiled(question: Question) -> Question:
+    """Return the question with the compiler's habits and limits, whatever its file names as its framework."""
+    return question.model_copy(update={"framework": FrameworkSpec.preset(COMPILER)})
+
+
+def check_supported(question: Question) -> None:
+    """Raises UserError that names the field which MindSpore 2.10 cannot carry out for this network."""
+    check_executed(as_compiled(question))
+
+
+def check_propagated(question: Question) -> None:
+    """Raises UserError where an operator strategy file does not do. Only MindSpore's sharding propagation reads and
+    writes it, which in 2.10 ends with "The pointer[node_prim] is null" on a pipeline."""
+    if question.strategy.tensor.sequence_parallel and question.strategy.mesh.tp > 1:
+        raise UserError(
+            "tensor.sequence_parallel: MindSpore's operator strategy file says how operators take their inputs, and "
+            "this needs to say what they give"
+        )
+    if question.strategy.mesh.pp > 1:
+        raise UserError(
+            f"mesh.pp {question.strategy.mesh.pp}: MindSpore 2.10 reads operator strategy files in sharding "
+            "propagation only, which compiles no pipeline; parameter strategy files are read there"
+        )

@@ -1,0 +1,457 @@
+"""The network of PanGu-alpha as MindSpore sees it: the one table of its names, shapes, operator splits and stages.
+
+Everybody who names a cell, a parameter or an operator of the network asks here: the price of an override, layouts,
+strategy files, `apply`, the reader of compiled graphs. The module imports nothing but the model's specification, so
+every folder may import it.
+
+An operator is a row: its path below its layer (or in the whole network), MindSpore's kind, and its operands. An operand
+lists its dimensions. A dimension is a word for its size and a letter for its split:
+
+    rows:D hidden | width:M hidden        MatMul of [rows, hidden], split over data parallelism, and a weight
+
+    D data parallel, M tensor parallel, V tensor parallel where the vocabulary is split, S tensor parallel where the
+    sequence is split between products, R = D·S rows there. No letter: whole. `!`: must stay whole. `-` is a scalar.
+    Behind `->` stands the layout asked for the result, where that is not the natural one.
+
+The layer is Megatron's (Shoeybi et al. 2019): heads and the feed-forward width are split, queries, keys, values and
+`mapping` by columns, both `projection`s by rows.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from parallel_strategy.spec.model import ModelSpec
+
+BACKBONE = "backbone."
+BLOCKS, QUERY_LAYER = "backbone.blocks.", "backbone.top_query_layer"
+WORD_TABLE = "backbone.word_embedding.embedding_table"
+WORD_LOOKUP, HEAD = "backbone.word_embedding.gather", "head"  # the two operators that read the word table
+TABLE_COPY = "output_table"  # the last stage's own copy of the word table
+WEIGHTS = (BACKBONE, TABLE_COPY)  # how the names of weights begin
+RECOMPUTED = ("scores", "add_penalty", "softmax", "context")  # of attention, by selective recomputation
+# These take no split of their own: they follow what they stand between.
+FOLLOWERS = ("Cast", "Reshape")
+IN_BLOCK = r"blocks-CellList/(\d+)-"  # a block in the scopes of a compiled graph
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """A dimension of an operand: the word for its size, the letter of its split, whether it must stay whole."""
+
+    size: str
+    letter: str = "1"
+    stays_whole: bool = False
+
+
+Operand = tuple[Dimension, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An operator. `weights`: operand -> its parameter. `takes`: the operators whose results it reads;
+    of `one/other` the last that is executed. Paths are below the layer, or whole for what is in no layer."""
+
+    path: str
+    kind: str
+    operands: tuple[Operand, ...]
+    outputs: tuple[Operand, ...] = ()
+    weights: tuple[tuple[int, str], ...] = ()
+    takes: tuple[str, ...] = ()
+
+
+def _operands(text: str) -> tuple[Operand, ...]:
+    def dimension(word: str) -> Dimension:
+        size, _, letter = word.partition(":")
+        return Dimension(size.removesuffix("!"), letter or "1", word.endswith("!"))
+
+    return tuple(
+        () if part.strip() == "-" else tuple(dimension(word) for word in part.split()) for part in text.split("|")
+    )
+
+
+def _row(path: str, kind: str, text: str, takes: str = "", weights: tuple[tuple[int, str], ...] = ()) -> Row:
+    inputs, _, outputs = text.partition("->")
+    return Row(path, kind, _operands(inputs), _operands(outputs) if outputs else (), weights, tuple(takes.split()))
+
+
+def _norm(path: str, takes: str) -> list[Row]:
+    weights = ((1, f"{path}.gamma"), (2, f"{path}.beta"))
+    text = "batch:D seq:S hidden! | hidden! | hidden!"
+    return [_row(f"{path}.normalisation.layer_norm", "LayerNorm", text, takes, weights)]
+
+
+def _linear(path: str, product: str, bias: str, takes: str) -> list[Row]:
+    matmul = f"{path}.affine.matmul"
+    return [
+        _row(matmul, "MatMul", product, takes, ((1, f"{path}.weight"),)),
+        _row(f"{path}.affine.bias_add", "BiasAdd", bias, matmul, ((1, f"{path}.bias"),)),
+    ]
+
+
+def _dropout(path: str, source: str, x: str, row: str, within: str) -> list[Row]:
+    """The dropout of `source`, a tensor `x`: its mask is a hash of numbers of rows and of places within a row."""
+    steps = (
+        ("add_row", "Add", f"{row} | {within}", ""),
+        ("add_seed", "Add", f"{x} | -", "add_row"),
+        ("shift", "RightShift", f"{x} | -", "add_seed"),
+        ("xor", "BitwiseXor", f"{x} | {x}", "add_seed shift"),
+        ("multiply", "Mul", f"{x} | -", "xor"),
+        ("low", "BitwiseAnd", f"{x} | -", "xor"),
+        ("reaches", "GreaterEqual", f"{x} | -", "low"),
+        ("mask", "Mul", f"{x} | {x}", f"{source} reaches"),
+        ("scale", "Mul", f"{x} | -", "mask"),
+        ("spread_seed", "Mul", "- | -", ""),
+        ("add_site", "Add", "- | -", ""),
+    )
+    names = {name for name, *_ in steps}
+    return [
+        _row(f"{path}.{name}", kind, text, " ".join(f"{path}.{one}" if one in names else one for one in takes.split()))
+        for name, kind, text, takes in steps
+    ]
+
+
+STREAM, STREAM_ROW = "batch:D seq:S hidden", "batch:D seq:S one"  # the residual stream
+HEADS, SCORES, MASK = "batch:D heads:M seq size", "batch:D heads:M seq keys", "batch:D one seq keys"
+KEYS, SCORES_ROW = "batch:D heads:M keys size", "batch:D heads:M seq one"
+INNER = "batch:D seq up:M"
+SPLIT, MAPPED = "attention.split_transpose", "output.mapping.affine.bias_add"
+ATTENDED, FED = "attention.projection.affine.bias_add", "output.projection.affine.bias_add"
+NORM1, NORM2 = "layernorm1.normalisation.layer_norm", "layernorm2.normalisation.layer_norm"
+
+LAYER_ROWS: tuple[Row, ...] = (
+    *_norm("layernorm1", "output_add"),
+    *_norm("layernorm2", "attention_add"),
+    *_linear("attention.dense1", "rows:D hidden | width:M hidden", "rows:D width:M | width:M", NORM1),
+    *_linear("attention.dense2", "rows:D hidden | key_width:M hidden", "rows:D key_width:M | key_width:M",
+             NORM1),
+    *_linear("attention.dense3", "rows:D hidden | key_width:M hidden", "rows:D key_width:M | key_width:M",
+             NORM1),
+    *_linear("attention.projection", "rows:D width:M | width:M hidden -> rows:R hidden", "rows:R hidden | hidden",
+             "attention.merge_transpose"),
+    _row("attention.scale_queries", "Mul", "batch:D seq width:M | -", "attention.dense1.affine.bias_add"),
+    _row("attention.scale_keys", "Mul", "batch:D seq key_width:M | -", "attention.dense2.affine.bias_add"),
+    _row(SPLIT, "Transpose", "batch:D seq heads:M size",
+         "attention.scale_queries attention.scale_keys attention.dense3.affine.bias_add"),
+    _row("attention.scores", "BatchMatMul", f"{HEADS} | {KEYS}", f"{SPLIT} {SPLIT}"),
+    _row("attention.add_penalty", "Add", f"{SCORES} | {MASK}", "attention.scores"),
+    _row("attention.softmax", "Softmax", "batch:D heads:M seq keys!", "attention.add_penalty"),
+    *_dropout("attention.probability_dropout", "attention.softmax", SCORES, SCORES_ROW, "one one one keys"),
+    _row("attention.context", "BatchMatMul", f"{SCORES} | {KEYS}",
+         f"attention.softmax/attention.probability_dropout.scale {SPLIT}"),
+    _row("attention.flash_attention.is_hidden", "Less", f"{MASK} | -"),
+    _row("attention.flash_attention.kernel", "FlashAttentionScore", f"{HEADS} | {KEYS} | {KEYS} | {MASK}",
+         f"{SPLIT} {SPLIT} {SPLIT}"),
+    _row("attention.merge_transpose", "Transpose", HEADS, "attention.context/attention.flash_attention.kernel"),
+    *_dropout("attention_dropout", ATTENDED, STREAM, STREAM_ROW, "one one hidden"),
+    _row("attention_add", "Add", f"{STREAM} | {STREAM}", f"output_add {ATTENDED}/attention_dropout.scale"),
+    *_linear("output.mapping", "rows:D hidden | hidden up:M", "rows:D up:M | up:M", NORM2),
+    _row("output.activation.kernel", "GeLU", INNER, MAPPED),
+    _row("output.activation.erf", "Erf", INNER, MAPPED),
+    _row("output.activation.scale", "Mul", f"{INNER} | -", MAPPED),
+    _row("output.activation.shift", "Add", f"{INNER} | -", "output.activation.erf"),
+    _row("output.activation.multiply", "Mul", f"{INNER} | {INNER}",
+         "output.activation.scale output.activation.shift"),
+    *_linear("output.projection", "rows:D ffn:M | ffn:M hidden -> rows:R hidden", "rows:R hidden | hidden",
+             "output.activation.kernel/output.activation.multiply"),
+    *_dropout("output_dropout", FED, STREAM, STREAM_ROW, "one one hidden"),
+    _row("output_add", "Add", f"{STREAM} | {STREAM}", f"attention_add {FED}/output_dropout.scale"),
+)  # fmt: skip
+
+# Operators outside of the layers that run before the first of them.
+EMBEDDING_PARTS = (WORD_LOOKUP, "backbone.position", "backbone.embedding", "objective.")
+PAIRS = "batch:D seq keys"  # which token sees which
+LOGITS = "rows:D vocab:V"
+
+NETWORK_ROWS: tuple[Row, ...] = (
+    # tables and the ends of the layers
+    _row(WORD_LOOKUP, "Gather", "vocab:V hidden | batch:D seq", "", ((0, WORD_TABLE),)),
+    _row("backbone.position_embedding.gather", "Gather", "positions hidden | batch:D seq", "",
+         ((0, "backbone.position_embedding.embedding_table"),)),
+    _row("backbone.top_query_embedding.gather", "Gather", "positions hidden | batch:D seq", "",
+         ((0, "backbone.top_query_embedding.embedding_table"),)),
+    _row("backbone.embedding_add", "Add", "batch:D seq hidden | batch:D seq hidden",
+         f"{WORD_LOOKUP} backbone.position_embedding.gather"),
+    *_dropout("backbone.embedding_dropout", "backbone.embedding_add", STREAM, STREAM_ROW, "one one hidden"),
+    *_norm("backbone.layernorm", ""),
+    _row(HEAD, "MatMul", "rows:D hidden | vocab:V hidden", "", ((1, WORD_TABLE),)),
+    # who sees whom
+    _row("objective.attention_mask.ends", "Equal", "batch:D seq | -"),
+    _row("objective.attention_mask.real", "NotEqual", "batch:D seq | -"),
+    _row("objective.attention_mask.from_zero", "Sub", "batch:D seq | -"),
+    _row("objective.attention_mask.cumsum", "CumSum", "batch:D seq"),
+    _row("objective.attention_mask.before", "Sub", "batch:D seq | batch:D seq"),
+    _row("objective.attention_mask.repeat_positions", "Add", "batch:D seq | one seq"),
+    _row("objective.attention_mask.same_document", "Equal", "batch:D seq one | batch:D one keys"),
+    _row("objective.attention_mask.causal", "Mul", f"{PAIRS} | one seq keys"),
+    _row("objective.attention_mask.repeat_causal", "Add", "batch:D seq one | one seq keys"),
+    _row("objective.attention_mask.see_real", "Mul", f"{PAIRS} | batch:D seq one"),
+    _row("objective.attention_mask.seen_real", "Mul", f"{PAIRS} | batch:D one keys"),
+    _row("objective.attention_mask.count", "ReduceSum", PAIRS),
+    _row("objective.attention_mask.hidden", "Sub", f"- | {PAIRS}"),
+    _row("objective.attention_mask.penalise", "Mul", f"{PAIRS} | -"),
+    # the loss
+    _row("objective.inputs", "StridedSlice", "batch:D seq"),
+    _row("objective.labels", "StridedSlice", "batch:D seq"),
+    _row("objective.is_counted", "NotEqual", "batch:D seq | -"),
+    _row("nll.maximum", "ReduceMax", LOGITS, HEAD),
+    _row("nll.shift", "Sub", f"{LOGITS} | rows:D one", HEAD),
+    _row("nll.exp", "Exp", LOGITS, "nll.shift"),
+    _row("nll.sum", "ReduceSum", LOGITS, "nll.exp"),
+    _row("nll.log", "Log", "rows:D"),
+    _row("nll.one_hot", "OneHot", "rows:D vocab:V | - | -"),
+    _row("nll.pick", "Mul", f"{LOGITS} | {LOGITS}", "nll.shift nll.one_hot"),
+    _row("nll.target", "ReduceSum", LOGITS, "nll.pick"),
+    _row("nll.subtract", "Sub", "rows:D | rows:D"),
+    _row("count", "Mul", "rows:D | rows:D"),
+    _row("sum", "ReduceSum", "rows:D"),
+    _row("scale", "Mul", "- | -"),
+)  # fmt: skip
+
+# Names that stand for another kind in a network with another activation.
+OTHER_KINDS = {"output.activation.kernel": ("GeLU", "FastGeLU")}
+
+
+# --- where operators, parameters and cells are -------------------------------------------------------------------
+
+
+def layer_path(model: ModelSpec, layer: int) -> str:
+    """Return the path of a layer's cell; the query layer is the last."""
+    return QUERY_LAYER if model.query_layer and layer == model.num_layers - 1 else f"{BLOCKS}{layer}"
+
+
+@cache
+def _rows() -> tuple[dict[str, Row], dict[str, Row]]:
+    return {row.path: row for row in LAYER_ROWS}, {row.path: row for row in NETWORK_ROWS}
+
+
+def row_of(path: str) -> Row | None:
+    """Return the row of an operator by its path; None where the network has no such operator."""
+    in_layer, in_network = _rows()
+    if found := re.fullmatch(r"backbone\.(?:blocks\.\d+|top_query_layer)\.(.+)", path):
+        return in_layer.get(found[1])
+    return in_network.get(path)
+
+
+def operators(model: ModelSpec) -> Iterator[tuple[str, Row]]:
+    """Yield the path and the row of every operator that the table knows for this model."""
+    for layer in range(model.num_layers):
+        where = layer_path(model, layer)
+        for row in LAYER_ROWS:
+            yield f"{where}.{row.path}", row
+    for row in NETWORK_ROWS:
+        if model.query_layer or not row.path.startswith("backbone.top_query_embedding"):
+            yield row.path, row
+
+
+def is_executed(model: ModelSpec, path: str) -> bool:
+    """Return whether a training step runs an operator, by its path or the end of it. Fused attention runs in half
+    precision and without dropout, in the place of its parts."""
+    fused = model.compute_dtype != "fp32" and not model.dropout_rate
+    if "flash_attention." in path:
+        return fused
+    if "dropout." in path:
+        return model.dropout_rate > 0
+    if "output.activation." in path:
+        return path.endswith("kernel") == (model.activation != "gelu_erf")
+    return not (fused and path.endswith(tuple(f"attention.{name}" for name in RECOMPUTED)))
+
+
+def sizes(model: ModelSpec, sequences: int = 1) -> dict[str, int]:
+    """Return the words of dimensions as numbers; `sequences`: of one micro-batch, over all data-parallel ranks."""
+    up = 2 if model.gated_ffn else 1
+    return {
+        "one": 1,
+        "batch": sequences,
+        "seq": model.seq_length,
+        "keys": model.seq_length,
+        "rows": sequences * model.seq_length,
+        "hidden": model.hidden_size,
+        "heads": model.num_heads,
+        "size": model.head_width,
+        "width": model.num_heads * model.head_width,
+        "key_width": model.key_value_heads * model.head_width,
+        "up": up * model.ffn_hidden_size,
+        "ffn": model.ffn_hidden_size,
+        "vocab": model.vocab_size,
+        "positions": model.seq_length,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedParameter:
+    """A parameter and an operator that reads it: `path` of the operator, and as which operand."""
+
+    parameter: str
+    shape: tuple[int, ...]
+    layer: int
+    operator: str
+    path: str
+    operand: int
+
+
+def owned_parameters(model: ModelSpec) -> Iterator[OwnedParameter]:
+    """Yield every parameter with the operators that read it, in the network's order. The word table comes twice."""
+    last = model.num_layers - 1
+    words, positions, queries, norm, head = (
+        row_of(path)
+        for path in (
+            WORD_LOOKUP,
+            "backbone.position_embedding.gather",
+            "backbone.top_query_embedding.gather",
+            "backbone.layernorm.normalisation.layer_norm",
+            HEAD,
+        )
+    )
+    yield from _owned(model, "", words, 0)
+    yield from _owned(model, "", positions, 0)
+    if model.query_layer:
+        yield from _owned(model, "", queries, last)
+    for layer in range(model.num_layers):
+        for row in LAYER_ROWS:
+            yield from _owned(model, f"{layer_path(model, layer)}.", row, layer)
+    yield from _owned(model, "", norm, last)
+    yield from _owned(model, "", head, last)
+
+
+def _owned(model: ModelSpec, prefix: str, row: Row | None, layer: int) -> Iterator[OwnedParameter]:
+    assert row is not None
+    size = sizes(model)
+    for operand, name in row.weights:
+        shape = tuple(size[dimension.size] for dimension in row.operands[operand])
+        yield OwnedParameter(f"{prefix}{name}", shape, layer, row.kind, f"{prefix}{row.path}", operand)
+
+
+def layer_of_cell(model: ModelSpec, path: str) -> int | None:
+    """Return the number of the layer that a cell is."""
+    if found := re.fullmatch(r"backbone\.blocks\.(\d+)", path):
+        return int(found[1])
+    return model.num_layers - 1 if path == QUERY_LAYER else None
+
+
+def stage_layer_of_cell(model: ModelSpec, path: str) -> int | None:
+    """Return the layer with which a cell shares its pipeline stage; None: the stage of its parts or neighbours."""
+    if path in ("backbone.word_embedding", "backbone.position_embedding", "backbone.embedding_dropout"):
+        return 0
+    if path in ("backbone.layernorm", "backbone.top_query_embedding"):
+        return model.num_layers - 1
+    return layer_of_cell(model, path)
+
+
+def layer_of_parameter(name: str, num_layers: int) -> int:
+    """Return the layer of a parameter: tables are in layer 0, what comes after the last layer in `num_layers`."""
+    if found := re.search(r"\bblocks\.(\d+)\.", name):
+        return int(found[1])
+    if "top_query" in name:
+        return num_layers - 1
+    return 0 if "embedding" in name else num_layers
+
+
+def blocks_of_scopes(scopes: Iterable[str]) -> set[int]:
+    """Return the numbers of the blocks that scopes of a compiled graph name."""
+    return {int(found[1]) for scope in scopes if (found := re.search(IN_BLOCK, scope))}
+
+
+def layer_of_scope(scope: str, num_layers: int) -> int:
+    """Return the layer that a scope of a compiled graph names, counted as `layer_of_parameter` does."""
+    if found := re.search(IN_BLOCK, scope):
+        return int(found[1])
+    if "top_query" in scope:
+        return num_layers - 1
+    if "word_embedding" in scope or "position_embedding" in scope:
+        return 0
+    return num_layers
+
+
+def short_name_of_scope(scope: str) -> str:
+    """Return `attention.projection` for `Default/.../attention-Attention/projection-Linear/.../AllReduce-op0`."""
+    parts = [part.split("-")[0] for part in scope.split("/")[:-1]]
+    kept = [part for part in parts if part in ("attention", "output", "projection", "word_embedding", "nll", "mapping")]
+    return ".".join(kept) or "loss"
+
+
+# --- the emulator's names ----------------------------------------------------------------------------------------
+
+LINEAR = {
+    "attention.query": "attention.dense1",
+    "attention.key": "attention.dense2",
+    "attention.value": "attention.dense3",
+    "attention.output": "attention.projection",
+    "feed_forward.up": "output.mapping",
+    "feed_forward.down": "output.projection",
+}
+NORMS = {"attention.norm": "layernorm1", "feed_forward.norm": "layernorm2"}
+TABLES = {
+    "embedding.word.weight": "word_embedding",
+    "head.logits.weight": "word_embedding",
+    "embedding.position.weight": "position_embedding",
+    "query_embedding.weight": "top_query_embedding",
+}
+WORD_TABLES = ("embedding.word.weight", "head.logits.weight")  # two copies of one table, where it is tied across stages
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOperator:
+    """An operator of a layer as the emulator and `search` name it, over [rows, columns]; a product has `inner` too.
+    `paths`: the operators of the network that it is; `inputs`: tensors that it reads."""
+
+    paths: tuple[str, ...]
+    columns: str
+    inner: str = ""
+    inputs: int = 1
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """How many dimensions each operand has where `search` prints its split."""
+        if self.inner:
+            return 2, 2
+        return (2, 1, 1) if self.paths[0].endswith("layer_norm") else (2,) * self.inputs
+
+
+CORE = (*RECOMPUTED, "merge_transpose", "flash_attention.is_hidden", "flash_attention.kernel")
+LAYER_OPERATORS: dict[str, LayerOperator] = {
+    "attention.norm": LayerOperator((NORM1,), "hidden", inputs=3),
+    "attention.query": LayerOperator(("attention.dense1.affine.matmul",), "width", "hidden"),
+    "attention.key": LayerOperator(("attention.dense2.affine.matmul",), "key_width", "hidden"),
+    "attention.value": LayerOperator(("attention.dense3.affine.matmul",), "key_width", "hidden"),
+    "attention.core": LayerOperator(
+        (SPLIT, *(f"attention.{name}" for name in CORE),
+         *(row.path for row in LAYER_ROWS if "probability_dropout" in row.path)),
+        "heads", inputs=3),
+    "attention.output": LayerOperator(("attention.projection.affine.matmul",), "hidden", "width"),
+    "attention.residual": LayerOperator(("attention_add",), "hidden", inputs=2),
+    "feed_forward.norm": LayerOperator((NORM2,), "hidden", inputs=3),
+    "feed_forward.up": LayerOperator(("output.mapping.affine.matmul",), "up", "hidden"),
+    "feed_forward.activation": LayerOperator(
+        tuple(f"output.activation.{name}" for name in ("kernel", "erf", "scale", "shift", "multiply")), "up"),
+    "feed_forward.down": LayerOperator(("output.projection.affine.matmul",), "hidden", "ffn"),
+    "feed_forward.residual": LayerOperator(("output_add",), "hidden", inputs=2),
+}  # fmt: skip
+
+
+def released_name(layer: int, name: str, query_layer: int | None) -> str:
+    """Return the released name of the weight `name` of a layer; `query_layer` is the number of the query layer, if any.
+
+    Weights that PanGu-alpha does not have keep their own name.
+    """
+    if name in TABLES:
+        return f"{BACKBONE}{TABLES[name]}.embedding_table"
+    part, _, kind = name.rpartition(".")
+    scale = "gamma" if kind == "weight" else "beta"
+    if part in ("final.norm", "head.norm"):
+        return f"{BACKBONE}layernorm.{scale}"
+    where = QUERY_LAYER if layer == query_layer else f"{BLOCKS}{layer}"
+    if part in NORMS:
+        return f"{where}.{NORMS[part]}.{scale}"
+    return f"{where}.{LINEAR[part]}.{kind}" if part in LINEAR else f"{layer}.{name}"
+
+
+def is_turned(name: str) -> bool:
+    """Return whether the checkpoint has [out, in] where the program has [in, out]."""
+    return name in ("attention.query.weight", "attention.key.weight", "attention.value.weight")
+
+
+def is_table(name: str) -> bool:
+    """Return whether a weight of the program is a lookup table."""
+    return name in TABLES

@@ -1,0 +1,60 @@
+"""On which pipeline stage each layer of PanGu-alpha is, which layers are recomputed, which parameters stay whole.
+
+MindSpore is not needed to ask. `apply` sets these decisions on a network, `strategy_file` writes them down.
+"""
+
+import fnmatch
+from dataclasses import dataclass
+
+from parallel_strategy.graph.program import Program
+from parallel_strategy.mindspore.pangu_network import WORD_TABLE, stage_layer_of_cell
+from parallel_strategy.spec.strategy import Question
+
+LAYERS = ("layer", "query")  # the program's blocks that are layers
+
+
+@dataclass(frozen=True)
+class Place:
+    """Pipeline stage, and which of the stage's chunks of layers."""
+
+    stage: int
+    chunk: int
+
+
+def places_of_layers(question: Question) -> list[Place]:
+    """Layers are dealt out as in the emulator's program; the query layer is the last."""
+    places = [Place(0, 0)] * question.model.num_layers
+    for chunk in Program(question).chunks:
+        for piece in chunk.pieces:
+            if piece.block.kind in LAYERS:
+                for layer in range(piece.first, piece.first + piece.count):
+                    places[layer] = Place(chunk.stage, chunk.index // question.strategy.mesh.pp)
+    return places
+
+
+def recomputed_layers(question: Question) -> set[int]:
+    """The layers that the emulator's program recomputes."""
+    return {
+        layer
+        for chunk in Program(question).chunks
+        for piece in chunk.pieces
+        if piece.block.kind in LAYERS
+        for layer in range(piece.first, piece.first + piece.recomputed)
+    }
+
+
+def stage_of_cell(question: Question, path: str, places: list[Place]) -> Place | None:
+    """Return the place of a cell of the network by its path; None: that of its parts or its neighbours."""
+    layer = stage_layer_of_cell(question.model, path)
+    return None if layer is None else places[layer]
+
+
+def stays_whole(question: Question, parameter: str) -> bool:
+    """Whether optimizer sharding leaves a parameter alone: by its name in the strategy, or because MindSpore 2.10 does
+    not compile it, a table with two readers on one stage whose gradients are added up over micro-batches at level 3."""
+    strategy = question.strategy
+    if parameter == WORD_TABLE and strategy.zero.level == 3 and strategy.micro_batches > 1:
+        places = places_of_layers(question)
+        if places[0].stage == places[-1].stage:
+            return True
+    return any(fnmatch.fnmatch(parameter, pattern) for pattern in question.strategy.zero.whole)

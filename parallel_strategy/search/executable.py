@@ -1,0 +1,59 @@
+"""A search space kept to what the framework can execute, so that its winner can be run."""
+
+from dataclasses import replace
+
+from pangu.foundation.errors import UserError
+from parallel_strategy.search.shapes import Layout, Space
+from parallel_strategy.spec.capability import outside
+from parallel_strategy.spec.framework import Executes
+from parallel_strategy.spec.strategy import Batch, Mesh, Question, Tensor
+
+
+def keep_to_framework(question: Question, space: Space) -> Space:
+    """Return the part of a space that the question's framework executes.
+
+    Raises UserError where a choice has no value left, or the framework has not this model."""
+    executes, name = question.framework.executes, question.framework.name
+    if lines := [line for line in outside(question) if line.startswith("model:")]:
+        raise UserError(f"{lines[0]} (--beyond prices it all the same)")
+    kept = replace(
+        space,
+        schedules=_among(space.schedules, executes.schedules),
+        simulated=_among(space.simulated, executes.schedules),
+        zero=_among(space.zero, executes.zero_stages),
+        interleave=_among(space.interleave, None if executes.interleave else [1]),
+        offload=_among(space.offload, None if executes.offload_optimizer else [False]),
+        activation=_among(space.activation, None if executes.offload_activation else [0.0]),
+        **{axis: _sizes(getattr(space, axis), axis, executes) for axis in ("pp", "cp", "tp", "ep")},
+        keeps=lambda layout, pp: _is_executed(question, layout, pp),
+    )
+    for choice in ("schedules", "zero", "interleave", "offload", "activation", "pp", "cp", "tp", "ep"):
+        if not getattr(kept, choice) and getattr(space, choice):
+            asked = ", ".join(map(str, getattr(space, choice)))
+            raise UserError(f"{choice} {asked}: {name} executes none of these; --beyond prices them all the same")
+    return kept
+
+
+def _among(values: list, legal: list | None) -> list:
+    return [value for value in values if legal is None or value in legal]
+
+
+def _sizes(values: list[int], axis: str, executes: Executes) -> list[int]:
+    """Return the sizes of an axis; an empty list means all, and no list is left where only larger ones were asked."""
+    if executes.axes is None or axis in executes.axes:
+        return values
+    return _among(values or [1], [1])
+
+
+def _is_executed(question: Question, layout: Layout, pp: int) -> bool:
+    """Return whether the framework executes a layout, whatever the other choices are."""
+    mesh = Mesh.model_construct(pp=pp, dp=layout.dp, cp=layout.cp, tp=layout.tp, ep=layout.ep, order=list(layout.order))
+    strategy = question.strategy.model_copy(
+        update={
+            "mesh": mesh,
+            "batch": Batch.model_construct(global_=layout.dp * layout.micro, micro=layout.micro),
+            "tensor": Tensor(sequence_parallel=layout.sequence_parallel, vocab=question.strategy.tensor.vocab),
+        }
+    )
+    lines = outside(question.with_strategy(strategy))
+    return not any(line.startswith(("mesh", "batch", "tensor")) for line in lines)

@@ -1,0 +1,28 @@
+"""A model of random weights with a tokenizer of its own, for tests that need one and not a good one."""
+
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from data_pipeline.dedup_check.chinese_grammar import documents
+from data_pipeline.stages.tokenizer.training_process import train_tokenizer
+from pangu import parameters
+from pangu.config import ModelConfig
+
+
+def write(folder: Path, seed: int = 1, **changes: object) -> Path:
+    """Write weights.safetensors, model.yaml and tokenizer/ into a folder -> the weights' path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer(list(documents(seed=4, count=60)), folder / "tokenizer", vocab_size=600)
+    sizes = {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "ffn_hidden_size": 64, "seq_length": 128}
+    fields = {**sizes, "vocab_size": tokenizer.vocab_size, "compute_dtype": "fp32", **changes}
+    config = ModelConfig.from_fields(fields, "test")
+    (folder / "model.yaml").write_text(config.dump(), encoding="utf-8")
+    random = np.random.default_rng(seed)
+    weights = {}
+    for name, shape in parameters.shapes(config).items():
+        mean = 1.0 if name.endswith("gamma") else 0.0
+        weights[name] = (mean + random.normal(0, 0.1, shape)).astype(np.float32)
+    save_file(weights, folder / "weights.safetensors")
+    return folder / "weights.safetensors"

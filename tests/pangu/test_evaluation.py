@@ -1,0 +1,312 @@
+"""The tasks of the paper: data of every form, scores, comparisons, and what a person gets wrong."""
+
+import json
+import random
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pangu
+from pangu.cli import main
+from pangu.evaluation import metrics, requests
+from pangu.evaluation.document_forms import Document
+from pangu.evaluation.evaluate import evaluate
+from pangu.evaluation.published import PAPER
+from pangu.evaluation.task import load_task, task_names
+from pangu.foundation.errors import UserError
+from pangu.generation.likelihood import Scored
+from tests.pangu import small_model
+
+# (documents of the split that the paper scored, those at hand)
+COUNTS = {
+    "cmrc2018": 3219,
+    "webqa": 3024,
+    "cft": 2706,
+    "cmrc2019": 3053,
+    "ocnli": 2950,
+    "afqmc": 4316,
+    "cluewsc2020": 304,
+    "c3": 1825,
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> pangu.LanguageModel:
+    path = small_model.write(tmp_path_factory.mktemp("evaluation"), seq_length=256)
+    return pangu.load(path, tokenizer=path.parent / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set of every kind: sentence pairs, reading, cloze, blanks."""
+    folder = tmp_path_factory.mktemp("sets")
+    draw = random.Random(5)
+    names = ["小明", "老师", "记者", "医生", "司机", "学生"]
+
+    def sentence() -> str:
+        return f"{draw.choice(names)}在{draw.randint(1, 12)}月去了北京，{draw.choice(names)}很高兴"
+
+    labels = ["entailment", "neutral", "contradiction"]
+    pairs = [{"id": i, "sentence1": sentence(), "sentence2": sentence(), "label": labels[i % 3]} for i in range(60)]
+    pairs.append({"id": 99, "sentence1": "一", "sentence2": "二", "label": "-"})
+    for place, rows in (
+        ("OCNLI/x__dev.json", pairs),
+        ("OCNLI/x__train.3k.json", [p | {"sentence1": sentence()} for p in pairs]),
+    ):
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    article = {
+        "context": sentence(),
+        "qas": [{"id": "q1", "question": "谁很高兴？", "answers": [{"text": "小明"}] * 2}],
+    }
+    (folder / "cmrc2018_dev.json").write_text(
+        json.dumps({"data": [{"paragraphs": [article]}]}, ensure_ascii=False), encoding="utf-8"
+    )
+    (folder / "cft.test.auto").write_text(
+        "1 ||| 小猫 跑 了\n2 ||| 小狗 也 XXXXX 了 ||| 跑\n1 ||| 天 XXXXX 了 ||| 黑\n", encoding="utf-8"
+    )
+    passages = [
+        {"context_id": f"P{i}", "context": f"{sentence()}，[BLANK1]。{sentence()}，[BLANK2]。", "answers": [1, 0],
+         "choices": [sentence(), sentence(), sentence()]}
+        for i in range(6)
+    ]  # fmt: skip
+    (folder / "cmrc2019_dev.json").write_text(json.dumps({"data": passages}, ensure_ascii=False), encoding="utf-8")
+    return folder
+
+
+class Oracle(pangu.LanguageModel):
+    """A model that knows the answers: it continues prompts with them, and finds right candidates likely."""
+
+    def __init__(self, model: pangu.LanguageModel, answers: dict[str, str], right: set[str]) -> None:
+        super().__init__(model.generator)
+        self.answers, self.right = answers, right
+
+    def generate(self, texts, **options):
+        return [next(answer for prompt, answer in self.answers.items() if text.endswith(prompt)) for text in texts]
+
+    def log_likelihood(self, pairs, done=None):
+        texts = [self.tokenizer.decode([*context, *rest]) for context, rest in pairs]
+        return [
+            Scored(np.full(len(pair[1]), -0.1 if text in self.right else -5.0), False)
+            for text, pair in zip(texts, pairs, strict=True)
+        ]
+
+
+def oracle_of(model: pangu.LanguageModel, task_name: str, data: Path) -> Oracle:
+    task = load_task(task_name)
+    template = task.template("paper")
+    answers, right = {}, set()
+    for document in requests.load_documents(task, data)[0]:
+        if task.method == "generate":
+            answers[requests.filled(template.context, document.fields)] = document.answers[0]
+        else:
+            context, scored = requests.choice_of(template, document, "").pairs[document.gold]
+            right.add(model.tokenizer.decode(model.ids(context + scored)))
+    return Oracle(model, answers, right)
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"), [("ocnli", "ppl"), ("cmrc2018", "f1"), ("cft", "equal"), ("cmrc2019", "qac")]
+)
+def test_a_model_that_knows_the_answers_has_100(model, data: Path, tmp_path: Path, task: str, metric: str) -> None:
+    [score] = evaluate(oracle_of(model, task, data), [task], data=data, out=tmp_path)
+    assert score.scores[metric] == 100
+
+
+def test_random_weights_score_chance(model, data: Path, tmp_path: Path) -> None:
+    [score] = evaluate(model, ["ocnli"], data=data, out=tmp_path)
+    assert score.documents == 60 and score.chance == pytest.approx(100 / 3) and score.majority == pytest.approx(100 / 3)
+    assert abs(score.scores["ppl"] - score.chance) <= 3 * score.standard_errors["ppl"] + 1e-9
+
+
+def test_the_order_of_candidates_changes_nothing(model) -> None:
+    document = Document("1", {"P": "小明去了北京。", "Q": "谁去了？"}, ("小明", "老师", "医生"), 0)
+    turned = Document("1", document.fields, ("医生", "小明", "老师"), 1)
+    template = load_task("c3").template("paper")
+    totals = []
+    for one in (document, turned):
+        choice = requests.choice_of(template, one, "")
+        scored = model.log_likelihood(choice.pairs)
+        totals.append({label: result.total for label, result in zip(one.candidates, scored, strict=True)})
+    assert totals[0] == totals[1]
+
+
+def test_shots_are_drawn_by_the_seed_and_never_the_document_itself(data: Path) -> None:
+    task = load_task("ocnli")
+    template = task.template("paper")
+    documents, _ = requests.load_documents(task, data)
+    source = requests.load_shots(task, template, data, 6) + documents
+    for document in documents[:10]:
+        shots = requests.draw_shots(task, source, document, 6, seed=1)
+        assert shots == requests.draw_shots(task, source, document, 6, seed=1)
+        assert len(shots) == 6 and document not in shots
+        assert [shot.label for shot in shots] == ["对", "或许", "错"] * 2  # the paper's order
+    assert requests.draw_shots(task, source, documents[0], 6, 1) != requests.draw_shots(
+        task, source, documents[0], 6, 2
+    )
+
+
+def test_an_interrupted_evaluation_goes_on_and_asks_nothing_twice(model, data: Path, tmp_path: Path) -> None:
+    [whole] = evaluate(model, ["ocnli"], data=data, out=tmp_path / "whole")
+    evaluate(model, ["ocnli"], data=data, out=tmp_path / "cut")
+    path = tmp_path / "cut" / whole.file
+    path.write_bytes(path.read_bytes()[: -len(path.read_bytes()) // 3])  # killed while it wrote
+    asked: list[int] = []
+
+    class Counting(pangu.LanguageModel):
+        def log_likelihood(self, pairs, done=None):
+            asked.append(len(pairs))
+            return super().log_likelihood(pairs, done)
+
+    [resumed] = evaluate(Counting(model.generator, model.source), ["ocnli"], data=data, out=tmp_path / "cut")
+    assert resumed.scores == whole.scores and 0 < sum(asked) < 3 * 60 / 2
+    assert path.read_bytes() == (tmp_path / "whole" / whole.file).read_bytes()
+
+
+def test_another_setting_is_asked_anew(model, data: Path, tmp_path: Path) -> None:
+    evaluate(model, ["ocnli"], data=data, out=tmp_path, limit=10)
+    [more] = evaluate(model, ["ocnli"], data=data, out=tmp_path, limit=20)
+    assert more.documents == 20
+    [other] = evaluate(model, ["ocnli"], data=data, out=tmp_path, limit=20, variant="given_label")
+    assert other.file != more.file
+
+
+def test_a_page_and_a_table_are_written(model, data: Path, tmp_path: Path, capsys) -> None:
+    words = ["evaluate", model.source, "--tokenizer", str(Path(model.source).parent / "tokenizer"), "--data", str(data)]
+    assert main([*words, "--limit", "8", "--compare", "paper", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "ocnli" in printed and "42.61*" in printed and "not comparable" in printed
+    assert max(map(len, printed.splitlines()[:-1])) <= 100
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "Content-Security-Policy" in text and "http" not in text.replace("http-equiv", "")
+    assert main([*words, "--limit", "8", "--out", str(tmp_path), "--json"]) == 0
+    assert {row["task"] for row in json.loads(capsys.readouterr().out)} == {"ocnli", "cmrc2018", "cft", "cmrc2019"}
+
+
+def test_a_text_that_stood_in_the_corpus_is_scored_apart(model, data: Path, tmp_path: Path) -> None:
+    documents, _ = requests.load_documents(load_task("ocnli"), data)
+    hits = tmp_path / "corpus/decontamination"
+    hits.mkdir(parents=True)
+    hit = {"corpus_text": documents[3].fields["S1"], "counts": True}
+    (hits / "hits.jsonl").write_text(json.dumps(hit, ensure_ascii=False) + "\n", encoding="utf-8")
+    [score] = evaluate(model, ["ocnli"], data=data, out=tmp_path / "out", corpus=tmp_path / "corpus")
+    assert score.clean and score.clean["documents"] < 60
+
+
+# -- metrics ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "prediction", "f1", "exact"),
+    [
+        ("光荣和ω-force", "光荣和ω-force", 1.0, 1.0),
+        ("北京", "", 0.0, 0.0),
+        ("北京", "。，！", 0.0, 0.0),
+        ("", "", 0.0, 1.0),
+        ("中国北京", "北京", 2 / 3, 0.0),
+        ("北京，中国", "北京中国", 1.0, 1.0),
+        ("ABC公司", "abc公司", 1.0, 1.0),
+        ("a b c", "b", 0.5, 0.0),
+        ("甲乙丙丁", "甲丙乙丁", 0.25, 0.0),  # the longest contiguous run, no bag of characters
+        ("1998年", "1998年5月", 2 * (2 / 4) * 1 / (2 / 4 + 1), 0.0),
+    ],
+)
+def test_f1_and_exact_match_are_the_official_ones(answer: str, prediction: str, f1: float, exact: float) -> None:
+    assert metrics.f1([answer], prediction) == pytest.approx(f1)
+    assert metrics.exact_match([answer], prediction) == exact
+    assert metrics.f1(["无关", answer], prediction) == pytest.approx(f1)  # the best of the answers
+
+
+def test_rouge_counts_each_character_once() -> None:
+    assert metrics.rouge_1(["天天向上"], "天上") == pytest.approx(2 * 2 / (3 + 2))
+    assert metrics.rouge_l(["甲乙丙"], "丙乙甲") == pytest.approx(2 * 1 / 6)
+    assert metrics.rouge_1([], "天") == metrics.rouge_l(["天"], "") == 0
+
+
+def test_rules_choose_as_they_are_defined_and_ties_go_to_the_first() -> None:
+    chosen = metrics.choose([-4.0, -3.0, -3.0], [4, 2, 2], ["一二三四", "ab", "一二"], [-1.0, -3.0, -0.5])
+    assert chosen == {"ppl": 0, "acc": 1, "acc_norm": 0, "acc_bytes": 0, "acc_mutual_info": 1}
+
+
+def test_every_sentence_is_used_once() -> None:
+    assert metrics.assign(np.array([[-1.0, -2.0, -9.0], [-1.1, -5.0, -9.0]])) == [1, 0]
+
+
+# -- data ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_task_has_its_paper_row_and_reads_as_yaml() -> None:
+    assert {name for name in task_names() if name != "wplc"} == set(PAPER)
+    for name in task_names():
+        assert load_task(name).metrics[0] in {*metrics.GENERATED, "ppl", "qac", "perplexity"}
+
+
+def test_the_sets_at_hand_have_the_sizes_that_the_paper_scored(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "eval"
+    for name in task_names():
+        task = load_task(name)
+        if not requests.find_files(folder, task.files):
+            assert name in ("pd", "wplc", "cft"), name
+            continue
+        documents, _ = requests.load_documents(task, folder)
+        assert len(documents) == COUNTS.get(name, len(documents)), name
+        if task.method == "choice":
+            assert all(0 <= one.gold < len(one.candidates) for one in documents)
+            assert all(len(set(one.candidates)) == len(one.candidates) for one in documents if name != "c3")
+    archive = next((folder / "CFT").glob("*.zip"), None)
+    if archive:
+        zipfile.ZipFile(archive).extractall(tmp_path)
+        assert len(requests.load_documents(load_task("cft"), tmp_path)[0]) == 2706
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "ocnli",
+            '{"sentence1": "一", "sentence2": "二"}',
+            "set.json:1: is not of the expected form; expected sentence1",
+        ),
+        (
+            "ocnli",
+            '{"sentence1": "一", "sentence2": "二", "label": "perhaps"}',
+            "label 'perhaps' is unknown; known: entail",
+        ),
+        ("ocnli", '{"sentence1": ', "set.json:1: is not JSON"),
+        ("ocnli", "\n", "holds no document"),
+        ("cmrc2018", '{"data": [{"paragraphs": {}}', "set.json: is not JSON"),
+        ("cmrc2018", '{"data": [{"title": "x"}]}', "expected data: [{paragraphs"),
+        ("c3", '[["a", "b"]]', "record 1: is not of the expected form"),
+        ("c3", '[[["甲"], [{"question": "谁", "choice": ["一"], "answer": "二"}], "1"]]', "record 1: is not of the"),
+        ("cft", "1 ||| 没有 空\n2 没有 竖线\n", "set.json:2: is not of the expected form"),
+        ("tnews", '{"sentence": "一", "label_desc": "news_x"}', "label 'news_x' is unknown"),
+    ],
+)
+def test_a_file_of_another_form_is_one_line(tmp_path: Path, name: str, content: str, message: str) -> None:
+    path = tmp_path / "set.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        requests.load_documents(load_task(name), path)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task", "ocnly"], "did you mean 'ocnli'"),
+        (["--task", "ocnli", "--variant", "papers"], "did you mean 'paper'"),
+        (["--task", "ocnli", "--shots", "some"], "must be zero, one, few or a whole number"),
+        (["--task", "cmrc2018", "--shots", "3"], "has no file to draw 3 shots of cmrc2018 from"),
+        (["--task", "drcd"], "has no file for task drcd"),
+        (["--limit", "0"], "must be at least 1"),
+        (["--corpus", "."], "has no decontamination/hits.jsonl"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(model, data: Path, tmp_path: Path, capsys, words, message) -> None:
+    tokenizer = str(Path(model.source).parent / "tokenizer")
+    line = ["evaluate", model.source, "--tokenizer", tokenizer, "--data", str(data), "--out", str(tmp_path), *words]
+    assert main(line) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error

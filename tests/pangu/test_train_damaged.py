@@ -1,0 +1,120 @@
+"""A run without a whole checkpoint is never begun anew unasked: it stops, and nothing is changed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.directory import STATE, WEIGHTS
+from pangu.cli import main
+from pangu.training.run import train
+from tests.pangu import packed_corpus
+from tests.pangu.test_train import configuration
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return packed_corpus.write(tmp_path_factory.mktemp("corpus") / "packed")
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: Path, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "run"
+    train(configuration(corpus, out, steps=12))
+    return out
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def in_every(run: Path, change) -> None:
+    for directory in checkpoint.step_directories(run):
+        change(directory)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def say_version_2(directory: Path) -> None:
+    state = json.loads((directory / STATE).read_text())
+    (directory / STATE).write_text(json.dumps(state | {"version": 2, "novelty": 1}))
+
+
+DAMAGES = {
+    "no state": lambda run: in_every(run, lambda step: (step / STATE).unlink()),
+    "a bit": lambda run: in_every(run, lambda step: flip(step / WEIGHTS)),
+    "cut": lambda run: in_every(run, lambda step: (step / WEIGHTS).write_bytes((step / WEIGHTS).read_bytes()[:-9])),
+    "empty state": lambda run: in_every(run, lambda step: (step / STATE).write_bytes(b"")),
+    "a list for a state": lambda run: in_every(run, lambda step: (step / STATE).write_text("[]")),
+    "no optimizer": lambda run: in_every(run, lambda step: (step / "optimizer.safetensors").unlink()),
+    "a later version": lambda run: in_every(run, say_version_2),
+    "a later version, newest only": lambda run: say_version_2(checkpoint.step_directories(run)[0]),
+    "empty directories": lambda run: in_every(run, lambda step: [path.unlink() for path in step.iterdir()]),
+    "no directories": lambda run: shutil.rmtree(run / "checkpoints"),
+    "a dead link": lambda run: (
+        (run / "checkpoints").rename(run.parent / f"{run.name}-gone"),
+        (run / "checkpoints").symlink_to("nowhere"),
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_without_a_whole_checkpoint_it_stops_and_changes_nothing(
+    corpus: Path, finished: Path, tmp_path: Path, capsys, damage: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    DAMAGES[damage](run)
+    before = tree(run)
+    config = configuration(corpus, run, steps=17)
+    (tmp_path / "train.yaml").write_text(config.dump())
+    capsys.readouterr()
+    assert main(["train", str(tmp_path / "train.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    if "later version" in damage:
+        assert "was written by a later version" in error
+    else:
+        assert "--start-anew" in error
+        for directory in checkpoint.step_directories(run):
+            assert str(directory) in error
+    assert tree(run) == before
+
+
+def test_to_begin_anew_is_said_and_throws_nothing_away(corpus: Path, finished: Path, tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    DAMAGES["a bit"](run)
+    before = tree(run)
+    config = configuration(corpus, run, steps=6)
+    (tmp_path / "train.yaml").write_text(config.dump())
+    assert main(["train", str(tmp_path / "train.yaml"), "--start-anew"]) == 0
+    assert "what was there is in earlier-001/" in capsys.readouterr().err
+    aside = tree(run / "earlier-001")
+    assert aside.items() <= before.items() and any(name.startswith("checkpoints/step-00000012") for name in aside)
+    assert checkpoint.newest(run).state.step == 6
+    with pytest.raises(StopIteration):
+        next(iter((run / "checkpoints").glob("*12")))
+
+
+def test_pruning_counts_what_the_run_has_reached(finished: Path, tmp_path: Path) -> None:
+    """A damaged checkpoint ahead of the run does not push out the whole one that was just written."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "checkpoints/step-00000012").rename(run / "checkpoints/step-00000099")
+    shutil.rmtree(run / "checkpoints/step-00000006")
+    for step in (8, 9):
+        shutil.copytree(run / "checkpoints/step-00000099", run / f"checkpoints/step-{step:08d}")
+    (run / "checkpoints/step-00000099" / STATE).unlink()
+    checkpoint.prune(run, 1, 9)
+    assert [path.name for path in checkpoint.step_directories(run)] == ["step-00000099", "step-00000009"]
