@@ -32,7 +32,7 @@ SETTINGS = {
     "min_data_in_leaf": 30, "bagging_fraction": 0.7, "bagging_freq": 1, "feature_fraction": 0.3, "lambda_l2": 5,
     "max_bin": 63, "num_threads": 1, "verbose": -1, "seed": 1, "deterministic": True,
 }  # fmt: skip
-TREES = 180  # each of the two models
+TREES = 150  # each of the two models
 FOLDS = 8
 SHARES = {"old": 0.2, "modern": 0.35, "invented": 0.45}  # of the weight
 

@@ -27,6 +27,8 @@ from data_pipeline.extraction.surroundings import look_again
 MODEL_FILE = Path(__file__).with_name("line_model.json")
 SHARED = 0.4  # how far a line's probability is that of its kind; by cross-validation, 0.2 to 0.6 do as well
 LEAST_PROBABILITY = 0.1  # a line below is never kept
+FLOOR = 0.5  # nor one below this on a page that has text which is more probable than not
+FLOOR_CHARACTERS = 80  # that much of it
 
 
 @dataclass(frozen=True)
@@ -170,4 +172,6 @@ def expected_best(page: FlatPage, probability: np.ndarray) -> np.ndarray:
     expected = 2 * hits / (np.cumsum(characters[order]) + hits[-1] + 1e-9)
     kept = np.zeros(len(probability), bool)
     kept[order[: int(expected.argmax()) + 1]] = True
-    return kept & (probability >= LEAST_PROBABILITY)
+    # a stream of teasers is text or it is not, all of it: many lines of little probability are no expected text
+    is_clear = characters[probability >= 0.5].sum() >= FLOOR_CHARACTERS
+    return kept & (probability >= (FLOOR if is_clear else LEAST_PROBABILITY))

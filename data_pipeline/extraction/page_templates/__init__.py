@@ -13,9 +13,9 @@ from data_pipeline.extraction.page_templates.pages import TemplatePage, Text
 __all__ = ["Text", "make_page"]
 
 _KINDS = {
-    classic.article: 0.22, classic.thread: 0.16, classic.manual: 0.05, classic.encyclopedia: 0.04,
-    classic.product: 0.04, classic.index: 0.03, portals.portal: 0.28, portals.question: 0.06,
-    portals.microblog: 0.06, portals.wiki: 0.06,
+    classic.article: 0.2, classic.thread: 0.22, classic.manual: 0.05, classic.encyclopedia: 0.03,
+    classic.product: 0.04, classic.index: 0.02, portals.portal: 0.27, portals.question: 0.06,
+    portals.microblog: 0.06, portals.wiki: 0.05,
 }  # fmt: skip
 
 

@@ -185,6 +185,13 @@ def _other_articles(page: TemplatePage, style: str, own: str, name: str) -> None
 
 def _comments(page: TemplatePage, kept: bool) -> None:
     say = page.keep if kept else html.escape
+    if not kept and page.chance(0.85):
+        words = page.one(
+            ["网友评论", "热门评论", "全部评论", "最新评论", "评论", "精彩评论", "大家都在说", "网友跟贴", "评论区"]
+        )
+        page.add(
+            f"<{page.one(['h3', 'div', 'span'])}>{words} {page.random.randint(1, 999)}</div><div>理性发言，友善互动</div>"
+        )
     own, inner = _class(page), page.one(["div", "p", "span"])
     style = page.random.randint(0, 2)
     for _ in range(page.random.randint(2, 30)):
