@@ -15,7 +15,7 @@ from data_pipeline.extraction.blocks import blocks_of
 from data_pipeline.extraction.embedded import embedded_text
 from data_pipeline.extraction.formulas import mark_formulas
 from data_pipeline.extraction.hidden import shown_lines, with_lines
-from data_pipeline.extraction.line_model import expected_best, main_text_probability
+from data_pipeline.extraction.line_model import main_text
 from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage, read_page
 from data_pipeline.extraction.structure import Structure, structure_of
 from data_pipeline.extraction.writers import Inline, write_markdown, write_text
@@ -86,8 +86,7 @@ def extract(html: bytes, url: str | None = None, content_type: str | None = None
     page = read_page(source)
     page = with_lines(page, shown_lines(page))
     structure = structure_of(page)
-    probability = main_text_probability(page, structure)
-    kept = expected_best(page, probability)
+    probability, kept = main_text(page, structure)
     counts = page.line_counts
     characters = int(counts[kept, CHARACTERS].sum())
     lines = _Lines(page)

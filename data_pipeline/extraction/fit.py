@@ -17,8 +17,24 @@ import numpy as np
 
 from data_pipeline.extraction.formulas import mark_formulas
 from data_pipeline.extraction.hidden import shown_lines, with_lines
-from data_pipeline.extraction.line_model import MODEL_FILE, LineModel, Trees, expected_best, smoothed
-from data_pipeline.extraction.measures import FEATURES, FIRST_FEATURES, TREE_DEPTH, measure_lines, node_kinds
+from data_pipeline.extraction.line_model import (
+    MODEL_FILE,
+    LineModel,
+    Trees,
+    kept_lines,
+    smoothed,
+    with_inner_parts,
+    without_other_articles,
+)
+from data_pipeline.extraction.measures import (
+    FEATURES,
+    FIRST_FEATURES,
+    PAGE_THREAD,
+    TREE_DEPTH,
+    measure_lines,
+    measure_page,
+    node_kinds,
+)
 from data_pipeline.extraction.page import read_page
 from data_pipeline.extraction.page_templates import Text, make_page
 from data_pipeline.extraction.scoring import LabelledPage, labelled_pages, scores
@@ -33,8 +49,9 @@ SETTINGS = {
     "max_bin": 63, "num_threads": 1, "verbose": -1, "seed": 1, "deterministic": True,
 }  # fmt: skip
 TREES = 150  # each of the two models
-FOLDS = 8
-SHARES = {"old": 0.2, "modern": 0.35, "invented": 0.45}  # of the weight
+PAGE_TREES = 80
+FOLDS = 5
+SHARES = {"old": 0.25, "modern": 0.45, "invented": 0.3}  # of the weight
 
 
 class Example:
@@ -47,6 +64,7 @@ class Example:
         self.kinds = node_kinds(self.page)
         self.structure = structure_of(self.page)
         self.features = measure_lines(self.page, self.kinds)
+        self.page_features = measure_page(self.page, self.features)
         self.gold = gold
         self.lines = [
             bytes(self.page.text[a:b]).decode() for a, b in zip(self.page.line_start, self.page.line_end, strict=True)
@@ -63,6 +81,10 @@ class Example:
         weight = np.sqrt([len(line) + 1 for line in self.lines])
         self.weight = weight / weight.sum() if len(weight) else weight
 
+    def set_thread(self, trees: Trees) -> None:
+        """Say in every row how probably the page is a thread."""
+        self.features[:, PAGE_THREAD] = trees.probabilities(self.page_features)[0]
+
     def second_features(self, probability: np.ndarray) -> np.ndarray:
         """Return the rows with what a first model says."""
         look_again(self.page, self.kinds, probability, FIRST_FEATURES, self.features)
@@ -70,9 +92,12 @@ class Example:
 
     def f1(self, model: LineModel) -> float:
         """Return the F1 of the page's text by a model."""
+        self.set_thread(model.page)
         rows = self.second_features(model.first.probabilities(self.features))
-        probability = smoothed(self.page, self.structure, self.kinds, model.second.probabilities(rows))
-        kept = expected_best(self.page, probability)
+        probability = without_other_articles(rows, model.second.probabilities(rows))
+        probability = smoothed(self.page, self.structure, self.kinds, probability)
+        kept = kept_lines(self.page, probability, float(rows[0, PAGE_THREAD]) if len(rows) else 0.0)
+        kept = with_inner_parts(self.page, self.structure, probability, kept)
         return scores("\n".join(line for line, keep in zip(self.lines, kept, strict=True) if keep), self.gold)[0]
 
 
@@ -113,6 +138,19 @@ def fit_trees(examples: list[Example], columns: int, trees: int = TREES) -> Tree
     return Trees.from_lightgbm([tree["tree_structure"] for tree in dump["tree_info"]])
 
 
+def fit_page_trees(examples: list[Example]) -> Trees:
+    """Fit trees that tell threads from other pages."""
+    import lightgbm
+
+    rows = np.vstack([example.page_features for example in examples])
+    label = np.array([example.kind == "forum" for example in examples])
+    weight = np.array([1.0 if example.origin == "invented" else 3.0 for example in examples])
+    data = lightgbm.Dataset(rows, label, weight=weight, params={"verbose": -1})
+    settings = {**SETTINGS, "min_data_in_leaf": 15, "num_leaves": 6}
+    dump = lightgbm.train(settings, data, PAGE_TREES).dump_model()
+    return Trees.from_lightgbm([tree["tree_structure"] for tree in dump["tree_info"]])
+
+
 def groups_of(examples: list[Example], folds: int, seed: int) -> np.ndarray:
     """Return a fold for each page; pages of one site are in one fold."""
     sites = sorted({example.site or f"?{number}" for number, example in enumerate(examples)})
@@ -121,22 +159,33 @@ def groups_of(examples: list[Example], folds: int, seed: int) -> np.ndarray:
     return np.array([fold[example.site or f"?{number}"] for number, example in enumerate(examples)])
 
 
-def fit(examples: list[Example]) -> LineModel:
+def fit(examples: list[Example], inner: int = 4) -> LineModel:
     """Fit both sets of trees; the second to what first trees say of pages that they have not seen."""
-    fold = groups_of(examples, 4, 1)
-    for k in range(4):
-        first = fit_trees([example for example, own in zip(examples, fold, strict=True) if own != k], FIRST_FEATURES)
-        for example in (example for example, own in zip(examples, fold, strict=True) if own == k):
+    fold = groups_of(examples, inner, 1)
+    split = [
+        (
+            [e for e, own in zip(examples, fold, strict=True) if own != k],
+            [e for e, own in zip(examples, fold, strict=True) if own == k],
+        )
+        for k in range(inner)
+    ]
+    for others, own in split:
+        page = fit_page_trees(others)
+        for example in own:
+            example.set_thread(page)
+    for others, own in split:
+        first = fit_trees(others, FIRST_FEATURES)
+        for example in own:
             example.second_features(first.probabilities(example.features))
     second = fit_trees(examples, len(FEATURES))
-    return LineModel(fit_trees(examples, FIRST_FEATURES), second)
+    return LineModel(fit_page_trees(examples), fit_trees(examples, FIRST_FEATURES), second)
 
 
 def cross_validate(labelled: list[Example], invented: list[Example], folds: int = FOLDS) -> np.ndarray:
     """Return the F1 of each page by a model that has seen no page of its site."""
     found, fold = np.zeros(len(labelled)), groups_of(labelled, folds, 0)
     for k in range(folds):
-        model = fit([page for page, own in zip(labelled, fold, strict=True) if own != k] + invented)
+        model = fit([page for page, own in zip(labelled, fold, strict=True) if own != k] + invented, inner=2)
         for number in np.flatnonzero(fold == k):
             found[number] = labelled[number].f1(model)
         print(f"fold {k + 1} of {folds}: {found[fold == k].mean():.3f}", flush=True)
@@ -152,7 +201,7 @@ def main() -> None:
     """Fit, report, and write if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[3] / "shared" / "data")
-    parser.add_argument("--invented", type=int, default=900, help="how many invented pages the fit sees")
+    parser.add_argument("--invented", type=int, default=400, help="how many invented pages the fit sees")
     parser.add_argument("--write", action="store_true", help=f"replace {MODEL_FILE.name} by a fit to all pages")
     parser.add_argument("--no-validation", action="store_true", help="only fit to all pages")
     arguments = parser.parse_args()
@@ -160,7 +209,7 @@ def main() -> None:
     modern = examples_of(labelled_pages(arguments.shared / "html_modern"), "modern")
     texts = corpus_texts(arguments.shared / "corpus")
     made = [make_page(texts, seed) for seed in range(arguments.invented)]
-    invented = [Example(html.encode(), gold, "invented") for html, gold in made]
+    invented = [Example(html.encode(), gold, "invented", kind=kind) for html, gold, kind in made]
     labelled = old + modern
     print("lines", Counter(bool(label) for page in labelled + invented for label in page.label))
     if not arguments.no_validation:
@@ -175,7 +224,8 @@ def main() -> None:
     if arguments.write:
         model = fit(labelled + invented)
         fresh = [
-            Example(html.encode(), gold, "invented") for html, gold in (make_page(texts, 10**6 + n) for n in range(100))
+            Example(html.encode(), gold, "invented")
+            for html, gold, _ in (make_page(texts, 10**6 + n) for n in range(100))
         ]
         print(f"fitted to all: fresh invented pages, F1 {np.mean([page.f1(model) for page in fresh]):.3f}")
         model.save(MODEL_FILE)

@@ -15,9 +15,11 @@ import numpy as np
 from data_pipeline.extraction.measures import (
     FEATURES,
     FIRST_FEATURES,
+    PAGE_THREAD,
     TREE_DEPTH,
     evaluate_trees,
     measure_lines,
+    measure_page,
     node_kinds,
 )
 from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage
@@ -27,8 +29,13 @@ from data_pipeline.extraction.surroundings import look_again
 MODEL_FILE = Path(__file__).with_name("line_model.json")
 SHARED = 0.4  # how far a line's probability is that of its kind; by cross-validation, 0.2 to 0.6 do as well
 LEAST_PROBABILITY = 0.1  # a line below is never kept
-FLOOR = 0.5  # nor one below this on a page that has text which is more probable than not
-FLOOR_CHARACTERS = 80  # that much of it
+INNER_PROBABILITY = 0.1  # of a heading, program or table between kept lines
+MAX_PART_LINES = 6  # a heading is no farther behind the kept line before it
+SURE_SHARE = 0.75  # a line is kept that is this sure, of what the surest line of the page is
+SURE_SHARE_OF_THREADS = 0.15  # replies are less sure, and there are many
+SURE_CHARACTERS = 20  # of a line that may be the surest
+IS_THREAD = 0.5  # a page that is one this probably
+OTHER_ARTICLE = 0.3  # what remains of the probability of a line of another article
 
 
 @dataclass(frozen=True)
@@ -85,14 +92,21 @@ class Trees:
 
 @dataclass(frozen=True)
 class LineModel:
-    """Two sets of trees. The second reads besides what the first says of the lines and elements around a line."""
+    """Three sets of trees: whether the page is a thread, in which replies are text and no comments; then two that judge
+    its lines. The second reads besides what the first says of the lines and elements around a line."""
 
+    page: Trees
     first: Trees
     second: Trees
 
     def save(self, path: Path) -> None:
         """Write the model as JSON."""
-        content = {"features": FEATURES, "first": self.first.to_json(), "second": self.second.to_json()}
+        content = {
+            "features": FEATURES,
+            "page": self.page.to_json(),
+            "first": self.first.to_json(),
+            "second": self.second.to_json(),
+        }
         path.write_text(json.dumps(content, separators=(",", ":")) + "\n")
 
     @classmethod
@@ -101,13 +115,15 @@ class LineModel:
         data = json.loads(path.read_text())
         if data["features"] != FEATURES:
             raise ValueError(f"{path}: fitted to other features; run python -m data_pipeline.extraction.fit --write")
-        return cls(Trees.from_json(data["first"]), Trees.from_json(data["second"]))
+        return cls(*(Trees.from_json(data[name]) for name in ("page", "first", "second")))
 
-    def probabilities(self, page: FlatPage, kinds: np.ndarray) -> np.ndarray:
-        """Return for each line the probability that it is main text; float64 [lines]."""
+    def probabilities(self, page: FlatPage, kinds: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return for each line the probability that it is main text, float64 [lines]; and that the page is a thread."""
         rows = measure_lines(page, kinds)
+        thread = float(self.page.probabilities(measure_page(page, rows))[0])
+        rows[:, PAGE_THREAD] = thread
         look_again(page, kinds, self.first.probabilities(rows), FIRST_FEATURES, rows)
-        return self.second.probabilities(rows)
+        return without_other_articles(rows, self.second.probabilities(rows)), thread
 
 
 @cache
@@ -116,16 +132,53 @@ def line_model() -> LineModel:
     return LineModel.load(MODEL_FILE)
 
 
-def main_text_probability(page: FlatPage, structure: Structure, model: LineModel | None = None) -> np.ndarray:
-    """Return for each line how probably it is main text, float64 [lines]."""
+def without_other_articles(rows: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Return probabilities, lower for other articles: what stands behind another headline of the same rank, outside the
+    home of the page's own. In threads every post may have one."""
+    after, big, home = (rows[:, FEATURES.index(name)] for name in ("after_headline", "big_headings", "in_home"))
+    is_other = (after > 0) & (big >= 1) & (home == 0) & (rows[:, PAGE_THREAD] < IS_THREAD)
+    return np.where(is_other, OTHER_ARTICLE * probability, probability)
+
+
+def main_text(page: FlatPage, structure: Structure) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each line how probably it is main text, float64 [lines], and whether it is kept, bool [lines]."""
     kinds = node_kinds(page)
-    probability = (model or line_model()).probabilities(page, kinds)
-    return smoothed(page, structure, kinds, probability)
+    probability, thread = line_model().probabilities(page, kinds)
+    probability = smoothed(page, structure, kinds, probability)
+    return probability, with_inner_parts(page, structure, probability, kept_lines(page, probability, thread))
 
 
 def smoothed(page: FlatPage, structure: Structure, kinds: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """Return probabilities that lines of one kind share, and lines of one program or table."""
     return shared_in_parts(page, structure, shared_among_kinds(page, kinds, probability))
+
+
+def with_inner_parts(page: FlatPage, structure: Structure, probability: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return the kept lines with the headings, programs and tables between them.
+
+    Such a part says little by itself. Where it stands in the element that holds the kept lines before and behind it,
+    it belongs to them, unless it is improbable by far or made of links."""
+    nodes = page.line_node
+    counts = page.line_counts
+    is_part = (whole_parts(page, structure) > 0) | (structure.heading[nodes] > 0)
+    is_candidate = (
+        is_part & ~kept & (probability >= INNER_PROBABILITY) & (2 * counts[:, LINKED] <= counts[:, CHARACTERS])
+    )
+    places = np.flatnonzero(kept)
+    if not is_candidate.any() or not len(places):
+        return kept
+    candidates = np.flatnonzero(is_candidate)
+    behind = np.searchsorted(places, candidates)
+    inner = (behind > 0) & (behind < len(places))
+    candidates, behind = candidates[inner], behind[inner]
+    before, after = nodes[places[behind - 1]], nodes[places[np.minimum(behind, len(places) - 1)]]
+    around = page.node_parent[before]
+    own = nodes[candidates]
+    is_near = (candidates - places[behind - 1] <= MAX_PART_LINES) | (whole_parts(page, structure)[candidates] > 0)
+    is_inside = (own > around) & (own < structure.end[around]) & (after > around) & (after < structure.end[around])
+    result = kept.copy()
+    result[candidates[is_inside & is_near]] = True
+    return result
 
 
 def shared_in_parts(page: FlatPage, structure: Structure, probability: np.ndarray) -> np.ndarray:
@@ -155,23 +208,34 @@ def shared_among_kinds(page: FlatPage, kinds: np.ndarray, probability: np.ndarra
     return np.where(is_text, probability + SHARED * (mean[kind] - probability), probability)
 
 
+def kept_lines(page: FlatPage, probability: np.ndarray, thread: float) -> np.ndarray:
+    """Return the lines to keep, bool [lines].
+
+    They are the choice whose expected F1 is the greatest, as far as they are nearly as sure as the surest line: a
+    stream of teasers is text or it is not, all of it, so many lines of little probability are no expected text. In
+    threads all lines are kept that are not improbable: where one reply is text, all are."""
+    # the text of <title> is no line of the page
+    probability = np.where(page.node_tag[page.line_node] == TAG["title"], 0.0, probability)
+    long = probability[page.line_counts[:, CHARACTERS] >= SURE_CHARACTERS]
+    surest = float(long.max()) if len(long) else float(probability.max(initial=0.0))
+    if thread >= IS_THREAD:
+        return probability >= max(SURE_SHARE_OF_THREADS * surest, LEAST_PROBABILITY)
+    share = SURE_SHARE * surest
+    return expected_best(page, probability) & (probability >= max(share, LEAST_PROBABILITY))
+
+
 def expected_best(page: FlatPage, probability: np.ndarray) -> np.ndarray:
-    """The lines to keep, bool [lines]: the choice whose expected F1 is the greatest.
+    """Return the lines whose expected F1 is the greatest, bool [lines].
 
     Lines are taken in falling order of probability as long as 2·Σpᵢcᵢ(kept) / (Σcᵢ(kept) + Σpᵢcᵢ(all)) grows, cᵢ
     being characters; which comes to p above half the F1 that is reached (Lipton, Elkan, Naryanaswamy, "Optimal
-    thresholding of classifiers to maximize F1 measure", ECML 2014). So the threshold is near 0.5 on a page that looks
-    like an article, and lower on an odd one, whose best part is still found."""
+    thresholding of classifiers to maximize F1 measure", ECML 2014)."""
     if not len(probability):
         return np.zeros(0, bool)
-    # the text of <title> is no line of the page
-    probability = np.where(page.node_tag[page.line_node] == TAG["title"], 0.0, probability)
     characters = page.line_counts[:, CHARACTERS].astype(np.float64)
     order = np.argsort(-probability, kind="stable")
     hits = np.cumsum((probability * characters)[order])
     expected = 2 * hits / (np.cumsum(characters[order]) + hits[-1] + 1e-9)
     kept = np.zeros(len(probability), bool)
     kept[order[: int(expected.argmax()) + 1]] = True
-    # a stream of teasers is text or it is not, all of it: many lines of little probability are no expected text
-    is_clear = characters[probability >= 0.5].sum() >= FLOOR_CHARACTERS
-    return kept & (probability >= (FLOOR if is_clear else LEAST_PROBABILITY))
+    return kept

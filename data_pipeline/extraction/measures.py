@@ -64,6 +64,7 @@ FEATURES = [
 LINE_FEATURES = len(FEATURES)
 FEATURES += SURROUNDINGS
 FIRST_FEATURES = len(FEATURES)  # what the first model reads; the second reads all
+PAGE_THREAD = FEATURES.index("page_thread")  # how probably the page is a thread; known when its lines are measured
 FEATURES += SECOND_LOOK
 
 
@@ -260,3 +261,10 @@ def measure_lines(page: FlatPage, path_of: np.ndarray) -> np.ndarray:
     )  # fmt: skip
     measure_surroundings(page, path_of, LINE_FEATURES, rows)
     return rows
+
+
+def measure_page(page: FlatPage, rows: np.ndarray) -> np.ndarray:
+    """Return the measures of a page, float32 [1, PAGE_THREAD]: the means of those of its lines, characters as
+    weights."""
+    weight = page.line_counts[:, CHARACTERS].astype(np.float32)
+    return (weight @ rows[:, :PAGE_THREAD] / max(float(weight.sum()), 1.0))[None].astype(np.float32)

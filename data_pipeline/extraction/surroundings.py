@@ -22,6 +22,7 @@ SURROUNDINGS = [
     "kind_count", "kind_mean", "kind_link", *(f"siblings{level}" for level in range(SIBLING_LEVELS)),
     *(f"since_{name}" for name in BOX_PHRASES), *(f"until_{name}" for name in BOX_PHRASES), "depth",
     "in_home", "home_log", "home_good", "kind_at_home", "lines_behind_home",
+    "page_thread",
 ]  # fmt: skip
 SECOND_LOOK = [
     "p", "p_before", "p_after", "p_near", "p_around", "p_far", "p_kind",

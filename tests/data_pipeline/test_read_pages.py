@@ -17,6 +17,7 @@ from data_pipeline.extraction import extract
 from data_pipeline.record import reason_class
 from data_pipeline.stages.read import warc
 from data_pipeline.stages.read.csv_file import ends_in_quotes
+from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import contents, run_recipe
 from tests.data_pipeline.test_read import kept, read_rows, reasons, source_of
 
@@ -196,17 +197,22 @@ def test_a_page_in_a_field_is_extracted(tmp_path: Path) -> None:
 
 
 def test_form_and_confidence_of_pages_are_settings(tmp_path: Path, recipe_at: Callable[..., Path]) -> None:
-    links = "".join(f"<li><a href=/{n}>第{n}条新闻</a></li>" for n in range(40))
-    pages = {
-        "article.html": f"<title>游记</title><div><h2>第一天</h2>{f'<p>{SENTENCE}</p>' * 6}</div>",
-        "list.html": f"<title>新闻</title><ul>{links}</ul><p>短。</p>",
-    }
     (tmp_path / "pages").mkdir()
-    for name, html in pages.items():
-        (tmp_path / "pages" / name).write_text(f"<meta charset=utf-8>{html}")
-    read = {"read": {"format": "markdown", "minimum_confidence": 0.7}}
-    run_recipe(recipe_at([{"name": "web", "paths": "pages"}], [read], workers=1), tmp_path / "out")
-    (row,) = pq.read_table(tmp_path / "out/stages/read/kept").to_pylist()
-    assert "## 第一天\n\n" + SENTENCE in row["text"] and row["signals"]["confidence"] >= 0.7
-    (reject,) = pq.read_table(tmp_path / "out/stages/read/dropped").to_pylist()
-    assert reason_class(reject["drop_reason"]) == "low_confidence"
+    html = f"<title>游记</title><div><p>{SENTENCE}</p><h2>第一天</h2>{f'<p>{SENTENCE}</p>' * 6}</div>"
+    (tmp_path / "pages/a.html").write_text(f"<meta charset=utf-8>{html}")
+    for least, kind in ((0.5, "kept"), (1.0, "dropped")):
+        read = {"read": {"format": "markdown", "minimum_confidence": least}}
+        run_recipe(recipe_at([{"name": "web", "paths": "pages"}], [read], workers=1), tmp_path / kind)
+        (row,) = pq.read_table(tmp_path / kind / "stages/read" / kind).to_pylist()
+        assert "## 第一天\n\n" + SENTENCE in row["text"]
+        if kind == "kept":
+            assert 0.5 <= row["signals"]["confidence"] < 1
+        else:
+            assert reason_class(row["drop_reason"]) == "low_confidence"
+
+
+def test_links_in_plain_text_are_a_mistake(tmp_path: Path, recipe_at: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="need `format: markdown`"):
+        run_recipe(
+            recipe_at([{"name": "web", "paths": "pages"}], [{"read": {"links": True}}], workers=1), tmp_path / "o"
+        )

@@ -13,9 +13,9 @@ from data_pipeline.extraction.page_templates.pages import TemplatePage, Text
 __all__ = ["Text", "make_page"]
 
 _KINDS = {
-    classic.article: 0.2, classic.thread: 0.22, classic.manual: 0.05, classic.encyclopedia: 0.03,
-    classic.product: 0.04, classic.index: 0.02, portals.portal: 0.27, portals.question: 0.06,
-    portals.microblog: 0.06, portals.wiki: 0.05,
+    classic.article: 0.34, classic.thread: 0.28, classic.manual: 0.06, classic.encyclopedia: 0.04,
+    classic.product: 0.05, classic.index: 0.03, portals.portal: 0.12, portals.question: 0.03,
+    portals.microblog: 0.03, portals.wiki: 0.02,
 }  # fmt: skip
 
 
@@ -26,8 +26,8 @@ _KANA = str.maketrans({
 _LOOSE = str.maketrans({"。": " ", "，": " ", "；": " ", "、": " ", "！": "♪", "？": "♡"})
 
 
-def make_page(texts: Sequence[Text], seed: int) -> tuple[str, str]:
-    """Return one page and its main text. The same texts and seed give the same page."""
+def make_page(texts: Sequence[Text], seed: int) -> tuple[str, str, str]:
+    """Return one page, its main text, and its kind: article or forum. The same texts and seed give the same page."""
     chooser = random.Random(seed)
     draw = chooser.random()
     if draw < 0.1:  # words of another script, or writers who use no stops
@@ -38,8 +38,11 @@ def make_page(texts: Sequence[Text], seed: int) -> tuple[str, str]:
             for text in some
         ]
     page = TemplatePage(texts, chooser)
-    page.random.choices(list(_KINDS), list(_KINDS.values()))[0](page)
-    return page.one(["\n", "", "\n    "]).join(page.markup), "\n".join(page.gold)
+    kind = page.random.choices(list(_KINDS), list(_KINDS.values()))[0]
+    kind(page)
+    is_thread = kind in (classic.thread, portals.question, portals.microblog)
+    markup = page.one(["\n", "", "\n    "]).join(page.markup)
+    return markup, "\n".join(page.gold), "forum" if is_thread else "article"
 
 
 def _cut(line: str, draw: float) -> str:

@@ -42,8 +42,9 @@ def read_csv(part: FileRange, source: Source, limits: Limits, at: Callable[[int]
         yield names
         return
     names = [name.strip() for name in names]
-    if source.fields.text not in names:
-        yield Reject(0, f"no_text:no column {source.fields.text!r} among {', '.join(names)[:200]}")
+    wanted = source.fields.html or source.fields.text
+    if wanted not in names:
+        yield Reject(0, f"no_text:no column {wanted!r} among {', '.join(names)[:200]}")
         return
     for line in _records(found, delimiter, limits.record_bytes):
         if not isinstance(line, Line):

@@ -136,10 +136,9 @@ def read_parquet(
     except (pa.ArrowException, OSError) as error:
         yield Reject(0, f"damaged_parquet:{str(error).splitlines()[0][:200]}")
         return
-    if source.fields.text not in names and source.fields.html not in names:
-        yield Reject(
-            0, f"no_text:no column {source.fields.html or source.fields.text!r} among {', '.join(names)[:200]}"
-        )
+    wanted = source.fields.html or source.fields.text
+    if wanted not in names:
+        yield Reject(0, f"no_text:no column {wanted!r} among {', '.join(names)[:200]}")
         return
     row = 0
     for group in range(file.num_row_groups):

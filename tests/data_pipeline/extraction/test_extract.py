@@ -271,7 +271,9 @@ class TestCommand:
         assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
 
     def test_markdown_by_choice(self, tmp_path: Path) -> None:
-        (tmp_path / "a.html").write_bytes(page(f"<div class=article><h2>第一节</h2>{paragraphs(SENTENCES)}</div>"))
+        (tmp_path / "a.html").write_bytes(
+            page(f"<div class=article><p>{SENTENCES[0]}</p><h2>第一节</h2>{paragraphs(SENTENCES)}</div>")
+        )
         out = tmp_path / "texts.jsonl"
         assert main(["extract", str(tmp_path / "a.html"), "--out", str(out), "--format", "markdown"]) == 0
         (row,) = [json.loads(line) for line in out.read_text().splitlines()]

@@ -7,7 +7,11 @@ from data_pipeline.extraction.extract import extract
 from tests.data_pipeline.extraction.pages import SENTENCES
 
 TITLE = "江城前三季度新增城镇就业十二万人"
-HOT = [f"{place}{event}" for place in ("城北", "老街", "河畔", "东湖") for event in ("两条公交线路下月调整", "新图书馆周末开放", "秋季运动会开始报名", "今冬供暖时间确定", "改造方案公示")]
+HOT = [
+    f"{place}{event}"
+    for place in ("城北", "老街", "河畔", "东湖")
+    for event in ("两条公交线路下月调整", "新图书馆周末开放", "秋季运动会开始报名", "今冬供暖时间确定", "改造方案公示")
+]
 OTHER = [
     "这首歌有很多人翻唱过，但原唱其实是一位军人家庭出身的歌手。", "他从小对唱歌产生了浓厚的兴趣，高中毕业后毅然走上了音乐的道路。",
     "在那个年代网络并不发达，要想被别人记住，只能靠一张张唱片和一场场演出。", "后来他去国外举办演唱会，也正是在那一次演出中认识了他的妻子。",
@@ -35,7 +39,9 @@ OTHER_ARTICLE = (
 )
 DIALOG = "<div><div>不喜欢</div><div>减少或屏蔽此类内容推荐</div><div>已标记为不喜欢内容，系统将减少此类推荐</div><div>举报</div></div>"
 PLAYER = "<div><div>正在为您切换到高清 480P,请稍候...</div><div>播放速度：2X</div><div>很抱歉，当前视频播放失败</div><div>错误代码：QVS.4100</div></div>"
-DECLARATION = "<p>特别声明：以上内容(如有图片或视频亦包括在内)为自媒体平台用户上传并发布，本平台仅提供信息存储服务。</p>"
+DECLARATION = (
+    "<p>特别声明：以上内容(如有图片或视频亦包括在内)为自媒体平台用户上传并发布，本平台仅提供信息存储服务。</p>"
+)
 
 
 @pytest.mark.parametrize(
