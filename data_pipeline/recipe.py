@@ -37,7 +37,11 @@ MINIMUM_MEMORY = 512 << 20
 class Fields(Section):
     """Which field (JSONL) or column (CSV, Parquet) of the user's records is what."""
 
-    text: str = Field(default="text", description="the document; a record without it goes to the rejects")
+    text: str | tuple[str, ...] = Field(
+        default="text",
+        description="the document, a path to it (段落[].内容), or several, joined ([title, body]);"
+        " a record without it goes to the rejects",
+    )
     id: str = Field(default="id", description="the record's own identifier, carried through to the end")
     title: str = Field(default="title", description="a title, if there is one")
     url: str = Field(default="url", description="where the document came from, if known")
@@ -53,8 +57,13 @@ class Source(Section):
     paths: tuple[str, ...] = Field(
         description="files, directories or globs; relative ones start at the recipe", min_length=1
     )
-    format: Literal["auto", "jsonl", "csv", "txt", "html", "warc", "parquet"] = Field(
-        default="auto", description="auto goes by the file name; .gz .zst .bz2 are recognised by their content"
+    format: Literal[
+        *("auto", "jsonl", "csv", "txt", "html", "warc", "parquet", "arrow"),
+        *("mht", "docx", "epub", "pdf", "zip", "tar", "arc", "wacz"),
+    ] = Field(
+        default="auto",
+        description="auto goes by the file name, or by the content where it has no suffix;"
+        " .gz .zst .bz2 .xz .lz4 are recognised by their content",
     )
     fields: Fields = Field(default=Fields())
     preset: PresetName | None = Field(

@@ -35,7 +35,10 @@ OPTIONAL_STAGES = {
     "dedup_paragraph": ("dedup_exact", "remove paragraphs that many documents have: headers, footers, licences"),
     "dedup_substring": ("dedup_exact", "cut out long passages that occurred before; leaves fragments of sentences"),
     "decontaminate": ("dedup_exact", "remove the text of evaluation sets; name them in `evaluation`"),
+    "label": ("dedup_exact", "scores of published fastText classifiers: quality, toxicity, domain; nothing is dropped"),
     "mix": ("dedup_exact", "take sources by weights or epochs, up to a budget of tokens"),
+    "export": ("pack", "the documents as JSON lines, or as a Hugging Face dataset with a card, in export/"),
+    "megatron": ("pack", "the documents as Megatron's indexed dataset, in megatron/"),
 }
 
 

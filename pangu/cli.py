@@ -16,8 +16,11 @@ VERBS = {
     "reshard": "change the layout of a checkpoint that ranks wrote in parts",
     "compile": "compile one rank's training step under a strategy, and run nothing",
     "generate": "continue a prompt",
+    "finetune": "adapt a model to instructions or texts of your own",
+    "merge": "put an adapter into its base",
     "score": "log-likelihoods of texts",
     "evaluate": "the tasks of the paper, zero-, one- and few-shot",
+    "serve": "OpenAI's protocol over HTTP, and a page to play with",
     "predict": "continue the prompts of a file on several processes",
     "convert": "released shards, MindSpore, safetensors and PyTorch names into one another",
 }

@@ -34,7 +34,7 @@ def places(mesh: Mesh, cluster: ClusterSpec) -> list[Place]:
 
 def axis_levels(mesh: Mesh, cluster: ClusterSpec) -> dict[str, str]:
     """The widest level of topology that the traffic of each axis crosses."""
-    network = Network(cluster)
+    network = Network(cluster, mesh.devices)
     return {axis: network.outermost_level(getattr(mesh, axis), mesh.stride(axis)) for axis in mesh.axes}
 
 

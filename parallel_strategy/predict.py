@@ -7,7 +7,16 @@ import numpy as np
 
 from parallel_strategy.cost.block_table import BlockTable
 from parallel_strategy.cost.collective import Network
-from parallel_strategy.cost.memory import StageMemory, at_the_fullest, kept_bytes, usable_gib, walk, working_bytes
+from parallel_strategy.cost.memory import (
+    Resident,
+    StageMemory,
+    at_the_fullest,
+    host_gib,
+    kept_bytes,
+    usable_gib,
+    walk,
+    working_bytes,
+)
 from parallel_strategy.cost.price import Price
 from parallel_strategy.cost.rows import Rows, ZeroTraffic
 from parallel_strategy.cost.stage_time import ChunkSeconds, Phases, StageSeconds, chunk_seconds, phases, stage_seconds
@@ -239,14 +248,29 @@ class Prediction:
         return kept * (1.0 - strategy.offload.activation), working_bytes(table, self.places, strategy.recompute.mode)
 
     @cached_property
+    def resident(self) -> Resident:
+        zero, offload = self.question.strategy.zero, self.question.strategy.offload
+        return self.rows.resident(self.zero_traffic, zero=zero.stage, host_optimizer=offload.optimizer)
+
+    @cached_property
     def memory(self) -> StageMemory:
         """At the fullest moment of each stage, as arrays [1, stage]."""
-        strategy = self.question.strategy
-        fullest = at_the_fullest(strategy.pipeline.schedule, self.places, *self.activations, self.rows.micro_batches)
-        resident = self.rows.resident(
-            self.zero_traffic, zero=strategy.zero.stage, host_optimizer=strategy.offload.optimizer
-        )
-        return resident.with_activations(self.question.framework, *fullest)
+        schedule = self.question.strategy.pipeline.schedule
+        fullest = at_the_fullest(schedule, self.places, *self.activations, self.rows.micro_batches)
+        return self.resident.with_activations(self.question.framework, *fullest)
+
+    @cached_property
+    def host_gib(self) -> float:
+        """Of the fullest server's own memory."""
+        strategy, table = self.question.strategy, self.rows.table
+        kept = kept_bytes(table.kept, table, self.places, strategy.recompute.mode) * strategy.offload.activation
+        schedule, m = strategy.pipeline.schedule, self.rows.micro_batches
+        moved, _ = at_the_fullest(schedule, self.places, kept, np.zeros_like(kept), m)
+        return float(host_gib(self.question.cluster, strategy.mesh.devices, self.resident, moved)[0])
+
+    def fits(self, usable: float) -> bool:
+        """Return whether it fits into `usable` GiB of each device, and into its servers."""
+        return self.gib <= usable and self.host_gib <= self.question.cluster.host.dram_gb
 
     @cached_property
     def stage_memory(self) -> list[StageMemory]:
@@ -272,7 +296,7 @@ class Prediction:
 
     @property
     def out_of_memory(self) -> bool:
-        return self.gib > self.usable_gib
+        return not self.fits(self.usable_gib)
 
     @cached_property
     def stages(self) -> list[StageSummary]:

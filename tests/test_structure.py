@@ -1,7 +1,9 @@
 """Who imports whom, and that planning and cleaning start without what only training needs."""
 
+import argparse
 import ast
 import functools
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +13,21 @@ import pytest
 from tests.conftest import REPOSITORY
 
 PACKAGES = ("pangu", "parallel_strategy", "data_pipeline")
-SETTINGS_MODULES = ("settings", "yaml_document")
+# What modules of foundation need; all others need nothing.
+LIBRARIES = {"settings": {"pydantic", "yaml"}, "yaml_document": {"yaml"}, "terminal": {"rich"}}
 # Modules that import MindSpore at once, and those that do when a function is called.
 ON_MINDSPORE = (
     "pangu.model.", "pangu.training.", "pangu.distributed.", "pangu.device", "pangu.generation.mindspore_decoder",
+    "pangu.tuning.methods",
     "parallel_strategy.measure.mindspore_", "parallel_strategy.measure.worker", "parallel_strategy.mindspore.apply",
     "data_pipeline.stages.pack",
 )  # fmt: skip
-WHEN_CALLED = ("pangu.commands.", "data_pipeline.commands.show", "parallel_strategy.mindspore.")
+WHEN_CALLED = (
+    "pangu.commands.",
+    "pangu.tuning.finetune",
+    "data_pipeline.commands.show",
+    "parallel_strategy.mindspore.",
+)
 
 
 @functools.cache
@@ -96,7 +105,7 @@ def test_only_the_distributed_wing_imports_parallel_strategy_and_only_what_it_ma
 def test_foundation_needs_no_heavy_library_and_pydantic_and_yaml_only_for_settings() -> None:
     for file in (REPOSITORY / "pangu/foundation").glob("*.py"):
         own = {name.split(".")[0] for name, is_top in imports_of(file) if is_top} - sys.stdlib_module_names - {"pangu"}
-        assert own <= ({"pydantic", "yaml"} if file.stem in SETTINGS_MODULES else set()), (file.name, own)
+        assert own <= LIBRARIES.get(file.stem, set()), (file.name, own)
 
 
 def test_mindspore_is_imported_where_a_network_runs_on_it_and_nowhere_else() -> None:
@@ -167,6 +176,23 @@ def test_every_verb_has_help_with_an_example(package: str) -> None:
     *helps, _ = result.stdout.split("END ")
     for text in helps:
         assert f"python -m {package}" in text.split("options:")[0].split("\n\n", 1)[1], text
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_argument_of_every_verb_has_help(package: str) -> None:
+    def actions(parser: argparse.ArgumentParser, name: str) -> list[tuple[str, argparse.Action]]:
+        found = [(name, action) for action in parser._actions]
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found += [one for verb, inner in action.choices.items() for one in actions(inner, f"{name} {verb}")]
+        return found
+
+    for verb in importlib.import_module(f"{package}.cli").VERBS:
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f"{package}.commands.{verb.replace('-', '_')}").add_arguments(parser)
+        for name, action in actions(parser, verb):
+            is_group = isinstance(action, argparse._SubParsersAction)
+            assert action.help or is_group, f"{name}: {action.option_strings or action.dest}"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -11,7 +11,6 @@ compare several times, give the same `--tokenizer`.
 
 import argparse
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,15 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{error.filename or arguments.out}: {error.strerror}") from error
     draw(arguments.out / "compare.png", comparison)
     if arguments.json:
-        print(json.dumps({**asdict(comparison), "better": comparison.better}, ensure_ascii=False))
+        print(json.dumps(comparison.as_dict(), ensure_ascii=False))
     else:
         _print(comparison, arguments.out)
     return 0
 
 
 def _print(comparison: "Comparison", out: Path) -> None:
-    import math
-
     print(f"{'':3}{'documents':>10}{'tokens':>12}{'epochs':>8}{'perplexity':>12}{'bits a byte':>13}  corpus")
     for label, outcome in (("A", comparison.a), ("B", comparison.b)):
         print(
@@ -78,11 +75,5 @@ def _print(comparison: "Comparison", out: Path) -> None:
             print(f"{'':3}{outcome.in_clean_set:,} documents of {label} are in the clean set and were left out")
         if outcome.epochs > 1.5:
             print(f"{'':3}{label} is small: its tokens were seen {outcome.epochs:.1f} times")
-    change = 1 - math.exp(-abs(comparison.difference))
-    clean = f"{comparison.heldout_documents:,} clean documents"
-    print(f"{comparison.better} is better: perplexity {change:.1%} lower on {clean}")
-    if len(comparison.runs) == 2:
-        print("one training of each: --repeats 3 would say how much of that is chance")
-    elif not comparison.is_clear:
-        print("the repeats of both overlap: the difference may be chance")
+    print(f"{comparison.heldout_documents:,} clean documents: {comparison.verdict}")
     print(f"{out / 'compare.png'}: the curves; {out / 'compare.json'}: the figures")

@@ -45,7 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=1, metavar="N", help="of the sample, the planting and the signatures (1)"
     )
-    parser.add_argument("--threads", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N")
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="threads (default: all cores)",
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 

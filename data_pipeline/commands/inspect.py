@@ -25,19 +25,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from data_pipeline.engine.browse import reading, records
+    from data_pipeline.engine.browse import reading, reasons_of, records
     from pangu.foundation.errors import UserError
+    from pangu.foundation.settings import nearest_name
 
     for name in ("number", "skip"):
         if getattr(arguments, name) < 0:
             raise UserError(f"--{name} {getattr(arguments, name)}: nearest: 0")
     with reading(arguments.place):
-        found = records(_files(arguments), arguments.reason, arguments.source)
-        for row in itertools.islice(found, arguments.skip, arguments.skip + arguments.number):
+        files = _files(arguments)
+        found = records(files, arguments.reason, arguments.source)
+        rows = list(itertools.islice(found, arguments.skip, arguments.skip + arguments.number))
+        for row in rows:
             if arguments.json:
                 print(json.dumps(row, ensure_ascii=False))
             else:
                 print_record(row)
+        if arguments.reason and not (rows or arguments.skip) and arguments.number:
+            hint = nearest_name(arguments.reason, reasons_of(files))
+            raise UserError(f"--reason {arguments.reason}: nothing was dropped for it{hint}")
     return 0
 
 

@@ -15,12 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="recipe.yaml; `init` writes one")
     add_set(parser, "clean.minimum_characters 20")
     parser.add_argument("--out", type=Path, required=True, help="the output directory of the run")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.engine.forecast import forecast
     from data_pipeline.engine.preview import preview
+    from data_pipeline.engine.progress import files_in_words
     from data_pipeline.recipe import Recipe
 
     recipe = Recipe.load(arguments.recipe, arguments.set)
@@ -31,6 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     width = max(len(state.name) for state in states)
     for state in states:
         print(f"{state.name:<{width}}  {state.in_words()}")
+    for line in files_in_words(recipe):
+        print(line)
     for line in forecast(recipe, arguments.out, states):
         print(line)
     return 0

@@ -39,22 +39,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("learning-rate", "heldout"):
         train.add_argument(f"--{name}", type=float, metavar="X", help=argparse.SUPPRESS)
     train.add_argument("--threshold", type=float, metavar="P", help="good from this probability on (0.5)")
-    train.add_argument("--json", action="store_true")
+    train.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
     train.epilog = "more settings, as in the recipe: --gram --bits --epochs --learning-rate --characters --heldout; "
     train.epilog += "--order --prune --most-characters"
 
     score = actions.add_parser("score", help="a line of JSON for each text")
-    score.add_argument("model", type=Path)
+    score.add_argument("model", type=Path, help="a file that `quality train` wrote")
     score.add_argument("files", nargs="+", metavar="PATH", help="texts")
     score.add_argument("--out", type=Path, help="JSONL (standard output)")
     score.add_argument("--text-field", default="text", metavar="NAME", help="the field that holds the document (text)")
 
     evaluate = actions.add_parser("evaluate", help="ROC, precision and recall, and the threshold, drawn")
-    evaluate.add_argument("model", type=Path)
+    evaluate.add_argument("model", type=Path, help="a file that `quality train` wrote")
     _add_examples(evaluate)
     evaluate.add_argument("--threshold", type=float, metavar="P", help="instead of the model's")
     evaluate.add_argument("--out", type=Path, help="the picture: a .png, or a self-contained .html (MODEL.html)")
-    evaluate.add_argument("--json", action="store_true")
+    evaluate.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
 def _add_examples(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="a packed .mindrecord or .parquet file")
     parser.add_argument("--sample", type=int, default=0, help="number of the sample in the file (0)")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def read_index(path: Path) -> dict[str, Any]:
     """`packed.json` beside a packed file."""
+    from pangu.foundation.best_effort import reason_of
     from pangu.foundation.errors import UserError
 
     if not path.is_file():
@@ -61,7 +62,9 @@ def read_index(path: Path) -> dict[str, Any]:
     try:
         return json.loads((path.parent / "packed.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path.parent}/packed.json: {error}; a packed file lies beside its packed.json") from error
+        raise UserError(
+            f"{path.parent}/packed.json: {reason_of(error)}; a packed file lies beside its packed.json"
+        ) from error
 
 
 def read_sample(path: Path, number: int) -> Any:
@@ -107,7 +110,7 @@ def _print(path: Path, number: int, pieces: list[dict[str, Any]], padding: int) 
         last = piece["offset"] + piece["length"] - 1
         place = f"ids {piece['offset']}–{last}{begin}{whole}"
         console.rule(f"doc {piece['doc_id']}{own}, source {piece['source']}: {place}", align="left")
-        console.print(piece["text"], markup=False)
+        console.print(piece["text"], markup=False, soft_wrap=True)  # lines are the document's own
     if padding:
         console.rule(f"{padding} pad ids", align="left")
     console.print(f"{path.name}, sample {number}: {len(pieces)} documents", markup=False)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="the output directory of a run")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,20 +31,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 def print_funnel(summaries: "list[StageSummary]") -> None:
     """A row for each stage, and below it a row for each reason."""
-    from rich.console import Console
-    from rich.table import Table
-
+    from data_pipeline.engine.local import unfinished_in_words
     from data_pipeline.engine.progress import summary_cells
+    from data_pipeline.stages.read.source_files import kinds_in_words
+    from pangu.foundation.terminal import StackedTable, console
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("stage")
-    for title in ("documents", "MB/s", "kept", ""):
-        table.add_column(title, justify="right")
+    warning = unfinished_in_words(summaries)
+    if warning is not None:
+        print(warning)
+    table = StackedTable("stage", "documents", "MB/s", "kept", "")
     for summary in summaries:
         table.add_row(summary.name, *summary_cells(summary))
+        if summary.files:
+            table.add_row(f"  [dim]files: {kinds_in_words(summary.files)}[/]", "", "", "", "")
         for reason, count in summary.dropped.items():
             table.add_row(f"  [dim]{reason}[/]", f"[dim]−{count:,}[/]", "", "", "")
         for name, value in summary.details.items():
             if isinstance(value, int) and value:
                 table.add_row(f"  [dim]{name.replace('_', ' ')}[/]", f"[dim]{value:,}[/]", "", "", "")
-    Console().print(table)
+    console().print(table)

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minimum", type=float, help="drop what lies below")
     parser.add_argument("--maximum", type=float, help="drop what lies above")
     parser.add_argument("-n", "--number", type=int, default=3, help="samples of each kind (3)")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -75,6 +75,15 @@ def records(files: tuple[Path, ...], reason: str | None = None, source: str | No
                     yield row
 
 
+def reasons_of(files: tuple[Path, ...]) -> list[str]:
+    """Return the reasons for which records of these shards were dropped."""
+    found: set[str] = set()
+    for path in files:
+        reasons = pq.read_table(path, columns=["drop_reason"]).column("drop_reason").unique().to_pylist()
+        found |= {reason.partition(":")[0] for reason in reasons if reason}
+    return sorted(found)
+
+
 def trace(root: Path, key: str) -> list[Sighting]:
     """A document, by `doc_id` or by the user's own `id`, at every stage."""
     sightings: list[Sighting] = []

@@ -62,6 +62,9 @@ class StageSummary:
     seconds: float = 0.0
     tasks: int = 0
     reused: int = 0
+    files: dict[str, int] = field(default_factory=dict)
+    state: str = "finished"
+    """`finished`, `not run`, or how far it is."""
 
 
 def run(
@@ -103,6 +106,7 @@ def _run_stages(
     recipe: Recipe, manifest: Manifest, engine: Engine, reporter: Reporter, until: str | None
 ) -> list[StageSummary]:
     manifest.record_stages([(stage.name, stage.kind) for stage in recipe.stages])
+    manifest.begin_stages()
     world = World()
     summaries: list[StageSummary] = []
     published: dict[str, dict[str, Path]] = {"documents": {}, "rejects": {}}
@@ -116,6 +120,7 @@ def _run_stages(
             _add(summary, rows, len(plan.tasks), len(plan.done))
             _collect(published, plan, rows, manifest.root)
         summaries.append(summary)
+        manifest.finish_stage(stage.name)
         reporter.stage_finished(summary)
         if stage.name == until:
             return summaries
@@ -206,14 +211,28 @@ def _forget_damaged(manifest: Manifest, recipe: Recipe) -> None:
 def summarise(root: Path) -> list[StageSummary]:
     """The summaries of an earlier run, from its manifest."""
     manifest = open_manifest(root)
+    finished = manifest.finished_stages()
     summaries = []
     for name, kind in manifest.stages():
         summary = StageSummary(name, kind)
+        planned = 0
         for step in manifest.steps_of(name):
             rows = list(manifest.finished(step).values())
+            recorded = manifest.step_settings(step)
+            planned += len(rows) if recorded is None else max(recorded[2], len(rows))
             _add(summary, rows, len(rows), len(rows))
+        if name not in finished:
+            summary.state = f"unfinished: {summary.tasks} tasks of {planned} or more" if planned else "not run"
         summaries.append(summary)
     return summaries
+
+
+def unfinished_in_words(summaries: list[StageSummary]) -> str | None:
+    """Return what a reader of figures has to know of a run that did not come to its end; None where it did."""
+    first = next((summary for summary in summaries if summary.state != "finished"), None)
+    if first is None:
+        return None
+    return f"this run is not finished: stage {first.name} is {first.state}; the same `run` goes on"
 
 
 def open_manifest(root: Path) -> Manifest:
@@ -235,6 +254,8 @@ def _add(summary: StageSummary, rows: list[Finished], tasks: int, reused: int) -
         elif row.task == "all":
             # the rows of a table say nothing to a reader of the summary
             summary.details.update({name: value for name, value in row.counts.items() if name != "rows"})
+        for kind, number in row.counts.get("files", {}).items():
+            summary.files[kind] = summary.files.get(kind, 0) + number
         summary.seconds += row.seconds
     summary.dropped = dict(dropped.most_common())
     summary.tasks += tasks

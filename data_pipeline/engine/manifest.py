@@ -159,6 +159,23 @@ class Manifest:
                 "INSERT INTO stages VALUES (?, ?, ?)", [(position, *stage) for position, stage in enumerate(stages)]
             )
 
+    def begin_stages(self) -> None:
+        """Note that a run has begun: no stage of it is finished."""
+        with self.connection:
+            self.connection.execute("CREATE TABLE IF NOT EXISTS finished_stages (name TEXT PRIMARY KEY)")
+            self.connection.execute("DELETE FROM finished_stages")
+
+    def finish_stage(self, name: str) -> None:
+        with self.connection:
+            self.connection.execute("INSERT OR REPLACE INTO finished_stages VALUES (?)", (name,))
+
+    def finished_stages(self) -> set[str]:
+        """Return the stages that the last run finished."""
+        try:
+            return {row[0] for row in self.connection.execute("SELECT name FROM finished_stages")}
+        except sqlite3.OperationalError:  # an older run, which had no such table, or one that has not begun
+            return {name for name, _ in self.stages()}
+
     def stages(self) -> list[tuple[str, str]]:
         return list(self.connection.execute("SELECT name, kind FROM stages ORDER BY position"))
 

@@ -4,26 +4,20 @@ Both engines walk a recipe the same way: `plan_step`, run the tasks that are not
 tasks depend on the files that earlier steps left, so a plan reaches as far as the earlier steps are up to date."""
 
 import functools
-import importlib.abc
-import importlib.metadata
-import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import pyarrow as pa
 
 from data_pipeline import record
 from data_pipeline.engine import tasks
+from data_pipeline.engine.code_digest import code_digests
 from data_pipeline.engine.manifest import Finished, Key, Manifest, digest
 from data_pipeline.engine.steps import Context, Files, Global, GroupBy, InputFile, Map, Read, Step
 from data_pipeline.recipe import Recipe, Stage
-
-# the code that every step's bytes depend on
-BASE_CODE = ("data_pipeline.record", "data_pipeline.engine.shard")
 
 
 @dataclass
@@ -242,41 +236,6 @@ def _by_shard(files: list[InputFile], shards: Sequence[InputFile]) -> Callable[[
     if any(shard.stem in by_stem for shard in shards):
         return lambda shard: by_stem.get(shard, [])
     return lambda shard: files
-
-
-def code_digests(step: Step) -> dict[str, str]:
-    """Module or library -> digest of its code or its version, for everything that decides a step's bytes."""
-    functions = [value for value in vars(step).values() if callable(value)]
-    modules = dict.fromkeys([*BASE_CODE, *(function.__module__ for function in functions), *step.uses])
-    digests = {module: _module_digest(module) for module in modules}
-    digests.update({library: importlib.metadata.version(library) for library in ("pyarrow", *step.libraries)})
-    return digests
-
-
-@functools.cache
-def _module_digest(module: str) -> str:
-    """Digest of a module's compiled code, which Python keeps beside it: comments, formatting and line numbers do not
-    count.
-    """
-    specification = importlib.util.find_spec(module)
-    if specification is None or not isinstance(specification.loader, importlib.abc.InspectLoader):
-        raise ModuleNotFoundError(module)
-    code = specification.loader.get_code(module)
-    if code is None:
-        raise ModuleNotFoundError(module)
-    return digest(*_code_facts(code))
-
-
-def _code_facts(code: CodeType) -> Iterator[str]:
-    """What a code object does, its functions and classes included."""
-    yield code.co_code.hex()
-    yield repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_exceptiontable))
-    yield repr((code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags))
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _code_facts(constant)
-        else:  # the order of a set differs from process to process
-            yield repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
 
 
 def explain(plan: PlannedStep, manifest: Manifest) -> list[str]:

@@ -186,7 +186,7 @@ def _is_counted_in_rows(plan: PlannedStep) -> bool:
 
 def summary_cells(summary: StageSummary) -> list[str]:
     """documents, MB/s, kept and a note, for a stage that is done."""
-    note = "up to date" if summary.tasks == summary.reused else ""
+    note = summary.state if summary.state != "finished" else "up to date" if summary.tasks == summary.reused else ""
     if not summary.documents_in:
         return [
             f"{summary.details.get('train_samples', 0):,} samples" if "train_samples" in summary.details else "",
@@ -198,6 +198,14 @@ def summary_cells(summary: StageSummary) -> list[str]:
     return [f"{summary.documents:,}", rate, f"{100 * summary.documents / summary.documents_in:.1f} %", note]
 
 
+def files_in_words(recipe: Recipe) -> list[str]:
+    """Return a line for each source: how many files of which kind it has."""
+    from data_pipeline.stages.read.source_files import count_kinds, kinds_in_words
+
+    kinds = count_kinds(recipe.sources, recipe.path.parent)
+    return [f"source {name}: {sum(found.values()):,} files: {kinds_in_words(found)}" for name, found in kinds.items()]
+
+
 def reporter(recipe: Recipe) -> Any:
     """A live table where a person looks, else only what is announced; a context manager. What stages forecast is said
     first."""
@@ -205,6 +213,7 @@ def reporter(recipe: Recipe) -> Any:
 
     from data_pipeline.engine.forecast import forecast
 
-    for line in forecast(recipe, recipe.path.parent):
+    unread = [line for line in files_in_words(recipe) if "not read" in line]
+    for line in (*unread, *forecast(recipe, recipe.path.parent)):
         print(line, file=sys.stderr)
     return LiveTable(recipe) if is_terminal() else contextlib.nullcontext(Announcer())

@@ -60,7 +60,8 @@ class Item:
 
     `name` is its place in the order of all items; `identity` is everything its result depends on and that is not
     settings, code or a declared input (a file's size and time, a range); `payload` is handed to the step's function.
-    `shard_bytes` (of a `Read` step) is how much text a shard of its records holds, about.
+    `shard_bytes` (of a `Read` step) is how much text a shard of its records holds, about; `files` how many files of
+    which kind begin in it.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Item:
     payload: Any
     bytes: int = 0
     shard_bytes: int = 64 << 20
+    files: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

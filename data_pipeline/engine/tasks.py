@@ -111,7 +111,9 @@ def run_read(task: ReadTask, progress: Progress) -> Result:
     with writers:
         for batch in task.step.read(task.item.payload, task.settings, progress):
             writers.write(batch)
-        return writers.result(task.item.bytes, start)
+        result = writers.result(task.item.bytes, start)
+        result.counts["files"] = task.item.files
+        return result
 
 
 def run_map(task: MapTask, progress: Progress) -> Result:

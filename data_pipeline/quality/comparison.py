@@ -35,6 +35,8 @@ from pangu.foundation.errors import UserError
 
 # what a token of Chinese takes in UTF-8, more than which no tokenizer of some thousand pieces reaches
 BYTES_A_TOKEN = 6
+# fewer clean documents than this judge by chance
+LEAST_DOCUMENTS = 20
 # held-out points of a curve, and what the clean set has at most for a token of training, so that they cost little
 EVALUATIONS = 8
 _HELDOUT_SHARE = 0.1
@@ -107,7 +109,8 @@ class Comparison:
     a: Outcome
     b: Outcome
     difference: float
-    is_clear: bool  # whether no repeat of the one reaches any of the other
+    interval: tuple[float, float] | None  # of the difference, 95 %, over the seeds; None from one training of each
+    is_clear: bool  # whether the interval leaves 0 out, and LEAST_DOCUMENTS or more judged
     heldout_documents: int
     heldout_tokens: int
     steps: int
@@ -115,9 +118,40 @@ class Comparison:
     runs: list[Run]
 
     @property
-    def better(self) -> str:
-        """`A` or `B`."""
+    def better(self) -> str | None:
+        """`A` or `B`; None where no difference is shown."""
+        if not self.is_clear:
+            return None
         return "A" if self.difference > 0 else "B"
+
+    @property
+    def verdict(self) -> str:
+        """What the trainings show, in a sentence."""
+        if self.interval is None:
+            return "no verdict from one training of each: --repeats 3 gives an interval"
+        if self.heldout_documents < LEAST_DOCUMENTS:
+            return f"no verdict from {self.heldout_documents} clean documents: {LEAST_DOCUMENTS} are the least"
+        low, high = (math.exp(bound) - 1 for bound in self.interval)
+        if self.better is None:
+            return f"no difference shown: B's perplexity is {low:+.1%} to {high:+.1%} of A's (95 % interval)"
+        return f"{self.better} is better: B's perplexity is {low:+.1%} to {high:+.1%} of A's (95 % interval)"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything, the verdict too, for JSON."""
+        return {**asdict(self), "better": self.better, "verdict": self.verdict}
+
+
+def interval_of(differences: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean of differences between pairs (Student's t); None of fewer than two."""
+    count = len(differences)
+    if count < 2:
+        return None
+    from scipy.special import stdtrit
+
+    mean = sum(differences) / count
+    deviation = math.sqrt(sum((one - mean) ** 2 for one in differences) / (count - 1))
+    reach = float(stdtrit(count - 1, 0.975)) * deviation / math.sqrt(count)
+    return mean - reach, mean + reach
 
 
 def compare(plan: Plan) -> Comparison:
@@ -146,18 +180,23 @@ def compare(plan: Plan) -> Comparison:
         split = _index(out / name)["splits"]["train"]
         outcomes.append(_outcome(name.upper(), corpus, split, heldout, runs, gone, plan))
     a, b = outcomes
+    # the trainings of one seed begin with the same weights and are a pair
+    losses = {(run.corpus, run.seed): run.losses[-1] for run in runs}
+    seeds = [plan.seed + repeat for repeat in range(plan.repeats)]
+    interval = interval_of([losses["B", seed] - losses["A", seed] for seed in seeds])
     comparison = Comparison(
         a,
         b,
         math.log(b.perplexity / a.perplexity),
-        a.highest < b.lowest or b.highest < a.lowest,
+        interval,
+        interval is not None and not interval[0] <= 0 <= interval[1] and heldout["documents"] >= LEAST_DOCUMENTS,
         heldout["documents"],
         heldout["tokens"],
         plan.steps,
         plan.steps * plan.batch_size * plan.seq_length,
         runs,
     )
-    write_whole(out / "compare.json", json.dumps({**asdict(comparison), "better": comparison.better}, indent=1) + "\n")
+    write_whole(out / "compare.json", json.dumps(comparison.as_dict(), indent=1) + "\n")
     return comparison
 
 

@@ -22,6 +22,8 @@ from pangu.foundation.errors import UserError
 Side = Literal["positives", "negatives"]
 # the verdicts of `review`, and the side of an example
 VERDICT_SIDES: dict[str, Side | None] = {"keep": "positives", "junk": "negatives", "unsure": None}
+# what every line of a review has, judged or not
+_REVIEW_FIELDS = {"doc_id", "verdict", "kind"}
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,15 @@ def _document(row: dict[str, Any]) -> Document:
 
 
 def examples(documents: Iterable[Document], side: Side) -> Iterator[str]:
-    """The texts for one side of a classifier: all, except that a reviewed document goes to the side of its verdict."""
+    """Yield the texts for one side of a classifier: all, except that a document of a review goes to the side of its
+    verdict, and to neither as long as it has none.
+    """
     for document in documents:
+        if not document.text:
+            continue
         verdict = document.fields.get("verdict")
-        if document.text and (verdict not in VERDICT_SIDES or VERDICT_SIDES[verdict] == side):
+        is_unjudged = verdict is None and document.fields.keys() >= _REVIEW_FIELDS
+        if not is_unjudged and (verdict not in VERDICT_SIDES or VERDICT_SIDES[verdict] == side):
             yield document.text
 
 

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.engine.local import unfinished_in_words
 from data_pipeline.report import charts
 from data_pipeline.report.collect import Amounts, Cluster, Report, RuleSamples
 from data_pipeline.report.escape import excerpt, text
+from data_pipeline.stages.read.source_files import kinds_in_words
 from pangu.foundation.page import page
 
 # what reasons mean, for a reader who does not know the rules
@@ -83,6 +85,14 @@ def _overview(report: Report) -> str:
         (_duration(seconds), "of work, all processes"),
     ]
     body = "".join(f'<div class="card"><b>{text(value)}</b><span>{text(label)}</span></div>' for value, label in cards)
+    warning = unfinished_in_words(report.summaries)
+    if warning is not None:
+        headline = f"{warning[0].upper()}{warning[1:]}. {headline}"
+    files: Counter = Counter()
+    for summary in report.summaries:
+        files.update(summary.files)
+    if files:
+        headline += f" Files: {kinds_in_words(files)}."
     return f'<h1>{text(report.name)}</h1><p class="headline">{text(headline)}</p><div class="cards">{body}</div>'
 
 

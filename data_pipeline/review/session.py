@@ -21,6 +21,7 @@ import xxhash
 
 from data_pipeline.engine.whole import write_whole
 from data_pipeline.quality.documents import VERDICT_SIDES, Document
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 
 Verdict = Literal["keep", "junk", "unsure"]
@@ -164,7 +165,7 @@ def load(path: Path) -> Session:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+        raise UserError(f"{path}: cannot be read: {reason_of(error)}") from error
     for number, line in enumerate(lines, 1):
         try:
             items.append(Item(**json.loads(line)))

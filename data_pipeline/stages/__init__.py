@@ -8,6 +8,7 @@ STAGES = {
     "read": "data_pipeline.stages.read.stage",
     "clean": "data_pipeline.stages.clean.stage",
     "filter": "data_pipeline.stages.filter.stage",
+    "label": "data_pipeline.stages.label.stage",
     "quality": "data_pipeline.stages.quality.stage",
     "dedup_exact": "data_pipeline.stages.dedup.exact",
     "dedup_fuzzy": "data_pipeline.stages.dedup.near_duplicates",
@@ -17,6 +18,8 @@ STAGES = {
     "mix": "data_pipeline.stages.mix.stage",
     "tokenizer": "data_pipeline.stages.tokenizer.stage",
     "pack": "data_pipeline.stages.pack.stage",
+    "megatron": "data_pipeline.stages.pack.megatron",
+    "export": "data_pipeline.stages.export.stage",
 }
 
 

@@ -14,11 +14,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pangu.checkpoint import directory as checkpoint
-from pangu.checkpoint.directory import LAYOUTS, MODEL_FILE, MOMENTS, OPTIMIZER, SHARD, STATE, WEIGHTS
+from pangu.checkpoint.open import (
+    LAYOUTS,
+    MODEL_FILE,
+    MOMENTS,
+    OPTIMIZER,
+    SHARD,
+    STATE,
+    WEIGHTS,
+    open_checkpoint,
+    rank_folder,
+)
 from pangu.checkpoint.reshard_write import ShardFile, write_parameters
 from pangu.config import ModelConfig
-from pangu.distributed.shards import rank_folder, with_moments
 from pangu.formats import names
 from pangu.formats.data_types import TensorInfo
 from pangu.formats.mindspore_checkpoint import metadata_values
@@ -28,7 +36,7 @@ from pangu.formats.parameter_layout import ParameterLayout
 from pangu.formats.safetensors_file import file_header
 from pangu.formats.shards import WholeShards, holds_shards
 from pangu.formats.source import FileSource, Source
-from pangu.formats.strategy_checkpoint import encode_strategy, read_stages
+from pangu.formats.strategy_checkpoint import encode_strategy
 from pangu.foundation.atomic_file import sync_directory
 from pangu.foundation.directory import hidden_directory
 from pangu.foundation.errors import UserError
@@ -38,45 +46,14 @@ Format = Literal["safetensors", "ckpt"]
 Stages = Mapping[int, Mapping[str, ParameterLayout]]
 
 
-def stages_of(paths: Sequence[Path], model: ModelConfig | None) -> Stages:
-    """The layouts that a strategy.yaml gives, or MindSpore's strategy files; with those of Adam's moments.
-
-    model: what a strategy.yaml must be for.
-    """
-    from pangu.distributed.strategy import load_strategy
-
-    yaml = [path for path in paths if path.suffix in (".yaml", ".yml")]
-    if yaml and len(paths) > 1:
-        raise UserError(f"{yaml[0]}: a strategy.yaml says everything: give it alone")
-    stages = load_strategy(yaml[0], model).stage_layouts if yaml else read_stages(paths)
-    return {
-        first: held if any(name.startswith(MOMENTS) for name in held) else with_moments(held)
-        for first, held in stages.items()
-    }
-
-
-def check_shapes(source: Source, paths: Sequence[Path], model: ModelConfig | None) -> None:
-    """Whether the parameters have the shapes that the model of a strategy.yaml gives them. Raises UserError."""
-    from pangu.distributed.strategy import load_strategy
-
-    if [path.suffix for path in paths] not in ([".yaml"], [".yml"]):
-        return
-    for name, shape in load_strategy(paths[0], model).shapes.items():
-        info = source.tensors.get(name)
-        if info is not None and info.shape != shape:
-            raise UserError(
-                f"{source.path}: {name!r} has shape {list(info.shape)}; by {paths[0]} it must have {list(shape)}"
-            )
-
-
-def open_checkpoint(path: Path, layouts: Stages | None) -> Source:
+def open_source_of(path: Path, layouts: Stages | None) -> Source:
     """Any checkpoint, put together. A training checkpoint is compared with its checksums first.
 
     layouts: what the shards of a directory hold; None: as its own strategy file says.
     """
     is_training = (path / STATE).is_file()
     if is_training:
-        checkpoint.open_checkpoint(path)
+        open_checkpoint(path)
     if path.is_dir() and holds_shards(path):
         own = [path / LAYOUTS] if (path / LAYOUTS).is_file() else None
         flat: dict[str, ParameterLayout] = {}

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.checkpoint.directory import MODEL_FILE, STATE, meant_checkpoint, open_checkpoint
+from pangu.checkpoint.open import MODEL_FILE, STATE, meant_checkpoint, open_checkpoint
 from pangu.config import ModelConfig, load_size
 from pangu.formats import names
 from pangu.formats.data_types import BF16, FP32, cast
+from pangu.formats.huggingface.gpt2 import CONFIG, Gpt2Source, model_in_config
 from pangu.formats.mapped_file import map_tensors
 from pangu.formats.model_metadata import TOKENIZER_KEY, model_in
 from pangu.formats.model_shape import tell_shape
@@ -33,10 +34,16 @@ def model_of(path: Path, source: Source | None = None) -> ModelConfig | None:
     told = model_in(source.metadata, str(path)) if source else None
     if told is not None:
         return told
-    beside = (path if path.is_dir() else path.parent) / MODEL_FILE
-    if not beside.is_file():
+    folder = path if path.is_dir() else path.parent
+    if (folder / MODEL_FILE).is_file():
+        model = ModelConfig.load(folder / MODEL_FILE)
+    elif (folder / CONFIG).is_file() and isinstance(source, Gpt2Source):
+        found = model_in_config(folder / CONFIG)
+        if found is None:
+            return None
+        model = found
+    else:
         return None
-    model = ModelConfig.load(beside)
     return model if source is None or fits(source, model) else None
 
 
@@ -57,9 +64,9 @@ def open_weights(path: Path) -> Source:
     """Open weights of any form; a training checkpoint is compared with its checksums, and its moments are left out."""
     if not (path / STATE).is_file():
         return in_full_precision(open_source(path))
-    from pangu.checkpoint.reshard import open_checkpoint as open_any
+    from pangu.checkpoint.reshard import open_source_of
 
-    return open_any(path, None)
+    return open_source_of(path, None)
 
 
 def read_weights(source: Source) -> dict[str, np.ndarray]:

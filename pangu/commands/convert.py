@@ -30,8 +30,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.checkpoint.directory import MODEL_FILE, STATE, meant_checkpoint
-from pangu.checkpoint.weights import model_of, open_weights
+from pangu.checkpoint.open import MODEL_FILE, STATE, meant_checkpoint
+from pangu.checkpoint.weights import load_for_inference, model_of, open_weights
 from pangu.config import ModelConfig, load_size
 from pangu.formats.conversion import SUFFIXES, Plan, make_plan
 from pangu.formats.open_source import open_source
@@ -43,6 +43,7 @@ from pangu.quantization.convert_quantized import calibration_ids, in_full_precis
 from pangu.quantization.layers import stored_tensors
 from pangu.quantization.quantized_file import METADATA, Quantization
 
+HUGGINGFACE = "huggingface"
 NETWORK_WORDS = {
     "assumed": "activation, final norm and types are those of the released models: the weights say nothing of them",
     "not known": "heads, activation and types are not known, and the output does not say them: give --model",
@@ -52,8 +53,9 @@ NETWORK_WORDS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("input", type=Path, metavar="INPUT", help="file or directory of weights")
-    add("--to", required=True, choices=list(SUFFIXES), help="form of the output; pytorch: the port's names")
-    add("--out", type=Path, metavar="FILE", help="file to write (.safetensors; .ckpt for mindspore)")
+    add("--to", required=True, choices=[*SUFFIXES, HUGGINGFACE], help="form of the output; pytorch: the port's names")
+    add("--out", type=Path, metavar="FILE", help="file to write (.safetensors; .ckpt; for huggingface a directory)")
+    add("--tokenizer", type=Path, metavar="DIR", help="with huggingface: goes along (default: the run's)")
     add("--strategy", type=Path, nargs="+", metavar="FILE", help="the shards' strategy file, or one of each stage")
     add("--embeddings", type=Path, metavar="DIR", help="where the three .npy are (default: with the shards)")
     add("--dtype", choices=["fp32", "fp16", "bf16"], help="convert all weights (default: keep their types)")
@@ -72,6 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.to == HUGGINGFACE:
+        return to_huggingface(arguments)
+    if arguments.tokenizer:
+        raise UserError("--tokenizer: goes with --to huggingface")
     out = arguments.out
     if out is None and not arguments.dry_run:
         raise UserError("--out FILE says where to write; --dry-run only looks")
@@ -83,6 +89,33 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.input = meant_checkpoint(arguments.input)
     with open_input(arguments) as source:
         return convert(source, arguments)
+
+
+def to_huggingface(arguments: argparse.Namespace) -> int:
+    """Write a directory that transformers loads."""
+    from pangu.formats.huggingface.export import write_directory
+
+    for flag in ("keep_optimizer", "model_yaml", "overwrite", "strategy", "embeddings", "quantize", "dry_run"):
+        if getattr(arguments, flag):
+            raise UserError(f"--{flag.replace('_', '-')} does not go with --to {HUGGINGFACE}")
+    if arguments.out is None:
+        raise UserError("--out DIR says where to write")
+    path = meant_checkpoint(arguments.input)
+    model, weights, place = load_for_inference(path, arguments.model, arguments.tokenizer)
+    if arguments.heads is not None:
+        model = ModelConfig.from_fields(model.model_dump() | {"num_heads": arguments.heads}, "--heads")
+    total = sum(weight.nbytes for weight in weights.values())
+    with progress_bar(total, arguments.out.name) as advance:
+        size = write_directory(arguments.out, model, weights, place, arguments.dtype, advance)
+    architecture = "PanguAlphaForCausalLM" if model.query_layer else "GPT2LMHeadModel"
+    if arguments.json:
+        summary = {"input": str(path), "output": str(arguments.out), "bytes": size, "architecture": architecture}
+        print(json.dumps(summary | {"tokenizer": str(place) if place else None}, indent=1))
+    else:
+        print(f"wrote    {arguments.out}: {architecture}, {model.num_parameters:,} parameters, {size:,} bytes")
+        if place is None:
+            print("without a tokenizer: none lies with the weights; --tokenizer DIR takes one along")
+    return 0
 
 
 def check_quantize(arguments: argparse.Namespace) -> None:

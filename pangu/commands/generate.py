@@ -16,6 +16,7 @@ import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pangu.foundation.errors import UserError
@@ -37,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="texts for each prompt")
     parser.add_argument("--model", help="model.yaml or the name of a size, for a .safetensors file")
     parser.add_argument("--tokenizer", help="tokenizer directory or .model file (default: the run's)")
-    parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=100, metavar="N", help="the longest answer, in tokens (default 100)"
+    )
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0: greedy (default 0.8)")
     parser.add_argument("--top-k", type=int, default=40, metavar="K", help="0: no limit (default 40)")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="1: no limit (default)")
@@ -56,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     overflow.add_argument("--slide", action="store_true", help="write on beyond the context, forgetting its older half")
     parser.add_argument("--json", action="store_true", help="a JSON object a line: prompt, text, ids, finish, seed")
     parser.add_argument("--logprobs", action="store_true", help="with --json: log-probability of each new token")
+    parser.add_argument("--chat", action="store_true", help="ask in the template that was stored with an adapter")
     parser.add_argument("--engine", choices=["compiled", "mindspore"], help="default: compiled on a CPU")
     parser.add_argument("--threads", type=int, metavar="N", help="of the compiled engine (default: one a core)")
     parser.add_argument(
@@ -63,7 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["fp32", "fp16", "bf16"],
         help="of the weights (default: as stored; mindspore: fp32 on a CPU)",
     )
-    parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], default="CPU")
+    parser.add_argument(
+        "--device", choices=["CPU", "Ascend", "GPU"], default="CPU", help="where to compute (default CPU)"
+    )
 
 
 def options_of(arguments: argparse.Namespace) -> "GenerationOptions":
@@ -74,6 +80,8 @@ def options_of(arguments: argparse.Namespace) -> "GenerationOptions":
         raise UserError("--logprobs: goes with --json")
     if arguments.conversation and not arguments.interactive:
         raise UserError("--conversation: goes with --interactive")
+    if arguments.chat and arguments.interactive:
+        raise UserError("--chat: goes with --prompt or --file")
     if arguments.samples < 1:
         raise UserError(f"--samples {arguments.samples}: must be at least 1")
     if arguments.charset and not arguments.file:
@@ -155,6 +163,14 @@ def told_of(request: "Request", logprobs: Sequence[float | None]) -> dict[str, o
     return told
 
 
+def asked(checkpoint: str, question: str) -> str:
+    """Return a question in the form that the model answers by."""
+    from pangu.tuning.adapter_file import template_of_model
+    from pangu.tuning.records import Turn
+
+    return template_of_model(Path(checkpoint)).prompt([Turn("user", question)])
+
+
 def load_generator(arguments: argparse.Namespace) -> "Generator":
     """Return the model that is asked for, with a tokenizer. Raises UserError."""
     engine, dtype = arguments.engine, arguments.dtype
@@ -195,6 +211,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.ignore_end:
         assert generator.tokenizer
         options = replace(options, stop_ids=(*options.stop_ids, generator.tokenizer.special.end_of_document))
+    if arguments.chat:
+        rows = [row | {"prompt": asked(arguments.checkpoint, row["prompt"])} for row in rows or []]
     if rows is not None:
         answer(generator, requests_of(rows, options, arguments.samples, is_varied), arguments.json)
         return 0

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pangu.foundation.atomic_file import whole_file
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 
 
@@ -26,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eod", type=int, help="id that ends a document")
     parser.add_argument("--pad", type=int, help="id of padding")
     parser.add_argument("--dtype", choices=["fp32", "fp16"], help="compute dtype (default: the model's)")
-    parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], default="CPU")
+    parser.add_argument(
+        "--device", choices=["CPU", "Ascend", "GPU"], default="CPU", help="where to compute (default CPU)"
+    )
 
 
 def read_ids(path: str, vocab_size: int, seq_length: int) -> np.ndarray:
@@ -34,7 +37,7 @@ def read_ids(path: str, vocab_size: int, seq_length: int) -> np.ndarray:
     try:
         ids = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as .npy: {error}") from None
+        raise UserError(f"{path}: cannot be read as .npy: {reason_of(error)}") from None
     if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu" or not ids.size:
         raise UserError(f"{path}: must be integers of shape [B, S], not {getattr(ids, 'dtype', type(ids))}")
     if ids.shape[1] > seq_length:
@@ -52,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         config = config.model_copy(update={"compute_dtype": arguments.dtype})
     ids = read_ids(arguments.ids, config.vocab_size, config.seq_length)
 
-    from pangu.checkpoint.directory import meant_checkpoint
+    from pangu.checkpoint.open import meant_checkpoint
     from pangu.checkpoint.weights import open_weights, read_weights
     from pangu.device import use_device
     from pangu.model.network import build

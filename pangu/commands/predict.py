@@ -76,7 +76,7 @@ def is_plain(prompt: str) -> bool:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pangu.checkpoint.directory import meant_checkpoint
+    from pangu.checkpoint.open import meant_checkpoint
     from pangu.distributed.predictor import (
         Prediction,
         Predictor,

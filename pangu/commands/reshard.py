@@ -19,9 +19,24 @@ from pangu.foundation.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--from", dest="source", type=Path, nargs="+", default=[], metavar="LAYOUT")
-    parser.add_argument("--to", type=Path, nargs="+", default=[], metavar="LAYOUT")
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint that ranks wrote in parts, or one file of weights")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="LAYOUT",
+        help="how it is split: strategy.yaml, or one file of layouts a stage (default: as the checkpoint says)",
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="LAYOUT",
+        help="how to split the result (default: whole, in one file)",
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory or file to make")
     parser.add_argument("--format", choices=["safetensors", "ckpt"], default="safetensors", help="of the rank files")
     parser.add_argument("--weights-only", action="store_true", help="leave out Adam's moments and the state")
@@ -30,22 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pangu.checkpoint.directory import STATE, meant_checkpoint
+    from pangu.checkpoint.open import STATE, meant_checkpoint
     from pangu.checkpoint.reshard import (
         check_output,
-        check_shapes,
         make_plan,
-        open_checkpoint,
-        stages_of,
+        open_source_of,
         write_plan,
     )
     from pangu.checkpoint.weights import model_of
+    from pangu.distributed.layout_files import check_shapes, stages_of
 
     arguments.checkpoint = meant_checkpoint(arguments.checkpoint)
     model = model_of(arguments.checkpoint) if (arguments.checkpoint / STATE).is_file() else None
     layouts = stages_of(arguments.source, model) if arguments.source else None
     to = stages_of(arguments.to, model) if arguments.to else None
-    source = open_checkpoint(arguments.checkpoint, layouts)
+    source = open_source_of(arguments.checkpoint, layouts)
     check_shapes(source, arguments.source, model)
     check_shapes(source, arguments.to, model)
     model = model or model_of(arguments.checkpoint, source)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 
 BLOCK = 64  # lines that are asked together
@@ -35,7 +36,7 @@ def read_lines(path: str) -> list[dict[str, str]]:
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8: {error}") from None
+        raise UserError(f"{path}: cannot be read as UTF-8: {reason_of(error)}") from None
     rows = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not rows:
         raise UserError(f'{path}: holds no line; write {{"context": .., "continuation": ..}} or {{"text": ..}}')

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pangu.config import TrainConfig
 from pangu.distributed.process_group import LOCAL_WORKERS, World
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 from pangu.foundation.processes import free_port
 from pangu.training.data import PackedData
@@ -243,7 +244,7 @@ def check_rank_table(path: Path, launch: Launch) -> Check:
         if table.get("version") != "1.0" or int(table["server_count"]) != len(table["server_list"]):
             return Check(what, "must be of version 1.0, with as many servers as server_count says")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return Check(what, f"cannot be read: {error}")
+        return Check(what, f"cannot be read: {reason_of(error)}")
     if ranks != list(range(launch.workers)):
         return Check(what, f"must name the ranks 0 to {launch.workers - 1}, each once; has {len(ranks)}")
     return Check(what)

@@ -26,7 +26,7 @@ from types import FrameType
 
 import psutil
 
-from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.open import MOMENTS, STATE, file_digest, open_checkpoint
 from pangu.checkpoint.weights import model_of, open_weights, tokenizer_of
 from pangu.config import load_size
 from pangu.distributed.launch import Check, check_device, check_modules
@@ -82,13 +82,13 @@ def contents_of(path: Path, model: str | None, tokenizer: str | None) -> dict[st
     """Return digests of weights, network and tokenizer as they lie on the disk now. Raises UserError."""
     from pangu.tokenizer import Tokenizer
 
-    state, source = path / checkpoint.STATE, None
+    state, source = path / STATE, None
     if state.is_file():
-        weights = checkpoint.open_checkpoint(path).digests
+        weights = open_checkpoint(path).digests
     else:
         source = open_weights(path)
         with source:
-            weights = {file.name: checkpoint.digest(file) for file in source.files}
+            weights = {file.name: file_digest(file) for file in source.files}
     network = load_size(model) if model else model_of(path, source)
     place = Path(tokenizer) if tokenizer else tokenizer_of(path)
     return {
@@ -150,10 +150,10 @@ def check_memory(asked: Prediction) -> Check:
 
 def weight_bytes(path: Path) -> int:
     """Bytes of the weights of a checkpoint in fp32."""
-    if not (path / checkpoint.STATE).is_file():
+    if not (path / STATE).is_file():
         source = open_weights(path)
-        return 4 * sum(info.size for name, info in source.tensors.items() if not name.startswith(checkpoint.MOMENTS))
-    return 4 * checkpoint.open_checkpoint(path, verify=False).model.num_parameters
+        return 4 * sum(info.size for name, info in source.tensors.items() if not name.startswith(MOMENTS))
+    return 4 * open_checkpoint(path, verify=False).model.num_parameters
 
 
 def processes_of(strategy_file: str | None, workers: int | None) -> int:

@@ -8,8 +8,16 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError
 
-from pangu.checkpoint import directory as checkpoint
-from pangu.checkpoint.directory import LAYOUTS, MOMENTS, SHARD, TrainingState
+from pangu.checkpoint.open import (
+    LAYOUTS,
+    SHARD,
+    TrainingState,
+    file_digest,
+    rank_folder,
+    step_directory,
+    with_moments,
+)
+from pangu.checkpoint.save import begin_checkpoint, finish_checkpoint, hidden_place, not_written, write_tensors
 from pangu.config import ModelConfig
 from pangu.distributed.process_group import World
 from pangu.formats.model_metadata import metadata_of
@@ -21,11 +29,7 @@ from pangu.foundation.errors import UserError
 DIGEST = "sha256.json"
 
 
-def rank_folder(rank: int) -> str:
-    return f"rank_{rank}"
-
-
-def save(
+def save_shards(
     run: Path,
     state: TrainingState,
     held: dict[str, np.ndarray],
@@ -40,37 +44,32 @@ def save(
     directory is one that all ranks see. A rank that cannot write raises UserError; what is left is hidden, and the next
     start removes it.
     """
-    final = checkpoint.step_directory(run, state.step)
-    hidden = checkpoint.hidden(final)
+    final = step_directory(run, state.step)
+    hidden = hidden_place(final)
     try:
         if world.is_first:
-            checkpoint.begin(final)
+            begin_checkpoint(final)
         world.wait()
         folder = hidden / rank_folder(world.rank)
         folder.mkdir()
-        digest = checkpoint.write_tensors(folder / SHARD, held, metadata_of(model, train.get("tokenizer")))
+        digest = write_tensors(folder / SHARD, held, metadata_of(model, train.get("tokenizer")))
         write_whole(folder / DIGEST, json.dumps(digest).encode())
         world.wait()
         if world.is_first:
             entries = (entry for stage in layouts for entry in with_moments(stage).items())
             write_whole(hidden / LAYOUTS, encode_strategy(entries))
-            digests = {LAYOUTS: checkpoint.digest(hidden / LAYOUTS)}
+            digests = {LAYOUTS: file_digest(hidden / LAYOUTS)}
             for rank in range(world.size):
                 said = hidden / rank_folder(rank) / DIGEST
                 digests[f"{rank_folder(rank)}/{SHARD}"] = json.loads(said.read_text(encoding="utf-8"))
                 said.unlink()
-            checkpoint.finish(final, state, model, train, digests)
+            finish_checkpoint(final, state, model, train, digests)
     except (OSError, ValueError, SafetensorError) as error:
         if isinstance(error, OSError) and world.is_first:
             shutil.rmtree(hidden, ignore_errors=True)
-        raise checkpoint.not_written(final, error) from None
+        raise not_written(final, error) from None
     world.wait()
     return final
-
-
-def with_moments(layouts: Mapping[str, ParameterLayout]) -> dict[str, ParameterLayout]:
-    """The layouts of weights, and the same ones of their moments."""
-    return {prefix + name: layout for prefix in ("", *MOMENTS) for name, layout in layouts.items()}
 
 
 def part_of(layout: ParameterLayout, rank: int, whole: np.ndarray) -> np.ndarray:

@@ -12,10 +12,21 @@ from typing import Self, cast
 
 import numpy as np
 
-from pangu.checkpoint import directory as checkpoint
-from pangu.checkpoint.directory import LAYOUTS, MOMENTS, OPTIMIZER, SHARD, WEIGHTS, Checkpoint
+from pangu.checkpoint.open import (
+    LAYOUTS,
+    MOMENTS,
+    OPTIMIZER,
+    SHARD,
+    STATE,
+    WEIGHTS,
+    Checkpoint,
+    newest_checkpoint,
+    none_whole,
+    open_checkpoint,
+    rank_folder,
+    step_directory,
+)
 from pangu.distributed.process_group import World
-from pangu.distributed.shards import rank_folder
 from pangu.formats.open_source import open_source
 from pangu.formats.parameter_layout import ParameterLayout, region
 from pangu.formats.safetensors_file import index_safetensors
@@ -143,17 +154,23 @@ class StoredCheckpoint:
 
 
 def stored_checkpoint(path: Path, world: World) -> StoredCheckpoint:
-    """The checkpoint that is named, or of a run its newest whole one; the first rank checks it for all.
+    """Return the checkpoint that is named, or of a run its newest whole one; the first rank checks it for all.
 
     Raises UserError where there is none.
     """
-    if (path / checkpoint.STATE).is_file():
-        saved = checkpoint.open_checkpoint(path) if world.is_first else None
+    if (path / STATE).is_file():
+        saved: Checkpoint | None = open_checkpoint(path, verify=world.is_first)
         world.wait()
-        return StoredCheckpoint(saved or checkpoint.open_checkpoint(path, verify=False), world.rank)
-    newest = checkpoint.newest(path) if world.is_first else None
-    after = world.from_first(newest.state.step + 1 if newest else 0)
-    if not after:
-        raise checkpoint.none_whole(path)
-    directory = checkpoint.step_directory(path, after - 1)
-    return StoredCheckpoint(newest or checkpoint.open_checkpoint(directory, verify=False), world.rank)
+    else:
+        saved = on_all_ranks(newest_checkpoint(path) if world.is_first else None, path, world)
+    if saved is None:
+        raise none_whole(path)
+    return StoredCheckpoint(saved, world.rank)
+
+
+def on_all_ranks(saved: Checkpoint | None, run: Path, world: World) -> Checkpoint | None:
+    """Return what the first rank gives, a checkpoint of the run or None, on every rank."""
+    after = world.from_first(saved.state.step + 1 if saved else 0)
+    if world.is_first or not after:
+        return saved
+    return open_checkpoint(step_directory(run, after - 1), verify=False)

@@ -240,7 +240,7 @@ class Supervisor:
         return attempt.exit_code()
 
     def newest_checkpoint(self) -> str | None:
-        from pangu.checkpoint.directory import step_directories
+        from pangu.checkpoint.open import step_directories
 
         found = step_directories(self.run_directory)
         return str(found[0]) if found else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 
 BLANK = re.compile(r"\[BLANK(\d+)\]")
@@ -44,7 +45,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8: {error}") from None
+        raise UserError(f"{path}: cannot be read as UTF-8: {reason_of(error)}") from None
 
 
 def records(path: Path) -> Iterator[tuple[str, Any]]:

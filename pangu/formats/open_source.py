@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from pangu.formats.huggingface.gpt2 import Gpt2Source, is_gpt2
 from pangu.formats.regular_file import file_size, read_bytes
 from pangu.formats.released import ReleasedShards
 from pangu.formats.safetensors_file import index_safetensors
@@ -40,13 +41,18 @@ def open_source(path: Path, strategy: list[Path] | None = None, embeddings: Path
     if strategy:
         raise UserError(f"{path}: --strategy goes with a directory of shards")
     if path.name.endswith(".index.json"):
-        return open_indexed(path)
+        return with_our_names(open_indexed(path))
     if path.suffix == ".ckpt":
         return CheckpointSource(path)
     if path.suffix in (".safetensors", ".bin", ".pt", ".pth"):
-        return open_file(path)
+        return with_our_names(open_file(path))
     file_size(path)
     raise UserError(f"{path}: must be a directory or end in .ckpt, .safetensors, .bin, .pt, .pth or .index.json")
+
+
+def with_our_names(source: FileSource) -> Source:
+    """Return weights of a GPT-2 under the released names, and others as they are."""
+    return Gpt2Source(source) if is_gpt2(source) else source
 
 
 def open_file(path: Path) -> FileSource:

@@ -32,9 +32,9 @@ def discard_standard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def reason_of(error: OSError) -> str:
-    """Return what the system says, without the number and the path."""
-    return error.strerror or str(error)
+def reason_of(error: Exception) -> str:
+    """Return in one line what went wrong: of an error of the system its words, without the number and the path."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 class BestEffortFile:

@@ -53,8 +53,11 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def commented(config: "BaseModel", indent: str = "", omit: Any = None) -> str:
-    """Return YAML of settings, with each field's description as a comment. Fields that are `omit` become comments."""
+def commented(config: "BaseModel", indent: str = "", hides_null: bool = False) -> str:
+    """Return YAML of settings, with the legal values and the description of each field as a comment.
+
+    hides_null: fields that are null become comments.
+    """
     import yaml
     from pydantic import BaseModel
 
@@ -64,11 +67,20 @@ def commented(config: "BaseModel", indent: str = "", omit: Any = None) -> str:
         if isinstance(value, BaseModel):
             summary = (type(value).__doc__ or "").split("\n")[0].split(" (`")[0].rstrip(".")
             lines += [f"{indent}{key}:{f'  # {summary}' if summary else ''}"]
-            lines.append(commented(value, f"{indent}  ", omit).rstrip("\n"))
+            lines.append(commented(value, f"{indent}  ", hides_null).rstrip("\n"))
             continue
         plain = config.model_dump(mode="json", include={name})[name]
         dumped = yaml.safe_dump(plain, allow_unicode=True, default_flow_style=True, width=10**6)
         text = f"{key}: {dumped.removesuffix('...' + chr(10)).strip()}"
-        comment = f"  # {field.description}" if field.description else ""
-        lines.append(f"{indent}{'# ' if omit is not None and plain == omit else ''}{text}{comment}")
+        said = "; ".join(part for part in (_legal(field.annotation), field.description) if part)
+        is_hidden = hides_null and plain is None
+        lines.append(f"{indent}{'# ' if is_hidden else ''}{text}{f'  # {said}' if said else ''}")
     return "\n".join(lines) + "\n"
+
+
+def _legal(kind: Any) -> str:
+    """Return the values of a literal with more than one."""
+    for one in (kind, *get_args(kind)):
+        if get_origin(one) is Literal and len(get_args(one)) > 1:
+            return ", ".join(str(value) for value in get_args(one))
+    return ""

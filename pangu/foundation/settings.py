@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pangu.foundation.errors import PlacedError
 from pangu.foundation.yaml_document import (
@@ -89,11 +89,11 @@ class SettingsFile(Section):
 def checked(schema: type[Any], document: Document, location: Location = (), data: Any = ...) -> Any:
     """Return the object that a part of a document describes. Raises UserError for the first mistake.
 
-    `data` stands in for the part where it is not given in the form that `schema` has.
+    schema: a model or a dataclass. `data` stands in for the part where it is not given in the form that it has.
     """
     given = document.data if data is ... else data
     try:
-        result = schema.model_validate(given)
+        result = schema.model_validate(given) if _is_model(schema) else TypeAdapter(schema).validate_python(given)
     except ValidationError as error:
         raise _explained(error, schema, document, location) from None
     for place, value, became in _coerced(given, result, ()):

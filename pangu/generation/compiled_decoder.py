@@ -235,7 +235,7 @@ class CompiledBatch(DecodingBatch):
         widths = dict.fromkeys(("STREAM", "CHOSEN", "NORMED", "ASKED", "Q", "K", "V", "ATTENDED", "PROJECTED"), hidden)
         widths |= {"INNER_ROWS": inner, "NARROW": 3 * self.network.rank, "LOGITS": config.vocab_size}
         arrays = {name: np.zeros((tokens, width), np.float32) for name, width in widths.items()}
-        scratch = max(4 * hidden, 4 * inner, slots) + 16
+        scratch = max(4 * hidden, 4 * inner, 8 * 512, slots) + 16
         arrays["SCRATCH"] = np.zeros((self.network.team.threads, scratch), np.float32)
         arrays |= {name: np.zeros(tokens, np.int64) for name in ("IDS", "AT", "SLOT", "ADAPTER")}
         arrays |= {"RUN": np.zeros((tokens, 3), np.int64), "WANT": np.zeros((tokens, 2), np.int64)}

@@ -35,6 +35,7 @@ from pangu.generation.compiled_vectors import (
     load_int8,
     load_low_nibbles,
     multiply,
+    prefetch,
     put_float,
     spread,
     store,
@@ -63,6 +64,7 @@ _ROOT_HALF = _f32(sqrt(0.5))
 _ERF_P = _f32(0.3275911)
 _ERF_1, _ERF_2, _ERF_3, _ERF_4, _ERF_5 = map(_f32, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
 UNSEEN = _f32(-1e30)
+AHEAD = 20480  # bytes
 
 
 @compiled
@@ -96,13 +98,28 @@ def one_row(weights, x, y, inputs):
 
 
 @compiled
+def ahead_of(weights, row_bytes):
+    """Where to ask for weights that come later, while four rows are multiplied: behind the next four.
+
+    Processors see by themselves that one row goes on, but four at once, short or of small numbers, come too late:
+    int8 took two to three times as long.
+    """
+    return weights + max(AHEAD, 4 * row_bytes)
+
+
+@compiled
 def four_rows_fp32(weights, x, y, inputs):
     """Four neighbouring rows of weights times x -> y[0..4]."""
     row_0, row_1 = weights, weights + 4 * inputs
     row_2, row_3 = row_1 + 4 * inputs, row_1 + 8 * inputs
+    ahead = ahead_of(weights, 4 * inputs)
     sum_0 = spread(_ZERO)
     sum_1, sum_2, sum_3 = sum_0, sum_0, sum_0
     for place in range(0, inputs // 16 * 64, 64):
+        prefetch(ahead + 4 * place)
+        prefetch(ahead + 4 * place + 64)
+        prefetch(ahead + 4 * place + 128)
+        prefetch(ahead + 4 * place + 192)
         value = load_fp32(x + place)
         sum_0 = fma(load_fp32(row_0 + place), value, sum_0)
         sum_1 = fma(load_fp32(row_1 + place), value, sum_1)
@@ -118,9 +135,12 @@ def four_rows_fp16(weights, x, y, inputs):
     """The same for fp16 weights. Like the next three: inputs are a multiple of 16."""
     row_0, row_1 = weights, weights + 2 * inputs
     row_2, row_3 = row_1 + 2 * inputs, row_1 + 4 * inputs
+    ahead = ahead_of(weights, 2 * inputs)
     sum_0 = spread(_ZERO)
     sum_1, sum_2, sum_3 = sum_0, sum_0, sum_0
     for place in range(0, 2 * inputs, 32):
+        prefetch(ahead + 4 * place)
+        prefetch(ahead + 4 * place + 64)
         value = load_fp32(x + 2 * place)
         sum_0 = fma(load_fp16(row_0 + place), value, sum_0)
         sum_1 = fma(load_fp16(row_1 + place), value, sum_1)
@@ -134,9 +154,12 @@ def four_rows_bf16(weights, x, y, inputs):
     """The same for bf16 weights."""
     row_0, row_1 = weights, weights + 2 * inputs
     row_2, row_3 = row_1 + 2 * inputs, row_1 + 4 * inputs
+    ahead = ahead_of(weights, 2 * inputs)
     sum_0 = spread(_ZERO)
     sum_1, sum_2, sum_3 = sum_0, sum_0, sum_0
     for place in range(0, 2 * inputs, 32):
+        prefetch(ahead + 4 * place)
+        prefetch(ahead + 4 * place + 64)
         value = load_fp32(x + 2 * place)
         sum_0 = fma(load_bf16(row_0 + place), value, sum_0)
         sum_1 = fma(load_bf16(row_1 + place), value, sum_1)
@@ -150,9 +173,11 @@ def four_rows_int8(weights, x, y, inputs):
     """The same for int8 weights, without their scales."""
     row_0, row_1 = weights, weights + inputs
     row_2, row_3 = row_1 + inputs, row_1 + 2 * inputs
+    ahead = ahead_of(weights, inputs)
     sum_0 = spread(_ZERO)
     sum_1, sum_2, sum_3 = sum_0, sum_0, sum_0
     for place in range(0, inputs, 16):
+        prefetch(ahead + 4 * place)
         value = load_fp32(x + 4 * place)
         sum_0 = fma(load_int8(row_0 + place), value, sum_0)
         sum_1 = fma(load_int8(row_1 + place), value, sum_1)
@@ -173,9 +198,11 @@ def group_int4(codes, scale, first, second, total):
 def four_rows_int4(weights, scales, x, y, inputs):
     """The same for int4 weights with one fp16 scale a group."""
     width, groups = inputs // 2, inputs // GROUP
+    ahead = ahead_of(weights, width)
     sum_0 = spread(_ZERO)
     sum_1, sum_2, sum_3 = sum_0, sum_0, sum_0
     for group in range(groups):
+        prefetch(ahead + 64 * group)
         first, second = load_fp32(x + 128 * group), load_fp32(x + 128 * group + 64)
         codes, scale = weights + 16 * group, scales + 2 * group
         sum_0 = group_int4(codes, scale, first, second, sum_0)
@@ -288,32 +315,50 @@ def column(matrix, number):
 
 
 @compiled
+def rows_together(inputs):
+    """Rows that are multiplied with a few tokens before the next tokens come: what the first cache holds."""
+    return 8 if inputs <= 512 else 4
+
+
+@compiled
+def several_tokens(weights, rows, inputs, x, count, y, outputs):
+    """`rows` rows of fp32 weights, a multiple of four, times `count` tokens; y at the first of the rows."""
+    token = 0
+    while token + 4 <= count:
+        for row in range(0, rows, 4):
+            target = y + 4 * (token * outputs + row)
+            four_by_four(weights + 4 * row * inputs, x + 4 * token * inputs, target, outputs, inputs)
+        token += 4
+    while token < count:
+        for row in range(0, rows, 4):
+            target = y + 4 * (token * outputs + row)
+            four_rows_fp32(weights + 4 * row * inputs, x + 4 * token * inputs, target, inputs)
+        token += 1
+
+
+@compiled
 def product(matrix, x, count, y, first, last, scratch):
     """Outputs first..last of W x, without scales and bias, for `count` tokens of x [count, in] -> y [count, out].
 
-    matrix: the address of its row in a table. `first` is a multiple of four. scratch: room for four rows of fp32
-    weights. Each weight is read once for all tokens.
+    matrix: the address of its row in a table. `first` is a multiple of four. scratch: room for `rows_together` rows of
+    fp32 weights. Each weight is read once for all tokens.
     """
     address, kind, outputs = column(matrix, ADDRESS), column(matrix, KIND), column(matrix, OUTPUTS)
     inputs, scales = column(matrix, INPUTS), column(matrix, SCALES)
+    alone = count == 1 and (kind == FP32 or inputs % 16 == 0)
     row = first
     while row + 4 <= last:
-        if count == 1 and (kind == FP32 or inputs % 16 == 0):
+        rows = 4 if alone else min(rows_together(inputs), (last - row) // 4 * 4)
+        if alone:
             one_token(kind, address, scales, row, inputs, x, y + 4 * row)
         else:
             weights = address + 4 * row * inputs
             if kind != FP32:
                 weights = scratch
-                for number in range(4):
+                for number in range(rows):
                     widen(kind, address, scales, row + number, inputs, scratch + 4 * number * inputs)
-            token = 0
-            while token + 4 <= count:
-                four_by_four(weights, x + 4 * token * inputs, y + 4 * (token * outputs + row), outputs, inputs)
-                token += 4
-            while token < count:
-                four_rows_fp32(weights, x + 4 * token * inputs, y + 4 * (token * outputs + row), inputs)
-                token += 1
-        row += 4
+            several_tokens(weights, rows, inputs, x, count, y + 4 * row, outputs)
+        row += rows
     while row < last:
         widen(kind, address, scales, row, inputs, scratch)
         for token in range(count):

@@ -7,7 +7,9 @@ SSE. Results are the same bits on all of them.
 An address is an int64, the place of a number in memory; whoever calls keeps the array alive.
 """
 
+import hashlib
 import platform
+from pathlib import Path
 
 import numba
 from llvmlite import ir
@@ -128,6 +130,21 @@ half_at = _reader(ir.HalfType(), types.float32, lambda builder, raw: builder.fpe
 bfloat_at = _reader(ir.IntType(16), types.float32, _widen_one_bfloat16)
 byte_at = _reader(ir.IntType(8), types.int64, lambda builder, raw: builder.sext(raw, ir.IntType(64)))
 integer_at = _reader(ir.IntType(64), types.int64, lambda builder, raw: raw)
+
+
+@intrinsic
+def prefetch(typing_context, address):  # type: ignore[no-untyped-def]
+    """Ask for the cache line at an address, which need not exist, to come into the second cache."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        place = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [place, _INT, _INT, _INT])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        # for reading, not into the first cache (where x is), data and no program
+        builder.call(function, [builder.inttoptr(arguments[0], place), _INT(0), _INT(2), _INT(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
 
 
 @intrinsic
@@ -388,6 +405,22 @@ def entry(function):  # type: ignore[no-untyped-def]
     """Decorate a function that Python calls. It is compiled at the first call; the machine code is kept on disk."""
     options = {"nogil": True, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, **options)(function)
+        dispatcher = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba can write nowhere: every process compiles
         return numba.njit(**options)(function)
+    # numba compiles again when the function's own file has changed, and does not look at what the function calls.
+    file = dispatcher._cache._cache_file
+    file._source_stamp = (file._source_stamp, source_digest())
+    return dispatcher
+
+
+def source_digest() -> str:
+    """Of every file that compiled code is made of."""
+    sources = sorted(Path(__file__).parent.glob("compiled_*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
+def is_kept(dispatcher) -> bool:  # type: ignore[no-untyped-def]
+    """Return whether an earlier process has left machine code of an `entry` on disk."""
+    file = getattr(dispatcher._cache, "_cache_file", None)
+    return file is not None and Path(file._index_path).exists()

@@ -105,16 +105,21 @@ class Generator:
         engine: EngineName | None = None,
         threads: int | None = None,
     ) -> "Generator":
-        """From a run directory, a checkpoint directory or weights of any form (see `load_for_inference`).
+        """From a run, a checkpoint, weights of any form (`load_for_inference`), or an adapter, merged into its base.
 
         dtype: what MindSpore computes in, or what the compiled engine stores the matrices in (None: as in the file).
         """
         from pangu.checkpoint.weights import load_for_inference
         from pangu.tokenizer import Tokenizer
+        from pangu.tuning.adapter_file import is_adapter, load_adapted
 
-        config, weights, place = load_for_inference(checkpoint, model, tokenizer, as_stored=engine != "mindspore")
-        if engine is None and default_engine(config) == "mindspore":
-            config, weights, place = load_for_inference(checkpoint, model, tokenizer)
+        if is_adapter(Path(checkpoint)):
+            # --model says where the base is: the adapter says what network it has.
+            config, weights, place = load_adapted(Path(checkpoint), model, tokenizer)
+        else:
+            config, weights, place = load_for_inference(checkpoint, model, tokenizer, as_stored=engine != "mindspore")
+            if engine is None and default_engine(config) == "mindspore":
+                config, weights, place = load_for_inference(checkpoint, model, tokenizer)
         engine = engine or default_engine(config)
         if dtype and engine == "mindspore":
             config = config.model_copy(update={"compute_dtype": dtype})
@@ -201,10 +206,13 @@ class Generator:
         tokens = min(longest - 1, self.config.seq_length)
         rows = min(self.batch_size, len(prompts))
         sequences = [
-            RunningSequence(number, prompt, one, self.tokenizer, self.byte_tokens)
-            for number, (prompt, one) in enumerate(zip(prompts, options, strict=True))
+            self.begin(number, prompt, one) for number, (prompt, one) in enumerate(zip(prompts, options, strict=True))
         ]
         yield from self.run(self.open(rows, tokens), sequences)
+
+    def begin(self, number: int, prompt: list[int], options: GenerationOptions) -> "RunningSequence":
+        """Return a sequence that has not read its prompt yet; `prompt` is as `fit` leaves it."""
+        return RunningSequence(number, prompt, options, self.tokenizer, self.byte_tokens)
 
     def run(self, batch: DecodingBatch, sequences: list["RunningSequence"]) -> Iterator[Piece]:
         """Until every sequence has ended; a free row takes the next as soon as the engine can."""

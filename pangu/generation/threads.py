@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
 from pangu.generation.compiled_step import work_on
+from pangu.generation.compiled_vectors import is_kept
 
 # Rounds that a helper waits for the next call before it sleeps: about the time in which the next token is drawn.
 ROUNDS = 4000
@@ -58,6 +60,13 @@ def end(shared: Shared) -> None:
         shared.wake.notify_all()
 
 
+def compile_for(job: np.ndarray) -> None:
+    """Compile with a word to the user, or fetch the machine code of an earlier process."""
+    if not is_kept(work_on):
+        warn("compiling the generation engine: once on this machine, for 10 to 30 seconds")
+    work_on(job, 1, 0, 0)  # a helper that waits for no time does nothing
+
+
 class Team:
     """Runs calls with helpers. A helper that gets no core in time is not waited for (`compiled_step`)."""
 
@@ -74,6 +83,8 @@ class Team:
     def run(self, job: np.ndarray, owner: object) -> None:
         """Carry out one call of a job; one at a time. owner: keeps the memory that the job points to."""
         with self.lock:
+            if not work_on.signatures:
+                compile_for(job)
             self.number += 1
             if self.threads > 1:
                 self.call_helpers(job, owner)

@@ -5,7 +5,6 @@ Cholesky factor of H⁻¹, in blocks of 128 columns (algorithm 1 of the paper).
 """
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
 
 from pangu.foundation.errors import UserError
 from pangu.quantization.rounding import (
@@ -26,6 +25,8 @@ DAMPING = 0.01  # of the mean of H's diagonal, added to it
 
 def inverse_factor(hessian: np.ndarray) -> np.ndarray:
     """The upper factor U of H⁻¹ = UᵀU, with H damped. Inputs that were never seen get a diagonal of one mean."""
+    from scipy.linalg import cholesky, solve_triangular  # late: every start of `generate` would wait for it
+
     damped = hessian.astype(np.float64)
     diagonal = np.einsum("ii->i", damped)
     mean = diagonal.mean() or 1.0

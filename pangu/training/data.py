@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pangu.config import TrainConfig
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 
 # Indices handed to MindSpore's reader at a time: its sampler keeps them as a Python list.
@@ -108,7 +109,7 @@ class PackedData:
                 f"{directory}: is no packed corpus: it has no packed.json (make one with data_pipeline run)"
             ) from None
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read: {error}") from None
+            raise UserError(f"{path}: cannot be read: {reason_of(error)}") from None
         try:
             splits = {
                 name: Split(

@@ -1,7 +1,7 @@
 """What a run writes down: one JSON line a step, TensorBoard events, and the loss as a picture.
 
 `metrics.jsonl` holds only what the computation decides, so a run that was interrupted and resumed ends with the same
-bytes. Speed goes to TensorBoard and to the progress bar.
+bytes. `speed.jsonl` holds the time of each step, in the order in which the steps were computed.
 """
 
 import json
@@ -13,6 +13,7 @@ from pangu.foundation.best_effort import BestEffortFile, warn
 from pangu.foundation.json_text import dumps
 
 METRICS = "metrics.jsonl"
+SPEED = "speed.jsonl"
 
 
 def read_metrics(run: Path) -> list[dict]:
@@ -60,6 +61,8 @@ class MetricsWriter:
             size = end
         self.file = BestEffortFile(run / METRICS, size)
         self.file.flush()
+        known = records_with_ends(run / SPEED)
+        self.speeds = BestEffortFile(run / SPEED, known[-1][1] if known else 0)
         self.tensorboard = TensorBoardFile(run / "tensorboard", step)
 
     @staticmethod
@@ -73,11 +76,19 @@ class MetricsWriter:
         values = {key: float(value) for key, value in record.items() if key != "step" and is_number(value)}
         self.tensorboard.scalars(record["step"], values)
 
-    def speed(self, step: int, tokens_per_second: float) -> None:
+    def speed(self, step: int, seconds: float, tokens_per_second: float) -> None:
+        """Write how long a step took and the mean speed, which no computation decides."""
+        record = {"step": step, "seconds": round(seconds, 4), "tokens_per_second": round(tokens_per_second, 1)}
+        self.speeds.append(self.line(record))
         self.tensorboard.scalars(step, {"tokens_per_second": tokens_per_second})
+
+    def flush(self) -> None:
+        """Try once more to write what could not be written."""
+        self.file.flush()
 
     def close(self) -> None:
         self.file.close()
+        self.speeds.close()
         self.tensorboard.close()
 
 

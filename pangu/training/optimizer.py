@@ -1,9 +1,11 @@
 """AdamW as the original computes it, and the textbook's, over one list of parameters."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 
@@ -60,6 +62,18 @@ class AdamW(nn.Cell):
         self.first = self.parameters.clone(prefix="adam_m", init="zeros")
         self.second = self.parameters.clone(prefix="adam_v", init="zeros")
         self.decayed = tuple(is_decayed(parameter.name) for parameter in parameters)
+
+    def load_parts(self) -> None:
+        """Do nothing: these are the network's own parameters, and whole."""
+
+    def states(self) -> dict[str, np.ndarray]:
+        """Return copies of the moments by name."""
+        return {p.name: p.asnumpy().copy() for p in (*self.first, *self.second)}
+
+    def load_states(self, moments: Mapping[str, np.ndarray]) -> None:
+        """Take these moments."""
+        for state in (*self.first, *self.second):
+            state.set_data(Tensor(np.asarray(moments[state.name])))
 
     def update_one(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pangu.checkpoint.directory import TrainingState
+from pangu.checkpoint.open import TrainingState
 from pangu.config import LearningRateConfig, ModelConfig, TrainConfig
 from pangu.training.data import PackedData
 from pangu.training.schedule import complete

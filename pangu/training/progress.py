@@ -17,7 +17,7 @@ class TrainingProgress:
             "train", steps, unit="steps", done=first_step, status="compiling", announce=True, is_shown=is_shown
         )
         self.heldout = ""
-        self.tokens_per_second = 0.0
+        self.tokens_per_second = self.step_seconds = 0.0
         self.last = 0.0
         self.compiled = False
 
@@ -31,12 +31,14 @@ class TrainingProgress:
 
     @property
     def is_shown(self) -> bool:
-        return not self.bar.disable
+        """Return whether a bar says how it goes."""
+        return self.progress.has_bar
 
     def step(self, step: int, loss: float, tokens: int) -> None:
         """One update is done; `tokens` went through it."""
         now = time.perf_counter()
-        speed, self.last = tokens / (now - self.last), now
+        self.step_seconds, self.last = now - self.last, now
+        speed = tokens / self.step_seconds
         if self.compiled:  # a mean over about ten steps
             self.tokens_per_second = 0.9 * self.tokens_per_second + 0.1 * speed if self.tokens_per_second else speed
         self.compiled = True

@@ -14,13 +14,22 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.checkpoint import directory as checkpoint
-from pangu.checkpoint.directory import TrainingState, meant_checkpoint
+from pangu.checkpoint.open import (
+    STATE,
+    Checkpoint,
+    TrainingState,
+    best_checkpoint,
+    meant_checkpoint,
+    newest_checkpoint,
+    step_directories,
+    stored_heldout_loss,
+)
+from pangu.checkpoint.save import remove_leftovers
 from pangu.checkpoint.weights import check_finite, open_weights, read_weights, tokenizer_fingerprint, tokenizer_of
 from pangu.checkpoint.weights import model_of as network_of
 from pangu.config import ModelConfig, TrainConfig, load_size
 from pangu.distributed.process_group import World, join, share_cores
-from pangu.distributed.stored import stored_checkpoint
+from pangu.distributed.stored import on_all_ranks, stored_checkpoint
 from pangu.distributed.strategy import RunStrategy, applied, load_strategy
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
@@ -66,7 +75,7 @@ def load_model(config: TrainConfig) -> ModelConfig:
         return load_size(config.model)
     except UserError:
         own = Path(config.out) / "model.yaml"
-        if Path(config.model).exists() or not own.is_file() or not checkpoint.step_directories(Path(config.out)):
+        if Path(config.model).exists() or not own.is_file() or not step_directories(Path(config.out)):
             raise
         warn(f"model {config.model!r} is not there: going on with the run's own, {own}")
         return ModelConfig.load(own)
@@ -101,15 +110,15 @@ def check_start(start: Path, model: ModelConfig, data: PackedData) -> None:
 def load_start(trainer: Trainer, start: Path) -> None:
     """Begin with the weights of a run, a checkpoint, or a file or directory of any form. Raises UserError."""
     path = meant_checkpoint(start)
-    if (path / checkpoint.STATE).is_file():
+    if (path / STATE).is_file():
         with stored_checkpoint(path, trainer.world) as stored:
             if trainer.world.is_first:
                 check_finite(stored.weights, str(path))
-            trainer.load_weights(stored.weights)
+            trainer.execution.load_weights(stored.weights)
         return
     weights = read_weights(open_weights(path))
     check_finite(weights, str(path))
-    trainer.load_weights(weights)
+    trainer.execution.load_weights(weights)
 
 
 def model_of(config: TrainConfig, data: PackedData) -> ModelConfig:
@@ -216,18 +225,15 @@ def check_world(world: World, config: TrainConfig, strategy: RunStrategy | None)
         )
 
 
-def find_checkpoint(run: Path, world: World) -> checkpoint.Checkpoint | None:
+def find_checkpoint(run: Path, world: World) -> Checkpoint | None:
     """The newest whole checkpoint of the run, the same one on every rank; the first rank checks it for all."""
     saved = None
     if world.is_first:
-        saved = checkpoint.newest(run)
+        saved = newest_checkpoint(run)
         if saved is None:
             check_begins_here(run)
-        checkpoint.remove_leftovers(run)
-    after = world.from_first(saved.state.step + 1 if saved else 0)
-    if world.is_first or not after:
-        return saved
-    return checkpoint.open_checkpoint(checkpoint.step_directory(run, after - 1), verify=False)
+        remove_leftovers(run)
+    return on_all_ranks(saved, run, world)
 
 
 def loop(trainer: Trainer, run: Path) -> Summary:
@@ -244,20 +250,22 @@ def loop(trainer: Trainer, run: Path) -> Summary:
         with Interrupts() as interrupts, progress:
             batches = training_batches(data.split("train"), config.batch_size, config.seed, first)
             while trainer.state.step < config.steps and not asked:
-                if trainer.reduction is not None:
-                    trainer.reduction.ask(interrupts.asked)
+                trainer.execution.ask(interrupts.asked)
                 metrics = trainer.update(next(batches))
-                asked = trainer.asked_by_any(interrupts.asked)
+                asked = trainer.execution.asked_by_any(interrupts.asked)
                 step = metrics["step"]
                 progress.step(step, metrics["loss"], config.batch_size * data.seq_length)
                 if writer:
                     writer.write(metrics)
+                    writer.speed(step, progress.step_seconds, progress.tokens_per_second)
                 last = step == config.steps
                 if last or step % config.evaluate_every == 0 or step % config.checkpoint_every == 0:
                     evaluate(trainer, writer, progress)
                     if world.size > 1 or not progress.is_shown:
                         report(metrics, trainer.state, progress)
                 if last or step % config.checkpoint_every == 0 or asked:
+                    if writer:
+                        writer.flush()  # what is behind a checkpoint is complete, if it can be written at all
                     path = trainer.save(run)
                     progress.resume_clock()
             interrupted = asked and trainer.state.step < config.steps
@@ -275,8 +283,8 @@ def summarise(trainer: Trainer, run: Path, path: Path | None, progress: Training
     data, first = trainer.data, trainer.world.is_first
     unigram = unigram_nats(data.split("train"), data.split("heldout"), data.vocab_size, data.pad) if first else math.nan
     picture = draw_losses(run, unigram) if first else run / "loss.png"
-    path = path or checkpoint.best(run)
-    heldout = checkpoint.heldout_loss(path) if path else math.nan
+    path = path or best_checkpoint(run)
+    heldout = stored_heldout_loss(path) if path else math.nan
     losses = [record["loss"] for record in read_metrics(run) if is_number(record.get("loss"))]
     split = data.split("heldout")
     return Summary(
@@ -308,16 +316,14 @@ def report(metrics: dict, state: TrainingState, progress: TrainingProgress) -> N
 def evaluate(trainer: Trainer, writer: MetricsWriter | None, progress: TrainingProgress) -> None:
     """Evaluate now, and write it down in the state and in the metrics.
 
-    Not where MindSpore's compiler has split the weights, for the evaluation is compiled whole: `python -m pangu
-    reshard` puts a checkpoint together, which one device can evaluate.
+    Not where MindSpore's compiler has split the weights, for the evaluation is compiled whole.
     """
-    if trainer.is_applied:
+    if not trainer.execution.can_evaluate:
         return
     heldout = trainer.evaluate()
     trainer.state = replace(trainer.state, heldout_loss=heldout)
     perplexity = math.exp(min(heldout, 700))
     if writer:
         writer.write({"step": trainer.state.step, "heldout_loss": heldout, "heldout_perplexity": perplexity})
-        writer.speed(trainer.state.step, progress.tokens_per_second)
     progress.evaluated(heldout)
     progress.resume_clock()

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from pangu.checkpoint.directory import Checkpoint, checkpoints_directory
+from pangu.checkpoint.open import Checkpoint, checkpoints_directory
 from pangu.config import LearningRateConfig, ModelConfig, TrainConfig
 from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.best_effort import warn
@@ -81,7 +81,7 @@ def check_same_run(run: Path, saved: Checkpoint, config: TrainConfig, model: Mod
 
 
 # What a run leaves in its directory and another one must not go on with.
-RUN_FILES = ("checkpoints", "metrics.jsonl", "tensorboard", "loss.png", "samples.jsonl")
+RUN_FILES = ("checkpoints", "metrics.jsonl", "speed.jsonl", "tensorboard", "loss.png", "samples.jsonl")
 
 
 def put_aside(run: Path) -> None:

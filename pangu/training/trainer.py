@@ -1,18 +1,18 @@
 """One update after the other: the network on a device, its optimizer, and the state that a checkpoint keeps."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pangu.checkpoint import directory as checkpoint
-from pangu.checkpoint.directory import TrainingState
+from pangu.checkpoint.open import Checkpoint, TrainingState
+from pangu.checkpoint.save import prune_checkpoints
 from pangu.config import ModelConfig, TrainConfig
+from pangu.distributed.execution import Execution, Job
 from pangu.distributed.process_group import ALONE, World
-from pangu.distributed.strategy import RunStrategy, rows_of_rank
+from pangu.distributed.strategy import RunStrategy
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
 from pangu.training.data import PackedData, samples_of_batch
@@ -21,12 +21,6 @@ from pangu.training.schedule import schedule_of
 
 if TYPE_CHECKING:
     from mindspore import Tensor
-
-    from pangu.distributed.applied import AppliedStep
-    from pangu.distributed.reduction import SumOverRanks
-    from pangu.distributed.sharded_optimizer import ShardedAdamW
-    from pangu.training.optimizer import AdamW
-    from pangu.training.step import TrainStep
 
 
 # Steps in a row without an update, by `skip_above_norm`, after which the run ends.
@@ -53,142 +47,35 @@ class Trainer:
         from pangu.model.network import build
         from pangu.training.loss import Loss
         from pangu.training.objectives.causal import Causal
-        from pangu.training.step import TrainStep
 
         self.ms, self.model, self.config, self.data, self.world = ms, model, config, data, world
-        self.shares = strategy.data_parallel if strategy else world.size
-        self.share = strategy.data_rank(world.rank) if strategy else world.rank
-        self.strategy = strategy
-        self.layouts = strategy.layouts if strategy else {}
         self.network = build(model, seed=config.seed)
-        if config.recompute:
-            for block in self.network.backbone.blocks:
-                block.recompute()
-        self.optimizer = self.make_optimizer()
-        self.reduction = self.make_reduction()
         end_of_document = data.end_of_document if config.document_reset else None
         self.objective = Causal(end_of_document, data.pad)
         loss = Loss(self.network, self.objective.in_graph())
-        clip_norm = config.optimizer.clip_norm
-        step = TrainStep(loss, self.optimizer, clip_norm, config.accumulate, self.reduction, config.skip_above_norm)
-        self.applied = self.apply(step)
-        self.train_step = self.applied or step
+        example = self.objective.prepare(np.zeros((config.batch_size, data.seq_length + 1), np.int32), 0)
+        self.execution = execution_of(Job(config, self.network, loss, world, strategy, example))
         self.evaluation = Loss(self.network, Causal(end_of_document, data.pad).in_graph())
         self.schedule = schedule_of(config.learning_rate, config.steps)
         scale = config.loss_scale.initial if model.compute_dtype == "fp16" else 1.0
         self.state = TrainingState(0, scale, 0, 0, 0, None)
 
-    @property
-    def is_sharded(self) -> bool:
-        """Whether ranks hold different parts of the moments."""
-        return any(layout.num_parts > 1 for layout in self.layouts.values())
-
-    @property
-    def is_applied(self) -> bool:
-        """Whether MindSpore's compiler splits the step, and not `pangu.distributed`."""
-        return self.strategy is not None and self.world.size > 1 and self.config.device == "Ascend"
-
-    def apply(self, step: "TrainStep") -> "AppliedStep | None":
-        if not self.is_applied:
-            return None
-        from pangu.distributed.applied import AppliedStep
-
-        assert self.strategy
-        rows = self.config.batch_size // self.shares
-        return AppliedStep(self.strategy, step, self.world.rank, rows, self.data.seq_length + 1)
-
-    def make_optimizer(self) -> "AdamW | ShardedAdamW":
-        weights = self.network.trainable_params()
-        betas = self.config.optimizer.beta1, self.config.optimizer.beta2
-        if self.is_sharded and not self.is_applied:
-            from pangu.distributed.sharded_optimizer import ShardedAdamW
-
-            return ShardedAdamW(weights, *betas, self.layouts, self.world.rank)
-        from pangu.training.optimizer import AdamW
-
-        return AdamW(weights, *betas)
-
-    def make_reduction(self) -> "SumOverRanks | None":
-        if self.world.size == 1 or self.is_applied:
-            return None
-        from pangu.distributed.reduction import SumOverRanks
-        from pangu.model.dropout import Dropout
-
-        for _, cell in self.network.cells_and_names():
-            if isinstance(cell, Dropout):
-                cell.part = self.share
-        return SumOverRanks([weight.shape for weight in self.network.trainable_params()])
-
     def scalar(self, value: float) -> "Tensor":
         return self.ms.Tensor(value, self.ms.float32)
 
-    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Begin with these weights (released names)."""
-        from pangu.distributed.sharded_optimizer import ShardedAdamW
-        from pangu.model.network import load_weights
-
-        if self.applied:
-            self.applied.load(weights)
-            return
-        load_weights(self.network, weights)
-        if isinstance(self.optimizer, ShardedAdamW):
-            self.optimizer.load_parts()
-
-    def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Weights, moments and state of a checkpoint, whatever layout it was written under; of what ranks share out,
-        only this rank's parts are read."""
-        from pangu.distributed.sharded_optimizer import ShardedAdamW
-        from pangu.distributed.stored import StoredCheckpoint
-
-        with StoredCheckpoint(saved, self.world.rank) as stored:
-            self.load_weights(stored.weights)
-            if self.applied:
-                self.applied.load(stored.moments)
-            elif isinstance(self.optimizer, ShardedAdamW):
-                self.optimizer.load_states(stored.moments)
-            else:
-                for parameter in (*self.optimizer.first, *self.optimizer.second):
-                    parameter.set_data(self.ms.Tensor(np.asarray(stored.moments[parameter.name])))
+    def restore(self, saved: Checkpoint) -> None:
+        """Take weights, moments and state of a checkpoint."""
+        self.execution.restore(saved)
         self.state = saved.state
 
     def save(self, run: Path) -> Path:
-        """Write a checkpoint: one process whole, several that share the moments each its part."""
-        from pangu.model.network import read_weights
-
+        """Write a checkpoint, called by all ranks together."""
         decided = decided_fields(self.config, self.data, self.model.compute_dtype == "fp16")
-        if self.strategy and (self.applied or self.is_sharded):
-            from pangu.distributed import shards
-
-            stages = self.strategy.stage_layouts.values()
-            path = shards.save(run, self.state, self.held(), stages, self.model, decided, self.world)
-        else:
-            path = checkpoint.step_directory(run, self.state.step)
-            if self.world.is_first:
-                moments = {p.name: p.asnumpy().copy() for p in (*self.optimizer.first, *self.optimizer.second)}
-                checkpoint.save(run, self.state, read_weights(self.network), moments, self.model, decided)
+        path = self.execution.save(run, self.state, decided)
         if self.world.is_first:
-            checkpoint.prune(run, self.config.keep_last, self.state.step)
+            prune_checkpoints(run, self.config.keep_last, self.state.step)
         self.world.wait()
         return path
-
-    def held(self) -> dict[str, np.ndarray]:
-        """This rank's parts of weights and moments."""
-        from pangu.distributed import shards
-        from pangu.distributed.sharded_optimizer import ShardedAdamW
-        from pangu.model.network import read_weights
-
-        if self.applied:
-            return self.applied.held()
-        assert isinstance(self.optimizer, ShardedAdamW)
-        rank, weights = self.world.rank, read_weights(self.network)
-        parts = {name: shards.part_of(self.layouts[name], rank, weight) for name, weight in weights.items()}
-        return parts | self.optimizer.states()
-
-    def asked_by_any(self, asked: bool) -> bool:
-        """Whether some rank was asked to stop, the same on all; `SumOverRanks` has told in the last step."""
-        if self.reduction is not None:
-            return self.reduction.asked_by_any()
-        return self.world.sum(float(asked)) > 0
 
     def update(self, rows: np.ndarray) -> dict:
         """One update from rows int32 [batch_size, S+1], the same on every rank; returns its metrics."""
@@ -203,11 +90,10 @@ class Trainer:
         )
         prepared = self.objective.prepare(rows, state.step * config.batch_size)
         predictions = self.objective.predictions(prepared)
-        mine = rows_of_rank(prepared, config.accumulate, self.shares, self.share)
         self.network.set_train(True)
         seed = (config.seed * 7_368_787 + state.step * config.accumulate) % (1 << 31)
-        loss, norm, finite = self.train_step(
-            self.ms.Tensor(mine),
+        loss, norm, finite = self.execution.step(
+            self.ms.Tensor(self.execution.rows_here(prepared)),
             self.scalar(predictions),
             self.scalar(state.loss_scale),
             self.ms.Tensor(seed, self.ms.int32),
@@ -275,14 +161,28 @@ class Trainer:
         split = self.data.split("heldout")
         self.network.set_train(False)
         total, predictions = 0.0, 0
-        size = max(1, self.config.batch_size // self.config.accumulate // self.shares)
+        shares, share = self.execution.shares, self.execution.share
+        size = max(1, self.config.batch_size // self.config.accumulate // shares)
         samples = min(self.config.evaluate_samples, split.samples)
         for index, rows in enumerate(split.read(np.arange(samples), size)):
             predictions += int((rows[:, :-1] != self.data.pad).sum())
-            if index % self.shares != self.share:
+            if index % shares != share:
                 continue
             if len(rows) < size:  # one compiled shape: fill up with padding, which counts for nothing
                 filler = np.full((size - len(rows), rows.shape[1]), self.data.pad, np.int32)
                 rows = np.concatenate([rows, filler])
             total += float(self.evaluation(self.ms.Tensor(rows), self.ms.Tensor(0, self.ms.int32)).asnumpy())
         return self.world.sum(total) / max(predictions, 1)
+
+
+def execution_of(job: Job) -> Execution:
+    """Return how this job is run, by the number of processes, the strategy and the device."""
+    if job.world.size == 1:
+        return Execution(job)
+    if job.strategy is not None and job.config.device == "Ascend":
+        from pangu.distributed.semi_auto import SemiAuto
+
+        return SemiAuto(job)
+    from pangu.distributed.data_parallel import DataParallel
+
+    return DataParallel(job)

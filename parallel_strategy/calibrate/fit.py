@@ -12,9 +12,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
+from pangu.foundation.settings import checked, nearest_name
+from pangu.foundation.yaml_document import Document, shown
 from parallel_strategy.calibrate.figures import FIGURES, NAMES, apply
 from parallel_strategy.calibrate.residual import Shapes, correction, solve
 from parallel_strategy.calibrate.rows import Row
@@ -59,25 +62,21 @@ class Calibration:
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{path}: is not a calibration file: {error}") from None
+            raise UserError(f"{path}: is not a calibration file: {reason_of(error)}") from None
         if not isinstance(data, dict) or not isinstance(data.get("groups"), dict):
             raise UserError(f"{path}: is not a calibration file: it has no groups")
+        document = Document(str(path), data)
         if data.get("version", 1) != 1:
-            raise UserError(f"{path}: version {data['version']} is not known; nearest: 1")
+            raise document.mistake(f"{shown(data['version'])} is not known; nearest: 1", ("version",))
         groups = {}
         for name, fit in data["groups"].items():
-            where = f"{path}: group {name!r}"
-            try:
-                groups[name] = TypeAdapter(GroupFit).validate_python(fit)
-            except ValidationError as error:
-                first = error.errors()[0]
-                field = ".".join(str(part) for part in first["loc"])
-                raise UserError(f"{where}: field {field!r}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+            groups[name] = checked(GroupFit, document, ("groups", name), fit)
             for figure, value in groups[name].multipliers.items():
+                place = ("groups", name, "multipliers", figure)
                 if figure not in NAMES:
-                    raise UserError(f"{where}: figure {figure!r} is not one of {', '.join(NAMES)}")
+                    raise document.mistake(f"is unknown{nearest_name(figure, NAMES)}", place)
                 if value <= 0:
-                    raise UserError(f"{where}: figure {figure!r} = {value:g} must be above 0; nearest: 1")
+                    raise document.mistake(f"{value:g} must be above 0; nearest: 1", place)
         return cls(groups, data.get("version", 1))
 
     def rows_seen(self) -> set[str]:

@@ -14,13 +14,14 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 from parallel_strategy.calibrate.names import cluster_of, framework_of, model_traits
 from parallel_strategy.graph.program import Program
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import CHUNKED, Question, StrategySpec, even_stages, nearest
+from parallel_strategy.spec.strategy import CHUNKED, Question, StrategySpec, divisors, even_stages, nearest
 
 REQUIRED = ("id", "hw", "framework", "n_dev", "layers", "hidden", "seq", "tp", "pp", "gbs")
 # (pattern, dtype) of what a table calls its precision, the first that matches
@@ -97,7 +98,7 @@ def read_rows(path: Path | str) -> tuple[list[Row], list[Skipped]]:
                 )
             records = [{name: row.get(name) or "" for name in reader.fieldnames or ()} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        raise UserError(f"{path}: cannot be read: {reason_of(error)}") from None
     rows: list[Row] = []
     skipped: list[Skipped] = []
     for record in records:
@@ -210,8 +211,20 @@ def question_of(record: dict[str, str], cluster_name: str, framework_name: str) 
 
 @lru_cache(maxsize=512)
 def _cluster(name: str, devices: int) -> ClusterSpec:
-    cluster = ClusterSpec.preset(name)
+    cluster = _evenly_filled(ClusterSpec.preset(name), devices)
     return cluster if cluster.device_count >= devices else cluster.with_devices(devices)
+
+
+def _evenly_filled(cluster: ClusterSpec, devices: int) -> ClusterSpec:
+    """Return the cluster with as many devices of each server as the run took, where it did not fill all of them.
+
+    Schedulers give a run equal shares: 64 devices of every NVL72 rack for 256.
+    """
+    server, *others = cluster.topology
+    if devices <= server.size or devices % server.size == 0:
+        return cluster
+    taken = max(size for size in divisors(devices) if size <= server.size)
+    return cluster.model_copy(update={"topology": [server.model_copy(update={"size": taken}), *others]})
 
 
 @lru_cache(maxsize=64)

@@ -9,9 +9,9 @@ import json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("strategies", nargs="+", metavar="strategy")
+    parser.add_argument("strategies", nargs="+", metavar="strategy", help="two or more strategy.yaml")
     parser.add_argument("--calibration", help="a file that `calibrate` wrote")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ from parallel_strategy.arguments import add_strategy
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_strategy(parser)
-    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--rank", type=int, default=0, metavar="N", help="the rank to compile for (default 0)")
     parser.add_argument(
         "--diff", action="store_true", help="compare with the emulator's program (exit code 1: differs)"
     )
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--skeleton", type=Path, metavar="FILE", help="only write what MindSpore calls the operators, for `export`"
     )
     parser.add_argument("--keep-graph", type=Path, metavar="FOLDER", help="keep the text of the compiled graph here")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,13 +90,14 @@ def _print(compiled, stages: int) -> None:
 
     from parallel_strategy.mindspore.dryrun.difference import ranks_text
     from parallel_strategy.mindspore.fusion import of_mindspore
+    from parallel_strategy.mindspore.pangu_network import BACKBONE
 
     console = Console()
     layouts = Table("parameter", "device matrix", "tensor map", "whole", "here", "optimizer", title="parameter layouts")
     for name, layout in compiled.parameters.items():
         if not name.startswith(("adam_m.", "adam_v.", "accu_grads.")):
             layouts.add_row(
-                name.removeprefix("backbone."),
+                name.removeprefix(BACKBONE),
                 *(" ".join(map(str, row)) for row in (layout.device_matrix, layout.tensor_map, layout.shape)),
                 " ".join(map(str, layout.local_shape)),
                 "split" if layout.optimizer_sharded else "",

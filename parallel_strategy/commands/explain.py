@@ -13,7 +13,7 @@ from parallel_strategy.arguments import add_strategy, whole_number
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_strategy(parser, has_calibration=True)
     parser.add_argument("--operators", type=whole_number, default=15, help="how many to show")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
 def run(arguments: argparse.Namespace) -> int:

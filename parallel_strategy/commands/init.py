@@ -14,29 +14,17 @@ example:
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
+from pangu.foundation.field_arguments import add_set, commented
 from parallel_strategy.spec.file import SpecFile
 
-TEMPLATE = """\
+if TYPE_CHECKING:
+    from parallel_strategy.spec.strategy import StrategySpec
+
+HEAD = """\
 # How a model is laid over a cluster. Every value can be edited; `predict` says what it costs.
-version: 1
-model: {{preset: {model}}}  # or {{file: model.yaml}}; seq and dtype override the model's
-cluster: {{preset: {cluster}}}  # or {{file: cluster.yaml}}
-framework: {framework}  # what the software adds: kernels, overlap, host time; or framework.yaml
-batch: {{global: {batch}, micro: 1}}  # sequences per step; per micro-batch on one data-parallel rank
-# order: outermost axis first; the last one is innermost, inside a server. Also cp (context) and ep (experts)
-mesh: {{pp: 1, dp: {dp}, tp: {tp}, order: [pp, dp, tp]}}
-# {schedules};
-# stages: [layers of each] for uneven ones; vpp: chunks of layers on each stage
-pipeline: {{schedule: 1f1b, vpp: 1}}
-# interleave: 2 runs a micro-batch as two halves, one's collectives beside the other's computation
-tensor: {{sequence_parallel: false, vocab: split, interleave: 1}}
-# level 1: optimizer states, 2: and gradients, 3: and weights are sharded over dp, or over weight_shard_size ranks
-# bucket_mb: gradients are fused into collectives of this size
-zero: {{optimizer_shard: true, level: 1, weight_shard_size: -1}}
-recompute: {{mode: full}}  # none, selective (attention only), full; per_stage: [layers of each stage]
-offload: {{optimizer: false, activation: 0}}  # Adam on the host; share of the activations that waits there
-overrides: []  # operators sharded otherwise: {{operator: pattern, strategy: [[..], [..]]}}
+# What stands here as a default may be left out; a line that begins with # is a field that is not given.
 """
 
 
@@ -46,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="pangu-alpha-2.6b", help="preset; `--list` shows them")
     parser.add_argument("--cluster", default="atlas-800-910a", help="preset")
     parser.add_argument("--framework", default="mindspore", help="preset")
+    add_set(parser, "mesh.pp 2")
     parser.add_argument(
         "--copy-presets", action="store_true", help="also write model.yaml, cluster.yaml and framework.yaml beside it"
     )
@@ -58,15 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
-    from typing import get_args
 
     from pangu.foundation.errors import UserError
     from parallel_strategy.report.output import write_whole
     from parallel_strategy.spec.cluster import ClusterSpec
+    from parallel_strategy.spec.even_parts import uneven_parts
     from parallel_strategy.spec.framework import FrameworkSpec
     from parallel_strategy.spec.model import ModelSpec
     from parallel_strategy.spec.schema import SCHEMAS, schema_of
-    from parallel_strategy.spec.strategy import Schedule, StrategySpec
+    from parallel_strategy.spec.strategy import StrategySpec
 
     if arguments.strategy is None and not arguments.list:
         raise UserError("init: give the file to write, or --list")
@@ -86,23 +75,24 @@ def run(arguments: argparse.Namespace) -> int:
     model, cluster = ModelSpec.preset(arguments.model), ClusterSpec.preset(arguments.cluster)
     FrameworkSpec.preset(arguments.framework)
     tp = min(cluster.topology[0].size, 8)
-    while model.num_heads % tp:
+
+    def is_even(tp: int) -> bool:
+        return model.num_heads % tp == 0 and not any(uneven_parts(model, tp, 1, sequence_parallel=False))
+
+    while not is_even(tp):
         tp //= 2
-    dp = max(1, min(cluster.devices_per_server, cluster.device_count) // tp)
-    text = TEMPLATE.format(
-        model=arguments.model,
-        cluster=arguments.cluster,
-        framework=arguments.framework,
-        tp=tp,
-        dp=dp,
-        batch=16 * dp,
-        schedules=", ".join(get_args(Schedule)),
-    )
+    devices = max(tp, min(cluster.devices_per_server, cluster.device_count))
+    wider = [size for size in (2 * tp, 4 * tp) if is_even(size) and size <= min(devices, 8)]
+    # The first that fits; else what one would begin with.
+    dtype = cluster.device.nearest_dtype(model.compute_dtype)
+    strategies = [
+        strategy_of(arguments, None if dtype == model.compute_dtype else dtype, size, max(1, devices // size), offload)
+        for offload in (False, True)
+        for size in (tp, *wider)
+    ]
+    strategy = next(filter(_fits, strategies), strategies[0])
     path = Path(arguments.strategy)
-    if arguments.like is not None:
-        StrategySpec.preset(arguments.like)
-        text = _preset_text(StrategySpec, arguments.like)
-    files = {path: text}
+    files = {}
     if arguments.copy_presets:
         if arguments.like is not None:
             raise UserError("init: give --like or --copy-presets, not both")
@@ -112,10 +102,12 @@ def run(arguments: argparse.Namespace) -> int:
             ("framework", arguments.framework, FrameworkSpec),
         ):
             files[path.parent / f"{name}.yaml"] = _preset_text(kind, chosen)
-            text = text.replace(f"{name}: {{preset: {chosen}}}", f"{name}: {{file: {name}.yaml}}")
-            text = text.replace(f"or {{file: {name}.yaml}}", f"or {{preset: {chosen}}}")
-        text = text.replace("time; or framework.yaml", f"time; or {arguments.framework}")
-        files[path] = text.replace(f"framework: {arguments.framework} ", "framework: framework.yaml ")
+        strategy = with_files(strategy)
+    if arguments.like is not None:
+        StrategySpec.preset(arguments.like)
+        files[path] = _preset_text(StrategySpec, arguments.like)
+    else:
+        files[path] = HEAD + commented(strategy, hides_null=True)
     for target in files:
         if target.exists() and not arguments.force:
             raise UserError(f"{target}: exists; --force overwrites it")
@@ -123,6 +115,46 @@ def run(arguments: argparse.Namespace) -> int:
         write_whole(target, content)
         print(f"wrote {target}")
     return 0
+
+
+def strategy_of(arguments: argparse.Namespace, dtype: str | None, tp: int, dp: int, offload: bool) -> "StrategySpec":
+    """Return the strategy to begin with, and what `--set` says otherwise."""
+    from pangu.foundation.settings import changed, checked
+    from pangu.foundation.yaml_document import Document
+    from parallel_strategy.spec.strategy import StrategySpec
+
+    fields = {
+        "model": {"preset": arguments.model, "dtype": dtype},
+        "cluster": {"preset": arguments.cluster},
+        "framework": arguments.framework,
+        "batch": {"global": 16 * dp, "micro": 1},
+        "mesh": {"pp": 1, "dp": dp, "tp": tp, "order": ["pp", "dp", "tp"]},
+        "zero": {"optimizer_shard": True},
+        "recompute": {"mode": "full"},
+        "offload": {"optimizer": offload},
+    }
+    return checked(StrategySpec, changed(Document("init", fields), arguments.set))
+
+
+def with_files(strategy: "StrategySpec") -> "StrategySpec":
+    """Return the same strategy with the files beside it in place of presets."""
+    model = strategy.model.model_copy(update={"preset": None, "file": "model.yaml"})
+    cluster = strategy.cluster.model_copy(update={"preset": None, "file": "cluster.yaml"})
+    return strategy.model_copy(update={"model": model, "cluster": cluster, "framework": "framework.yaml"})
+
+
+def _fits(strategy: "StrategySpec") -> bool:
+    """Return whether a strategy is legal and fits into memory."""
+    from pathlib import Path
+
+    from pangu.foundation.errors import UserError
+    from parallel_strategy.predict import Prediction
+    from parallel_strategy.spec.strategy import Question
+
+    try:
+        return not Prediction(Question.resolve(strategy, Path())).out_of_memory
+    except UserError:
+        return False
 
 
 def _preset_text(kind: type[SpecFile], name: str) -> str:

@@ -18,7 +18,9 @@ from parallel_strategy.measure.choose import BACKENDS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="cluster.yaml to write")
-    parser.add_argument("--backend", choices=BACKENDS, default="auto")
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="auto", help="what computes (default: a GPU, else an NPU, else this CPU)"
+    )
     parser.add_argument("--seconds", type=float, default=20.0, help="about how long to measure, starting not counted")
     parser.add_argument("--devices", type=int, default=1, help="devices (processes) of this machine")
     parser.add_argument("--workers", type=int, nargs="+", default=[], help="also measure so many processes at once")

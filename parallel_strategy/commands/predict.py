@@ -3,11 +3,14 @@
 example:
   python -m parallel_strategy predict strategy.yaml
   python -m parallel_strategy predict strategy.yaml --json
+
+exit code: 0 it fits, 3 it does not, 2 a mistake in the files
 """
 
 import argparse
 import json
 
+from pangu.foundation.command_line import DOES_NOT_FIT, DONE
 from parallel_strategy.arguments import add_strategy
 
 
@@ -29,4 +32,4 @@ def run(arguments: argparse.Namespace) -> int:
         print_prediction(prediction)
         for line in priced_only:
             print(f"priced only: {line}")
-    return 0
+    return DOES_NOT_FIT if prediction.out_of_memory else DONE

@@ -16,7 +16,9 @@ from parallel_strategy.arguments import add_strategy
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_strategy(parser)
-    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
+    parser.add_argument(
+        "--dtype", choices=("float64", "float32"), default="float64", help="of all numbers (default float64)"
+    )
     parser.add_argument("--devices", type=int, default=64, help="data parallelism is lowered to fit; default 64")
     parser.add_argument("--steps", type=int, default=2, help="updates to run; default 2")
     parser.add_argument("--seed", type=int, default=1, help="of weights and tokens")

@@ -14,7 +14,7 @@ from parallel_strategy.arguments import add_strategy
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_strategy(parser)
     parser.add_argument("--rank", type=int, help="one rank, with the groups that it belongs to")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -20,12 +20,33 @@ from parallel_strategy.arguments import add_strategy, share, whole_number
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_strategy(parser)
     parser.add_argument("--devices", type=whole_number, help="default: as many as the file's mesh has")
-    parser.add_argument("--tp", type=whole_number, nargs="+", default=[])
-    parser.add_argument("--pp", type=whole_number, nargs="+", default=[])
+    parser.add_argument(
+        "--tp",
+        type=whole_number,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="tensor-parallel degrees to try (default: all)",
+    )
+    parser.add_argument(
+        "--pp",
+        type=whole_number,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="numbers of pipeline stages to try (default: all)",
+    )
     parser.add_argument(
         "--cp", type=whole_number, nargs="+", help="default: 1; for sequences of 8,192 and more 1 2 4 8"
     )
-    parser.add_argument("--ep", type=whole_number, nargs="+", default=[])
+    parser.add_argument(
+        "--ep",
+        type=whole_number,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="expert-parallel degrees to try (default: all)",
+    )
     parser.add_argument("--micro", type=whole_number, nargs="+", default=[], help="sequences of a micro-batch")
     parser.add_argument("--schedules", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--zero", type=int, nargs="+", choices=(0, 1, 2, 3), help="default: all")
@@ -36,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--margin", type=share, default=0.0, help="share of usable memory to leave free")
     parser.add_argument("--keep", type=whole_number, default=10, help="how many strategies to show")
     parser.add_argument("--out", help="write the winner's strategy.yaml")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     )  # before numpy: these matrices are small, threads would only spin
 
     from pangu.foundation.errors import UserError
+    from pangu.foundation.progress import Progress
     from parallel_strategy.report.output import write_whole
     from parallel_strategy.report.search import found_data, one_line, print_found
     from parallel_strategy.search.executable import keep_to_framework
@@ -91,7 +113,14 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.beyond:
         space = keep_to_framework(question, space)
     started = time.perf_counter()
-    found = search(question, space, keep=arguments.keep, margin=arguments.margin)
+    with Progress("search", unit="parts") as progress:
+        found = search(
+            question,
+            space,
+            keep=arguments.keep,
+            margin=arguments.margin,
+            tell=lambda what: progress.advance(status=what),
+        )
     elapsed = time.perf_counter() - started
     if not found.candidates:
         raise UserError(

@@ -16,14 +16,19 @@ import json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rows", nargs="+", help="CSV files of measured runs")
-    parser.add_argument("--protocol", choices=("P1", "P2", "P3", "CV"), default="P3")
+    parser.add_argument(
+        "--protocol",
+        choices=("P1", "P2", "P3", "CV"),
+        default="P3",
+        help="what a fit may have seen of the rows that it is scored on (default P3)",
+    )
     parser.add_argument("--calibration", help="a file that `calibrate` wrote, in place of a protocol")
     parser.add_argument("--include-seen", action="store_true", help="also score rows that the calibration saw")
     parser.add_argument("--cluster", help="preset or file that every row is taken to have run on")
     parser.add_argument("--out", help="CSV file of predictions: id, predicted_s, predicted_gib, oom")
     parser.add_argument("--scatter", help="PNG file: predicted over measured")
     parser.add_argument("--residuals", action="store_true", help="every row with its error")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -37,10 +37,11 @@ class Line:
 
 
 class Network:
-    """Collective costs of one cluster. Lines are found once per (operation, size, stride)."""
+    """Collective costs of one cluster, of which the first `devices` are used. Lines are found once per (operation,
+    size, stride)."""
 
-    def __init__(self, cluster: ClusterSpec) -> None:
-        self.cluster = cluster
+    def __init__(self, cluster: ClusterSpec, devices: int) -> None:
+        self.cluster, self.devices = cluster, devices
         self.capacity = [1]
         for level in cluster.topology:
             self.capacity.append(self.capacity[-1] * level.size)
@@ -51,13 +52,24 @@ class Network:
         spans, inside = [], 1
         last = len(self.cluster.topology) - 1
         for index, level in enumerate(self.cluster.topology):
-            here = min(size, max(1, self.capacity[index + 1] // stride))
+            here = min(size, max(1, self._inside(size, stride, self.capacity[index + 1])))
             if index == last:
                 here = size
             if here > inside:
                 spans.append(Span(index, level.level, math.ceil(here / inside), inside))
                 inside = here
         return tuple(spans)
+
+    def _inside(self, size: int, stride: int, capacity: int) -> int:
+        """Return how many members of the group that lies worst are together in one unit of so many devices.
+
+        Groups follow one another, so those whose length does not divide the unit lie across two: the smaller part
+        decides. Two ranks are the ends of something longer, whose length is not known here.
+        """
+        length = size * stride
+        if size == 2 or length >= self.devices or capacity % min(length, capacity) == 0:
+            return capacity // stride
+        return math.gcd(length, capacity) // stride
 
     def outermost_level(self, size: int, stride: int) -> str:
         """Name of the widest level that the group's traffic crosses."""

@@ -15,9 +15,19 @@ NARROW = ("fp8", "fp4")  # products in these; everything between them in 16 bits
 
 
 def matmul_seconds(
-    device: Device, dtype: str, m: np.ndarray, n: np.ndarray, k: np.ndarray, batch: np.ndarray
+    device: Device,
+    dtype: str,
+    m: np.ndarray,
+    n: np.ndarray,
+    k: np.ndarray,
+    batch: np.ndarray,
+    tokens: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Compute time of `batch` products m x n x k, without memory and launch limits."""
+    """Compute time of `batch` products m x n x k, without memory and launch limits.
+
+    `tokens`: [m n k, product] whether the size counts tokens, else m does. Tokens lie one after another in memory, each
+    a whole row, so only the lengths of rows must be aligned.
+    """
     gemm = device.gemm
     per_core = device.peak(dtype) * gemm.eff_max / gemm.cores
     largest = gemm.tiles[0][0] * gemm.tiles[0][1]
@@ -31,11 +41,13 @@ def matmul_seconds(
                 depth = np.ceil(k / split) + gemm.k_half
                 best = np.minimum(best, waves * (2.0 * high * wide * depth) / (per_core * efficiency))
     efficiency = np.ones(m.shape)
-    for size in (m, n, k):
+    of_batch = gemm.misaligned_batch_eff or gemm.misaligned_eff
+    misaligned = np.where(batch > 1, of_batch, gemm.misaligned_eff)
+    for size, free in zip((m, n, k), (True, False, False) if tokens is None else tokens, strict=True):
         steps = np.where(
-            size % gemm.align != 0, gemm.misaligned_eff, np.where(size % gemm.good_align != 0, gemm.poor_align_eff, 1.0)
+            size % gemm.align != 0, misaligned, np.where(size % gemm.good_align != 0, gemm.poor_align_eff, 1.0)
         )
-        efficiency = np.minimum(efficiency, steps)
+        efficiency = np.where(free, efficiency, np.minimum(efficiency, steps))
     return best / efficiency
 
 
@@ -49,7 +61,7 @@ def kernel_seconds(table: KernelTable, device: Device, framework: FrameworkSpec,
     if products.any():
         m, n, k, batch = (column[products] for column in (table.m, table.n, table.k, table.batch))
         memory = table.bytes[products] / (device.hbm.gbps * 1e9 * device.hbm.eff)
-        compute = matmul_seconds(device, dtype, m, n, k, batch)
+        compute = matmul_seconds(device, dtype, m, n, k, batch, table.tokens[:, products])
         seconds[products] = np.maximum(compute, memory) + device.gemm.launch_us * 1e-6
         if dtype in NARROW:
             # forward quantizes its input and backward its gradient, each also transposed for the weight's product: 2

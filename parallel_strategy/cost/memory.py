@@ -50,6 +50,7 @@ class Resident:
     gradients: np.ndarray
     optimizer: np.ndarray
     buffers: np.ndarray
+    on_host: np.ndarray  # of one rank, in its server's memory
 
     def with_activations(self, framework: FrameworkSpec, kept: np.ndarray, working: np.ndarray) -> StageMemory:
         """All of the memory. `kept`, `working`: bytes at the fullest moment, [candidate, stage]."""
@@ -88,7 +89,10 @@ def resident_bytes(
         buffers = buffers + 2 * largest[:, None] * framework.weight_bytes
     if held.shape[0] > 1:
         buffers = buffers + 2 * table.boundary[:, None]
-    return Resident(weights, gradients, owned * (0.0 if host_optimizer else states), buffers)
+    optimizer, nowhere = owned * states, np.zeros_like(owned)
+    if host_optimizer:
+        return Resident(weights, gradients, nowhere, buffers, optimizer)
+    return Resident(weights, gradients, optimizer, buffers, nowhere)
 
 
 def gradient_and_state_bytes(framework: FrameworkSpec, dtype: str) -> tuple[float, float]:
@@ -181,6 +185,13 @@ def walk(tasks: list[Task], chunks: dict[int, tuple[float, float]], *, split: bo
                 level -= kept
             rows.append((task, level, peak))
     return rows
+
+
+def host_gib(cluster: ClusterSpec, devices: int, resident: Resident, moved: np.ndarray) -> np.ndarray:
+    """[candidate] GiB that the fullest server's own memory holds for its devices. `moved`: [candidate, stage] bytes of
+    activations that one rank has there."""
+    ranks = min(cluster.devices_per_server, devices)
+    return (resident.on_host + moved).max(axis=-1) * ranks / GIB
 
 
 def usable_gib(cluster: ClusterSpec) -> float:

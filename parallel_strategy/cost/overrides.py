@@ -28,6 +28,7 @@ from parallel_strategy.cost.sharding import (
 from parallel_strategy.mindspore.device_matrix import COPIES, device_axes
 from parallel_strategy.mindspore.operator_splits import OperatorSplits, operator_splits
 from parallel_strategy.mindspore.pangu_network import (
+    EMBEDDED,
     EMBEDDING_PARTS,
     LAYER_ROWS,
     NETWORK_ROWS,
@@ -87,7 +88,7 @@ class _Difference:
         known: dict[tuple, float] = {}
         for layer in range(model.num_layers):
             where = f"{layer_path(model, layer)}."
-            before = f"{layer_path(model, layer - 1)}.{PREVIOUS}" if layer else "backbone.embedding_add"
+            before = f"{layer_path(model, layer - 1)}.{PREVIOUS}" if layer else EMBEDDED
             ends = layer == model.num_layers - 1
             key = (ends, overridden.get(before), *(overridden.get(where + row.path) for row in LAYER_ROWS))
             if key not in known:

@@ -58,7 +58,7 @@ class Price:
         self.program = program
         question = program.question
         self.cluster, self.framework, self.strategy = question.cluster, question.framework, question.strategy
-        self.network = network or Network(question.cluster)
+        self.network = network or Network(question.cluster, question.strategy.mesh.devices)
         self.dtype = question.model.compute_dtype
         self._blocks: dict[str, BlockCost] = {}
         self.kernel_times: dict[str, tuple[KernelTable, np.ndarray]] = {}  # device times do not depend on the placement

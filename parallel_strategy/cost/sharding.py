@@ -74,7 +74,7 @@ class BlockSharding:
         state_bytes: float = 16.0,
     ) -> None:
         self.question, self.axes, self.operators = question, axes, operators
-        self.network = Network(question.cluster)
+        self.network = Network(question.cluster, question.strategy.mesh.devices)
         self.by_name = {operator.name: operator for operator in operators}
         self.element = question.model.element_bytes
         self.weight_price, self.state_bytes = weight_second_per_byte, state_bytes
@@ -241,7 +241,7 @@ class BlockSharding:
 
 def mesh_axes(question: Question) -> list[Axis]:
     """The data and tensor axes of the mesh, outermost first, cut where they cross a level of topology."""
-    mesh, network = question.strategy.mesh, Network(question.cluster)
+    mesh, network = question.strategy.mesh, Network(question.cluster, question.strategy.mesh.devices)
     axes: list[Axis] = []
     for name in mesh.axes:
         size, stride = getattr(mesh, name), mesh.stride(name)

@@ -72,9 +72,12 @@ def operator_strategy(question: Question, skeleton: Path) -> bytes:
 
 
 def mindspore_files(question: Question) -> dict[str, str | bytes]:
-    """Layouts of parameters and strategies of operators, a file a pipeline stage."""
+    """Return layouts of parameters and strategies of operators, a file a pipeline stage. Raises UserError for what
+    MindSpore does not carry out, such as another network."""
     from parallel_strategy.mindspore import strategy_file
+    from parallel_strategy.mindspore.limits import check_supported
 
+    check_supported(question)
     files: dict[str, str | bytes] = {}
     for stage in range(question.strategy.mesh.pp):
         files[f"parameters/strategy_{stage}.ckpt"] = strategy_file.parameter_strategy_protobuf(question, stage)

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 from parallel_strategy.spec.strategy import Question
 
@@ -31,7 +32,7 @@ def read_hosts(path: Path, devices_per_server: int) -> list[Host]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        raise UserError(f"{path}: cannot be read: {reason_of(error)}") from None
     hosts, seen = [], dict[str, int]()
     for number, line in enumerate(lines, 1):
         words = line.split("#")[0].split()

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from parallel_strategy.graph.operator import Block, Collective, Kernel, Parameter, Phase, Saved
 from parallel_strategy.spec.framework import TENSORS, Composed
 
+# a product's own m, n, k as sizes of its gradients' products: x' = y' w^T is m x k x n, w' = x^T y' is k x n x m
+INPUT_GRADIENT = str.maketrans("mnk", "mkn")
+WEIGHT_GRADIENT = str.maketrans("mnk", "knm")
 CONJUGATE = {"all_gather": "reduce_scatter", "reduce_scatter": "all_gather", "all_to_all": "all_to_all"}
 
 
@@ -48,9 +51,12 @@ class BlockBuilder:
         expert: bool = False,
         split: str | None = None,
         partial_over_tp: bool = False,
+        tokens: str = "m",
     ) -> None:
         """y[m, n] = x[m, k] w[k, n], `batch` of them. Without weights both operands are activations (scores,
-        context). `split`: tensor parallelism cuts the weight's `columns` (n) or `rows` (k)."""
+        context). `split`: tensor parallelism cuts the weight's `columns` (n) or `rows` (k). `tokens`: which of m, n, k
+        count tokens."""
+        of_input, of_weight = tokens.translate(INPUT_GRADIENT), tokens.translate(WEIGHT_GRADIENT)
         flops = 2.0 * m * n * k * batch
         moved = float(self.element * batch) * (m * k + k * n + m * n)
         weight_phase = Phase.BACKWARD_WEIGHT if weights else Phase.BACKWARD_INPUT
@@ -60,12 +66,12 @@ class BlockBuilder:
         )
         fused = accumulated if self.fused_accumulation else 0.0
         backward: list[Kernel | Collective] = [
-            Kernel(f"{name}.input_gradient", Phase.BACKWARD_INPUT, moved, m, k, n, batch, flops),
-            Kernel(f"{name}.weight_gradient", weight_phase, moved + fused, k, n, m, batch, flops),
+            Kernel(f"{name}.input_gradient", Phase.BACKWARD_INPUT, moved, m, k, n, batch, flops, tokens=of_input),
+            Kernel(f"{name}.weight_gradient", weight_phase, moved + fused, k, n, m, batch, flops, tokens=of_weight),
         ]
         if accumulated and not fused:
             backward.append(Kernel(f"{name}.accumulate", Phase.BACKWARD_WEIGHT, accumulated))
-        forward: list[Kernel | Collective] = [Kernel(name, Phase.FORWARD, moved, m, n, k, batch, flops)]
+        forward: list[Kernel | Collective] = [Kernel(name, Phase.FORWARD, moved, m, n, k, batch, flops, tokens=tokens)]
         if bias:
             moved_bias = float(self.element) * batch * m * n
             if parts := self.composed.get("bias"):

@@ -78,6 +78,9 @@ def build_head(model: ModelSpec, framework: FrameworkSpec, shard: Shard, *, owns
         size=logits * wide,
     )
     builder.keep("head.loss.probabilities", logits * wide)
+    if framework.kept_logits:
+        builder.keep("head.logits.output", logits * element)
+        builder.keep("head.loss.input", logits * wide)
     if split > 1:
         for reduction in ("maximum", "target", "sum"):
             back = "all_reduce" if builder.partial and reduction != "maximum" else None

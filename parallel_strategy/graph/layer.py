@@ -233,7 +233,7 @@ def _core_attention(
     element = builder.element
     dropout = model.dropout_rate > 0
     if batch:
-        builder.matmul("attention.core.scores", rows, seq, model.head_width, batch=batch, weights=False)
+        builder.matmul("attention.core.scores", rows, seq, model.head_width, batch=batch, weights=False, tokens="mn")
     if framework.attention == "fused_softmax":
         builder.vector("attention.core.softmax", 2 * scores * element, 3 * scores * element, size=scores * element)
     else:  # scale, mask and a softmax in fp32, each its own kernel
@@ -249,7 +249,7 @@ def _core_attention(
     if dropout:
         moved = scores * (2 * element + 1)
         builder.vector("attention.core.dropout", moved, moved, size=scores * element)
-    builder.matmul("attention.core.context", rows, model.value_head_width, seq, batch=batch, weights=False)
+    builder.matmul("attention.core.context", rows, model.value_head_width, seq, batch=batch, weights=False, tokens="mk")
     builder.keep("attention.core.probabilities", scores * element, attention=True)
     if dropout:
         builder.keep("attention.core.dropout.mask", scores, attention=True)

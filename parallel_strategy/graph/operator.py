@@ -38,6 +38,7 @@ class Kernel:
     flash: bool = False
     launches: float = 1.0
     kind: str = ""
+    tokens: str = "m"  # which of m, n, k count tokens: rows and what is summed over, which need no alignment
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,7 @@ class KernelTable:
     flash: np.ndarray
     attention: np.ndarray  # inside the part that selective recompute runs again
     launches: np.ndarray
+    tokens: np.ndarray  # [m n k, kernel] whether the size counts tokens
     kinds: tuple[str, ...] = ()  # empty where no kernel has a kind
 
     @classmethod
@@ -162,6 +164,7 @@ class KernelTable:
         columns: list[Any] = [rows[:, i] for i in range(10)]
         for index in (7, 8):
             columns[index] = columns[index].astype(bool)
+        columns.append(np.array([[size in kernel.tokens for kernel in kernels] for size in "mnk"], dtype=bool))
         kinds = tuple(kernel.kind for kernel in kernels)
         columns.append(kinds if any(kinds) else ())
         return cls(*columns)

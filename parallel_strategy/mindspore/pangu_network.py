@@ -159,6 +159,7 @@ LAYER_ROWS: tuple[Row, ...] = (
     _row("output_add", "Add", f"{STREAM} | {STREAM}", f"attention_add {FED}/output_dropout.scale"),
 )  # fmt: skip
 
+EMBEDDED = "backbone.embedding_add"  # what the first layer gets
 # Operators outside of the layers that run before the first of them.
 EMBEDDING_PARTS = (WORD_LOOKUP, "backbone.position", "backbone.embedding", "objective.")
 PAIRS = "batch:D seq keys"  # which token sees which

@@ -21,7 +21,7 @@ from parallel_strategy.mindspore.device_matrix import Split
 from parallel_strategy.mindspore.layouts import Layout, parameter_layouts
 from parallel_strategy.mindspore.limits import check_propagated
 from parallel_strategy.mindspore.operator_splits import OperatorSplits, operator_splits
-from parallel_strategy.mindspore.pangu_network import OwnedParameter, blocks_of_scopes, owned_parameters
+from parallel_strategy.mindspore.pangu_network import WORD_TABLE, OwnedParameter, blocks_of_scopes, owned_parameters
 from parallel_strategy.mindspore.pipeline_stages import places_of_layers
 from parallel_strategy.mindspore.skeleton import VERSION
 from parallel_strategy.spec.strategy import Question
@@ -64,7 +64,7 @@ def as_released(owned: OwnedParameter, inputs: Split) -> tuple[str, Split]:
     if owned.operator == "BiasAdd" and ".dense" not in owned.parameter:
         return "TensorAdd", inputs
     if owned.operator == "Gather":
-        ids = inputs[1] if "word_embedding" in owned.parameter else inputs[1][:1]
+        ids = inputs[1] if owned.parameter == WORD_TABLE else inputs[1][:1]
         return "GatherV2", (inputs[0], ids)
     return owned.operator, inputs
 

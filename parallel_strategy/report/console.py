@@ -1,35 +1,11 @@
-"""The terminal: its width, and tables that still read well in 80 columns."""
+"""The terminal of the planner: tables that still read well in few columns."""
 
-import os
-
-from rich.console import Console
 from rich.table import Table
 
-WIDE = 120  # columns of a pipe or a file
+from pangu.foundation.terminal import StackedTable as table
+from pangu.foundation.terminal import console
 
-
-def console() -> Console:
-    found = Console()
-    if not found.is_terminal and "COLUMNS" not in os.environ:
-        found = Console(width=WIDE)
-    return found
-
-
-def table(*columns: str, left: tuple[str, ...] = (), title: str | None = None, gap: int = 2) -> Table:
-    """Numbers to the right; the first column and those named in `left` to the left, and these may wrap. `gap`:
-    blanks between columns."""
-    result = Table(
-        box=None,
-        padding=(0, gap, 0, 0),
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        header_style="bold underline",
-    )
-    for index, name in enumerate(columns):
-        words = index == 0 or name in left
-        result.add_column(name, justify="left" if words else "right", no_wrap=not words, overflow="fold")
-    return result
+__all__ = ["console", "lines", "table"]
 
 
 def lines(rows: list[tuple[str, str]]) -> Table:

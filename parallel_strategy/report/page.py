@@ -15,7 +15,7 @@ KINDS = {"F": "forward", "B": "backward", "W": "weight gradients", "idle": "idle
 COLOURS = {"F": "#4c9f70", "B": "#3b6fb6", "W": "#8fb8de", "idle": "#f2a391", "tail": "#c9a227"}
 LANES = ("#7d5ba6", "#d1495b", "#2e86ab", "#5f7a61", "#a0785a")
 # Nothing is sent to a foreign server: the button that would is off.
-CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False, "showEditInChartStudio": False}
+CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 # The charts take the colours of the page, light or dark.
 PAINT = """
 const scheme = matchMedia("(prefers-color-scheme: dark)");

@@ -4,6 +4,11 @@ from typing import Any
 
 from parallel_strategy.predict import Prediction
 
+LEGEND = (
+    "of a stage: forward, backward: ms of one micro-batch; end: ms of what follows the last one (gradients, update); "
+    "weights, grads, adam, kept (activations), other (buffers, runtime), total, free: GiB"
+)
+
 
 def summary(prediction: Prediction) -> dict[str, Any]:
     """Everything `predict` says, as data."""
@@ -26,6 +31,8 @@ def summary(prediction: Prediction) -> dict[str, Any]:
         "bubble": prediction.replayed.bubble,
         "memory_gib": prediction.gib,
         "usable_gib": usable,
+        "host_gib": prediction.host_gib,
+        "host_usable_gib": question.cluster.host.dram_gb,
         "out_of_memory": prediction.out_of_memory,
         "stages": [
             {
@@ -47,6 +54,18 @@ def summary(prediction: Prediction) -> dict[str, Any]:
     }
 
 
+def memory_in_words(gib: float, usable: float, is_out: bool) -> str:
+    """Return whether a strategy fits, with as many digits as it takes to see by how much."""
+    difference = abs(usable - gib)
+    digits = next((digits for digits in (1, 2, 3) if difference >= 10**-digits), 4)
+    if is_out:
+        return (
+            f"memory: needs [bold]{gib:.{digits}f} GiB[/], {usable:.{digits}f} usable: "
+            f"[red]{difference:.{digits}f} too much, does not fit[/]"
+        )
+    return f"memory [bold]{gib:.{digits}f} GiB[/] of {usable:.{digits}f} usable: [green]fits[/]"
+
+
 def print_prediction(prediction: Prediction) -> None:
     from parallel_strategy.report.console import console as terminal
     from parallel_strategy.report.console import table
@@ -63,13 +82,10 @@ def print_prediction(prediction: Prediction) -> None:
         f"step [bold]{data['step_seconds']:.4g} s[/], {data['tokens_per_second']:,.0f} tokens/s, "
         f"{data['model_flops_utilisation']:.1%} of peak in model FLOPs, pipeline idle {data['bubble']:.1%}"
     )
-    verdict = "[red]does not fit[/]" if data["out_of_memory"] else "[green]fits[/]"
-    console.print(f"memory [bold]{data['memory_gib']:.1f} GiB[/] of {data['usable_gib']:.1f} usable: {verdict}")
-    console.print(
-        "a stage: milliseconds of one micro-batch and of the step's end; GiB (kept: activations)",
-        style="dim",
-        highlight=False,
-    )
+    console.print(memory_in_words(data["memory_gib"], data["usable_gib"], data["out_of_memory"]))
+    if data["host_gib"]:
+        console.print(f"a server's own memory {data['host_gib']:.1f} GiB of {data['host_usable_gib']:g}")
+    console.print(LEGEND, style="dim", highlight=False)
     columns = ("layers", "forward", "backward", "end", "weights", "grads", "adam", "kept", "other", "total", "free")
     rows = table("stage", *columns, gap=1)
     keys = ("weights", "gradients", "optimizer", "activations", "other", "total", "margin")

@@ -136,6 +136,6 @@ def balanced_prediction(prediction: Prediction, usable: float) -> Prediction:
         if found is None:
             continue
         other = Prediction(prediction.question.with_strategy(found.strategy), network=prediction.price.network)
-        if other.gib <= usable and (best.gib > usable or other.seconds < best.seconds):
+        if other.fits(usable) and (not best.fits(usable) or other.seconds < best.seconds):
             best = other
     return best

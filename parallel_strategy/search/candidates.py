@@ -76,3 +76,28 @@ def recomputed_layers(question: Question, pp: int, chunks: int, mode: str, share
         return None
     sizes = even_stages(question.model.num_layers, pp * chunks)
     return [int(np.ceil(sum(sizes[stage::pp]) * share)) for stage in range(pp)]
+
+
+def program_of(strategy: StrategySpec, num_layers: int) -> str:
+    """Return what a strategy runs, without the fields that have no effect in it: equal for equal programs."""
+    mesh, zero, recompute = strategy.mesh, strategy.zero, strategy.recompute
+    order, layers = [axis for axis in mesh.axes if getattr(mesh, axis) > 1], strategy.layers_of_stages(num_layers)
+    updates: dict[str, object] = {"mesh": mesh.model_copy(update={"order": order})}
+    if mesh.dp * mesh.cp == 1:
+        kept_whole = {"optimizer_shard": False, "level": 1, "weight_shard_size": -1, "bucket_mb": None}
+        updates["zero"] = zero.model_copy(update=kept_whole)
+    elif not zero.optimizer_shard:
+        updates["zero"] = zero.model_copy(update={"level": 1, "weight_shard_size": -1})
+    pipeline = strategy.pipeline.model_copy(update={"stages": layers, "micro_batches": None})
+    updates["pipeline"] = pipeline.model_copy(update={"schedule": "1f1b"}) if mesh.pp == 1 else pipeline
+    if mesh.tp == 1:
+        split = {"sequence_parallel": False, "vocab": "split"}
+        updates["tensor"] = strategy.tensor.model_copy(update=split)
+    if recompute.mode == "none" or not any(recompute.per_stage or [1]):
+        updates["recompute"] = type(recompute)()
+    else:
+        changed: dict[str, object] = {"per_stage": recompute.per_stage or layers}
+        if recompute.mode == "selective" or mesh.tp == 1:
+            changed |= {"mp_comm": True, "slice_activation": False}
+        updates["recompute"] = recompute.model_copy(update=changed)
+    return strategy.model_copy(update=updates).model_dump_json(exclude={"model", "cluster", "framework", "version"})

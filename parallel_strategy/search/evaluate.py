@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from parallel_strategy.cost.memory import activation_gib, at_the_fullest, kept_bytes, working_bytes
+from parallel_strategy.cost.memory import activation_gib, at_the_fullest, host_gib, kept_bytes, working_bytes
 from parallel_strategy.cost.rows import Rows
 from parallel_strategy.cost.stage_time import StageSeconds, WeightSeconds, chunk_seconds, phases, stage_seconds
 from parallel_strategy.cost.step_end import StepTail, Traffic, gradients_end, gradients_exposed, update_end
@@ -29,7 +29,7 @@ def evaluate(question: Question, space: Space, limits: Sequence[float] = ()) -> 
     `limits`: GiB within which the fastest candidate is wanted, the device's first; for these, activations on the host
     are tried.
     """
-    shapes = Shapes(question)
+    shapes = Shapes(question, space.devices)
     groups: list[_Group] = []
     for pp in divisors(space.devices):
         if (space.pp and pp not in space.pp) or pp > question.model.num_layers:
@@ -133,7 +133,7 @@ class _Group:
             if wanted is not None and not wanted[:, choice].any():
                 continue
             places = self.places[choice]
-            self._weigh(gib[:, choice], places, mode, share)
+            overflows = self._weigh(gib[:, choice], places, mode, share)
             copied = share * kept_bytes(table.saved, table, places, mode) / (self.question.cluster.host.h2d_gbps * 1e9)
             for half, halves in enumerate(space.interleave):
                 for sharded in sorted({zero == 3 for zero in space.zero}):
@@ -148,22 +148,32 @@ class _Group:
                         if len(rows_of[index]):
                             here = seconds[:, choice, half, index]
                             self._fill_step_seconds(here, schedule, times, rows_of[index], tails)
+            seconds[:, choice][overflows] = np.inf
         if wanted is not None:
             seconds[~wanted] = np.inf
         self.priced.append((share, seconds, gib))
 
-    def _weigh(self, gib: np.ndarray, places: Places, mode: str, share: float) -> None:
-        """Fill in GiB of the fullest stage, [layout, halves, schedule, zero, optimizer on the host]."""
+    def _weigh(self, gib: np.ndarray, places: Places, mode: str, share: float) -> np.ndarray:
+        """Fill in GiB of the fullest stage, [layout, halves, schedule, zero, optimizer on the host]. Return which of
+        them a server's own memory cannot hold."""
         table, framework = self.rows.table, self.question.framework
         kept = kept_bytes(table.kept, table, places, mode) * (1.0 - share)
         working = working_bytes(table, places, mode)
-        empty = {zero: of_zero.empty for zero, of_zero in self.levels.items()}  # without activations
+        moved = kept_bytes(table.kept, table, places, mode) * share
+        cluster, devices = self.question.cluster, self.space.devices
+        overflows = np.zeros(gib.shape, dtype=bool)
         for index, schedule in enumerate(self.schedules):
             fullest = at_the_fullest(schedule, places, kept, working, self.micro_batches)
             moving = np.add(*activation_gib(framework, *fullest))
+            on_host, _ = at_the_fullest(schedule, places, moved, np.zeros_like(moved), self.micro_batches)
             for level, zero in enumerate(self.space.zero):
                 for host, offload in enumerate(self.space.offload):
-                    gib[:, :, index, level, host] = (empty[zero][offload] + moving).max(axis=-1)[:, None]
+                    of_level = self.levels[zero]
+                    gib[:, :, index, level, host] = (of_level.empty[offload] + moving).max(axis=-1)[:, None]
+                    if share or offload:
+                        there = host_gib(cluster, devices, of_level.resident[offload], on_host)
+                        overflows[:, :, index, level, host] = (there > cluster.host.dram_gb)[:, None]
+        return overflows
 
     def _stage_seconds(
         self, mode: str, places: Places, sharded: WeightSeconds | None, halves: int, copied: np.ndarray
@@ -258,11 +268,11 @@ class _Level:
         self.traffic: Traffic = rows.traffic(traffic)
         self.sharded: WeightSeconds | None = rows.sharded(traffic) if zero == 3 else None
         nothing = np.zeros((1, 1))
-        resident = {host: rows.resident(traffic, zero=zero, host_optimizer=host) for host in offload}
+        self.resident = {host: rows.resident(traffic, zero=zero, host_optimizer=host) for host in offload}
         # [layout, stage] GiB without activations, by whether the optimizer is on the host
         self.empty = {
             host: np.asarray(part.with_activations(rows.framework, nothing, nothing).resident)
-            for host, part in resident.items()
+            for host, part in self.resident.items()
         }
         tails: list[StepTail] = [rows.tail_after(traffic, self.traffic, host_optimizer=host) for host in offload]
         # [layout, optimizer on the host] seconds from the last stage's gradients on

@@ -6,7 +6,7 @@ from pangu.foundation.errors import UserError
 from parallel_strategy.search.shapes import Layout, Space
 from parallel_strategy.spec.capability import outside
 from parallel_strategy.spec.framework import Executes
-from parallel_strategy.spec.strategy import Batch, Mesh, Question, Tensor
+from parallel_strategy.spec.strategy import Batch, Mesh, Pipeline, Question, Tensor
 
 
 def keep_to_framework(question: Question, space: Space) -> Space:
@@ -25,7 +25,7 @@ def keep_to_framework(question: Question, space: Space) -> Space:
         offload=_among(space.offload, None if executes.offload_optimizer else [False]),
         activation=_among(space.activation, None if executes.offload_activation else [0.0]),
         **{axis: _sizes(getattr(space, axis), axis, executes) for axis in ("pp", "cp", "tp", "ep")},
-        keeps=lambda layout, pp: _is_executed(question, layout, pp),
+        keeps=lambda layout, pp: _is_executed(question, layout, pp, space.batch),
     )
     for choice in ("schedules", "zero", "interleave", "offload", "activation", "pp", "cp", "tp", "ep"):
         if not getattr(kept, choice) and getattr(space, choice):
@@ -45,13 +45,14 @@ def _sizes(values: list[int], axis: str, executes: Executes) -> list[int]:
     return _among(values or [1], [1])
 
 
-def _is_executed(question: Question, layout: Layout, pp: int) -> bool:
+def _is_executed(question: Question, layout: Layout, pp: int, batch: int) -> bool:
     """Return whether the framework executes a layout, whatever the other choices are."""
     mesh = Mesh.model_construct(pp=pp, dp=layout.dp, cp=layout.cp, tp=layout.tp, ep=layout.ep, order=list(layout.order))
     strategy = question.strategy.model_copy(
         update={
             "mesh": mesh,
-            "batch": Batch.model_construct(global_=layout.dp * layout.micro, micro=layout.micro),
+            "batch": Batch.model_construct(global_=batch, micro=layout.micro),
+            "pipeline": Pipeline(),
             "tensor": Tensor(sequence_parallel=layout.sequence_parallel, vocab=question.strategy.tensor.vocab),
         }
     )

@@ -1,6 +1,7 @@
 """The search: price the space, drop what does not fit, replay the best, balance their stages, try on them what is not
 in the space, explain the winner."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,16 +10,19 @@ from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.memory import usable_gib
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.balance import balanced_prediction
+from parallel_strategy.search.candidates import program_of
 from parallel_strategy.search.evaluate import evaluate
 from parallel_strategy.search.layer_sharding import Sharding, shard_operators
 from parallel_strategy.search.neighbours import Neighbour, neighbours, refined_neighbours
 from parallel_strategy.search.refine import Known, refine, with_offload
 from parallel_strategy.search.sensitivity import MEMORY, elsewhere_in_the_space, sensitivity
 from parallel_strategy.search.shapes import Space
+from parallel_strategy.spec.capability import outside
 from parallel_strategy.spec.strategy import Question, StrategySpec
 
 REPLAYED = 24
 REFINED = 2  # strategies whose refinements are tried
+ALIKE = 4  # times as many are looked at, because several may be one program
 SAMPLED = 64  # every so many candidates make a first Pareto front
 MOVED = 12  # strategies of the front whose activations are moved to the host
 
@@ -39,12 +43,20 @@ class Found:
     nearest: Prediction | None = None
 
 
-def search(question: Question, space: Space, *, keep: int = 10, margin: float = 0.0) -> Found:
+def search(
+    question: Question,
+    space: Space,
+    *,
+    keep: int = 10,
+    margin: float = 0.0,
+    tell: Callable[[str], None] = lambda what: None,
+) -> Found:
     """Search a space for a question's model, cluster, framework and global batch. All of `best` fit.
 
     `margin`: share of usable memory to leave free. Candidates that the closed form ranks first are replayed by
-    simulation.
+    simulation. `tell` is called with each part of the work before it begins.
     """
+    tell("pricing every strategy")
     usable = usable_gib(question.cluster) * (1.0 - margin)
     groups = evaluate(question, space, [usable * factor for factor in MEMORY])
     total = sum(len(group.seconds) for group in groups)
@@ -53,7 +65,7 @@ def search(question: Question, space: Space, *, keep: int = 10, margin: float = 
     seconds = np.concatenate([group.seconds for group in groups])
     gib = np.concatenate([group.gib for group in groups])
     starts = np.cumsum([0, *(len(group.seconds) for group in groups)])
-    known = Known(question, Network(question.cluster))
+    known = Known(question, Network(question.cluster, space.devices))
 
     def strategy_of(index: int) -> StrategySpec:
         owner = int(np.searchsorted(starts, index, side="right")) - 1
@@ -66,15 +78,21 @@ def search(question: Question, space: Space, *, keep: int = 10, margin: float = 
     front = [(float(seconds[i]), float(gib[i]), strategy_of(int(i))) for i in _front(seconds, gib)[:200]]
     if any(space.activation):
         front = with_offload(question, front, MOVED, [share for share in space.activation if share], known.network)
+    tell(f"replaying the first of {total:,} strategies")
     rows = np.flatnonzero(fits & np.concatenate([group.needed for group in groups]))
-    predictions = [predict(int(index)) for index in _smallest(seconds, rows, REPLAYED)]
-    predictions = [prediction for prediction in predictions if prediction.gib <= usable]
+    first = _smallest(seconds, rows, ALIKE * REPLAYED)
+    strategies = _different([strategy_of(int(index)) for index in first], question)[:REPLAYED]
+    if space.admits(question.strategy) and (space.keeps is None or not outside(question)):
+        strategies.append(question.strategy)  # no search is worse than the file it begins with
+    predictions = [known.predict(strategy) for strategy in strategies]
+    predictions = [prediction for prediction in predictions if prediction.fits(usable)]
     refinements = 0
     if not predictions:
         smallest = [predict(int(index)) for index in _smallest(gib, np.arange(total), REFINED)]
         predictions, refinements = _squeezed(smallest, usable, space, known)
-        if not predictions[0].gib <= usable:
+        if not predictions[0].fits(usable):
             return Found(total, int(fits.sum()), refinements, [], front, nearest=predictions[0])
+    tell("trying changes of the first")
     predictions.sort(key=lambda p: p.seconds)
     better = balanced_prediction(predictions[0], usable)
     if better is not predictions[0]:
@@ -85,7 +103,10 @@ def search(question: Question, space: Space, *, keep: int = 10, margin: float = 
         if refined is not prediction:
             predictions.append(refined)
     predictions.sort(key=lambda p: p.seconds)
+    different = _different([prediction.question.strategy for prediction in predictions], question)
+    predictions = [known.predict(strategy) for strategy in different]
     winner = predictions[0]
+    tell("asking why its neighbours lose")
     return Found(
         total,
         int(fits.sum()),
@@ -96,6 +117,14 @@ def search(question: Question, space: Space, *, keep: int = 10, margin: float = 
         sensitivity(predictions[:keep]) + elsewhere_in_the_space(question, groups, winner, usable, space),
         shard_operators(winner.question),
     )
+
+
+def _different(strategies: list[StrategySpec], question: Question) -> list[StrategySpec]:
+    """Those that run different programs, the first of each."""
+    found: dict[str, StrategySpec] = {}
+    for strategy in strategies:
+        found.setdefault(program_of(strategy, question.model.num_layers), strategy)
+    return list(found.values())
 
 
 def _smallest(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
@@ -114,7 +143,7 @@ def _squeezed(smallest: list[Prediction], usable: float, space: Space, known: Kn
         refined, steps = refine(found[-1], usable, space, known)
         found.append(refined)
         tried += steps
-    fitting = [prediction for prediction in found if prediction.gib <= usable]
+    fitting = [prediction for prediction in found if prediction.fits(usable)]
     return fitting or [min(found, key=lambda prediction: prediction.gib)], tried
 
 

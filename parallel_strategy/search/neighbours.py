@@ -162,6 +162,9 @@ def refined_neighbours(winner: Prediction, usable: float, space: Space, known: K
 
 def reason(winner: Prediction, other: Prediction, usable: float, *, simulated: bool = False) -> str:
     """In words: too large, or which part of the step grew the most."""
+    dram = other.question.cluster.host.dram_gb
+    if other.host_gib > dram:
+        return f"does not fit: {other.host_gib:.0f} GiB in a server's own memory of {dram:g}"
     if other.gib > usable:
         fullest = max(other.stage_memory, key=lambda memory: memory.total)
         parts = {

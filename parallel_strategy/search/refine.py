@@ -120,17 +120,17 @@ def refine(prediction: Prediction, usable: float, space: Space, known: Known) ->
     for _ in range(ROUNDS):
         steps = [known.predict(step.strategy) for step in alternatives(best.question, space)]
         tried += len(steps)
-        fitting = [step for step in steps if step.gib <= usable]
-        if not fitting and best.gib > usable:  # towards what fits
+        fitting = [step for step in steps if step.fits(usable)]
+        if not fitting and not best.fits(usable):  # towards what fits
             smallest = min(steps, key=lambda step: step.gib, default=best)
             if smallest.gib >= best.gib:
                 break
             best = smallest
             continue
-        if best.gib <= usable:
+        if best.fits(usable):
             fitting = [step for step in fitting if step.closed_form_seconds <= CLOSE * best.seconds]
         fastest = min(fitting, key=lambda step: step.seconds, default=best)
-        if fastest.seconds > FASTER * best.seconds and best.gib <= usable:
+        if fastest.seconds > FASTER * best.seconds and best.fits(usable):
             break
         best = fastest
     return best, tried

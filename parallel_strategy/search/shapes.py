@@ -15,6 +15,7 @@ from parallel_strategy.cost.rows import ZeroTraffic
 from parallel_strategy.cost.weight_traffic import WeightTraffic
 from parallel_strategy.graph.groups import Groups
 from parallel_strategy.graph.program import Program
+from parallel_strategy.spec.even_parts import uneven_parts
 from parallel_strategy.spec.strategy import (
     CHUNKED,
     Batch,
@@ -72,6 +73,21 @@ class Space:
     largest_micro: int = 16
     keeps: Callable[[Layout, int], bool] | None = None  # which layouts with so many stages belong to it
 
+    def admits(self, strategy: StrategySpec) -> bool:
+        """Return whether a strategy keeps to the limits of the space, whether or not the space has it."""
+        mesh, offload = strategy.mesh, strategy.offload
+        sizes = ((mesh.tp, self.tp), (mesh.pp, self.pp), (mesh.ep, self.ep), (strategy.batch.micro, self.micro))
+        return (
+            (mesh.devices, strategy.batch.global_) == (self.devices, self.batch)
+            and all(size in legal for size, legal in sizes if legal)
+            and mesh.cp in self.cp
+            and (mesh.pp == 1 or strategy.pipeline.schedule in (*self.schedules, *self.simulated))
+            and (mesh.dp * mesh.cp == 1 or strategy.zero.stage in self.zero)
+            and offload.optimizer in self.offload
+            and (not offload.activation or any(self.activation))
+            and strategy.tensor.interleave in self.interleave
+        )
+
     def schedules_of(self, pp: int, chunks: int) -> list[str]:
         """Those that have this many stages and chunks."""
         if pp == 1:
@@ -93,7 +109,12 @@ class Space:
                 if per_stage % (tp * cp) or model.seq_length % cp:
                     continue
                 dp = per_stage // tp // cp
-                if self.batch % dp:
+                splits = [
+                    split
+                    for split in ((False, True) if tp > 1 else (False,))
+                    if not any(uneven_parts(model, tp, cp, sequence_parallel=split))
+                ]
+                if self.batch % dp or not splits:
                     continue
                 share = self.batch // dp
                 micros = [n for n in divisors(share) if n <= self.largest_micro and (not self.micro or n in self.micro)]
@@ -108,7 +129,7 @@ class Space:
                 for order in orders:
                     for ep in spreads:
                         for micro in micros:
-                            for sequence in (False, True) if tp > 1 else (False,):
+                            for sequence in splits:
                                 result.append(Layout(tp, cp, ep, dp, micro, sequence, order))
         return [layout for layout in result if self.keeps is None or self.keeps(layout, pp)]
 
@@ -116,9 +137,9 @@ class Space:
 class Shapes:
     """Builds tables for a question, each as often as what it depends on differs."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: Question, devices: int) -> None:
         self.question = question
-        self.network = Network(question.cluster)
+        self.network = Network(question.cluster, devices)
         self._prices: dict[tuple, Price] = {}
         self._programs: dict[tuple, Program] = {}
         self._axes: dict[tuple, list[str]] = {}  # of the collectives of each shape's blocks

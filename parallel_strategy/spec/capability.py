@@ -70,6 +70,11 @@ def _fields(strategy: StrategySpec, executes: Executes) -> Iterator[tuple[str, s
     pipeline, tensor, tp = strategy.pipeline, strategy.tensor, strategy.mesh.tp
     if strategy.mesh.pp > 1 and executes.schedules is not None and pipeline.schedule not in executes.schedules:
         yield "pipeline.schedule", f"{pipeline.schedule!r}; {_nearest_name(pipeline.schedule, executes.schedules)}"
+    count = strategy.micro_batches
+    fewest = strategy.mesh.pp * executes.micro_batches_per_stage.get(pipeline.schedule, 0)
+    if strategy.mesh.pp > 1 and count < fewest:
+        legal = max(1, strategy.batch.micro * count // fewest)
+        yield "batch.micro", f"a pipeline of {count} micro-batches; nearest: {legal} ({fewest} or more)"
     stages = executes.zero_stages
     if strategy.mesh.dp * strategy.mesh.cp > 1 and stages is not None and strategy.zero.stage not in stages:
         yield "zero.level", f"optimizer sharding of stage {strategy.zero.stage}; nearest: {max(stages)}"

@@ -35,7 +35,10 @@ class Gemm(Section):
     small_tile_eff: float = Field(default=0.85, gt=0, le=1, description="loss for each halving of the tile")
     cores: PositiveInt = Field(default=108, description="units that take one tile each at a time")
     align: PositiveInt = Field(default=8, description="elements; a K or N that is no multiple falls to misaligned_eff")
-    misaligned_eff: float = Field(default=0.6, gt=0, le=1)
+    misaligned_eff: float = Field(default=0.6, gt=0, le=1, description="of a product whose rows are not aligned")
+    misaligned_batch_eff: float | None = Field(
+        default=None, gt=0, le=1, description="of many small ones at once, as in attention; absent: misaligned_eff"
+    )
     good_align: PositiveInt = Field(default=64, description="128 bytes: below it loads are not whole lines")
     poor_align_eff: float = Field(default=0.8, gt=0, le=1)
     launch_us: NonNegativeFloat = Field(default=4.0, description="floor of one kernel on the device")
@@ -59,6 +62,13 @@ class Device(Section):
         default=0.5, gt=0, le=1, description="of peak, forward fused attention; backward 0.8 of it"
     )
     vector: Vector = Vector()
+
+    def nearest_dtype(self, dtype: str) -> str:
+        """Return the type itself, or the widest that comes next where the device has no such matrix products. Types of
+        32 and 16 bits that are not stated are taken for ones that it has, more slowly; bf16 and narrower are not."""
+        if dtype not in ("bf16", "fp8", "fp4") or dtype in self.peak_tflops:
+            return dtype
+        return next((name for name in ("fp8", "bf16", "fp16") if name in self.peak_tflops), "fp32")
 
     def peak(self, dtype: str) -> float:
         """FLOP/s of matrix products in this type; bf16 and fp16 stand in for one another, narrower ones fall back to

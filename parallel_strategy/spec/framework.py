@@ -58,6 +58,9 @@ class Executes(Section):
     sequence_parallel_micro: PositiveInt | None = Field(
         default=None, description="largest batch.micro with sequence parallelism"
     )
+    micro_batches_per_stage: dict[Schedule, PositiveInt] = Field(
+        default={}, description="the fewest micro-batches of a pipeline over its stages, by schedule"
+    )
     uneven_vocabulary: bool = Field(
         default=True, description="a split vocabulary need not be a multiple of mesh.tp: it is padded"
     )
@@ -127,6 +130,10 @@ class FrameworkSpec(SpecFile):
     fp32_tables: bool = Field(default=False, description="rows of a split vocabulary are summed in fp32")
     fp32_logits: bool = True
     fused_cross_entropy: bool = False
+    kept_logits: bool = Field(
+        default=False,
+        description="the loss keeps the logits as they came and in fp32 beside the probabilities, as PyTorch's does",
+    )
     dp_overlap: float = Field(default=0.0, ge=0, le=1, description="share of gradient traffic hidden behind backward")
     gather_overlap: float = Field(
         default=0.0, ge=0, le=1, description="share of weight gathering hidden behind forward"

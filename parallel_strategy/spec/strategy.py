@@ -19,6 +19,7 @@ from pangu.foundation.settings import changed, checked
 from pangu.foundation.yaml_document import shown
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.divide import divisors, even_stages, nearest
+from parallel_strategy.spec.even_parts import uneven_parts
 from parallel_strategy.spec.file import PRESETS, Section, SpecFile
 from parallel_strategy.spec.framework import FrameworkSpec, Schedule
 from parallel_strategy.spec.model import ModelSpec
@@ -28,31 +29,37 @@ CHUNKED = ("interleaved", "mindspore_vpp", "mindspore_vpp_less_memory")
 
 
 class ModelChoice(Section):
-    preset: str | None = None
+    """The network: a preset or a file."""
+
+    preset: str | None = Field(default=None, description="`init --list` shows them")
     file: str | None = Field(default=None, description="a model.yaml, relative to the strategy file")
     seq: PositiveInt | None = Field(default=None, description="sequence length, where it differs from the model's")
-    dtype: Literal["fp32", "fp16", "bf16", "fp8", "fp4"] | None = None
+    dtype: Literal["fp32", "fp16", "bf16", "fp8", "fp4"] | None = Field(
+        default=None, description="what it computes in, where that is not the model's"
+    )
 
 
 class ClusterChoice(Section):
-    preset: str | None = None
-    file: str | None = None
+    """The machine room: a preset or a file."""
+
+    preset: str | None = Field(default=None, description="`init --list` shows them")
+    file: str | None = Field(default=None, description="a cluster.yaml, relative to the strategy file")
 
 
 class Batch(Section):
     """Sequences per step over the whole cluster, and per micro-batch on one data-parallel rank."""
 
-    global_: PositiveInt = Field(alias="global")
-    micro: PositiveInt = 1
+    global_: PositiveInt = Field(alias="global", description="sequences of one step, of all devices")
+    micro: PositiveInt = Field(default=1, description="sequences of one micro-batch on one data-parallel rank")
 
 
 class Mesh(Section):
     """Sizes of the axes; `order` from the outermost (slowest rank) to the innermost."""
 
-    pp: PositiveInt = 1
-    dp: PositiveInt = 1
-    cp: PositiveInt = 1
-    tp: PositiveInt = 1
+    pp: PositiveInt = Field(default=1, description="pipeline stages")
+    dp: PositiveInt = Field(default=1, description="data-parallel ranks")
+    cp: PositiveInt = Field(default=1, description="context-parallel ranks: parts of the sequence")
+    tp: PositiveInt = Field(default=1, description="tensor-parallel ranks")
     ep: PositiveInt = Field(default=1, description="experts are spread over this many ranks of dp x cp")
     order: list[Literal["pp", "dp", "cp", "tp"]] = Field(default=["pp", "dp", "cp", "tp"])
 
@@ -98,6 +105,8 @@ def _strides(order: tuple[str, ...], pp: int, dp: int, cp: int, tp: int) -> dict
 
 
 class Pipeline(Section):
+    """How micro-batches go through the stages."""
+
     schedule: Schedule = "1f1b"
     stages: list[PositiveInt] | None = Field(
         default=None, description="layers of each stage; absent: as even as can be"
@@ -107,8 +116,12 @@ class Pipeline(Section):
 
 
 class Tensor(Section):
-    sequence_parallel: bool = False
-    vocab: Literal["split", "whole"] = "split"
+    """How the operators of a layer are split over tp."""
+
+    sequence_parallel: bool = Field(
+        default=False, description="norms, dropouts and residual sums are split over tp by positions"
+    )
+    vocab: Literal["split", "whole"] = Field(default="split", description="how the embedding lies over tp")
     interleave: Literal[1, 2] = Field(
         default=1, description="2: a micro-batch runs as two halves, one's collectives beside the other's computation"
     )
@@ -117,7 +130,7 @@ class Tensor(Section):
 class Zero(Section):
     """Optimizer sharding. Level 1: states; 2: and gradients; 3: and weights (MindSpore's hsdp levels, ZeRO stages)."""
 
-    optimizer_shard: bool = False
+    optimizer_shard: bool = Field(default=False, description="false: every data-parallel rank has all of it")
     level: Literal[1, 2, 3] = 1
     group: Literal["dp"] = "dp"
     weight_shard_size: int = Field(
@@ -139,13 +152,17 @@ class Zero(Section):
 class Recompute(Section):
     """What is computed again in backward. `per_stage`: number of layers of each stage that `mode` applies to."""
 
-    mode: Literal["none", "full", "selective"] = "none"
-    per_stage: list[NonNegativeInt] | None = None
+    mode: Literal["none", "full", "selective"] = Field(default="none", description="selective: attention only")
+    per_stage: list[NonNegativeInt] | None = Field(
+        default=None, description="layers of each stage that it applies to; absent: all"
+    )
     mp_comm: bool = Field(default=True, description="full: the tensor-parallel collectives run again too")
     slice_activation: bool = Field(default=False, description="the kept input of a layer is split over tp")
 
 
 class Offload(Section):
+    """What lies on the host."""
+
     optimizer: bool = Field(default=False, description="Adam's states live and are updated on the host")
     activation: float = Field(default=0.0, ge=0, le=1, description="share of saved activations copied to the host")
 
@@ -165,7 +182,9 @@ class StrategySpec(SpecFile):
     version: Literal[1] = 1
     model: ModelChoice = ModelChoice()
     cluster: ClusterChoice = ClusterChoice()
-    framework: str = Field(default="mindspore", description="preset name, or a file that ends in .yaml")
+    framework: str = Field(
+        default="mindspore", description="what the software adds: kernels, overlap, host time; a preset or a .yaml file"
+    )
     batch: Batch
     mesh: Mesh = Mesh()
     pipeline: Pipeline = Pipeline()
@@ -173,7 +192,9 @@ class StrategySpec(SpecFile):
     zero: Zero = Zero()
     recompute: Recompute = Recompute()
     offload: Offload = Offload()
-    overrides: list[Override] = Field(default=[])
+    overrides: list[Override] = Field(
+        default=[], description="operators that are split otherwise: {operator: pattern, strategy: [[..], [..]]}"
+    )
 
     @classmethod
     def presets_directory(cls) -> Path:
@@ -309,6 +330,15 @@ class StrategySpec(SpecFile):
                     f"recompute.per_stage: stage {stage} recomputes {again} of its {layers} layers; nearest: {layers}"
                 )
 
+    def check_parts(self, model: ModelSpec, cluster: ClusterSpec) -> None:
+        """What must fall into equal parts, and the type that the device must have. Rows of measured runs need not
+        obey. Raises UserError with the nearest legal value."""
+        for line in uneven_parts(model, self.mesh.tp, self.mesh.cp, sequence_parallel=self.tensor.sequence_parallel):
+            raise UserError(line)
+        best = cluster.device.nearest_dtype(model.compute_dtype)
+        if best != model.compute_dtype:
+            raise UserError(f"model.dtype: {cluster.device.name} has no {model.compute_dtype}; nearest: {best!r}")
+
     @property
     def chunks_per_stage(self) -> int:
         if self.mesh.pp > 1 and self.pipeline.schedule in ("zb_v", "dualpipe"):
@@ -362,6 +392,7 @@ class Question(Section):
             framework = _preset(FrameworkSpec, strategy.framework, "framework")
         strategy.check_model(model)
         strategy.check_stages(model)
+        strategy.check_parts(model, cluster)
         needed, present = strategy.mesh.devices, cluster.device_count
         if needed > present:
             raise UserError(

@@ -135,7 +135,7 @@ class LevelTraffic:
 
 
 def traffic_by_level(question: Question) -> list[LevelTraffic]:
-    program, network = Program(question), Network(question.cluster)
+    program, network = Program(question), Network(question.cluster, question.strategy.mesh.devices)
     best: list[LevelTraffic] = []
     for stage in range(program.pp):
         rows: dict[tuple[str, str], list] = {}

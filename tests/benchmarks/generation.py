@@ -1,7 +1,8 @@
 """Generation with a KV cache: tokens a second here and in PyTorch, and the share of the memory-bandwidth limit.
 
-    python -m tests.benchmarks.generation                        # every case
-    python -m tests.benchmarks.generation --case small --batch 8
+    python -m tests.benchmarks.generation                        # every case, fp32 and int8 weights
+    python -m tests.benchmarks.generation --case small --batch 8 --engine mindspore
+    python -m tests.benchmarks.generation --threads 1 --clock cpu         # on a busy machine
 
 Both engines hold the same weights, in a process each, and take turns (A B A B ...); the other one waits meanwhile. A
 turn decodes greedily at the end of a full context, so that every token reads the cache of all before it. The figure is
@@ -41,7 +42,7 @@ SMALL = ModelConfig(
 )
 # Processor time leaves out what other programs take; with one thread it is the figure for a busy machine.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-CASES = {"small": SMALL, "tiny": load_size("tiny")}
+CASES = {"small": SMALL, "tiny": load_size("tiny"), "350M": load_size("350M")}
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class MindSporeEngine:
 
 
 class CompiledEngine:
-    """stored: how the matrices are kept: fp32, fp16, int8 or int4."""
+    """stored: how the matrices are kept."""
 
     stored = "fp32"
 
@@ -128,6 +129,28 @@ class CompiledEngine:
             logits = np.concatenate(rows.read([RowTokens(row, [token]) for row, token in enumerate(newest)]))
             times.append(CLOCKS[self.clock]())
         return Turn(filled - began, list(np.diff(times)), logits)
+
+
+class Fp16Engine(CompiledEngine):
+    stored = "fp16"
+
+
+class Int8Engine(CompiledEngine):
+    stored = "int8"
+
+
+class Int4Engine(CompiledEngine):
+    stored = "int4-g32"
+
+
+# A process is started with a class that it can import by name.
+ENGINES: dict[str, type[CompiledEngine] | type[MindSporeEngine]] = {
+    "fp32": CompiledEngine,
+    "fp16": Fp16Engine,
+    "int8": Int8Engine,
+    "int4-g32": Int4Engine,
+    "mindspore": MindSporeEngine,
+}
 
 
 class Torch:
@@ -222,7 +245,7 @@ class Torch:
 
 def serve(
     pipe: multiprocessing.connection.Connection,
-    engine: type[CompiledEngine] | type[Torch],
+    engine: type[CompiledEngine] | type[MindSporeEngine] | type[Torch],
     config: ModelConfig,
     threads: int,
     clock: str,
@@ -252,12 +275,16 @@ def read_bandwidth() -> float:
     return array.nbytes / best
 
 
-def bytes_per_call(config: ModelConfig, batch: int) -> int:
-    """Weights of the layers and the output matrix, and the keys and values of a full context, fp32."""
+# Bytes a weight; int4 has a scale of two bytes for 32.
+BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4-g32": 0.5625, "mindspore": 4.0}
+
+
+def bytes_per_call(config: ModelConfig, batch: int, width: float) -> float:
+    """Weights of the layers and the output matrix, and the keys and values of a full context in fp32."""
     tables = 2 * config.seq_length * config.hidden_size  # positions and queries: a row each
     weights = config.num_parameters - tables - config.hidden_size**2
     cache = 2 * config.num_layers * batch * config.seq_length * config.hidden_size
-    return 4 * (weights + cache)
+    return width * weights + 4 * cache
 
 
 def mean_token(turn: Turn) -> float:
@@ -270,13 +297,13 @@ def quiet_token(turns: list[Turn]) -> float:
 
 
 def measure(
-    config: ModelConfig, batch: int, new_tokens: int, turns: int, threads: int, clock: str
+    config: ModelConfig, engine: str, batch: int, new_tokens: int, turns: int, threads: int, clock: str
 ) -> dict[str, list[Turn]]:
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
-    for name, engine in (("ours", CompiledEngine), ("torch", Torch)):
+    for name, kind in (("ours", ENGINES[engine]), ("torch", Torch)):
         pipes[name], theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, engine, config, threads, clock), daemon=True)
+        process = context.Process(target=serve, args=(theirs, kind, config, threads, clock), daemon=True)
         process.start()
         processes.append(process)
     results: dict[str, list[Turn]] = {name: [] for name in pipes}
@@ -297,6 +324,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, action="append")
     parser.add_argument("--batch", type=int, action="append")
+    parser.add_argument("--engine", choices=ENGINES, action="append", help="how ours stores its weights, or mindspore")
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both engines")
@@ -307,25 +335,28 @@ def main() -> None:
     bandwidth = read_bandwidth()
     print(f"mindspore {version('mindspore')}, torch {version('torch')}, reading {bandwidth / 1e9:.1f} GB/s")
     print(
-        "case   batch  ours tok/s  torch tok/s  ratio  quiet ratio  of the limit  prompt ms ours/torch  max |Δ logits|"
+        "case   engine    batch  ours tok/s  torch tok/s  ratio  quiet ratio  of the limit"
+        "  prompt ms ours/torch  max |Δ logits|"
     )
-    for case in arguments.case or CASES:
+    for case in arguments.case or ("small", "tiny"):
         config = CASES[case]
         for batch in arguments.batch or (1, 8):
-            results = measure(config, batch, arguments.new_tokens, arguments.turns, arguments.threads, arguments.clock)
-            ours, peer = results["ours"], results["torch"]
-            typical = {name: statistics.median(map(mean_token, turns)) for name, turns in results.items()}
-            quiet = {name: quiet_token(turns) for name, turns in results.items()}
-            prompt = {name: min(turn.prompt_seconds for turn in turns) for name, turns in results.items()}
-            ratio = statistics.median(mean_token(b) / mean_token(a) for a, b in zip(ours, peer, strict=True))
-            share = bytes_per_call(config, batch) / bandwidth / quiet["ours"]
-            difference = float(np.abs(ours[-1].logits - peer[-1].logits).max())
-            print(
-                f"{case:6} {batch:5} {batch / typical['ours']:11.0f} {batch / typical['torch']:12.0f} {ratio:6.2f}"
-                f" {quiet['torch'] / quiet['ours']:12.2f} {share:13.0%}"
-                f" {prompt['ours'] * 1e3:14.0f} / {prompt['torch'] * 1e3:<5.0f} {difference:13.1e}",
-                flush=True,
-            )
+            for engine in arguments.engine or ("fp32", "int8"):
+                settings = (arguments.new_tokens, arguments.turns, arguments.threads, arguments.clock)
+                results = measure(config, engine, batch, *settings)
+                ours, peer = results["ours"], results["torch"]
+                typical = {name: statistics.median(map(mean_token, turns)) for name, turns in results.items()}
+                quiet = {name: quiet_token(turns) for name, turns in results.items()}
+                prompt = {name: min(turn.prompt_seconds for turn in turns) for name, turns in results.items()}
+                ratio = statistics.median(mean_token(b) / mean_token(a) for a, b in zip(ours, peer, strict=True))
+                share = bytes_per_call(config, batch, BYTES[engine]) / bandwidth / quiet["ours"]
+                difference = float(np.abs(ours[-1].logits - peer[-1].logits).max())
+                print(
+                    f"{case:6} {engine:9} {batch:5} {batch / typical['ours']:11.0f} {batch / typical['torch']:12.0f}"
+                    f" {ratio:6.2f} {quiet['torch'] / quiet['ours']:12.2f} {share:13.0%}"
+                    f" {prompt['ours'] * 1e3:14.0f} / {prompt['torch'] * 1e3:<5.0f} {difference:13.1e}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

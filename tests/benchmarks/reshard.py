@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.open import TrainingState
+from pangu.checkpoint.save import save_checkpoint
 from pangu.config import ModelConfig
 from tests.conftest import REPOSITORY
 from tests.pangu.convert_files import random_weights, released_layouts, write_strategy
@@ -50,7 +51,7 @@ if {checked}:
     assert not any(process.wait() for process in sums)
 """
 LOAD = """
-saved = checkpoint.open_checkpoint(Path({source!r}), verify=False)
+saved = open_checkpoint(Path({source!r}), verify=False)
 layouts = read_stages([Path({layout!r})])[0]
 with StoredCheckpoint(saved, 5) as stored:
     weights = saved.weights() if {whole} else stored.weights
@@ -58,7 +59,7 @@ with StoredCheckpoint(saved, 5) as stored:
 """
 LOAD_IMPORTS = """
 from pathlib import Path
-from pangu import checkpoint
+from pangu.checkpoint.open import open_checkpoint
 from pangu.formats.strategy_checkpoint import read_stages
 from pangu.distributed.shards import part_of
 from pangu.distributed.stored import StoredCheckpoint
@@ -105,7 +106,7 @@ def write_training(run: Path, weights: dict[str, np.ndarray]) -> None:
         seq_length=len(tables["position_embedding"]),
         vocab_size=len(tables["word_embedding"]),
     )
-    checkpoint.save(run, checkpoint.TrainingState(1, 1.0, 0, 0, 0, None), weights, {}, model, {})
+    save_checkpoint(run, TrainingState(1, 1.0, 0, 0, 0, None), weights, {}, model, {})
 
 
 def size_of(path: Path) -> int:

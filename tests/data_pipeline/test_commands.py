@@ -68,6 +68,11 @@ def test_story(tmp_path: Path, tokenizer_directory: Path, capsys: pytest.Capture
     assert json.loads(call("stats", out, "--json"))[1]["dropped"] == {"too_short": 1}
     assert "太短" in call("inspect", out, "--stage", "clean", "--dropped")
     assert len(call("inspect", out, "-n", 4, "--json").splitlines()) == 4
+    assert main(["inspect", str(out), "--stage", "clean", "--reason", "to_short"]) == 2
+    assert "did you mean 'too_short'?" in capsys.readouterr().err
+    told = call("run", recipe, "--out", out, "--set", "clean.minimum_characters", "1", "--json", "--until", "clean")
+    assert json.loads(told)["stages"][1]["dropped"] == {}
+    call("run", recipe, "--out", out)
     assert "id d0" in call("inspect", next((out / "documents").iterdir()), "-n", 1)
     told = call("why", out, "short")
     assert "-😀太短😀" in told and "+太短" in told and "dropped, too_short:2 characters" in told

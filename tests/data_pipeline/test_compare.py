@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.cli import main
 from data_pipeline.dedup_check import chinese_grammar
-from data_pipeline.quality.comparison import sample_bytes
+from data_pipeline.quality.comparison import LEAST_DOCUMENTS, Comparison, Outcome, interval_of, sample_bytes
 from tests.data_pipeline.conftest import write_jsonl
 
 
@@ -34,6 +34,21 @@ def test_a_large_corpus_is_sampled_as_it_passes() -> None:
     )
 
 
+def test_a_verdict_needs_an_interval_that_leaves_nothing_out() -> None:
+    assert interval_of([0.3]) is None
+    low, high = interval_of([0.31, 0.29, 0.30]) or (0.0, 0.0)
+    assert 0.26 < low < 0.3 < high < 0.34
+    outcome = Outcome("a", 1, 1, 1.0, 0, 2.0, 2.0, 2.0, 1.0)
+
+    def judged(interval: tuple[float, float] | None, documents: int = LEAST_DOCUMENTS) -> Comparison:
+        is_clear = interval is not None and not interval[0] <= 0 <= interval[1] and documents >= LEAST_DOCUMENTS
+        return Comparison(outcome, outcome, 0.1, interval, is_clear, documents, 1, 1, 1, [])
+
+    assert judged((0.05, 0.15)).better == "A" and "A is better" in judged((0.05, 0.15)).verdict
+    assert judged((-0.05, 0.25)).better is None and "no difference shown" in judged((-0.05, 0.25)).verdict
+    assert judged((0.05, 0.15), 2).better is None and "2 clean documents" in judged((0.05, 0.15), 2).verdict
+
+
 @pytest.fixture
 def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -55,7 +70,9 @@ def test_grammatical_text_beats_shuffled_text(corpora: Path, capsys: pytest.Capt
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((corpora / "out/compare.json").read_text())
-    assert found["better"] == "B" and found["difference"] < 0
+    assert found["difference"] < 0
+    # one training of each is no ground for a verdict
+    assert found["better"] is None and found["interval"] is None and "no verdict" in found["verdict"]
     assert found["b"]["perplexity"] < found["a"]["perplexity"]
     assert found["steps"] == 62 and found["tokens_trained"] == 62 * 8 * 32
     assert found["b"]["in_clean_set"] == 2
@@ -82,7 +99,7 @@ def test_grammatical_text_beats_shuffled_text(corpora: Path, capsys: pytest.Capt
             "no document is left that the clean set does not have",
         ),
         (["good.jsonl", "bad.jsonl", "--heldout", "clean.jsonl", "--tokens", "100"], "--tokens 100: fewer than one"),
-        (["good.jsonl", "bad.jsonl", "--heldout", "clean.jsonl", "--repeats", "0"], "--repeats 0: the nearest legal"),
+        (["good.jsonl", "bad.jsonl", "--heldout", "clean.jsonl", "--repeats", "0"], "--repeats 0: nearest: 1"),
         (["good.jsonl", "bad.jsonl", "--heldout", "clean.jsonl", "--vocab-size", "3"], "vocab_size 3: "),
         (["good.jsonl", "bad.jsonl", "--heldout", "clean.jsonl", "--tokenizer", "none"], "none: no such file"),
     ],

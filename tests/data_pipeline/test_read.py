@@ -224,7 +224,8 @@ def test_files_of_a_source(tmp_path: Path) -> None:
     os.symlink(tmp_path, tmp_path / "b" / "loop")
     (tmp_path / os.fsdecode(b"\xff.txt")).write_bytes(b"odd name")
     rows = read_rows(source_of("."), tmp_path)
-    assert [row["path"] for row in rows] == ["a.txt", "b/1.txt.gz", "b/2.txt", "\\xff.txt"]
+    assert [row["path"] for row in rows] == ["a.txt", "b/1.txt.gz", "b/2.txt", "b/picture.png", "\\xff.txt"]
+    assert reasons(rows) == ["unsupported_file"]
     assert [row["path"] for row in read_rows(source_of("b", "**/*.txt"), tmp_path)][:2] == ["1.txt.gz", "2.txt"]
     with pytest.raises(UserError, match="no such file"):
         read_rows(source_of("missing"), tmp_path)

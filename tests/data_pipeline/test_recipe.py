@@ -65,6 +65,7 @@ def test_template_holds_further_stages_as_comments(tmp_path: Path) -> None:
     needed = {
         "decontaminate": {"evaluation": '["a.jsonl"]'},
         "mix": {"epochs": "{a: 1}"},
+        "label": {"domain": "a.jsonl"},
         "quality": {"language_model": '{texts: ["source:a"]}'},
     }
     text = recipe_text(["a.jsonl"], "file", {})

@@ -243,3 +243,16 @@ def test_the_interval_of_a_share(hits: int, count: int) -> None:
     low, high = wilson(hits, count)
     assert 0 <= low <= hits / count <= high <= 1
     assert wilson(count - hits, count) == pytest.approx((1 - high, 1 - low))
+
+
+def test_documents_that_nobody_has_judged_are_no_examples(tmp_path: Path) -> None:
+    items = draw(documents(12), 12, 1)
+    for number, item in enumerate(items[:4]):
+        item.verdict, item.kind = ("keep", None) if number % 2 else ("junk", "spam")
+    Session(tmp_path / "reviewed.jsonl", items).save()
+    sides = {
+        side: list(examples(read_documents([tmp_path / "reviewed.jsonl"]), side)) for side in ("positives", "negatives")
+    }
+    assert [len(texts) for texts in sides.values()] == [2, 2]
+    write_jsonl(tmp_path / "law.jsonl", [{"text": "判决书全文", "verdict": None}])
+    assert len(list(examples(read_documents([tmp_path / "law.jsonl"]), "positives"))) == 1

@@ -117,7 +117,11 @@ def test_only_what_depends_on_the_similarity_runs_again(
 
 def test_the_document_with_the_greatest_signal_stays(tmp_path: Path, recipe_at: Callable[..., Path]) -> None:
     text = "".join(chinese_grammar.documents(1, seed=9, median=600))
-    rows = [{"id": "plain", "text": text}, {"id": "marked", "text": text + "●●●"}, {"id": "long", "text": text + "另"}]
+    rows = [
+        {"id": "plain", "text": text},
+        {"id": "marked", "text": text + "\ue000。\ue001"},
+        {"id": "long", "text": text + "另"},
+    ]
     write_jsonl(tmp_path / "a.jsonl", rows)
     source = [{"name": "a", "paths": "a.jsonl"}]
     for settings, stays in (({}, "long"), ({"quality": "symbols_removed"}, "marked")):

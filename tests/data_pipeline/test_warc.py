@@ -110,7 +110,7 @@ def test_what_is_no_page_is_rejected_with_its_reason(write) -> None:
         response(b"\x89PNG", "Content-Type: image/png"),
         response(HTML.encode(), status="404 Not Found"),
         response(b"", "Content-Type: text/html"),
-        response(b"xx", "Content-Type: text/html", "Content-Encoding: br"),
+        response(b"xx", "Content-Type: text/html", "Content-Encoding: exi"),
         record("response", b"HTTP/1.1 200 OK"),
     ]
     documents, rejects = split(list(read_documents(write(b"".join(parts)))))

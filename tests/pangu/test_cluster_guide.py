@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.open import MOMENTS, TrainingState
+from pangu.checkpoint.save import save_checkpoint
 from pangu.cli import main
 from tests.conftest import REPOSITORY
 from tests.pangu import distributed_run
@@ -49,9 +50,9 @@ def write_checkpoint(run: Path, strategy: Path) -> None:
         weights[f"backbone.{name}_embedding.embedding_table"] = weights["backbone.word_embedding.embedding_table"][
             :1
         ].repeat(rows, 0)
-    moments = {f"{prefix}{name}": array for prefix in checkpoint.MOMENTS for name, array in weights.items()}
-    state = checkpoint.TrainingState(2, 1.0, 0, 0, 10, None)
-    whole = checkpoint.save(strategy.parent / "whole-run", state, weights, moments, model, {})
+    moments = {f"{prefix}{name}": array for prefix in MOMENTS for name, array in weights.items()}
+    state = TrainingState(2, 1.0, 0, 0, 10, None)
+    whole = save_checkpoint(strategy.parent / "whole-run", state, weights, moments, model, {})
     (run / "checkpoints").mkdir(parents=True)
     (run / "tokenizer").mkdir()  # where there is one, prediction may start
     words = ["reshard", str(whole), "--to", str(strategy), "--out", str(run / "checkpoints/step-00000002")]

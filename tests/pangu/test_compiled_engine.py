@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from pangu import parameters
 from pangu.config import ModelConfig
 from pangu.formats.data_types import BF16, FP32, cast
 from pangu.foundation.errors import UserError
-from pangu.generation import GenerationOptions, Generator
+from pangu.generation import GenerationOptions, Generator, compiled_vectors
 from pangu.generation.compiled_decoder import Adapter, CompiledNetwork, stored_as
+from pangu.generation.compiled_step import work_on
+from pangu.generation.compiled_vectors import source_digest
 from pangu.generation.decoding_batch import DecodingBatch, RowTokens
 from pangu.quantization.layers import quantize_in_memory
 from pangu.quantization.quantized_file import (
@@ -237,6 +240,17 @@ def quantized_columns(weights: Weights) -> dict[str, np.ndarray]:
             result[name] = np.zeros((matrix.shape[0], matrix.shape[1] // 2), np.uint8)
             result[name + SCALE] = np.ones((matrix.shape[0], 1), np.float16)
     return result
+
+
+def test_a_change_in_any_file_of_compiled_code_compiles_again() -> None:
+    """numba itself looks at the file of the outermost function only."""
+    kept = work_on._cache._cache_file
+    assert source_digest() in kept._source_stamp
+    assert {file.stem for file in Path(compiled_vectors.__file__).parent.glob("compiled_*.py")} >= {
+        "compiled_kernels",
+        "compiled_step",
+        "compiled_vectors",
+    }
 
 
 def test_damaged_weights_are_an_error_and_no_text(config: ModelConfig, weights: Weights) -> None:

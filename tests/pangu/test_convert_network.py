@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.open import MOMENTS, STATE, TrainingState, step_directories
+from pangu.checkpoint.save import save_checkpoint
 from pangu.checkpoint.weights import load_for_inference
 from pangu.cli import main
 from pangu.config import ModelConfig
@@ -46,9 +47,9 @@ def weights_of(model: ModelConfig) -> dict[str, np.ndarray]:
 
 def save(run: Path, model: ModelConfig, weights: dict[str, np.ndarray]) -> Path:
     """A run with one checkpoint."""
-    moments = {f"{prefix}{name}": np.abs(a) for prefix in checkpoint.MOMENTS for name, a in weights.items()}
-    state = checkpoint.TrainingState(7, 1.0, 0, 0, 99, 2.5)
-    checkpoint.save(run, state, weights, moments, model, {})
+    moments = {f"{prefix}{name}": np.abs(a) for prefix in MOMENTS for name, a in weights.items()}
+    state = TrainingState(7, 1.0, 0, 0, 99, 2.5)
+    save_checkpoint(run, state, weights, moments, model, {})
     return run
 
 
@@ -57,7 +58,7 @@ def command(*words: object) -> None:
 
 
 def step_of(run: Path) -> Path:
-    return checkpoint.step_directories(run)[0]
+    return step_directories(run)[0]
 
 
 # Each way: from a run to something that can be loaded.
@@ -127,7 +128,7 @@ def test_every_field_goes_every_way(tmp_path_factory, model: ModelConfig, ways: 
     for number, way in enumerate(ways):
         if place.name == "port.safetensors" and way not in AFTER_PYTORCH:
             way = to_safetensors
-        if place.name == "shards" and not (place / checkpoint.STATE).is_file() and way in AFTER_PYTORCH:
+        if place.name == "shards" and not (place / STATE).is_file() and way in AFTER_PYTORCH:
             way = to_one_file
         step = folder / str(number)
         step.mkdir()

@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from data_pipeline.stages.tokenizer.training_process import train_tokenizer
-from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.open import TrainingState
+from pangu.checkpoint.save import save_checkpoint
 from pangu.cli import main
 from pangu.config import ModelConfig
 from pangu.model.network import build, read_weights
@@ -37,9 +38,9 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         compute_dtype="fp32",
     )
     weights = read_weights(build(config))
-    state = checkpoint.TrainingState(3, 1.0, 0, 0, 0, None)
+    state = TrainingState(3, 1.0, 0, 0, 0, None)
     moments = {f"adam_{moment}.{name}": np.zeros_like(value) for name, value in weights.items() for moment in "mv"}
-    checkpoint.save(run, state, weights, moments, config, {})
+    save_checkpoint(run, state, weights, moments, config, {})
     save_file(weights, run.parent / "weights.safetensors")
     (run.parent / "small.yaml").write_text(config.dump())
     return run

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pangu.checkpoint.directory import meant_checkpoint
+from pangu.checkpoint.open import meant_checkpoint
 from pangu.cli import main
 from pangu.commands import generate, predict
 from pangu.distributed.predictor import Prediction, Predictor, contents_of, shares_of

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from pangu.checkpoint import directory as checkpoint
-from pangu.checkpoint.directory import TrainingState
+from pangu.checkpoint.open import OPTIMIZER, WEIGHTS, TrainingState, open_checkpoint
+from pangu.checkpoint.save import save_checkpoint
 from pangu.checkpoint.weights import load_for_inference
 from pangu.cli import main
 from pangu.config import ModelConfig
@@ -203,18 +203,18 @@ def training(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
     model = ModelConfig(num_layers=3, hidden_size=16, num_heads=2, ffn_hidden_size=48, seq_length=6, vocab_size=11)
     moments = {name: array for name, array in with_moments(weights).items() if name.startswith("adam_")}
     state = TrainingState(7, 1.0, 0, 0, 99, 2.5)
-    return checkpoint.save(tmp_path / "run", state, weights, moments, model, {"seed": 1}), weights
+    return save_checkpoint(tmp_path / "run", state, weights, moments, model, {"seed": 1}), weights
 
 
 def test_a_training_checkpoint_stays_one(tmp_path: Path, training) -> None:
     path, weights = training
     write_layouts(tmp_path / "four.ckpt", ours(released_layouts(weights, 4, 1)))
     assert reshard(path, "--to", tmp_path / "four.ckpt", "--out", tmp_path / "four") == 0
-    saved = checkpoint.open_checkpoint(tmp_path / "four")
-    assert saved.state == checkpoint.open_checkpoint(path).state
+    saved = open_checkpoint(tmp_path / "four")
+    assert saved.state == open_checkpoint(path).state
     for found, expected in (
-        (saved.weights(), load_file(path / checkpoint.WEIGHTS)),
-        (saved.optimizer(), load_file(path / checkpoint.OPTIMIZER)),
+        (saved.weights(), load_file(path / WEIGHTS)),
+        (saved.optimizer(), load_file(path / OPTIMIZER)),
     ):
         assert found.keys() == expected.keys()
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
@@ -235,7 +235,7 @@ def test_a_training_checkpoint_stays_one(tmp_path: Path, training) -> None:
     assert np.array_equal(load_file(tmp_path / "converted.safetensors")[NORM], weights[NORM])
     assert reshard(tmp_path / "four", "--out", tmp_path / "whole") == 0
     assert json.loads((tmp_path / "whole/state.json").read_text())["state"]["step"] == 7
-    for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER):
+    for name in (WEIGHTS, OPTIMIZER):
         expected, found = load_file(path / name), load_file(tmp_path / "whole" / name)
         assert all(np.array_equal(found[key], expected[key]) for key in expected)
     assert reshard(tmp_path / "four", "--weights-only", "--out", tmp_path / "weights.safetensors") == 0
@@ -258,7 +258,7 @@ def test_strategy_files_in_place_of_mindspores(tmp_path: Path, training, capsys)
     assert reshard(path, "--to", a, "--out", tmp_path / "on-a") == 0
     assert reshard(tmp_path / "on-a", "--from", a, "--to", b, "--out", tmp_path / "on-b") == 0
     assert reshard(tmp_path / "on-b", "--from", b, "--out", tmp_path / "back") == 0
-    for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER):
+    for name in (WEIGHTS, OPTIMIZER):
         expected, found = load_file(path / name), load_file(tmp_path / "back" / name)
         assert all(np.array_equal(found[key], expected[key]) for key in expected)
     held = [load_file(tmp_path / f"on-b/rank_{rank}/checkpoint.safetensors") for rank in (0, 2, 4)]

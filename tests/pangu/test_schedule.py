@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pangu.checkpoint.directory import Checkpoint, TrainingState
+from pangu.checkpoint.open import Checkpoint, TrainingState
 from pangu.config import LearningRateConfig, ModelConfig, TrainConfig
 from pangu.foundation.errors import UserError
 from pangu.training.data import PackedData, Split

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.open import TrainingState, open_checkpoint
+from pangu.checkpoint.save import save_checkpoint
 from pangu.cli import main
 from pangu.config import ModelConfig
 from pangu.distributed.process_group import ALONE
@@ -31,8 +32,8 @@ def saved(tmp_path_factory) -> Iterator[tuple[Path, dict[str, np.ndarray]]]:
     tensors = with_moments(weights)
     model = ModelConfig(num_layers=3, hidden_size=64, num_heads=8, ffn_hidden_size=256, seq_length=6, vocab_size=11)
     moments = {name: array for name, array in tensors.items() if name.startswith("adam_")}
-    state = checkpoint.TrainingState(7, 1.0, 0, 0, 99, 2.5)
-    whole = checkpoint.save(folder / "run", state, weights, moments, model, {})
+    state = TrainingState(7, 1.0, 0, 0, 99, 2.5)
+    whole = save_checkpoint(folder / "run", state, weights, moments, model, {})
     for data, tensor in ((4, 2), (2, 4)):
         write_layouts(folder / f"{data}x{tensor}.ckpt", ours(released_layouts(weights, data, tensor)))
         words = [str(whole), "--to", str(folder / f"{data}x{tensor}.ckpt"), "--out", str(folder / f"{data}x{tensor}")]
@@ -58,7 +59,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
 
 
 def open_stored(path: Path, rank: int) -> StoredCheckpoint:
-    return StoredCheckpoint(checkpoint.open_checkpoint(path), rank)
+    return StoredCheckpoint(open_checkpoint(path), rank)
 
 
 @pytest.mark.parametrize("rank", [0, 3, 7])

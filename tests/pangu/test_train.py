@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint import save
+from pangu.checkpoint.open import OPTIMIZER, WEIGHTS, newest_checkpoint, step_directories
 from pangu.cli import main
 from pangu.config import TrainConfig
 from pangu.foundation.errors import UserError
@@ -60,7 +61,7 @@ def uninterrupted(corpus: Path, tmp_path_factory) -> Path:
 def assert_same_end(run: Path, expected: Path) -> None:
     """Same metrics, weights and moments, byte for byte."""
     assert (run / "metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()
-    for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER):
+    for name in (WEIGHTS, OPTIMIZER):
         last = f"checkpoints/step-{STEPS:08d}/{name}"
         assert (run / last).read_bytes() == (expected / last).read_bytes(), name
 
@@ -71,7 +72,7 @@ def test_a_run_learns_and_leaves_everything(uninterrupted: Path) -> None:
     assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.3
     assert (uninterrupted / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert list((uninterrupted / "tensorboard").iterdir())
-    kept = [path.name for path in checkpoint.step_directories(uninterrupted)]
+    kept = [path.name for path in step_directories(uninterrupted)]
     assert kept[:2] == ["step-00000024", "step-00000018"] and len(kept) <= 3
 
 
@@ -84,7 +85,7 @@ def test_stop_and_go_on_ends_with_the_same_bits(corpus: Path, uninterrupted: Pat
     extra = [line for line in (out / "metrics.jsonl").read_text().splitlines() if '"step":10,"heldout' not in line]
     assert extra == (uninterrupted / "metrics.jsonl").read_text().splitlines()
     last = f"checkpoints/step-{STEPS:08d}"
-    for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER):
+    for name in (WEIGHTS, OPTIMIZER):
         assert (out / last / name).read_bytes() == (uninterrupted / last / name).read_bytes()
 
 
@@ -122,7 +123,7 @@ def test_an_interrupt_saves_and_the_run_goes_on(corpus: Path, uninterrupted: Pat
     process.send_signal(signal.SIGINT)
     _, message = process.communicate()
     assert process.returncode == 130, message
-    saved = checkpoint.newest(out)
+    saved = newest_checkpoint(out)
     assert saved is not None and 3 <= saved.state.step < STEPS
     train(config)
     assert_same_end(out, uninterrupted)
@@ -141,10 +142,10 @@ def test_a_damaged_checkpoint_is_named_and_skipped(corpus: Path, uninterrupted: 
     out = tmp_path / "run"
     train(configuration(corpus, out, steps=12))
     capsys.readouterr()
-    newest = checkpoint.step_directories(out)[0]
-    data = bytearray((newest / checkpoint.WEIGHTS).read_bytes())
+    newest = step_directories(out)[0]
+    data = bytearray((newest / WEIGHTS).read_bytes())
     data[-5] ^= 1
-    (newest / checkpoint.WEIGHTS).write_bytes(bytes(data))
+    (newest / WEIGHTS).write_bytes(bytes(data))
     train(configuration(corpus, out))
     assert "step-00000012/model.safetensors: is damaged" in capsys.readouterr().err
     assert_same_end(out, uninterrupted)
@@ -154,7 +155,7 @@ def test_a_full_disk_is_one_line_and_earlier_checkpoints_stay(
     corpus: Path, uninterrupted: Path, tmp_path: Path, monkeypatch
 ) -> None:
     out = tmp_path / "run"
-    real = checkpoint.save_file
+    real = save.save_file
 
     def full(tensors: dict, path: Path, metadata: dict) -> None:
         if "step-00000012" in str(path):
@@ -163,10 +164,10 @@ def test_a_full_disk_is_one_line_and_earlier_checkpoints_stay(
         real(tensors, path, metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(save, "save_file", full)
         with pytest.raises(UserError, match="No space left on device"):
             train(configuration(corpus, out))
-    assert [path.name for path in checkpoint.step_directories(out)] == ["step-00000006"]
+    assert [path.name for path in step_directories(out)] == ["step-00000006"]
     assert not list((out / "checkpoints").glob(".*"))
     train(configuration(corpus, out))
     assert_same_end(out, uninterrupted)
@@ -234,7 +235,7 @@ def test_incremental_training_starts_from_the_weights_of_another_run(
     last = [record["loss"] for record in read_metrics(uninterrupted) if "loss" in record][-1]
     assert abs(first - last) < 0.5
     # Rate 0 in the first step: only the second one moves the weights.
-    assert checkpoint.newest(tmp_path / "run").state.step == 2
+    assert newest_checkpoint(tmp_path / "run").state.step == 2
 
 
 def test_more_steps_alone_make_a_run_longer(corpus: Path, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pangu.checkpoint import directory as checkpoint
-from pangu.checkpoint.directory import STATE, WEIGHTS
+from pangu.checkpoint.open import STATE, WEIGHTS, newest_checkpoint, step_directories
+from pangu.checkpoint.save import prune_checkpoints
 from pangu.cli import main
 from pangu.training.run import train
 from tests.pangu import packed_corpus
@@ -35,7 +35,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def in_every(run: Path, change) -> None:
-    for directory in checkpoint.step_directories(run):
+    for directory in step_directories(run):
         change(directory)
 
 
@@ -58,7 +58,7 @@ DAMAGES = {
     "a list for a state": lambda run: in_every(run, lambda step: (step / STATE).write_text("[]")),
     "no optimizer": lambda run: in_every(run, lambda step: (step / "optimizer.safetensors").unlink()),
     "a later version": lambda run: in_every(run, say_version_2),
-    "a later version, newest only": lambda run: say_version_2(checkpoint.step_directories(run)[0]),
+    "a later version, newest only": lambda run: say_version_2(step_directories(run)[0]),
     "empty directories": lambda run: in_every(run, lambda step: [path.unlink() for path in step.iterdir()]),
     "no directories": lambda run: shutil.rmtree(run / "checkpoints"),
     "a dead link": lambda run: (
@@ -86,7 +86,7 @@ def test_without_a_whole_checkpoint_it_stops_and_changes_nothing(
         assert "was written by a later version" in error
     else:
         assert "--start-anew" in error
-        for directory in checkpoint.step_directories(run):
+        for directory in step_directories(run):
             assert str(directory) in error
     assert tree(run) == before
 
@@ -102,7 +102,7 @@ def test_to_begin_anew_is_said_and_throws_nothing_away(corpus: Path, finished: P
     assert "what was there is in earlier-001/" in capsys.readouterr().err
     aside = tree(run / "earlier-001")
     assert aside.items() <= before.items() and any(name.startswith("checkpoints/step-00000012") for name in aside)
-    assert checkpoint.newest(run).state.step == 6
+    assert newest_checkpoint(run).state.step == 6
     with pytest.raises(StopIteration):
         next(iter((run / "checkpoints").glob("*12")))
 
@@ -116,5 +116,5 @@ def test_pruning_counts_what_the_run_has_reached(finished: Path, tmp_path: Path)
     for step in (8, 9):
         shutil.copytree(run / "checkpoints/step-00000099", run / f"checkpoints/step-{step:08d}")
     (run / "checkpoints/step-00000099" / STATE).unlink()
-    checkpoint.prune(run, 1, 9)
-    assert [path.name for path in checkpoint.step_directories(run)] == ["step-00000099", "step-00000009"]
+    prune_checkpoints(run, 1, 9)
+    assert [path.name for path in step_directories(run)] == ["step-00000099", "step-00000009"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pangu.checkpoint import directory as checkpoint
+from pangu.checkpoint.open import WEIGHTS, newest_checkpoint, step_directories
 from pangu.distributed.launch import Launch, Nodes
 from pangu.distributed.predictor import Prediction, Predictor
 from pangu.distributed.supervise import Supervisor
@@ -135,7 +135,7 @@ def test_a_run_goes_on_without_what_only_tells(
     assert summary.step == STEPS and not list(run.glob(".loss*"))
     if victim != "metrics.jsonl":
         assert_same_end(run, uninterrupted)
-    last = f"checkpoints/step-{STEPS:08d}/{checkpoint.WEIGHTS}"
+    last = f"checkpoints/step-{STEPS:08d}/{WEIGHTS}"
     assert (run / last).read_bytes() == (uninterrupted / last).read_bytes()
 
 
@@ -168,8 +168,8 @@ def test_a_disk_that_fills_between_checkpoints_stops_nothing_until_weights_must_
     run = small_disk / "run"
     config = configuration(corpus, run, steps=4000, checkpoint_every=400, evaluate_every=400, keep_last=1)
     process = start(config, tmp_path / "train.yaml")
-    wait_until(lambda: checkpoint.step_directories(run) and len(read_metrics(run)) % 400 > 10, process)
-    before = {path.name for path in checkpoint.step_directories(run)}
+    wait_until(lambda: step_directories(run) and len(read_metrics(run)) % 400 > 10, process)
+    before = {path.name for path in step_directories(run)}
     with contextlib.suppress(OSError), (small_disk / "fill").open("wb", buffering=0) as fill:
         while True:
             fill.write(bytes(1024))
@@ -179,8 +179,8 @@ def test_a_disk_that_fills_between_checkpoints_stops_nothing_until_weights_must_
     assert "the work goes on without it" in errors and "Traceback" not in errors
     assert [line for line in lines if line.startswith("error")] == lines[-1:]
     assert "the checkpoint cannot be written" in lines[-1] and "No space left" in lines[-1]
-    assert {path.name for path in checkpoint.step_directories(run)} == before
-    assert checkpoint.newest(run) is not None
+    assert {path.name for path in step_directories(run)} == before
+    assert newest_checkpoint(run) is not None
 
 
 def test_a_full_disk_does_not_keep_a_run_from_ending_when_asked(corpus: Path, small_disk: Path, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_closed_terminal_saves_as_ctrl_c_does(corpus: Path, uninterrupted: Pat
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGHUP)
     assert process.wait(timeout=60) == 130
-    saved = checkpoint.newest(run)
+    saved = newest_checkpoint(run)
     assert saved is not None and 3 <= saved.state.step < STEPS
     train(config)
     assert_same_end(run, uninterrupted)

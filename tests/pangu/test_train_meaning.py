@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pangu.checkpoint import directory as checkpoint
-from pangu.checkpoint.directory import WEIGHTS
+from pangu.checkpoint.open import WEIGHTS, newest_checkpoint, step_directories
 from pangu.cli import main
 from pangu.config import ModelConfig, TrainConfig
 from pangu.foundation.errors import UserError
@@ -36,7 +35,7 @@ def goes_on(run: Path, config: TrainConfig, data: PackedData) -> None:
     from pangu.training.run import model_of
     from pangu.training.run_directory import with_schedule_of
 
-    saved = checkpoint.newest(run)
+    saved = newest_checkpoint(run)
     assert saved is not None
     config = with_schedule_of(run, saved, config)
     check_same_run(run, saved, config, model_of(config, data), data)
@@ -94,7 +93,7 @@ def test_a_run_that_was_moved_does_not_begin_anew_where_it_once_was(
     (tmp_path / "link").symlink_to(tmp_path / "moved")
     config = configuration(corpus, tmp_path / "link", steps=3)
     assert train(config).step == 3
-    assert checkpoint.newest(tmp_path / "moved").state.step == 3
+    assert newest_checkpoint(tmp_path / "moved").state.step == 3
 
 
 def of(path: Path) -> ModelConfig:
@@ -106,8 +105,8 @@ def test_weights_of_another_tokenizer_are_refused(corpus: Path, begun: Path, tmp
     other = PackedData.load(packed_corpus.write(tmp_path / "packed", samples=12, tokenizer="1" * 64))
     assert main(["convert", str(begun), "--to", "mindspore", "--out", str(tmp_path / "w.ckpt")]) == 0
     assert main(["convert", str(tmp_path / "w.ckpt"), "--to", "pytorch", "--out", str(tmp_path / "p.safetensors")]) == 0
-    shutil.copy(checkpoint.step_directories(begun)[0] / WEIGHTS, tmp_path / "w.safetensors")
-    starts = [begun, *checkpoint.step_directories(begun)]
+    shutil.copy(step_directories(begun)[0] / WEIGHTS, tmp_path / "w.safetensors")
+    starts = [begun, *step_directories(begun)]
     starts += [tmp_path / "w.ckpt", tmp_path / "w.safetensors", tmp_path / "p.safetensors"]
     for start in starts:
         check_start(start, of(begun), PackedData.load(corpus))
@@ -129,7 +128,7 @@ def test_weights_of_another_network_are_refused(corpus: Path, begun: Path, chang
 
 
 def test_weights_that_are_no_numbers_are_named(corpus: Path, begun: Path, tmp_path: Path) -> None:
-    weights = load_file(checkpoint.step_directories(begun)[0] / WEIGHTS)
+    weights = load_file(step_directories(begun)[0] / WEIGHTS)
     name = "backbone.blocks.0.output.mapping.bias"
     weights[name][3], weights["backbone.layernorm.beta"][0] = np.nan, np.inf
     save_file(weights, tmp_path / "w.safetensors")

@@ -41,6 +41,8 @@ def test_each_field_that_leaves_the_record_is_a_line() -> None:
     assert fields("mindspore-2.10", **plain) == []
     assert fields("mindspore-2.10", "llama2-7b", **plain) == ["model"]
     assert fields("mindspore-2.10", **plain, mesh={"dp": 3, "tp": 1}, batch={"global": 6}) == ["mesh"]
+    one = {"pp": 2, "dp": 2, "tp": 2}
+    assert fields("mindspore-2.10", **plain, mesh=one, batch={"global": 4, "micro": 2}) == ["batch.micro"]
     order = {"dp": 2, "tp": 4, "order": ["pp", "tp", "dp"]}
     assert fields("mindspore-2.10", **plain, mesh=order) == ["mesh.order"]
     # what has no effect leaves nothing: a schedule of one stage, sequence parallelism and a vocabulary of one rank
@@ -118,6 +120,6 @@ def test_what_is_asked_of_search_and_not_executed_is_one_line(strategy: Path, ca
         assert main(["search", str(strategy), *words]) == 2
         error = capsys.readouterr().err
         assert complaint in error and error.count("\n") == 1
-    strategy.write_text("model: {preset: llama2-7b}\n" + strategy.read_text())
+    strategy.write_text("model: {preset: llama2-7b, dtype: fp16}\n" + strategy.read_text())
     assert main(["search", str(strategy)]) == 2
     assert "does not execute a model with position 'rotary'" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def test_waves_and_alignment_show():
 
 
 def test_all_reduce_is_twice_a_gather_and_cards_are_shared():
-    network = Network(ClusterSpec.preset("a100-hdr-800"))
+    network = Network(ClusterSpec.preset("a100-hdr-800"), 800)
     size = 2.0**30
     whole = network.seconds("all_reduce", size, 64, 1)  # 8 servers, all devices of each
     alone = network.seconds("all_reduce", size, 8, 8)  # one device of each server, its 7 neighbours do the same
@@ -48,12 +48,12 @@ def test_all_reduce_is_twice_a_gather_and_cards_are_shared():
 
 
 def test_pcie_between_the_groups_of_a_server_decides_eight_way_tensor_parallelism():
-    network = Network(ClusterSpec.preset("atlas-800-910a"))
+    network = Network(ClusterSpec.preset("atlas-800-910a"), 64)
     assert network.seconds("all_reduce", 1e8, 8, 1) > 2 * network.seconds("all_reduce", 1e8, 4, 1)
 
 
 def test_measured_all_reduces_of_eight_a100_are_met(shared):
-    network = Network(ClusterSpec.preset("dgx-a100"))
+    network = Network(ClusterSpec.preset("dgx-a100"), 64)
     errors = []
     with (shared / "validation/collectives/allreduce_a100_v100_vtrain.csv").open() as file:
         for row in csv.DictReader(file):

@@ -169,3 +169,9 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys) -> None:
     wrong = write(tmp_path, mesh={"pp": 3, "dp": 1, "tp": 3}, batch={"global": 16})
     assert main(["export", str(wrong), "--out", str(tmp_path / "out")]) == 2
     assert "field 'mesh.tp': 3 must divide" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_network_that_is_no_pangu_alpha_has_no_files_of_pangu_alpha_s_parameters() -> None:
+    exported = export(question(model={"preset": "llama2-7b", "dtype": "fp16"}), "s.yaml", None, None)
+    assert not [name for name in exported.files if name.startswith(("parameters/", "operators/"))]
+    assert any("no files for MindSpore" in note and "position 'rotary'" in note for note in exported.notes)

@@ -17,6 +17,7 @@ from parallel_strategy.mindspore.pangu_network import (
     HEAD,
     LAYER_OPERATORS,
     OTHER_KINDS,
+    TABLE_COPY,
     WORD_LOOKUP,
     WORD_TABLE,
     operators,
@@ -241,3 +242,11 @@ def test_an_override_that_matches_nothing_is_one_line_in_every_verb(tmp_path: Pa
         assert main([verb[0], *files, *verb[1:]]) == 2
         assert capsys.readouterr().err == f"error: s.yaml:{line}: {words}\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.yaml"]
+
+
+def test_pangu_names_the_copy_of_the_word_table_as_the_table_does() -> None:
+    from pangu.distributed.applied import COPY
+
+    from pangu.parameters import WORD_TABLE as PANGU_WORD_TABLE
+
+    assert (COPY, PANGU_WORD_TABLE) == (TABLE_COPY, WORD_TABLE)

@@ -136,3 +136,18 @@ def test_json_of_every_verb_names_its_units(strategy, capsys):
                 row.pop(part, None)
         unnamed = [name for name in numbers(data) if not any(unit in name for unit in units)]
         assert set(unnamed) <= {"activations_on_host", "bucket_mb"}
+
+
+def test_what_does_not_fit_is_exit_code_3_and_says_by_how_much(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    path = tmp_path / "strategy.yaml"
+    path.write_text(
+        "model: {preset: pangu-alpha-13b}\ncluster: {preset: atlas-800-910a}\nbatch: {global: 32}\n"
+        "mesh: {dp: 2, tp: 4}\nzero: {optimizer_shard: true}\nrecompute: {mode: full}\n"
+    )
+    assert main(["predict", str(path)]) == 3
+    said = capsys.readouterr().out
+    assert "memory: needs 30.54 GiB, 30.50 usable: 0.04 too much" in said
+    assert "103.17" in said and "263.54" in said and "-0.04" in said  # no digit is cut in 60 columns
+    assert main(["predict", str(path), "--json"]) == 3 and json.loads(capsys.readouterr().out)["out_of_memory"]
+    assert main(["predict", str(path), "--set", "mesh.tp", "8", "--set", "mesh.dp", "1"]) == 0

@@ -29,6 +29,12 @@ from data_pipeline import record
 from data_pipeline.engine.shard import read_batches
 from data_pipeline.engine.steps import Context, Global, GroupBy, InputFile, Map
 from data_pipeline.stages.dedup.exact import drop_for_representative
+from data_pipeline.stages.dedup.old_corpus import (
+    OldSignatures,
+    checked_run,
+    run_identity,
+    write_signatures,
+)
 from data_pipeline.stages.dedup.signatures import (
     EXACT_BY_SHARD_SQL,
     Edges,
@@ -53,6 +59,7 @@ SKETCHES = pa.schema(
         ("length", pa.int64()),
         ("quality", pa.float64()),
         ("signature", pa.binary()),
+        ("old", pa.uint64()),  # the document of the old corpus that it is like
     ]
 )
 EQUAL = pa.schema([("shard", pa.string()), ("document", pa.int64()), ("representative", pa.int64())])
@@ -71,18 +78,52 @@ class Settings(FuzzySettings):
     quality: str | None = Field(
         default=None, description="the signal of which the greatest stays; null, and where equal: the longest document"
     )
+    against: str | None = Field(
+        default=None, description="an earlier run: what it released is never replaced, and does not come out again"
+    )
+    against_similarity: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="least estimated similarity with a document of that run; null: as `similarity`",
+    )
+
+    def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "Settings":
+        """Return these settings with the place of the old run."""
+        completed = super().completed(seed, source_names, base)
+        assert isinstance(completed, Settings)
+        against = checked_run(self.against, base, "dedup_fuzzy")
+        similarity = None if against is None else self.against_similarity or self.similarity
+        return completed.model_copy(update={"against": against, "against_similarity": similarity})
 
 
-def sketch_rows(batch: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
-    """A row of SKETCHES for each document."""
+def write_old_signatures(context: Context) -> dict[str, Any]:
+    """Write the signatures of the old corpus; nothing where there is none."""
+    settings: Settings = context.settings
+    if settings.against is None:
+        return {}
+    return write_signatures(context.directory, Path(settings.against), settings)
+
+
+def sketch_rows(batch: pa.RecordBatch, settings: Settings, old: Sequence[Path]) -> pa.RecordBatch:
+    """Return a row of SKETCHES for each document. One that is like a document of the old corpus is like nothing else:
+    it has no length.
+    """
     sketches = sketch(batch.column("text"), settings)
+    is_old = np.zeros(batch.num_rows, bool)
+    numbers = np.zeros(batch.num_rows, np.uint64)
+    if old:
+        is_old, numbers = OldSignatures(tuple(old), settings, settings.against_similarity or settings.similarity).find(
+            sketches.length, sketches.signature
+        )
     columns = [
         batch.column("doc_id"),
         pa.array(record.signed_numbers(batch.column("doc_id"))),
         pa.array(sketches.digest.tolist(), pa.binary()),
-        pa.array(sketches.length),
+        pa.array(np.where(is_old, 0, sketches.length)),
         pa.array(_quality(batch, settings.quality)),
         pa.array([row.tobytes() for row in sketches.signature], pa.binary()),
+        pa.array(numbers, mask=~is_old),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SKETCHES)
 
@@ -278,8 +319,11 @@ def _write_verdicts(context: Context, dropped: np.ndarray, representative: np.nd
         best = np.r_[best, representative[place]]
         order = np.argsort(numbers)
         columns = [pa.array(record.unsigned_numbers(values[order])) for values in (numbers, best)]
+        old = pq.read_table(sketch_files[shard.stem], columns=["doc_id", "old"])
+        old = old.filter(pc.is_valid(old.column("old"))).rename_columns(VERDICTS.names)
+        count += old.num_rows
         pq.write_table(
-            pa.Table.from_arrays(columns, schema=VERDICTS),
+            pa.concat_tables([pa.Table.from_arrays(columns, schema=VERDICTS), old.cast(VERDICTS)]).combine_chunks(),
             context.directory / f"{shard.stem}.parquet",
             compression="zstd",
         )
@@ -296,15 +340,27 @@ _CODE = (
     "data_pipeline.stages.dedup.signatures",
     "data_pipeline.kernels.minhash",
     "data_pipeline.kernels.normal_form",
-    "data_pipeline.kernels.union_find",
 )
 STEPS = (
+    Global(
+        "old",
+        needs=(),
+        run=write_old_signatures,
+        reads=("against", "bands", "rows", "gram", "fold_traditional", "seed"),
+        identity=run_identity,
+        uses=(*_CODE, "data_pipeline.stages.dedup.old_corpus"),
+        libraries=("opencc",),
+    ),
     Map(
         "sketches",
+        needs=("documents", "old"),
         process=sketch_rows,
         table=SKETCHES,
-        reads=("bands", "rows", "gram", "fold_traditional", "seed", "quality"),
-        uses=_CODE,
+        reads=(
+            *("bands", "rows", "gram", "fold_traditional", "seed", "quality"),
+            *("against", "against_similarity"),
+        ),
+        uses=(*_CODE, "data_pipeline.stages.dedup.old_corpus"),
         libraries=("opencc",),
     ),
     GroupBy("exact", needs=("sketches",), sql=exact_sql, table=EQUAL, reads=(), uses=_CODE[:1]),

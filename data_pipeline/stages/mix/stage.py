@@ -300,10 +300,15 @@ def plan_lines(settings: Settings, plan: Sequence[SourcePlan]) -> list[str]:
         rows.append((source.name, f"{source.documents:,}", _number(source.tokens), asked, *taken))
     taken_documents = sum(source.documents_taken for source in plan)
     rows.append(("all", "", "", "", "", f"{taken_documents:,}", _number(total), ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    from rich.cells import cell_len, set_cell_size  # a Chinese character is two columns wide
+
+    widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [f"mix: {_way(settings)}"]
     for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        cells = [
+            set_cell_size(row[0], widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
         lines.append("  " + "  ".join(cells).rstrip())
     return [*lines, *(f"  {source.note}" for source in plan if source.note)]
 

@@ -218,7 +218,7 @@ def write_layout(context: Context) -> dict[str, Any]:
     connection.execute(
         f"CREATE VIEW tokens AS SELECT * FROM read_parquet([{names}], filename = true) JOIN shards USING (filename)"
     )
-    limit = _heldout_limit(connection, settings.heldout_fraction)
+    limit = heldout_limit(connection, settings.heldout_fraction)
     sums: dict[str, Any] = {}
     for split in SPLITS:
         condition = f"split < {limit}" if split == "heldout" else f"split >= {limit}"
@@ -231,7 +231,7 @@ def write_layout(context: Context) -> dict[str, Any]:
     return {}
 
 
-def _heldout_limit(connection: Any, fraction: float) -> int:
+def heldout_limit(connection: Any, fraction: float) -> int:
     """Documents whose text hash is below this are held out. With a fraction above 0, neither split is empty if there
     are two different texts.
     """
@@ -471,7 +471,7 @@ def write_index(context: Context) -> dict[str, Any]:
     }
 
 
-_TOKENIZER_CODE = ("pangu.tokenizer",)
+TOKENIZER_CODE = ("pangu.tokenizer",)
 
 STEPS = (
     Files(
@@ -479,7 +479,7 @@ STEPS = (
         needs=("documents", "tokenizer"),
         items=token_items,
         write=write_tokens,
-        uses=_TOKENIZER_CODE,
+        uses=TOKENIZER_CODE,
         libraries=("sentencepiece",),
         reads=("end_of_document_id", "seed"),
     ),

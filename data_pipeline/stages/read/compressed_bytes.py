@@ -12,14 +12,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 from data_pipeline.stages.read.remote_files import RemoteFile, open_input
 
 BLOCK = 1 << 20
 # a stream may expand so much before the ratio counts
 FREE_BYTES = 64 << 20
-Compression = Literal["none", "gzip", "zstd", "bzip2"]
+# what an xz header may ask for
+_XZ_MEMORY = 256 << 20
+Compression = Literal["none", "gzip", "zstd", "bzip2", "xz", "lz4"]
 
 _NEWLINE = ord("\n")
 _EMPTY_LINES = re.compile(rb"\n*")
@@ -28,6 +30,8 @@ _MAGIC: tuple[tuple[bytes, Compression], ...] = (
     (b"\x1f\x8b", "gzip"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\x04\x22\x4d\x18", "lz4"),
 )
 
 
@@ -40,7 +44,7 @@ class Damage:
 
 
 class _Decoder(Protocol):
-    """What zlib, zstandard and bz2 have in common here: bytes in, at most about a block out, at each step."""
+    """What zlib, zstandard, bz2 and lzma have in common here: bytes in, at most about a block out, at each step."""
 
     def feed(self, data: bytes) -> Iterator[bytes]: ...
 
@@ -61,11 +65,14 @@ def read_stream(path: Path | RemoteFile, ratio: float, start: int = 0) -> Iterat
     `start` (plain files only) skips bytes. After FREE_BYTES of output, more than `ratio` bytes out for a byte in is a
     bomb."""
     with open_input(path) as file:
-        kind = compression_of(file.read(4))
+        kind = compression_of(file.read(6))
         file.seek(0 if kind != "none" else start)
         if kind == "none":
             while block := file.read(BLOCK):
                 yield block
+            return
+        if kind == "lz4":
+            yield from _lz4_blocks(file, ratio)
             return
         decoder = _decoder(kind)
         bytes_in = bytes_out = 0
@@ -88,6 +95,23 @@ def read_stream(path: Path | RemoteFile, ratio: float, start: int = 0) -> Iterat
                 yield piece
         if not decoder.complete:
             yield Damage(f"truncated_{kind}:the file ends inside the compressed stream", bytes_out)
+
+
+def _lz4_blocks(file: BinaryIO, ratio: float) -> Iterator[bytes | Damage]:
+    """Yield the blocks of LZ4 frames, by Arrow, which has no way on after damage."""
+    import pyarrow as pa
+
+    bytes_out = 0
+    try:
+        with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "lz4") as stream:
+            while block := stream.read(BLOCK):
+                bytes_out += len(block)
+                if bytes_out > FREE_BYTES and bytes_out > ratio * max(file.tell(), 1):
+                    yield Damage(f"decompression_bomb:more than {ratio:g} bytes out for a byte in", bytes_out)
+                    return
+                yield block
+    except (pa.ArrowException, OSError) as error:
+        yield Damage(f"damaged_lz4:{str(error).splitlines()[0][:200]}", bytes_out)
 
 
 class DecodeError(Exception):
@@ -230,6 +254,13 @@ def _decoder(kind: Compression) -> _Decoder:
     if kind == "bzip2":
         magic = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
         return _FrameDecoder(bz2.BZ2Decompressor, _bzip2_pieces, OSError, magic)
+    if kind == "xz":
+        import lzma
+
+        magic = re.compile(re.escape(b"\xfd7zXZ\x00"))
+        return _FrameDecoder(
+            lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY), _bzip2_pieces, lzma.LZMAError, magic
+        )
     import zstandard
 
     # the window is capped, so a header cannot ask for gigabytes

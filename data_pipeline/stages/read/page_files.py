@@ -37,6 +37,13 @@ def read_page(
     yield from whole_file(part, limits, at, page, keep_mark=True)
 
 
+def read_page_bytes(data: bytes, offset: int, content_type: str | None, limits: Limits) -> Document | Reject:
+    """Return the document of a page that lies inside another file."""
+    from data_pipeline.extraction.extract import extract
+
+    return _extracted(lambda: extract(data, None, content_type, form_of(limits)), data, Document(offset, ""), limits)
+
+
 def read_archive(
     part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
 ) -> Iterator[Document | Reject]:
@@ -44,6 +51,8 @@ def read_archive(
     from data_pipeline.stages.read.warc import WarcReject, read_documents
 
     form = form_of(limits)
+    if part.format == "arc":
+        from data_pipeline.stages.read.formats.arc import read_documents
     for found in read_documents(part.path, limits.record_bytes, limits.ratio):
         url = None if found.url is None else repaired(found.url)
         own_id = None if found.record_id is None else repaired(found.record_id)

@@ -1,12 +1,13 @@
-"""Readers of JSONL, TXT and Parquet, and what all readers share: a range of a file in, documents and rejects out.
+"""Readers of JSON and TXT, and what all readers share: a range of a file in, documents and rejects out.
 
 A reader never stops at a bad record. What it cannot read comes out as a `Reject` with the reason and the byte where
 it lies."""
 
+import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -14,10 +15,19 @@ import orjson
 from data_pipeline.recipe import Fields, Source
 from data_pipeline.stages.read import charset
 from data_pipeline.stages.read.compressed_bytes import BLOCK, Damage, Line, lines, read_stream, without_mark
+from data_pipeline.stages.read.formats import json_values
+from data_pipeline.stages.read.record_fields import columns_of, take_text, take_value
 from data_pipeline.stages.read.remote_files import open_input
 from data_pipeline.stages.read.source_files import FileRange
 
 EXCERPT_BYTES = 4096
+# a whole number that orjson makes a float of
+_LONG_NUMBER = re.compile(rb"(?<=[:\[,\s])-?[1-9][0-9]{18,}(?=\s*[,\]}])")
+# bytes of a character beyond the basic plane, written as two halves of a surrogate pair (CESU-8), or one half alone
+_SURROGATE_PAIR = re.compile(rb"\xed([\xa0-\xaf])([\x80-\xbf])\xed([\xb0-\xbf])([\x80-\xbf])")
+_SURROGATE_HALF = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
+# so many sequences of UTF-8 for each byte that is none say that a text is UTF-8 with damage
+_SEQUENCES_FOR_DAMAGE = 10
 # a text with more characters that cannot be decoded than this is not worth repairing
 MAXIMUM_DAMAGE = 0.001
 
@@ -67,12 +77,26 @@ Reader = Callable[[FileRange, Source, Limits, Callable[[int], bool]], Iterator[D
 def read_jsonl(
     part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
 ) -> Iterator[Document | Reject]:
-    """One JSON object a line."""
-    for line in lines_of(part, limits, every_empty=False):
+    """Yield a document for each JSON object: one a line, those of an array, or those that go over lines."""
+    for line in _json_values(part, limits):
         if isinstance(line, Damage):
             yield Reject(line.offset, line.reason)
         elif line.data.strip(b" \t\r\0"):
             yield parse_json_line(line, source.fields) if at(line.offset) else quarantined(line.offset, line.data)
+
+
+def _json_values(part: FileRange, limits: Limits) -> Iterator[Line | Damage]:
+    """Yield the values of a JSON file, as lines."""
+    if part.start or part.end is not None:  # only files of lines are cut
+        yield from lines_of(part, limits, every_empty=False)
+        return
+    skipped, stream = without_mark(read_stream(part.path, limits.ratio))
+    first = next(stream, b"")
+    whole = itertools.chain([first], stream)
+    if isinstance(first, bytes) and json_values.is_document(first):
+        yield from json_values.values(whole, limits.record_bytes, skipped)
+    else:
+        yield from lines(whole, limits.record_bytes, skipped, every_empty=False)
 
 
 def read_text(
@@ -117,59 +141,12 @@ def read_text(
         yield _text_document(data, start) if at(start) else quarantined(start, data)
 
 
-def read_parquet(
-    part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
-) -> Iterator[Document | Reject]:
-    """A row a document; the columns that are not named in the recipe go to `meta`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        place = part.path if isinstance(part.path, Path) else open_input(part.path)
-        file = pq.ParquetFile(place)
-        names = file.schema_arrow.names
-        if source.fields.text in names and not pa.types.is_nested(file.schema_arrow.field(source.fields.text).type):
-            # a text that many rows share is held once, however often a row group repeats it
-            file = pq.ParquetFile(place, read_dictionary=[source.fields.text], buffer_size=BLOCK)
-    except (FileNotFoundError, PermissionError):
-        raise
-    except (pa.ArrowException, OSError) as error:
-        yield Reject(0, f"damaged_parquet:{str(error).splitlines()[0][:200]}")
-        return
-    wanted = source.fields.html or source.fields.text
-    if wanted not in names:
-        yield Reject(0, f"no_text:no column {wanted!r} among {', '.join(names)[:200]}")
-        return
-    row = 0
-    for group in range(file.num_row_groups):
-        end = row + file.metadata.row_group(group).num_rows
-        try:
-            for batch in file.iter_batches(batch_size=256, row_groups=[group], use_threads=False):
-                batch = _convertible(batch)
-                for index in range(batch.num_rows):
-                    yield _parquet_row(batch, index, row, source.fields, limits) if at(row) else quarantined(row, b"")
-                    row += 1
-        except (pa.ArrowException, OSError) as error:
-            yield Reject(row, f"damaged_parquet:row group {group}: {str(error).splitlines()[0][:200]}")
-        row = end
-
-
-def _convertible(batch: Any) -> Any:
-    """`batch` with what Python has no value for as strings: times that count nanoseconds."""
-    import pyarrow as pa
-
-    for index, column in enumerate(batch.schema):
-        if pa.types.is_temporal(column.type) and getattr(column.type, "unit", None) == "ns":
-            batch = batch.set_column(index, column.name, batch.column(index).cast(pa.string()))
-    return batch
-
-
 def parse_json_line(line: Line, fields: Fields) -> Document | Reject:
     """A line of JSONL as a document. What strict JSON refuses (a raw control character, half a surrogate pair) is
     forgiven; a line in GB18030 is read as that.
     """
     try:
-        value = orjson.loads(line.data)
+        value = _exact(line.data, orjson.loads(line.data))
     except orjson.JSONDecodeError as strict:
         text = decode(line.data)
         if text is None:
@@ -184,18 +161,25 @@ def parse_json_line(line: Line, fields: Fields) -> Document | Reject:
     return from_mapping(value, fields, line.offset)
 
 
+def _exact(data: bytes, value: Any) -> Any:
+    """Return the value of some JSON; read again where a whole number has more digits than a float holds."""
+    return json.loads(data) if _LONG_NUMBER.search(data) and not isinstance(value, str) else value
+
+
 def from_mapping(value: dict[str, Any], fields: Fields, offset: int) -> Document | Reject:
     """A record as a document; fields that the recipe does not name go to `meta`."""
-    own_id = _plain(value.pop(fields.id, None))
-    html = value.pop(fields.html, None) if fields.html else None
-    text = value.pop(fields.text, None)
+    own_id = plain(take_value(value, fields.id))
+    title, url = (
+        plain(take_value(value, name)) if name not in columns_of(fields.text) else plain(value.get(name))
+        for name in (fields.title, fields.url)
+    )
+    html = take_value(value, fields.html) if fields.html else None
     if isinstance(html, str | bytes):
-        title, url = _plain(value.pop(fields.title, None)), _plain(value.pop(fields.url, None))
         return Document(offset, "", own_id, title, url, _meta(value) if value else None, html)
+    text = take_text(value, fields.text)
     if not isinstance(text, str):
         what = "the field is missing or null" if text is None else f"the field is a {type(text).__name__}"
         return Reject(offset, f"no_text:{fields.text!r}: {what}", own_id)
-    title, url = _plain(value.pop(fields.title, None)), _plain(value.pop(fields.url, None))
     meta = _meta(value) if value else None
     text = repaired(text)
     if not text.strip():
@@ -213,7 +197,7 @@ def _meta(value: dict[str, Any]) -> str:
             return "{}"
 
 
-def _plain(value: Any) -> str | None:
+def plain(value: Any) -> str | None:
     """A field as a string; numbers keep their digits."""
     if value is None or isinstance(value, str):
         return None if value is None else repaired(value)
@@ -238,26 +222,26 @@ def decode(data: bytes) -> str | None:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
+        text = _damaged_utf8(data)
+        if text is not None:
+            return text
         found = charset.decode(data, markup=False)
     return None if found.doubtful or found.replaced > MAXIMUM_DAMAGE * len(found.text) else found.text
 
 
-def _parquet_row(batch: Any, index: int, row: int, fields: Fields, limits: Limits) -> Document | Reject:
-    value: dict[str, Any] = {}
-    try:
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            value[name] = column[index].as_py()
-        for name in (fields.text, fields.id, fields.title, fields.url):
-            if isinstance(value.get(name), bytes):  # older writers do not say that a column is text
-                value[name] = decode(value[name])
-        text = value.get(fields.html or fields.text)
-        if isinstance(text, str) and len(text) > limits.record_bytes // 4 and len(text.encode()) > limits.record_bytes:
-            reason = f"record_too_long:more than {limits.record_bytes} bytes"
-            return Reject(row, reason, _plain(value.get(fields.id)), text[:EXCERPT_BYTES])
-    except (ValueError, IndexError) as error:  # of UTF-8, or of a dictionary
-        own_id = value.get(fields.id)
-        return Reject(row, f"bad_value:column {name!r}: {type(error).__name__}", _plain(own_id))
-    return from_mapping(value, fields, row)
+def _damaged_utf8(data: bytes) -> str | None:
+    """Return the text of UTF-8 with pairs of surrogates or a few bytes that are damaged, each now U+FFFD."""
+    text = _SURROGATE_HALF.sub(b"\xef\xbf\xbd", _SURROGATE_PAIR.sub(_joined, data)).decode("utf-8", "replace")
+    damaged = text.count("\ufffd") - data.count(b"\xef\xbf\xbd")
+    sequences = len(text) - damaged - sum(character < "\x80" for character in text)
+    return text if damaged * _SEQUENCES_FOR_DAMAGE <= sequences else None
+
+
+def _joined(match: re.Match[bytes]) -> bytes:
+    """Return the four bytes of UTF-8 that a pair of surrogates stands for."""
+    first, second, third, fourth = (match[number][0] for number in range(1, 5))
+    point = 0x10000 + (((first & 0x0F) << 16) | ((second & 0x3F) << 10) | ((third & 0x0F) << 6) | (fourth & 0x3F))
+    return chr(point).encode()
 
 
 def _text_document(data: bytes, offset: int) -> Document | Reject:

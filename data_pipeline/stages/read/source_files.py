@@ -2,17 +2,19 @@
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from data_pipeline.engine.steps import Item
 from data_pipeline.recipe import Source
 from data_pipeline.stages.read.compressed_bytes import compression_of, has_wide_mark
+from data_pipeline.stages.read.formats.json_values import is_document
 from data_pipeline.stages.read.remote_files import RemoteFile, is_url, list_remote, local_path, open_input
 from pangu.foundation.errors import UserError
 
-COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz", ".lz4")
 FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -20,15 +22,41 @@ FORMATS = {
     ".txt": "txt",
     ".text": "txt",
     ".md": "txt",
+    ".markdown": "txt",
+    ".rst": "txt",
     ".html": "html",
     ".htm": "html",
     ".xhtml": "html",
+    ".shtml": "html",
+    ".php": "html",
+    ".asp": "html",
+    ".aspx": "html",
+    ".jsp": "html",
+    ".mht": "mht",
+    ".mhtml": "mht",
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
     ".csv": "csv",
     ".tsv": "csv",
     ".warc": "warc",
     ".wet": "warc",
+    ".arc": "arc",
+    ".wacz": "wacz",
+    ".zip": "zip",
+    ".tar": "tar",
+    ".tgz": "tar",
+    ".tbz2": "tar",
+    ".txz": "tar",
+    ".docx": "docx",
+    ".epub": "epub",
+    ".pdf": "pdf",
 }
+# a file without a suffix: its reader looks at what it begins with
+BY_CONTENT = "content"
+# a file whose suffix is none of these: a reject that says so
+UNSUPPORTED = "unsupported"
 # how much larger than its file a compressed text is, about; for cutting work into even pieces
 EXPANSION = 4
 
@@ -99,7 +127,9 @@ def _source_items(source: Source, files: Sequence[_Found], item_bytes: int, shar
         if group:
             identity = "\x1f".join([source.model_dump_json(exclude={"paths", "preset"}), str(shard_bytes), *facts])
             payload = ReadItem(source, tuple(group))
-            items.append(Item(f"{first + len(items):05d}", identity, payload, size, shard_bytes))
+            kinds = Counter(file_kind(part) for part in group if part.start == 0)
+            name = f"{first + len(items):05d}"
+            items.append(Item(name, identity, payload, size, shard_bytes, files=dict(sorted(kinds.items()))))
         group, facts, size = [], [], 0
 
     for found in files:
@@ -127,10 +157,10 @@ def _ranges(found: _Found, source: Source, item_bytes: int) -> list[tuple[int, i
         return [(0, None)]
     try:
         with open_input(found.path) as file:
-            head = file.read(4)
+            head = file.read(1 << 16)
     except OSError:
         return [(0, None)]
-    if compression_of(head) != "none" or has_wide_mark(head):
+    if compression_of(head) != "none" or has_wide_mark(head) or (found.format == "jsonl" and is_document(head)):
         return [(0, None)]
     return [(start, min(start + item_bytes, found.size)) for start in range(0, found.size, item_bytes)]
 
@@ -139,13 +169,14 @@ def _find(source: Source, base: Path) -> Iterator[_Found]:
     """The files of a source; each path of the recipe in its order, each file once."""
     seen: set[Path | RemoteFile] = set()
     count = 0
+    others: Counter[str] = Counter()
     for number, pattern in enumerate(source.paths):
         prefix = f"{number}:" if number else ""
         if is_url(pattern) and local_path(pattern) is None:
             for found in _find_remote(pattern, prefix, source):
                 if found.path not in seen:
                     seen.add(found.path)
-                    count += 1
+                    count += found.format != UNSUPPORTED
                     yield found
             continue
         place = local_path(pattern) or Path(os.path.expanduser(pattern))
@@ -156,35 +187,61 @@ def _find(source: Source, base: Path) -> Iterator[_Found]:
                 continue
             seen.add(real)
             kind = _format(path, source, explicit)
-            if kind is None:
-                continue
             try:
                 status = path.stat()
                 size, modified = status.st_size, status.st_mtime_ns
             except OSError:
                 size, modified = 0, 0
-            count += 1
+            count += kind != UNSUPPORTED
+            others[path.suffix.lower()] += kind == UNSUPPORTED
             yield _Found(path, prefix + relative, kind, size, modified)
     if not count:
-        raise UserError(f"source {source.name!r}: no file to read in {', '.join(source.paths)}")
+        present = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(5) if number)
+        hint = f"; there are {present}, which `format` may read" if present else ""
+        raise UserError(f"source {source.name!r}: no file to read in {', '.join(source.paths)}{hint}")
 
 
 def _find_remote(url: str, prefix: str, source: Source) -> Iterator[_Found]:
     for listed in list_remote(url, source.name):
         kind = _format(listed.file, source, listed.is_named)
-        if kind is not None:
-            yield _Found(listed.file, prefix + listed.relative, kind, listed.size, listed.stamp)
+        yield _Found(listed.file, prefix + listed.relative, kind, listed.size, listed.stamp)
 
 
-def _format(path: Path | RemoteFile, source: Source, explicit: bool) -> str | None:
-    """The format to read a file in; None: it is passed over, which a file that the recipe itself names is not."""
+def _format(path: Path | RemoteFile, source: Source, explicit: bool) -> str:
+    """Return the format to read a file in. A file that the recipe itself names has to have one."""
     kind = source.format if source.format != "auto" else format_of(path)
-    if kind is None and isinstance(path, Path) and path.is_dir():
+    if kind == UNSUPPORTED and isinstance(path, Path) and path.is_dir():
         return "txt"  # a folder that cannot be read
-    if kind is None and explicit:
+    if kind == UNSUPPORTED and explicit:
         legal = ", ".join(FORMATS)
         raise UserError(f"{path}: source {source.name!r}: unknown kind of file; set `format`, or use one of {legal}")
     return kind
+
+
+def file_kind(part: FileRange) -> str:
+    """Return what `plan`, `run` and `report` call a file: its format, or the suffix that nothing reads."""
+    return part.format if part.format != UNSUPPORTED else f"{UNSUPPORTED} {PurePosixPath(part.relative).suffix.lower()}"
+
+
+def count_kinds(sources: Sequence[Source], base: Path) -> dict[str, dict[str, int]]:
+    """Return how many files of which kind each source has."""
+    return {
+        source.name: dict(
+            Counter(file_kind(FileRange(found.path, found.relative, found.format)) for found in _find(source, base))
+        )
+        for source in sources
+    }
+
+
+def kinds_in_words(kinds: Mapping[str, int]) -> str:
+    """Return `3 html, 1 txt; not read: 2 .bin`."""
+    read = [f"{number:,} {kind}" for kind, number in sorted(kinds.items()) if not kind.startswith(UNSUPPORTED)]
+    others = [
+        f"{number:,} {kind.removeprefix(UNSUPPORTED).strip()}"
+        for kind, number in sorted(kinds.items())
+        if kind.startswith(UNSUPPORTED)
+    ]
+    return ", ".join(read) + (f"; not read: {', '.join(others)}" if others else "")
 
 
 def _expand(place: Path, source_name: str) -> Iterator[tuple[Path, str, bool]]:
@@ -247,9 +304,13 @@ def _is_file_or_lost(path: Path) -> bool:
     return path.is_file() or not path.exists()
 
 
-def format_of(path: Path | RemoteFile) -> str | None:
-    """The format that a file's name says, a suffix of compression left aside."""
+def format_of(path: PurePath | RemoteFile) -> str:
+    """Return the format that a file's name says, a suffix of compression left aside; BY_CONTENT without a suffix."""
     name = PurePosixPath(str(path))
     if name.suffix.lower() in COMPRESSED_SUFFIXES:
         name = name.with_suffix("")
-    return FORMATS.get(name.suffix.lower())
+    suffix = name.suffix.lower()
+    if suffix in FORMATS:
+        return FORMATS[suffix]
+    # "第1.2节" has no suffix, and neither has "part-00000"
+    return UNSUPPORTED if suffix[1:].isascii() and suffix[1:].isalnum() and not suffix[1:].isdigit() else BY_CONTENT

@@ -1,11 +1,13 @@
 """read: the files of the sources as records.
 
-JSONL, CSV, TXT, Parquet, HTML, WARC and WET; gzip, zstandard and bzip2 by their content. Every good record of a file
+JSONL and JSON, CSV, TXT, Parquet, Arrow, HTML, MHTML, WARC, WET, ARC, EPUB, DOCX, PDF; zip, tar and WACZ by their
+members; gzip, zstandard, bzip2, xz and LZ4 by their content. Every good record of a file
 comes out, whatever stands between, before or after; everything else goes to the rejects with the reason, the file and
 the byte where it lies.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,7 +17,11 @@ from pydantic import Field, model_validator
 from data_pipeline import record
 from data_pipeline.engine.steps import ByteSize, Item, Read, StageSettings
 from data_pipeline.recipe import Source
+from data_pipeline.stages.read.by_content import format_by_content, read_unsupported
 from data_pipeline.stages.read.csv_file import read_csv
+from data_pipeline.stages.read.formats.books import read_docx, read_epub, read_mht, read_pdf
+from data_pipeline.stages.read.formats.members import CONTAINERS, Member, read_members
+from data_pipeline.stages.read.formats.tables import read_arrow, read_parquet
 from data_pipeline.stages.read.page_files import page_of_record, read_archive, read_page
 from data_pipeline.stages.read.record_formats import (
     Document,
@@ -23,11 +29,10 @@ from data_pipeline.stages.read.record_formats import (
     Reader,
     Reject,
     read_jsonl,
-    read_parquet,
     read_text,
 )
 from data_pipeline.stages.read.remote_files import RemoteFile, failed
-from data_pipeline.stages.read.source_files import FileRange, ReadItem, read_items
+from data_pipeline.stages.read.source_files import BY_CONTENT, FileRange, ReadItem, read_items
 from pangu.foundation.errors import UserError
 
 READERS: dict[str, Reader] = {
@@ -37,6 +42,13 @@ READERS: dict[str, Reader] = {
     "parquet": read_parquet,
     "html": read_page,
     "warc": read_archive,
+    "arc": read_archive,
+    "arrow": read_arrow,
+    "mht": read_mht,
+    "docx": read_docx,
+    "epub": read_epub,
+    "pdf": read_pdf,
+    "unsupported": read_unsupported,
 }
 BATCH_ROWS = 2048
 BATCH_BYTES = 4 << 20
@@ -102,12 +114,8 @@ def read(payload: ReadItem, settings: Settings, progress: Any) -> Iterator[pa.Re
     name = payload.source.name
     batch = _Batch(name)
     for part in payload.ranges:
-
-        def at(offset: int, relative: str = part.relative) -> bool:
-            return progress.at(record.document_id(name, relative, offset) >> 1)
-
-        for found in _read_range(part, payload.source, limits, at):
-            batch.add(part.relative, found)
+        for relative, found in _read_file(part, payload.source, limits, progress):
+            batch.add(relative, found)
             if batch.is_full():
                 progress.done(len(batch.offset), batch.size)
                 yield batch.take()
@@ -115,23 +123,38 @@ def read(payload: ReadItem, settings: Settings, progress: Any) -> Iterator[pa.Re
         yield batch.take()
 
 
-def _read_range(
-    part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
-) -> Iterator[Document | Reject]:
-    """The records of one range; a file that cannot be opened or read is one reject."""
+def _read_file(
+    part: FileRange, source: Source, limits: Limits, progress: Any
+) -> Iterator[tuple[str, Document | Reject]]:
+    """Yield the records of a range, or of the members of an archive, each with the name of its file.
+
+    A file that cannot be opened or read is one reject."""
+
+    def at(offset: int) -> bool:
+        return progress.at(record.document_id(source.name, part.relative, offset) >> 1)
+
     try:
-        for found in READERS[part.format](part, source, limits, at):
-            is_page = isinstance(found, Document) and found.html is not None
-            yield page_of_record(found, limits) if is_page else found  # type: ignore[arg-type]
+        if part.format == BY_CONTENT:
+            part = replace(part, format=format_by_content(part.path, limits.ratio))
+        if part.format not in CONTAINERS:
+            for found in READERS[part.format](part, source, limits, at):
+                is_page = isinstance(found, Document) and found.html is not None
+                yield part.relative, page_of_record(found, limits) if is_page else found
+            return
+        for member in read_members(part, limits):
+            if isinstance(member, Member):
+                yield from _read_file(member.part, source, limits, progress)
+            else:
+                yield part.relative, member
     except (UserError, MemoryError):
         raise
     except Exception as error:
         if isinstance(part.path, RemoteFile) and not isinstance(error, FileNotFoundError | PermissionError):
             raise failed(part.path, error) from error
         if isinstance(error, OSError):
-            yield Reject(part.start, f"unreadable:{error.strerror or error}")
+            yield part.relative, Reject(part.start, f"unreadable:{error.strerror or error}")
         else:  # one strange file does not end the run; the stages behind treat one strange record like that
-            yield Reject(part.start, f"failed:{type(error).__name__} {error}"[:500])
+            yield part.relative, Reject(part.start, f"failed:{type(error).__name__} {error}"[:500])
 
 
 class _Batch:
@@ -217,6 +240,13 @@ STEPS = (
         signals=SIGNALS,
         uses=(
             "data_pipeline.stages.read.compressed_bytes",
+            "data_pipeline.stages.read.by_content",
+            "data_pipeline.stages.read.formats.arc",
+            "data_pipeline.stages.read.formats.books",
+            "data_pipeline.stages.read.formats.json_values",
+            "data_pipeline.stages.read.formats.members",
+            "data_pipeline.stages.read.formats.tables",
+            "data_pipeline.stages.read.record_fields",
             "data_pipeline.stages.read.source_files",
             "data_pipeline.stages.read.remote_files",
             "data_pipeline.stages.read.record_formats",

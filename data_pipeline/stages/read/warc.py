@@ -21,11 +21,14 @@ MAX_RECORD_BYTES = 64 << 20
 MAX_RATIO = 200.0  # bytes out for a byte in, after the first 64 MB of a file and the first MB of an HTTP body
 MAX_HEADER_BYTES = 1 << 16
 _FREE_BODY_BYTES = 1 << 20
+_MOST_ENCODINGS = 4  # of one body; more would be a bomb
 _RECORD_START = re.compile(rb"(?:\A|\n)(WARC/[01]\.\d)")
 _AFTER_RECORD = re.compile(rb"(?:\r?\n){2}|(?:\r?\n)?WARC/|[\r\n]*\Z")
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _FIELD = re.compile(rb"^([\w-]+)[ \t]*:[ \t]*([^\r\n]*)", re.M)
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[^\r\n]{0,256}\r?\n")
+_TAG = re.compile(rb"</?[A-Za-z][A-Za-z0-9]{0,10}(?:\s[^<>]{0,200})?/?>")
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _HTML_TYPES = ("text/html", "application/xhtml+xml", "application/xhtml", "application/vnd.wap.xhtml+xml")
 
 
@@ -88,7 +91,7 @@ def read_documents(
         if isinstance(record, WarcReject):
             yield record
         elif record.kind in ("response", "resource", "conversion"):
-            yield _document(record, max_record_bytes, max_ratio)
+            yield document_of(record, max_record_bytes, max_ratio)
 
 
 def read_records(
@@ -239,8 +242,8 @@ class _Stream:
         return _AFTER_RECORD.match(after) is not None
 
 
-def _document(record: WarcRecord, max_bytes: int, max_ratio: float) -> WarcDocument | WarcReject:
-    """The page of a record, its HTTP encodings undone."""
+def document_of(record: WarcRecord, max_bytes: int, max_ratio: float) -> WarcDocument | WarcReject:
+    """Return the page of a record, its HTTP encodings undone, or why there is none."""
 
     def rejected(reason: str) -> WarcReject:
         return WarcReject(record.offset, reason, record.url, record.record_id)
@@ -290,6 +293,11 @@ def _looks_like_html(content: bytes) -> bool:
     return re.search(rb"<(?:!doctype html|html|head|body|title)\b", content[:2048], re.I) is not None
 
 
+def _has_tags(content: bytes) -> bool:
+    """Return whether bytes are text with tags: a compressed body has hardly one, and bytes that no text has."""
+    return len(_TAG.findall(content)) >= 3 and not _NO_TEXT.search(content)
+
+
 def _unchunked(body: bytes) -> bytes:
     """The chunks joined; as it is where it does not begin with a chunk (archives often store it joined already)."""
     parts: list[bytes] = []
@@ -307,33 +315,102 @@ def _unchunked(body: bytes) -> bytes:
         place += 2 if body[place : place + 2] == b"\r\n" else body[place : place + 1] == b"\n"
 
 
-def _decompressed(body: bytes, encoding: str, max_bytes: int, max_ratio: float) -> bytes:
-    """The body without its Content-Encoding; one that is cut short gives what it holds."""
-    if encoding in ("", "identity", "none"):
-        return body
+def _decompressed(body: bytes, encodings: str, max_bytes: int, max_ratio: float) -> bytes:
+    """Return the body without its Content-Encodings, the last of which was put on last (RFC 9110, section 8.4)."""
+    names = [name.strip() for name in encodings.split(",")]
+    if len(names) > _MOST_ENCODINGS:
+        raise _BodyError(f"content_encoding:{len(names)} of them")
+    limit = min(max_bytes, int(max(_FREE_BODY_BYTES, len(body) * max_ratio)))
+    for name in reversed(names):
+        if name not in ("", "identity", "none"):
+            body = _without_encoding(body, name, limit)
+    return body
+
+
+def _without_encoding(body: bytes, encoding: str, limit: int) -> bytes:
+    """Return the body without one encoding; one that is cut short gives what it holds."""
     if encoding in ("gzip", "x-gzip"):
         if not body.startswith(b"\x1f\x8b"):
             return body  # the crawler undid it and kept the header
-        decoders = [zlib.decompressobj(wbits=31)]
+        whole = _gzip_members(body, limit)
     elif encoding == "deflate":
-        decoders = [zlib.decompressobj(), zlib.decompressobj(wbits=-15)]
+        whole = _inflated(body, zlib.MAX_WBITS, limit)[0] or _inflated(body, -15, limit)[0]
+    elif encoding == "zstd":
+        if not body.startswith(b"\x28\xb5\x2f\xfd"):
+            return body
+        whole = _from_zstd(body, limit)
+    elif encoding == "br":
+        # Brotli has no mark of its own: a crawler may have undone it and kept the header
+        whole = b"" if _has_tags(body) else _from_brotli(body, limit)
     elif _looks_like_html(body):
         return body
     else:
         raise _BodyError(f"content_encoding:{encoding[:20]} is not known")
-    limit = min(max_bytes, int(max(_FREE_BODY_BYTES, len(body) * max_ratio)))
-    for decoder in decoders:
-        whole = bytearray()
-        try:
-            # in steps, so that what stands before damage is kept
-            for place in range(0, len(body), 1 << 14):
-                whole += decoder.decompress(body[place : place + (1 << 14)], limit + 1 - len(whole))
-                if len(whole) > limit:
-                    raise _BodyError(f"decompression_bomb:more than {limit} bytes out of {len(body)}")
-        except zlib.error:
-            pass
-        if whole:
-            return bytes(whole)
-    if _looks_like_html(body):
+    if whole:
+        return whole
+    if _looks_like_html(body) or _has_tags(body):
         return body
     raise _BodyError(f"damaged_http:the body is not {encoding}")
+
+
+def _gzip_members(body: bytes, limit: int) -> bytes:
+    """Return all members of a gzip stream, joined; what follows the last one is passed over."""
+    whole = b""
+    while body.startswith(b"\x1f\x8b"):
+        piece, body = _inflated(body, 31, limit - len(whole))
+        whole += piece
+    return whole
+
+
+def _inflated(body: bytes, window: int, limit: int) -> tuple[bytes, bytes]:
+    """Return (what one stream of deflate holds as far as it is sound, the bytes behind it)."""
+    decoder = zlib.decompressobj(wbits=window)
+    whole = bytearray()
+    try:
+        # in steps, so that what stands before damage is kept
+        for place in range(0, len(body), 1 << 14):
+            step = body[place : place + (1 << 14)]
+            while step:
+                whole += decoder.decompress(step, limit + 1 - len(whole))
+                if len(whole) > limit:
+                    raise _BodyError(f"decompression_bomb:more than {limit} bytes out of {len(body)}")
+                step = decoder.unconsumed_tail
+            if decoder.eof:
+                return bytes(whole), decoder.unused_data + body[place + (1 << 14) :]
+    except zlib.error:
+        pass
+    return bytes(whole), b""
+
+
+def _from_brotli(body: bytes, limit: int) -> bytes:
+    try:
+        import brotli
+    except ImportError:
+        raise _BodyError("needs_brotli:pip install brotli") from None
+    decoder = brotli.Decompressor()
+    whole = bytearray()
+    try:
+        whole += decoder.process(body, output_buffer_limit=1 << 20)
+        while len(whole) <= limit and not decoder.can_accept_more_data():
+            whole += decoder.process(b"", output_buffer_limit=1 << 20)
+    except brotli.error:
+        pass
+    if len(whole) > limit:
+        raise _BodyError(f"decompression_bomb:more than {limit} bytes out of {len(body)}")
+    return bytes(whole)
+
+
+def _from_zstd(body: bytes, limit: int) -> bytes:
+    import zstandard
+
+    whole = bytearray()
+    factory = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+    try:
+        with factory.stream_reader(body, read_across_frames=True) as reader:
+            while piece := reader.read(1 << 20):
+                whole += piece
+                if len(whole) > limit:
+                    raise _BodyError(f"decompression_bomb:more than {limit} bytes out of {len(body)}")
+    except zstandard.ZstdError:
+        pass
+    return bytes(whole)

@@ -18,6 +18,7 @@ import time
 from importlib import metadata, util
 from pathlib import Path
 
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore.dryrun.elf import read_symbols, words
 
@@ -143,7 +144,7 @@ def build() -> Path:
         _remove_abandoned(folder.parent)
         temporary = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
     except OSError as error:
-        raise UserError(f"{folder.parent}: the stand-in for CANN cannot be kept here: {error}") from None
+        raise UserError(f"{folder.parent}: the stand-in for CANN cannot be kept here: {reason_of(error)}") from None
     try:
         _compile(wanted_symbols(mindspore), temporary)
         try:

@@ -1,4 +1,4 @@
-"""Checkpoints: everything needed to go on, written whole or not at all, and checked before use.
+"""Checkpoints as they are read: everything needed to go on, checked before use. `save` writes them.
 
     RUN/model.yaml, train.yaml, tokenizer/, metrics.jsonl
     RUN/checkpoints/step-00000100/model.safetensors      weights fp32, released names
@@ -9,31 +9,26 @@ Where ranks share out the optimizer's states, each writes what it holds, and wha
 
                                   rank_0/checkpoint.safetensors, rank_1/…, strategy.ckpt, state.json
 
-A checkpoint is written into a hidden directory beside its place, every file is synced, and then it is renamed. What a
-crash leaves behind is a hidden directory that the next run removes.
+What a user calls a checkpoint may be a run (its newest whole checkpoint), a step of a run, or a file of weights:
+`meant_checkpoint` decides, for every verb.
 """
 
 import hashlib
 import json
 import os
 import re
-import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from pangu.config import ModelConfig
-from pangu.formats.model_metadata import metadata_of
-from pangu.formats.safetensors_file import save_file
-from pangu.foundation.atomic_file import write_whole
-from pangu.foundation.best_effort import warn
-from pangu.foundation.directory import commit_directory, remove_directory
+from pangu.formats.parameter_layout import ParameterLayout
+from pangu.foundation.best_effort import reason_of, warn
 from pangu.foundation.errors import UserError
-from pangu.foundation.json_text import dumps
 
 STEP_NAME = re.compile(r"step-(\d{8,})")
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -41,6 +36,16 @@ MODEL_FILE = "model.yaml"  # beside weights: the network
 SHARD, LAYOUTS = "checkpoint.safetensors", "strategy.ckpt"
 MOMENTS = ("adam_m.", "adam_v.")
 VERSION = 1
+
+
+def rank_folder(rank: int) -> str:
+    """Return where a rank's shard lies in a checkpoint."""
+    return f"rank_{rank}"
+
+
+def with_moments(layouts: Mapping[str, ParameterLayout]) -> dict[str, ParameterLayout]:
+    """Return the layouts of weights, and the same ones of their moments."""
+    return {prefix + name: layout for prefix in ("", *MOMENTS) for name, layout in layouts.items()}
 
 
 class LaterVersion(UserError):
@@ -99,7 +104,7 @@ def read_shards(directory: Path, moments: bool) -> dict[str, np.ndarray]:
         return {name: shards.read(name) for name in chosen}
 
 
-def digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -110,65 +115,6 @@ def checkpoints_directory(run: Path) -> Path:
 
 def step_directory(run: Path, step: int) -> Path:
     return checkpoints_directory(run) / f"step-{step:08d}"
-
-
-def hidden(directory: Path) -> Path:
-    """Where a checkpoint is while it is written."""
-    return directory.with_name(f".{directory.name}.tmp")
-
-
-def save(
-    run: Path,
-    state: TrainingState,
-    weights: dict[str, np.ndarray],
-    moments: dict[str, np.ndarray],
-    model: ModelConfig,
-    train: dict,
-) -> Path:
-    """Write `step-N` whole. Raises UserError when the disk is full or cannot be written; nothing is left then."""
-    final = step_directory(run, state.step)
-    try:
-        begin(final)
-        digests = {
-            name: write_tensors(hidden(final) / name, tensors, metadata_of(model, train.get("tokenizer")))
-            for name, tensors in ((WEIGHTS, weights), (OPTIMIZER, moments))
-        }
-        finish(final, state, model, train, digests)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(hidden(final), ignore_errors=True)
-        raise not_written(final, error) from None
-    return final
-
-
-def not_written(final: Path, error: Exception) -> UserError:
-    return UserError(f"{final}: the checkpoint cannot be written: {error}; earlier checkpoints are untouched")
-
-
-def begin(final: Path) -> None:
-    """Make the empty hidden directory of a checkpoint."""
-    shutil.rmtree(hidden(final), ignore_errors=True)
-    hidden(final).mkdir(parents=True)
-
-
-def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
-    """A file that is on the disk when this returns; its sha256."""
-    save_file(tensors, path, metadata)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return digest(path)
-
-
-def finish(final: Path, state: TrainingState, model: ModelConfig, train: dict, digests: dict[str, str]) -> None:
-    """Give a checkpoint, all of whose tensors are on the disk, its description and its name."""
-    description = {
-        "version": VERSION,
-        "state": asdict(state),
-        "model": model.model_dump(mode="json"),
-        "train": train,
-        "sha256": digests,
-    }
-    write_whole(hidden(final) / STATE, dumps(description, indent=1).encode())
-    commit_directory(hidden(final), final)  # in place of a damaged one of the same step
 
 
 def step_directories(run: Path) -> list[Path]:
@@ -205,7 +151,7 @@ def open_checkpoint(directory: Path, verify: bool = True) -> Checkpoint:
         if not digests or not all(isinstance(name, str) and ".." not in name for name in digests):
             raise ValueError("its list of files is wrong")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is damaged or missing: {error}") from None
+        raise UserError(f"{path}: is damaged or missing: {reason_of(error)}") from None
     if verify:
         with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
             problems = [p for p in pool.map(lambda item: damage(directory / item[0], item[1]), digests.items()) if p]
@@ -218,12 +164,12 @@ def damage(file: Path, expected: str) -> str | None:
     """What is wrong with a file of a checkpoint."""
     if not file.is_file():
         return f"{file}: is missing"
-    if digest(file) != expected:
+    if file_digest(file) != expected:
         return f"{file}: is damaged: its sha256 is not the one in {STATE}"
     return None
 
 
-def newest(run: Path) -> Checkpoint | None:
+def newest_checkpoint(run: Path) -> Checkpoint | None:
     """Return the newest whole checkpoint of a run; None where there is no checkpoint at all.
 
     A damaged one is named on standard error and skipped. Raises UserError where all are damaged, and for one that a
@@ -250,13 +196,7 @@ def newest(run: Path) -> Checkpoint | None:
     return None
 
 
-def remove_leftovers(run: Path) -> None:
-    """Remove what an interrupted `save` left."""
-    for path in checkpoints_directory(run).glob(".step-*.tmp*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def heldout_loss(directory: Path) -> float:
+def stored_heldout_loss(directory: Path) -> float:
     """The evaluation stored with a checkpoint; infinite where there is none."""
     try:
         value = json.loads((directory / STATE).read_text(encoding="utf-8"))["state"]["heldout_loss"]
@@ -265,22 +205,10 @@ def heldout_loss(directory: Path) -> float:
         return float("inf")
 
 
-def best(run: Path) -> Path | None:
+def best_checkpoint(run: Path) -> Path | None:
     """The checkpoint directory with the lowest held-out loss."""
-    directories = [path for path in step_directories(run) if heldout_loss(path) < float("inf")]
-    return min(directories, key=heldout_loss, default=None)
-
-
-def prune(run: Path, keep_last: int, step: int) -> None:
-    """Remove all but the newest `keep_last` checkpoints up to this step, and the best.
-
-    Later ones are damaged, or the run would have gone on from there; they are overwritten when it reaches them.
-    """
-    reached = [path for path in step_directories(run) if step_of(path) <= step]
-    keep = {*reached[:keep_last], best(run)}
-    for directory in reached:
-        if directory not in keep:
-            remove_directory(directory)
+    directories = [path for path in step_directories(run) if stored_heldout_loss(path) < float("inf")]
+    return min(directories, key=stored_heldout_loss, default=None)
 
 
 def none_whole(path: Path) -> UserError:
@@ -297,7 +225,7 @@ def meant_checkpoint(path: Path) -> Path:
         raise UserError(f"{path}: no such file or directory")
     if path.is_file() or (path / STATE).is_file() or not checkpoints_directory(path).is_dir():
         return path
-    found = newest(path)
+    found = newest_checkpoint(path)
     if found is None:
         raise none_whole(path)
     return found.directory

@@ -1,0 +1,1 @@
+"""Write the documents in the forms of other tools."""

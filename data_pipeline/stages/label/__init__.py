@@ -1,0 +1,1 @@
+"""Give documents the scores of published classifiers."""

@@ -1,0 +1,390 @@
+"""The server: OpenAI's protocol, continuous batching, and requests that no server should die of."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pangu
+from pangu.cli import main
+from pangu.foundation.errors import UserError
+from pangu.generation.options import GenerationOptions
+from tests.pangu import small_model
+
+uvicorn = pytest.importorskip("uvicorn", reason="the server needs uvicorn (pip install 'pangu-alpha[serve]')")
+
+from pangu.serving import guard  # noqa: E402 (starlette may be absent)
+from pangu.serving.application import Server  # noqa: E402
+from pangu.serving.protocol import Message, RequestError, check_conversation  # noqa: E402
+from pangu.serving.scheduler import Answering, Event, QueueFull, Scheduler  # noqa: E402
+from pangu.serving.statistics import Statistics  # noqa: E402
+
+PROMPTS = ["今天天气很好", "北京是中国的首都", "人", "他说：“你好！”然后就走了，再也没有回来。" * 3]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> pangu.LanguageModel:
+    path = small_model.write(tmp_path_factory.mktemp("serving"), seq_length=512)
+    return pangu.load(path, tokenizer=path.parent / "tokenizer")
+
+
+@contextlib.contextmanager
+def serving(model: pangu.LanguageModel, policy: guard.Policy | None = None, **options: Any) -> Iterator[int]:
+    """A real server on a free port -> the port."""
+    server = Server({"small": model}, policy or guard.Policy(), **options)
+    server.start()
+    listening = socket.create_server(("127.0.0.1", 0))
+    uvicorn_server = uvicorn.Server(uvicorn.Config(server.application(), log_level="error"))
+    thread = threading.Thread(target=lambda: asyncio.run(uvicorn_server.serve([listening])), daemon=True)
+    thread.start()
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        uvicorn_server.should_exit = True
+        thread.join(timeout=20)
+        server.stop(1)
+
+
+@pytest.fixture(scope="module")
+def port(model: pangu.LanguageModel) -> Iterator[int]:
+    with serving(model, rows=4) as port:
+        yield port
+
+
+def ask(
+    port: int, path: str, body: Any = None, method: str | None = None, **headers: str
+) -> tuple[int, Any, dict[str, str]]:
+    """-> (status, JSON or text, headers). body: an object, or bytes as they are."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    given = {"Content-Type": "application/json"} if data is not None else {}
+    connection.request(method or ("GET" if data is None else "POST"), path, data, given | headers)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    with contextlib.suppress(ValueError):
+        return answer.status, json.loads(text), dict(answer.getheaders())
+    return answer.status, text, dict(answer.getheaders())
+
+
+def completion(port: int, **fields: Any) -> dict[str, Any]:
+    status, body, _ = ask(port, "/v1/completions", {"model": "small", **fields})
+    assert status == 200, body
+    return body
+
+
+def test_answers_are_those_of_generate_whatever_the_company(model: pangu.LanguageModel, port: int) -> None:
+    settings = [
+        {"prompt": prompt, "seed": seed, "max_tokens": 4 + 7 * seed, "temperature": 0.9, "top_k": 20}
+        for prompt in PROMPTS
+        for seed in range(4)
+    ]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda fields: completion(port, **fields)["choices"][0]["text"], settings))
+    for fields, text in zip(settings, answers, strict=True):
+        options = {"max_new_tokens": fields["max_tokens"], "temperature": 0.9, "top_k": 20, "seed": fields["seed"]}
+        assert text == model.generate(fields["prompt"], **options)
+
+
+def test_a_stream_is_the_answer_piece_by_piece(port: int) -> None:
+    fields = {"model": "small", "prompt": PROMPTS[0], "seed": 7, "max_tokens": 12}
+    status, text, headers = ask(
+        port, "/v1/completions", fields | {"stream": True, "stream_options": {"include_usage": True}}
+    )
+    assert status == 200 and headers["content-type"].startswith("text/event-stream")
+    events = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert events[-1] == "[DONE]"
+    parts = [json.loads(event) for event in events[:-1]]
+    whole = completion(port, **fields)
+    assert "".join(part["choices"][0]["text"] for part in parts[:-1]) == whole["choices"][0]["text"]
+    assert parts[-1]["choices"] == [] and parts[-1]["usage"] == whole["usage"]
+    assert parts[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
+
+
+def test_echoed_scores_are_the_log_likelihoods(model: pangu.LanguageModel, port: int) -> None:
+    """As lm-evaluation-harness's local-completions asks: ids, echo, one more token, logprobs 1."""
+    ids = model.ids(PROMPTS[3])
+    fields = {"prompt": [ids], "echo": True, "max_tokens": 1, "logprobs": 1, "temperature": 0}
+    scores = completion(port, **fields)["choices"][0]["logprobs"]
+    [expected] = model.log_likelihood([(ids[:1], ids[1:])])
+    assert scores["token_logprobs"][0] is None and scores["top_logprobs"][0] is None
+    assert scores["token_logprobs"][1:-1] == pytest.approx(expected.log_probabilities.tolist(), abs=1e-9)
+    assert scores["token_logprobs"][-1] == max(scores["top_logprobs"][-1].values())  # greedy, as equal floats
+
+
+def test_several_choices_and_the_best_of_them(port: int) -> None:
+    fields = {"prompt": PROMPTS[:2], "max_tokens": 6, "seed": 5, "temperature": 1.5}
+    several = completion(port, n=3, **fields)["choices"]
+    assert [choice["index"] for choice in several] == list(range(6)) and len({one["text"] for one in several[:3]}) > 1
+    best = completion(port, n=1, best_of=3, **fields)["choices"]
+    assert [one["text"] in {other["text"] for other in several} for one in best] == [True, True]
+
+
+def test_a_bias_a_stop_and_an_empty_prompt(model: pangu.LanguageModel, port: int) -> None:
+    decoded = {one: model.tokenizer.decode([one]) for one in range(300, 600)}
+    token = next(one for one, text in decoded.items() if len(text) == 1 and "一" <= text <= "龥")
+    text = completion(port, prompt="今天", max_tokens=4, temperature=0, logit_bias={str(token): 100})["choices"][0][
+        "text"
+    ]
+    assert text == model.tokenizer.decode([token] * 4)
+    stop = text[: len(text) // 4]
+    stopped = completion(port, prompt="今天", max_tokens=4, temperature=0, logit_bias={str(token): 100}, stop=[stop])
+    assert stopped["choices"][0]["text"] == "" and stopped["choices"][0]["finish_reason"] == "stop"
+    assert completion(port, prompt="", max_tokens=2)["usage"]["completion_tokens"] <= 2
+    nothing = completion(port, prompt="今天", max_tokens=0, echo=True)
+    assert nothing["choices"][0]["text"] == "今天" and nothing["usage"]["completion_tokens"] == 0
+
+
+def test_a_chat_is_the_papers_form_of_questions(model: pangu.LanguageModel, port: int) -> None:
+    messages = [Message(role="system", content="请回答。"), Message(role="user", content="你好")]
+    check_conversation(messages)
+    fields = {"model": "small", "messages": [one.model_dump() for one in messages], "max_tokens": 5, "seed": 1}
+    status, body, _ = ask(port, "/v1/chat/completions", fields | {"logprobs": True, "top_logprobs": 2})
+    assert status == 200 and body["object"] == "chat.completion"
+    choice = body["choices"][0]
+    assert choice["message"]["role"] == "assistant"
+    assert len(choice["logprobs"]["content"][0]["top_logprobs"]) == 2
+    _, text, _ = ask(port, "/v1/chat/completions", fields | {"stream": True})
+    parts = [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line and "[DONE]" not in line]
+    assert "".join(part["choices"][0]["delta"]["content"] for part in parts) == choice["message"]["content"]
+
+
+def test_small_answers(model: pangu.LanguageModel, port: int) -> None:
+    assert ask(port, "/v1/models")[1]["data"][0]["id"] == "small"
+    assert ask(port, "/health")[1] == {"status": "ok"}
+    assert ask(port, "/tokenize", {"prompt": PROMPTS[0]})[1]["tokens"] == model.ids(PROMPTS[0])
+    assert ask(port, "/tokenizer_info")[1]["eos_token"]
+    figures = ask(port, "/metrics")[1]
+    assert "pangu_tokens_out_total" in figures and 'le="+Inf"' in figures
+    for line in figures.splitlines():
+        assert re.fullmatch(r'# (HELP|TYPE) .+|[a-z_]+(\{[a-z]+="[^"]+"\})? [0-9.e+-]+', line), line
+
+
+HOSTILE = {
+    "NaN": (b'{"prompt": "x", "temperature": NaN}', 400, "NaN is no JSON number"),
+    "infinity": (b'{"prompt": "x", "top_p": 1e999}', 400, "top_p"),
+    "not UTF-8": (b'{"prompt": "\xff\xfe"}', 400, "not UTF-8"),
+    "lone surrogate": (b'{"prompt": "\\ud800"}', 400, ""),
+    "nested": (b'{"prompt": ' + b"[" * 100000 + b"]" * 100000 + b"}", 400, ""),
+    "a list": (b"[1, 2]", 400, "must be a JSON object"),
+    "no prompt": (b"{}", 400, "prompt"),
+    "a wrong id": (b'{"prompt": [999999999]}', 400, "outside 0.."),
+    "negative": (b'{"prompt": [-1]}', 400, "prompt"),
+    "no temperature": (b'{"prompt": "x", "temperature": "hot"}', 400, "temperature"),
+    "too many stops": (json.dumps({"prompt": "x", "stop": ["a"] * 100000}).encode(), 400, "stop"),
+    "too long": (json.dumps({"prompt": "天" * 3000}).encode(), 400, "context"),
+    "too many tokens": (b'{"prompt": "x", "max_tokens": 100000}', 400, "max_tokens"),
+    "other model": (b'{"prompt": "x", "model": "gpt-4"}', 404, "does not exist"),
+    "suffix": (b'{"prompt": "x", "suffix": "y"}', 400, "left to right"),
+    "large": (b'{"prompt": "' + b"x" * (2 << 20) + b'"}', 413, "larger than"),
+    "bias": (b'{"prompt": "x", "logit_bias": {"a": 1}}', 400, "no token id"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_request_gets_one_line_and_the_server_lives(port: int, name: str) -> None:
+    body, status, message = HOSTILE[name]
+    found, answer, _ = ask(port, "/v1/completions", body)
+    assert found == status, answer
+    assert message in answer["error"]["message"] and "\n" not in answer["error"]["message"]
+    assert ask(port, "/health")[0] == 200
+
+
+def test_a_body_without_a_length_is_measured_as_it_comes(port: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    parts = iter([b"x" * (1 << 18)] * 40)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.request("POST", "/v1/completions", parts, {"Content-Type": "application/json"}, encode_chunked=True)
+    with contextlib.suppress(ConnectionResetError):
+        assert connection.getresponse().status == 413
+    connection.close()
+    assert ask(port, "/health")[0] == 200
+
+
+def test_a_client_that_goes_away_frees_its_rows(port: int) -> None:
+    for _ in range(6):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        body = json.dumps({"prompt": "人", "max_tokens": 400, "stream": True, "n": 2, "temperature": 1.0, "top_k": 0})
+        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        connection.getresponse().read(40)
+        connection.close()
+    half_open = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+    for one in half_open:
+        one.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Le")
+    assert completion(port, prompt="今天", max_tokens=2)["choices"]
+    for one in half_open:
+        one.close()
+    for _ in range(200):
+        if "pangu_running 0" in ask(port, "/metrics")[1]:
+            break
+        time.sleep(0.05)
+    assert "pangu_running 0" in ask(port, "/metrics")[1]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "attacker.example"}, 403),
+        ({"Host": "localhost:1"}, 200),
+        ({"Origin": "http://attacker.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+    ],
+)
+def test_pages_of_others_cannot_ask(port: int, headers: dict[str, str], status: int) -> None:
+    body = {"prompt": "x", "max_tokens": 1}
+    found, _, answer = ask(port, "/v1/completions", body, **headers)
+    assert found == status and "access-control-allow-origin" not in {name.lower() for name in answer}
+
+
+def test_a_key_is_asked_for(model: pangu.LanguageModel) -> None:
+    with serving(model, guard.Policy(keys=("secret", "钥匙"), origins=("https://app.example",)), rows=1) as port:
+        assert ask(port, "/health")[0] == 200 and ask(port, "/")[0] == 200
+        for key in (None, "Bearer wrong", "Bearer ", "secre"):
+            assert ask(port, "/v1/models", **({"Authorization": key} if key else {}))[0] == 401
+        status, _, headers = ask(port, "/v1/models", Authorization="Bearer secret", Origin="https://app.example")
+        assert status == 200 and headers["access-control-allow-origin"] == "https://app.example"
+
+
+def test_a_full_queue_says_when_to_come_back(model: pangu.LanguageModel) -> None:
+    with serving(model, rows=1, most_waiting=1) as port:
+        body = {"prompt": "人", "max_tokens": 100, "n": 3}
+        status, answer, headers = ask(port, "/v1/completions", body)
+        assert status == 429 and headers["retry-after"] == "1" and answer["error"]["code"] == "queue_full"
+        assert completion(port, prompt="人", max_tokens=2, n=2)["choices"]
+
+
+# -- the scheduler ---------------------------------------------------------------------------------------------------
+
+
+def scheduler_of(model: pangu.LanguageModel, rows: int, most_waiting: int = 8) -> Scheduler:
+    """A scheduler whose steps the test takes itself."""
+    scheduler = Scheduler(model.generator, rows, most_waiting, Statistics())
+    scheduler.thread = threading.Thread(target=lambda: None)
+    scheduler.start()
+    return scheduler
+
+
+def step(scheduler: Scheduler) -> list[int]:
+    """One step of the engine's loop -> the tokens that each part read."""
+    if not scheduler.inbox.empty():
+        scheduler._collect()
+    scheduler._release_ended()
+    scheduler._admit()
+    parts = scheduler._parts()
+    for part, logits in zip(parts, scheduler.batch.read(parts), strict=True):
+        scheduler._take(part, logits)
+    return [len(part.ids) for part in parts]
+
+
+def answering(model: pangu.LanguageModel, prompt: str, events: list[Event], **fields: Any) -> Answering:
+    options = GenerationOptions(max_new_tokens=fields.pop("new", 50), seed=1)
+    return Answering(model.ids(prompt), options, events.append, **fields)
+
+
+def test_a_long_prompt_holds_nobody_up(model: pangu.LanguageModel) -> None:
+    scheduler = scheduler_of(model, rows=2)
+    first: list[Event] = []
+    scheduler.submit([answering(model, "今天", first)])
+    step(scheduler)
+    scheduler.submit([answering(model, PROMPTS[3] + PROMPTS[3], [], new=1)])
+    for _ in range(2):
+        before = len(first)
+        assert max(step(scheduler)) > 1 and len(first) == before + 1  # a chunk of one, a token of the other
+
+
+def test_a_cancelled_answer_frees_its_row_at_the_next_step(model: pangu.LanguageModel) -> None:
+    scheduler = scheduler_of(model, rows=1)
+    events: list[Event] = []
+    one, other = answering(model, "今天", events), answering(model, "人", [])
+    scheduler.submit([one, other])
+    step(scheduler)
+    scheduler.cancel(one)
+    told = len(events)
+    step(scheduler)
+    assert scheduler.running == {0: other} and len(events) == told
+
+
+def test_priority_and_deadline_decide_who_waits(model: pangu.LanguageModel) -> None:
+    scheduler = scheduler_of(model, rows=1)
+    events: list[Event] = []
+    late = answering(model, "今天", events, deadline=time.monotonic() - 1)
+    scheduler.submit([answering(model, "人", [], priority=5), late])
+    urgent = answering(model, "北京", [], priority=-1)
+    scheduler.submit([urgent])
+    step(scheduler)
+    assert scheduler.running == {0: urgent}
+    scheduler.cancel(urgent)
+    step(scheduler)
+    assert events[0].error == "the deadline has passed"
+    with pytest.raises(QueueFull):
+        scheduler.submit([answering(model, "人", []) for _ in range(20)])
+
+
+# -- real clients, the command line ----------------------------------------------------------------------------------
+
+
+def test_the_openai_package_is_served(model: pangu.LanguageModel, port: int) -> None:
+    openai = pytest.importorskip("openai", reason="the openai package is not installed")
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
+    assert [one.id for one in client.models.list()] == ["small"]
+    whole = client.completions.create(model="small", prompt=PROMPTS[0], max_tokens=8, seed=3, logprobs=1)
+    stream = client.completions.create(model="small", prompt=PROMPTS[0], max_tokens=8, seed=3, stream=True)
+    assert "".join(part.choices[0].text for part in stream) == whole.choices[0].text
+    chat = client.chat.completions.create(model="small", messages=[{"role": "user", "content": "你好"}], max_tokens=4)
+    assert chat.choices[0].message.role == "assistant" and chat.usage.completion_tokens <= 4
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="none", prompt="x")
+
+
+def test_the_playground_asks_nobody_else() -> None:
+    text = (Path(pangu.__file__).parent / "serving/playground.html").read_text(encoding="utf-8")
+    assert not re.search(r"(src|href)=[\"'](?!data:)", text) and "//cdn" not in text
+    assert set(re.findall(r"https?://[^\s\"'`$<]+", text)) == set()
+    words = re.search(r"zh: \{(.*?)\},\n  en: \{(.*?)\} \};", text, re.DOTALL)
+    assert words
+    chinese, english = (set(re.findall(r"(\w+): \"", part)) for part in words.groups())
+    assert chinese == english and "presets" in chinese
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--host", "0.0.0.0"], "set PANGU_API_KEY or give --api-key-file"),
+        (["--api-key-file", "no-such-file"], "no-such-file: cannot be read"),
+        (["--rows", "0"], "--rows must be at least 1"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(
+    model: pangu.LanguageModel, monkeypatch: pytest.MonkeyPatch, capsys, words: list[str], message: str
+) -> None:
+    monkeypatch.delenv("PANGU_API_KEY", raising=False)
+    assert main(["serve", model.source, *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+
+
+def test_two_models_need_two_names() -> None:
+    from pangu.commands.serve import named
+
+    assert named(["a=x/run", "y/b"]) == {"a": "x/run", "b": "y/b"}
+    with pytest.raises(UserError):
+        named(["x/run", "y/run"])
+
+
+def test_a_conversation_ends_with_the_user() -> None:
+    with pytest.raises(RequestError):
+        check_conversation([Message(role="assistant", content="好")])
+    with pytest.raises(RequestError):
+        check_conversation([Message(role="user", content="好"), Message(role="system", content="好")] * 2)
