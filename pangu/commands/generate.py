@@ -71,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", action="store_true", help="ask in the template that was stored with an adapter")
     parser.add_argument("--engine", choices=["compiled", "mindspore"], help="default: compiled on a CPU")
     parser.add_argument("--threads", type=int, metavar="N", help="of the compiled engine (default: one a core)")
+    parser.add_argument("--draft", metavar="CHECKPOINT", help="a small model that guesses tokens; the text is the same")
+    parser.add_argument("--draft-tokens", type=int, default=4, metavar="N", help="guesses a step (default 4)")
     parser.add_argument(
         "--dtype",
         choices=["fp32", "fp16", "bf16"],
@@ -220,6 +222,8 @@ def load_generator(arguments: argparse.Namespace) -> "Generator":
         engine,
         arguments.threads,
     )
+    if arguments.draft:
+        generator.speculate(arguments.draft, arguments.draft_tokens)
     if generator.tokenizer is None:
         raise UserError(f"{arguments.checkpoint}: no tokenizer lies beside it: give --tokenizer")
     return generator

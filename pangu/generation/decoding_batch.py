@@ -50,6 +50,10 @@ class DecodingBatch(ABC):
     def release(self, row: int) -> None:
         """Forget what a row has read."""
 
+    def rewind(self, row: int, length: int) -> None:
+        """Forget all but the first `length` tokens of a row."""
+        raise NotImplementedError
+
     def prefill(
         self,
         sequences: Sequence[Sequence[int]],
