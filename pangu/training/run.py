@@ -19,6 +19,7 @@ from pangu.checkpoint.open import (
     Checkpoint,
     TrainingState,
     best_checkpoint,
+    checkpoints_directory,
     meant_checkpoint,
     newest_checkpoint,
     step_directories,
@@ -89,7 +90,7 @@ ARCHITECTURE = ("num_heads", "query_layer", "final_norm", "activation")
 def check_start(start: Path, model: ModelConfig, data: PackedData) -> None:
     """Raise UserError where weights to begin with are of another network, or of another tokenizer than the data."""
     path = meant_checkpoint(start)
-    theirs = network_of(path, open_weights(path))
+    theirs = network_of(path, None if (path / STATE).is_file() else open_weights(path))
     for name in ARCHITECTURE if theirs else ():
         if getattr(theirs, name) != getattr(model, name):
             raise UserError(
@@ -110,11 +111,12 @@ def check_start(start: Path, model: ModelConfig, data: PackedData) -> None:
 
 def load_start(trainer: Trainer, start: Path) -> None:
     """Begin with the weights of a run, a checkpoint, or a file or directory of any form. Raises UserError."""
-    path = meant_checkpoint(start)
-    if (path / STATE).is_file():
+    path = start if checkpoints_directory(start).is_dir() else meant_checkpoint(start)
+    if (path / STATE).is_file() or checkpoints_directory(path).is_dir():
+        # The first rank compares it with its checksums, for all.
         with stored_checkpoint(path, trainer.world) as stored:
             if trainer.world.is_first:
-                check_finite(stored.weights, str(path))
+                check_finite(stored.weights, str(start))
             trainer.execution.load_weights(stored.weights)
         return
     weights = read_weights(open_weights(path))
