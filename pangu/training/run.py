@@ -48,6 +48,7 @@ from pangu.training.run_directory import (
     write_run_files,
 )
 from pangu.training.samples import SamplesWriter
+from pangu.training.tracker import Tracker
 from pangu.training.trainer import Trainer
 
 
@@ -243,7 +244,8 @@ def loop(trainer: Trainer, run: Path) -> Summary:
     """Steps, evaluations and checkpoints until the end or an interrupt."""
     config, data, world = trainer.config, trainer.data, trainer.world
     first = trainer.state.step
-    writer = MetricsWriter(run, first) if world.is_first else None
+    tracker = Tracker(config.track, run, config.model_dump(mode="json")) if config.track and world.is_first else None
+    writer = MetricsWriter(run, first, tracker) if world.is_first else None
     peak = matmul_peak() * world.size
     progress = TrainingProgress(
         config.steps, first, trainer.model.training_flops_per_token, peak, is_shown=world.is_first

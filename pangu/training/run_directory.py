@@ -17,7 +17,7 @@ from pangu.training.schedule import complete, continued, first_difference, sched
 # Fields that may change when a run goes on: they decide when it stops, what it writes and how it computes, not what.
 FREE_FIELDS = {
     *("out", "data", "steps", "evaluate_every", "evaluate_samples", "checkpoint_every", "keep_last", "device"),
-    *("accumulate", "recompute", "sample_prompts", "sample_tokens"),
+    *("accumulate", "recompute", "sample_prompts", "sample_tokens", "track"),
     # What they name is compared by its contents (`check_same_run`), or is of no matter once a checkpoint is there.
     *("model", "fit_vocabulary", "precision", "start_from"),
 }
