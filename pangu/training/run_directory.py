@@ -69,8 +69,11 @@ def check_same_run(run: Path, saved: Checkpoint, config: TrainConfig, model: Mod
     del decided["learning_rate"]  # `with_schedule_of` has compared what it does
     if "skip_above_norm" not in saved.train and decided["skip_above_norm"] is None:
         del decided["skip_above_norm"]
-    if "tokenizer" not in saved.train:  # an earlier version wrote it
+    # An earlier version wrote it.
+    if "tokenizer" not in saved.train:
         del decided["tokenizer"]
+    if "objectives" not in saved.train and config.objectives.is_causal:
+        del decided["objectives"]
     for name, value in (now | decided).items():
         began = before[name] if name in before else saved.train.get(name)
         if began != value:
