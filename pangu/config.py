@@ -14,6 +14,7 @@ from pangu.foundation.settings import Section, SettingsFile
 
 SIZES_DIRECTORY = Path(__file__).parent / "sizes"
 
+TrackerName = Literal["wandb", "swanlab"]
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
@@ -233,6 +234,7 @@ class TrainConfig(SettingsFile):
     checkpoint_every: PositiveInt = Field(default=100, description="steps between checkpoints; each is evaluated too")
     sample_prompts: list[str] = Field(default=[], description="prompts that are continued at each evaluation")
     sample_tokens: PositiveInt = Field(default=40, description="new tokens of each such text")
+    track: TrackerName | None = Field(default=None, description="a tracking service that is told the metrics too")
     keep_last: PositiveInt = Field(
         default=2, description="checkpoints kept; the one with the best evaluation stays as well"
     )

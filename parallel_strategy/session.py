@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from parallel_strategy.mindspore.operator_splits import load_question
 from parallel_strategy.predict import Prediction
+from parallel_strategy.spec.strategy import Question
 
-__all__ = ["load_prediction", "load_question"]
+__all__ = ["calibrated", "load_prediction", "load_question"]
 
 
 def load_prediction(strategy: str, calibration: str | None = None, changes: Iterable[Sequence[str]] = ()) -> Prediction:
@@ -13,10 +14,12 @@ def load_prediction(strategy: str, calibration: str | None = None, changes: Iter
     if it has any."""
     question = load_question(strategy, changes=changes)
     if calibration is not None:
-        from parallel_strategy.calibrate.figures import apply
-        from parallel_strategy.calibrate.fit import Calibration
-
-        fit = Calibration.load(calibration).groups.get(f"{question.cluster.name}/{question.framework.name}")
-        if fit is not None:
-            question = apply(question, fit.multipliers)
+        question = calibrated(question, calibration)
     return Prediction(question)
+
+
+def calibrated(question: Question, calibration: str) -> Question:
+    """Return the question as a calibration file knows its cluster and framework, if it does."""
+    from parallel_strategy.calibrate.fit import Calibration  # few commands ask for it
+
+    return Calibration.load(calibration).applied(question)

@@ -93,6 +93,7 @@ def apply(question: Question, multipliers: dict[str, float]) -> Question:
         cluster=cluster,
         framework=_framework(question.framework, factor),
         strategy=question.strategy,
+        residual=question.residual,
     )
 
 

@@ -19,9 +19,10 @@ from pangu.foundation.errors import UserError
 from pangu.foundation.settings import checked, nearest_name
 from pangu.foundation.yaml_document import Document, shown
 from parallel_strategy.calibrate.figures import FIGURES, NAMES, apply
-from parallel_strategy.calibrate.residual import RowShapes, correction, solve
+from parallel_strategy.calibrate.residual import RowShapes, ShapeResidual, solve
 from parallel_strategy.calibrate.rows import MeasuredRow
-from parallel_strategy.predict import Prediction
+from parallel_strategy.predict import SPREAD, Prediction
+from parallel_strategy.spec.strategy import Question
 
 SHIPPED = Path(__file__).parent / "shipped.json"
 STEP = 0.05  # of a logarithm, for derivatives
@@ -82,23 +83,21 @@ class Calibration:
     def rows_seen(self) -> set[str]:
         return {row for fit in self.groups.values() for row in fit.rows}
 
-    def correction(self, row: MeasuredRow) -> float:
-        """Factor on the step time that rows of like shapes and of the same software suggest."""
-        fit = self.groups.get(row.group)
-        if fit is None or not fit.shapes:
-            return 1.0
-        return math.exp(correction(row, RowShapes(np.array(fit.shapes), np.array(fit.software)), np.array(fit.weights)))
+    def applied(self, question: Question, group: str = "", software: str = "") -> Question:
+        """Return the question with the figures of its group, and with what its shapes do beside them. `group`: absent,
+        its cluster and framework; `software`: the framework and its release, where they are known."""
+        fit = self.groups.get(group or f"{question.cluster.name}/{question.framework.name}")
+        if fit is None:
+            return question
+        moved = apply(question, fit.multipliers)
+        seen = RowShapes(np.array(fit.shapes), np.array(fit.software))
+        residual = ShapeResidual(seen, np.array(fit.weights), software, fit.spread or SPREAD)
+        framework = moved.framework.model_copy(update=fit.memory)
+        return moved.model_copy(update={"framework": framework, "residual": residual})
 
     def predict(self, row: MeasuredRow) -> Prediction:
-        """Return the prediction of a row with its group's figures; without a fit, with those of the files."""
-        fit = self.groups.get(row.group)
-        if fit is None:
-            return Prediction(row.question)
-        question = apply(row.question, fit.multipliers)
-        if fit.memory:
-            framework = question.framework.model_copy(update=fit.memory)
-            question = question.model_copy(update={"framework": framework})
-        return Prediction(question)
+        """Return the prediction of a row as its group's fit gives it; without one, as the files do."""
+        return Prediction(self.applied(row.question, row.group, row.software))
 
 
 def fit_group(rows: list[MeasuredRow]) -> GroupFit:

@@ -48,14 +48,12 @@ class Score:
 def outcome(row: MeasuredRow, calibration: Calibration | None) -> Outcome:
     calibration = calibration or Calibration()
     prediction = calibration.predict(row)
-    fit = calibration.groups.get(row.group)
-    interval = float(np.exp(1.2816 * (fit.spread if fit else 0.12)))
     return Outcome(
         row,
-        prediction.seconds * calibration.correction(row),
+        prediction.seconds,
         comparable_gib(prediction, row.memory_kind),
         prediction.out_of_memory,
-        interval,
+        prediction.interval,
     )
 
 

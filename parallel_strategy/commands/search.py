@@ -18,7 +18,7 @@ from parallel_strategy.arguments import add_strategy, share, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_strategy(parser)
+    add_strategy(parser, has_calibration=True)
     parser.add_argument("--devices", type=whole_number, help="default: as many as the file's mesh has")
     parser.add_argument(
         "--tp",
@@ -75,10 +75,12 @@ def run(arguments: argparse.Namespace) -> int:
     from parallel_strategy.report.search import found_data, one_line, print_found
     from parallel_strategy.search.find import search
     from parallel_strategy.search.limits import space_of
-    from parallel_strategy.session import load_question
+    from parallel_strategy.session import calibrated, load_question
     from parallel_strategy.spec.capability import outside
 
     question = load_question(arguments.strategy, devices=arguments.devices, changes=arguments.set)
+    if arguments.calibration is not None:
+        question = calibrated(question, arguments.calibration)
     space = space_of(
         question,
         devices=arguments.devices,

@@ -26,6 +26,10 @@ def summary(prediction: Prediction) -> dict[str, Any]:
         "micro_batches": strategy.micro_batches,
         "step_seconds": prediction.seconds,
         "closed_form_seconds": prediction.closed_form_seconds,
+        "four_of_five_within_seconds": [
+            prediction.seconds / prediction.interval,
+            prediction.seconds * prediction.interval,
+        ],
         "tokens_per_second": prediction.tokens_per_second,
         "model_flops_utilisation": prediction.model_flops_utilisation,
         "bubble": prediction.replayed.bubble,
@@ -82,9 +86,12 @@ def print_prediction(prediction: Prediction) -> None:
         f"step [bold]{data['step_seconds']:.4g} s[/], {data['tokens_per_second']:,.0f} tokens/s, "
         f"{data['model_flops_utilisation']:.1%} of peak in model FLOPs, pipeline idle {data['bubble']:.1%}"
     )
-    console.print(memory_in_words(data["memory_gib"], data["usable_gib"], data["out_of_memory"]))
+    least, most = data["four_of_five_within_seconds"]
+    console.print(f"measured steps lie between {least:.4g} and {most:.4g} s in 4 of 5 cases")
+    console.print(memory_in_words(data["memory_gib"], data["usable_gib"], data["memory_gib"] > data["usable_gib"]))
     if data["host_gib"]:
-        console.print(f"a server's own memory {data['host_gib']:.1f} GiB of {data['host_usable_gib']:g}")
+        verdict = "[red]does not fit[/]" if data["host_gib"] > data["host_usable_gib"] else "fits"
+        console.print(f"a server's own memory {data['host_gib']:.1f} GiB of {data['host_usable_gib']:g}: {verdict}")
     console.print(LEGEND, style="dim", highlight=False)
     columns = ("layers", "forward", "backward", "end", "weights", "grads", "adam", "kept", "other", "total", "free")
     rows = table("stage", *columns, gap=1)

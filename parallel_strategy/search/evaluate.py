@@ -81,6 +81,7 @@ class _Group:
             self.places[0].held,
         )
         self.levels = {zero: _Level(self, zero) for zero in space.zero}
+        self.factors = np.array([shapes.factor(layout, pp) for layout in layouts])
         self.legal = self._legal()
         self.times = {1: self.rows.table.times}  # by halves of a micro-batch
         for index, halves in enumerate(space.interleave):
@@ -148,6 +149,7 @@ class _Group:
                         if len(rows_of[index]):
                             here = seconds[:, choice, half, index]
                             self._fill_step_seconds(here, schedule, times, rows_of[index], tails)
+            seconds[:, choice] *= self.factors[:, None, None, None, None]
             seconds[:, choice][overflows] = np.inf
         if wanted is not None:
             seconds[~wanted] = np.inf

@@ -31,5 +31,6 @@ def parts_of(prediction: Prediction) -> dict[str, float]:
         "gradient traffic": tail.gradient_reduce + tail.weight_gather + tail.embedding_reduce,
         "optimizer": tail.optimizer + tail.fixed,
     }
+    parts = {name: seconds * prediction.factor for name, seconds in parts.items()}
     parts["pipeline idle and sends"] = max(0.0, prediction.closed_form_seconds - sum(parts.values()))
     return parts

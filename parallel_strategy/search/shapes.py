@@ -145,6 +145,7 @@ class Shapes:
         self._axes: dict[tuple, list[str]] = {}  # of the collectives of each shape's blocks
         self._tables: dict[tuple, BlockTable] = {}
         self._traffic: dict[tuple, WeightBytes] = {}
+        self._factors: dict[tuple, float] = {}
         self.groups = cache(self._groups)
 
     def mesh(self, layout: MeshLayout, pp: int) -> Mesh:
@@ -221,6 +222,16 @@ class Shapes:
             self._prices[key] = price
             self._programs.setdefault(self._shape(layout, pp), price.program)
         return price
+
+    def factor(self, layout: MeshLayout, pp: int) -> float:
+        """Return what a calibration multiplies the step time of this layout by."""
+        residual = self.question.residual
+        if residual is None:
+            return 1.0
+        key = layout.tp, layout.cp, layout.micro, pp
+        if key not in self._factors:
+            self._factors[key] = residual.factor(self.question.model, self.strategy(layout, pp))
+        return self._factors[key]
 
     def traffic(self, layouts: Sequence[MeshLayout], pp: int, micro_batches: np.ndarray, zero: int) -> ZeroTraffic:
         """Return what weights and gradients of these layouts send under a level of optimizer sharding."""

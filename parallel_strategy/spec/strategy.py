@@ -9,10 +9,10 @@ import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, SkipValidation, model_validator
 
 from pangu.foundation.errors import PlacedError, UserError
 from pangu.foundation.settings import changed, checked
@@ -350,13 +350,29 @@ class StrategySpec(SpecFile):
         return list(self.pipeline.stages) if self.pipeline.stages else even_stages(num_layers, self.mesh.pp)
 
 
+class Residual(Protocol):
+    """What runs of like shapes took beyond the model, as a calibration knows it."""
+
+    def factor(self, model: ModelSpec, strategy: StrategySpec) -> float:
+        """Return what a predicted step time is multiplied by."""
+        ...
+
+    @property
+    def interval(self) -> float:
+        """The factor within which four of five measured times lie."""
+        ...
+
+
 class Question(Section):
     """A strategy with everything it names resolved: what every reader of the program starts from."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     model: ModelSpec
     cluster: ClusterSpec
     framework: FrameworkSpec
     strategy: StrategySpec
+    residual: SkipValidation[Residual | None] = None  # of a calibration
 
     @classmethod
     def load(cls, path: Path | str, changes: Iterable[Sequence[str]] = (), devices: int | None = None) -> "Question":
@@ -407,7 +423,11 @@ class Question(Section):
     def with_strategy(self, strategy: StrategySpec) -> "Question":
         """Return the same model, cluster and framework under another strategy, which is known to be legal."""
         return Question.model_construct(
-            model=self.model, cluster=self.cluster, framework=self.framework, strategy=strategy
+            model=self.model,
+            cluster=self.cluster,
+            framework=self.framework,
+            strategy=strategy,
+            residual=self.residual,
         )
 
 
