@@ -23,7 +23,7 @@ def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, see
 
 
 def load_weights(network: PanguAlpha, weights: Mapping[str, np.ndarray]) -> None:
-    """Copy weights in, after `check_weights`. A table of targets that they lack stays as it is, which is zero at first."""
+    """Copy weights in, after `check_weights`. A table of targets that they lack stays as it is: zero at first."""
     config = network.config
     if TARGET_TABLE not in weights:
         config = config.model_copy(update={"target_in_trunk": False})
