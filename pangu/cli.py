@@ -12,6 +12,7 @@ VERBS = {
     "detokenize": "lists of token ids to text lines",
     "init": "write a commented configuration with every default",
     "train": "pretrain, resume, or continue from a checkpoint",
+    "report": "a run's page: losses, samples, configuration, cost, as one HTML file",
     "launch": "train on several processes: checks, starts, watches and restarts them",
     "reshard": "change the layout of a checkpoint that ranks wrote in parts",
     "compile": "compile one rank's training step under a strategy, and run nothing",

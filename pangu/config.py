@@ -14,6 +14,7 @@ from pangu.foundation.settings import Section, SettingsFile
 
 SIZES_DIRECTORY = Path(__file__).parent / "sizes"
 
+TrackerName = Literal["wandb", "swanlab"]
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
@@ -31,6 +32,9 @@ class ModelConfig(SettingsFile):
     seq_length: PositiveInt = Field(default=1024, description="longest context, rows of both position tables")
     vocab_size: PositiveInt = 40000
     query_layer: bool = Field(default=True, description="False: a plain GPT-3 decoder without the query layer")
+    target_in_trunk: bool = Field(
+        default=False, description="tell every layer which position is asked for: a table of them, zero at first"
+    )
     final_norm: Literal["before_query", "after_query"] = Field(
         default="before_query", description="after_query is what the original built whenever it used a pipeline"
     )
@@ -57,6 +61,8 @@ class ModelConfig(SettingsFile):
             raise ValueError("num_layers must be at least 2 where there is a query layer, which is one of them")
         if not self.query_layer and self.final_norm == "after_query":
             raise ValueError("final_norm 'after_query' needs query_layer: true")
+        if self.target_in_trunk and not self.query_layer:
+            raise ValueError("target_in_trunk needs query_layer: true, which is what asks for a position")
         return self
 
     @property
@@ -70,7 +76,7 @@ class ModelConfig(SettingsFile):
 
     @property
     def num_parameters(self) -> int:
-        """Exact count: L (4d²+4d + 2df+f+d + 4d) + V d + S d (twice with a query layer) + 2d."""
+        """Exact count: L (4d²+4d + 2df+f+d + 4d) + V d + S d (twice with a query layer) + 2d; S d for the target."""
         return parameters.count(self)
 
     @property
@@ -144,6 +150,51 @@ class LossScaleConfig(Section):
     give_up_after: PositiveInt = Field(default=100, description="overflows in a row that end the run with an error")
 
 
+class ObjectiveConfig(Section):
+    """How many of the rows have an objective."""
+
+    share: float = Field(default=0.0, ge=0, le=1, description="of the rows; 0.5 keeps what causal rows have taught")
+    ramp_steps: int = Field(default=0, ge=0, description="steps in which the share rises to that from 0")
+
+
+class PrefixConfig(ObjectiveConfig):
+    """A first part whose tokens all see each other; the rest is predicted."""
+
+    infilling: float = Field(default=0.0, ge=0, le=1, description="of these rows: the prefix is the text with gaps")
+    sentence_shuffle: float = Field(
+        default=0.0, ge=0, le=1, description="of these rows: the prefix is the text's sentences in another order"
+    )
+
+    @model_validator(mode="after")
+    def check_corruptions(self) -> Self:
+        if self.infilling + self.sentence_shuffle > 1:
+            raise ValueError(
+                f"infilling {self.infilling} and sentence_shuffle {self.sentence_shuffle}: must be 1 at most together"
+            )
+        return self
+
+
+class ObjectivesConfig(Section):
+    """What rows are trained for (`pangu.training.objectives`); those of no share are causal."""
+
+    permuted: ObjectiveConfig = ObjectiveConfig()
+    prefix: PrefixConfig = PrefixConfig()
+    bidirectional: ObjectiveConfig = ObjectiveConfig()
+    mask_id: int = Field(default=7, ge=0, description="what stands for a hidden token; <mask> of the released ids")
+
+    @model_validator(mode="after")
+    def check_shares(self) -> Self:
+        total = self.permuted.share + self.prefix.share + self.bidirectional.share
+        if total > 1 + 1e-9:
+            raise ValueError(f"the shares of permuted, prefix and bidirectional are {total:g} together: 1 at most")
+        return self
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether every row is."""
+        return not (self.permuted.share or self.prefix.share or self.bidirectional.share)
+
+
 class TrainConfig(SettingsFile):
     """`train.yaml`: one training run."""
 
@@ -171,6 +222,7 @@ class TrainConfig(SettingsFile):
     )
     recompute: bool = Field(default=False, description="save memory: recompute each layer in the backward pass")
     seed: int = Field(default=1, ge=0, lt=2**31)
+    objectives: ObjectivesConfig = ObjectivesConfig()
     learning_rate: LearningRateConfig = LearningRateConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loss_scale: LossScaleConfig = LossScaleConfig()
@@ -180,6 +232,9 @@ class TrainConfig(SettingsFile):
     evaluate_every: PositiveInt = Field(default=100, description="steps between held-out evaluations")
     evaluate_samples: PositiveInt = Field(default=256, description="held-out samples that an evaluation reads")
     checkpoint_every: PositiveInt = Field(default=100, description="steps between checkpoints; each is evaluated too")
+    sample_prompts: list[str] = Field(default=[], description="prompts that are continued at each evaluation")
+    sample_tokens: PositiveInt = Field(default=40, description="new tokens of each such text")
+    track: TrackerName | None = Field(default=None, description="a tracking service that is told the metrics too")
     keep_last: PositiveInt = Field(
         default=2, description="checkpoints kept; the one with the best evaluation stays as well"
     )

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel_strategy.calibrate.rows import Row
+from parallel_strategy.calibrate.rows import MeasuredRow
+from parallel_strategy.predict import FOUR_OF_FIVE
+from parallel_strategy.spec.model import ModelSpec
+from parallel_strategy.spec.strategy import StrategySpec
 
 FREEDOM = 4.0  # of the Student-t noise
 # Octaves over which a residual is alike, in the order of `shape_features`: of the model's width and the tensor group;
@@ -34,7 +37,7 @@ KINDS = (Kind((0.2, 0.1), 0.04), Kind((0.07, 0.05), 0.1))
 
 
 @dataclass(frozen=True, slots=True)
-class Shapes:
+class RowShapes:
     """What decides which kernels run, of a list of rows: `features` [rows, 5] as `shape_features` gives them, and the
     software [rows]."""
 
@@ -42,8 +45,11 @@ class Shapes:
     software: np.ndarray
 
     @classmethod
-    def of(cls, rows: list[Row]) -> "Shapes":
-        return cls(np.array([shape_features(row) for row in rows]).round(4), np.array([row.software for row in rows]))
+    def of(cls, rows: list[MeasuredRow]) -> "RowShapes":
+        return cls(
+            np.array([shape_features(row.setup.model, row.setup.strategy) for row in rows]).round(4),
+            np.array([row.software for row in rows]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +63,14 @@ class Solution:
     left_out: np.ndarray
 
 
-def shape_features(row: Row) -> list[float]:
-    """log2 of the hidden size, of the tensor group, of tokens, of stages; and how often the head size can be halved, up
-    to 32."""
-    question = row.question
-    mesh = question.strategy.mesh
-    width = question.model.head_width
+def shape_features(model: ModelSpec, strategy: StrategySpec) -> list[float]:
+    """Return log2 of the hidden size, of the tensor group, of tokens, of stages; and how often the head size can be
+    halved, up to 32."""
+    mesh, width = strategy.mesh, model.head_width
     alignment = min(5, (width & -width).bit_length() - 1)
-    tokens = question.strategy.batch.micro * question.model.seq_length / mesh.cp
+    tokens = strategy.batch.micro * model.seq_length / mesh.cp
     return [
-        math.log2(question.model.hidden_size),
+        math.log2(model.hidden_size),
         math.log2(mesh.tp),
         math.log2(tokens),
         math.log2(mesh.pp),
@@ -74,7 +78,7 @@ def shape_features(row: Row) -> list[float]:
     ]
 
 
-def covariance(first: Shapes, seen: Shapes, kind: Kind) -> np.ndarray:
+def covariance(first: RowShapes, seen: RowShapes, kind: Kind) -> np.ndarray:
     """Of the residuals of two lists of rows. Where all rows that were seen are of one release, what they share is the
     machine's."""
     release = RELEASE if len(set(seen.software)) > 1 else 0.0
@@ -85,13 +89,33 @@ def covariance(first: Shapes, seen: Shapes, kind: Kind) -> np.ndarray:
     return total
 
 
-def correction(row: Row, seen: Shapes, weights: np.ndarray) -> float:
-    """Logarithm of what rows of like shapes and the same software add to a prediction; 0 far from all of them."""
-    new = Shapes.of([row])
+def correction(new: RowShapes, seen: RowShapes, weights: np.ndarray) -> float:
+    """Return the logarithm of what rows of like shapes and the same software add to the prediction of one run; 0 far
+    from all of them."""
     return sum(float((covariance(new, seen, kind) @ w)[0]) for kind, w in zip(KINDS, weights, strict=True))
 
 
-def solve(residuals: np.ndarray, derivatives: np.ndarray, widths: np.ndarray, shapes: Shapes) -> Solution:
+@dataclass(frozen=True, eq=False)
+class ShapeResidual:
+    """What a calibration adds to its figures: `spec.strategy.Residual`. `spread`: of ln(measured / predicted)."""
+
+    seen: RowShapes
+    weights: np.ndarray
+    software: str
+    spread: float
+
+    def factor(self, model: ModelSpec, strategy: StrategySpec) -> float:
+        if not len(self.seen.features):
+            return 1.0
+        features = np.array([shape_features(model, strategy)]).round(4)
+        return math.exp(correction(RowShapes(features, np.array([self.software])), self.seen, self.weights))
+
+    @property
+    def interval(self) -> float:
+        return math.exp(FOUR_OF_FIVE * self.spread)
+
+
+def solve(residuals: np.ndarray, derivatives: np.ndarray, widths: np.ndarray, shapes: RowShapes) -> Solution:
     """`residuals` [rows]: ln(measured / predicted) before any figure is moved; `derivatives` [rows, figures].
 
     Every kind of machine is solved for, and weighted by how well it predicts each row from the others.
@@ -116,7 +140,7 @@ def solve(residuals: np.ndarray, derivatives: np.ndarray, widths: np.ndarray, sh
 
 
 def _robust(prior: np.ndarray, residuals: np.ndarray, kind: Kind) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(inverse covariance, residuals of rows left out, their expected squares). A residual that its neighbours
+    """Return (inverse covariance, residuals of rows left out, their expected squares). A residual that its neighbours
     contradict is noise and counts less; one that they share is the shape's."""
     base = kind.noise**2
     noise = np.full(len(residuals), base)

@@ -18,7 +18,7 @@ from parallel_strategy.arguments import add_strategy, share, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_strategy(parser)
+    add_strategy(parser, has_calibration=True)
     parser.add_argument("--devices", type=whole_number, help="default: as many as the file's mesh has")
     parser.add_argument(
         "--tp",
@@ -73,49 +73,32 @@ def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.progress import Progress
     from parallel_strategy.report.output import write_whole
     from parallel_strategy.report.search import found_data, one_line, print_found
-    from parallel_strategy.search.executable import keep_to_framework
     from parallel_strategy.search.find import search
-    from parallel_strategy.search.shapes import Space
-    from parallel_strategy.session import load_question
+    from parallel_strategy.search.limits import space_of
+    from parallel_strategy.session import calibrated, load_setup
     from parallel_strategy.spec.capability import outside
 
-    question = load_question(arguments.strategy, devices=arguments.devices, changes=arguments.set)
-    devices = arguments.devices or question.strategy.mesh.devices
-    if devices > question.cluster.device_count:
-        raise UserError(
-            f"--devices {devices}: the cluster {question.cluster.name!r} has {question.cluster.device_count}"
-        )
-    space = Space(
-        devices,
-        question.strategy.batch.global_,
+    setup = load_setup(arguments.strategy, devices=arguments.devices, changes=arguments.set)
+    if arguments.calibration is not None:
+        setup = calibrated(setup, arguments.calibration)
+    space = space_of(
+        setup,
+        devices=arguments.devices,
         tp=arguments.tp,
         pp=arguments.pp,
-        cp=arguments.cp or ([1, 2, 4, 8] if question.model.seq_length >= 8192 else [1]),
+        cp=arguments.cp,
         ep=arguments.ep,
         micro=arguments.micro,
+        zero=arguments.zero,
+        schedules=arguments.schedules,
+        on_device=arguments.on_device,
+        beyond=arguments.beyond,
     )
-    if arguments.zero is not None:
-        space.zero = sorted(set(arguments.zero))
-    if arguments.on_device:
-        space.offload, space.activation = [False], [0.0]
-    if arguments.schedules:
-        known = [*space.schedules, *space.simulated]
-        unknown = [name for name in arguments.schedules if name not in known]
-        if unknown:
-            raise UserError(f"--schedules {unknown[0]}: is not one of {', '.join(known)}")
-        space.simulated = [name for name in space.simulated if name in arguments.schedules]
-        space.schedules = [name for name in space.schedules if name in arguments.schedules]
-        if not space.schedules:
-            raise UserError(
-                f"--schedules {' '.join(arguments.schedules)}: these can only be simulated, on strategies that another "
-                f"one ranks first; add one of {', '.join(Space(1, 1).schedules)}"
-            )
-    if not arguments.beyond:
-        space = keep_to_framework(question, space)
+    devices = space.devices
     started = time.perf_counter()
     with Progress("search", unit="parts") as progress:
         found = search(
-            question,
+            setup,
             space,
             keep=arguments.keep,
             margin=arguments.margin,
@@ -129,12 +112,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.out and found.best:
         out = Path(arguments.out)
-        best = found.best[0].question.strategy.moved(Path(arguments.strategy).parent, out.parent)
+        best = found.best[0].setup.strategy.moved(Path(arguments.strategy).parent, out.parent)
         winner = found.best[0]
         title = (
             f"# Found by search: {winner.seconds:.4g} s a step and {winner.gib:.1f} of "
             f"{winner.usable_gib:g} GiB predicted, best of\n# {found.candidates:,} strategies on {devices} "
-            f"devices of {question.cluster.name}. `explain` says where the time goes.\n"
+            f"devices of {setup.cluster.name}. `explain` says where the time goes.\n"
         )
         write_whole(out, title + best.dump())
     lacks = None
@@ -142,9 +125,9 @@ def run(arguments: argparse.Namespace) -> int:
         usable, needs = found.nearest.usable_gib * (1.0 - arguments.margin), found.nearest.gib
         lacks = (
             f"{arguments.strategy}: none of {found.candidates:,} strategies fits; the nearest needs {needs:.2f} GiB, "
-            f"{usable:.2f} usable: {needs - usable:.3g} too much ({one_line(found.nearest.question.strategy)})"
+            f"{usable:.2f} usable: {needs - usable:.3g} too much ({one_line(found.nearest.setup.strategy)})"
         )
-    priced_only = outside(found.best[0].question) if found.best else []
+    priced_only = outside(found.best[0].setup) if found.best else []
     if arguments.json:
         data = found_data(found, elapsed) | {"priced_only": priced_only} | ({"error": lacks} if lacks else {})
         print(json.dumps(data, indent=1))

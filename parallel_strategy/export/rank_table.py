@@ -10,22 +10,22 @@ from pathlib import Path
 
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 # What stands in the table where no hosts were given; `export` says that it has to be filled in.
 PLACEHOLDER = "FILL_IN"
 
 
 @dataclass(frozen=True)
-class Host:
+class ServerEntry:
     """One server: the address by which others reach it, and one of each device's network card."""
 
     address: str
     devices: tuple[str, ...]
 
 
-def read_hosts(path: Path, devices_per_server: int) -> list[Host]:
-    """A line a server, `ADDRESS DEVICE_ADDRESS…`, as many devices as a server has (hccn_tool shows theirs).
+def read_hosts(path: Path, devices_per_server: int) -> list[ServerEntry]:
+    """Return a line a server, `ADDRESS DEVICE_ADDRESS…`, as many devices as a server has (hccn_tool shows theirs).
 
     Raises UserError that names the line.
     """
@@ -51,25 +51,26 @@ def read_hosts(path: Path, devices_per_server: int) -> list[Host]:
                 f"{path}, line {number}: has {len(words) - 1} device addresses, "
                 f"a server of this cluster has {devices_per_server} devices"
             )
-        hosts.append(Host(words[0], tuple(words[1:])))
+        hosts.append(ServerEntry(words[0], tuple(words[1:])))
     return hosts
 
 
-def devices_used(question: Question) -> tuple[int, int]:
+def devices_used(setup: Setup) -> tuple[int, int]:
     """Servers, and devices of each, that the strategy uses."""
-    devices = question.strategy.mesh.devices
-    a_server = min(devices, question.cluster.devices_per_server)
+    devices = setup.strategy.mesh.devices
+    a_server = min(devices, setup.cluster.devices_per_server)
     if devices % a_server:
         raise UserError(f"mesh: {devices} devices do not fill servers of {a_server}")
     return devices // a_server, a_server
 
 
-def rank_table(question: Question, hosts: list[Host] | None) -> str:
-    """The table as JSON text. Raises UserError where there are too few hosts."""
-    servers, a_server = devices_used(question)
+def rank_table(setup: Setup, hosts: list[ServerEntry] | None) -> str:
+    """Return the table as JSON text. Raises UserError where there are too few hosts."""
+    servers, a_server = devices_used(setup)
     if hosts is None:
         hosts = [
-            Host(f"{PLACEHOLDER}_{s}", tuple(f"{PLACEHOLDER}_{s}_{d}" for d in range(a_server))) for s in range(servers)
+            ServerEntry(f"{PLACEHOLDER}_{s}", tuple(f"{PLACEHOLDER}_{s}_{d}" for d in range(a_server)))
+            for s in range(servers)
         ]
     if len(hosts) < servers:
         raise UserError(f"--hosts names {len(hosts)} servers, the strategy needs {servers}")

@@ -28,15 +28,15 @@ Node = tuple[int, Collective]  # layer and collective
 
 
 def cut_of(program: Program, parameter: Parameter, layer: int = OUTSIDE) -> Cut:
-    """The axes and sizes of one weight; `layer` matters where weights are kept whole by name."""
-    key = parameter, layer if program.question.strategy.zero.whole else OUTSIDE
+    """Return the axes and sizes of one weight; `layer` matters where weights are kept whole by name."""
+    key = parameter, layer if program.setup.strategy.zero.whole else OUTSIDE
     if key not in program.cuts:
         program.cuts[key] = _cut(program, parameter, layer)
     return program.cuts[key]
 
 
 def _cut(program: Program, parameter: Parameter, layer: int) -> Cut:
-    framework, zero = program.question.framework, program.question.strategy.zero
+    framework, zero = program.setup.framework, program.setup.strategy.zero
     over_tensor = framework.parameter_collectives and program.shard.tp > 1 and is_partial(program, parameter)
     whole = "expert_dp" if parameter.expert else "weights_tp" if over_tensor else "weights"
     size = program.group(whole)[0]
@@ -51,21 +51,21 @@ def _cut(program: Program, parameter: Parameter, layer: int) -> Cut:
 
 
 def is_partial(program: Program, parameter: Parameter) -> bool:
-    """Whether each rank of the tensor group has a part of a whole weight's gradient."""
-    everywhere = program.question.framework.partial_gradients and parameter.replicated_over_tp
+    """Return whether each rank of the tensor group has a part of a whole weight's gradient."""
+    everywhere = program.setup.framework.partial_gradients and parameter.replicated_over_tp
     return everywhere or parameter.partial_over_tp
 
 
 def is_accumulated_twice(program: Program) -> bool:
-    """Whether one stage has both readers of a tied table, and micro-batches whose gradients it adds up."""
-    several = program.question.strategy.micro_batches > 1
+    """Return whether one stage has both readers of a tied table, and micro-batches whose gradients it adds up."""
+    several = program.setup.strategy.micro_batches > 1
     return several and program.model.tied_embedding and not program.tied_across_stages
 
 
 def _may_be_cut(program: Program, parameter: Parameter, layer: int, shards: int) -> bool:
     """MindSpore leaves a weight whole that is small, named, or whose first dimension does not divide. And a tied table
     at level 3 with micro-batches: 2.10 does not compile the sum of its two readers' gradients."""
-    zero, model = program.question.strategy.zero, program.model
+    zero, model = program.setup.strategy.zero, program.model
     if zero.level == 3 and parameter.name in WORD_TABLES and is_accumulated_twice(program):
         return False
     name = released_name(layer, parameter.name, model.num_layers - 1 if model.query_layer else None)
@@ -75,7 +75,7 @@ def _may_be_cut(program: Program, parameter: Parameter, layer: int, shards: int)
 
 
 def shard_elements(parameter: Parameter, shards: int) -> int:
-    """Elements of one rank's part; the last part is padded."""
+    """Return the elements of one rank's part; the last part is padded."""
     return -(-int(parameter.elements) // shards)
 
 
@@ -99,7 +99,7 @@ class Holding:
         return sum(block.elements(expert) * count for block, count in self.blocks)
 
     def part(self, wanted: Callable[[Parameter], bool], shards: int) -> float:
-        """Elements of one rank's part of the weights that are wanted."""
+        """Return the elements of one rank's part of the weights that are wanted."""
         return math.fsum(
             float(count * shard_elements(parameter, shards))
             for block, count in self.blocks
@@ -109,8 +109,8 @@ class Holding:
 
 
 def owned_elements(program: Program, holding: Holding) -> float:
-    """Elements that a rank updates."""
-    if program.question.framework.parameter_collectives:
+    """Return the elements that a rank updates."""
+    if program.setup.framework.parameter_collectives:
         return sum(p.elements / cut_of(program, p, layer).shards for layer, p in holding.parameters)
     return sum(holding.elements(expert=expert) / cut.shards for expert, cut in _cuts_by_kind(program).items())
 
@@ -122,9 +122,10 @@ def _cuts_by_kind(program: Program) -> dict[bool, Cut]:
 def _collective(
     program: Program, name: str, op: str, axis: str, elements: float, phase: Phase, width: float | None = None
 ) -> list[Collective]:
-    """One collective, where it has members and something to send. `width`: bytes of an element, else a gradient's."""
+    """Return one collective, where it has members and something to send. `width`: bytes of an element, else a
+    gradient's."""
     if width is None:
-        width = program.question.framework.gradient_bytes_sent
+        width = program.setup.framework.gradient_bytes_sent
     if program.group(axis)[0] == 1 or not elements:
         return []
     half = program.model.activation_dtype if program.model.activation_dtype != "fp32" else "fp16"
@@ -132,7 +133,8 @@ def _collective(
 
 
 def _weight_width(program: Program, parameter: Parameter) -> float:
-    """Bytes in which a single weight is gathered: norms and tables as they are stored, matrices as they are used."""
+    """Return the bytes in which a single weight is gathered: norms and tables as they are stored, matrices as they are
+    used."""
     looked_up = is_table(parameter.name) and parameter.name != "head.logits.weight"
     return STORED_BYTES if looked_up or ".norm" in parameter.name else program.model.element_bytes
 
@@ -140,13 +142,13 @@ def _weight_width(program: Program, parameter: Parameter) -> float:
 def gather_weights(
     program: Program, block: Block, phase: Phase, layer: int = OUTSIDE, *, again: bool = False
 ) -> list[Collective]:
-    """Level 3: the weights of a block, before it runs. `again`: backward runs its forward first."""
-    if program.question.strategy.zero.stage < 3:
+    """Return level 3's weights of a block, before it runs. `again`: backward runs its forward first."""
+    if program.setup.strategy.zero.stage < 3:
         return []
-    if program.question.framework.parameter_collectives:
+    if program.setup.framework.parameter_collectives:
         wanted = block.parameters if phase == Phase.FORWARD else _read_backward(block, again)
         return [node for _, node in _gather_each(program, [(layer, p) for p in wanted], phase)]
-    width = program.question.framework.weight_bytes_sent
+    width = program.setup.framework.weight_bytes_sent
     return [
         node
         for expert, cut in _cuts_by_kind(program).items()
@@ -158,8 +160,8 @@ def gather_weights(
 
 
 def _read_backward(block: Block, again: bool) -> list[Parameter]:
-    """The weights that backward reads. The gradients of additions and of looking up rows need none, but what runs
-    `again` does."""
+    """Return the weights that backward reads. The gradients of additions and of looking up rows need none, but what
+    runs `again` does."""
     skipped = {node.name for node in skipped_again(block)}
 
     def is_read(parameter: Parameter) -> bool:
@@ -181,10 +183,10 @@ def _gather_each(program: Program, parameters: list[tuple[int, Parameter]], phas
 
 
 def scatter_gradients(program: Program, block: Block, layer: int = OUTSIDE) -> list[Collective]:
-    """Level 3: the gradients of a block, after its backward."""
-    if program.question.strategy.zero.stage < 3:
+    """Return level 3's gradients of a block, after its backward."""
+    if program.setup.strategy.zero.stage < 3:
         return []
-    if program.question.framework.parameter_collectives:
+    if program.setup.framework.parameter_collectives:
         return [node for _, node in _scatter_each(program, [(layer, p) for p in block.parameters])]
     return [
         node
@@ -207,15 +209,15 @@ def _scatter_each(program: Program, parameters: list[tuple[int, Parameter]]) -> 
 
 
 def scatter_micro_batch(program: Program, stage: int) -> list[Node]:
-    """Level 2: the gradients of a stage, after each micro-batch."""
+    """Return level 2's gradients of a stage, after each micro-batch."""
     return micro_batch_collectives(program, Holding.of_stage(program, stage))
 
 
 def micro_batch_collectives(program: Program, holding: Holding) -> list[Node]:
-    """Level 2: the gradients of these weights, after each micro-batch."""
-    if program.question.strategy.zero.stage != 2:
+    """Return level 2's gradients of these weights, after each micro-batch."""
+    if program.setup.strategy.zero.stage != 2:
         return []
-    if program.question.framework.parameter_collectives:
+    if program.setup.framework.parameter_collectives:
         parameters = holding.parameters
         if is_accumulated_twice(program):  # MindSpore scatters what its two readers give one after the other
             parameters = parameters + [row for row in parameters if row[1].name in WORD_TABLES]
@@ -228,11 +230,11 @@ def micro_batch_collectives(program: Program, holding: Holding) -> list[Node]:
 
 
 def step_collectives(program: Program, stage: int) -> list[Node]:
-    """What a rank of the stage sends once a step, beside its micro-batches, in order: sums of partial and of tied
-    gradients, reduction over the ranks that hold the same weights, the norm, the loss, and the updated weights."""
-    strategy, holding = program.question.strategy, Holding.of_stage(program, stage)
+    """Return what a rank of the stage sends once a step, beside its micro-batches, in order: sums of partial and of
+    tied gradients, reduction over the ranks that hold the same weights, the norm, the loss, and the updated weights."""
+    strategy, holding = program.setup.strategy, Holding.of_stage(program, stage)
     nodes: list[Node] = []
-    if program.question.framework.parameter_collectives:
+    if program.setup.framework.parameter_collectives:
         if strategy.micro_batches > 1 and strategy.mesh.dp > 1:  # micro-batches are cut from everyone's rows
             rows = 4.0 * strategy.batch.global_ * (program.model.seq_length + 1)
             nodes.append((OUTSIDE, Collective("rows", "all_gather", "dp", rows, Phase.BACKWARD_WEIGHT, "int32")))
@@ -245,10 +247,10 @@ def step_collectives(program: Program, stage: int) -> list[Node]:
 
 
 def gradient_collectives(program: Program, holding: Holding) -> list[Node]:
-    """The sums of these weights' gradients at the end of a step."""
-    if program.question.framework.parameter_collectives:
+    """Return the sums of these weights' gradients at the end of a step."""
+    if program.setup.framework.parameter_collectives:
         return _one_by_one(program, holding)
-    level, phase = program.question.strategy.zero.stage, Phase.BACKWARD_WEIGHT
+    level, phase = program.setup.strategy.zero.stage, Phase.BACKWARD_WEIGHT
     cuts = _cuts_by_kind(program)
     held = cuts[False].shards if level >= 2 else 1  # from level 2 on a rank has its part of the gradients only
     partial = holding.part(lambda parameter: is_partial(program, parameter), held)
@@ -271,7 +273,7 @@ def gradient_collectives(program: Program, holding: Holding) -> list[Node]:
 def _one_by_one(program: Program, holding: Holding) -> list[Node]:
     """`gradient_collectives` of a framework that has a collective for every weight."""
     phase = Phase.BACKWARD_WEIGHT
-    nodes = list(_scatter_each(program, holding.parameters)) if program.question.strategy.zero.stage == 1 else []
+    nodes = list(_scatter_each(program, holding.parameters)) if program.setup.strategy.zero.stage == 1 else []
     for layer, parameter in holding.parameters:
         cut, name = cut_of(program, parameter, layer), f"gradients.{parameter.name}"
         if cut.shards == 1:
@@ -289,10 +291,10 @@ def _one_by_one(program: Program, holding: Holding) -> list[Node]:
 
 def weight_collectives(program: Program, holding: Holding) -> list[Node]:
     """Levels 1 and 2: these weights, gathered once they are updated."""
-    if program.question.strategy.zero.stage not in (1, 2):
+    if program.setup.strategy.zero.stage not in (1, 2):
         return []
-    phase, width = Phase.BACKWARD_WEIGHT, program.question.framework.weight_bytes_sent
-    if program.question.framework.parameter_collectives:
+    phase, width = Phase.BACKWARD_WEIGHT, program.setup.framework.weight_bytes_sent
+    if program.setup.framework.parameter_collectives:
         return list(_gather_each(program, holding.parameters, phase))
     nodes: list[Node] = []
     for expert, cut in _cuts_by_kind(program).items():
@@ -304,7 +306,8 @@ def weight_collectives(program: Program, holding: Holding) -> list[Node]:
 
 
 def _tied(program: Program, holding: Holding, shards: int) -> list[Collective]:
-    """The sum of a tied table's gradients, or of this rank's part of them, between the first and the last stage."""
+    """Return the sum of a tied table's gradients, or of this rank's part of them, between the first and the last
+    stage."""
     if not program.tied_across_stages:
         return []
     table = holding.part(lambda parameter: parameter.name in WORD_TABLES, shards)
@@ -312,9 +315,9 @@ def _tied(program: Program, holding: Holding, shards: int) -> list[Collective]:
 
 
 def _scalars(program: Program, stage: int, norms: dict[str, str]) -> list[Collective]:
-    """Sums of one number: the squared norm over these axes, and the loss where the head does not sum it."""
+    """Return the sums of one number: the squared norm over these axes, and the loss where the head does not sum it."""
     axes = dict(norms)
-    if stage == program.chunks[-1].stage and not program.question.framework.partial_gradients:
+    if stage == program.chunks[-1].stage and not program.setup.framework.partial_gradients:
         axes["loss"] = "weights"
     return [
         Collective(name, "all_reduce", axis, SCALAR_BYTES, Phase.BACKWARD_WEIGHT, "fp32")

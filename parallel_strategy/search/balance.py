@@ -28,11 +28,11 @@ class Balance:
 
 
 def balance(prediction: Prediction, mode: str = "full") -> Balance | None:
-    """The best stages for a pipelined strategy, or None where there is nothing to choose or no assignment fits.
+    """Return the best stages for a pipelined strategy, or None where there is nothing to choose or no assignment fits.
 
     `mode`: what is recomputed where memory asks for it.
     """
-    strategy, program = prediction.question.strategy, prediction.program
+    strategy, program = prediction.setup.strategy, prediction.program
     if program.pp < 2 or strategy.pipeline.schedule not in BALANCED or program.model.experts is not None:
         return None
     costs = _costs(prediction, mode)
@@ -71,10 +71,10 @@ def _costs(prediction: Prediction, mode: str) -> _Costs:
 
 
 def _recomputed(prediction: Prediction, mode: str) -> np.ndarray:
-    """[stage, 0 .. layers] how many layers must be computed again for the rest to fit."""
-    strategy, program = prediction.question.strategy, prediction.program
+    """Return [stage, 0 .. layers] how many layers must be computed again for the rest to fit."""
+    strategy, program = prediction.setup.strategy, prediction.program
     pp, layers = program.pp, program.model.num_layers
-    lost = 1.0 + prediction.question.framework.fragmentation
+    lost = 1.0 + prediction.setup.framework.fragmentation
     even = prediction.stage_memory
     # bytes beside activations grow with the layers of a stage
     sizes = strategy.layers_of_stages(layers)
@@ -97,7 +97,8 @@ def _recomputed(prediction: Prediction, mode: str) -> np.ndarray:
 
 
 def _best_stages(costs: _Costs, layers: int, micro_batches: int) -> list[int] | None:
-    """The layers of each stage with the least seconds of a step: m - 1 times the slowest stage, and every stage once.
+    """Return the layers of each stage with the least seconds of a step: m - 1 times the slowest stage, and every stage
+    once.
 
     For each pace of the slowest stage the cheapest layers are taken, those that cost the least recomputation.
     """
@@ -129,13 +130,13 @@ def _seconds(cost: BlockCost) -> float:
 
 
 def balanced_prediction(prediction: Prediction, usable: float) -> Prediction:
-    """The better of a prediction and its balanced versions that fit into `usable` GiB."""
+    """Return the better of a prediction and its balanced versions that fit into `usable` GiB."""
     best = prediction
     for mode in ("selective", "full"):
         found = balance(prediction, mode)
         if found is None:
             continue
-        other = Prediction(prediction.question.with_strategy(found.strategy), network=prediction.price.network)
+        other = Prediction(prediction.setup.with_strategy(found.strategy), network=prediction.price.network)
         if other.fits(usable) and (not best.fits(usable) or other.seconds < best.seconds):
             best = other
     return best

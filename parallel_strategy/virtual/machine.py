@@ -12,7 +12,7 @@ import numpy as np
 from parallel_strategy.graph.collectives import group_of
 from parallel_strategy.graph.operator import Block, Collective, Kernel
 from parallel_strategy.graph.program import Program
-from parallel_strategy.graph.tasks import Step, Tasks
+from parallel_strategy.graph.tasks import TaskNode, Tasks
 from parallel_strategy.schedule.orders import Task, order_of
 from parallel_strategy.schedule.simulate import Deadlock
 from parallel_strategy.virtual.adam import Adam
@@ -20,7 +20,7 @@ from parallel_strategy.virtual.batch import Tokens, predictions, tokens_of
 from parallel_strategy.virtual.communicator import Communicator, Impossible, describe
 from parallel_strategy.virtual.kernels import ends
 from parallel_strategy.virtual.serial import Weights
-from parallel_strategy.virtual.state import Device
+from parallel_strategy.virtual.state import VirtualDevice
 from parallel_strategy.virtual.values import KERNELS, Stream, Values, exchange_of
 from parallel_strategy.virtual.weight_traffic import WeightTraffic
 from parallel_strategy.virtual.weights import Parts
@@ -51,21 +51,21 @@ class Machine:
     def __init__(self, program: Program, weights: Weights, adam: Adam | None = None) -> None:
         self.program, self.adam = program, adam or Adam()
         self.dtype = next(iter(weights.values())).dtype.type
-        strategy = program.question.strategy
+        strategy = program.setup.strategy
         self.order = order_of(strategy.pipeline.schedule, program.pp, program.chunks_per_stage, strategy.micro_batches)
         self.tasks, self.parts, self.groups = Tasks(program), Parts(program), program.groups
         self.stages = [self.groups.ranks_of_stage(stage) for stage in range(program.pp)]
         self.devices = [
-            Device.build(program, self.parts, rank, weights, self.dtype) for rank in range(strategy.mesh.devices)
+            VirtualDevice.build(program, self.parts, rank, weights, self.dtype) for rank in range(strategy.mesh.devices)
         ]
         self.seen = 0  # rows of the steps before
-        partial = program.question.framework.partial_gradients
+        partial = program.setup.framework.partial_gradients
         self.share = 1.0 / (program.shard.tp * program.group("weights")[0]) if partial else 1.0
         self.communicator = Communicator(program)
         self.traffic = WeightTraffic(program, self.devices, self.communicator)
 
     def step(self, rows: np.ndarray) -> tuple[float, float]:
-        """One update on all rows [batch.global, S + 1]. Returns the loss and the global norm of its gradient."""
+        """Make one update on all rows [batch.global, S + 1]. Returns the loss and the global norm of its gradient."""
         self.communicator.start()
         self.rows, self.divisor = rows, predictions(rows)
         self.mail: dict[tuple[int, str, int, int], np.ndarray] = {}
@@ -131,7 +131,7 @@ class Machine:
         if kind == "B" and chunk < last and self.program.chunks[chunk + 1].stage == stage:
             for rank in ranks:
                 passing.streams[rank].gradient = self.passing[chunk + 1, micro].streams[rank].gradient
-        run: list[Step] = []
+        run: list[TaskNode] = []
         for step in self.tasks.steps(kind, chunk):  # runs of nodes of one block
             if run and (run[0].layer, run[0].block) != (step.layer, step.block):
                 self._block(run, kind, chunk, micro, ranks)
@@ -144,7 +144,7 @@ class Machine:
 
     # --- blocks ---
 
-    def _block(self, steps: list[Step], kind: str, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
+    def _block(self, steps: list[TaskNode], kind: str, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
         """Consecutive nodes of one block in one task."""
         block, layer = steps[0].block, steps[0].layer
         passing = self.passing[chunk, micro]
@@ -154,7 +154,7 @@ class Machine:
             return
         here = self._layer(passing, block, layer, chunk, micro, ranks)
         recomputed = self._is_recomputed(chunk, layer, block)
-        whole = recomputed and self.program.question.strategy.recompute.mode == "full"
+        whole = recomputed and self.program.setup.strategy.recompute.mode == "full"
         if kind == "F":
             if whole:
                 here.entries = {rank: self._entry(here.values[rank], passing.streams[rank].hidden) for rank in ranks}
@@ -179,7 +179,7 @@ class Machine:
             self._each(here, ends.leave_forward, ranks)
             for rank in ranks:
                 normed = here.values[rank].made.get("final.norm")  # what the layer itself begins with
-                if whole and normed is not None and self.program.question.framework.recompute_pruned:
+                if whole and normed is not None and self.program.setup.framework.recompute_pruned:
                     here.entries[rank] = self._entry(here.values[rank], normed)
                 self._forget(here.values[rank], block, recomputed)
                 self.devices[rank].loss += here.values[rank].loss
@@ -205,16 +205,16 @@ class Machine:
         rows = -(-program.model.vocab_size // shard.tp)
         return Values(
             program.model, self.devices[rank], stream, layer, block.kind, tokens, own, tensor, shard.tp,
-            tensor * rows if split else None, program.question.model.vocab_size, self.divisor, self.share,
-            program.question.framework.partial_gradients,
+            tensor * rows if split else None, program.setup.model.vocab_size, self.divisor, self.share,
+            program.setup.framework.partial_gradients,
         )  # fmt: skip
 
     def _tokens(self, data: int, context: int, micro: int) -> Tokens:
-        """The rows of a micro-batch on one data-parallel rank, and of them one context-parallel slice."""
+        """Return the rows of a micro-batch on one data-parallel rank, and of them one context-parallel slice."""
         key = (data, context, micro)
         if key not in self.slices:
-            batch = self.program.question.strategy.batch
-            first = data * (batch.global_ // self.program.question.strategy.mesh.dp) + micro * batch.micro
+            batch = self.program.setup.strategy.batch
+            first = data * (batch.global_ // self.program.setup.strategy.mesh.dp) + micro * batch.micro
             whole = tokens_of(self.rows[first : first + batch.micro], self.dtype, self.seen + first)
             self.slices[key] = whole.part(context, self.program.shard.cp)
         return self.slices[key]
@@ -227,7 +227,7 @@ class Machine:
                 layer = here.values[rank].layer
                 raise Impossible(f"rank {rank}, layer {layer}: {hook.__name__}: {error!r}") from error
 
-    def _kernel(self, step: Step, here: Layer, ranks: tuple[int, ...], micro: int) -> None:
+    def _kernel(self, step: TaskNode, here: Layer, ranks: tuple[int, ...], micro: int) -> None:
         run = KERNELS.get(step.work.name)
         if run is None:
             raise Impossible(f"no virtual kernel for {step.work.name!r}")
@@ -244,18 +244,18 @@ class Machine:
         return any(p.block is block and p.first <= layer < p.first + p.recomputed for p in pieces)
 
     def _entry(self, values: Values, hidden: np.ndarray | None) -> np.ndarray:
-        """What a recomputed layer keeps of its input."""
+        """Return what a recomputed layer keeps of its input."""
         assert hidden is not None
         return np.split(hidden, values.tensors, axis=-1)[values.tensor] if self.program.recompute_gather else hidden
 
     def _forget(self, values: Values, block: Block, recomputed: bool) -> None:
         """What backward must not find: all of a recomputed layer, and what is gathered again."""
-        recompute = self.program.question.strategy.recompute
+        recompute = self.program.setup.strategy.recompute
         if recomputed and recompute.mode == "selective":
             for name in ("attention.probabilities", "attention.dropped"):
                 values.made.pop(name, None)
         elif recomputed:
-            kept = KEPT if self.program.question.framework.recompute_pruned else ()
+            kept = KEPT if self.program.setup.framework.recompute_pruned else ()
             values.made = {name: array for name, array in values.made.items() if name in kept}
             if not recompute.mp_comm:  # what collectives made is kept
                 return
@@ -263,13 +263,13 @@ class Machine:
         for node in block.forward:
             if not isinstance(node, Collective) or node.name.startswith("experts."):
                 continue
-            if node.axis == "tp" and self.program.question.framework.partial_gradients:
+            if node.axis == "tp" and self.program.setup.framework.partial_gradients:
                 continue  # which is kept
             if node.op == "all_gather" and node.axis in ("tp", "cp"):
                 for value in exchange_of(node).values:
                     values.sent.pop(value, None)
 
-    def _gather_entry(self, step: Step, here: Layer, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
+    def _gather_entry(self, step: TaskNode, here: Layer, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
         parts = {rank: [here.entries[rank]] for rank in ranks}
         whole = self.communicator.collect(step, chunk, micro, ranks, parts, along=-1)
         for rank in ranks:
@@ -277,7 +277,7 @@ class Machine:
 
     # --- collectives ---
 
-    def _exchange(self, step: Step, here: Layer, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
+    def _exchange(self, step: TaskNode, here: Layer, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
         """A collective of a block."""
         assert isinstance(step.work, Collective)
         exchange = exchange_of(step.work)
@@ -297,7 +297,7 @@ class Machine:
         for rank in ranks:
             here.values[rank].sent.update(zip(exchange.values, results[rank], strict=True))
 
-    def _boundary(self, step: Step, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
+    def _boundary(self, step: TaskNode, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
         """Sends, receives, and what the tensor group gathers of a boundary that was sent in parts."""
         work = step.work
         assert isinstance(work, Collective)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import CHUNKED, Question, StrategySpec, divisors, even_stages
+from parallel_strategy.spec.strategy import CHUNKED, Setup, StrategySpec, divisors, even_stages
 
 HEAD_WIDTH = 4
 LARGEST_DEVICES = 64
@@ -16,14 +16,14 @@ LARGEST_DEVICES = 64
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
-    """The question that is proved, and in words what was made smaller."""
+    """The setup that is proved, and in words what was made smaller."""
 
-    question: Question
+    setup: Setup
     changes: tuple[str, ...]
 
 
 def check_provable(model: ModelSpec, strategy: StrategySpec) -> None:
-    """Raises UserError for what virtual devices cannot run."""
+    """Raise UserError for what virtual devices cannot run."""
     if model.latent_attention is not None:
         raise UserError("latent attention has no virtual kernels: prove a model without it")
     if model.position == "alibi":
@@ -43,20 +43,19 @@ def check_provable(model: ModelSpec, strategy: StrategySpec) -> None:
         raise UserError("overrides are MindSpore's own shardings of single operators, and are not in the program")
 
 
-def reduced(question: Question, devices: int = LARGEST_DEVICES) -> Reduced:
-    """The question at proof size. `devices`: data parallelism is lowered until at most so many are left, if it can."""
-    check_provable(question.model, question.strategy)
-    strategy = _small_strategy(question, devices)
-    model = _small_model(question.model, strategy, question.strategy)
-    small = Question.model_construct(
-        model=model, cluster=question.cluster, framework=question.framework, strategy=strategy
-    )
+def reduced(setup: Setup, devices: int = LARGEST_DEVICES) -> Reduced:
+    """Return the setup at proof size. `devices`: data parallelism is lowered until at most so many are left, if it
+    can."""
+    check_provable(setup.model, setup.strategy)
+    strategy = _small_strategy(setup, devices)
+    model = _small_model(setup.model, strategy, setup.strategy)
+    small = Setup.model_construct(model=model, cluster=setup.cluster, framework=setup.framework, strategy=strategy)
     strategy.check_model(model)
-    return Reduced(small, tuple(_changes(question, small)))
+    return Reduced(small, tuple(_changes(setup, small)))
 
 
-def _small_strategy(question: Question, devices: int) -> StrategySpec:
-    whole, model = question.strategy, question.model
+def _small_strategy(setup: Setup, devices: int) -> StrategySpec:
+    whole, model = setup.strategy, setup.model
     mesh, pipeline, recompute = whole.mesh, whole.pipeline, whole.recompute
     dp = _data_parallel(whole, devices)
     micro_batches = _micro_batches(whole)
@@ -83,8 +82,8 @@ def _small_strategy(question: Question, devices: int) -> StrategySpec:
 
 
 def _data_parallel(whole: StrategySpec, devices: int) -> int:
-    """The largest divisor of dp that leaves at most `devices`; at least 2 (4 with groups of a sharded copy) where there
-    are as many, and whatever the experts need."""
+    """Return the largest divisor of dp that leaves at most `devices`; at least 2 (4 with groups of a sharded copy)
+    where there are as many, and whatever the experts need."""
     mesh = whole.mesh
     rest = mesh.devices // mesh.dp
     least = min(mesh.dp, 4 if whole.zero.optimizer_shard and whole.zero.weight_shard_size > 0 else 2)
@@ -104,14 +103,14 @@ def _micro_batches(whole: StrategySpec) -> int:
 
 
 def _total_layers(layers: int, chunks: int) -> int:
-    """A few layers a chunk, and the same remainder, so that the same stages are longer than others."""
+    """Return a few layers a chunk, and the same remainder, so that the same stages are longer than others."""
     base, extra = divmod(layers, chunks)
     wanted = 4 if chunks == 1 else 2 if chunks <= 4 else 1
     return max(chunks * min(base, wanted) + extra, min(layers, 2))
 
 
 def _layers(layers: int, chunks: int, stages: list[int]) -> int:
-    """The same order among the stages' sizes, with as few layers as that needs."""
+    """Return the same order among the stages' sizes, with as few layers as that needs."""
     return chunks + sorted(set(stages)).index(layers) if layers > chunks else layers
 
 
@@ -165,7 +164,7 @@ def _small_model(model: ModelSpec, strategy: StrategySpec, whole: StrategySpec) 
     return model.model_copy(update=updates)
 
 
-def _changes(whole: Question, small: Question) -> list[str]:
+def _changes(whole: Setup, small: Setup) -> list[str]:
     pairs: list[tuple[str, float, float]] = [
         ("layers", whole.model.num_layers, small.model.num_layers),
         ("hidden", whole.model.hidden_size, small.model.hidden_size),

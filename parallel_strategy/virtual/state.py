@@ -17,7 +17,7 @@ from parallel_strategy.virtual.weights import Parts
 
 
 @dataclass(slots=True)
-class Device:
+class VirtualDevice:
     """One rank. `kept`: this rank's runs of its weights, what the optimizer updates; `whole`: the arrays that kernels
     read, absent at level 3 until gathered; `place`: of this rank among those that share a weight's copy."""
 
@@ -37,7 +37,7 @@ class Device:
     squares: float = 0.0
 
     @classmethod
-    def build(cls, program: Program, parts: Parts, rank: int, weights: Weights, dtype: type) -> "Device":
+    def build(cls, program: Program, parts: Parts, rank: int, weights: Weights, dtype: type) -> "VirtualDevice":
         groups = program.groups
         stage = groups.coordinate("pp", rank)
         parameters = {(layer, parameter.name): parameter for layer, parameter in program.stage_parameters(stage)}
@@ -45,7 +45,7 @@ class Device:
         place = {
             name: groups.members(cut.shard, rank).index(rank) if cut.shards > 1 else 0 for name, cut in cuts.items()
         }
-        level = program.question.strategy.zero.stage
+        level = program.setup.strategy.zero.stage
         device = cls(program, rank, parameters, level, cuts, place)
         for name, parameter in device.parameters.items():
             local = parts.for_rank(rank, name[0], parameter).cut(weights, dtype)
@@ -93,7 +93,7 @@ class Device:
         self.gradient_parts[name] = self.gradient_parts[name] + part if name in self.gradient_parts else part
 
     def gradient_place(self, name: Name) -> Weights:
-        """Where this weight's gradient is: whole, or this rank's part of it."""
+        """Return where this weight's gradient is: whole, or this rank's part of it."""
         return self.gradient_parts if name in self.gradient_parts else self.gradients
 
     def keep_unshared(self) -> None:
@@ -112,8 +112,8 @@ class Device:
     def sum_of_squares(self) -> float:
         """This rank's share of the squared norm: what several ranks of the norm's group hold counts once in all."""
         program, total = self.program, 0.0
-        separate = program.question.framework.parameter_collectives
-        everyone = separate or self.level > 0 or program.question.strategy.mesh.ep > 1
+        separate = program.setup.framework.parameter_collectives
+        everyone = separate or self.level > 0 or program.setup.strategy.mesh.ep > 1
         for name, gradient in self.gradient_parts.items():
             parameter = self.parameters[name]
             cut = self.cuts[name]
@@ -128,7 +128,7 @@ class Device:
     def update(self, adam: Adam) -> None:
         """One update of this rank's runs; the norm of all gradients is `squares`."""
         factor = adam.clip_factor(self.squares**0.5)
-        host = self.program.question.strategy.offload.optimizer
+        host = self.program.setup.strategy.offload.optimizer
         for name, run in self.kept.items():
             gradient = self.gradient_parts[name] * factor
             if host:  # the gradient goes to the host, where weight and moments live, and the new weight comes back

@@ -41,16 +41,16 @@ class Parts:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.shapes = shapes(program.question.model)
+        self.shapes = shapes(program.setup.model)
         self.of = cache(self._of)
 
     def for_rank(self, rank: int, layer: int, parameter: Parameter) -> Part:
-        groups, mesh = self.program.groups, self.program.question.strategy.mesh
+        groups, mesh = self.program.groups, self.program.setup.strategy.mesh
         expert = groups.members("ep", rank).index(rank) if parameter.expert and mesh.ep > 1 else 0
         return self.of(layer, parameter, groups.coordinate("tp", rank), expert)
 
     def sources(self, layer: int, name: str) -> tuple[Name, ...]:
-        """The unfused weights that a parameter holds side by side."""
+        """Return the unfused weights that a parameter holds side by side."""
         if name == "head.logits.weight" and self.program.model.tied_embedding:
             return ((0, "embedding.word.weight"),)
         prefix, _, kind = name.rpartition(".")

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pangu.foundation.errors import UserError
-from parallel_strategy.mindspore.dryrun.collectives import KINDS, Collective, read_collectives
+from parallel_strategy.mindspore.dryrun.collectives import KINDS, CompiledCollective, read_collectives
 from parallel_strategy.mindspore.dryrun.environment import environment
 from parallel_strategy.mindspore.dryrun.graph_file import read_graph
 from parallel_strategy.mindspore.limits import check_supported
-from parallel_strategy.mindspore.skeleton import skeleton_question
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.mindspore.skeleton import skeleton_setup
+from parallel_strategy.spec.strategy import Setup
 
 # The program that has the network: started with a strategy and the place for its answer.
 PROGRAM = ("-m", "pangu", "compile")
@@ -41,7 +41,7 @@ class Compiled:
 
     rank: int
     parameters: dict[str, ParameterLayout]
-    collectives: list[Collective]
+    collectives: list[CompiledCollective]
     recomputed: dict[str, int]  # operators that run again in backward, with how often in a step
     seconds: float  # in MindSpore's compiler
     cpu_seconds: float  # of that, on a processor
@@ -53,7 +53,7 @@ class Compiled:
 
 def compile_rank(
     strategy: Path,
-    question: Question,
+    setup: Setup,
     rank: int,
     *,
     keep: Path | None = None,
@@ -65,8 +65,8 @@ def compile_rank(
 
     Raises UserError with MindSpore's own complaint where it does not compile.
     """
-    check_supported(question)
-    mesh = question.strategy.mesh
+    check_supported(setup)
+    mesh = setup.strategy.mesh
     if not 0 <= rank < mesh.devices:
         raise UserError(f"rank {rank}: the strategy has ranks 0 to {mesh.devices - 1}")
     if load is not None:
@@ -101,7 +101,7 @@ def compile_rank(
     return Compiled(
         rank,
         {name: _layout(fields["parameters"][name]) for name in fields["parameters"]},
-        read_collectives(graph, rank, question.model.num_layers, fields["groups"]),
+        read_collectives(graph, rank, setup.model.num_layers, fields["groups"]),
         recomputed,
         fields["seconds"],
         fields["cpu_seconds"],
@@ -112,10 +112,10 @@ def compile_rank(
     )
 
 
-def write_skeleton(strategy: Path, question: Question, out: Path) -> int:
+def write_skeleton(strategy: Path, setup: Setup, out: Path) -> int:
     """Have MindSpore name the operators of the strategy's step; how many there are."""
-    check_supported(question)
-    small = skeleton_question(question)
+    check_supported(setup)
+    small = skeleton_setup(setup)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -130,8 +130,8 @@ def check_stage(file: Path, found: int, wanted: int) -> None:
 
 
 def load_flags(file: Path, stage: int) -> tuple[str, str]:
-    """Which of MindSpore's strategy files it is, by what is in it. Raises UserError for none, or one of another stage,
-    which MindSpore would take for one that says nothing."""
+    """Return which of MindSpore's strategy files it is, by what is in it. Raises UserError for none, or one of another
+    stage, which MindSpore would take for one that says nothing."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -164,7 +164,7 @@ def _layout(fields: dict) -> ParameterLayout:
 
 
 def complaint(stderr: str, code: int) -> str:
-    """The line that says what is wrong: ours, or the last exception's first."""
+    """Return the line that says what is wrong: ours, or the last exception's first."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     ours = [line for line in lines if line.startswith("error: ")]
     if ours:
