@@ -19,16 +19,18 @@ if TYPE_CHECKING:
     from pangu.foundation.errors import UserError
     from pangu.language_model import LanguageModel, load
     from pangu.training.door import train
+    from pangu.tuning.finetune import finetune
 
 _HOMES = {
     "LanguageModel": "pangu.language_model",
     "UserError": "pangu.foundation.errors",
     "evaluate": "pangu.evaluation.evaluate",
+    "finetune": "pangu.tuning.finetune",
     "load": "pangu.language_model",
     "train": "pangu.training.door",
 }
 
-__all__ = ["LanguageModel", "UserError", "__version__", "evaluate", "load", "train"]
+__all__ = ["LanguageModel", "UserError", "__version__", "evaluate", "finetune", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

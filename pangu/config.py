@@ -144,6 +144,51 @@ class LossScaleConfig(Section):
     give_up_after: PositiveInt = Field(default=100, description="overflows in a row that end the run with an error")
 
 
+class ObjectiveConfig(Section):
+    """How many of the rows have an objective."""
+
+    share: float = Field(default=0.0, ge=0, le=1, description="of the rows; 0.5 keeps what causal rows have taught")
+    ramp_steps: int = Field(default=0, ge=0, description="steps in which the share rises to that from 0")
+
+
+class PrefixConfig(ObjectiveConfig):
+    """A first part whose tokens all see each other; the rest is predicted."""
+
+    infilling: float = Field(default=0.0, ge=0, le=1, description="of these rows: the prefix is the text with gaps")
+    sentence_shuffle: float = Field(
+        default=0.0, ge=0, le=1, description="of these rows: the prefix is the text's sentences in another order"
+    )
+
+    @model_validator(mode="after")
+    def check_corruptions(self) -> Self:
+        if self.infilling + self.sentence_shuffle > 1:
+            raise ValueError(
+                f"infilling {self.infilling} and sentence_shuffle {self.sentence_shuffle}: must be 1 at most together"
+            )
+        return self
+
+
+class ObjectivesConfig(Section):
+    """What rows are trained for (`pangu.training.objectives`); those of no share are causal."""
+
+    permuted: ObjectiveConfig = ObjectiveConfig()
+    prefix: PrefixConfig = PrefixConfig()
+    bidirectional: ObjectiveConfig = ObjectiveConfig()
+    mask_id: int = Field(default=7, ge=0, description="what stands for a hidden token; <mask> of the released ids")
+
+    @model_validator(mode="after")
+    def check_shares(self) -> Self:
+        total = self.permuted.share + self.prefix.share + self.bidirectional.share
+        if total > 1 + 1e-9:
+            raise ValueError(f"the shares of permuted, prefix and bidirectional are {total:g} together: 1 at most")
+        return self
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether every row is."""
+        return not (self.permuted.share or self.prefix.share or self.bidirectional.share)
+
+
 class TrainConfig(SettingsFile):
     """`train.yaml`: one training run."""
 
@@ -171,6 +216,7 @@ class TrainConfig(SettingsFile):
     )
     recompute: bool = Field(default=False, description="save memory: recompute each layer in the backward pass")
     seed: int = Field(default=1, ge=0, lt=2**31)
+    objectives: ObjectivesConfig = ObjectivesConfig()
     learning_rate: LearningRateConfig = LearningRateConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loss_scale: LossScaleConfig = LossScaleConfig()
@@ -180,6 +226,8 @@ class TrainConfig(SettingsFile):
     evaluate_every: PositiveInt = Field(default=100, description="steps between held-out evaluations")
     evaluate_samples: PositiveInt = Field(default=256, description="held-out samples that an evaluation reads")
     checkpoint_every: PositiveInt = Field(default=100, description="steps between checkpoints; each is evaluated too")
+    sample_prompts: list[str] = Field(default=[], description="prompts that are continued at each evaluation")
+    sample_tokens: PositiveInt = Field(default=40, description="new tokens of each such text")
     keep_last: PositiveInt = Field(
         default=2, description="checkpoints kept; the one with the best evaluation stays as well"
     )

@@ -8,6 +8,7 @@ model.log_likelihood([("四川的省会是", "成都")])
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pangu.config import ModelConfig
     from pangu.generation.engine import Continuation, Generator
     from pangu.tokenizer import Tokenizer
+    from pangu.tuning.template import Template
 
 Text = str | Sequence[int]
 Device = Literal["CPU", "Ascend", "GPU"]
@@ -105,6 +107,23 @@ class LanguageModel:
         if isinstance(text, str):
             return [int(token) for token in self.tokenizer.encode_batch([text])[0]]
         return [int(token) for token in text]
+
+    @cached_property
+    def template(self) -> "Template":
+        """The form in which the model is asked: an adapter's own, else the paper's form of questions."""
+        from pangu.tuning.adapter_file import template_of_model
+
+        return template_of_model(Path(self.source))
+
+    def chat(self, question: str | Sequence[tuple[str, str]], **options: Any) -> str:
+        """Answer a question, or the last of a conversation's (role, text) turns, in the model's template."""
+        from pangu.tuning.records import Turn
+
+        turns = [("user", question)] if isinstance(question, str) else list(question)
+        for role, _ in turns:
+            if role not in ("system", "user", "assistant"):
+                raise UserError(f"role {role!r} is unknown; there are system, user and assistant")
+        return self.generate(self.template.prompt([Turn(role, text) for role, text in turns]), **options)  # type: ignore[arg-type]
 
     @overload
     def generate(self, texts: str, **options: Any) -> str: ...

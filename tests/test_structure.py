@@ -18,10 +18,16 @@ LIBRARIES = {"settings": {"pydantic", "yaml"}, "yaml_document": {"yaml"}, "termi
 # Modules that import MindSpore at once, and those that do when a function is called.
 ON_MINDSPORE = (
     "pangu.model.", "pangu.training.", "pangu.distributed.", "pangu.device", "pangu.generation.mindspore_decoder",
+    "pangu.tuning.methods",
     "parallel_strategy.measure.mindspore_", "parallel_strategy.measure.worker", "parallel_strategy.mindspore.apply",
     "data_pipeline.stages.pack",
 )  # fmt: skip
-WHEN_CALLED = ("pangu.commands.", "data_pipeline.commands.show", "parallel_strategy.mindspore.")
+WHEN_CALLED = (
+    "pangu.commands.",
+    "pangu.tuning.finetune",
+    "data_pipeline.commands.show",
+    "parallel_strategy.mindspore.",
+)
 
 
 @functools.cache

@@ -36,6 +36,7 @@ MODEL_FILE = "model.yaml"  # beside weights: the network
 SHARD, LAYOUTS = "checkpoint.safetensors", "strategy.ckpt"
 MOMENTS = ("adam_m.", "adam_v.")
 VERSION = 1
+BEST = "best"  # RUN/best: a name for the checkpoint with the lowest validation loss
 
 
 def rank_folder(rank: int) -> str:
@@ -219,8 +220,14 @@ def none_whole(path: Path) -> UserError:
 def meant_checkpoint(path: Path) -> Path:
     """Return what a user means by a path: of a run its newest whole checkpoint, anything else as it is.
 
-    Raises UserError where there is nothing, or a run without a whole checkpoint.
+    `RUN/best` is the one with the lowest validation loss. Raises UserError where there is nothing, or a run without a
+    whole checkpoint.
     """
+    if path.name == BEST and not path.exists() and checkpoints_directory(path.parent).is_dir():
+        best = best_checkpoint(path.parent)
+        if best is None:
+            raise UserError(f"{path.parent}: no checkpoint has a validation loss: there is no best one")
+        return best
     if not path.exists():
         raise UserError(f"{path}: no such file or directory")
     if path.is_file() or (path / STATE).is_file() or not checkpoints_directory(path).is_dir():

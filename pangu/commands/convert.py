@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.checkpoint.open import MODEL_FILE, STATE, meant_checkpoint
+from pangu.checkpoint.open import BEST, MODEL_FILE, STATE, meant_checkpoint
 from pangu.checkpoint.weights import load_for_inference, model_of, open_weights
 from pangu.config import ModelConfig, load_size
 from pangu.formats.conversion import SUFFIXES, Plan, make_plan
@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--calibration-rows", type=int, default=128, metavar="N", help="of the training split (default 128)")
     add("--model-yaml", action="store_true", help=f"also write {MODEL_FILE} beside the output")
     add("--model", metavar="MODEL", help="model.yaml or size of weights that do not say their network themselves")
+    add("--best", action="store_true", help="of a run the checkpoint with the lowest validation loss")
     add("--heads", type=int, metavar="N", help="of weights that do not say it; the rest is as in the released models")
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--dry-run", action="store_true", help="check the input, list what would be written, write nothing")
@@ -74,6 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.best:
+        arguments.input = arguments.input / BEST
     if arguments.to == HUGGINGFACE:
         return to_huggingface(arguments)
     if arguments.tokenizer:

@@ -16,6 +16,7 @@ import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pangu.foundation.errors import UserError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="run, checkpoint, or weights of any form (.safetensors, .ckpt, .bin)")
+    parser.add_argument("--best", action="store_true", help="of a run the checkpoint with the lowest validation loss")
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="may be given several times")
     prompts.add_argument("--file", metavar="FILE", help="a prompt a line, or .jsonl; - is standard input")
@@ -58,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     overflow.add_argument("--slide", action="store_true", help="write on beyond the context, forgetting its older half")
     parser.add_argument("--json", action="store_true", help="a JSON object a line: prompt, text, ids, finish, seed")
     parser.add_argument("--logprobs", action="store_true", help="with --json: log-probability of each new token")
+    parser.add_argument("--chat", action="store_true", help="ask in the template that was stored with an adapter")
     parser.add_argument("--engine", choices=["compiled", "mindspore"], help="default: compiled on a CPU")
     parser.add_argument("--threads", type=int, metavar="N", help="of the compiled engine (default: one a core)")
     parser.add_argument(
@@ -78,6 +81,8 @@ def options_of(arguments: argparse.Namespace) -> "GenerationOptions":
         raise UserError("--logprobs: goes with --json")
     if arguments.conversation and not arguments.interactive:
         raise UserError("--conversation: goes with --interactive")
+    if arguments.chat and arguments.interactive:
+        raise UserError("--chat: goes with --prompt or --file")
     if arguments.samples < 1:
         raise UserError(f"--samples {arguments.samples}: must be at least 1")
     if arguments.charset and not arguments.file:
@@ -159,6 +164,14 @@ def told_of(request: "Request", logprobs: Sequence[float | None]) -> dict[str, o
     return told
 
 
+def asked(checkpoint: str, question: str) -> str:
+    """Return a question in the form that the model answers by."""
+    from pangu.tuning.adapter_file import template_of_model
+    from pangu.tuning.records import Turn
+
+    return template_of_model(Path(checkpoint)).prompt([Turn("user", question)])
+
+
 def load_generator(arguments: argparse.Namespace) -> "Generator":
     """Return the model that is asked for, with a tokenizer. Raises UserError."""
     engine, dtype = arguments.engine, arguments.dtype
@@ -173,10 +186,11 @@ def load_generator(arguments: argparse.Namespace) -> "Generator":
 
         use_device(arguments.device)
         dtype = dtype or ("fp32" if arguments.device == "CPU" else None)
+    from pangu.checkpoint.open import BEST
     from pangu.generation import Generator
 
     generator = Generator.load(
-        arguments.checkpoint,
+        f"{arguments.checkpoint}/{BEST}" if arguments.best else arguments.checkpoint,
         arguments.model,
         arguments.tokenizer,
         dtype,
@@ -199,6 +213,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.ignore_end:
         assert generator.tokenizer
         options = replace(options, stop_ids=(*options.stop_ids, generator.tokenizer.special.end_of_document))
+    if arguments.chat:
+        rows = [row | {"prompt": asked(arguments.checkpoint, row["prompt"])} for row in rows or []]
     if rows is not None:
         answer(generator, requests_of(rows, options, arguments.samples, is_varied), arguments.json)
         return 0

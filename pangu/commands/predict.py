@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 # What is done before the processes start.
 HANDLED_HERE = {
-    *("checkpoint", "prompt", "file", "charset", "samples", "seed"),
+    *("checkpoint", "best", "prompt", "file", "charset", "samples", "seed"),
     *("interactive", "conversation", "json", "logprobs"),
 }
 
@@ -76,7 +76,7 @@ def is_plain(prompt: str) -> bool:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pangu.checkpoint.open import meant_checkpoint
+    from pangu.checkpoint.open import BEST, meant_checkpoint
     from pangu.distributed.predictor import (
         Prediction,
         Predictor,
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     requests_of(rows, usual, arguments.samples)
     prompts, suffix = lines_of(rows, arguments.samples)
     workers = min(processes_of(arguments.strategy, arguments.workers), len(prompts))
-    path = meant_checkpoint(Path(arguments.checkpoint))
+    path = meant_checkpoint(Path(arguments.checkpoint, BEST) if arguments.best else Path(arguments.checkpoint))
     asked = Prediction(
         checkpoint=path,
         prompts=prompts,

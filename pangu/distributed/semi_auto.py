@@ -30,8 +30,10 @@ class SemiAuto(Execution):
 
     def __init__(self, job: Job) -> None:
         """Compile. Raises UserError for what MindSpore cannot do."""
-        super().__init__(job)
         assert job.strategy
+        if not job.config.objectives.is_causal:
+            raise UserError(f"{job.strategy.path}: what MindSpore applies trains causal rows only: no `objectives`")
+        super().__init__(job)
         stage = max(first for first in job.strategy.stage_layouts if first <= job.world.rank)
         self.layouts: Mapping[str, ParameterLayout] = with_moments(job.strategy.stage_layouts[stage])
         self.step.compile(Tensor(self.rows_here(job.example)))

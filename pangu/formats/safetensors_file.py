@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -84,10 +85,15 @@ def file_header(tensors: Iterable[tuple[str, TensorInfo]], metadata: dict[str, s
 
 
 def save_file(tensors: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
+    """Write arrays by name into a file of that path."""
+    with path.open("wb") as file:
+        write_tensors(file, tensors, metadata)
+
+
+def write_tensors(file: IO[bytes], tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write arrays by name. The same content is the same bytes: the library writes its metadata in any order."""
     ordered = [(name, np.ascontiguousarray(tensors[name])) for name in sorted(tensors)]
     infos = [(name, TensorInfo(BY_STORAGE[array.dtype], array.shape)) for name, array in ordered]
-    with path.open("wb") as file:
-        file.write(file_header(infos, metadata))
-        for _, array in ordered:
-            file.write(bytes_of(array) if array.size else b"")
+    file.write(file_header(infos, metadata))
+    for _, array in ordered:
+        file.write(bytes_of(array) if array.size else b"")

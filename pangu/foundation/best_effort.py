@@ -37,6 +37,11 @@ def reason_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
+def first_line_of(error: Exception) -> str:
+    """Return the first line of what an exception says, or its name where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 class BestEffortFile:
     """A file that grows, one whole piece after the other; no failure to write it is raised.
 

@@ -105,16 +105,21 @@ class Generator:
         engine: EngineName | None = None,
         threads: int | None = None,
     ) -> "Generator":
-        """From a run directory, a checkpoint directory or weights of any form (see `load_for_inference`).
+        """From a run, a checkpoint, weights of any form (`load_for_inference`), or an adapter, merged into its base.
 
         dtype: what MindSpore computes in, or what the compiled engine stores the matrices in (None: as in the file).
         """
         from pangu.checkpoint.weights import load_for_inference
         from pangu.tokenizer import Tokenizer
+        from pangu.tuning.adapter_file import is_adapter, load_adapted
 
-        config, weights, place = load_for_inference(checkpoint, model, tokenizer, as_stored=engine != "mindspore")
-        if engine is None and default_engine(config) == "mindspore":
-            config, weights, place = load_for_inference(checkpoint, model, tokenizer)
+        if is_adapter(Path(checkpoint)):
+            # --model says where the base is: the adapter says what network it has.
+            config, weights, place = load_adapted(Path(checkpoint), model, tokenizer)
+        else:
+            config, weights, place = load_for_inference(checkpoint, model, tokenizer, as_stored=engine != "mindspore")
+            if engine is None and default_engine(config) == "mindspore":
+                config, weights, place = load_for_inference(checkpoint, model, tokenizer)
         engine = engine or default_engine(config)
         if dtype and engine == "mindspore":
             config = config.model_copy(update={"compute_dtype": dtype})

@@ -23,18 +23,19 @@ from pangu.serving.protocol import (
     RequestError,
     Sampling,
     TokenizeRequest,
-    chat_prompt,
+    check_conversation,
     parse,
 )
 from pangu.serving.scheduler import Answering, Event, QueueFull, Scheduler, TokenScore
 from pangu.serving.statistics import Statistics
+from pangu.tuning.records import Turn
+from pangu.tuning.template import Template
 
 if TYPE_CHECKING:
     from pangu.language_model import LanguageModel
 
 PLAYGROUND = Path(__file__).with_name("playground.html")
 FINISH = {"length": "length", "stop_id": "stop", "stop_string": "stop"}
-CHAT_STOPS = ("\n问：",)
 WATCH_SECONDS = 0.25  # how often a request that is not streamed looks whether its client is still there
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -209,10 +210,11 @@ class Server:
         asked = parse(ChatRequest, await read_json(request, self.policy))
         name = self.model_of(asked.model)
         model = self.models[name]
-        prompt = model.ids(chat_prompt(asked.messages))
+        check_conversation(asked.messages)
+        prompt = model.ids(model.template.prompt([Turn(one.role, one.content) for one in asked.messages]))
         most = asked.max_completion_tokens or asked.max_tokens or max(1, self.context(name) + 1 - len(prompt))
         scores = asked.top_logprobs if asked.logprobs else None
-        stop = [*asked.stops(), *CHAT_STOPS]
+        stop = [*asked.stops(), *turn_stops(model.template)]
         work = self.submit(name, asked.model_copy(update={"stop": stop}), [prompt], most, asked.n, scores, False)
         work.is_chat, work.shown = True, asked.n
         return await self.answer(request, work, asked, asked.logprobs)
@@ -413,6 +415,12 @@ def chat_score(tokenizer: Any, score: TokenScore) -> dict[str, Any]:
 
     own = named(score.token_id, score.log_probability)
     return own | {"top_logprobs": [named(token, value) for token, value in score.alternatives]}
+
+
+def turn_stops(template: Template) -> list[str]:
+    """Return what begins the user's next turn, where an answer ends."""
+    start = template.user.split("{text}")[0].strip()
+    return [template.between + start] if start else []
 
 
 async def refused(request: Request, error: Exception) -> Response:

@@ -157,19 +157,10 @@ def parse(schema: type[Model], fields: Any) -> Model:
         raise RequestError(400, str(error)) from None
 
 
-def chat_prompt(messages: list[Message]) -> str:
-    """Write a conversation in the paper's form of questions and answers, which the base model has seen.
-
-    Raises RequestError where the last message is not the user's, or where system messages stand inside.
-    """
+def check_conversation(messages: list[Message]) -> None:
+    """Raise RequestError where the last message is not the user's, or where a system message stands inside."""
     if messages[-1].role != "user":
         raise RequestError(400, "messages: the last one must be of role user", "messages")
-    lines = []
-    for number, message in enumerate(messages):
+    for number, message in enumerate(messages[1:], 1):
         if message.role == "system":
-            if number:
-                raise RequestError(400, f"messages[{number}]: a system message stands first", "messages")
-            lines.append(message.content)
-        else:
-            lines.append(("问：" if message.role == "user" else "答：") + message.content)
-    return "\n".join(lines) + "\n答："
+            raise RequestError(400, f"messages[{number}]: a system message stands first", "messages")

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 from pangu.foundation.atomic_file import whole_file
-from pangu.foundation.best_effort import BestEffortFile, warn
+from pangu.foundation.best_effort import BestEffortFile, first_line_of, warn
 from pangu.foundation.json_text import dumps
 
 METRICS = "metrics.jsonl"
@@ -97,7 +97,7 @@ def draw_losses(run: Path, unigram: float | None) -> Path | None:
     try:
         return draw(run, unigram)
     except Exception as error:
-        warn(f"warning: {run / 'loss.png'}: cannot be drawn: {str(error).splitlines()[0] if str(error) else error!r}")
+        warn(f"warning: {run / 'loss.png'}: cannot be drawn: {first_line_of(error)}")
         return None
 
 

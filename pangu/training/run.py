@@ -46,6 +46,7 @@ from pangu.training.run_directory import (
     with_schedule_of,
     write_run_files,
 )
+from pangu.training.samples import SamplesWriter
 from pangu.training.trainer import Trainer
 
 
@@ -246,6 +247,7 @@ def loop(trainer: Trainer, run: Path) -> Summary:
         config.steps, first, trainer.model.training_flops_per_token, peak, is_shown=world.is_first
     )
     path, asked = None, False
+    samples = SamplesWriter(run, first) if world.is_first and config.sample_prompts else None
     try:
         with Interrupts() as interrupts, progress:
             batches = training_batches(data.split("train"), config.batch_size, config.seed, first)
@@ -261,6 +263,9 @@ def loop(trainer: Trainer, run: Path) -> Summary:
                 last = step == config.steps
                 if last or step % config.evaluate_every == 0 or step % config.checkpoint_every == 0:
                     evaluate(trainer, writer, progress)
+                    if samples and trainer.execution.can_evaluate:
+                        samples.write(trainer)
+                        progress.resume_clock()
                     if world.size > 1 or not progress.is_shown:
                         report(metrics, trainer.state, progress)
                 if last or step % config.checkpoint_every == 0 or asked:
@@ -272,6 +277,8 @@ def loop(trainer: Trainer, run: Path) -> Summary:
     finally:
         if writer:
             writer.close()
+        if samples:
+            samples.close()
     summary = summarise(trainer, run, path, progress, interrupted)
     # The launcher stops all processes when one ends: none ends before the first has drawn the picture.
     world.wait()

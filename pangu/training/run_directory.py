@@ -17,7 +17,7 @@ from pangu.training.schedule import complete, continued, first_difference, sched
 # Fields that may change when a run goes on: they decide when it stops, what it writes and how it computes, not what.
 FREE_FIELDS = {
     *("out", "data", "steps", "evaluate_every", "evaluate_samples", "checkpoint_every", "keep_last", "device"),
-    *("accumulate", "recompute"),
+    *("accumulate", "recompute", "sample_prompts", "sample_tokens"),
     # What they name is compared by its contents (`check_same_run`), or is of no matter once a checkpoint is there.
     *("model", "fit_vocabulary", "precision", "start_from"),
 }
@@ -69,8 +69,11 @@ def check_same_run(run: Path, saved: Checkpoint, config: TrainConfig, model: Mod
     del decided["learning_rate"]  # `with_schedule_of` has compared what it does
     if "skip_above_norm" not in saved.train and decided["skip_above_norm"] is None:
         del decided["skip_above_norm"]
-    if "tokenizer" not in saved.train:  # an earlier version wrote it
+    # An earlier version wrote it.
+    if "tokenizer" not in saved.train:
         del decided["tokenizer"]
+    if "objectives" not in saved.train and config.objectives.is_causal:
+        del decided["objectives"]
     for name, value in (now | decided).items():
         began = before[name] if name in before else saved.train.get(name)
         if began != value:

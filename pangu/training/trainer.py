@@ -47,11 +47,12 @@ class Trainer:
         from pangu.model.network import build
         from pangu.training.loss import Loss
         from pangu.training.objectives.causal import Causal
+        from pangu.training.objectives.choice import objective_of
 
         self.ms, self.model, self.config, self.data, self.world = ms, model, config, data, world
         self.network = build(model, seed=config.seed)
         end_of_document = data.end_of_document if config.document_reset else None
-        self.objective = Causal(end_of_document, data.pad)
+        self.objective = objective_of(model, config, data)
         loss = Loss(self.network, self.objective.in_graph())
         example = self.objective.prepare(np.zeros((config.batch_size, data.seq_length + 1), np.int32), 0)
         self.execution = execution_of(Job(config, self.network, loss, world, strategy, example))

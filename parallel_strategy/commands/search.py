@@ -73,45 +73,26 @@ def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.progress import Progress
     from parallel_strategy.report.output import write_whole
     from parallel_strategy.report.search import found_data, one_line, print_found
-    from parallel_strategy.search.executable import keep_to_framework
     from parallel_strategy.search.find import search
-    from parallel_strategy.search.shapes import Space
+    from parallel_strategy.search.limits import space_of
     from parallel_strategy.session import load_question
     from parallel_strategy.spec.capability import outside
 
     question = load_question(arguments.strategy, devices=arguments.devices, changes=arguments.set)
-    devices = arguments.devices or question.strategy.mesh.devices
-    if devices > question.cluster.device_count:
-        raise UserError(
-            f"--devices {devices}: the cluster {question.cluster.name!r} has {question.cluster.device_count}"
-        )
-    space = Space(
-        devices,
-        question.strategy.batch.global_,
+    space = space_of(
+        question,
+        devices=arguments.devices,
         tp=arguments.tp,
         pp=arguments.pp,
-        cp=arguments.cp or ([1, 2, 4, 8] if question.model.seq_length >= 8192 else [1]),
+        cp=arguments.cp,
         ep=arguments.ep,
         micro=arguments.micro,
+        zero=arguments.zero,
+        schedules=arguments.schedules,
+        on_device=arguments.on_device,
+        beyond=arguments.beyond,
     )
-    if arguments.zero is not None:
-        space.zero = sorted(set(arguments.zero))
-    if arguments.on_device:
-        space.offload, space.activation = [False], [0.0]
-    if arguments.schedules:
-        known = [*space.schedules, *space.simulated]
-        unknown = [name for name in arguments.schedules if name not in known]
-        if unknown:
-            raise UserError(f"--schedules {unknown[0]}: is not one of {', '.join(known)}")
-        space.simulated = [name for name in space.simulated if name in arguments.schedules]
-        space.schedules = [name for name in space.schedules if name in arguments.schedules]
-        if not space.schedules:
-            raise UserError(
-                f"--schedules {' '.join(arguments.schedules)}: these can only be simulated, on strategies that another "
-                f"one ranks first; add one of {', '.join(Space(1, 1).schedules)}"
-            )
-    if not arguments.beyond:
-        space = keep_to_framework(question, space)
+    devices = space.devices
     started = time.perf_counter()
     with Progress("search", unit="parts") as progress:
         found = search(

@@ -25,7 +25,7 @@ uvicorn = pytest.importorskip("uvicorn", reason="the server needs uvicorn (pip i
 
 from pangu.serving import guard  # noqa: E402 (starlette may be absent)
 from pangu.serving.application import Server  # noqa: E402
-from pangu.serving.protocol import Message, RequestError, chat_prompt  # noqa: E402
+from pangu.serving.protocol import Message, RequestError, check_conversation  # noqa: E402
 from pangu.serving.scheduler import Answering, Event, QueueFull, Scheduler  # noqa: E402
 from pangu.serving.statistics import Statistics  # noqa: E402
 
@@ -147,7 +147,7 @@ def test_a_bias_a_stop_and_an_empty_prompt(model: pangu.LanguageModel, port: int
 
 def test_a_chat_is_the_papers_form_of_questions(model: pangu.LanguageModel, port: int) -> None:
     messages = [Message(role="system", content="请回答。"), Message(role="user", content="你好")]
-    assert chat_prompt(messages) == "请回答。\n问：你好\n答："
+    check_conversation(messages)
     fields = {"model": "small", "messages": [one.model_dump() for one in messages], "max_tokens": 5, "seed": 1}
     status, body, _ = ask(port, "/v1/chat/completions", fields | {"logprobs": True, "top_logprobs": 2})
     assert status == 200 and body["object"] == "chat.completion"
@@ -385,6 +385,6 @@ def test_two_models_need_two_names() -> None:
 
 def test_a_conversation_ends_with_the_user() -> None:
     with pytest.raises(RequestError):
-        chat_prompt([Message(role="assistant", content="好")])
+        check_conversation([Message(role="assistant", content="好")])
     with pytest.raises(RequestError):
-        chat_prompt([Message(role="user", content="好"), Message(role="system", content="好")] * 2)
+        check_conversation([Message(role="user", content="好"), Message(role="system", content="好")] * 2)

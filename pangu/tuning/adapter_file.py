@@ -1,0 +1,245 @@
+"""Read and write what fine-tuning leaves: a directory that PEFT reads too where the method is LoRA.
+
+    OUT/adapter_config.json        as PEFT writes it (LoRA only)
+    OUT/adapter_model.safetensors  lora_A [r, in] and lora_B [out, r] under the PyTorch port's names (LoRA only)
+    OUT/trained.safetensors        trained weights under the released names (full, bitfit)
+    OUT/tuning.json                method, template, the base's path and digest, settings, figures
+    OUT/tokenizer/
+
+The formula of LoRA (Hu et al. 2021, arXiv 2106.09685): W + alpha/r · B A, with W [out, in].
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pangu import parameters
+from pangu.checkpoint.weights import load_for_inference
+from pangu.config import ModelConfig
+from pangu.formats.names import is_transposed, torch_names
+from pangu.formats.safetensors_file import write_tensors
+from pangu.foundation.atomic_file import whole_file, write_whole
+from pangu.foundation.errors import UserError
+from pangu.foundation.json_text import dumps
+from pangu.foundation.settings import nearest_name
+from pangu.tuning.template import TEMPLATES, Template, template_of
+
+TUNING, CONFIG, MATRICES, TRAINED = (
+    "tuning.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "trained.safetensors",
+)
+VERSION = 1
+PEFT_PREFIX = "base_model.model."
+# What users call the six matrices of a layer (PEFT's target_modules) -> the released names.
+MODULES = {
+    "q_proj": "attention.dense1",
+    "k_proj": "attention.dense2",
+    "v_proj": "attention.dense3",
+    "attn.c_proj": "attention.projection",
+    "c_fc": "output.mapping",
+    "mlp.c_proj": "output.projection",
+}
+DEFAULT_MODULES = ("q_proj", "v_proj")
+ALL = "all"
+_MINDFORMERS = re.compile(r"(.+)\.mindpet_delta_lora_([ab])")
+
+
+@dataclass(frozen=True)
+class LoraMatrices:
+    """{name of a linear layer, e.g. backbone.blocks.0.attention.dense1: (A [r, in], B [out, r])}."""
+
+    matrices: dict[str, tuple[np.ndarray, np.ndarray]]
+    rank: int
+    alpha: float
+
+    @property
+    def scale(self) -> float:
+        """Return alpha / r."""
+        return self.alpha / self.rank
+
+
+def module_names(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return modules by name, `all` for the six. Raises UserError with the nearest name."""
+    if given == (ALL,):
+        return tuple(MODULES)
+    for name in given:
+        if name not in MODULES:
+            raise UserError(f"module {name!r} is unknown{nearest_name(name, list(MODULES))}; or {ALL}")
+    return given
+
+
+def layers_of(config: ModelConfig, modules: tuple[str, ...]) -> list[str]:
+    """Return the names of the linear layers that modules mean, layer by layer, the query layer last."""
+    prefixes = parameters.layer_prefixes(config.num_blocks, config.query_layer)
+    return [f"{prefix}{MODULES[module]}" for prefix in prefixes for module in modules]
+
+
+def sizes_of(config: ModelConfig, layer: str) -> tuple[int, int]:
+    """Return (in, out) of a linear layer."""
+    shape = parameters.shapes(config)[f"{layer}.weight"]
+    return (shape[0], shape[1]) if is_transposed(f"{layer}.weight") else (shape[1], shape[0])
+
+
+def digest_of(weights: Mapping[str, np.ndarray]) -> str:
+    """Return a digest of weights by their values in fp32, whatever file they come from."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(weights[name], np.float32).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def peft_name(config: ModelConfig, layer: str) -> str:
+    """Return the PyTorch port's name of a layer, e.g. transformer.h.0.attn.q_proj."""
+    return torch_names(config.num_blocks, config.query_layer)[f"{layer}.weight"].removesuffix(".weight")
+
+
+def write_lora(folder: Path, config: ModelConfig, lora: LoraMatrices, base: str, modules: tuple[str, ...]) -> None:
+    """Write LoRA matrices as PEFT does."""
+    tensors = {}
+    for layer, (first, second) in lora.matrices.items():
+        name = PEFT_PREFIX + peft_name(config, layer)
+        tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = first, second
+    save_tensors(folder / MATRICES, tensors, {"format": "pt"})
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": sorted(modules),
+        "fan_in_fan_out": False,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    write_whole(folder / CONFIG, json.dumps(settings, indent=2) + "\n")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    with whole_file(path) as file:
+        write_tensors(file, tensors, metadata)
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file. Raises UserError."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+
+
+def read_lora(folder: Path, config: ModelConfig) -> LoraMatrices:
+    """Read LoRA matrices: PEFT's directory, or a file of MindFormers' names. Raises UserError."""
+    settings = read_json(folder / CONFIG)
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if settings.get("peft_type") != "LORA" or not isinstance(rank, int) or not isinstance(alpha, int | float):
+        raise UserError(f"{folder / CONFIG}: must have peft_type LORA, r and lora_alpha")
+    for name, wanted in (("fan_in_fan_out", False), ("bias", "none"), ("use_rslora", False), ("use_dora", False)):
+        if settings.get(name, wanted) != wanted:
+            raise UserError(
+                f"{folder / CONFIG}: field {name!r}: {settings[name]!r} is not supported; only {wanted!r} is"
+            )
+    names = {peft_name(config, layer): layer for layer in layers_of(config, tuple(MODULES))}
+    halves: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in read_tensors(folder / MATRICES).items():
+        found = re.fullmatch(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight", name)
+        old = _MINDFORMERS.fullmatch(name)
+        if found and found[1] in names:
+            halves.setdefault(names[found[1]], {})[found[2]] = array
+        elif old and old[1] in names.values():
+            halves.setdefault(old[1], {})[old[2].upper()] = array
+        else:
+            raise UserError(f"{folder / MATRICES}: {name!r} is no LoRA matrix of this model")
+    matrices = {}
+    for layer, pair in halves.items():
+        inputs, outputs = sizes_of(config, layer)
+        if set(pair) != {"A", "B"} or pair["A"].shape != (rank, inputs) or pair["B"].shape != (outputs, rank):
+            raise UserError(f"{folder / MATRICES}: {layer}: must be A [{rank}, {inputs}] and B [{outputs}, {rank}]")
+        matrices[layer] = (pair["A"].astype(np.float32), pair["B"].astype(np.float32))
+    return LoraMatrices(matrices, rank, float(alpha))
+
+
+def merged(weights: Mapping[str, np.ndarray], lora: LoraMatrices) -> dict[str, np.ndarray]:
+    """Return weights with LoRA added, W + alpha/r · B A; the product is in float64. `weights` stay as they are."""
+    result = dict(weights)
+    for layer, (first, second) in lora.matrices.items():
+        name = f"{layer}.weight"
+        delta = lora.scale * (second.astype(np.float64) @ first.astype(np.float64))
+        base = np.asarray(result[name], np.float32)
+        result[name] = (base + (delta.T if is_transposed(name) else delta)).astype(np.float32)
+    return result
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises UserError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: must be a JSON object")
+    return value
+
+
+def write_tuning(folder: Path, fields: dict[str, Any]) -> None:
+    """Write tuning.json."""
+    write_whole(folder / TUNING, dumps({"version": VERSION, **fields}, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_tuning(folder: Path) -> dict[str, Any]:
+    """Read tuning.json. Raises UserError for a later version."""
+    fields = read_json(folder / TUNING)
+    if not isinstance(fields.get("version"), int) or fields["version"] > VERSION:
+        raise UserError(f"{folder / TUNING}: version {fields.get('version')!r} is not one of 1 to {VERSION}")
+    return fields
+
+
+def is_adapter(path: Path) -> bool:
+    """Return whether a path is what `finetune` leaves, or a directory of PEFT's."""
+    return (path / TUNING).is_file() or (path / CONFIG).is_file()
+
+
+def template_of_model(path: Path) -> Template:
+    """Return the template that a model answers by: an adapter's own, else the paper's form of questions."""
+    if (path / TUNING).is_file():
+        return template_of(read_tuning(path).get("template"), str(path / TUNING))
+    return TEMPLATES["qa"]
+
+
+def load_adapted(
+    folder: Path, base: Path | str | None = None, tokenizer: Path | str | None = None
+) -> tuple[ModelConfig, dict[str, np.ndarray], Path | None]:
+    """Return configuration, adapted weights and the tokenizer's place. base: None: where the adapter says.
+
+    Raises UserError where the base is not there, or is not the one that was adapted.
+    """
+    said = read_tuning(folder) if (folder / TUNING).is_file() else {}
+    place = base or said.get("base") or read_json(folder / CONFIG).get("base_model_name_or_path")
+    if not place or not Path(place).exists():
+        raise UserError(f"{folder}: its base {place!r} is not there; say where it is (--model; merge: --base)")
+    own = folder / "tokenizer"
+    config, weights, found = load_for_inference(place, None, tokenizer or (own if own.is_dir() else None))
+    if said and said.get("base_digest") != digest_of(weights):
+        raise UserError(
+            f"{folder}: was made for other weights than {place}; say where its base is (--model; merge: --base)"
+        )
+    if (folder / CONFIG).is_file():
+        weights = merged(weights, read_lora(folder, config))
+    else:
+        trained = read_tensors(folder / TRAINED)
+        parameters.check_weights(config, {**weights, **trained})
+        weights = {**weights, **trained}
+    return config, weights, found

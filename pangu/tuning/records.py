@@ -1,0 +1,166 @@
+"""Read what a model is to learn: instructions, conversations, pairs, or plain texts; one shape for all of them.
+
+A record is a list of turns. What is wrong with one is said with its line and its reason; the others are used.
+"""
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pangu.foundation.errors import UserError
+
+MOST_CHARACTERS = 1_000_000  # of a record
+Role = Literal["system", "user", "assistant"]
+SHAREGPT_ROLES: dict[str, Role] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "bot": "assistant",
+    "system": "system",
+}
+
+
+@dataclass(frozen=True)
+class Turn:
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """Turns that end with an answer; or a plain text, which has none."""
+
+    turns: tuple[Turn, ...] = ()
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A record that cannot be used. place: FILE:LINE, or FILE: record N."""
+
+    place: str
+    reason: str
+
+
+class RecordError(ValueError):
+    """What is wrong with one record."""
+
+
+def read_records(path: Path) -> Iterator[Record | Reject]:
+    """Yield the records of a JSON, JSONL or TXT file, gzipped or not. Raises UserError for a file that is none.
+
+    Forms: Alpaca {instruction, input, output}, ShareGPT {conversations: [{from, value}]}, OpenAI {messages: [{role,
+    content}]}, {prompt, completion}, ModelScope {src_txt, tgt_txt}, {text}; a TXT file has a text a line.
+    """
+    content = read_bytes(path)
+    names = path.name.lower().removesuffix(".gz")
+    lines = content.split(b"\n")
+    if names.endswith(".txt"):
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield from _checked(f"{path}:{number}", line, is_json=False)
+    elif content.lstrip()[:1] == b"[":
+        try:
+            rows = json.loads(content.decode("utf-8-sig"))
+        except ValueError as error:
+            raise UserError(f"{path}: is not JSON: {error}") from None
+        for number, row in enumerate(rows, 1):
+            yield _record_or_reject(f"{path}: record {number}", row)
+    else:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield from _checked(f"{path}:{number}", line, is_json=True)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file, decompressed where its name ends with .gz. Raises UserError."""
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _checked(place: str, line: bytes, is_json: bool) -> Iterator[Record | Reject]:
+    try:
+        text = line.decode("utf-8-sig").rstrip("\r")
+    except UnicodeDecodeError as error:
+        yield Reject(place, f"is not UTF-8: {error.reason}")
+        return
+    if not is_json:
+        yield Record(text=text)
+        return
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        yield Reject(place, f"is not JSON: {error}")
+        return
+    yield _record_or_reject(place, row)
+
+
+def _record_or_reject(place: str, row: Any) -> Record | Reject:
+    try:
+        return record_of(row)
+    except RecordError as error:
+        return Reject(place, str(error))
+
+
+def record_of(row: Any) -> Record:
+    """Return the record in a JSON object. Raises RecordError."""
+    if not isinstance(row, dict):
+        raise RecordError("is no object")
+    forms = [name for name in ("conversations", "messages", "instruction", "prompt", "src_txt", "text") if name in row]
+    if len(forms) != 1:
+        known = "instruction/output, conversations, messages, prompt/completion, src_txt/tgt_txt or text"
+        raise RecordError(f"has {' and '.join(forms)}: give one form" if forms else f"has none of {known}")
+    form = forms[0]
+    if form in ("conversations", "messages"):
+        record = Record(_turns(row[form], form))
+    elif form == "text":
+        record = Record(text=_text(row, "text"))
+    else:
+        question, answer = {"instruction": "output", "prompt": "completion", "src_txt": "tgt_txt"}[form], None
+        answer = _text(row, question)
+        asked = _text(row, form)
+        extra = _text(row, "input", is_needed=False) if form == "instruction" else ""
+        record = Record((Turn("user", f"{asked}\n{extra}" if extra else asked), Turn("assistant", answer)))
+    if sum(len(turn.text) for turn in record.turns) + len(record.text) > MOST_CHARACTERS:
+        raise RecordError(f"has more than {MOST_CHARACTERS:,} characters")
+    return record
+
+
+def _text(row: dict[str, Any], name: str, is_needed: bool = True) -> str:
+    value = row.get(name, "" if not is_needed else None)
+    if value is None:
+        raise RecordError(f"field {name!r} is missing")
+    if not isinstance(value, str):
+        raise RecordError(f"field {name!r} must be text")
+    if is_needed and not value.strip():
+        raise RecordError(f"field {name!r} is empty")
+    return value
+
+
+def _turns(rows: Any, form: str) -> tuple[Turn, ...]:
+    if not isinstance(rows, list) or not rows:
+        raise RecordError(f"field {form!r} must be a list of turns")
+    role_name, text_name = ("from", "value") if form == "conversations" else ("role", "content")
+    turns = []
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise RecordError(f"{form}[{number}] must be an object")
+        role = SHAREGPT_ROLES.get(str(row.get(role_name)))
+        if role is None:
+            raise RecordError(f"{form}[{number}]: {role_name} {row.get(role_name)!r} is unknown")
+        turns.append(Turn(role, _text(row, text_name)))
+    spoken = turns[1:] if turns[0].role == "system" else turns
+    for number, turn in enumerate(spoken):
+        wanted = "user" if number % 2 == 0 else "assistant"
+        if turn.role != wanted:
+            raise RecordError(f"roles are out of order: turn {number + 1} is {turn.role}'s, {wanted}'s was expected")
+    if not spoken or spoken[-1].role != "assistant":
+        raise RecordError("the last turn must be the assistant's")
+    return tuple(turns)

@@ -1,0 +1,112 @@
+"""A run's page, the best checkpoint by its name, and what the model writes while it is trained."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pangu.checkpoint.open import meant_checkpoint
+from pangu.cli import main
+from pangu.foundation.errors import UserError
+from pangu.training.metrics import MetricsWriter
+from pangu.training.samples import SAMPLES, SamplesWriter
+from tests.pangu.test_generation_command import run_directory  # noqa: F401 - a fixture
+
+
+@pytest.fixture
+def run(run_directory: Path, tmp_path: Path) -> Path:  # noqa: F811
+    """A run with two checkpoints, the first of which is the better one, and hostile texts."""
+    folder = tmp_path / "run <b>"
+    shutil.copytree(run_directory, folder)
+    first = folder / "checkpoints/step-00000003"
+    for step, loss in ((3, 1.5), (6, 2.5)):
+        directory = folder / f"checkpoints/step-{step:08d}"
+        if directory != first:
+            shutil.copytree(first, directory)
+        fields = json.loads((directory / "state.json").read_text())
+        fields["state"] |= {"step": step, "heldout_loss": loss, "tokens": 1000 * step}
+        (directory / "state.json").write_text(json.dumps(fields))
+    writer = MetricsWriter(folder, 0)
+    for step in range(1, 7):
+        norm = float("nan") if step == 2 else 0.5 * step
+        writer.write(
+            {"step": step, "loss": 4.0 - step / 3, "learning_rate": 1e-3, "global_norm": norm, "updated": True}
+        )
+    writer.write({"step": 3, "heldout_loss": 1.5})
+    writer.write({"step": 6, "heldout_loss": 2.5})
+    writer.close()
+    (folder / SAMPLES).write_text(json.dumps({"step": 3, "prompt": "今天", "text": "<script>alert(1)</script>"}) + "\n")
+    (folder / "train.yaml").write_text("steps: 6  # <i>\n")
+    return folder
+
+
+def test_the_page_stands_alone_and_says_what_there_is(run: Path, tmp_path: Path, capsys) -> None:
+    assert main(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page and "run &lt;b&gt;" in page
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    for said in (
+        "2.5000; best 1.5000 at step 3",
+        "step-00000006, step-00000003",
+        "6,000; ",
+        "FLOPs",
+        "steps: 6  # &lt;i&gt;",
+    ):
+        assert said in page, said
+    assert page.count("<svg") == 3 and "nan" not in page.lower().replace("nano", "")
+    assert main(["report", str(run)]) == 0 and (run / "report.html").exists()
+    assert main(["report", str(tmp_path)]) == 2
+    assert "is no run" in capsys.readouterr().err
+
+
+def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert main(["report", str(tmp_path)]) == 0
+    assert "nothing to draw yet" in (tmp_path / "report.html").read_text()
+
+
+def test_best_is_a_name(run: Path, tmp_path: Path, capsys) -> None:
+    assert meant_checkpoint(run / "best").name == "step-00000003"
+    assert meant_checkpoint(run).name == "step-00000006"
+    words = ["convert", str(run), "--to", "safetensors", "--json", "--out"]
+    for more, name in (([], "step-00000006"), (["--best"], "step-00000003")):
+        assert main([*words, str(tmp_path / f"{name}.safetensors"), *more]) == 0
+        assert json.loads(capsys.readouterr().out)["input"].endswith(name)
+    assert main(["generate", str(run), "--best", "--prompt", "今", "--max-new-tokens", "2", "--seed", "1"]) == 0
+    for directory in (run / "checkpoints").iterdir():
+        (directory / "state.json").write_text("{}")
+    with pytest.raises(UserError, match="there is no best one"):
+        meant_checkpoint(run / "best")
+
+
+def test_samples_are_those_of_the_weights_and_forget_what_came_after(run: Path, monkeypatch, capsys) -> None:
+    from pangu.training import samples as module
+
+    class Trainer:
+        class config:
+            sample_prompts = ("今天", "北京")
+            sample_tokens = 5
+
+        class state:
+            step = 4
+
+    monkeypatch.setattr(module, "continuations", lambda trainer, prompts, tokens: [f"{p}{tokens}" for p in prompts])
+    writer = SamplesWriter(run, 3)
+    writer.write(Trainer)  # type: ignore[arg-type]
+    writer.close()
+    rows = [json.loads(line) for line in (run / SAMPLES).read_text().splitlines()]
+    assert [(row["step"], row["text"][:3]) for row in rows] == [(3, "<sc"), (4, "今天5"), (4, "北京5")]
+    SamplesWriter(run, 3).close()
+    assert len((run / SAMPLES).read_text().splitlines()) == 1
+
+    def fail(*_: object) -> list[str]:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(module, "continuations", fail)
+    capsys.readouterr()
+    writer = SamplesWriter(run, 3)
+    writer.write(Trainer)  # type: ignore[arg-type]
+    writer.write(Trainer)  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "warning: samples: no room; training goes on\n"

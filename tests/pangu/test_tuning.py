@@ -1,0 +1,331 @@
+"""Fine-tuning: data of every form, exactness of adapters, interruption, and files that PEFT reads."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pangu
+from pangu import parameters
+from pangu.checkpoint.weights import load_for_inference
+from pangu.cli import main
+from pangu.foundation.errors import UserError
+from pangu.tokenizer import Tokenizer
+from pangu.tuning import adapter_file, finetune
+from pangu.tuning.finetune import Settings
+from pangu.tuning.records import Record, Reject, Turn, read_records, record_of
+from pangu.tuning.samples import encode, fitted, packed, samples_of
+from pangu.tuning.template import TEMPLATES, load_template
+from tests.pangu import small_model
+
+QUESTIONS = [
+    ("今天天气怎么样？", "今天天气很好。"),
+    ("谁去了北京？", "小明去了北京。"),
+    ("他高兴吗？", "他很高兴。"),
+] * 8
+FAST = {"steps": 4, "batch_size": 2, "length": 64, "checkpoint_every": 1, "validation": 0.1}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model.write(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("records") / "alpaca.json"
+    rows = [{"instruction": question, "input": "", "output": answer} for question, answer in QUESTIONS]
+    path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def lora(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("lora") / "out"
+    result = pangu.finetune(base, data, out, tokenizer=base.parent / "tokenizer", rate=1e-2, **FAST)
+    assert result.step == 4 and result.records == 24 and result.loss_after < result.loss_before
+    return out
+
+
+# -- data ------------------------------------------------------------------------------------------------------------
+
+FORMS = [
+    {"instruction": "问", "input": "文", "output": "答"},
+    {"conversations": [{"from": "human", "value": "问\n文"}, {"from": "gpt", "value": "答"}]},
+    {"messages": [{"role": "user", "content": "问\n文"}, {"role": "assistant", "content": "答"}]},
+    {"prompt": "问\n文", "completion": "答"},
+    {"src_txt": "问\n文", "tgt_txt": "答"},
+]
+
+
+@pytest.mark.parametrize("row", FORMS)
+def test_every_form_is_the_same_record(row: dict) -> None:
+    assert record_of(row) == Record((Turn("user", "问\n文"), Turn("assistant", "答")))
+
+
+def test_a_bad_record_is_named_and_the_others_are_used(tmp_path: Path) -> None:
+    lines = [
+        json.dumps(FORMS[3], ensure_ascii=False).encode(),
+        b'{"prompt": "a", "completion": ""}',
+        b"\xff\xfe",
+        b"{",
+        b'{"prompt": "a", "completion": "b", "text": "c"}',
+        b'{"messages": [{"role": "assistant", "content": "b"}]}',
+        b'{"messages": [{"role": "user", "content": "b"}]}',
+        b'{"conversations": [{"from": "robot", "value": "b"}]}',
+        b'{"other": 1}',
+        json.dumps({"text": "长" * 1_000_001}).encode(),
+        json.dumps({"text": "一\u2028二"}, ensure_ascii=False).encode(),
+    ]
+    path = tmp_path / "data.jsonl.gz"
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + b"\n".join(lines)))
+    found = list(read_records(path))
+    assert [type(one) for one in found] == [Record, *[Reject] * 9, Record]
+    reasons = [one.reason for one in found if isinstance(one, Reject)]
+    for reason, part in zip(
+        reasons,
+        ["'completion' is empty", "not UTF-8", "not JSON", "give one form", "out of order", "last turn", "unknown",
+         "has none of", "more than 1,000,000"],
+        strict=True,
+    ):  # fmt: skip
+        assert part in reason, reason
+    assert found[1].place == f"{path}:2"  # type: ignore[union-attr]
+
+
+def test_a_template_writes_the_papers_form_and_a_conversation() -> None:
+    turns = (
+        Turn("system", "请回答。"),
+        Turn("user", "甲"),
+        Turn("assistant", "乙"),
+        Turn("user", "丙"),
+        Turn("assistant", "丁"),
+    )
+    pieces = TEMPLATES["qa"].pieces(Record(turns))
+    assert pieces == [("请回答。\n问：甲\n答：", False), ("乙", True), ("\n问：丙\n答：", False), ("丁", True)]
+    assert TEMPLATES["qa"].prompt(turns[:4]) == "".join(text for text, _ in pieces[:3])
+
+
+def test_the_loss_is_on_answers_and_the_end_alone(base: Path) -> None:
+    tokenizer = Tokenizer.load(base.parent / "tokenizer")
+    record = record_of({"prompt": "今天天气", "completion": "很好。"})
+    document = encode(record, TEMPLATES["qa"], tokenizer)
+    learnt = [token for token, is_learnt in zip(document.ids, document.learnt, strict=True) if is_learnt]
+    assert learnt == [*tokenizer.encode("很好。"), tokenizer.special.end_of_document]
+    row = packed([document, document], 60, tokenizer.special.pad)[0]
+    assert row[:60].tolist().count(tokenizer.special.end_of_document) == 2 and row[60:].sum() == 2 * len(learnt)
+    assert row[60 + len(document.ids)] == 0  # nothing tells what the second document begins with
+
+
+def test_what_is_too_long_is_cut_from_the_left_of_the_question(base: Path) -> None:
+    tokenizer = Tokenizer.load(base.parent / "tokenizer")
+    long, answer = record_of({"prompt": "今天天气" * 90, "completion": "很好。"}), record_of({"text": "很好。" * 90})
+    document = fitted(encode(long, TEMPLATES["plain"], tokenizer), 33)
+    assert document and len(document.ids) == 33 and document.ids[-1] == tokenizer.special.end_of_document
+    samples, rejects = samples_of([long, answer], TEMPLATES["plain"], tokenizer, 32, tokenizer.special.pad)
+    assert samples.cut == 1 and samples.documents == 1 and "do not fit a context of 32" in rejects[0].reason
+
+
+# -- exactness -------------------------------------------------------------------------------------------------------
+
+
+def test_trained_weights_are_as_many_as_the_formula_says(base: Path, data: Path, lora: Path) -> None:
+    config, _, _ = load_for_inference(base)
+    hidden, inner, layers = config.hidden_size, config.ffn_hidden_size, config.num_layers
+    found = adapter_file.read_lora(lora, config)
+    assert sum(a.size + b.size for a, b in found.matrices.values()) == layers * 2 * 8 * 2 * hidden
+    every = adapter_file.layers_of(config, adapter_file.module_names(("all",)))
+    counted = sum(8 * sum(adapter_file.sizes_of(config, layer)) for layer in every)
+    assert counted == layers * 8 * (4 * 2 * hidden + 2 * (hidden + inner))
+
+
+def test_an_adapter_that_has_learnt_nothing_changes_no_bit_and_the_base_stays(
+    base: Path, data: Path, lora: Path
+) -> None:
+    import mindspore as ms
+
+    from pangu.device import use_device
+    from pangu.model.attention_mask import CausalMask
+    from pangu.model.network import build
+    from pangu.tuning import methods
+
+    use_device()
+    config, weights, _ = load_for_inference(base)
+    ids = ms.Tensor(np.random.default_rng(0).integers(10, 500, (2, 20)).astype(np.int32))
+    positions, bias = CausalMask(None)(ids)
+
+    def logits(network) -> np.ndarray:
+        network.set_train(False)
+        return network(ids, positions, positions, bias, ms.Tensor(0, ms.int32)).asnumpy()
+
+    before = logits(build(config, weights))
+    network = build(config, weights)
+    adapters = methods.insert_lora(network, config, adapter_file.module_names(("all",)), 4, 8.0, seed=3)
+    assert logits(network).tobytes() == before.tobytes()
+    assert {one.name for one in network.get_parameters()} >= set(parameters.shapes(config))
+    found = adapter_file.read_lora(lora, config)
+    for layer, (first, second) in found.matrices.items():  # rank 8 does not fit rank 4: a network of its own
+        assert first.shape[0] == second.shape[1] == 8 and layer in adapters
+    trained = build(config, weights)
+    for layer, adapter in methods.insert_lora(trained, config, adapter_file.DEFAULT_MODULES, 8, 16.0, seed=1).items():
+        adapter.lora_a.set_data(ms.Tensor(found.matrices[layer][0]))
+        adapter.lora_b.set_data(ms.Tensor(found.matrices[layer][1]))
+    adapted = logits(trained)
+    together = logits(build(config, adapter_file.merged(weights, found)))
+    assert np.abs(adapted - before).max() > 1e-3 and np.abs(adapted - together).max() < 1e-5
+    frozen = {one.name: one.asnumpy() for one in trained.get_parameters() if ".lora_" not in one.name}
+    assert adapter_file.digest_of(frozen) == adapter_file.digest_of(weights)
+
+
+def test_generation_evaluation_and_merging_take_an_adapter(base: Path, lora: Path, tmp_path: Path, capsys) -> None:
+    adapted = pangu.load(lora)
+    plain = pangu.load(base, tokenizer=base.parent / "tokenizer")
+    pair = [("问：他高兴吗？\n答：", "他很高兴。")]
+    assert adapted.log_likelihood(pair)[0].total > plain.log_likelihood(pair)[0].total
+    assert main(["merge", str(lora), "--out", str(tmp_path / "whole.safetensors")]) == 0
+    whole = pangu.load(tmp_path / "whole.safetensors", tokenizer=lora / "tokenizer")
+    assert whole.log_likelihood(pair)[0].total == adapted.log_likelihood(pair)[0].total
+    capsys.readouterr()
+    words = [
+        "generate",
+        str(lora),
+        "--prompt",
+        "他高兴吗？",
+        "--chat",
+        "--json",
+        "--temperature",
+        "0",
+        "--max-new-tokens",
+        "6",
+    ]
+    assert main(words) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["prompt"] == "问：他高兴吗？\n答：" and row["text"] == adapted.chat(
+        "他高兴吗？", temperature=0, max_new_tokens=6
+    )
+
+
+@pytest.mark.parametrize("method", ["lora", "bitfit", "full"])
+def test_an_interrupted_run_ends_with_the_same_bits(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    settings = Settings(method=method, rate=1e-3, **FAST)  # type: ignore[arg-type]
+    tokenizer = base.parent / "tokenizer"
+    finetune.finetune(base, data, tmp_path / "whole", settings, tokenizer=tokenizer)
+    update = finetune.Run.update
+
+    def dying(self: finetune.Run) -> float:
+        if self.step == 2:
+            raise KeyboardInterrupt
+        return update(self)
+
+    monkeypatch.setattr(finetune.Run, "update", dying)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.finetune(base, data, tmp_path / "cut", settings, tokenizer=tokenizer)
+    monkeypatch.undo()
+    finetune.finetune(base, data, tmp_path / "cut", settings, tokenizer=tokenizer)
+    name = adapter_file.MATRICES if method == "lora" else adapter_file.TRAINED
+    for file in (name, "metrics.jsonl", "checkpoints/step-00000004/moments.safetensors"):
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+    if method == "bitfit":
+        trained = adapter_file.read_tensors(tmp_path / "whole" / name)
+        assert all(one.endswith((".bias", ".gamma", ".beta")) for one in trained)
+
+
+def test_peft_reads_the_matrices_and_its_files_are_read(base: Path, lora: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config, _, _ = load_for_inference(base)
+
+    class Attention(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name in ("q_proj", "k_proj", "v_proj", "c_proj"):
+                setattr(self, name, torch.nn.Linear(config.hidden_size, config.hidden_size))
+
+    class Layer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attn = Attention()
+
+    class Port(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = transformers.PretrainedConfig()
+            self.transformer = torch.nn.Module()
+            self.transformer.h = torch.nn.ModuleList([Layer() for _ in range(config.num_layers)])
+
+        def prepare_inputs_for_generation(self, *_):
+            return {}
+
+        def forward(self, input_ids, **_):
+            x = input_ids
+            return sum(layer.attn.q_proj(x) + layer.attn.v_proj(x) for layer in self.transformer.h)
+
+    torch.manual_seed(0)
+    port = Port()
+    x = torch.randn(3, config.hidden_size)
+    plain = port(x).detach().numpy()
+    model = peft.PeftModel.from_pretrained(port, str(lora))
+    found = adapter_file.read_lora(lora, config)
+    delta = sum(found.scale * (second @ first) for first, second in found.matrices.values())
+    assert np.abs(model(input_ids=x).detach().numpy() - plain - x.numpy() @ delta.T).max() < 1e-4
+    model.save_pretrained(tmp_path)
+    again = adapter_file.read_lora(tmp_path, config)
+    assert again.scale == found.scale
+    for layer, pair in found.matrices.items():
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(pair, again.matrices[layer], strict=True))
+
+
+# -- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": 33}, "rank = 33: must be 1 to 32"),
+        ({"modules": ("q_prok",)}, "did you mean 'q_proj'"),
+        ({"step": 3}, "did you mean 'steps'"),
+        ({"template": "qq"}, "did you mean 'qa'"),
+        ({"length": 500}, "length = 500"),
+        ({"accumulate": 3}, "must divide batch_size"),
+        ({"method": "magic"}, "must be one of full, lora, bitfit"),
+        ({"rate": float("nan")}, "rate = nan"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(base: Path, data: Path, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        pangu.finetune(base, data, tmp_path / "out", tokenizer=base.parent / "tokenizer", **changes)
+    assert message in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_an_adapter_knows_its_base(base: Path, data: Path, lora: Path, tmp_path: Path) -> None:
+    other = small_model.write(tmp_path / "other", seed=9)
+    with pytest.raises(UserError, match="was made for other weights"):
+        adapter_file.load_adapted(lora, other)
+    with pytest.raises(UserError, match="is not there"):
+        adapter_file.load_adapted(lora, tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds a fine-tuning with another"):
+        pangu.finetune(other, data, lora, tokenizer=base.parent / "tokenizer", rate=1e-2, **FAST)
+    with pytest.raises(UserError, match="was begun with rank 8, not 4"):
+        pangu.finetune(base, data, lora, tokenizer=base.parent / "tokenizer", rate=1e-2, rank=4, **FAST)
+
+
+def test_no_usable_record_says_why_the_first_is_none(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"prompt": "a", "completion": 3}\n')
+    with pytest.raises(UserError, match="jsonl:1: field 'completion' must be text"):
+        pangu.finetune(base, path, tmp_path / "out", tokenizer=base.parent / "tokenizer")
+
+
+def test_a_template_file_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text('user: "<{text}>"\nanswer: "="\n')
+    template = load_template(str(path))
+    assert template.name == "mine" and template.prompt([Turn("user", "甲")]) == "<甲>="
+    for content, message in (("usr: x", "did you mean 'user'"), ("user: x", "must hold"), ("- 1", "must be a mapping")):
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            load_template(str(path))
