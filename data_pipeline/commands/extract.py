@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _files(arguments: list[str]) -> Iterator[str]:
-    """The files that the arguments name, in order. A named file that is not there is a mistake of the user's."""
+    """Yield the files that the arguments name, in order. A named file that is not there is a mistake of the user's."""
     found_any = False
     for argument in arguments:
         if os.path.isdir(argument):
@@ -141,7 +141,7 @@ def _write(files: list[str], workers: int, out: IO[bytes], total: Outcome) -> No
 
 
 def _outcomes(files: list[str], workers: int) -> Iterator[Outcome]:
-    """The tasks' outcomes in the order of the files."""
+    """Yield the tasks' outcomes in the order of the files."""
     tasks, size = _tasks(files)
     if workers == 1 or len(tasks) == 1 or size < ALONE_BYTES:
         yield from map(extract_files, tasks)
@@ -206,7 +206,7 @@ def _tasks(files: list[str]) -> tuple[list[list[str]], int]:
 
 
 def extract_files(files: list[str]) -> Outcome:
-    """The pages of some files as JSON lines."""
+    """Return the pages of some files as JSON lines."""
     outcome = Outcome()
     for file in files:
         try:
@@ -257,5 +257,5 @@ def _add(outcome: Outcome, row: dict[str, Any], date: str | None) -> None:
 
 
 def _shown(file: str) -> str:
-    """A file name that may hold bytes outside UTF-8, as text."""
+    """Return a file name that may hold bytes outside UTF-8, as text."""
     return os.fsencode(file).decode("utf-8", "backslashreplace")

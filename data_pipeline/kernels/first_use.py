@@ -15,7 +15,7 @@ STAGE_KERNELS = {
     "dedup_paragraph": ("paragraphs",),
     "decontaminate": ("contamination",),
 }
-MESSAGE = "first use of this version here: kernels are compiled now and kept for later runs (20 to 30 s of processor time)"
+MESSAGE = "first use of this version here: kernels are compiled and kept for later runs (20 to 30 s of processor time)"
 
 
 def missing_kernels(stages: Iterable[str]) -> list[str]:
