@@ -45,6 +45,9 @@ class Fields(Section):
     id: str = Field(default="id", description="the record's own identifier, carried through to the end")
     title: str = Field(default="title", description="a title, if there is one")
     url: str = Field(default="url", description="where the document came from, if known")
+    html: str | None = Field(
+        default=None, description="a web page; its main text becomes the document, as with files of HTML"
+    )
 
 
 class Source(Section):

@@ -14,7 +14,7 @@ def add_strategy(parser: argparse.ArgumentParser, has_calibration: bool = False)
 
 
 def whole_number(text: str) -> int:
-    """A whole number above 0."""
+    """Return a whole number above 0."""
     number = int(text)
     if number < 1:
         raise ValueError

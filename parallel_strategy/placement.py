@@ -19,7 +19,8 @@ class Place:
 
 
 def places(mesh: Mesh, cluster: ClusterSpec) -> list[Place]:
-    """Every rank of the mesh. Ranks run through the axes with the last one fastest, and fill the topology in order."""
+    """Return every rank of the mesh. Ranks run through the axes with the last one fastest, and fill the topology in
+    order."""
     sizes = [getattr(mesh, axis) for axis in mesh.axes]
     levels = [level.size for level in cluster.topology]
     result = []
@@ -33,13 +34,13 @@ def places(mesh: Mesh, cluster: ClusterSpec) -> list[Place]:
 
 
 def axis_levels(mesh: Mesh, cluster: ClusterSpec) -> dict[str, str]:
-    """The widest level of topology that the traffic of each axis crosses."""
+    """Return the widest level of topology that the traffic of each axis crosses."""
     network = Network(cluster, mesh.devices)
     return {axis: network.outermost_level(getattr(mesh, axis), mesh.stride(axis)) for axis in mesh.axes}
 
 
 def group_ranks(mesh: Mesh, axis: str, rank: int) -> list[int]:
-    """The ranks that share all coordinates but `axis` with `rank`."""
+    """Return the ranks that share all coordinates but `axis` with `rank`."""
     stride, size = mesh.stride(axis), getattr(mesh, axis)
     first = rank - (rank // stride % size) * stride
     return [first + index * stride for index in range(size)]

@@ -18,10 +18,10 @@ from parallel_strategy.cost.memory import (
     working_bytes,
 )
 from parallel_strategy.cost.price import Price
-from parallel_strategy.cost.rows import Rows, ZeroTraffic
+from parallel_strategy.cost.rows import CostRows, ZeroTraffic
 from parallel_strategy.cost.stage_time import ChunkSeconds, Phases, StageSeconds, chunk_seconds, phases, stage_seconds
-from parallel_strategy.cost.step_end import StepTail, Traffic, gradients_end, gradients_exposed, update_end
-from parallel_strategy.cost.weight_traffic import BETWEEN, WeightTraffic
+from parallel_strategy.cost.step_end import StepTail, StepTraffic, gradients_end, gradients_exposed, update_end
+from parallel_strategy.cost.weight_traffic import BETWEEN, WeightBytes
 from parallel_strategy.graph.program import Program
 from parallel_strategy.graph.sharding import Holding, gradient_collectives
 from parallel_strategy.graph.stages import SLOTS, Places
@@ -65,7 +65,7 @@ class Prediction:
         self.price = Price(self.program, network)
 
     def with_figures(self, question: Question) -> "Prediction":
-        """The same program at other prices: `question` differs in figures of cluster and framework only, links
+        """Return the same program at other prices: `question` differs in figures of cluster and framework only, links
         excepted."""
         return Prediction(question, program=self.program.moved_to(question), network=self.price.network)
 
@@ -75,9 +75,9 @@ class Prediction:
         return Places.of(self.question.model, self.question.strategy, by_layer=by_layer)
 
     @cached_property
-    def rows(self) -> Rows:
+    def rows(self) -> CostRows:
         question = self.question
-        return Rows(
+        return CostRows(
             question.framework,
             question.cluster,
             self.price.network,
@@ -91,7 +91,7 @@ class Prediction:
 
     @cached_property
     def zero_traffic(self) -> ZeroTraffic:
-        return ZeroTraffic([WeightTraffic.of(self.program)], np.array([0]))
+        return ZeroTraffic([WeightBytes.of(self.program)], np.array([0]))
 
     @cached_property
     def phases(self) -> Phases:
@@ -175,7 +175,7 @@ class Prediction:
         )
 
     @cached_property
-    def traffic(self) -> Traffic:
+    def traffic(self) -> StepTraffic:
         """Seconds of the step's collectives, [1, stage]."""
         traffic, zero = self.rows.traffic(self.zero_traffic), self.question.strategy.zero
         if zero.bucket_mb is None or zero.stage >= 2:
@@ -186,7 +186,7 @@ class Prediction:
             nodes = [node for _, node in gradient_collectives(self.program, Holding.of_stage(self.program, stage))]
             buckets.append(self.price.bucketed([n for n in nodes if n.name not in BETWEEN], zero.bucket_mb * 2**20))
         total, last = (np.array([column]) for column in zip(*buckets, strict=True))
-        return Traffic(traffic.reduce - whole + total, traffic.apart, traffic.gather, last)
+        return StepTraffic(traffic.reduce - whole + total, traffic.apart, traffic.gather, last)
 
     @cached_property
     def tail(self) -> StepTail:
@@ -277,7 +277,7 @@ class Prediction:
         return [StageMemory(*numbers) for numbers in _by_stage(self.memory, self.program.pp)]
 
     def memory_walk(self, stage: int) -> list[tuple[Task, float, float]]:
-        """Activation bytes after each task of a stage, and at its peak."""
+        """Return the activation bytes after each task of a stage, and at its peak."""
         kept, working = self.activations
         mine = self.program.stage_chunks(stage)
         places = {chunk.index: int(place) for chunk, place in zip(mine, self.places.index[stage], strict=True)}
@@ -328,6 +328,6 @@ class Prediction:
 
 
 def _by_stage(arrays: StageMemory | StepTail, pp: int) -> list[tuple[float, ...]]:
-    """The numbers of each stage, out of fields that are arrays [1, stage], [1, 1] or one number."""
+    """Return the numbers of each stage, out of fields that are arrays [1, stage], [1, 1] or one number."""
     columns = (np.broadcast_to(getattr(arrays, field.name), (1, pp))[0].tolist() for field in fields(arrays))
     return list(zip(*columns, strict=True))

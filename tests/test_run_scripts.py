@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from pangu.foundation.processes import free_port
 from tests.conftest import REPOSITORY
@@ -57,7 +59,7 @@ def test_training_says_what_it_would_start(files, tmp_path: Path) -> None:
     assert not (train.parent / "run").exists()
     words = ("--device", "Ascend", "--nodes", 2, "--node-rank", 1, "--master", "10.0.0.1", "--dry-run")
     told = run("run_distributed_train", train, "--strategy", strategy, *words)
-    assert told.returncode == 0 and "MISSING 1 NPUs" in told.stdout and "--node_rank=1" in told.stdout
+    assert told.returncode == 2 and "MISSING 1 NPUs" in told.stdout and "--node_rank=1" in told.stdout
     told = run("run_standalone_train", train, "--dry-run")
     assert told.returncode == 0 and "would start 1 of 1 processes" in told.stdout
     assert "--workers: this script is for one" in run("run_standalone_train", train, "--workers", 2).stderr
@@ -165,7 +167,7 @@ def test_prediction_says_what_it_would_start_and_refuses(files, tmp_path: Path) 
     prompts.write_text("一\n\n二\n三\n")
     words = ("--file", prompts, "--out", tmp_path / "out.jsonl")
     weights = tmp_path / "weights.safetensors"
-    weights.touch()
+    save_file({"a": np.zeros(1, np.float32)}, weights)
     words += ("--tokenizer", tmp_path)
     told = run("run_distributed_predict", weights, *words, "--strategy", strategy, "--seed", 3, "--dry-run")
     assert told.returncode == 0, told.stderr

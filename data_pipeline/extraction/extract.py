@@ -15,7 +15,7 @@ from data_pipeline.extraction.blocks import blocks_of
 from data_pipeline.extraction.embedded import embedded_text
 from data_pipeline.extraction.formulas import mark_formulas
 from data_pipeline.extraction.hidden import shown_lines, with_lines
-from data_pipeline.extraction.line_model import expected_best, main_text_probability
+from data_pipeline.extraction.line_model import main_text
 from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage, read_page
 from data_pipeline.extraction.structure import Structure, structure_of
 from data_pipeline.extraction.writers import Inline, write_markdown, write_text
@@ -27,6 +27,7 @@ MINIMUM_MOJIBAKE = 12  # letters ä å æ ç, which the first bytes of Han becom
 EMBEDDED_CONFIDENCE = 0.8  # of text among the data of scripts, which no probability is known for
 LITTLE_TEXT = 200  # characters; a page that gives less may hold its text as data for scripts
 _HEAD_BYTES = 1 << 17  # `<meta>` is looked for this far
+_EDIT_LINK = re.compile(r"\s*[\[［]\s*(?:编辑|編輯|編集|edit\b)[^\[\]［］]{0,12}[\]］]$")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _TITLE_SEPARATORS = re.compile(r"\s*[_|｜]+\s*|\s+[-–—·«»>]+\s+|\s*(?:--+|——|::)\s*|-(?=[^-]{2,12}$)")
 _META = re.compile(
@@ -85,8 +86,7 @@ def extract(html: bytes, url: str | None = None, content_type: str | None = None
     page = read_page(source)
     page = with_lines(page, shown_lines(page))
     structure = structure_of(page)
-    probability = main_text_probability(page, structure)
-    kept = expected_best(page, probability)
+    probability, kept = main_text(page, structure)
     counts = page.line_counts
     characters = int(counts[kept, CHARACTERS].sum())
     lines = _Lines(page)
@@ -128,10 +128,12 @@ def _encoded_once(markup: str) -> str:
 def _written(page: FlatPage, structure: Structure, source: bytes, kept: np.ndarray, form: Form, url: str | None) -> str:
     """Return the kept lines in a form."""
     data = page.text.tobytes()
-    texts = [
-        data[start:end].decode("utf-8", "replace")
-        for start, end in zip(page.line_start.tolist(), page.line_end.tolist(), strict=True)
-    ]
+    starts, ends = page.line_start.tolist(), page.line_end.tolist()
+    texts = [""] * len(starts)
+    for number in np.flatnonzero(kept).tolist():
+        text = data[starts[number] : ends[number]].decode("utf-8", "replace")
+        # a link behind a heading of an encyclopedia
+        texts[number] = _EDIT_LINK.sub("", text) if text[-1:] in ("]", "］") else text
     blocks = blocks_of(page, structure, source, kept, texts)
     if form.format == "markdown":
         return write_markdown(blocks, Inline(page, source, data, url, form.has_links, form.has_images))

@@ -34,7 +34,8 @@ def _picture(title: str, name: str, scores: np.ndarray, labels: np.ndarray, meas
     points = curves(scores, labels)
     figure = Figure(figsize=(10, 8.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=12)
+    # Few machines have a font with Chinese characters for matplotlib; the page beside it says the name in full.
+    figure.suptitle(title.encode("ascii", "replace").decode(), fontsize=12)
     roc, precision, histogram, calibration = figure.subplots(2, 2).flat
 
     roc.plot(np.r_[0, points.false_positive_rate], np.r_[0, points.recall], color=GOOD)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pangu.commands.train import FLAGS, check_own_run
 from pangu.config import TrainConfig
+from pangu.foundation.command_line import DONE, MISTAKE
 from pangu.foundation.errors import UserError
 from pangu.foundation.field_arguments import add_flags, add_set, changes_of, words_of
 
@@ -43,7 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, TrainConfig, FLAGS)
     add_set(parser, "learning_rate.peak 3e-4")
     parser.add_argument("--start-anew", action="store_true", help="from step 0; what is in `out` is put aside")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be checked and started, and do nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check, and start nothing; exit code 2 where something is missing",
+    )
     parser.add_argument("--json", action="store_true", help="the dry run as JSON")
 
 
@@ -72,20 +77,20 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run and arguments.json:
         checks = [{"what": check.what, "problem": check.problem} for check in launch.checks]
         print(json.dumps({"command": command, "environment": launch.environment, "checks": checks}, indent=1))
-        return 0
+        return MISTAKE if problems else DONE
     stream = sys.stdout if arguments.dry_run else sys.stderr
     for check in launch.checks:
         print(f"{'MISSING' if check.problem else 'ok':8}{check.what}", file=stream)
         if check.problem:
             print(f"{'':8}{check.problem}", file=stream)
+    if problems and not arguments.dry_run:
+        raise UserError(f"{problems[0].what}: {problems[0].problem}")
     verb = "would start" if arguments.dry_run else "starts"
     print(f"{verb} {launch.local_workers} of {launch.workers} processes, from rank {launch.first_rank}:", file=stream)
     print(f"  {shlex.join(command)}", file=stream)
     print(f"logs: {launch.logs}/start-NNN/worker_R.log; run: {config.out}", file=stream, flush=True)
     if arguments.dry_run:
-        return 0
-    if problems:
-        raise UserError(f"{problems[0].what}: {problems[0].problem}")
+        return MISTAKE if problems else DONE
     from pangu.distributed.supervise import Supervisor
 
     if arguments.start_anew and arguments.node_rank == 0:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pangu.commands import generate
+from pangu.foundation.command_line import DONE, MISTAKE
 from pangu.foundation.errors import UserError
 from pangu.foundation.progress import Progress
 
@@ -87,8 +88,9 @@ def run(arguments: argparse.Namespace) -> int:
         shares_of,
     )
 
-    if arguments.interactive:
-        raise UserError("--interactive is for one process: python -m pangu generate")
+    if arguments.interactive or arguments.fill:
+        flag = "--interactive" if arguments.interactive else "--fill"
+        raise UserError(f"{flag} is for one process: python -m pangu generate")
     if (arguments.workers is not None and arguments.workers < 1) or arguments.restarts < 0:
         raise UserError("--workers must be at least 1, --restarts at least 0")
     from pangu.generation.requests import requests_of
@@ -120,15 +122,15 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{'MISSING' if check.problem else 'ok':8}{check.what}", file=stream)
         if check.problem:
             print(f"{'':8}{check.problem}", file=stream)
+    problem = next((check for check in checks if check.problem), None)
+    if problem and not arguments.dry_run:
+        raise UserError(f"{problem.what}: {problem.problem}")
     sizes = "+".join(str(len(share)) for share in shares_of(range(len(prompts)), workers))
     verb = "would start" if arguments.dry_run else "starts"
     print(f"{verb} {workers} processes for {sizes} prompts:\n  {described(asked)}", file=stream)
     print(f"logs: {asked.logs}/start-NNN/worker_R.log", file=stream, flush=True)
-    problem = next((check for check in checks if check.problem), None)
     if arguments.dry_run:
-        return 0
-    if problem:
-        raise UserError(f"{problem.what}: {problem.problem}")
+        return MISTAKE if problem else DONE
     with Progress("predict", len(prompts), unit="prompts") as progress:
         code = Predictor(asked, arguments.restarts, progress.update).run()
     if code:

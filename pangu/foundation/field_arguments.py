@@ -45,7 +45,13 @@ def changes_of(arguments: argparse.Namespace, schema: "type[BaseModel]", names: 
 
 def words_of(changes: Iterable[Change]) -> list[str]:
     """Return the changes as words for the command line of another process."""
-    return [word for name, value, _ in changes for word in ("--set", name, value)]
+    words: list[str] = []
+    for name, value, option in changes:
+        if option.startswith("--set "):
+            words += ["--set", name, value]
+        else:
+            words += [option, json.loads(value) if value.startswith('"') else value]
+    return words
 
 
 def flag_of(name: str) -> str:

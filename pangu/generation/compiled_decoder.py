@@ -321,3 +321,7 @@ class CompiledBatch(DecodingBatch):
 
     def release(self, row: int) -> None:
         self.lengths[row] = 0
+
+    def rewind(self, row: int, length: int) -> None:
+        """Forget all but the first `length` tokens of a row."""
+        self.lengths[row] = min(int(self.lengths[row]), length)

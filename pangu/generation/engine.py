@@ -6,7 +6,7 @@ too large, are used again.
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +21,7 @@ from pangu.generation.sampling import Sampler
 from pangu.generation.text_stream import TextStream
 
 if TYPE_CHECKING:
+    from pangu.generation.speculation import Draft
     from pangu.tokenizer import Tokenizer
 
 Finish = Literal["length", "stop_id", "stop_string"]
@@ -93,6 +94,18 @@ class Generator:
         self.byte_tokens = ByteTokens(tokenizer) if tokenizer else None
         self.network = make_network(config, weights, engine or default_engine(config), threads)
         self.batches: dict[tuple[int, int], DecodingBatch] = {}
+        self.draft: Draft | None = None
+
+    def speculate(self, checkpoint: Path | str, count: int = 4) -> None:
+        """Let a small model guess `count` tokens a step from here on; the texts stay the same. Raises UserError."""
+        from pangu.checkpoint.weights import load_for_inference
+        from pangu.generation.compiled_decoder import CompiledNetwork
+        from pangu.generation.speculation import Draft
+
+        if not isinstance(self.network, CompiledNetwork):
+            raise UserError("a draft is for the compiled engine")
+        config, weights, _ = load_for_inference(checkpoint, as_stored=True)
+        self.draft = Draft(self.config, CompiledNetwork(config, weights, threads=self.network.team.threads), count)
 
     @classmethod
     def load(
@@ -208,6 +221,8 @@ class Generator:
         sequences = [
             self.begin(number, prompt, one) for number, (prompt, one) in enumerate(zip(prompts, options, strict=True))
         ]
+        if self.draft:
+            self.draft.open(rows, tokens)
         yield from self.run(self.open(rows, tokens), sequences)
 
     def begin(self, number: int, prompt: list[int], options: GenerationOptions) -> "RunningSequence":
@@ -221,17 +236,37 @@ class Generator:
         waiting, running = deque(sequences), dict[int, RunningSequence]()
         while waiting or running:
             parts = self.next_parts(batch, waiting, running)
-            for part, logits in zip(parts, batch.read(parts), strict=True):
+            guesses = self.guesses(parts, running)
+            asked = [replace(part, ids=[*part.ids, *guess], wanted=1 + len(guess)) for part, guess in guesses]
+            for (part, guess), logits in zip(guesses, batch.read(asked), strict=True):
                 if not np.isfinite(logits.sum()):
                     self.batches.clear()  # their caches hold it too
                     raise UserError(
                         "the logits are not finite: the weights are damaged, or beyond fp16: give --dtype fp32"
                     )
                 sequence = running[part.row]
-                yield sequence.take(logits[-1])
+                for number in range(1 + len(guess)):
+                    yield sequence.take(logits[number])
+                    if sequence.finish or sequence.ids[-1] != [*guess, None][number]:
+                        break
                 if sequence.finish:
                     batch.release(part.row)
                     del running[part.row]
+                elif guess:
+                    batch.rewind(part.row, len(sequence.ids) - 1)
+
+    def guesses(
+        self, parts: list[RowTokens], running: dict[int, "RunningSequence"]
+    ) -> list[tuple[RowTokens, list[int]]]:
+        """Each part with what the draft thinks comes behind it; nothing where there is no draft."""
+        if self.draft is None:
+            return [(part, []) for part in parts]
+        sequences = {part.row: running[part.row] for part in parts}
+        context = self.config.seq_length
+        found = self.draft.guess(
+            {row: (one.ids, min(one.remaining - 1, context - len(one.ids))) for row, one in sequences.items()}
+        )
+        return [(part, found.get(part.row, [])) for part in parts]
 
     def next_parts(
         self, batch: DecodingBatch, waiting: deque["RunningSequence"], running: dict[int, "RunningSequence"]
@@ -274,6 +309,11 @@ class RunningSequence:
         self.characters = WholeCharacters(byte_tokens) if byte_tokens else None
         self.count = 0
         self.finish: Finish | None = None
+
+    @property
+    def remaining(self) -> int:
+        """New tokens that may still come."""
+        return self.options.max_new_tokens - self.count
 
     def take(self, logits: np.ndarray) -> Piece:
         """Choose the next token from logits [V]."""

@@ -90,7 +90,8 @@ def read_dryruns(path: str) -> list[DryRun]:
 
 
 def parts(row: DryRun) -> tuple[float, float]:
-    """(bytes of weights, gradients and states; bytes of activations as the program counts them) of the fullest rank."""
+    """Return (bytes of weights, gradients and states; bytes of activations as the program counts them) of the fullest
+    rank."""
     model = ModelSpec.preset(MODELS[row.model])
     experts = model.experts
     assert experts is not None
@@ -120,8 +121,8 @@ def predict_dryrun(row: DryRun, fit: DryRunFit) -> float:
 
 
 def run_dryruns(rows: list[DryRun], protocol: str) -> list[tuple[DryRun, float]]:
-    """Rows with their predictions, none by a fit that saw it. P1 fits a fifth; CV, P2 and P3 fit four fifths, five
-    times, since nothing can be said of a dry-run without any; `shipped` takes the figures of this module."""
+    """Return rows with their predictions, none by a fit that saw it. P1 fits a fifth; CV, P2 and P3 fit four fifths,
+    five times, since nothing can be said of a dry-run without any; `shipped` takes the figures of this module."""
     if protocol == "shipped":
         return [(row, predict_dryrun(row, SHIPPED)) for row in rows]
     order = sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).digest())

@@ -74,7 +74,7 @@ class _Hashed:
 
 
 def apply(question: Question, multipliers: dict[str, float]) -> Question:
-    """The question with its figures multiplied. Unknown names are the caller's mistake and raise KeyError."""
+    """Return the question with its figures multiplied. Unknown names are the caller's mistake and raise KeyError."""
     factor = dict.fromkeys(NAMES, 1.0)
     for name, value in multipliers.items():
         if name not in factor:

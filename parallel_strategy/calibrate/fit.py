@@ -19,8 +19,8 @@ from pangu.foundation.errors import UserError
 from pangu.foundation.settings import checked, nearest_name
 from pangu.foundation.yaml_document import Document, shown
 from parallel_strategy.calibrate.figures import FIGURES, NAMES, apply
-from parallel_strategy.calibrate.residual import Shapes, correction, solve
-from parallel_strategy.calibrate.rows import Row
+from parallel_strategy.calibrate.residual import RowShapes, correction, solve
+from parallel_strategy.calibrate.rows import MeasuredRow
 from parallel_strategy.predict import Prediction
 
 SHIPPED = Path(__file__).parent / "shipped.json"
@@ -82,15 +82,15 @@ class Calibration:
     def rows_seen(self) -> set[str]:
         return {row for fit in self.groups.values() for row in fit.rows}
 
-    def correction(self, row: Row) -> float:
+    def correction(self, row: MeasuredRow) -> float:
         """Factor on the step time that rows of like shapes and of the same software suggest."""
         fit = self.groups.get(row.group)
         if fit is None or not fit.shapes:
             return 1.0
-        return math.exp(correction(row, Shapes(np.array(fit.shapes), np.array(fit.software)), np.array(fit.weights)))
+        return math.exp(correction(row, RowShapes(np.array(fit.shapes), np.array(fit.software)), np.array(fit.weights)))
 
-    def predict(self, row: Row) -> Prediction:
-        """The prediction of a row with its group's figures; without a fit, with those of the files."""
+    def predict(self, row: MeasuredRow) -> Prediction:
+        """Return the prediction of a row with its group's figures; without a fit, with those of the files."""
         fit = self.groups.get(row.group)
         if fit is None:
             return Prediction(row.question)
@@ -101,7 +101,7 @@ class Calibration:
         return Prediction(question)
 
 
-def fit_group(rows: list[Row]) -> GroupFit:
+def fit_group(rows: list[MeasuredRow]) -> GroupFit:
     """Fit one group's figures to its rows with a measured time: Gauss-Newton steps, each of them a linear problem."""
     timed = [row for row in rows if row.seconds]
     if not timed:
@@ -111,7 +111,7 @@ def fit_group(rows: list[Row]) -> GroupFit:
     used = _used(timed)
     free = [index for index, name in enumerate(NAMES) if used[name]]
     widths = np.array([FIGURES[index].width for index in free])
-    shapes = Shapes.of(timed)
+    shapes = RowShapes.of(timed)
 
     def logarithms(values: np.ndarray) -> np.ndarray:
         multipliers = {NAMES[index]: math.exp(value) for index, value in zip(free, values, strict=True)}
@@ -138,8 +138,8 @@ def fit_group(rows: list[Row]) -> GroupFit:
     )
 
 
-def _used(rows: list[Row]) -> dict[str, bool]:
-    """Figures that some row depends on; the rest stay as the files have them."""
+def _used(rows: list[MeasuredRow]) -> dict[str, bool]:
+    """Return the figures that some row depends on; the rest stay as the files have them."""
     frameworks = [row.question.framework for row in rows]
     used = dict.fromkeys(NAMES, True)
     used["flash_eff"] = any(framework.attention == "flash" for framework in frameworks)
@@ -149,7 +149,7 @@ def _used(rows: list[Row]) -> dict[str, bool]:
     return used
 
 
-def fit_memory(rows: list[Row]) -> dict[str, float]:
+def fit_memory(rows: list[MeasuredRow]) -> dict[str, float]:
     """Runtime context and allocator loss from measured memory: least absolute deviations on a grid around the file."""
     measured = [
         row
@@ -180,9 +180,9 @@ def fit_memory(rows: list[Row]) -> dict[str, float]:
     return {"context_gib": round(best[1], 3), "fragmentation": round(best[2], 3)}
 
 
-def calibrate(rows: list[Row]) -> Calibration:
+def calibrate(rows: list[MeasuredRow]) -> Calibration:
     """Fit every group that the rows belong to."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[MeasuredRow]] = {}
     for row in rows:
         if row.scored and not row.impossible and (row.seconds or row.gib is not None):
             groups.setdefault(row.group, []).append(row)

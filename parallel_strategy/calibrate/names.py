@@ -83,8 +83,8 @@ def cluster_of(hardware: str) -> str | None:
 
 
 def framework_of(framework: str, source: str = "", hardware: str = "") -> str | None:
-    """The preset of a framework; the same name meant other software in the paper of 2021, and BLOOM's scripts set
-    CUDA_LAUNCH_BLOCKING, so the row's source and hardware decide too."""
+    """Return the preset of a framework; the same name meant other software in the paper of 2021, and BLOOM's scripts
+    set CUDA_LAUNCH_BLOCKING, so the row's source and hardware decide too."""
     if framework == "Megatron-LM" and "2104.04473" in source:
         return "megatron-lm-2021"
     if framework == "Megatron-DeepSpeed" and re.search(r"A100.*Jean Zay", hardware):
@@ -93,7 +93,7 @@ def framework_of(framework: str, source: str = "", hardware: str = "") -> str | 
 
 
 def model_traits(name: str) -> dict[str, object]:
-    """What a family's name says beyond its sizes."""
+    """Return what a family's name says beyond its sizes."""
     low = re.sub(r"[\s_]+", "-", name.lower())
     if re.search(r"pangu", low):
         return {"query_layer": True, "vocab_size": 40000}

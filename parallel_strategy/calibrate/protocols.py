@@ -7,14 +7,14 @@ No protocol scores a row that its calibration saw.
 import hashlib
 
 from parallel_strategy.calibrate.fit import Calibration, calibrate
-from parallel_strategy.calibrate.rows import Row
+from parallel_strategy.calibrate.rows import MeasuredRow
 from parallel_strategy.calibrate.score import Outcome, outcome
 
 SHARE = 0.20
 
 
-def chosen(rows: list[Row], share: float = SHARE) -> set[str]:
-    """The rows of each group that P1 may see: those whose ids hash lowest, at most `share` of the group."""
+def chosen(rows: list[MeasuredRow], share: float = SHARE) -> set[str]:
+    """Return the rows of each group that P1 may see: those whose ids hash lowest, at most `share` of the group."""
     groups: dict[str, list[str]] = {}
     for row in rows:
         if row.scored and row.seconds:
@@ -26,21 +26,21 @@ def chosen(rows: list[Row], share: float = SHARE) -> set[str]:
     return picked
 
 
-def run_p3(rows: list[Row]) -> list[Outcome]:
+def run_p3(rows: list[MeasuredRow]) -> list[Outcome]:
     return [outcome(row, None) for row in rows]
 
 
-def run_p1(rows: list[Row], share: float = SHARE) -> tuple[list[Outcome], Calibration]:
+def run_p1(rows: list[MeasuredRow], share: float = SHARE) -> tuple[list[Outcome], Calibration]:
     seen = chosen(rows, share)
     calibration = calibrate([row for row in rows if row.id in seen])
     return [outcome(row, calibration) for row in rows if row.id not in seen], calibration
 
 
-def run_cv(rows: list[Row], parts: int = 5) -> list[Outcome]:
-    """Each fifth of each machine's rows, by hash of their ids, predicted by a calibration of the other four: what a
-    calibration of all these rows does to rows of the same tables that nobody has seen."""
+def run_cv(rows: list[MeasuredRow], parts: int = 5) -> list[Outcome]:
+    """Return each fifth of each machine's rows, by hash of their ids, predicted by a calibration of the other four:
+    what a calibration of all these rows does to rows of the same tables that nobody has seen."""
     order = sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).digest())
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[MeasuredRow]] = {}
     for row in order:
         groups.setdefault(row.group, []).append(row)
     outcomes = []
@@ -52,7 +52,7 @@ def run_cv(rows: list[Row], parts: int = 5) -> list[Outcome]:
     return outcomes
 
 
-def run_p2(rows: list[Row]) -> list[tuple[str, list[Outcome]]]:
+def run_p2(rows: list[MeasuredRow]) -> list[tuple[str, list[Outcome]]]:
     """Folds: (model size left out, its outcomes)."""
     folds = []
     for size in sorted({row.size for row in rows if row.scored and row.seconds}):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel_strategy.calibrate.rows import Row
+from parallel_strategy.calibrate.rows import MeasuredRow
 
 FREEDOM = 4.0  # of the Student-t noise
 # Octaves over which a residual is alike, in the order of `shape_features`: of the model's width and the tensor group;
@@ -34,7 +34,7 @@ KINDS = (Kind((0.2, 0.1), 0.04), Kind((0.07, 0.05), 0.1))
 
 
 @dataclass(frozen=True, slots=True)
-class Shapes:
+class RowShapes:
     """What decides which kernels run, of a list of rows: `features` [rows, 5] as `shape_features` gives them, and the
     software [rows]."""
 
@@ -42,7 +42,7 @@ class Shapes:
     software: np.ndarray
 
     @classmethod
-    def of(cls, rows: list[Row]) -> "Shapes":
+    def of(cls, rows: list[MeasuredRow]) -> "RowShapes":
         return cls(np.array([shape_features(row) for row in rows]).round(4), np.array([row.software for row in rows]))
 
 
@@ -57,7 +57,7 @@ class Solution:
     left_out: np.ndarray
 
 
-def shape_features(row: Row) -> list[float]:
+def shape_features(row: MeasuredRow) -> list[float]:
     """log2 of the hidden size, of the tensor group, of tokens, of stages; and how often the head size can be halved, up
     to 32."""
     question = row.question
@@ -74,7 +74,7 @@ def shape_features(row: Row) -> list[float]:
     ]
 
 
-def covariance(first: Shapes, seen: Shapes, kind: Kind) -> np.ndarray:
+def covariance(first: RowShapes, seen: RowShapes, kind: Kind) -> np.ndarray:
     """Of the residuals of two lists of rows. Where all rows that were seen are of one release, what they share is the
     machine's."""
     release = RELEASE if len(set(seen.software)) > 1 else 0.0
@@ -85,13 +85,13 @@ def covariance(first: Shapes, seen: Shapes, kind: Kind) -> np.ndarray:
     return total
 
 
-def correction(row: Row, seen: Shapes, weights: np.ndarray) -> float:
+def correction(row: MeasuredRow, seen: RowShapes, weights: np.ndarray) -> float:
     """Logarithm of what rows of like shapes and the same software add to a prediction; 0 far from all of them."""
-    new = Shapes.of([row])
+    new = RowShapes.of([row])
     return sum(float((covariance(new, seen, kind) @ w)[0]) for kind, w in zip(KINDS, weights, strict=True))
 
 
-def solve(residuals: np.ndarray, derivatives: np.ndarray, widths: np.ndarray, shapes: Shapes) -> Solution:
+def solve(residuals: np.ndarray, derivatives: np.ndarray, widths: np.ndarray, shapes: RowShapes) -> Solution:
     """`residuals` [rows]: ln(measured / predicted) before any figure is moved; `derivatives` [rows, figures].
 
     Every kind of machine is solved for, and weighted by how well it predicts each row from the others.
@@ -116,7 +116,7 @@ def solve(residuals: np.ndarray, derivatives: np.ndarray, widths: np.ndarray, sh
 
 
 def _robust(prior: np.ndarray, residuals: np.ndarray, kind: Kind) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(inverse covariance, residuals of rows left out, their expected squares). A residual that its neighbours
+    """Return (inverse covariance, residuals of rows left out, their expected squares). A residual that its neighbours
     contradict is noise and counts less; one that they share is the shape's."""
     base = kind.noise**2
     noise = np.full(len(residuals), base)

@@ -44,7 +44,7 @@ SCHEDULES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasuredRow:
     """One measured run. `seconds` of a step and `gib` of memory where they were measured; `oom`: it did not fit."""
 
     id: str
@@ -85,8 +85,8 @@ class Skipped:
     reason: str
 
 
-def read_rows(path: Path | str) -> tuple[list[Row], list[Skipped]]:
-    """All rows that can be turned into questions, and why the others cannot."""
+def read_rows(path: Path | str) -> tuple[list[MeasuredRow], list[Skipped]]:
+    """Return all rows that can be turned into questions, and why the others cannot."""
     path = Path(path)
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -99,7 +99,7 @@ def read_rows(path: Path | str) -> tuple[list[Row], list[Skipped]]:
             records = [{name: row.get(name) or "" for name in reader.fieldnames or ()} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read: {reason_of(error)}") from None
-    rows: list[Row] = []
+    rows: list[MeasuredRow] = []
     skipped: list[Skipped] = []
     for record in records:
         try:
@@ -109,9 +109,10 @@ def read_rows(path: Path | str) -> tuple[list[Row], list[Skipped]]:
     return rows, skipped
 
 
-def read_all(paths: list[str], cluster: str | None = None) -> list[Row]:
-    """Rows of several files; what is skipped is said on standard error. `cluster`: a preset or file for every row."""
-    rows: list[Row] = []
+def read_all(paths: list[str], cluster: str | None = None) -> list[MeasuredRow]:
+    """Return rows of several files; what is skipped is said on standard error. `cluster`: a preset or file for every
+    row."""
+    rows: list[MeasuredRow] = []
     for path in paths:
         found, skipped = read_rows(path)
         rows += found
@@ -126,7 +127,7 @@ def read_all(paths: list[str], cluster: str | None = None) -> list[Row]:
     return rows
 
 
-def _moved(row: Row, cluster: ClusterSpec) -> Row:
+def _moved(row: MeasuredRow, cluster: ClusterSpec) -> MeasuredRow:
     question = row.question
     devices = question.strategy.mesh.devices
     here = cluster if cluster.device_count >= devices else cluster.with_devices(devices)
@@ -136,7 +137,7 @@ def _moved(row: Row, cluster: ClusterSpec) -> Row:
     return replace(row, question=moved, group=f"{cluster.name}/{question.framework.name}")
 
 
-def _row(record: dict[str, str], table: str) -> Row:
+def _row(record: dict[str, str], table: str) -> MeasuredRow:
     cluster_name = cluster_of(record["hw"])
     framework_name = framework_of(record["framework"], record.get("source", ""), record["hw"])
     if cluster_name is None:
@@ -145,7 +146,7 @@ def _row(record: dict[str, str], table: str) -> Row:
         raise UserError(f"framework {record['framework']!r} is not known")
     memory = record.get("mem_gib", "").strip()
     question = question_of(record, cluster_name, framework_name)
-    return Row(
+    return MeasuredRow(
         id=record["id"],
         table=re.sub(r"_\d+$", "", record["id"]) or table,
         group=f"{cluster_name}/{framework_name}",
@@ -162,7 +163,8 @@ def _row(record: dict[str, str], table: str) -> Row:
 
 
 def question_of(record: dict[str, str], cluster_name: str, framework_name: str) -> Question:
-    """The question whose answer the row measured. Raises UserError or ValueError where the row contradicts itself."""
+    """Return the question whose answer the row measured. Raises UserError or ValueError where the row contradicts
+    itself."""
     notes = record.get("notes", "")
     # a card that says nothing of flash attention was written before it
     flash = _note(notes, "flash") or ("False" if "flash= " in notes else None)

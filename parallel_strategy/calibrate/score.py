@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parallel_strategy.calibrate.fit import Calibration
-from parallel_strategy.calibrate.rows import Row
+from parallel_strategy.calibrate.rows import MeasuredRow
 from parallel_strategy.predict import Prediction
 
 
@@ -13,7 +13,7 @@ from parallel_strategy.predict import Prediction
 class Outcome:
     """A row and what was predicted for it."""
 
-    row: Row
+    row: MeasuredRow
     seconds: float
     gib: float
     oom: bool
@@ -45,7 +45,7 @@ class Score:
     oom: tuple[int, int] | None  # right, all
 
 
-def outcome(row: Row, calibration: Calibration | None) -> Outcome:
+def outcome(row: MeasuredRow, calibration: Calibration | None) -> Outcome:
     calibration = calibration or Calibration()
     prediction = calibration.predict(row)
     fit = calibration.groups.get(row.group)
@@ -60,7 +60,8 @@ def outcome(row: Row, calibration: Calibration | None) -> Outcome:
 
 
 def comparable_gib(prediction: Prediction, kind: str) -> float:
-    """The part of the predicted memory that a row's `mem_kind` speaks of: all of it unless the kind says otherwise."""
+    """Return the part of the predicted memory that a row's `mem_kind` speaks of: all of it unless the kind says
+    otherwise."""
     first = prediction.stage_memory[0]
     if kind.startswith("params"):
         return first.weights + first.gradients + first.optimizer
@@ -109,8 +110,9 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> float | None:
 
 
 def _regret(outcomes: list[Outcome]) -> tuple[float, float, int] | None:
-    """How much slower the predicted best is than the real best, over choices that somebody could have had: strategies
-    for one model (its heads and number format too), on as many devices, with one batch and one release of the software.
+    """Return how much slower the predicted best is than the real best, over choices that somebody could have had:
+    strategies for one model (its heads and number format too), on as many devices, with one batch and one release of
+    the software.
 
     Runs of one strategy are one candidate, which takes their geometric mean: which of them is faster is no strategy's
     doing.

@@ -77,8 +77,8 @@ class BlockTable:
 
 
 def transient_bytes(block: Block, framework: FrameworkSpec) -> float:
-    """What lives at one moment of a block's backward beside what was kept: the gradients on both sides of the widest
-    operator, and where weight gradients are not added in place, the gradient of the largest weight."""
+    """Return what lives at one moment of a block's backward beside what was kept: the gradients on both sides of the
+    widest operator, and where weight gradients are not added in place, the gradient of the largest weight."""
     if not block.saved:  # an embedding's gradient is written when its micro-batch has freed all the rest
         return 0.0
     sizes = sorted((tensor.bytes for tensor in block.saved), reverse=True)

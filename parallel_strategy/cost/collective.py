@@ -72,7 +72,7 @@ class Network:
         return math.gcd(length, capacity) // stride
 
     def outermost_level(self, size: int, stride: int) -> str:
-        """Name of the widest level that the group's traffic crosses."""
+        """Return the name of the widest level that the group's traffic crosses."""
         spans = self.spans(size, stride)
         return spans[-1].name if spans else "device"
 
@@ -110,13 +110,13 @@ class Network:
         return ring, Line("hierarchical", start + alpha, beta)
 
     def seconds(self, op: str, bytes_: float, size: int, stride: int) -> float:
-        """Time of one collective, by the algorithm that is fastest for its size."""
+        """Return the time of one collective, by the algorithm that is fastest for its size."""
         if size <= 1 or bytes_ <= 0:
             return 0.0
         return min(line.alpha + line.beta * bytes_ for line in self.lines(op, size, stride))
 
     def seconds_of_sizes(self, op: str, sizes: np.ndarray, size: int, stride: int) -> np.ndarray:
-        """The same of many sizes at once."""
+        """Return the same of many sizes at once."""
         lines = self.lines(op, size, stride)
         seconds = lines[0].alpha + lines[0].beta * sizes
         for line in lines[1:]:

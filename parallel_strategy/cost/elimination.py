@@ -25,7 +25,7 @@ class Tables:
         return float(sum(table[tuple(choice[name] for name in names)] for names, table in self.tables))
 
     def minimum(self) -> tuple[float, dict[str, int]]:
-        """The least total and one choice of every variable that has it."""
+        """Return the least total and one choice of every variable that has it."""
         tables, left = list(self.tables), list(self.sizes)
         undo: list[tuple[str, tuple[str, ...], np.ndarray]] = []
         constant = 0.0
@@ -56,7 +56,7 @@ class Tables:
         return size
 
     def _spread(self, names: tuple[str, ...], table: np.ndarray, onto: tuple[str, ...]) -> np.ndarray:
-        """The table with its axes where `onto` has them, and axes of one where it has none."""
+        """Return the table with its axes where `onto` has them, and axes of one where it has none."""
         order = sorted(range(len(names)), key=lambda index: onto.index(names[index]))
         shape = tuple(self.sizes[other] if other in names else 1 for other in onto)
         return table.transpose(order).reshape(shape)

@@ -52,7 +52,7 @@ def matmul_seconds(
 
 
 def kernel_seconds(table: KernelTable, device: Device, framework: FrameworkSpec, dtype: str) -> np.ndarray:
-    """Device time of every kernel of the table."""
+    """Return the device time of every kernel of the table."""
     moving = table.bytes / (device.hbm.gbps * 1e9 * device.hbm.eff * device.vector.eff)
     if table.kinds and device.vector.kinds:
         moving /= kind_speeds(table, device.vector.kinds)
@@ -81,7 +81,8 @@ def kernel_seconds(table: KernelTable, device: Device, framework: FrameworkSpec,
 
 
 def kind_speeds(table: KernelTable, measured: dict[str, list[tuple[float, float]]]) -> np.ndarray:
-    """Speed of every kernel over that of `vector.eff`: what its kind reached over as many bytes; 1 where unknown."""
+    """Return the speed of every kernel over that of `vector.eff`: what its kind reached over as many bytes; 1 where
+    unknown."""
     speeds = np.ones(len(table.bytes))
     kinds = np.array(table.kinds)
     for kind, points in measured.items():
@@ -94,7 +95,7 @@ def kind_speeds(table: KernelTable, measured: dict[str, list[tuple[float, float]
 
 
 def smooth_maximum(first: np.ndarray | float, second: np.ndarray | float, sharpness: float = 6.0) -> np.ndarray | float:
-    """The larger of two, rounded off where they are close: a phase is launch-bound in parts only."""
+    """Return the larger of two, rounded off where they are close: a phase is launch-bound in parts only."""
     larger = np.maximum(first, second)
     ratio = np.minimum(first, second) / np.maximum(larger, 1e-30)
     return larger * (1.0 + ratio**sharpness) ** (1.0 / sharpness)

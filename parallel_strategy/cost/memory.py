@@ -53,14 +53,14 @@ class Resident:
     on_host: np.ndarray  # of one rank, in its server's memory
 
     def with_activations(self, framework: FrameworkSpec, kept: np.ndarray, working: np.ndarray) -> StageMemory:
-        """All of the memory. `kept`, `working`: bytes at the fullest moment, [candidate, stage]."""
+        """Return all of the memory. `kept`, `working`: bytes at the fullest moment, [candidate, stage]."""
         arrays = (self.weights / GIB, self.gradients / GIB, self.optimizer / GIB)
         moving = activation_gib(framework, kept, working)
         return StageMemory(*arrays, *moving, self.buffers / GIB, framework.context_gib)  # type: ignore[arg-type]
 
 
 def activation_gib(framework: FrameworkSpec, kept: np.ndarray, working: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """GiB with what the allocator loses."""
+    """Return GiB with what the allocator loses."""
     lost = (1.0 + framework.fragmentation) / GIB
     return kept * lost, working * lost
 
@@ -96,7 +96,7 @@ def resident_bytes(
 
 
 def gradient_and_state_bytes(framework: FrameworkSpec, dtype: str) -> tuple[float, float]:
-    """Bytes of a parameter's gradient, and of its optimizer states where they are held."""
+    """Return the bytes of a parameter's gradient, and of its optimizer states where they are held."""
     states = framework.master_bytes + framework.moment_bytes
     if framework.bf16_accumulated and dtype == "bf16":
         return framework.gradient_bytes + 4.0, states - 4.0
@@ -104,8 +104,8 @@ def gradient_and_state_bytes(framework: FrameworkSpec, dtype: str) -> tuple[floa
 
 
 def kept_bytes(saved: np.ndarray, table: BlockTable, places: Places, mode: str) -> np.ndarray:
-    """[candidate, place] bytes that one micro-batch leaves behind until its backward. `saved`: [candidate, slot] of a
-    block that is not computed again, `table.kept` or, without the allocator's granules, `table.saved`."""
+    """Return [candidate, place] bytes that one micro-batch leaves behind until its backward. `saved`: [candidate, slot]
+    of a block that is not computed again, `table.kept` or, without the allocator's granules, `table.saved`."""
     kept = saved @ places.counts.T
     if mode == "none":
         return kept
@@ -114,7 +114,7 @@ def kept_bytes(saved: np.ndarray, table: BlockTable, places: Places, mode: str) 
 
 
 def working_bytes(table: BlockTable, places: Places, mode: str) -> np.ndarray:
-    """[candidate, place] bytes that backward needs beside what was kept: a recomputed layer, and gradients of
+    """Return [candidate, place] bytes that backward needs beside what was kept: a recomputed layer, and gradients of
     activations."""
     working = np.zeros((len(table.transient), len(places.counts)))
     again = table.saved if mode == "full" else table.attention
@@ -138,7 +138,7 @@ class LayerBytes:
 
 
 def layer_bytes(table: BlockTable, mode: str) -> LayerBytes:
-    """The terms of `kept_bytes` and `working_bytes` by themselves, of a table of one candidate."""
+    """Return the terms of `kept_bytes` and `working_bytes` by themselves, of a table of one candidate."""
     layer, ends = SLOTS.index("layer"), (SLOTS.index("embedding"), SLOTS.index("head"))
     kept = table.kept[0]
     dropped = kept[layer] - table.entry[0, layer] if mode == "full" else table.attention[0, layer]
@@ -150,8 +150,8 @@ def layer_bytes(table: BlockTable, mode: str) -> LayerBytes:
 def at_the_fullest(
     schedule: str, places: Places, kept: np.ndarray, working: np.ndarray, micro_batches: Sequence[int] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[candidate, stage] bytes kept and working at the fullest moment of each stage. `kept`, `working`: [candidate,
-    place]; `micro_batches`: [candidate]."""
+    """Return [candidate, stage] bytes kept and working at the fullest moment of each stage. `kept`, `working`:
+    [candidate, place]; `micro_batches`: [candidate]."""
     pp, chunks = places.index.shape
     kept, working = kept[:, places.index], working[:, places.index]
     counts = np.asarray(micro_batches)
@@ -172,7 +172,8 @@ def at_the_fullest(
 
 
 def walk(tasks: list[Task], chunks: dict[int, tuple[float, float]], *, split: bool) -> list[tuple[Task, float, float]]:
-    """Activation bytes after each task of a stage, and at its peak. `chunks`: (kept, working) bytes by chunk."""
+    """Return the activation bytes after each task of a stage, and at its peak. `chunks`: (kept, working) bytes by
+    chunk."""
     level, rows = 0.0, []
     for task in tasks:
         kept, working = chunks[task.chunk]
@@ -188,13 +189,13 @@ def walk(tasks: list[Task], chunks: dict[int, tuple[float, float]], *, split: bo
 
 
 def host_gib(cluster: ClusterSpec, devices: int, resident: Resident, moved: np.ndarray) -> np.ndarray:
-    """[candidate] GiB that the fullest server's own memory holds for its devices. `moved`: [candidate, stage] bytes of
-    activations that one rank has there."""
+    """Return [candidate] GiB that the fullest server's own memory holds for its devices. `moved`: [candidate, stage]
+    bytes of activations that one rank has there."""
     ranks = min(cluster.devices_per_server, devices)
     return (resident.on_host + moved).max(axis=-1) * ranks / GIB
 
 
 def usable_gib(cluster: ClusterSpec) -> float:
-    """What a training process can have of a device."""
+    """Return what a training process can have of a device."""
     hbm = cluster.device.hbm
     return hbm.usable_gb if hbm.usable_gb is not None else hbm.gb

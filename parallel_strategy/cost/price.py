@@ -68,7 +68,8 @@ class Price:
         return self.network.seconds(op, size, members, stride)
 
     def collectives(self, nodes: Iterable[Collective]) -> float:
-        """Seconds of these, one after another. Those of one kind over one axis go as one message, as buckets do."""
+        """Return the seconds of these, one after another. Those of one kind over one axis go as one message, as buckets
+        do."""
         sizes: dict[tuple[str, str], float] = {}
         for node in nodes:
             sizes[node.op, node.axis] = sizes.get((node.op, node.axis), 0.0) + node.bytes
@@ -176,7 +177,8 @@ class Price:
         return self.strategy.tensor.interleave > 1 or self.strategy.pipeline.schedule == "dualpipe"
 
     def bucketed(self, nodes: list[Collective], bucket: float) -> tuple[float, float]:
-        """Seconds of the gradients' collectives in buckets, and of the last bucket, which nothing is left to hide."""
+        """Return the seconds of the gradients' collectives in buckets, and of the last bucket, which nothing is left to
+        hide."""
         total = last = 0.0
         for node in nodes:
             whole, rest = divmod(node.bytes, bucket)

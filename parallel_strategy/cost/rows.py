@@ -14,13 +14,13 @@ from parallel_strategy.cost.memory import Resident, resident_bytes
 from parallel_strategy.cost.stage_time import WeightSeconds, slowest_of
 from parallel_strategy.cost.step_end import (
     StepTail,
-    Traffic,
+    StepTraffic,
     fixed_seconds,
     flattening_seconds,
     update_seconds,
     weights_exposed,
 )
-from parallel_strategy.cost.weight_traffic import Sizes, WeightTraffic
+from parallel_strategy.cost.weight_traffic import Sizes, WeightBytes
 from parallel_strategy.graph.groups import Groups
 from parallel_strategy.graph.stages import SLOTS
 from parallel_strategy.spec.cluster import ClusterSpec
@@ -28,7 +28,7 @@ from parallel_strategy.spec.framework import FrameworkSpec
 
 
 @dataclass(slots=True)
-class Rows:
+class CostRows:
     """One row a candidate. `held`: [stage, slot] blocks that a stage holds."""
 
     framework: FrameworkSpec
@@ -61,7 +61,7 @@ class Rows:
         return len(self.held)
 
     def extents(self, axis: str) -> list[tuple[np.ndarray, int, int]]:
-        """(rows, members, stride) for every way in which a group lies on the levels of the network."""
+        """Return (rows, members, stride) for every way in which a group lies on the levels of the network."""
         if axis not in self._extents:
             of_rows: dict[tuple[Span, ...], list[int]] = {}
             first: dict[tuple[Span, ...], tuple[int, int]] = {}
@@ -74,7 +74,7 @@ class Rows:
         return self._extents[axis]
 
     def collective(self, op: str, axis: str, size: np.ndarray) -> np.ndarray:
-        """[row, ...] seconds of one collective of these bytes."""
+        """Return [row, ...] seconds of one collective of these bytes."""
         seconds = np.zeros_like(size, dtype=float)
         for rows, members, stride in self.extents(axis):
             if members > 1:
@@ -82,7 +82,8 @@ class Rows:
         return seconds
 
     def _seconds(self, traffic: "ZeroTraffic", role: str, spread: np.ndarray | None = None) -> np.ndarray:
-        """[row, ...] seconds of all collectives of a role. `spread`: [..., holder], which holders send together."""
+        """Return [row, ...] seconds of all collectives of a role. `spread`: [..., holder], which holders send
+        together."""
         sizes: list[Sizes] = [getattr(one, role) for one in traffic.distinct]
         total: np.ndarray | None = None
         for key in dict.fromkeys(key for one in sizes for key in one):
@@ -99,21 +100,21 @@ class Rows:
         return WeightSeconds(*(self._seconds(traffic, role) for role in roles))
 
     def _spread(self, traffic: "ZeroTraffic") -> tuple[np.ndarray, np.ndarray]:
-        """(distinct stages as rows of holders, which of them each stage is)."""
+        """Return (distinct stages as rows of holders, which of them each stage is)."""
         if traffic.by_stage:
             return np.eye(self.pp), np.arange(self.pp)
         first, like = self._stages
         return self.held[first], like
 
-    def traffic(self, traffic: "ZeroTraffic") -> Traffic:
-        """Seconds of the step's collectives, but for gradients in buckets."""
+    def traffic(self, traffic: "ZeroTraffic") -> StepTraffic:
+        """Return the seconds of the step's collectives, but for gradients in buckets."""
         reduced, of_micro_batch, apart, gathered = (
             self.seconds_of_role(traffic, role) for role in ("reduce", "micro_batch", "apart", "gather")
         )
-        return Traffic(reduced + self.micro_batches[:, None] * of_micro_batch + self._flattening(), apart, gathered)
+        return StepTraffic(reduced + self.micro_batches[:, None] * of_micro_batch + self._flattening(), apart, gathered)
 
     def seconds_of_role(self, traffic: "ZeroTraffic", role: str) -> np.ndarray:
-        """[row, stage] seconds of a step's collectives of one role."""
+        """Return [row, stage] seconds of a step's collectives of one role."""
         spread, like = self._spread(traffic)
         return self._seconds(traffic, role, spread)[:, like]
 
@@ -127,7 +128,7 @@ class Rows:
         return np.where(np.array([groups.mesh.dp > 1 for groups in self.groups])[:, None], seconds + loss, 0.0)
 
     def owned(self, traffic: "ZeroTraffic") -> np.ndarray:
-        """[row, stage] elements that a rank updates."""
+        """Return [row, stage] elements that a rank updates."""
         spread, like = self._spread(traffic)
         return (np.stack([one.owned for one in traffic.distinct]) @ spread.T)[traffic.index][:, like]
 
@@ -139,12 +140,12 @@ class Rows:
         )
 
     def _sharing(self, axis: str) -> np.ndarray:
-        """[row] ranks that share one copy."""
+        """Return [row] ranks that share one copy."""
         sizes = np.array([groups.extent(axis)[0] for groups in self.groups], dtype=float)
         return np.minimum(sizes, self.shard_size) if self.shard_size > 0 else sizes
 
-    def tail_after(self, traffic: "ZeroTraffic", seconds: Traffic, *, host_optimizer: bool) -> StepTail:
-        """The step's end without what hides behind backward: the update and all that follows it."""
+    def tail_after(self, traffic: "ZeroTraffic", seconds: StepTraffic, *, host_optimizer: bool) -> StepTail:
+        """Return the step's end without what hides behind backward: the update and all that follows it."""
         devices = self.groups[0].mesh.devices
         owned, weights = self.owned(traffic), self.table.weights @ self.held.T
         update = update_seconds(
@@ -159,7 +160,7 @@ class Rows:
 class ZeroTraffic:
     """Traffic of weights under one level of optimizer sharding: the distinct ones, and which of them each row has."""
 
-    distinct: Sequence[WeightTraffic]
+    distinct: Sequence[WeightBytes]
     index: np.ndarray
 
     @property

@@ -101,12 +101,12 @@ class BlockSharding:
         return np.where(np.isin(options, kinds), sizes, 1).prod(axis=-1)
 
     def line(self, op: str, axis: Axis, size: np.ndarray) -> np.ndarray:
-        """Seconds of a collective along one axis, over arrays of bytes."""
+        """Return the seconds of a collective along one axis, over arrays of bytes."""
         lines = self.network.lines(op, axis.size, axis.stride)
         return np.min([one.alpha + one.beta * size for one in lines], axis=0) * (size > 0)
 
     def input_layout(self, name: str) -> np.ndarray:
-        """[choices, axes]: how each choice wants its first input, as WHOLE, ROWS, COLUMNS."""
+        """Return [choices, axes]: how each choice wants its first input, as WHOLE, ROWS, COLUMNS."""
         options = self.options[name]
         if not self.by_name[name].inner:
             return options
@@ -117,12 +117,12 @@ class BlockSharding:
         return np.select([np.isin(options, (ROWS, SCATTER)), options == COLUMNS], [ROWS, COLUMNS], WHOLE)
 
     def own_seconds(self, name: str) -> np.ndarray:
-        """[choices] forward and backward of one micro-batch, with collectives of the operator itself and its share of
-        the gradient's all-reduce."""
+        """Return [choices] forward and backward of one micro-batch, with collectives of the operator itself and its
+        share of the gradient's all-reduce."""
         return self.operator_seconds(self.by_name[name], self.options[name])
 
     def operator_seconds(self, operator: Operator, options: np.ndarray) -> np.ndarray:
-        """[choices] the same of any operator: [choices, axes] say what each axis does to it."""
+        """Return [choices] the same of any operator: [choices, axes] say what each axis does to it."""
         question = self.question
         device, dtype = question.cluster.device, question.model.compute_dtype
         bandwidth = device.hbm.gbps * 1e9 * device.hbm.eff
@@ -151,8 +151,8 @@ class BlockSharding:
         return seconds + self.weight_price * weight * self.state_bytes
 
     def redistribution(self, before: str, after: str) -> np.ndarray:
-        """[choices of before, choices of after] seconds, forward and backward, of bringing the output of one operator
-        into the layout that the other reads."""
+        """Return [choices of before, choices of after] seconds, forward and backward, of bringing the output of one
+        operator into the layout that the other reads."""
         left, right = self.output_layout(before), self.input_layout(after)
         unique_left, index_left = np.unique(left, axis=0, return_inverse=True)
         unique_right, index_right = np.unique(right, axis=0, return_inverse=True)
@@ -161,7 +161,8 @@ class BlockSharding:
         return seconds[index_left.reshape(-1)][:, index_right.reshape(-1)]
 
     def moving_seconds(self, elements: float, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        """[layouts before, layouts after] the same of a tensor of so many elements; layouts are [number, axes]."""
+        """Return [layouts before, layouts after] the same of a tensor of so many elements; layouts are [number,
+        axes]."""
         source, target = before[:, None, :], after[None, :, :]
         sizes = np.array([axis.size for axis in self.axes])
         local = elements * self.element / np.where(source != WHOLE, sizes, 1).prod(axis=-1)
@@ -212,7 +213,7 @@ class BlockSharding:
     def in_strategy(
         self, operator: Operator, does: np.ndarray
     ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
-        """(splits of every dimension of every input, the first axis of the device matrix on each of them)."""
+        """Return (splits of every dimension of every input, the first axis of the device matrix on each of them)."""
 
         def cut(*kinds: int) -> tuple[int, int]:
             here = [index for index, what in enumerate(does) if what in kinds]
@@ -232,7 +233,7 @@ class BlockSharding:
         )
 
     def index(self, name: str, does: tuple[int, ...]) -> int:
-        """Number of a choice. Raises KeyError where it is not legal."""
+        """Return the number of a choice. Raises KeyError where it is not legal."""
         found = np.flatnonzero((self.options[name] == np.array(does)).all(axis=1))
         if not len(found):
             raise KeyError(name)
@@ -240,7 +241,7 @@ class BlockSharding:
 
 
 def mesh_axes(question: Question) -> list[Axis]:
-    """The data and tensor axes of the mesh, outermost first, cut where they cross a level of topology."""
+    """Return the data and tensor axes of the mesh, outermost first, cut where they cross a level of topology."""
     mesh, network = question.strategy.mesh, Network(question.cluster, question.strategy.mesh.devices)
     axes: list[Axis] = []
     for name in mesh.axes:
@@ -259,7 +260,8 @@ def mesh_axes(question: Question) -> list[Axis]:
 
 
 def block_of(question: Question) -> list[Operator]:
-    """The operators of one transformer layer over the whole stage: every micro-batch of its data-parallel ranks."""
+    """Return the operators of one transformer layer over the whole stage: every micro-batch of its data-parallel
+    ranks."""
     model, strategy = question.model, question.strategy
     sequences = strategy.batch.micro * strategy.mesh.dp
     rows, hidden = sequences * model.seq_length, model.hidden_size
@@ -289,7 +291,7 @@ def block_of(question: Question) -> list[Operator]:
 
 
 def mesh_choice(block: BlockSharding) -> dict[str, int]:
-    """What the mesh stands for: rows over dp; over tp columns of the first product and inner dimension of the
+    """Return what the mesh stands for: rows over dp; over tp columns of the first product and inner dimension of the
     second."""
     split = {"attention.output": INNER, "feed_forward.down": INNER}
     whole = ("attention.norm", "attention.residual", "feed_forward.norm", "feed_forward.residual")

@@ -108,7 +108,7 @@ def _gather(
 
 
 def _interleaved(cost: np.ndarray, count: np.ndarray, interference: float) -> np.ndarray:
-    """Collectives of one half beside the computation of the other, but for the first and the last of a run."""
+    """Hide collectives of one half beside the computation of the other, but for the first and the last of a run."""
     hidden = np.minimum(cost[:, TENSOR] * (1.0 - 0.5 / np.maximum(1.0, count)), cost[:, DEVICE])
     return np.stack([cost[:, DEVICE] + interference * hidden, cost[:, TENSOR] - hidden, cost[:, HOST]], axis=1)
 
@@ -125,7 +125,7 @@ def chunk_seconds(parts: Phases, slowest: np.ndarray, copied: np.ndarray | float
 
 
 def _pace(cost: np.ndarray) -> np.ndarray:
-    """Device and host work beside one another; the slower of the two sets the pace."""
+    """Return the pace of device and host work beside one another: that of the slower."""
     return np.asarray(smooth_maximum(cost[:, DEVICE] + cost[:, TENSOR], cost[:, HOST]))
 
 
@@ -155,5 +155,6 @@ def stage_seconds(seconds: ChunkSeconds, places: Places) -> StageSeconds:
 
 
 def slowest_of(devices: int | np.ndarray, framework: FrameworkSpec) -> np.ndarray:
-    """The slowest of n ranks over their mean: the expected largest of n normal deviations is about sqrt(2 ln n)."""
+    """Return the slowest of n ranks over their mean: the expected largest of n normal deviations is about sqrt(2 ln
+    n)."""
     return 1.0 + framework.jitter * np.sqrt(2.0 * np.log(np.atleast_1d(devices)))

@@ -13,7 +13,7 @@ from parallel_strategy.spec.framework import FrameworkSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class StepTraffic:
     """Seconds of a step's collectives of weights and gradients. `last_bucket`: part of `reduce` that nothing hides."""
 
     reduce: np.ndarray
@@ -39,17 +39,17 @@ class StepTail:
 
 
 def gradients_exposed(
-    framework: FrameworkSpec, traffic: Traffic, backward: np.ndarray, micro_batches: np.ndarray, *, zero: int
+    framework: FrameworkSpec, traffic: StepTraffic, backward: np.ndarray, micro_batches: np.ndarray, *, zero: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds that each stage adds to its own finish for its gradients, and how many of them hide behind `backward`,
-    the seconds of one micro-batch."""
+    """Return the seconds that each stage adds to its own finish for its gradients, and how many of them hide behind
+    `backward`, the seconds of one micro-batch."""
     room = backward * micro_batches[:, None] if zero == 2 else backward
     hidden = np.minimum(framework.dp_overlap * (traffic.reduce - traffic.last_bucket), room)
     return traffic.reduce - hidden + framework.interference * hidden, hidden
 
 
-def weights_exposed(framework: FrameworkSpec, traffic: Traffic) -> np.ndarray:
-    """Seconds of gathering updated weights that do not hide behind the next forward."""
+def weights_exposed(framework: FrameworkSpec, traffic: StepTraffic) -> np.ndarray:
+    """Return the seconds of gathering updated weights that do not hide behind the next forward."""
     hidden = framework.gather_overlap * traffic.gather
     return traffic.gather - hidden + framework.interference * hidden
 
@@ -76,7 +76,7 @@ def update_seconds(
 def flattening_seconds(
     framework: FrameworkSpec, cluster: ClusterSpec, elements: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Seconds of copying gradients into the buffer that is reduced, and out of it."""
+    """Return the seconds of copying gradients into the buffer that is reduced, and out of it."""
     device = cluster.device
     copied = elements * framework.flatten_bytes_per_parameter / (device.hbm.gbps * 1e9)
     return copied + weights * framework.flatten_launches_per_weight * device.vector.launch_us * 1e-6
@@ -87,11 +87,11 @@ def fixed_seconds(framework: FrameworkSpec, cluster: ClusterSpec) -> float:
 
 
 def gradients_end(finish: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-    """[candidate] when the last stage has its gradients. `finish`: when each stage's last task is done; `gradients`:
-    seconds from there to its gradients, all that is exposed of them."""
+    """Return [candidate] seconds until the last stage has its gradients. `finish`: when each stage's last task is done;
+    `gradients`: seconds from there to its gradients, all that is exposed of them."""
     return (finish + gradients).max(axis=-1)
 
 
 def update_end(tail: StepTail) -> np.ndarray:
-    """[candidate] seconds from then to the end of the step."""
+    """Return [candidate] seconds from then to the end of the step."""
     return np.asarray(tail.optimizer + tail.weight_gather).max(axis=-1) + tail.fixed

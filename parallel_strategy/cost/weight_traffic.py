@@ -29,7 +29,7 @@ Sizes = dict[tuple[str, str], np.ndarray]  # (operation, axis) -> bytes, [holder
 
 
 @dataclass(frozen=True, slots=True)
-class WeightTraffic:
+class WeightBytes:
     """Bytes by role. A holder of the step's roles is a block of a slot, or a stage where `by_stage`; of the last three
     roles, which run with every block, always a block."""
 
@@ -44,7 +44,7 @@ class WeightTraffic:
     block_scatter: Sizes
 
     @classmethod
-    def of(cls, program: Program) -> "WeightTraffic":
+    def of(cls, program: Program) -> "WeightBytes":
         blocks = {SLOTS.index(p.slot): p.block for chunk in program.chunks for p in chunk.pieces}
         by_stage = bool(program.question.strategy.zero.whole)
         if by_stage:
@@ -78,7 +78,7 @@ def _works(nodes: Iterable[Node]) -> list[Collective]:
 
 
 def _sizes(nodes: dict[int, list[Collective]], count: int = len(SLOTS)) -> Sizes:
-    """Collectives of one kind over one axis go as one message, as buckets do."""
+    """Add up the collectives of one kind over one axis: they go as one message, as buckets do."""
     sizes: Sizes = {}
     for holder, collectives in nodes.items():
         for node in collectives:

@@ -20,7 +20,7 @@ class Exported:
 
 
 def export(question: Question, strategy_file: str, hosts: Path | None, skeleton: Path | None) -> Exported:
-    """Everything that can be said of this strategy; what cannot is a note.
+    """Return everything that can be said of this strategy; what cannot is a note.
 
     hosts: the servers' addresses (`rank_table.read_hosts`). skeleton: the operator strategy file that MindSpore wrote
     for the network, whose operators' names are in no other place. Raises UserError for what the user can mend.

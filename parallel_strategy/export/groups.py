@@ -22,7 +22,7 @@ def varint(value: int) -> bytes:
 
 
 def message(number: int, content: bytes) -> bytes:
-    """An embedded message or a string."""
+    """Return an embedded message or a string."""
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
@@ -38,7 +38,7 @@ def groups_of(question: Question, rank: int) -> dict[str, list[int]]:
 
 
 def same_checkpoint(question: Question, rank: int) -> list[int]:
-    """The ranks that hold the same parameters as this one, itself among them."""
+    """Return the ranks that hold the same parameters as this one, itself among them."""
     strategy = question.strategy
     replicas = group_ranks(strategy.mesh, "dp", rank)
     if not strategy.zero.optimizer_shard:
@@ -52,7 +52,7 @@ def same_checkpoint(question: Question, rank: int) -> list[int]:
 
 
 def group_file(question: Question, rank: int) -> bytes:
-    """The file of one rank."""
+    """Return the file of one rank."""
     content = b""
     for axis, ranks in groups_of(question, rank).items():
         content += message(1, message(1, f"{axis}-{ranks[0]}".encode()) + message(2, numbers(ranks)))

@@ -59,7 +59,7 @@ def offloads_optimizer(question: Question) -> bool:
 
 
 def needs_one_connection(question: Question) -> bool:
-    """Whether Megatron refuses to start without CUDA_DEVICE_MAX_CONNECTIONS=1 on GPUs before Blackwell."""
+    """Return whether Megatron refuses to start without CUDA_DEVICE_MAX_CONNECTIONS=1 on GPUs before Blackwell."""
     mesh = question.strategy.mesh
     return (mesh.tp > 1 or mesh.cp > 1) and question.strategy.zero.stage < 2
 
@@ -86,7 +86,7 @@ def pipeline(question: Question) -> list:
 
 
 def drawing(stages: list[int]) -> str:
-    """Every stage as Megatron draws them: E embedding, t a layer, L loss, | between stages."""
+    """Return every stage as Megatron draws them: E embedding, t a layer, L loss, | between stages."""
     return "E" + "|".join("t" * layers for layers in stages) + "L"
 
 
@@ -115,7 +115,7 @@ SCHEDULES = {"1f1b", "interleaved", "dualpipe"}
 
 
 def unsaid(question: Question) -> list[str]:
-    """What of the strategy no argument says."""
+    """Return what of the strategy no argument says."""
     strategy, model = question.strategy, question.model
     zero, mesh = strategy.zero, strategy.mesh
     stages = strategy.layers_of_stages(model.num_layers)
@@ -139,7 +139,7 @@ def unsaid(question: Question) -> list[str]:
 
 
 def refused(question: Question) -> list[str]:
-    """What Megatron's own check of its arguments refuses."""
+    """Return what Megatron's own check of its arguments refuses."""
     strategy, model = question.strategy, question.model
     mesh, found = strategy.mesh, []
     if model.experts and mesh.tp > 1 and not strategy.tensor.sequence_parallel:
@@ -152,7 +152,7 @@ def refused(question: Question) -> list[str]:
 
 
 def notes(question: Question) -> list[str]:
-    """What the line cannot say, and what it needs around it."""
+    """Return what the line cannot say, and what it needs around it."""
     strategy, model = question.strategy, question.model
     found = []
     if needs_one_connection(question):
@@ -175,7 +175,7 @@ def notes(question: Question) -> list[str]:
 
 
 def text(question: Question) -> str:
-    """One argument a line, to be given as `$(grep -v '^#' megatron.txt)`."""
+    """Return one argument a line, to be given as `$(grep -v '^#' megatron.txt)`."""
     lines = [f"# {note}" for note in notes(question)]
     words = arguments(question)
     line = ""

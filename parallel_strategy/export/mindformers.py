@@ -17,7 +17,8 @@ def chunks(question: Question) -> int:
 
 
 def offsets(question: Question) -> list[int]:
-    """Layers of each stage beyond the whole part of layers / stages, as MindFormers' `offset` counts them."""
+    """Return the layers of each stage beyond the whole part of layers / stages, as MindFormers' `offset` counts
+    them."""
     stages = question.strategy.layers_of_stages(question.model.num_layers)
     base = question.model.num_layers // question.strategy.mesh.pp
     return [layers - base for layers in stages]
@@ -33,14 +34,14 @@ def recompute_layers(question: Question) -> list[int]:
 
 
 def by_chunk(of_stages: list[int], chunks: int) -> list[list[int]]:
-    """Numbers of layers of each stage, spread over the stage's chunks; MindFormers has a row a chunk."""
+    """Return the numbers of layers of each stage, spread over the stage's chunks; MindFormers has a row a chunk."""
     return [
         [layers * (chunk + 1) // chunks - layers * chunk // chunks for layers in of_stages] for chunk in range(chunks)
     ]
 
 
 def unsaid(question: Question) -> list[str]:
-    """What of the strategy no field says."""
+    """Return what of the strategy no field says."""
     strategy = question.strategy
     said = {
         "pipeline.schedule": strategy.mesh.pp == 1 or strategy.pipeline.schedule in SCHEDULERS,
@@ -126,7 +127,7 @@ def configuration(question: Question) -> dict:
 
 
 def text(question: Question) -> str:
-    """The configuration as YAML."""
+    """Return the configuration as YAML."""
     head = "# For a MindFormers configuration: these fields say how the model is laid over devices, and no others.\n"
     if fields := unsaid(question):
         head += f"# No field says: {', '.join(fields)}.\n"

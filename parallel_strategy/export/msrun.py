@@ -47,7 +47,7 @@ def command(question: Question, rank_table: str | None) -> list[str]:
 
 
 def script(question: Question, rank_table: str | None, strategy_file: str) -> str:
-    """A shell script that starts this node's processes."""
+    """Return a shell script that starts this node's processes."""
     servers, a_server = devices_used(question)
     lines = [
         "#!/usr/bin/env bash",

@@ -17,15 +17,15 @@ PLACEHOLDER = "FILL_IN"
 
 
 @dataclass(frozen=True)
-class Host:
+class ServerEntry:
     """One server: the address by which others reach it, and one of each device's network card."""
 
     address: str
     devices: tuple[str, ...]
 
 
-def read_hosts(path: Path, devices_per_server: int) -> list[Host]:
-    """A line a server, `ADDRESS DEVICE_ADDRESS…`, as many devices as a server has (hccn_tool shows theirs).
+def read_hosts(path: Path, devices_per_server: int) -> list[ServerEntry]:
+    """Return a line a server, `ADDRESS DEVICE_ADDRESS…`, as many devices as a server has (hccn_tool shows theirs).
 
     Raises UserError that names the line.
     """
@@ -51,7 +51,7 @@ def read_hosts(path: Path, devices_per_server: int) -> list[Host]:
                 f"{path}, line {number}: has {len(words) - 1} device addresses, "
                 f"a server of this cluster has {devices_per_server} devices"
             )
-        hosts.append(Host(words[0], tuple(words[1:])))
+        hosts.append(ServerEntry(words[0], tuple(words[1:])))
     return hosts
 
 
@@ -64,12 +64,13 @@ def devices_used(question: Question) -> tuple[int, int]:
     return devices // a_server, a_server
 
 
-def rank_table(question: Question, hosts: list[Host] | None) -> str:
-    """The table as JSON text. Raises UserError where there are too few hosts."""
+def rank_table(question: Question, hosts: list[ServerEntry] | None) -> str:
+    """Return the table as JSON text. Raises UserError where there are too few hosts."""
     servers, a_server = devices_used(question)
     if hosts is None:
         hosts = [
-            Host(f"{PLACEHOLDER}_{s}", tuple(f"{PLACEHOLDER}_{s}_{d}" for d in range(a_server))) for s in range(servers)
+            ServerEntry(f"{PLACEHOLDER}_{s}", tuple(f"{PLACEHOLDER}_{s}_{d}" for d in range(a_server)))
+            for s in range(servers)
         ]
     if len(hosts) < servers:
         raise UserError(f"--hosts names {len(hosts)} servers, the strategy needs {servers}")

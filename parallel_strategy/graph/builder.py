@@ -151,7 +151,7 @@ class BlockBuilder:
 
 
 def _kernels(name: str, phase: Phase, counts: Mapping[str, float], size: float) -> list[Kernel | Collective]:
-    """One node for all kernels of a kind."""
+    """Return one node for all kernels of a kind."""
     return [
         Kernel(f"{name}.{kind}", phase, count * TENSORS[kind] * size, launches=count, kind=kind)
         for kind, count in counts.items()

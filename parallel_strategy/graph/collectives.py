@@ -32,7 +32,7 @@ class Record:
 
 
 def collectives_of(question: Question | Program, rank: int) -> list[Record]:
-    """Everything that `rank` sends and receives in a step; groups of one rank are left out."""
+    """Return everything that `rank` sends and receives in a step; groups of one rank are left out."""
     program = question if isinstance(question, Program) else Program(question)
     strategy = program.question.strategy
     stage = program.groups.coordinate("pp", rank)
@@ -55,7 +55,7 @@ def record_of(
 
 
 def group_of(program: Program, work: Collective, rank: int, chunk: int) -> tuple[int, ...]:
-    """The ranks of a collective; of a boundary of `chunk`, (source, destination)."""
+    """Return the ranks of a collective; of a boundary of `chunk`, (source, destination)."""
     if work.op not in ("send", "receive"):
         return program.groups.members(work.axis, rank)
     before = work.name in ("receive_activation", "send_gradient")  # which neighbour it is

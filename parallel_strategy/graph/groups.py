@@ -30,7 +30,7 @@ class Groups:
         return rank // self.strides[axis] % self.sizes[axis]
 
     def rank(self, **coordinates: int) -> int:
-        """The rank at these coordinates; an axis that is not named is at 0."""
+        """Return the rank at these coordinates; an axis that is not named is at 0."""
         return sum(place * self.strides[axis] for axis, place in coordinates.items())
 
     def ranks_of_stage(self, stage: int) -> tuple[int, ...]:
@@ -97,7 +97,7 @@ class Groups:
         return self.sizes[axis], strides[axis]
 
     def _size(self, ranks: int) -> int:
-        """Ranks that share one copy: the largest divisor of the group that is at most the wanted size."""
+        """Return the ranks that share one copy: the largest divisor of the group that is at most the wanted size."""
         if self.shard_size <= 0 or self.shard_size >= ranks:
             return ranks
         return max(size for size in range(1, self.shard_size + 1) if ranks % size == 0)
@@ -107,7 +107,7 @@ class Groups:
         return _block(ranks, rank, size) if kind == "shard" else _across(ranks, rank, size)
 
     def _varied(self, rank: int, *axes: str) -> tuple[int, ...]:
-        """All ranks that differ from this one along `axes` only, the last axis fastest."""
+        """Return all ranks that differ from this one along `axes` only, the last axis fastest."""
         ranks = [rank - sum(self.coordinate(axis, rank) * self.strides[axis] for axis in axes)]
         for axis in axes:
             ranks = [start + place * self.strides[axis] for start in ranks for place in range(self.sizes[axis])]

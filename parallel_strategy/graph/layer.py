@@ -24,11 +24,11 @@ class Shard:
     vocab_split: bool = True
 
     def tokens(self, model: ModelSpec) -> float:
-        """Tokens of one micro-batch on one context-parallel rank."""
+        """Return the tokens of one micro-batch on one context-parallel rank."""
         return self.micro * model.seq_length / self.cp
 
     def boundary_tokens(self, model: ModelSpec) -> float:
-        """Tokens of the residual stream that one rank keeps."""
+        """Return the tokens of the residual stream that one rank keeps."""
         return self.tokens(model) / (self.tp if self.tokens_split else 1)
 
     @property
@@ -41,7 +41,7 @@ class Shard:
 def build_layer(
     model: ModelSpec, framework: FrameworkSpec, shard: Shard, *, experts: bool, query: bool = False
 ) -> Block:
-    """A transformer layer. `query`: PanGu-alpha's query layer, whose queries come from a table of positions."""
+    """Return a transformer layer. `query`: PanGu-alpha's query layer, whose queries come from a table of positions."""
     kind = "query" if query else "expert_layer" if experts else "layer"
     block = Block(kind, input_bytes=shard.boundary_tokens(model) * model.hidden_size * model.element_bytes)
     builder = builder_of(block, model, framework)

@@ -79,7 +79,7 @@ class Program:
         self.chunks = self._chunks()
 
     def moved_to(self, question: Question) -> "Program":
-        """The same blocks under another placement or other figures: nothing that decides a shape may differ."""
+        """Return the same blocks under another placement or other figures: nothing that decides a shape may differ."""
         program = copy.copy(self)
         program.question = question
         program.groups = Groups(question.strategy.mesh, question.strategy.zero.weight_shard_size)
@@ -136,14 +136,15 @@ class Program:
         return build_layer(model, framework, shard, experts=kind == "expert_layer", query=kind == "query")
 
     def group(self, axis: str) -> tuple[int, int]:
-        """(size, stride in ranks) of this rank's group along an axis of a collective."""
+        """Return (size, stride in ranks) of this rank's group along an axis of a collective."""
         return self.groups.extent(axis)
 
     def stage_chunks(self, stage: int) -> list[Chunk]:
         return [chunk for chunk in self.chunks if chunk.stage == stage]
 
     def stage_parameters(self, stage: int) -> list[tuple[int, Parameter]]:
-        """(layer, weight) of all that one rank of the stage holds. A head that runs several times is held once."""
+        """Return (layer, weight) of all that one rank of the stage holds. A head that runs several times is held
+        once."""
         return [
             (piece.first + offset, parameter)
             for chunk in self.stage_chunks(stage)
@@ -153,7 +154,8 @@ class Program:
         ]
 
     def stage_blocks(self, stage: int) -> list[tuple[Block, int]]:
-        """(block, how many of them a rank of the stage holds), kind by kind as they come. A head is held once."""
+        """Return (block, how many of them a rank of the stage holds), kind by kind as they come. A head is held
+        once."""
         counts: dict[str, int] = {}
         for chunk in self.stage_chunks(stage):
             for piece in chunk.pieces:
@@ -162,7 +164,7 @@ class Program:
         return [(self.blocks[kind], count) for kind, count in counts.items()]
 
     def stage_elements(self, stage: int, *, expert: bool) -> float:
-        """Parameters that one rank of the stage holds."""
+        """Return the parameters that one rank of the stage holds."""
         return sum(block.elements(expert) * count for block, count in self.stage_blocks(stage))
 
     @cached_property
@@ -191,14 +193,15 @@ class Program:
         return model_parameters(self.question.model)
 
     def flops_per_step(self) -> float:
-        """Model FLOPs of one step over all devices: forward and backward matrix products, nothing counted twice."""
+        """Return model FLOPs of one step over all devices: forward and backward matrix products, nothing counted
+        twice."""
         strategy, mesh = self.question.strategy, self.question.strategy.mesh
         whole = sum(piece.block.flops() * piece.count for chunk in self.chunks for piece in chunk.pieces)
         return whole * mesh.tp * mesh.cp * mesh.dp * strategy.micro_batches
 
 
 def _padded(question: Question) -> ModelSpec:
-    """The vocabulary as the framework stores it: Megatron pads it to a multiple of 128 x tp."""
+    """Return the vocabulary as the framework stores it: Megatron pads it to a multiple of 128 x tp."""
     model, multiple = question.model, question.framework.pad_vocab_to
     if multiple <= 1:
         return model
@@ -207,7 +210,7 @@ def _padded(question: Question) -> ModelSpec:
 
 
 def model_parameters(model: ModelSpec) -> float:
-    """Parameters of the whole model, unsplit and unpadded."""
+    """Return the parameters of the whole model, unsplit and unpadded."""
     from parallel_strategy.spec.framework import FrameworkSpec
 
     framework, shard = FrameworkSpec(name="count"), Shard(micro=1)

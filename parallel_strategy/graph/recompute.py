@@ -9,8 +9,8 @@ IN_FRONT = ("final.norm", "query_embedding")
 
 
 def skipped_again(block: Block) -> list[Kernel | Collective]:
-    """The forward nodes that a pruned recomputation does not repeat: those in front of the layer, and those at its end
-    that no gradient reads, its last product, its sum and the addition."""
+    """Return the forward nodes that a pruned recomputation does not repeat: those in front of the layer, and those at
+    its end that no gradient reads, its last product, its sum and the addition."""
     front = [node for node in block.forward if node.name in IN_FRONT]
     for index, node in enumerate(block.forward):
         if node.name in LAST_NEEDED:

@@ -28,7 +28,7 @@ Node = tuple[int, Collective]  # layer and collective
 
 
 def cut_of(program: Program, parameter: Parameter, layer: int = OUTSIDE) -> Cut:
-    """The axes and sizes of one weight; `layer` matters where weights are kept whole by name."""
+    """Return the axes and sizes of one weight; `layer` matters where weights are kept whole by name."""
     key = parameter, layer if program.question.strategy.zero.whole else OUTSIDE
     if key not in program.cuts:
         program.cuts[key] = _cut(program, parameter, layer)
@@ -51,13 +51,13 @@ def _cut(program: Program, parameter: Parameter, layer: int) -> Cut:
 
 
 def is_partial(program: Program, parameter: Parameter) -> bool:
-    """Whether each rank of the tensor group has a part of a whole weight's gradient."""
+    """Return whether each rank of the tensor group has a part of a whole weight's gradient."""
     everywhere = program.question.framework.partial_gradients and parameter.replicated_over_tp
     return everywhere or parameter.partial_over_tp
 
 
 def is_accumulated_twice(program: Program) -> bool:
-    """Whether one stage has both readers of a tied table, and micro-batches whose gradients it adds up."""
+    """Return whether one stage has both readers of a tied table, and micro-batches whose gradients it adds up."""
     several = program.question.strategy.micro_batches > 1
     return several and program.model.tied_embedding and not program.tied_across_stages
 
@@ -75,7 +75,7 @@ def _may_be_cut(program: Program, parameter: Parameter, layer: int, shards: int)
 
 
 def shard_elements(parameter: Parameter, shards: int) -> int:
-    """Elements of one rank's part; the last part is padded."""
+    """Return the elements of one rank's part; the last part is padded."""
     return -(-int(parameter.elements) // shards)
 
 
@@ -99,7 +99,7 @@ class Holding:
         return sum(block.elements(expert) * count for block, count in self.blocks)
 
     def part(self, wanted: Callable[[Parameter], bool], shards: int) -> float:
-        """Elements of one rank's part of the weights that are wanted."""
+        """Return the elements of one rank's part of the weights that are wanted."""
         return math.fsum(
             float(count * shard_elements(parameter, shards))
             for block, count in self.blocks
@@ -109,7 +109,7 @@ class Holding:
 
 
 def owned_elements(program: Program, holding: Holding) -> float:
-    """Elements that a rank updates."""
+    """Return the elements that a rank updates."""
     if program.question.framework.parameter_collectives:
         return sum(p.elements / cut_of(program, p, layer).shards for layer, p in holding.parameters)
     return sum(holding.elements(expert=expert) / cut.shards for expert, cut in _cuts_by_kind(program).items())
@@ -122,7 +122,8 @@ def _cuts_by_kind(program: Program) -> dict[bool, Cut]:
 def _collective(
     program: Program, name: str, op: str, axis: str, elements: float, phase: Phase, width: float | None = None
 ) -> list[Collective]:
-    """One collective, where it has members and something to send. `width`: bytes of an element, else a gradient's."""
+    """Return one collective, where it has members and something to send. `width`: bytes of an element, else a
+    gradient's."""
     if width is None:
         width = program.question.framework.gradient_bytes_sent
     if program.group(axis)[0] == 1 or not elements:
@@ -132,7 +133,8 @@ def _collective(
 
 
 def _weight_width(program: Program, parameter: Parameter) -> float:
-    """Bytes in which a single weight is gathered: norms and tables as they are stored, matrices as they are used."""
+    """Return the bytes in which a single weight is gathered: norms and tables as they are stored, matrices as they are
+    used."""
     looked_up = is_table(parameter.name) and parameter.name != "head.logits.weight"
     return STORED_BYTES if looked_up or ".norm" in parameter.name else program.model.element_bytes
 
@@ -140,7 +142,7 @@ def _weight_width(program: Program, parameter: Parameter) -> float:
 def gather_weights(
     program: Program, block: Block, phase: Phase, layer: int = OUTSIDE, *, again: bool = False
 ) -> list[Collective]:
-    """Level 3: the weights of a block, before it runs. `again`: backward runs its forward first."""
+    """Return level 3's weights of a block, before it runs. `again`: backward runs its forward first."""
     if program.question.strategy.zero.stage < 3:
         return []
     if program.question.framework.parameter_collectives:
@@ -158,8 +160,8 @@ def gather_weights(
 
 
 def _read_backward(block: Block, again: bool) -> list[Parameter]:
-    """The weights that backward reads. The gradients of additions and of looking up rows need none, but what runs
-    `again` does."""
+    """Return the weights that backward reads. The gradients of additions and of looking up rows need none, but what
+    runs `again` does."""
     skipped = {node.name for node in skipped_again(block)}
 
     def is_read(parameter: Parameter) -> bool:
@@ -181,7 +183,7 @@ def _gather_each(program: Program, parameters: list[tuple[int, Parameter]], phas
 
 
 def scatter_gradients(program: Program, block: Block, layer: int = OUTSIDE) -> list[Collective]:
-    """Level 3: the gradients of a block, after its backward."""
+    """Return level 3's gradients of a block, after its backward."""
     if program.question.strategy.zero.stage < 3:
         return []
     if program.question.framework.parameter_collectives:
@@ -207,12 +209,12 @@ def _scatter_each(program: Program, parameters: list[tuple[int, Parameter]]) -> 
 
 
 def scatter_micro_batch(program: Program, stage: int) -> list[Node]:
-    """Level 2: the gradients of a stage, after each micro-batch."""
+    """Return level 2's gradients of a stage, after each micro-batch."""
     return micro_batch_collectives(program, Holding.of_stage(program, stage))
 
 
 def micro_batch_collectives(program: Program, holding: Holding) -> list[Node]:
-    """Level 2: the gradients of these weights, after each micro-batch."""
+    """Return level 2's gradients of these weights, after each micro-batch."""
     if program.question.strategy.zero.stage != 2:
         return []
     if program.question.framework.parameter_collectives:
@@ -228,8 +230,8 @@ def micro_batch_collectives(program: Program, holding: Holding) -> list[Node]:
 
 
 def step_collectives(program: Program, stage: int) -> list[Node]:
-    """What a rank of the stage sends once a step, beside its micro-batches, in order: sums of partial and of tied
-    gradients, reduction over the ranks that hold the same weights, the norm, the loss, and the updated weights."""
+    """Return what a rank of the stage sends once a step, beside its micro-batches, in order: sums of partial and of
+    tied gradients, reduction over the ranks that hold the same weights, the norm, the loss, and the updated weights."""
     strategy, holding = program.question.strategy, Holding.of_stage(program, stage)
     nodes: list[Node] = []
     if program.question.framework.parameter_collectives:
@@ -245,7 +247,7 @@ def step_collectives(program: Program, stage: int) -> list[Node]:
 
 
 def gradient_collectives(program: Program, holding: Holding) -> list[Node]:
-    """The sums of these weights' gradients at the end of a step."""
+    """Return the sums of these weights' gradients at the end of a step."""
     if program.question.framework.parameter_collectives:
         return _one_by_one(program, holding)
     level, phase = program.question.strategy.zero.stage, Phase.BACKWARD_WEIGHT
@@ -304,7 +306,8 @@ def weight_collectives(program: Program, holding: Holding) -> list[Node]:
 
 
 def _tied(program: Program, holding: Holding, shards: int) -> list[Collective]:
-    """The sum of a tied table's gradients, or of this rank's part of them, between the first and the last stage."""
+    """Return the sum of a tied table's gradients, or of this rank's part of them, between the first and the last
+    stage."""
     if not program.tied_across_stages:
         return []
     table = holding.part(lambda parameter: parameter.name in WORD_TABLES, shards)
@@ -312,7 +315,7 @@ def _tied(program: Program, holding: Holding, shards: int) -> list[Collective]:
 
 
 def _scalars(program: Program, stage: int, norms: dict[str, str]) -> list[Collective]:
-    """Sums of one number: the squared norm over these axes, and the loss where the head does not sum it."""
+    """Return the sums of one number: the squared norm over these axes, and the loss where the head does not sum it."""
     axes = dict(norms)
     if stage == program.chunks[-1].stage and not program.question.framework.partial_gradients:
         axes["loss"] = "weights"

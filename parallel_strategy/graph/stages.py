@@ -69,7 +69,7 @@ class Places:
 
 
 def runs_of_chunks(model: ModelSpec, strategy: StrategySpec) -> list[tuple[int, tuple[Run, ...]]]:
-    """(stage, runs) of every chunk, in the order of the model."""
+    """Return (stage, runs) of every chunk, in the order of the model."""
     pp, per_stage = strategy.mesh.pp, strategy.chunks_per_stage
     stage_of = [stage_of_chunk(index, pp, per_stage, strategy.pipeline.schedule) for index in range(pp * per_stage)]
     sizes = _chunk_sizes(model, strategy, stage_of)
@@ -94,7 +94,7 @@ def runs_of_chunks(model: ModelSpec, strategy: StrategySpec) -> list[tuple[int, 
 
 
 def _slot_of_layer(model: ModelSpec, layer: int) -> tuple[str, int]:
-    """The slot of a layer, and the first layer after it that has another."""
+    """Return the slot of a layer, and the first layer after it that has another."""
     last = model.num_layers - model.query_layer
     if model.query_layer and layer == last:
         return "query", model.num_layers
@@ -105,7 +105,7 @@ def _slot_of_layer(model: ModelSpec, layer: int) -> tuple[str, int]:
 
 
 def _chunk_sizes(model: ModelSpec, strategy: StrategySpec, stage_of: list[int]) -> list[int]:
-    """Layers of each chunk. Explicit stages are cut evenly into their chunks."""
+    """Return the layers of each chunk. Explicit stages are cut evenly into their chunks."""
     if strategy.chunks_per_stage == 1:
         return strategy.layers_of_stages(model.num_layers)
     if strategy.pipeline.stages is None:
@@ -119,7 +119,7 @@ def _chunk_sizes(model: ModelSpec, strategy: StrategySpec, stage_of: list[int]) 
 
 
 def _recomputed_layers(strategy: StrategySpec, sizes: list[int], stage_of: list[int]) -> list[int]:
-    """How many layers each stage computes again: the first ones that it has."""
+    """Return how many layers each stage computes again: the first ones that it has."""
     recompute, pp = strategy.recompute, strategy.mesh.pp
     if recompute.mode == "none":
         return [0] * pp

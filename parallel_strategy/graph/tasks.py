@@ -16,7 +16,7 @@ from parallel_strategy.schedule.orders import Kind, splits_backward
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TaskNode:
     """One node of a task. `phase`: forward, recompute or backward."""
 
     work: Kernel | Collective
@@ -33,8 +33,9 @@ class Tasks:
         self.split = splits_backward(program.question.strategy.pipeline.schedule) and program.pp > 1
         self.steps = cache(self._steps)
 
-    def _steps(self, kind: Kind, chunk: int) -> tuple[Step, ...]:
-        """The nodes of one task; they are the same for every micro-batch. A group of one rank has no collectives."""
+    def _steps(self, kind: Kind, chunk: int) -> tuple[TaskNode, ...]:
+        """Return the nodes of one task; they are the same for every micro-batch. A group of one rank has no
+        collectives."""
         piece = self.program.chunks[chunk]
         if kind == "F":
             return tuple(step for step in self._forward(piece) if self._is_there(step))
@@ -46,15 +47,15 @@ class Tasks:
             return tuple(late)
         return tuple(step for step in backward if step.work.phase != Phase.BACKWARD_WEIGHT)
 
-    def _is_there(self, step: Step) -> bool:
+    def _is_there(self, step: TaskNode) -> bool:
         return isinstance(step.work, Kernel) or self.program.group(step.work.axis)[0] > 1
 
     def _crosses(self, chunk: Chunk, other: int) -> bool:
-        """Whether the neighbouring chunk is on another stage."""
+        """Return whether the neighbouring chunk is on another stage."""
         chunks = self.program.chunks
         return 0 <= other < len(chunks) and chunks[other].stage != chunk.stage
 
-    def _forward(self, chunk: Chunk) -> Iterator[Step]:
+    def _forward(self, chunk: Chunk) -> Iterator[TaskNode]:
         first, last = chunk.pieces[0].first, _last_layer(chunk)
         if self._crosses(chunk, chunk.index - 1):
             yield from self._receive("activation", Phase.FORWARD, first, "forward")
@@ -62,13 +63,13 @@ class Tasks:
             for offset in range(piece.count):
                 layer = piece.first + offset
                 for gather in gather_weights(self.program, piece.block, Phase.FORWARD, layer):
-                    yield Step(gather, layer, "forward", piece.block)
+                    yield TaskNode(gather, layer, "forward", piece.block)
                 for work in piece.block.forward:
-                    yield Step(work, layer, "forward", piece.block)
+                    yield TaskNode(work, layer, "forward", piece.block)
         if self._crosses(chunk, chunk.index + 1):
-            yield Step(self._boundary("send_activation", "send", Phase.FORWARD), last, "forward", None)
+            yield TaskNode(self._boundary("send_activation", "send", Phase.FORWARD), last, "forward", None)
 
-    def _backward(self, chunk: Chunk) -> Iterator[Step]:
+    def _backward(self, chunk: Chunk) -> Iterator[TaskNode]:
         program = self.program
         first, last = chunk.pieces[0].first, _last_layer(chunk)
         if self._crosses(chunk, chunk.index + 1):
@@ -78,45 +79,45 @@ class Tasks:
                 layer = piece.first + offset
                 again = offset < piece.recomputed and program.question.strategy.recompute.mode == "full"
                 for gather in gather_weights(program, piece.block, Phase.BACKWARD_INPUT, layer, again=again):
-                    yield Step(gather, layer, "backward", piece.block)
+                    yield TaskNode(gather, layer, "backward", piece.block)
                 yield from self._layer_backward(piece, offset)
                 for scatter in scatter_gradients(program, piece.block, layer):
-                    yield Step(scatter, layer, "backward", piece.block)
+                    yield TaskNode(scatter, layer, "backward", piece.block)
         if self._crosses(chunk, chunk.index - 1):
-            yield Step(self._boundary("send_gradient", "send", Phase.BACKWARD_INPUT), first, "backward", None)
+            yield TaskNode(self._boundary("send_gradient", "send", Phase.BACKWARD_INPUT), first, "backward", None)
         if chunk.index == min(other.index for other in program.stage_chunks(chunk.stage)):
             for layer, scatter in scatter_micro_batch(program, chunk.stage):
-                yield Step(scatter, layer, "backward", None)
+                yield TaskNode(scatter, layer, "backward", None)
 
-    def _layer_backward(self, piece: Piece, offset: int) -> Iterator[Step]:
+    def _layer_backward(self, piece: Piece, offset: int) -> Iterator[TaskNode]:
         recompute, layer, block = self.program.question.strategy.recompute, piece.first + offset, piece.block
         again = offset < piece.recomputed
         if again and recompute.mode == "full":
             if sliced := self.program.recompute_gather:
-                yield Step(sliced, layer, "recompute", block)
+                yield TaskNode(sliced, layer, "recompute", block)
             skipped = skipped_again(block) if self.program.question.framework.recompute_pruned else []
             for work in block.forward:
                 if (isinstance(work, Kernel) or recompute.mp_comm) and work not in skipped:
-                    yield Step(work, layer, "recompute", block)
+                    yield TaskNode(work, layer, "recompute", block)
         core = again and recompute.mode == "selective"
         for work in block.backward:
             if core and isinstance(work, Kernel) and work.name.startswith("attention.core"):
                 core = False
                 for before in block.forward:
                     if isinstance(before, Kernel) and before.name.startswith("attention.core"):
-                        yield Step(before, layer, "recompute", block)
-            yield Step(work, layer, "backward", block)
+                        yield TaskNode(before, layer, "recompute", block)
+            yield TaskNode(work, layer, "backward", block)
 
     def _boundary(self, name: str, op: str, phase: Phase) -> Collective:
         program = self.program
         return Collective(name, op, "pp", program.boundary_bytes, phase, program.model.activation_dtype)
 
-    def _receive(self, what: str, phase: Phase, layer: int, label: str) -> Iterator[Step]:
-        yield Step(self._boundary(f"receive_{what}", "receive", phase), layer, label, None)
+    def _receive(self, what: str, phase: Phase, layer: int, label: str) -> Iterator[TaskNode]:
+        yield TaskNode(self._boundary(f"receive_{what}", "receive", phase), layer, label, None)
         if self.program.boundary_scattered:
             whole = self.program.boundary_bytes * self.program.shard.tp
             gather = Collective(f"gather_{what}", "all_gather", "tp", whole, phase, self.program.model.activation_dtype)
-            yield Step(gather, layer, label, None)
+            yield TaskNode(gather, layer, label, None)
 
 
 def _last_layer(chunk: Chunk) -> int:

@@ -30,7 +30,7 @@ REFERENCE_ISSUE_US = 6.0
 
 
 def cluster_of(measured: Measured, devices: int = 1, name: str = "this-machine") -> ClusterSpec:
-    """A cluster file of one server with `devices` such devices. `sources` says how well its figures meet the
+    """Return a cluster file of one server with `devices` such devices. `sources` says how well its figures meet the
     measurements."""
     hbm, vector = _memory(measured)
     gemm, peak, error = _gemm(measured, hbm, vector)
@@ -87,15 +87,15 @@ def _memory(measured: Measured) -> tuple[Memory, Vector]:
 
 
 def _copy_gbps(measured: Measured) -> float:
-    """GB/s of the largest copy, reads and writes."""
+    """Return GB/s of the largest copy, reads and writes."""
     copies = [moved for moved in measured.moved if moved.name in ("copy", "scale")]
     largest = max(copies, key=lambda moved: moved.bytes)
     return largest.bytes / largest.seconds / 1e9
 
 
 def _gemm(measured: Measured, hbm: Memory, vector: Vector) -> tuple[Gemm, float, float]:
-    """(figures, peak in TFLOP/s, mean absolute error of the logarithm): a grid over what bends the curve, with the
-    height that meets the median."""
+    """Return (figures, peak in TFLOP/s, mean absolute error of the logarithm): a grid over what bends the curve, with
+    the height that meets the median."""
     m, n, k, batch, seconds = (
         np.array([getattr(product, name) for product in measured.products], dtype=float)
         for name in ("m", "n", "k", "batch", "seconds")
@@ -141,13 +141,13 @@ def _gemm(measured: Measured, hbm: Memory, vector: Vector) -> tuple[Gemm, float,
 
 
 def _flash(measured: Measured, peak: float) -> float:
-    """Share of peak of fused attention, at the longest sequence."""
+    """Return the share of peak of fused attention, at the longest sequence."""
     rates = [attended.flops / attended.seconds / 1e12 / peak for attended in measured.attention]
     return round(float(np.clip(max(rates), 0.01, 0.95)), 3) if rates else 0.5
 
 
 def _server(measured: Measured, devices: int) -> Level:
-    """Devices of one server: latency and bandwidth from the all-reduces, or what copies suggest."""
+    """Return the devices of one server: latency and bandwidth from the all-reduces, or what copies suggest."""
     copy = _copy_gbps(measured)
     kind: Literal["shared_memory", "switch"] = "shared_memory" if measured.kind == "cpu" else "switch"
     found = measured.collectives
@@ -189,7 +189,8 @@ def _server(measured: Measured, devices: int) -> Level:
 
 
 def _lines(found: list[Collected]) -> dict[str, dict[int, tuple[float, float]]]:
-    """A line through the sizes of each collective, by relative errors; it starts no earlier than the smallest ends."""
+    """Return a line through the sizes of each collective, by relative errors; it starts no earlier than the smallest
+    ends."""
     lines: dict[str, dict[int, tuple[float, float]]] = {}
     for op, members in sorted({(one.op, one.members) for one in found}):
         mine = [one for one in found if (one.op, one.members) == (op, members)]

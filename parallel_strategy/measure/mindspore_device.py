@@ -62,7 +62,7 @@ class MindSporeBackend:
             ms.runtime.synchronize()
 
     def _call(self, primitive: Any, *tensors: ms.Tensor) -> Call:
-        """A call that leaves its result to wait for."""
+        """Return a call that leaves its result to wait for."""
         graph = Graph(primitive)
 
         def run() -> None:
@@ -75,7 +75,7 @@ class MindSporeBackend:
         return ms.Tensor(data if self.element == 4 else data.astype(np.float16))
 
     def _several(self, kernel: Any, arity: int, inputs: Callable[[], tuple[ms.Tensor, ...]]) -> Call:
-        """A CPU runs the kernel `TIMES` times in one graph, and shows an element of each result."""
+        """Run the kernel `TIMES` times in one graph on a CPU, and return an element of each result."""
         if self.kind != "cpu":
             return self._call(kernel, *inputs())
         graph = Several(kernel, TIMES, arity)
@@ -134,7 +134,7 @@ class MindSporeBackend:
         return self._call(Small(length), self._random(4, 4), self._random(4, 4), self._random(4))
 
     def _graph_overhead(self) -> float:
-        """Seconds that a graph takes beside its kernels: many small kernels against few."""
+        """Return the seconds that a graph takes beside its kernels: many small kernels against few."""
         few, many = (timed(self, self._small(length), 0.3) for length in (1, SMALL))
         return max(0.0, few - (many - few) / (SMALL - 1))
 
@@ -152,7 +152,7 @@ class MindSporeBackend:
         return self._random(elements)
 
     def crowded_calls(self) -> dict[str, Call]:
-        """What several processes of one machine compete for: its cores, and its memory."""
+        """Return what several processes of one machine compete for: its cores, and its memory."""
         kernel, arity, inputs, _ = kinds(2**22, self.random)["multiply"]
         return {"product": self.product(512, 512, 512, 1), "memory": self._several(kernel, arity, inputs)}
 

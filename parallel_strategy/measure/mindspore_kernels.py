@@ -136,7 +136,7 @@ class Small(nn.Cell):
         self.subtract, self.reshape = ops.Sub(), ops.Reshape()
 
     def construct(self, x: ms.Tensor, weight: ms.Tensor, bias: ms.Tensor) -> ms.Tensor:
-        """[4, 4], [4, 4], [4] -> [4, 4] through `length` times six kernels."""
+        """Return [4, 4], [4, 4], [4] -> [4, 4] through `length` times six kernels."""
         for _ in range(self.length):
             y = self.bias(self.product(x, weight), bias)
             x = self.subtract(self.multiply(self.sigmoid(y), x), weight)

@@ -57,7 +57,7 @@ def available_cores() -> int:
 
 
 def processor_name() -> str:
-    """What the kernel calls this processor."""
+    """Return what the kernel calls this processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:

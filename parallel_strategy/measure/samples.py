@@ -109,7 +109,7 @@ class Backend(Protocol):
         """Fused causal attention forward; None where there is no such kernel."""
 
     def empty(self) -> tuple[Call, int]:
-        """A call that runs this many kernels with nothing to do."""
+        """Return a call that runs this many kernels with nothing to do."""
 
     def host_copy(self, size: int) -> Call | None:
         """Copy `size` bytes from the host to the device; None where they are one."""
@@ -118,12 +118,12 @@ class Backend(Protocol):
 
 
 def element_counts(kind: str) -> tuple[int, ...]:
-    """Sizes of vectors: inside the caches and outside."""
+    """Return the sizes of vectors: inside the caches and outside."""
     return (2**17, 2**20, 2**22) if kind == "cpu" else (2**22, 2**26)
 
 
 def steps(backend: Backend) -> int:
-    """How often `measure` tells what it does."""
+    """Return how often `measure` tells what it does."""
     return len(product_shapes(backend.kind)) + len(element_counts(backend.kind)) + 2
 
 
@@ -138,7 +138,7 @@ def measure(backend: Backend, seconds: float, tell: Callable[[str], None] = lamb
     measured.launch_seconds, measured.issue_seconds = _launch(backend)
 
     def one(call: Call) -> float:
-        """Seconds of one of the kernels in a call, launch and all."""
+        """Return the seconds of one of the kernels in a call, launch and all."""
         return max(timed(backend, call, budget) / backend.repeats - backend.slices * measured.launch_seconds, 1e-8)
 
     for m, n, k, batch in shapes:
@@ -193,8 +193,8 @@ def product_shapes(kind: str) -> list[tuple[int, int, int, int]]:
 
 
 def timed(backend: Backend, call: Call, budget: float) -> float:
-    """Seconds of a call, measured for about `budget` seconds. Short calls are timed many at once, so that waiting for
-    the device does not count."""
+    """Return the seconds of a call, measured for about `budget` seconds. Short calls are timed many at once, so that
+    waiting for the device does not count."""
     call()
     backend.synchronize()
     start = backend.clock()
@@ -215,17 +215,17 @@ def timed(backend: Backend, call: Call, budget: float) -> float:
 
 
 def undisturbed(times: list[float]) -> float:
-    """The lower quartile: whatever else runs on a machine only ever adds."""
+    """Return the lower quartile: whatever else runs on a machine only ever adds."""
     return float(np.quantile(times, 0.25))
 
 
 def fewest(budget: float, once: float) -> int:
-    """How often to repeat what takes `once` seconds: within the budget, at least three times."""
+    """Return how often to repeat what takes `once` seconds: within the budget, at least three times."""
     return int(min(50, max(3, budget / max(once, 1e-6))))
 
 
 def _launch(backend: Backend) -> tuple[float, float]:
-    """Seconds of an empty kernel in a row of many, and of issuing one."""
+    """Return the seconds of an empty kernel in a row of many, and of issuing one."""
     call, kernels = backend.empty()
     count = max(20, 2000 // kernels)
     for _ in range(count // 10):
@@ -241,7 +241,7 @@ def _launch(backend: Backend) -> tuple[float, float]:
 
 
 def _adam(budget: float) -> float:
-    """GB/s of host memory that an Adam update in numpy moves: seven streams of fp32."""
+    """Return GB/s of host memory that an Adam update in numpy moves: seven streams of fp32."""
     size = 2**22
     weight, gradient, first, second = (np.ones(size, dtype=np.float32) for _ in range(4))
     scratch = np.empty_like(weight)

@@ -78,7 +78,7 @@ class Together:
         self.sum(0.0)
 
     def collective(self, op: str, size: int, budget: float) -> float:
-        """Seconds of a collective over `size` bytes of the whole tensor."""
+        """Return the seconds of a collective over `size` bytes of the whole tensor."""
         from mindspore import ops
 
         from parallel_strategy.measure.mindspore_kernels import Broadcasted, Several
@@ -100,7 +100,8 @@ class Together:
         return self.turns * self.sum(undisturbed(times)) / self.members
 
     def crowded(self, rank: int, seconds: float) -> list[Crowded]:
-        """Kernels on one process while the others sleep, and on all of them at once; the fastest of several turns."""
+        """Time kernels on one process while the others sleep, and on all of them at once; the fastest of several
+        turns."""
         found = []
         calls = self.backend.crowded_calls()
         for call in calls.values():

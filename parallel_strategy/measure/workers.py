@@ -67,7 +67,8 @@ def keep_to_share(workers: list[int]) -> Iterator[None]:
 def measure_workers(
     workers: int, target: str, seconds: float, clock: str = "wall"
 ) -> tuple[list[Collected], list[Crowded]]:
-    """Start `workers` processes, each with its share of the cores as in training, and measure for about `seconds`.
+    """Start `workers` processes, each with its share of the cores as in training, and measure for about
+    `seconds`.
 
     clock: wall, or processor where others use the machine too.
     """
@@ -111,7 +112,7 @@ def measure_workers(
 
 
 def _last_words(logs: Path) -> str:
-    """The last line of an error in the logs."""
+    """Return the last line of an error in the logs."""
     for log in sorted(logs.glob("worker_*.log")):
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
         errors = [line for line in lines if "Error" in line and not line.startswith("[")]

@@ -168,7 +168,7 @@ class ParallelStep:
         self.groups = {tied.group: tied.ranks} if tied is not None else {}
 
     def inputs(self, rows: Tensor, scale: float, dropout_seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows [N, S+1], with one scale and one seed for each part that they are cut into."""
+        """Return rows [N, S+1], with one scale and one seed for each part that they are cut into."""
         shape = (self.parts,) if self.parts > 1 else ()
         seeds = dropout_seed + np.arange(self.parts, dtype=np.int32).reshape(shape)
         return rows, Tensor(np.full(shape, scale, np.float32)), Tensor(seeds, ms.int32)
@@ -179,7 +179,7 @@ class ParallelStep:
         return self.whole.parameter_layout_dict
 
     def fusion_mb(self) -> dict[str, int]:
-        """What MindSpore's compiler is told of the size of fused collectives, as it reads it."""
+        """Return what MindSpore's compiler is told of the size of fused collectives, as it reads it."""
         _init_auto_parallel_context(self.whole)
         told = auto_parallel_context()
         try:
@@ -211,7 +211,7 @@ class ParallelStep:
 
 
 def apply(question: Question, step: nn.Cell, files: StrategyFiles | None = None) -> ParallelStep:
-    """The step under the strategy, or with splits from MindSpore's files.
+    """Return the step under the strategy, or with splits from MindSpore's files.
 
     Raises UserError for what MindSpore cannot do and for an operator without a split.
     """
@@ -284,7 +284,7 @@ def fused(question: Question) -> dict[str, dict]:
 
 
 def operators(cell: nn.Cell, path: str = "") -> Iterator[tuple[str, ops.Primitive]]:
-    """Every primitive of a network with its path. A network that the loss wraps is left out of the path."""
+    """Yield every primitive of a network with its path. A network that the loss wraps is left out of the path."""
     for name, primitive in cell._primitives.items():
         yield f"{path}{name}", primitive
     for name, child in cell._cells.items():

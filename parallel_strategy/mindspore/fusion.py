@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from parallel_strategy.graph.collectives import Record
-from parallel_strategy.mindspore.dryrun.collectives import Collective
+from parallel_strategy.mindspore.dryrun.collectives import CompiledCollective
 from parallel_strategy.spec.strategy import Question
 
 
@@ -47,7 +47,7 @@ def numbers(sizes: Iterable[int], limit: int) -> list[int]:
 
 
 def of_emulator(records: Iterable[Record], limit: int | None) -> Counter[Fused]:
-    """What the emulator's gradients become; `limit` None: all of a group one."""
+    """Return what the emulator's gradients become; `limit` None: all of a group one."""
     found = (record for record in records if record.name.startswith("gradients.") and record.op == "all_reduce")
     gradients = in_graph_order([record for record in found if record.layer >= 0])
     joined: dict[tuple[int, tuple[int, ...]], list[int]] = {}
@@ -58,7 +58,7 @@ def of_emulator(records: Iterable[Record], limit: int | None) -> Counter[Fused]:
 
 
 def in_graph_order(gradients: list[Record]) -> list[Record]:
-    """The program's order, but for the query layer: its queries come before the norm of its keys and values."""
+    """Return the program's order, but for the query layer: its queries come before the norm of its keys and values."""
     with_queries = {record.layer for record in gradients if record.name == "gradients.query_embedding.weight"}
     ordered: list[Record] = []
     held: list[Record] = []
@@ -73,8 +73,8 @@ def in_graph_order(gradients: list[Record]) -> list[Record]:
     return ordered + held
 
 
-def of_mindspore(collectives: Iterable[Collective]) -> Counter[Fused]:
-    """What the numbers of the compiled graph say."""
+def of_mindspore(collectives: Iterable[CompiledCollective]) -> Counter[Fused]:
+    """Return what the numbers of the compiled graph say."""
     joined: dict[tuple[int, tuple[int, ...]], list[int]] = {}
     for found in collectives:
         if found.op == "all_reduce" and found.fusion:

@@ -14,12 +14,12 @@ def as_compiled(question: Question) -> Question:
 
 
 def check_supported(question: Question) -> None:
-    """Raises UserError that names the field which MindSpore 2.10 cannot carry out for this network."""
+    """Raise UserError that names the field which MindSpore 2.10 cannot carry out for this network."""
     check_executed(as_compiled(question))
 
 
 def check_propagated(question: Question) -> None:
-    """Raises UserError where an operator strategy file does not do. Only MindSpore's sharding propagation reads and
+    """Raise UserError where an operator strategy file does not do. Only MindSpore's sharding propagation reads and
     writes it, which in 2.10 ends with "The pointer[node_prim] is null" on a pipeline."""
     if question.strategy.tensor.sequence_parallel and question.strategy.mesh.tp > 1:
         raise UserError(

@@ -129,7 +129,7 @@ def _named(override: Override, known: Mapping[str, Row], place: str) -> dict[str
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads the strategy of an override for one operator. `sizes`: words of dimensions as numbers."""
+    """Read the strategy of an override for one operator. `sizes`: words of dimensions as numbers."""
 
     letters: Mapping[str, int]
     sizes: Mapping[str, int]
@@ -228,7 +228,7 @@ def _own_by_name(operator: LayerOperator, letters: Mapping[str, int]) -> Split:
 
 
 def _check_word_table(splits: OperatorSplits, devices: int) -> None:
-    """Raises UserError where the two operators that read the word table would have it split differently: MindSpore
+    """Raise UserError where the two operators that read the word table would have it split differently: MindSpore
     gives both of them one part, which is wrong for one."""
     readers = ((pangu_network.WORD_LOOKUP, 0), (pangu_network.HEAD, 1))
     layouts, written = set(), []

@@ -91,7 +91,8 @@ def _linear(path: str, product: str, bias: str, takes: str) -> list[Row]:
 
 
 def _dropout(path: str, source: str, x: str, row: str, within: str) -> list[Row]:
-    """The dropout of `source`, a tensor `x`: its mask is a hash of numbers of rows and of places within a row."""
+    """Return the dropout of `source`, a tensor `x`: its mask is a hash of numbers of rows and of places within a
+    row."""
     steps = (
         ("add_row", "Add", f"{row} | {within}", ""),
         ("add_seed", "Add", f"{x} | -", "add_row"),

@@ -14,26 +14,26 @@ LAYERS = ("layer", "query")  # the program's blocks that are layers
 
 
 @dataclass(frozen=True)
-class Place:
+class StagePlace:
     """Pipeline stage, and which of the stage's chunks of layers."""
 
     stage: int
     chunk: int
 
 
-def places_of_layers(question: Question) -> list[Place]:
-    """Layers are dealt out as in the emulator's program; the query layer is the last."""
-    places = [Place(0, 0)] * question.model.num_layers
+def places_of_layers(question: Question) -> list[StagePlace]:
+    """Deal out layers as in the emulator's program; the query layer is the last."""
+    places = [StagePlace(0, 0)] * question.model.num_layers
     for chunk in Program(question).chunks:
         for piece in chunk.pieces:
             if piece.block.kind in LAYERS:
                 for layer in range(piece.first, piece.first + piece.count):
-                    places[layer] = Place(chunk.stage, chunk.index // question.strategy.mesh.pp)
+                    places[layer] = StagePlace(chunk.stage, chunk.index // question.strategy.mesh.pp)
     return places
 
 
 def recomputed_layers(question: Question) -> set[int]:
-    """The layers that the emulator's program recomputes."""
+    """Return the layers that the emulator's program recomputes."""
     return {
         layer
         for chunk in Program(question).chunks
@@ -43,15 +43,16 @@ def recomputed_layers(question: Question) -> set[int]:
     }
 
 
-def stage_of_cell(question: Question, path: str, places: list[Place]) -> Place | None:
+def stage_of_cell(question: Question, path: str, places: list[StagePlace]) -> StagePlace | None:
     """Return the place of a cell of the network by its path; None: that of its parts or its neighbours."""
     layer = stage_layer_of_cell(question.model, path)
     return None if layer is None else places[layer]
 
 
 def stays_whole(question: Question, parameter: str) -> bool:
-    """Whether optimizer sharding leaves a parameter alone: by its name in the strategy, or because MindSpore 2.10 does
-    not compile it, a table with two readers on one stage whose gradients are added up over micro-batches at level 3."""
+    """Return whether optimizer sharding leaves a parameter alone: by its name in the strategy, or because MindSpore
+    2.10 does not compile it, a table with two readers on one stage whose gradients are added up over micro-batches at
+    level 3."""
     strategy = question.strategy
     if parameter == WORD_TABLE and strategy.zero.level == 3 and strategy.micro_batches > 1:
         places = places_of_layers(question)

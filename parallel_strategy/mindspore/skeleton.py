@@ -21,7 +21,7 @@ VERSION = 2
 
 
 def skeleton_question(question: Question) -> Question:
-    """The strategy on 4 x 2 devices: other names come of micro-batches and recomputation, not of sizes."""
+    """Return the strategy on 4 x 2 devices: other names come of micro-batches and recomputation, not of sizes."""
     check_propagated(question)
     model, strategy = question.model, question.strategy
     if model.num_heads % 2 or model.ffn_hidden_size % 2:

@@ -41,7 +41,7 @@ class OperatorStrategy:
 
 
 def operator_strategies(question: Question, dialect: Dialect = "2.10") -> list[OperatorStrategy]:
-    """One for each parameter that an operator takes; MindSpore names a LayerNorm after its first one only."""
+    """Return one for each parameter that an operator takes; MindSpore names a LayerNorm after its first one only."""
     splits, places = operator_splits(question), places_of_layers(question)
     found = []
     for owned in owned_parameters(question.model):
@@ -70,7 +70,7 @@ def as_released(owned: OwnedParameter, inputs: Split) -> tuple[str, Split]:
 
 
 def all_layouts(question: Question, stage: int | None = None) -> dict[str, Layout]:
-    """Weights and Adam's moments, of one stage or of all."""
+    """Return weights and Adam's moments, of one stage or of all."""
     weights = {
         name: layout for name, layout in parameter_layouts(question).items() if stage is None or stage in layout.stages
     }
@@ -78,7 +78,7 @@ def all_layouts(question: Question, stage: int | None = None) -> dict[str, Layou
 
 
 def parameter_strategy_protobuf(question: Question, stage: int, dialect: Dialect = "2.10") -> bytes:
-    """What MindSpore's `save_param_strategy_file` writes on a rank of this stage."""
+    """Return what MindSpore's `save_param_strategy_file` writes on a rank of this stage."""
     parts = [_number(1, stage if dialect == "2.10" else 1)]
     for operator in operator_strategies(question, dialect):
         if operator.stage == stage:
@@ -93,7 +93,7 @@ def parameter_strategy_protobuf(question: Question, stage: int, dialect: Dialect
 
 
 def parameter_named_json(question: Question, stage: int) -> bytes:
-    """The same for `strategy_ckpt_config={"load_file": ...}`, which needs no skeleton."""
+    """Return the same for `strategy_ckpt_config={"load_file": ...}`, which needs no skeleton."""
     operators = {
         operator.node_name: {"parallel_strategy": operator.in_strategy, "stage": stage}
         for operator in operator_strategies(question)

@@ -9,7 +9,7 @@ __all__ = ["console", "lines", "table"]
 
 
 def lines(rows: list[tuple[str, str]]) -> Table:
-    """What and why, side by side, without a frame."""
+    """Return what and why, side by side, without a frame."""
     result = Table.grid(padding=(0, 2, 0, 0))
     for ratio in (5, 4):
         result.add_column(ratio=ratio, overflow="fold")

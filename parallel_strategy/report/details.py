@@ -14,7 +14,7 @@ from parallel_strategy.predict import Prediction
 
 
 @dataclass(frozen=True, slots=True)
-class Operator:
+class OperatorTime:
     """One kernel of a block: per micro-batch and block, and over the whole step on the stage that has the most of
     them."""
 
@@ -29,7 +29,7 @@ class Operator:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class LinkTraffic:
     """Collectives of one kind on one axis: of the busiest rank, over a step."""
 
     axis: str
@@ -42,8 +42,8 @@ class Traffic:
     algorithm: str
 
 
-def operators(prediction: Prediction) -> list[Operator]:
-    """All kernels of all blocks, the most expensive first."""
+def operators(prediction: Prediction) -> list[OperatorTime]:
+    """Return all kernels of all blocks, the most expensive first."""
     price, program = prediction.price, prediction.program
     device, m = price.cluster.device, prediction.question.strategy.micro_batches
     most: dict[str, int] = {}
@@ -65,7 +65,7 @@ def operators(prediction: Prediction) -> list[Operator]:
                 "launch" if floor > 0.5 * time else "memory" if not kernel.flops or memory > 0.7 * time else "compute"
             )
             result.append(
-                Operator(
+                OperatorTime(
                     kind,
                     kernel.name,
                     time * 1e3,
@@ -79,11 +79,11 @@ def operators(prediction: Prediction) -> list[Operator]:
     return sorted(result, key=lambda operator: -operator.step_seconds)
 
 
-def traffic(prediction: Prediction) -> list[Traffic]:
-    """What the links carry, by axis and kind, on the rank of the stage that sends the most."""
+def traffic(prediction: Prediction) -> list[LinkTraffic]:
+    """Return what the links carry, by axis and kind, on the rank of the stage that sends the most."""
     program, price, strategy = prediction.program, prediction.price, prediction.question.strategy
     network, m, tasks = price.network, strategy.micro_batches, Tasks(program)
-    best: list[Traffic] = []
+    best: list[LinkTraffic] = []
     for stage in range(program.pp):
         rows: dict[tuple[str, str], list[float]] = {}
 
@@ -103,7 +103,7 @@ def traffic(prediction: Prediction) -> list[Traffic]:
         for _, node in step_collectives(program, stage):
             add(node.op, node.axis, node.bytes, 1)
         found = [
-            Traffic(
+            LinkTraffic(
                 axis,
                 op,
                 network.outermost_level(*program.group(axis)),
@@ -121,7 +121,7 @@ def traffic(prediction: Prediction) -> list[Traffic]:
 
 
 def memory_over_time(prediction: Prediction, stage: int) -> tuple[np.ndarray, np.ndarray]:
-    """(seconds, GiB): what a rank of the stage holds, with the peaks inside each backward."""
+    """Return (seconds, GiB): what a rank of the stage holds, with the peaks inside each backward."""
     replayed = prediction.replay(keep=True)
     summary = prediction.stage_memory[stage]
     static = summary.weights + summary.gradients + summary.optimizer + summary.buffers + summary.context

@@ -44,7 +44,7 @@ PARTS = {
 
 
 def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = None) -> str:
-    """The whole page as text."""
+    """Return the whole page as text."""
     from plotly import graph_objects as go
     from plotly.offline import get_plotlyjs
 
@@ -96,7 +96,7 @@ def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = 
 
 
 def shown_stages(prediction: Prediction) -> list[int]:
-    """All stages, or of very many the first, the last and as many between as can be looked at."""
+    """Return all stages, or of very many the first, the last and as many between as can be looked at."""
     pp, tasks = prediction.program.pp, sum(map(len, prediction.order))
     room = max(2, min(MOST_STAGES, MOST_BARS * pp // (4 * tasks))) if pp > MOST_STAGES else pp
     return sorted({round(index * (pp - 1) / max(1, room - 1)) for index in range(room)})

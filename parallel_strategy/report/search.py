@@ -117,7 +117,7 @@ def print_found(found: Found, elapsed: float) -> None:
 
 
 def one_line(strategy: StrategySpec) -> str:
-    """A strategy in words, for a message."""
+    """Return a strategy in words, for a message."""
     row = _choices(strategy)
     return (
         f"{_mesh(row)}, micro-batch {row['micro']}, recompute {row['recompute']}, ZeRO {_sharing(row)}, on the host: "
@@ -126,7 +126,7 @@ def one_line(strategy: StrategySpec) -> str:
 
 
 def _mesh(row: dict[str, Any]) -> str:
-    """Axes from the outermost to the innermost, and what else shapes a stage."""
+    """Return the axes from the outermost to the innermost, and what else shapes a stage."""
     words = [f"{axis}{row[axis]}" for axis in row["order"]]
     words += [f"ep{row['ep']}"] if row["ep"] > 1 else []
     words += ["sp"] if row["sequence_parallel"] else []
@@ -169,7 +169,7 @@ def print_sharding(sharding: Sharding, console: Any) -> None:
 
 
 def _tuples(numbers: Iterable[Iterable[int]]) -> str:
-    """((16, 1), (1, 4)) as (16,1) (1,4)."""
+    """Return ((16, 1), (1, 4)) as (16,1) (1,4)."""
     return " ".join("(" + ",".join(map(str, inner)) + ")" for inner in numbers)
 
 

@@ -28,7 +28,7 @@ class Bar:
 
 
 def bars(prediction: Prediction) -> Iterator[Bar]:
-    """All bars of a step, stage by stage in time."""
+    """Yield all bars of a step, stage by stage in time."""
     program, network, boundary = prediction.program, prediction.price.network, float(prediction.rows.boundary[0])
     replayed = prediction.replay(keep=True)
     last, split = len(program.chunks) - 1, any(event.task.kind == "W" for event in replayed.events)

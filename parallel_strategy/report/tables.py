@@ -11,7 +11,7 @@ LEGEND = (
 
 
 def summary(prediction: Prediction) -> dict[str, Any]:
-    """Everything `predict` says, as data."""
+    """Return everything `predict` says, as data."""
     question, strategy = prediction.question, prediction.question.strategy
     mesh = strategy.mesh
     usable = prediction.usable_gib

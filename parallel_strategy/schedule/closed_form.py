@@ -26,7 +26,7 @@ def stage_finish(
     paced: np.ndarray | None = None,
     blocking: bool = False,
 ) -> np.ndarray:
-    """[..., pp] seconds from the start of the step to each stage's last task.
+    """Return [..., pp] seconds from the start of the step to each stage's last task.
 
     `forward`, `backward` (with recomputation), `weight`: [..., pp] seconds of one micro-batch on each stage, all its
     chunks together; `send`: [...] seconds of a boundary; `micro_batches`: [...]; `paced`: [...] seconds of a
@@ -67,7 +67,7 @@ def stage_finish(
 
 
 def _steady(both: np.ndarray, send: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Seconds that the last stage needs for `count` micro-batches of forward and backward in turn.
+    """Return the seconds that the last stage needs for `count` micro-batches of forward and backward in turn.
 
     A message and its answer over the last stages close a cycle of as many micro-batches; what is left over goes at the
     last stage's own pace.
@@ -79,8 +79,8 @@ def _steady(both: np.ndarray, send: np.ndarray, count: np.ndarray) -> np.ndarray
 
 
 def _one_forward_one_backward(forward: np.ndarray, backward: np.ndarray, m: np.ndarray, send: np.ndarray) -> np.ndarray:
-    """Seconds of 1F1B. Either the last stage sets the pace from its first forward on, or another one is never idle
-    after its first gradient has come."""
+    """Return the seconds of 1F1B. Either the last stage sets the pace from its first forward on, or another one is
+    never idle after its first gradient has come."""
     pp = forward.shape[-1]
     stages, link = np.arange(pp), send[..., None]
     both = forward + backward
@@ -98,8 +98,8 @@ def _one_forward_one_backward(forward: np.ndarray, backward: np.ndarray, m: np.n
 def _zero_bubble(
     forward: np.ndarray, backward: np.ndarray, weight: np.ndarray, m: np.ndarray, send: np.ndarray, *, wide: bool
 ) -> np.ndarray:
-    """Ends of the stages by their bounds: wait for the first forward, idle until the first gradient, all work but the
-    late weight gradients, and then either those or what the stages after it still send back."""
+    """Return the ends of the stages by their bounds: wait for the first forward, idle until the first gradient, all
+    work but the late weight gradients, and then either those or what the stages after it still send back."""
     pp = forward.shape[-1]
     stages = np.arange(pp)
     link = send[..., None]

@@ -38,7 +38,7 @@ def moments(schedule: str, pp: int, chunks: int, micro_batches: int) -> Moments:
 
 
 def _of_one_chunk(schedule: str, pp: int, micro_batches: int) -> np.ndarray:
-    """[stage] the most micro-batches in flight."""
+    """Return [stage] the most micro-batches in flight."""
     stages = np.arange(pp)
     if schedule == "gpipe":
         most = np.full(pp, micro_batches)
@@ -53,8 +53,8 @@ def _of_one_chunk(schedule: str, pp: int, micro_batches: int) -> np.ndarray:
 
 @lru_cache(maxsize=1024)
 def _of_chunks(pp: int, chunks: int, micro_batches: int, *, less_memory: bool) -> Moments:
-    """The moments before a backward at which a chunk's count turns: rounds of pp micro-batches go forward through the
-    chunks, first chunk first, and back through them, last chunk first (`orders._interleaved`)."""
+    """Return the moments before a backward at which a chunk's count turns: rounds of pp micro-batches go forward
+    through the chunks, first chunk first, and back through them, last chunk first (`orders._interleaved`)."""
     total = micro_batches * chunks
     stages = np.arange(pp)[:, None]
     warm = np.minimum(total, (pp - 1 - stages) * (1 if less_memory else 2) + (chunks - 1) * pp)
@@ -72,13 +72,14 @@ def _of_chunks(pp: int, chunks: int, micro_batches: int, *, less_memory: bool) -
 
 
 def _through(steps: np.ndarray, pp: int, chunks: int) -> np.ndarray:
-    """[..., chunk] micro-batches that went through each chunk in so many steps, chunks in the order of going."""
+    """Return [..., chunk] micro-batches that went through each chunk in so many steps, chunks in the order of going."""
     rounds, rest = np.divmod(steps, pp * chunks)
     return rounds[..., None] * pp + np.clip(rest[..., None] - np.arange(chunks) * pp, 0, pp)
 
 
 def _fewest(kept: np.ndarray, runs: np.ndarray) -> Moments:
-    """The moments that no other of their stage exceeds in every count, as many for each stage (the last repeats)."""
+    """Return the moments that no other of their stage exceeds in every count, as many for each stage (the last
+    repeats)."""
     chosen = []
     for counts, running in zip(kept, runs, strict=True):
         rows = np.concatenate([counts, running], axis=1)
@@ -94,7 +95,7 @@ def _fewest(kept: np.ndarray, runs: np.ndarray) -> Moments:
 
 @lru_cache(maxsize=128)
 def _walked(schedule: str, pp: int, chunks: int, micro_batches: int) -> Moments:
-    """The same by walking each stage's list of tasks."""
+    """Return the same by walking each stage's list of tasks."""
     split = splits_backward(schedule)
     kept, runs = [], []
     for tasks in order_of(schedule, pp, chunks, micro_batches):

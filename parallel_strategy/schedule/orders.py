@@ -23,7 +23,7 @@ Order = list[list[Task]]
 
 @lru_cache(maxsize=128)
 def order_of(schedule: str, pp: int, chunks: int, micro_batches: int) -> Order:
-    """The task lists of all stages; `chunks` per stage. Shared between callers: not to be changed."""
+    """Return the task lists of all stages; `chunks` per stage. Shared between callers: not to be changed."""
     if pp == 1:
         tasks: list[Task] = []
         for m in range(micro_batches):
@@ -102,7 +102,7 @@ def _zero_bubble(stage: int, pp: int, micro_batches: int, *, wide: bool) -> list
 
 
 def _v_shaped(pp: int, micro_batches: int) -> Order:
-    """Two chunks a stage, there and back again, as a block that repeats every six slots (Qi et al. 2024, V-ZB).
+    """Return two chunks a stage, there and back again, as a block that repeats every six slots (Qi et al. 2024, V-ZB).
 
     With tasks of one slot each, the ways out (F of the first chunk, B of the second) take x slots a stage, the ways
     back 6 - x: then a stage's four tasks keep their distance in slots modulo six on every stage, and both W fill the

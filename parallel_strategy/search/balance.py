@@ -28,7 +28,7 @@ class Balance:
 
 
 def balance(prediction: Prediction, mode: str = "full") -> Balance | None:
-    """The best stages for a pipelined strategy, or None where there is nothing to choose or no assignment fits.
+    """Return the best stages for a pipelined strategy, or None where there is nothing to choose or no assignment fits.
 
     `mode`: what is recomputed where memory asks for it.
     """
@@ -71,7 +71,7 @@ def _costs(prediction: Prediction, mode: str) -> _Costs:
 
 
 def _recomputed(prediction: Prediction, mode: str) -> np.ndarray:
-    """[stage, 0 .. layers] how many layers must be computed again for the rest to fit."""
+    """Return [stage, 0 .. layers] how many layers must be computed again for the rest to fit."""
     strategy, program = prediction.question.strategy, prediction.program
     pp, layers = program.pp, program.model.num_layers
     lost = 1.0 + prediction.question.framework.fragmentation
@@ -97,7 +97,8 @@ def _recomputed(prediction: Prediction, mode: str) -> np.ndarray:
 
 
 def _best_stages(costs: _Costs, layers: int, micro_batches: int) -> list[int] | None:
-    """The layers of each stage with the least seconds of a step: m - 1 times the slowest stage, and every stage once.
+    """Return the layers of each stage with the least seconds of a step: m - 1 times the slowest stage, and every stage
+    once.
 
     For each pace of the slowest stage the cheapest layers are taken, those that cost the least recomputation.
     """
@@ -129,7 +130,7 @@ def _seconds(cost: BlockCost) -> float:
 
 
 def balanced_prediction(prediction: Prediction, usable: float) -> Prediction:
-    """The better of a prediction and its balanced versions that fit into `usable` GiB."""
+    """Return the better of a prediction and its balanced versions that fit into `usable` GiB."""
     best = prediction
     for mode in ("selective", "full"):
         found = balance(prediction, mode)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel_strategy.search.shapes import Layout
+from parallel_strategy.search.shapes import MeshLayout
 from parallel_strategy.spec.strategy import Question, StrategySpec, even_stages
 
 
@@ -15,7 +15,7 @@ class Candidates:
 
     pp: int
     chunks: int
-    layouts: list[Layout]
+    layouts: list[MeshLayout]
     recompute: list[tuple[str, float]]
     schedules: list[str]
     layout: np.ndarray
@@ -30,7 +30,7 @@ class Candidates:
     gib: np.ndarray
 
     def strategy_fields(self, index: int, question: Question) -> dict:
-        """The fields of strategy.yaml of one candidate."""
+        """Return the fields of strategy.yaml of one candidate."""
         layout = self.layouts[int(self.layout[index])]
         mode, share = self.recompute[int(self.choice[index])]
         zero = int(self.zero[index])
@@ -71,7 +71,7 @@ class Candidates:
 
 
 def recomputed_layers(question: Question, pp: int, chunks: int, mode: str, share: float) -> list[int] | None:
-    """How many layers each stage computes again, or None for all that `mode` says."""
+    """Return how many layers each stage computes again, or None for all that `mode` says."""
     if mode == "none" or share >= 1.0:
         return None
     sizes = even_stages(question.model.num_layers, pp * chunks)

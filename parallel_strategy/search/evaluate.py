@@ -13,18 +13,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from parallel_strategy.cost.memory import activation_gib, at_the_fullest, host_gib, kept_bytes, working_bytes
-from parallel_strategy.cost.rows import Rows
+from parallel_strategy.cost.rows import CostRows
 from parallel_strategy.cost.stage_time import StageSeconds, WeightSeconds, chunk_seconds, phases, stage_seconds
-from parallel_strategy.cost.step_end import StepTail, Traffic, gradients_end, gradients_exposed, update_end
+from parallel_strategy.cost.step_end import StepTail, StepTraffic, gradients_end, gradients_exposed, update_end
 from parallel_strategy.graph.stages import Places
 from parallel_strategy.schedule.closed_form import stage_finish
 from parallel_strategy.search.candidates import Candidates, recomputed_layers
-from parallel_strategy.search.shapes import Layout, Shapes, Space
+from parallel_strategy.search.shapes import MeshLayout, Shapes, Space
 from parallel_strategy.spec.strategy import Question, divisors
 
 
 def evaluate(question: Question, space: Space, limits: Sequence[float] = ()) -> list[Candidates]:
-    """Every candidate of the space, priced. Candidates that break a rule of the strategy file are not in it.
+    """Return every candidate of the space, priced. Candidates that break a rule of the strategy file are not in it.
 
     `limits`: GiB within which the fastest candidate is wanted, the device's first; for these, activations on the host
     are tried.
@@ -63,14 +63,14 @@ class _Group:
         shapes: Shapes,
         pp: int,
         chunks: int,
-        layouts: list[Layout],
+        layouts: list[MeshLayout],
     ) -> None:
         self.question, self.space, self.shapes, self.pp, self.chunks = question, space, shapes, pp, chunks
         self.layouts = layouts
         self.schedules, self.recompute = space.schedules_of(pp, chunks), space.recompute_of(chunks)
         self.micro_batches = np.array([space.batch // layout.dp // layout.micro for layout in layouts])
         self.places = [self._places(mode, part) for mode, part in self.recompute]
-        self.rows = Rows(
+        self.rows = CostRows(
             question.framework,
             question.cluster,
             shapes.network,
@@ -93,8 +93,8 @@ class _Group:
         self.priced: list[tuple[float, np.ndarray, np.ndarray]] = []  # share on the host, seconds, GiB
 
     def _places(self, mode: str, share: float) -> Places:
-        """Where the blocks lie, with this share of each stage's layers computed again."""
-        layout = Layout(1, 1, 1, 1, 1, False, ("pp",))
+        """Return where the blocks lie, with this share of each stage's layers computed again."""
+        layout = MeshLayout(1, 1, 1, 1, 1, False, ("pp",))
         strategy = self.shapes.strategy(layout, self.pp)
         schedule = "interleaved" if self.chunks > 1 else "1f1b"
         pipeline = strategy.pipeline.model_copy(update={"vpp": self.chunks, "schedule": schedule})
@@ -104,7 +104,7 @@ class _Group:
         return Places.of(self.question.model, changed)
 
     def _legal(self) -> np.ndarray:
-        """[layouts, halves, schedules]: which pairs keep the rules of the strategy file."""
+        """Return [layouts, halves, schedules]: which pairs keep the rules of the strategy file."""
         legal = np.ones((len(self.layouts), len(self.space.interleave), len(self.schedules)), dtype=bool)
         for index, schedule in enumerate(self.schedules):
             if self.chunks > 1:
@@ -215,12 +215,12 @@ class _Group:
         return np.flatnonzero(rows)
 
     def fastest(self, limit: float) -> float:
-        """Seconds of the fastest candidate so far that fits into `limit` GiB."""
+        """Return the seconds of the fastest candidate so far that fits into `limit` GiB."""
         return min(float(seconds[gib <= limit].min(initial=np.inf)) for _, seconds, gib in self.priced)
 
     def worth_moving(self, fastest: list[tuple[float, float]]) -> np.ndarray:
-        """Which candidates could be the fastest within one of the limits with activations on the host: those that do
-        not fit and would be faster if they did."""
+        """Return which candidates could be the fastest within one of the limits with activations on the host: those
+        that do not fit and would be faster if they did."""
         _, seconds, gib = self.priced[0]
         wanted = np.zeros(self.shape, dtype=bool)
         for limit, best in fastest:
@@ -228,7 +228,7 @@ class _Group:
         return wanted
 
     def candidates(self, limit: float) -> Candidates:
-        """All that were priced, as flat arrays. `limit`: GiB of the device."""
+        """Return all that were priced, as flat arrays. `limit`: GiB of the device."""
         parts = []
         for share, seconds, gib in self.priced:
             keep = np.flatnonzero(np.isfinite(seconds.ravel()))
@@ -265,7 +265,7 @@ class _Level:
         self.group, self.zero = group, zero
         rows, offload = group.rows, group.space.offload
         traffic = group.shapes.traffic(group.layouts, group.pp, group.micro_batches, zero)
-        self.traffic: Traffic = rows.traffic(traffic)
+        self.traffic: StepTraffic = rows.traffic(traffic)
         self.sharded: WeightSeconds | None = rows.sharded(traffic) if zero == 3 else None
         nothing = np.zeros((1, 1))
         self.resident = {host: rows.resident(traffic, zero=zero, host_optimizer=host) for host in offload}
@@ -279,7 +279,7 @@ class _Level:
         self.after = np.stack([update_end(tail) for tail in tails], axis=-1)
 
     def gradients(self, backward: np.ndarray) -> np.ndarray:
-        """[layout, stage] seconds from a stage's last task to its gradients, behind this backward."""
+        """Return [layout, stage] seconds from a stage's last task to its gradients, behind this backward."""
         framework, m = self.group.question.framework, self.group.micro_batches
         exposed, _ = gradients_exposed(framework, self.traffic, backward, m, zero=self.zero)
         return exposed + self.traffic.apart

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from pangu.foundation.errors import UserError
-from parallel_strategy.search.shapes import Layout, Space
+from parallel_strategy.search.shapes import MeshLayout, Space
 from parallel_strategy.spec.capability import outside
 from parallel_strategy.spec.framework import Executes
 from parallel_strategy.spec.strategy import Batch, Mesh, Pipeline, Question, Tensor
@@ -45,7 +45,7 @@ def _sizes(values: list[int], axis: str, executes: Executes) -> list[int]:
     return _among(values or [1], [1])
 
 
-def _is_executed(question: Question, layout: Layout, pp: int, batch: int) -> bool:
+def _is_executed(question: Question, layout: MeshLayout, pp: int, batch: int) -> bool:
     """Return whether the framework executes a layout, whatever the other choices are."""
     mesh = Mesh.model_construct(pp=pp, dp=layout.dp, cp=layout.cp, tp=layout.tp, ep=layout.ep, order=list(layout.order))
     strategy = question.strategy.model_copy(

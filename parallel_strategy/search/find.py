@@ -120,7 +120,7 @@ def search(
 
 
 def _different(strategies: list[StrategySpec], question: Question) -> list[StrategySpec]:
-    """Those that run different programs, the first of each."""
+    """Return those that run different programs, the first of each."""
     found: dict[str, StrategySpec] = {}
     for strategy in strategies:
         found.setdefault(program_of(strategy, question.model.num_layers), strategy)
@@ -128,15 +128,15 @@ def _different(strategies: list[StrategySpec], question: Question) -> list[Strat
 
 
 def _smallest(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
-    """The rows with the smallest values, smallest first."""
+    """Return the rows with the smallest values, smallest first."""
     if len(rows) > count:
         rows = rows[np.argpartition(values[rows], count - 1)[:count]]
     return rows[np.argsort(values[rows], kind="stable")]
 
 
 def _squeezed(smallest: list[Prediction], usable: float, space: Space, known: Known) -> tuple[list[Prediction], int]:
-    """(what fits of these strategies with other stages or small changes, or else the one that lacks least; how many
-    changes were tried)."""
+    """Return (what fits of these strategies with other stages or small changes, or else the one that lacks least; how
+    many changes were tried)."""
     tried, found = 0, list(smallest)
     for prediction in smallest:
         found.append(balanced_prediction(prediction, usable))
@@ -148,7 +148,7 @@ def _squeezed(smallest: list[Prediction], usable: float, space: Space, known: Kn
 
 
 def _front(seconds: np.ndarray, gib: np.ndarray) -> np.ndarray:
-    """Indices of candidates that none beats in both time and memory, fastest first."""
+    """Return the indices of candidates that none beats in both time and memory, fastest first."""
     some = _unbeaten(np.arange(0, len(seconds), SAMPLED), seconds, gib)
     # the front of a sample beats nearly all others
     beaten = np.searchsorted(seconds[some], seconds, side="left")
@@ -157,7 +157,7 @@ def _front(seconds: np.ndarray, gib: np.ndarray) -> np.ndarray:
 
 
 def _unbeaten(rows: np.ndarray, seconds: np.ndarray, gib: np.ndarray) -> np.ndarray:
-    """Those of the rows that none of them beats, fastest first."""
+    """Return those of the rows that none of them beats, fastest first."""
     order = rows[np.lexsort((gib[rows], seconds[rows]))]
     lowest = np.minimum.accumulate(gib[order])
     return order[np.concatenate([[True], gib[order][1:] < lowest[:-1] - 1e-9])]

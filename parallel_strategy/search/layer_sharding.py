@@ -34,8 +34,8 @@ class Sharding:
 
 
 def shard_operators(question: Question, room_bytes: float | None = None) -> Sharding | None:
-    """The fastest sharding of one layer of the question's model over the devices of a stage, or None where a layer is
-    not of the plain kind or there is one device.
+    """Return the fastest sharding of one layer of the question's model over the devices of a stage, or None where a
+    layer is not of the plain kind or there is one device.
 
     `room_bytes`: what a device may hold of weights, gradients and optimizer states of one layer; the price of a byte
     is raised until the solution fits (Lagrange).
@@ -76,7 +76,7 @@ def shard_operators(question: Question, room_bytes: float | None = None) -> Shar
 
 
 def _held(block: BlockSharding, choice: dict[str, int]) -> float:
-    """Bytes of weights and what belongs to them that one device holds of the block."""
+    """Return the bytes of weights and what belongs to them that one device holds of the block."""
     total = 0.0
     for operator in block.operators:
         if operator.inner:

@@ -116,7 +116,7 @@ def _refined_like(strategy: StrategySpec, winner: Question, choice: str) -> Stra
 
 
 def _coded(values: list, rows: np.ndarray, mine: object) -> tuple[list, np.ndarray]:
-    """Distinct values, the winner's own first, and the code of every candidate."""
+    """Return distinct values, the winner's own first, and the code of every candidate."""
     distinct = [mine, *dict.fromkeys(value for value in values if value != mine)]
     return distinct, np.array([distinct.index(value) for value in values], dtype=np.int16)[rows]
 
@@ -146,7 +146,8 @@ def _features(group: Candidates) -> dict[str, tuple[list, np.ndarray]]:
 
 
 def refined_neighbours(winner: Prediction, usable: float, space: Space, known: Known) -> list[Neighbour]:
-    """The same for the choices that are not in the priced space, by simulation: one step from the winner each."""
+    """Return the same for the choices that are not in the priced space, by simulation: one step from the winner
+    each."""
     result = []
     priced = _signature(winner.question.strategy)
     for step in alternatives(winner.question, space):

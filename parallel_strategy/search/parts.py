@@ -7,7 +7,7 @@ from parallel_strategy.predict import Prediction
 
 
 def parts_of(prediction: Prediction) -> dict[str, float]:
-    """Where the seconds of a step go, on the busiest stage: sums to the step."""
+    """Return where the seconds of a step go, on the busiest stage: sums to the step."""
     phases, m = prediction.phases, prediction.question.strategy.micro_batches
     seconds = prediction.stage_seconds
     busy = seconds.forward[0] + seconds.backward[0]

@@ -35,7 +35,7 @@ class Alternative:
 
 
 def alternatives(question: Question, space: Space) -> list[Alternative]:
-    """All legal single steps from the question's strategy."""
+    """Return all legal single steps from the question's strategy."""
     found = []
     for choice, value, instead_of, section, fields in _changes(question, space):
         old = question.strategy
@@ -51,7 +51,7 @@ def alternatives(question: Question, space: Space) -> list[Alternative]:
 
 
 def _changes(question: Question, space: Space) -> Iterator[tuple[str, str, str, str, dict]]:
-    """(choice, value, value now, section of the file, its fields)."""
+    """Yield (choice, value, value now, section of the file, its fields)."""
     strategy, mesh = question.strategy, question.strategy.mesh
     copies = mesh.dp * mesh.cp
     pipeline = strategy.pipeline
@@ -115,7 +115,7 @@ class Known:
 
 
 def refine(prediction: Prediction, usable: float, space: Space, known: Known) -> tuple[Prediction, int]:
-    """(the best of a prediction and what single steps lead to, how many were tried). `usable`: GiB."""
+    """Return (the best of a prediction and what single steps lead to, how many were tried). `usable`: GiB."""
     best, tried = prediction, 0
     for _ in range(ROUNDS):
         steps = [known.predict(step.strategy) for step in alternatives(best.question, space)]
@@ -143,7 +143,7 @@ def with_offload(
     shares: list[float],
     network: Network,
 ) -> list[tuple[float, float, StrategySpec]]:
-    """A Pareto front to which `count` of its members with activations on the host are added."""
+    """Return a Pareto front to which `count` of its members with activations on the host are added."""
     every = max(1, len(front) // count)
     points = list(front)
     for _, _, strategy in front[::every]:

@@ -15,7 +15,8 @@ MEMORY = {1.0: "all", 0.75: "three quarters of", 0.5: "half", 2.0: "twice"}  # d
 
 
 def sensitivity(predictions: list[Prediction]) -> list[tuple[str, float]]:
-    """Relative change of the best step time among the given strategies when one figure of the cluster moves."""
+    """Return the relative change of the best step time among the given strategies when one figure of the cluster
+    moves."""
     if not predictions:
         return []
     base = predictions[0].seconds
@@ -56,8 +57,10 @@ def sensitivity(predictions: list[Prediction]) -> list[tuple[str, float]]:
 def elsewhere_in_the_space(
     question: Question, groups: list[Candidates], winner: Prediction, usable: float, space: Space
 ) -> list[tuple[str, float]]:
-    """Relative change of the best step time with other device memory, and of the time per sequence with other global
-    batches. In closed form on both sides; other batches keep the winner's sizes of tensor, pipeline and context."""
+    """Return the relative change of the best step time with other device memory, and of the time per sequence
+    with other
+    global batches. In closed form on both sides; other batches keep the winner's sizes of tensor, pipeline and
+    context."""
     seconds = np.concatenate([group.seconds for group in groups])
     gib = np.concatenate([group.gib for group in groups])
     base = float(seconds[gib <= usable].min())
@@ -81,7 +84,7 @@ def elsewhere_in_the_space(
 
 
 def _elsewhere(prediction: Prediction, cluster: ClusterSpec) -> Prediction:
-    """The same strategy on a changed cluster; the program is shared, since no shape depends on the cluster."""
+    """Return the same strategy on a changed cluster; the program is shared, since no shape depends on the cluster."""
     question = Question.model_construct(**{**prediction.question.__dict__, "cluster": cluster})
     return Prediction(question, program=prediction.program.moved_to(question))
 

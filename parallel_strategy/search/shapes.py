@@ -12,7 +12,7 @@ from parallel_strategy.cost.block_table import BlockTable
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.price import Price
 from parallel_strategy.cost.rows import ZeroTraffic
-from parallel_strategy.cost.weight_traffic import WeightTraffic
+from parallel_strategy.cost.weight_traffic import WeightBytes
 from parallel_strategy.graph.groups import Groups
 from parallel_strategy.graph.program import Program
 from parallel_strategy.spec.even_parts import uneven_parts
@@ -30,7 +30,7 @@ from parallel_strategy.spec.strategy import (
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class MeshLayout:
     """Sizes and order of the axes, and what one micro-batch of a rank is."""
 
     tp: int
@@ -71,7 +71,7 @@ class Space:
     interleave: list[int] = field(default_factory=lambda: [1, 2])  # halves of a micro-batch that run at once
     activation: list[float] = field(default_factory=lambda: [0.0, 0.5, 1.0])  # share on the host
     largest_micro: int = 16
-    keeps: Callable[[Layout, int], bool] | None = None  # which layouts with so many stages belong to it
+    keeps: Callable[[MeshLayout, int], bool] | None = None  # which layouts with so many stages belong to it
 
     def admits(self, strategy: StrategySpec) -> bool:
         """Return whether a strategy keeps to the limits of the space, whether or not the space has it."""
@@ -89,7 +89,7 @@ class Space:
         )
 
     def schedules_of(self, pp: int, chunks: int) -> list[str]:
-        """Those that have this many stages and chunks."""
+        """Return those that have this many stages and chunks."""
         if pp == 1:
             return ["1f1b"]
         return [name for name in self.schedules if (name in CHUNKED) == (chunks > 1)]
@@ -97,8 +97,8 @@ class Space:
     def recompute_of(self, chunks: int) -> list[tuple[str, float]]:
         return [choice for choice in self.recompute if chunks == 1 or choice[1] in (0.0, 1.0)]
 
-    def layouts(self, question: Question, pp: int) -> list[Layout]:
-        """Every legal layout with this many stages."""
+    def layouts(self, question: Question, pp: int) -> list[MeshLayout]:
+        """Return every legal layout with this many stages."""
         model = question.model
         per_stage = self.devices // pp
         result = []
@@ -130,7 +130,7 @@ class Space:
                     for ep in spreads:
                         for micro in micros:
                             for sequence in splits:
-                                result.append(Layout(tp, cp, ep, dp, micro, sequence, order))
+                                result.append(MeshLayout(tp, cp, ep, dp, micro, sequence, order))
         return [layout for layout in result if self.keeps is None or self.keeps(layout, pp)]
 
 
@@ -144,10 +144,10 @@ class Shapes:
         self._programs: dict[tuple, Program] = {}
         self._axes: dict[tuple, list[str]] = {}  # of the collectives of each shape's blocks
         self._tables: dict[tuple, BlockTable] = {}
-        self._traffic: dict[tuple, WeightTraffic] = {}
+        self._traffic: dict[tuple, WeightBytes] = {}
         self.groups = cache(self._groups)
 
-    def mesh(self, layout: Layout, pp: int) -> Mesh:
+    def mesh(self, layout: MeshLayout, pp: int) -> Mesh:
         order = list(layout.order)
         return Mesh.model_construct(pp=pp, dp=layout.dp, cp=layout.cp, tp=layout.tp, ep=layout.ep, order=order)
 
@@ -155,11 +155,11 @@ class Shapes:
         pp, dp, cp, tp, ep = sizes
         return Groups(Mesh.model_construct(pp=pp, dp=dp, cp=cp, tp=tp, ep=ep, order=list(order)))
 
-    def groups_of(self, layout: Layout, pp: int) -> Groups:
+    def groups_of(self, layout: MeshLayout, pp: int) -> Groups:
         return self.groups((pp, layout.dp, layout.cp, layout.tp, layout.ep), layout.order)
 
-    def strategy(self, layout: Layout, pp: int, *, zero: int = 0, micro_batches: int = 1) -> StrategySpec:
-        """The plainest strategy of this layout: what blocks cost does not depend on the rest."""
+    def strategy(self, layout: MeshLayout, pp: int, *, zero: int = 0, micro_batches: int = 1) -> StrategySpec:
+        """Return the plainest strategy of this layout: what blocks cost does not depend on the rest."""
         of_file = self.question.strategy
         batch = Batch.model_construct(global_=layout.dp * layout.micro * micro_batches, micro=layout.micro)
         split = {"sequence_parallel": layout.sequence_parallel, "interleave": 1}
@@ -180,9 +180,9 @@ class Shapes:
             }
         )
 
-    def tables(self, layouts: Sequence[Layout], pp: int, halves: int = 1) -> BlockTable:
-        """The tables of these layouts, stacked. With two halves every kernel and collective runs twice, on half as
-        much: in `times` only."""
+    def tables(self, layouts: Sequence[MeshLayout], pp: int, halves: int = 1) -> BlockTable:
+        """Return the tables of these layouts, stacked. With two halves every kernel and collective runs twice, on half
+        as much: in `times` only."""
         index: dict[int, int] = {}
         distinct: list[BlockTable] = []
         rows = []
@@ -194,7 +194,7 @@ class Shapes:
             rows.append(index[id(table)])
         return BlockTable.stack(distinct).at(np.array(rows))
 
-    def table(self, layout: Layout, pp: int) -> BlockTable:
+    def table(self, layout: MeshLayout, pp: int) -> BlockTable:
         """Tables differ by shard shape and by where the groups lie over which the blocks communicate."""
         shape = (*self._shape(layout, pp), layout.micro)
         if shape not in self._axes:
@@ -207,10 +207,10 @@ class Shapes:
             self._tables[key] = BlockTable.of(self._price(layout, pp))
         return self._tables[key]
 
-    def _shape(self, layout: Layout, pp: int) -> tuple:
+    def _shape(self, layout: MeshLayout, pp: int) -> tuple:
         return layout.tp, layout.cp, layout.ep, layout.sequence_parallel, pp > 1
 
-    def _price(self, layout: Layout, pp: int) -> Price:
+    def _price(self, layout: MeshLayout, pp: int) -> Price:
         question = self.question.with_strategy(self.strategy(layout, pp))
         key = (*self._shape(layout, pp), layout.micro)
         known = self._prices.get(key)
@@ -222,10 +222,10 @@ class Shapes:
             self._programs.setdefault(self._shape(layout, pp), price.program)
         return price
 
-    def traffic(self, layouts: Sequence[Layout], pp: int, micro_batches: np.ndarray, zero: int) -> ZeroTraffic:
-        """What weights and gradients of these layouts send under a level of optimizer sharding."""
+    def traffic(self, layouts: Sequence[MeshLayout], pp: int, micro_batches: np.ndarray, zero: int) -> ZeroTraffic:
+        """Return what weights and gradients of these layouts send under a level of optimizer sharding."""
         index: dict[int, int] = {}
-        distinct: list[WeightTraffic] = []
+        distinct: list[WeightBytes] = []
         rows = []
         for layout, count in zip(layouts, micro_batches.tolist(), strict=True):
             traffic = self._traffic_of(layout, pp, min(count, 2), zero)
@@ -235,7 +235,7 @@ class Shapes:
             rows.append(index[id(traffic)])
         return ZeroTraffic(distinct, np.array(rows))
 
-    def _traffic_of(self, layout: Layout, pp: int, micro_batches: int, zero: int) -> WeightTraffic:
+    def _traffic_of(self, layout: MeshLayout, pp: int, micro_batches: int, zero: int) -> WeightBytes:
         """It does not depend on the size of a micro-batch, nor on where the groups lie."""
         shape = self._shape(layout, pp)
         key = (*shape, layout.dp, micro_batches, zero)
@@ -243,5 +243,5 @@ class Shapes:
             question = self.question.with_strategy(self.strategy(layout, pp, zero=zero, micro_batches=micro_batches))
             if shape not in self._programs:
                 self._price(layout, pp)
-            self._traffic[key] = WeightTraffic.of(self._programs[shape].moved_to(question))
+            self._traffic[key] = WeightBytes.of(self._programs[shape].moved_to(question))
         return self._traffic[key]

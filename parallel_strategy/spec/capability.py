@@ -43,7 +43,7 @@ def outside(question: Question) -> list[str]:
 
 
 def check_executed(question: Question) -> None:
-    """Raises UserError for a strategy that its framework cannot carry out: the first line, and the other fields."""
+    """Raise UserError for a strategy that its framework cannot carry out: the first line, and the other fields."""
     lines = outside(question)
     if lines:
         others = ", ".join(line.partition(":")[0] for line in lines[1:])

@@ -71,8 +71,8 @@ class Device(Section):
         return next((name for name in ("fp8", "bf16", "fp16") if name in self.peak_tflops), "fp32")
 
     def peak(self, dtype: str) -> float:
-        """FLOP/s of matrix products in this type; bf16 and fp16 stand in for one another, narrower ones fall back to
-        wider ones."""
+        """Return FLOP/s of matrix products in this type; bf16 and fp16 stand in for one another, narrower ones fall
+        back to wider ones."""
         for name in (dtype, *(["fp8"] if dtype == "fp4" else []), "bf16", "fp16", "fp32"):
             if name in self.peak_tflops:
                 return self.peak_tflops[name] * 1e12  # type: ignore[index]
@@ -117,7 +117,8 @@ class Level(Section):
         return self
 
     def line(self, op: str, members: int) -> tuple[float, float] | None:
-        """(seconds to start, seconds a byte) as measured among this many, or else among the most that are fewer."""
+        """Return (seconds to start, seconds a byte) as measured among this many, or else among the most that are
+        fewer."""
         found = self.lines.get(op) or (self.lines.get("all_reduce") if op == "reduce_scatter" else None)
         if not found:
             return None
@@ -201,7 +202,7 @@ class ClusterSpec(SpecFile):
         return count
 
     def crowded(self, devices: int) -> "ClusterSpec":
-        """The same cluster when this many devices compute at once, where they share what they compute with."""
+        """Return the same cluster when this many devices compute at once, where they share what they compute with."""
         crowding, count = self.host.crowding, min(devices, self.devices_per_server)
         if not crowding or count == 1:
             return self
@@ -224,7 +225,7 @@ class ClusterSpec(SpecFile):
         return self.model_copy(update={"device": device, "host": host})
 
     def with_devices(self, devices: int) -> "ClusterSpec":
-        """The same cluster with exactly this many devices: outer levels shrink or grow."""
+        """Return the same cluster with exactly this many devices: outer levels shrink or grow."""
         topology, left = [], devices
         for index, level in enumerate(self.topology):
             last = index == len(self.topology) - 1

@@ -17,7 +17,7 @@ SCHEMAS: dict[str, type[SpecFile]] = {
 
 
 def schema_of(kind: type[SpecFile]) -> dict[str, Any]:
-    """The schema of a kind of file. Names of presets are listed where a preset may be named."""
+    """Return the schema of a kind of file. Names of presets are listed where a preset may be named."""
     schema = kind.model_json_schema(by_alias=True)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     for name, presets in (("ModelChoice", ModelSpec), ("ClusterChoice", ClusterSpec)):

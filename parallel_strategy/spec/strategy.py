@@ -74,7 +74,7 @@ class Mesh(Section):
         return list(_strides(tuple(self.order), self.pp, self.dp, self.cp, self.tp))
 
     def stride(self, axis: str) -> int:
-        """Distance in rank between neighbours along this axis."""
+        """Return the distance in rank between neighbours along this axis."""
         strides = _strides(tuple(self.order), self.pp, self.dp, self.cp, self.tp)
         return strides.get(axis, self.devices)  # an axis of size 1 that the order leaves out
 
@@ -92,7 +92,8 @@ class Mesh(Section):
 
 @lru_cache(maxsize=4096)
 def _strides(order: tuple[str, ...], pp: int, dp: int, cp: int, tp: int) -> dict[str, int]:
-    """Axes from the outermost to the innermost, each with the distance in rank between neighbours along it."""
+    """Return the axes from the outermost to the innermost, each with the distance in rank between neighbours along
+    it."""
     sizes, axes = {"pp": pp, "dp": dp, "cp": cp, "tp": tp}, list(order)
     for axis, size in sizes.items():
         if axis not in axes and size > 1:
@@ -266,7 +267,7 @@ class StrategySpec(SpecFile):
         )
 
     def moved(self, old: Path, new: Path) -> "StrategySpec":
-        """The same strategy for a file in folder `new` instead of `old`: files that it names are still found."""
+        """Return the same strategy for a file in folder `new` instead of `old`: files that it names are still found."""
 
         def there(name: str) -> str:
             path = Path(name)
@@ -404,7 +405,7 @@ class Question(Section):
         return cls(model=model, cluster=crowded, framework=framework, strategy=strategy)
 
     def with_strategy(self, strategy: StrategySpec) -> "Question":
-        """The same model, cluster and framework under another strategy, which is known to be legal."""
+        """Return the same model, cluster and framework under another strategy, which is known to be legal."""
         return Question.model_construct(
             model=self.model, cluster=self.cluster, framework=self.framework, strategy=strategy
         )
@@ -428,7 +429,7 @@ def _preset(kind, name: str, field: str):
 
 
 def _there(folder: Path, name: str, field: str) -> Path:
-    """The file that a field names, seen from the folder of the strategy file."""
+    """Return the file that a field names, seen from the folder of the strategy file."""
     path = folder / name
     try:
         found = path.is_file()

@@ -30,7 +30,7 @@ def normalise(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.
 def normalise_gradient(
     gradient: np.ndarray, x: np.ndarray, weight: np.ndarray, *, centre: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gradients of x, weight and bias (Ba et al. 2016; without centring: Zhang and Sennrich 2019)."""
+    """Return the gradients of x, weight and bias (Ba et al. 2016; without centring: Zhang and Sennrich 2019)."""
     centred = x - _mean(x) if centre else x
     scale = 1 / np.sqrt(_mean(centred * centred) + x.dtype.type(NORM_EPSILON))
     normed, weighted = centred * scale, gradient * weight
@@ -41,7 +41,7 @@ def normalise_gradient(
 
 
 def over_rows(x: np.ndarray) -> np.ndarray:
-    """Sum over all axes but the last."""
+    """Return the sum over all axes but the last."""
     return x.reshape(-1, x.shape[-1]).sum(axis=0)
 
 
@@ -91,7 +91,8 @@ def _normal(x: np.ndarray) -> np.ndarray:
 
 
 def inner_width(model: ModelSpec, up: np.ndarray) -> np.ndarray:
-    """What stands between the two matrices of a feed-forward layer; `up` holds the gate and the rest side by side."""
+    """Return what stands between the two matrices of a feed-forward layer; `up` holds the gate and the rest side by
+    side."""
     if not model.gated_ffn:
         return activate(model.activation, up)
     gate, rest = np.split(up, 2, axis=-1)
@@ -107,12 +108,12 @@ def inner_width_gradient(model: ModelSpec, up: np.ndarray, gradient: np.ndarray)
 
 
 def split_heads(x: np.ndarray, width: int) -> np.ndarray:
-    """[B, T, H D] -> [B, H, T, D]."""
+    """Return [B, T, H D] -> [B, H, T, D]."""
     return x.reshape(*x.shape[:2], -1, width).transpose(0, 2, 1, 3)
 
 
 def merge_heads(x: np.ndarray) -> np.ndarray:
-    """[B, H, T, D] -> [B, T, H D]."""
+    """Return [B, H, T, D] -> [B, T, H D]."""
     return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
 
 
@@ -122,7 +123,7 @@ def _shared(x: np.ndarray, heads: int) -> np.ndarray:
 
 
 def _gathered(x: np.ndarray, groups: int) -> np.ndarray:
-    """The sum over each group's query heads."""
+    """Return the sum over each group's query heads."""
     return x.reshape(x.shape[0], groups, -1, *x.shape[2:]).sum(axis=2)
 
 
@@ -184,7 +185,7 @@ STEPS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F)  # odd, far apart: rows
 
 
 def dropout(rate: float, site: int, rows: np.ndarray, *axes: np.ndarray, dtype: type) -> np.ndarray:
-    """What elements are multiplied with: 0 with probability `rate`, else 1/(1-rate).
+    """Return what elements are multiplied with: 0 with probability `rate`, else 1/(1-rate).
 
     The bits are a hash (Mueller's hash32) of where the element lies in the whole computation, its site, the number of
     its row and its place along each of `axes`, so that every layout drops the same ones.
@@ -198,7 +199,7 @@ def dropout(rate: float, site: int, rows: np.ndarray, *axes: np.ndarray, dtype: 
 
 
 def scatter_rows(rows: int, ids: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """Gradient of a table of which `ids` were looked up: [rows, h]."""
+    """Return the gradient of a table of which `ids` were looked up: [rows, h]."""
     table = np.zeros((rows, gradient.shape[-1]), gradient.dtype)
     np.add.at(table, ids.reshape(-1), gradient.reshape(-1, gradient.shape[-1]))
     return table
@@ -211,7 +212,7 @@ def route(logits: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def route_gradient(gradient: np.ndarray, chosen: np.ndarray, shares: np.ndarray, experts: int) -> np.ndarray:
-    """Gradient of the shares [N, k] -> of the logits [N, E]."""
+    """Return the gradient of the shares [N, k] -> of the logits [N, E]."""
     logits = np.zeros((len(chosen), experts), gradient.dtype)
     np.put_along_axis(logits, chosen, softmax_gradient(gradient, shares), axis=-1)
     return logits

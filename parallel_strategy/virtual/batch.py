@@ -25,7 +25,7 @@ class Tokens:
     first: int = 0  # place of the slice's first token in the row
 
     def part(self, index: int, parts: int) -> "Tokens":
-        """One of equal slices along the row; it still sees the whole row."""
+        """Return one of equal slices along the row; it still sees the whole row."""
         size = self.ids.shape[1] // parts
         cut = slice(index * size, (index + 1) * size)
         ids, labels, positions = self.ids[:, cut], self.labels[:, cut], self.positions[:, cut]
@@ -39,7 +39,7 @@ class Tokens:
 
 
 def draw_rows(rows: int, length: int, vocabulary: int, seed: int) -> np.ndarray:
-    """Random ids [rows, length + 1] with ends of documents and padding among them."""
+    """Return random ids [rows, length + 1] with ends of documents and padding among them."""
     random = np.random.default_rng(seed)
     ids = random.integers(min(2, vocabulary - 1), vocabulary, (rows, length + 1))
     ids[random.random(ids.shape) < 1.5 / length] = END_OF_DOCUMENT
@@ -48,7 +48,8 @@ def draw_rows(rows: int, length: int, vocabulary: int, seed: int) -> np.ndarray:
 
 
 def tokens_of(rows: np.ndarray, dtype: type, first_row: int = 0) -> Tokens:
-    """Rows [B, S + 1]: the first S ids are the input, the last S the labels. `first_row`: the number of the first."""
+    """Return rows [B, S + 1]: the first S ids are the input, the last S the labels. `first_row`: the number of the
+    first."""
     ids, labels = rows[:, :-1], rows[:, 1:]
     length = ids.shape[1]
     ends = (ids == END_OF_DOCUMENT).astype(np.int64)
@@ -66,5 +67,5 @@ def tokens_of(rows: np.ndarray, dtype: type, first_row: int = 0) -> Tokens:
 
 
 def predictions(rows: np.ndarray) -> float:
-    """What the summed loss is divided by, over a whole step (the original adds 1e-5)."""
+    """Return what the summed loss is divided by, over a whole step (the original adds 1e-5)."""
     return float((rows[:, :-1] != PAD).sum()) + 1e-5

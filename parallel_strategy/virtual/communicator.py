@@ -7,7 +7,7 @@ import numpy as np
 from parallel_strategy.graph.collectives import Record, group_of
 from parallel_strategy.graph.operator import Collective
 from parallel_strategy.graph.program import Program
-from parallel_strategy.graph.tasks import Step
+from parallel_strategy.graph.tasks import TaskNode
 from parallel_strategy.spec.model import BYTES
 from parallel_strategy.virtual.exchange import COLLECTIVES, all_reduce_maximum
 
@@ -33,7 +33,7 @@ class Communicator:
 
     def collect(
         self,
-        step: Step,
+        step: TaskNode,
         chunk: int,
         micro: int,
         ranks: Iterable[int],
@@ -67,7 +67,7 @@ class Communicator:
             self.record(step, group, size, rank, micro)
         return result
 
-    def record(self, step: Step, group: tuple[int, ...], elements: int, rank: int, micro: int) -> None:
+    def record(self, step: TaskNode, group: tuple[int, ...], elements: int, rank: int, micro: int) -> None:
         work = step.work
         assert isinstance(work, Collective)
         size = elements * WIDTH[work.dtype]
@@ -75,5 +75,5 @@ class Communicator:
         self.log[rank].append(record)
 
 
-def describe(step: Step, rank: int, micro: int) -> str:
+def describe(step: TaskNode, rank: int, micro: int) -> str:
     return f"rank {rank}, layer {step.layer}, {step.phase}, micro-batch {micro}"

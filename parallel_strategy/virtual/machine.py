@@ -12,7 +12,7 @@ import numpy as np
 from parallel_strategy.graph.collectives import group_of
 from parallel_strategy.graph.operator import Block, Collective, Kernel
 from parallel_strategy.graph.program import Program
-from parallel_strategy.graph.tasks import Step, Tasks
+from parallel_strategy.graph.tasks import TaskNode, Tasks
 from parallel_strategy.schedule.orders import Task, order_of
 from parallel_strategy.schedule.simulate import Deadlock
 from parallel_strategy.virtual.adam import Adam
@@ -20,7 +20,7 @@ from parallel_strategy.virtual.batch import Tokens, predictions, tokens_of
 from parallel_strategy.virtual.communicator import Communicator, Impossible, describe
 from parallel_strategy.virtual.kernels import ends
 from parallel_strategy.virtual.serial import Weights
-from parallel_strategy.virtual.state import Device
+from parallel_strategy.virtual.state import VirtualDevice
 from parallel_strategy.virtual.values import KERNELS, Stream, Values, exchange_of
 from parallel_strategy.virtual.weight_traffic import WeightTraffic
 from parallel_strategy.virtual.weights import Parts
@@ -56,7 +56,7 @@ class Machine:
         self.tasks, self.parts, self.groups = Tasks(program), Parts(program), program.groups
         self.stages = [self.groups.ranks_of_stage(stage) for stage in range(program.pp)]
         self.devices = [
-            Device.build(program, self.parts, rank, weights, self.dtype) for rank in range(strategy.mesh.devices)
+            VirtualDevice.build(program, self.parts, rank, weights, self.dtype) for rank in range(strategy.mesh.devices)
         ]
         self.seen = 0  # rows of the steps before
         partial = program.question.framework.partial_gradients
@@ -65,7 +65,7 @@ class Machine:
         self.traffic = WeightTraffic(program, self.devices, self.communicator)
 
     def step(self, rows: np.ndarray) -> tuple[float, float]:
-        """One update on all rows [batch.global, S + 1]. Returns the loss and the global norm of its gradient."""
+        """Make one update on all rows [batch.global, S + 1]. Returns the loss and the global norm of its gradient."""
         self.communicator.start()
         self.rows, self.divisor = rows, predictions(rows)
         self.mail: dict[tuple[int, str, int, int], np.ndarray] = {}
@@ -131,7 +131,7 @@ class Machine:
         if kind == "B" and chunk < last and self.program.chunks[chunk + 1].stage == stage:
             for rank in ranks:
                 passing.streams[rank].gradient = self.passing[chunk + 1, micro].streams[rank].gradient
-        run: list[Step] = []
+        run: list[TaskNode] = []
         for step in self.tasks.steps(kind, chunk):  # runs of nodes of one block
             if run and (run[0].layer, run[0].block) != (step.layer, step.block):
                 self._block(run, kind, chunk, micro, ranks)
@@ -144,7 +144,7 @@ class Machine:
 
     # --- blocks ---
 
-    def _block(self, steps: list[Step], kind: str, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
+    def _block(self, steps: list[TaskNode], kind: str, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
         """Consecutive nodes of one block in one task."""
         block, layer = steps[0].block, steps[0].layer
         passing = self.passing[chunk, micro]
@@ -210,7 +210,7 @@ class Machine:
         )  # fmt: skip
 
     def _tokens(self, data: int, context: int, micro: int) -> Tokens:
-        """The rows of a micro-batch on one data-parallel rank, and of them one context-parallel slice."""
+        """Return the rows of a micro-batch on one data-parallel rank, and of them one context-parallel slice."""
         key = (data, context, micro)
         if key not in self.slices:
             batch = self.program.question.strategy.batch
@@ -227,7 +227,7 @@ class Machine:
                 layer = here.values[rank].layer
                 raise Impossible(f"rank {rank}, layer {layer}: {hook.__name__}: {error!r}") from error
 
-    def _kernel(self, step: Step, here: Layer, ranks: tuple[int, ...], micro: int) -> None:
+    def _kernel(self, step: TaskNode, here: Layer, ranks: tuple[int, ...], micro: int) -> None:
         run = KERNELS.get(step.work.name)
         if run is None:
             raise Impossible(f"no virtual kernel for {step.work.name!r}")
@@ -244,7 +244,7 @@ class Machine:
         return any(p.block is block and p.first <= layer < p.first + p.recomputed for p in pieces)
 
     def _entry(self, values: Values, hidden: np.ndarray | None) -> np.ndarray:
-        """What a recomputed layer keeps of its input."""
+        """Return what a recomputed layer keeps of its input."""
         assert hidden is not None
         return np.split(hidden, values.tensors, axis=-1)[values.tensor] if self.program.recompute_gather else hidden
 
@@ -269,7 +269,7 @@ class Machine:
                 for value in exchange_of(node).values:
                     values.sent.pop(value, None)
 
-    def _gather_entry(self, step: Step, here: Layer, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
+    def _gather_entry(self, step: TaskNode, here: Layer, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
         parts = {rank: [here.entries[rank]] for rank in ranks}
         whole = self.communicator.collect(step, chunk, micro, ranks, parts, along=-1)
         for rank in ranks:
@@ -277,7 +277,7 @@ class Machine:
 
     # --- collectives ---
 
-    def _exchange(self, step: Step, here: Layer, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
+    def _exchange(self, step: TaskNode, here: Layer, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
         """A collective of a block."""
         assert isinstance(step.work, Collective)
         exchange = exchange_of(step.work)
@@ -297,7 +297,7 @@ class Machine:
         for rank in ranks:
             here.values[rank].sent.update(zip(exchange.values, results[rank], strict=True))
 
-    def _boundary(self, step: Step, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
+    def _boundary(self, step: TaskNode, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
         """Sends, receives, and what the tensor group gathers of a boundary that was sent in parts."""
         work = step.work
         assert isinstance(work, Collective)

@@ -106,7 +106,8 @@ def _say(name: Name) -> str:
 
 
 def _compare_log(machine: Machine) -> str:
-    """The first difference between what ranks logged and what the program lists, in words; nothing where equal."""
+    """Return the first difference between what ranks logged and what the program lists, in words; nothing where
+    equal."""
     for rank, log in enumerate(machine.communicator.log):
         logged, listed = Counter(log), Counter(collectives_of(machine.program, rank))
         if logged != listed:

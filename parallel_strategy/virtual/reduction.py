@@ -23,7 +23,7 @@ class Reduced:
 
 
 def check_provable(model: ModelSpec, strategy: StrategySpec) -> None:
-    """Raises UserError for what virtual devices cannot run."""
+    """Raise UserError for what virtual devices cannot run."""
     if model.latent_attention is not None:
         raise UserError("latent attention has no virtual kernels: prove a model without it")
     if model.position == "alibi":
@@ -44,7 +44,8 @@ def check_provable(model: ModelSpec, strategy: StrategySpec) -> None:
 
 
 def reduced(question: Question, devices: int = LARGEST_DEVICES) -> Reduced:
-    """The question at proof size. `devices`: data parallelism is lowered until at most so many are left, if it can."""
+    """Return the question at proof size. `devices`: data parallelism is lowered until at most so many are left, if it
+    can."""
     check_provable(question.model, question.strategy)
     strategy = _small_strategy(question, devices)
     model = _small_model(question.model, strategy, question.strategy)
@@ -83,8 +84,8 @@ def _small_strategy(question: Question, devices: int) -> StrategySpec:
 
 
 def _data_parallel(whole: StrategySpec, devices: int) -> int:
-    """The largest divisor of dp that leaves at most `devices`; at least 2 (4 with groups of a sharded copy) where there
-    are as many, and whatever the experts need."""
+    """Return the largest divisor of dp that leaves at most `devices`; at least 2 (4 with groups of a sharded copy)
+    where there are as many, and whatever the experts need."""
     mesh = whole.mesh
     rest = mesh.devices // mesh.dp
     least = min(mesh.dp, 4 if whole.zero.optimizer_shard and whole.zero.weight_shard_size > 0 else 2)
@@ -104,14 +105,14 @@ def _micro_batches(whole: StrategySpec) -> int:
 
 
 def _total_layers(layers: int, chunks: int) -> int:
-    """A few layers a chunk, and the same remainder, so that the same stages are longer than others."""
+    """Return a few layers a chunk, and the same remainder, so that the same stages are longer than others."""
     base, extra = divmod(layers, chunks)
     wanted = 4 if chunks == 1 else 2 if chunks <= 4 else 1
     return max(chunks * min(base, wanted) + extra, min(layers, 2))
 
 
 def _layers(layers: int, chunks: int, stages: list[int]) -> int:
-    """The same order among the stages' sizes, with as few layers as that needs."""
+    """Return the same order among the stages' sizes, with as few layers as that needs."""
     return chunks + sorted(set(stages)).index(layers) if layers > chunks else layers
 
 

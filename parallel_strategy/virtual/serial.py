@@ -19,7 +19,7 @@ Weights = dict[Name, np.ndarray]
 
 
 def shapes(model: ModelSpec) -> dict[Name, tuple[int, ...]]:
-    """Every weight. Matrices are [in, out], tables [rows, hidden]."""
+    """Return every weight. Matrices are [in, out], tables [rows, hidden]."""
     hidden, last = model.hidden_size, model.num_layers
     result: dict[Name, tuple[int, ...]] = {(0, "embedding.word.weight"): (model.vocab_size, hidden)}
     if model.position == "learned":
@@ -67,7 +67,7 @@ def shapes(model: ModelSpec) -> dict[Name, tuple[int, ...]]:
 
 
 def draw_weights(model: ModelSpec, dtype: type, seed: int) -> Weights:
-    """Random weights, norms and biases too, so that no gradient vanishes by symmetry."""
+    """Return random weights, norms and biases too, so that no gradient vanishes by symmetry."""
     random = np.random.default_rng(seed)
     weights: Weights = {}
     for name, shape in shapes(model).items():
@@ -106,7 +106,7 @@ class Serial:
         self.second = {name: np.zeros_like(weight) for name, weight in self.weights.items()}
 
     def step(self, rows: np.ndarray) -> Step:
-        """One update on rows [B, S + 1], all in one batch."""
+        """Make one update on rows [B, S + 1], all in one batch."""
         dtype = next(iter(self.weights.values())).dtype.type
         tokens = tokens_of(rows, dtype, self.seen)
         self.seen += len(rows)
@@ -119,12 +119,12 @@ class Serial:
 
 
 def loss_and_gradients(model: ModelSpec, weights: Weights, tokens: Tokens, divisor: float) -> tuple[float, Weights]:
-    """The mean negative log-likelihood of the counted predictions, and its gradient by every weight."""
+    """Return the mean negative log-likelihood of the counted predictions, and its gradient by every weight."""
     return _Pass(model, weights, tokens).run(divisor)
 
 
 def logits_of(model: ModelSpec, weights: Weights, tokens: Tokens) -> np.ndarray:
-    """[B, S, V]."""
+    """Return [B, S, V]."""
     return _Pass(model, weights, tokens).forward()
 
 
@@ -186,7 +186,8 @@ class _Pass:
         )
 
     def dropped(self, site: int) -> np.ndarray | float:
-        """What dropout multiplies with: site 0 after the embeddings, 3 n + 2 and 3 n + 3 in layer n before it adds."""
+        """Return what dropout multiplies with: site 0 after the embeddings, 3 n + 2 and 3 n + 3 in layer n before it
+        adds."""
         tokens, rate = self.tokens, self.model.dropout_rate
         if not rate:
             return 1.0
@@ -310,7 +311,7 @@ class _Layer:
         return back
 
     def _experts(self, x: np.ndarray) -> np.ndarray:
-        """Each token goes to its top experts; none is dropped."""
+        """Send each token to its top experts; none is dropped."""
         experts, n = self.model.experts, self.number
         assert experts is not None
         flat = x.reshape(-1, x.shape[-1])

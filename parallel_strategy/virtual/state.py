@@ -17,7 +17,7 @@ from parallel_strategy.virtual.weights import Parts
 
 
 @dataclass(slots=True)
-class Device:
+class VirtualDevice:
     """One rank. `kept`: this rank's runs of its weights, what the optimizer updates; `whole`: the arrays that kernels
     read, absent at level 3 until gathered; `place`: of this rank among those that share a weight's copy."""
 
@@ -37,7 +37,7 @@ class Device:
     squares: float = 0.0
 
     @classmethod
-    def build(cls, program: Program, parts: Parts, rank: int, weights: Weights, dtype: type) -> "Device":
+    def build(cls, program: Program, parts: Parts, rank: int, weights: Weights, dtype: type) -> "VirtualDevice":
         groups = program.groups
         stage = groups.coordinate("pp", rank)
         parameters = {(layer, parameter.name): parameter for layer, parameter in program.stage_parameters(stage)}
@@ -93,7 +93,7 @@ class Device:
         self.gradient_parts[name] = self.gradient_parts[name] + part if name in self.gradient_parts else part
 
     def gradient_place(self, name: Name) -> Weights:
-        """Where this weight's gradient is: whole, or this rank's part of it."""
+        """Return where this weight's gradient is: whole, or this rank's part of it."""
         return self.gradient_parts if name in self.gradient_parts else self.gradients
 
     def keep_unshared(self) -> None:

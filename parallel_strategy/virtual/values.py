@@ -75,7 +75,8 @@ class Values:
         self.store.add_gradient(self.layer, name, value)
 
     def dropped(self, site: int) -> np.ndarray | float:
-        """What dropout multiplies tokens of the residual stream with, [B, T, h]; sites are numbered as in `serial`."""
+        """Return what dropout multiplies tokens of the residual stream with, [B, T, h]; sites are numbered as in
+        `serial`."""
         rate, own = self.model.dropout_rate, self.own
         if not rate:
             return 1.0
@@ -109,7 +110,7 @@ KERNELS: dict[str, Kernel] = {}
 
 
 def kernel(name: str) -> Callable[[Kernel], Kernel]:
-    """Registers what the program's kernel of this name does."""
+    """Register what the program's kernel of this name does."""
 
     def register(function: Kernel) -> Kernel:
         KERNELS[name] = function
@@ -133,7 +134,7 @@ EXCHANGES: dict[str, Exchange] = {}  # of collectives that are not about the val
 
 
 def exchange_of(node: Collective) -> Exchange:
-    """The values of a block's collective, by its name."""
+    """Return the values of a block's collective, by its name."""
     name = node.name.removesuffix(".again.gradient")
     if name in EXCHANGES:
         return EXCHANGES[name]

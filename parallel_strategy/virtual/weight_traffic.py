@@ -8,26 +8,26 @@ from parallel_strategy.graph.collectives import OUTSIDE
 from parallel_strategy.graph.operator import Block, Collective
 from parallel_strategy.graph.program import Program
 from parallel_strategy.graph.sharding import Node, is_partial, step_collectives
-from parallel_strategy.graph.tasks import Step
+from parallel_strategy.graph.tasks import TaskNode
 from parallel_strategy.mindspore.pangu_network import WORD_TABLES
 from parallel_strategy.schedule.simulate import Deadlock
 from parallel_strategy.virtual.adam import Adam
 from parallel_strategy.virtual.communicator import Communicator, Impossible
 from parallel_strategy.virtual.serial import Name, Weights
-from parallel_strategy.virtual.state import Device
+from parallel_strategy.virtual.state import VirtualDevice
 
 
 class WeightTraffic:
     """`gradients[rank]`: what the rank's optimizer was given in the last step, unclipped."""
 
-    def __init__(self, program: Program, devices: list[Device], communicator: Communicator) -> None:
+    def __init__(self, program: Program, devices: list[VirtualDevice], communicator: Communicator) -> None:
         self.program, self.devices, self.communicator = program, devices, communicator
         self.level = program.question.strategy.zero.stage
         self.separate = program.question.framework.parameter_collectives
         self.gradients: list[Weights] = []
 
-    def _names(self, step: Step, device: Device) -> list[Name]:
-        """The weights that a collective is about: one, or all of a kind in a block or on the rank."""
+    def _names(self, step: TaskNode, device: VirtualDevice) -> list[Name]:
+        """Return the weights that a collective is about: one, or all of a kind in a block or on the rank."""
         subject = step.work.name.partition(".")[2].removesuffix(".replica")
         if subject not in ("dense", "expert"):
             return [(step.layer, subject)]
@@ -36,7 +36,7 @@ class WeightTraffic:
             return [name for name, parameter in device.parameters.items() if parameter.expert == expert]
         return [(step.layer, p.name) for p in step.block.parameters if p.expert == expert]
 
-    def exchange(self, step: Step, chunk: int, micro: int, ranks: Iterable[int]) -> None:
+    def exchange(self, step: TaskNode, chunk: int, micro: int, ranks: Iterable[int]) -> None:
         """Gather weights, or reduce gradients whole or by parts."""
         work, dtype = step.work, next(iter(self.devices[0].kept.values())).dtype
         assert isinstance(work, Collective)
@@ -75,7 +75,8 @@ class WeightTraffic:
                     device.whole.pop((layer, parameter.name), None)
 
     def finish(self, adam: Adam, rows: np.ndarray) -> float:
-        """What happens once a step, when all micro-batches are done: sums, the norm, the update. Returns the norm."""
+        """Return what happens once a step, when all micro-batches are done: sums, the norm, the update. Returns the
+        norm."""
         groups = self.program.groups
         stages = [step_collectives(self.program, stage) for stage in range(self.program.pp)]
         self.nodes = [list(stages[groups.coordinate("pp", device.rank)]) for device in self.devices]
@@ -107,7 +108,7 @@ class WeightTraffic:
             raise Deadlock(f"rank {left[0][0]} waits at {left[0][1]} for others")
         return norm
 
-    def _run(self, name: str, exchange: Callable[[Step, list[int]], None], but: tuple[str, ...] = ()) -> None:
+    def _run(self, name: str, exchange: Callable[[TaskNode, list[int]], None], but: tuple[str, ...] = ()) -> None:
         """Everyone's next nodes, as long as they have this name (with a dot at its end: begin with it). Ranks with
         other nodes form other groups."""
 
@@ -124,21 +125,21 @@ class WeightTraffic:
             if not alike:
                 return
             for (layer, node), ranks in alike.items():
-                exchange(Step(node, layer, "step", None), ranks)
+                exchange(TaskNode(node, layer, "step", None), ranks)
 
-    def _reduce(self, step: Step, ranks: list[int]) -> None:
+    def _reduce(self, step: TaskNode, ranks: list[int]) -> None:
         self.exchange(step, 0, OUTSIDE, ranks)
 
-    def _partial(self, step: Step, device: Device) -> list[Name]:
+    def _partial(self, step: TaskNode, device: VirtualDevice) -> list[Name]:
         return [name for name, parameter in device.parameters.items() if is_partial(self.program, parameter)]
 
-    def _tied(self, step: Step, device: Device) -> list[Name]:
+    def _tied(self, step: TaskNode, device: VirtualDevice) -> list[Name]:
         return [name for name in device.parameters if name[1] in WORD_TABLES]
 
-    def _sums(self, wanted: Callable[[Step, Device], list[Name]]) -> Callable[[Step, list[int]], None]:
+    def _sums(self, wanted: Callable[[TaskNode, VirtualDevice], list[Name]]) -> Callable[[TaskNode, list[int]], None]:
         """All-reduce of the gradients that are wanted: whole ones, or this rank's parts where there are only those."""
 
-        def exchange(step: Step, ranks: list[int]) -> None:
+        def exchange(step: TaskNode, ranks: list[int]) -> None:
             names = {rank: wanted(step, self.devices[rank]) for rank in ranks}
             given = {rank: [self.devices[rank].gradient_place(n)[n] for n in names[rank]] for rank in ranks}
             for rank, sums in self.communicator.collect(step, 0, OUTSIDE, ranks, given, along=0).items():
@@ -147,10 +148,10 @@ class WeightTraffic:
 
         return exchange
 
-    def _rows(self, rows: np.ndarray) -> Callable[[Step, list[int]], None]:
+    def _rows(self, rows: np.ndarray) -> Callable[[TaskNode, list[int]], None]:
         """Everyone's rows on every rank."""
 
-        def exchange(step: Step, ranks: list[int]) -> None:
+        def exchange(step: TaskNode, ranks: list[int]) -> None:
             groups, parts = self.program.groups, np.split(rows, self.program.question.strategy.mesh.dp)
             given = {rank: [parts[groups.coordinate("dp", rank)]] for rank in ranks}
             for rank, (gathered,) in self.communicator.collect(step, 0, OUTSIDE, ranks, given, along=0).items():
@@ -159,8 +160,8 @@ class WeightTraffic:
 
         return exchange
 
-    def _sum_of(self, attribute: str) -> Callable[[Step, list[int]], None]:
-        def exchange(step: Step, ranks: list[int]) -> None:
+    def _sum_of(self, attribute: str) -> Callable[[TaskNode, list[int]], None]:
+        def exchange(step: TaskNode, ranks: list[int]) -> None:
             given = {rank: [np.array([getattr(self.devices[rank], attribute)])] for rank in ranks}
             for rank, (total,) in self.communicator.collect(step, 0, OUTSIDE, ranks, given, along=0).items():
                 setattr(self.devices[rank], attribute, float(total[0]))

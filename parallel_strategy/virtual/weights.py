@@ -50,7 +50,7 @@ class Parts:
         return self.of(layer, parameter, groups.coordinate("tp", rank), expert)
 
     def sources(self, layer: int, name: str) -> tuple[Name, ...]:
-        """The unfused weights that a parameter holds side by side."""
+        """Return the unfused weights that a parameter holds side by side."""
         if name == "head.logits.weight" and self.program.model.tied_embedding:
             return ((0, "embedding.word.weight"),)
         prefix, _, kind = name.rpartition(".")

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore.dryrun.difference import (
-    Kind,
+    CollectiveKind,
     as_compiled,
     differences,
     emulated,
@@ -164,7 +164,7 @@ class Amount:
     bytes: int
 
     @classmethod
-    def of(cls, kinds: Counter[Kind]) -> "Amount":
+    def of(cls, kinds: Counter[CollectiveKind]) -> "Amount":
         return cls(sum(kinds.values()), sum(kind.bytes * times for kind, times in kinds.items()))
 
     def __str__(self) -> str:

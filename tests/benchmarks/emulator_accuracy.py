@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from parallel_strategy.calibrate.protocols import run_cv, run_p1, run_p2, run_p3
-from parallel_strategy.calibrate.rows import Row, read_rows
+from parallel_strategy.calibrate.rows import MeasuredRow, read_rows
 from parallel_strategy.calibrate.score import Score, score
 
 # table -> (rival, its published error in percent; goals of P3, P1, P2 in percent)
@@ -47,7 +47,7 @@ def main(folder: Path) -> None:
         f"{'bias':>7s} {'regret med/max':>15s}  rival"
     )
     for table, (rival, third, first, second) in TABLES.items():
-        rows: list[Row] = [row for row in read_rows(folder / f"{table}.csv")[0] if row.seconds]
+        rows: list[MeasuredRow] = [row for row in read_rows(folder / f"{table}.csv")[0] if row.seconds]
         print(line("P3", score(table, run_p3(rows)), third, rival), flush=True)
         if len(rows) >= 5:
             print(line("P1", score(table, run_p1(rows)[0]), first, rival), flush=True)

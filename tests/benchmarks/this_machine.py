@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from parallel_strategy.calibrate.fit import Calibration, calibrate
-from parallel_strategy.calibrate.rows import Row, read_all
+from parallel_strategy.calibrate.rows import MeasuredRow, read_all
 from parallel_strategy.measure.fit import cluster_of
 from parallel_strategy.measure.samples import measure, undisturbed
 from parallel_strategy.spec.strategy import Question
@@ -126,7 +126,7 @@ def table(seconds: list[float]) -> str:
     return text.getvalue()
 
 
-def without_dropout(row: Row) -> Row:
+def without_dropout(row: MeasuredRow) -> MeasuredRow:
     """The tables of reported runs have no column for it."""
     asked = row.question
     model = asked.model.model_copy(update={"dropout_rate": 0.0})
@@ -136,7 +136,7 @@ def without_dropout(row: Row) -> Row:
     return replace(row, question=question)
 
 
-def predicted(row: Row, calibration: Calibration) -> float:
+def predicted(row: MeasuredRow, calibration: Calibration) -> float:
     return calibration.predict(row).seconds * calibration.correction(row)
 
 

@@ -19,7 +19,7 @@ from data_pipeline.quality.documents import Document, examples, read_documents
 from data_pipeline.review.server import ReviewServer
 from data_pipeline.review.session import KINDS, Item, Session, draw, load, wilson
 from pangu.foundation.errors import UserError
-from tests.data_pipeline.browser import chromium
+from tests.browser import chromium
 from tests.data_pipeline.conftest import make_text, write_jsonl
 
 

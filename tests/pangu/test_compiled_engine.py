@@ -13,10 +13,11 @@ from pangu.config import ModelConfig
 from pangu.formats.data_types import BF16, FP32, cast
 from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator, compiled_vectors
-from pangu.generation.compiled_decoder import Adapter, CompiledNetwork, stored_as
+from pangu.generation.compiled_decoder import Adapter, CompiledBatch, CompiledNetwork, stored_as
 from pangu.generation.compiled_step import work_on
 from pangu.generation.compiled_vectors import source_digest
 from pangu.generation.decoding_batch import DecodingBatch, RowTokens
+from pangu.generation.speculation import Draft
 from pangu.quantization.layers import quantize_in_memory
 from pangu.quantization.quantized_file import (
     OUTPUT_MATRIX,
@@ -207,6 +208,49 @@ def test_a_free_row_takes_the_next_prompt_and_texts_stay_the_same(config: ModelC
 def test_nothing_outside_the_tables_is_read(network: CompiledNetwork, part: RowTokens) -> None:
     with pytest.raises(ValueError, match="does not fit 2 rows"):
         network.open(2, 128).read([part])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+@pytest.mark.parametrize("overflow", ["refuse", "slide"])
+def test_a_draft_changes_no_token(config: ModelConfig, weights: Weights, temperature: float, overflow: str) -> None:
+    """A good draft (int4 weights of the model itself), and one that is another model."""
+    options = GenerationOptions(
+        40 if overflow == "refuse" else 130,
+        temperature,
+        top_k=0,
+        repetition_penalty=1.1,
+        stop_ids=(5,) if overflow == "refuse" else (),
+        overflow=overflow,  # type: ignore[arg-type]
+    )
+    prompts = [IDS[:20], OTHER[:1], IDS[40:70], OTHER[:7]]
+    expected = [result.ids for result in Generator(config, weights).generate(prompts, options)]
+    for guessing in (
+        STORED["int4"](weights),
+        random_weights(config) | {"backbone.layernorm.beta": np.ones(64, np.float32)},
+    ):
+        calls = 0
+
+        class Counting(CompiledNetwork):
+            def open(self, rows: int, slots: int) -> CompiledBatch:
+                batch = super().open(rows, slots)
+                read = batch.read
+
+                def counted(parts: list[RowTokens]) -> list[np.ndarray]:
+                    nonlocal calls
+                    calls += 1
+                    return read(parts)
+
+                batch.read = counted  # type: ignore[method-assign, assignment]
+                return batch
+
+        generator = Generator(config, weights, batch_size=2)
+        generator.network = Counting(config, weights)
+        generator.draft = Draft(config, CompiledNetwork(config, guessing), count=3)
+        assert [result.ids for result in generator.generate(prompts, options)] == expected
+        if temperature == 0 and OUTPUT_MATRIX in guessing:
+            assert calls < max(map(len, expected))
+    with pytest.raises(UserError, match="no shorter context"):
+        Draft(config_of(seq_length=CONTEXT + 1), CompiledNetwork(config, weights))
 
 
 def test_weights_that_do_not_fit_are_named(config: ModelConfig, weights: Weights) -> None:

@@ -78,8 +78,13 @@ def test_every_kind_of_checkpoint_and_source(
     mindspore = ["--file", str(file), *SEEDED, "--engine", "mindspore", "--json"]
     assert main(["generate", str(run_directory), *mindspore]) == 0
     outputs.append(lines(capsys))
+    draft = ["--file", str(file), *COMMON, "--seed", "1", "--draft", alone[0], "--draft-tokens", "2", "--json"]
+    assert main(["generate", str(run_directory), *draft]) == 2  # the file says no network
+    assert "does not say its network" in capsys.readouterr().err
+    assert main(["generate", str(run_directory), *draft[:-4], str(run_directory), *draft[-3:]]) == 0
+    outputs.append(lines(capsys))
     assert [row["prompt"] for row in outputs[0]] == ["今天", "北京是"]
-    assert outputs[0] == outputs[1] == outputs[2] == outputs[3]
+    assert outputs[0] == outputs[1] == outputs[2] == outputs[3] == outputs[4]
     typed = "今天\n" + "很" * 200 + "\n北京是\n"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
     assert main(["generate", str(run_directory), "--interactive", *SEEDED]) == 0

@@ -19,6 +19,7 @@ import pangu
 from pangu.cli import main
 from pangu.foundation.errors import UserError
 from pangu.generation.options import GenerationOptions
+from tests.browser import chromium
 from tests.pangu import small_model
 
 uvicorn = pytest.importorskip("uvicorn", reason="the server needs uvicorn (pip install 'pangu-alpha[serve]')")
@@ -356,6 +357,26 @@ def test_the_playground_asks_nobody_else() -> None:
     assert words
     chinese, english = (set(re.findall(r"(\w+): \"", part)) for part in words.groups())
     assert chinese == english and "presets" in chinese
+
+
+def test_a_person_plays_with_the_page(model: pangu.LanguageModel, port: int, tmp_path: Path) -> None:
+    with chromium(tmp_path / "profile") as browser:
+        browser.open(f"http://127.0.0.1:{port}/")
+        browser.wait("document.getElementById('first')?.options.length === 1")
+        browser.evaluate("document.getElementById('prompt').value = '今天天气'; set('max_tokens', 12); set('seed', 3)")
+        browser.evaluate("document.getElementById('run').click()")
+        browser.wait("document.querySelector('.answer small')?.textContent && !document.getElementById('run').disabled")
+        written = browser.evaluate("document.querySelector('.text').textContent")
+        options = {"max_new_tokens": 12, "temperature": 0.8, "top_k": 40, "seed": 3}
+        assert written == "今天天气" + model.generate("今天天气", **options)
+        assert "%" in browser.evaluate("document.querySelector('.token').dataset.tip")
+        browser.evaluate("document.getElementById('language').click()")
+        labels = [browser.evaluate("document.getElementById('run').textContent")]
+        browser.evaluate("document.getElementById('language').click()")
+        labels.append(browser.evaluate("document.getElementById('run').textContent"))
+        assert set(labels) == {"续写 (Ctrl+Enter)", "Continue (Ctrl+Enter)"}
+        browser.send("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
+        assert browser.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from parallel_strategy.calibrate.figures import FIGURES, apply
 from parallel_strategy.calibrate.fit import Calibration, calibrate
 from parallel_strategy.calibrate.names import model_traits
 from parallel_strategy.calibrate.protocols import chosen, run_cv, run_p1, run_p2
-from parallel_strategy.calibrate.residual import Shapes, correction, solve
+from parallel_strategy.calibrate.residual import RowShapes, correction, solve
 from parallel_strategy.calibrate.rows import read_rows
 from parallel_strategy.calibrate.score import Outcome, score
 from parallel_strategy.cli import main
@@ -138,13 +138,13 @@ def test_cross_validation_scores_every_row_unseen(tmp_path):
 
 
 def shapes_of(features, software="one"):
-    return Shapes(np.array(features), np.array([software] * len(features)))
+    return RowShapes(np.array(features), np.array([software] * len(features)))
 
 
 def test_a_residual_that_neighbours_share_is_the_shapes_and_a_lone_one_is_noise(tmp_path):
     changes = [{**LAYOUTS[0], "mbs": str(size), "gbs": "64"} for size in (1, 2, 4, 8, 16)]
     rows, _ = read_rows(write_rows(tmp_path / "rows.csv", changes))
-    shapes = Shapes.of(rows)
+    shapes = RowShapes.of(rows)
     nothing, widths = np.zeros((5, 1)), np.array([0.2])
 
     def corrected(residuals):

@@ -7,8 +7,8 @@ import pytest
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.graph.collectives import Record, collectives_of
-from parallel_strategy.mindspore.dryrun.collectives import KINDS, Collective, read_collectives
-from parallel_strategy.mindspore.dryrun.difference import Kind, differences, of_mindspore, ranks_text
+from parallel_strategy.mindspore.dryrun.collectives import KINDS, CompiledCollective, read_collectives
+from parallel_strategy.mindspore.dryrun.difference import CollectiveKind, differences, of_mindspore, ranks_text
 from parallel_strategy.mindspore.dryrun.graph_file import Graph, read_graph
 from parallel_strategy.mindspore.fusion import numbers, of_emulator
 from tests.parallel_strategy.layouts import tiny_model
@@ -92,8 +92,8 @@ def test_every_collective_with_layer_phase_bytes_and_times(graph: Graph) -> None
     found = read_collectives(graph, 0, 4, {})
     gathered, forward, sent, again, backward, norm = found
     gamma = "backbone.blocks.1.layernorm1.gamma"
-    assert gathered == Collective("all_gather", (0, 1, 2, 3), 256, "fp32", 1, "step", gamma, 1, 3)
-    assert forward == Collective("all_reduce", (0, 1), 1024, "fp16", 1, "forward", "attention.projection", 2)
+    assert gathered == CompiledCollective("all_gather", (0, 1, 2, 3), 256, "fp32", 1, "step", gamma, 1, 3)
+    assert forward == CompiledCollective("all_reduce", (0, 1), 1024, "fp16", 1, "forward", "attention.projection", 2)
     assert (sent.op, sent.group, sent.bytes, sent.times) == ("send", (0, 4), 1024, 2)
     assert (again.phase, again.layer, again.times) == ("recompute", 1, 2)
     # its scope names another place: the forward collective that it belongs to says the layer
@@ -104,7 +104,7 @@ def test_every_collective_with_layer_phase_bytes_and_times(graph: Graph) -> None
 def test_differences_are_named(graph: Graph) -> None:
     counted = of_mindspore(read_collectives(graph, 0, 4, {}))
     assert differences(counted, counted) == []
-    one = Kind("forward", 1, "all_reduce", (0, 1), 1024, "fp16")
+    one = CollectiveKind("forward", 1, "all_reduce", (0, 1), 1024, "fp16")
     (found,) = differences(Counter({**counted, one: 3}), counted)
     assert str(found) == "forward, layer 1: all_reduce of 1024 bytes fp16 over 0 1: emulator 3, MindSpore 2"
     assert ranks_text(tuple(range(0, 512, 8))) == "0, 8, .. 504 (64 ranks)"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from data_pipeline.recipe import Source
 from data_pipeline.stages.read.compressed_bytes import Damage, Line
-from data_pipeline.stages.read.record_fields import columns_of
+from data_pipeline.stages.read.record_fields import document_columns
 from data_pipeline.stages.read.record_formats import (
     Document,
     Limits,
@@ -43,7 +43,7 @@ def read_csv(part: FileRange, source: Source, limits: Limits, at: Callable[[int]
         yield names
         return
     names = [name.strip() for name in names]
-    wanted = columns_of(source.fields.text)
+    wanted = document_columns(source.fields)
     if not set(wanted) & set(names):
         yield Reject(0, f"no_text:no column {wanted[0]!r} among {', '.join(names)[:200]}")
         return
@@ -61,7 +61,7 @@ def _document(line: Line, delimiter: bytes, names: list[str], source: Source) ->
     if isinstance(row, Reject):
         return row
     fields = source.fields
-    value = {name: field for name, field in zip(names, row) if field or name in columns_of(fields.text)}
+    value = {name: field for name, field in zip(names, row) if field or name in document_columns(fields)}
     if len(row) != len(names):
         reason = f"not_csv:{len(row)} fields, the header has {len(names)}"
         return Reject(line.offset, reason, value.get(fields.id), excerpt_of(line.data))

@@ -42,6 +42,8 @@ class Document:
     title: str | None = None
     url: str | None = None
     meta: str | None = None
+    html: str | bytes | None = None  # a page whose main text is to become `text`
+    confidence: float | None = None  # of a page: how sure its main text is
 
 
 @dataclass(slots=True)
@@ -57,10 +59,15 @@ class Reject:
 
 @dataclass(frozen=True)
 class Limits:
-    """How large a record may be, and how far a compressed stream may expand."""
+    """How large a record may be, how far a compressed stream may expand; of pages: the form of their text, and how sure
+    it must be."""
 
     record_bytes: int
     ratio: float
+    format: str = "text"
+    has_links: bool = False
+    has_images: bool = False
+    confidence: float = 0.0
 
 
 Reader = Callable[[FileRange, Source, Limits, Callable[[int], bool]], Iterator[Document | Reject]]
@@ -166,6 +173,9 @@ def from_mapping(value: dict[str, Any], fields: Fields, offset: int) -> Document
         plain(take_value(value, name)) if name not in columns_of(fields.text) else plain(value.get(name))
         for name in (fields.title, fields.url)
     )
+    html = take_value(value, fields.html) if fields.html else None
+    if isinstance(html, str | bytes):
+        return Document(offset, "", own_id, title, url, _meta(value) if value else None, html)
     text = take_text(value, fields.text)
     if not isinstance(text, str):
         what = "the field is missing or null" if text is None else f"the field is a {type(text).__name__}"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_pipeline.extraction.extract import Extraction, extract
+from data_pipeline.extraction.extract import PLAIN, Extraction, Form, extract
 from data_pipeline.stages.read.charset import decode
 from data_pipeline.stages.read.compressed_bytes import Damage, read_stream
 from data_pipeline.stages.read.remote_files import RemoteFile
@@ -71,10 +71,10 @@ class WarcDocument:
     is_html: bool
     record_id: str | None = None
 
-    def extract(self) -> Extraction:
-        """Return the text: of a page its main text, of a WET record all of it."""
+    def extract(self, form: Form = PLAIN) -> Extraction:
+        """The text: of a page its main text in a form, of a WET record all of it."""
         if self.is_html:
-            return extract(self.content, self.url, self.content_type)
+            return extract(self.content, self.url, self.content_type, form)
         decoded = decode(self.content, self.content_type, markup=False)
         text = "" if decoded.doubtful else decoded.text.replace("\0", "").strip()
         reason = None if text else ("not_text" if decoded.doubtful else "empty")

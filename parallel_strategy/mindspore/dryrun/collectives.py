@@ -28,7 +28,7 @@ WEIGHT_MARKS = ("parallel_optimizer", "grad_accumulation_shard", "mirror")
 
 
 @dataclass(frozen=True, order=True)
-class Collective:
+class CompiledCollective:
     """`times`: how often it runs in a step. `layer`: 0 .. num_layers - 1, the head num_layers, -1 once a step."""
 
     op: str
@@ -45,8 +45,11 @@ class Collective:
         return asdict(self)
 
 
-def read_collectives(graph: Graph, rank: int, num_layers: int, groups: Mapping[str, Sequence[int]]) -> list[Collective]:
-    """Every collective of the graph of one rank, in the file's order. `groups`: those that are not MindSpore's own."""
+def read_collectives(
+    graph: Graph, rank: int, num_layers: int, groups: Mapping[str, Sequence[int]]
+) -> list[CompiledCollective]:
+    """Return every collective of the graph of one rank, in the file's order. `groups`: those that are not MindSpore's
+    own."""
     forward_layers = {
         node.attributes["forward_comm_node_unique_id"]: layer_of_scope(node.scope, num_layers)
         for node in graph.nodes
@@ -87,7 +90,7 @@ def read_collectives(graph: Graph, rank: int, num_layers: int, groups: Mapping[s
         elif node.operator in ("Send", "Receive"):
             name = "boundary"
         found.append(
-            Collective(
+            CompiledCollective(
                 KINDS[node.operator],
                 group_of(node, rank, groups),
                 size_of(node),
@@ -103,7 +106,7 @@ def read_collectives(graph: Graph, rank: int, num_layers: int, groups: Mapping[s
 
 
 def whole_tensor(node: Node) -> TensorType:
-    """The larger of what goes in and what comes out."""
+    """Return the larger of what goes in and what comes out."""
     kinds = [kind for kind in (*node.inputs[:1], node.output) if kind is not None]
     return max(kinds, key=lambda kind: _elements(kind.shape)) if kinds else TensorType("float32", ())
 
@@ -126,7 +129,7 @@ def _elements(shape: tuple[int, ...]) -> int:
 
 
 def group_of(node: Node, rank: int, groups: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
-    """The ranks in order; of a message its source and destination."""
+    """Return the ranks in order; of a message its source and destination."""
     if node.attributes.get("group") in groups:
         return tuple(groups[node.attributes["group"]])
     words = node.attributes.get("group_rank_ids") or node.attributes.get("rank_list") or "()"

@@ -7,17 +7,17 @@ from typing import TypeVar
 
 from parallel_strategy.graph.collectives import Record, collectives_of
 from parallel_strategy.mindspore import fusion
-from parallel_strategy.mindspore.dryrun.collectives import Collective
+from parallel_strategy.mindspore.dryrun.collectives import CompiledCollective
 from parallel_strategy.mindspore.fusion import Fused
 from parallel_strategy.mindspore.limits import as_compiled
 from parallel_strategy.spec.strategy import Question
 
-Compared = TypeVar("Compared", "Kind", Fused)
+Compared = TypeVar("Compared", "CollectiveKind", Fused)
 WEIGHTS = ("gradients.", "weights.")  # how the emulator names what it sends of them
 
 
 @dataclass(frozen=True, order=True)
-class Kind:
+class CollectiveKind:
     """What has to agree. Two collectives of one kind cannot be told apart."""
 
     phase: str
@@ -33,10 +33,10 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Difference:
+class CompileDifference:
     """How often a kind, or a fused collective, runs in a step, by either."""
 
-    kind: Kind | Fused
+    kind: CollectiveKind | Fused
     emulator: int
     mindspore: int
 
@@ -44,45 +44,48 @@ class Difference:
         return f"{self.kind}: emulator {self.emulator}, MindSpore {self.mindspore}"
 
 
-def emulated(question: Question, rank: int, *, whole_batch: bool = False) -> Counter[Kind]:
-    """What the emulator's program of a strategy communicates on this rank. `whole_batch`: every rank is given all rows,
-    which then need no gathering."""
+def emulated(question: Question, rank: int, *, whole_batch: bool = False) -> Counter[CollectiveKind]:
+    """Return what the emulator's program of a strategy communicates on this rank. `whole_batch`: every rank is given
+    all rows, which then need no gathering."""
     records = collectives_of(as_compiled(question), rank)
     return of_emulator(record for record in records if not (whole_batch and record.name == "rows"))
 
 
-def of_emulator(records: Iterable[Record]) -> Counter[Kind]:
-    """Traffic of weights and gradients counts as a step's, whenever it is: the compiler's graph says no more of it."""
+def of_emulator(records: Iterable[Record]) -> Counter[CollectiveKind]:
+    """Count traffic of weights and gradients as a step's, whenever it is: the compiler's graph says no more of
+    it."""
     return Counter(
         kind("step" if r.name.startswith(WEIGHTS) else r.phase, r.layer, r.op, r.group, round(r.bytes), r.dtype)
         for r in records
     )
 
 
-def kind(phase: str, layer: int, op: str, group: tuple[int, ...], size: int, dtype: str) -> Kind:
-    """What happens once a step, and a message between stages, belongs to no layer."""
+def kind(phase: str, layer: int, op: str, group: tuple[int, ...], size: int, dtype: str) -> CollectiveKind:
+    """Return what happens once a step, and a message between stages, belongs to no layer."""
     outside = phase == "step" or op in ("send", "receive")
-    return Kind(phase, -1 if outside else layer, op, group, size, dtype)
+    return CollectiveKind(phase, -1 if outside else layer, op, group, size, dtype)
 
 
-def of_mindspore(collectives: Iterable[Collective]) -> Counter[Kind]:
-    counted: Counter[Kind] = Counter()
+def of_mindspore(collectives: Iterable[CompiledCollective]) -> Counter[CollectiveKind]:
+    counted: Counter[CollectiveKind] = Counter()
     for found in collectives:
         counted[kind(found.phase, found.layer, found.op, found.group, found.bytes, found.dtype)] += found.times
     return counted
 
 
-def differences(emulator: Mapping[Compared, int], mindspore: Mapping[Compared, int]) -> list[Difference]:
+def differences(emulator: Mapping[Compared, int], mindspore: Mapping[Compared, int]) -> list[CompileDifference]:
     """Empty: the same count, bytes and group of every collective."""
     found = []
     for one in sorted(emulator.keys() | mindspore.keys()):
         ours, theirs = emulator.get(one, 0), mindspore.get(one, 0)
         if ours != theirs:
-            found.append(Difference(one, ours, theirs))
+            found.append(CompileDifference(one, ours, theirs))
     return found
 
 
-def fused_differences(question: Question, rank: int, collectives: Iterable[Collective]) -> list[Difference]:
+def fused_differences(
+    question: Question, rank: int, collectives: Iterable[CompiledCollective]
+) -> list[CompileDifference]:
     """Of what the gradients' all-reduces are joined to, where the strategy says a size and weights are whole."""
     size, strategy = fusion.whole_megabytes(question), question.strategy
     if size is None or strategy.zero.optimizer_shard:

@@ -28,7 +28,7 @@ class Symbols:
 
 
 def read_symbols(library: Path) -> Symbols:
-    """Names as they are linked (mangled). Raises UserError where the file is no such library."""
+    """Return the names as they are linked (mangled). Raises UserError where the file is no such library."""
     content = np.memmap(library, np.uint8, "r")
     if bytes(content[:6]) != b"\x7fELF\x02\x01":
         raise UserError(f"{library}: is not a 64-bit ELF library")
@@ -52,6 +52,6 @@ def _names(text: bytes, offsets: np.ndarray) -> set[str]:
 
 
 def words(library: Path, pattern: bytes) -> set[str]:
-    """Every whole zero-terminated string of the file that matches: names that it looks up while it runs."""
+    """Return every whole zero-terminated string of the file that matches: names that it looks up while it runs."""
     content = library.read_bytes()
     return {found[1].decode() for found in re.finditer(rb"\0(" + pattern + rb")(?=\0)", content)}

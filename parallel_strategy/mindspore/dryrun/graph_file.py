@@ -60,7 +60,8 @@ class Graph:
     repeated: set[tuple[str, str]] = field(default_factory=set)  # (function, value) of what runs again in backward
 
     def runs_again(self, node: Node) -> bool:
-        """Whether recomputation added the node. What changes a layout has no mark of its own: its operands have."""
+        """Return whether recomputation added the node. What changes a layout has no mark of its own: its operands
+        have."""
         if "duplicated" in node.attributes:
             return True
         value = node.operands[0] if node.instance.startswith("redistribution") and node.operands else ""
@@ -71,7 +72,7 @@ class Graph:
         return False
 
     def parameter(self, function: str, value: str) -> str | None:
-        """The weight from which a value is made, through its first operands."""
+        """Return the weight from which a value is made, through its first operands."""
         for _ in range(12):
             found = re.match(r"%para\d+_(?:▸)?(?:CR_)?(.+)", value)
             if found:
@@ -85,7 +86,7 @@ class Graph:
 
 
 def read_graph(path: Path, operators: frozenset[str]) -> Graph:
-    """The nodes with one of these operators, and those that run a second time in backward."""
+    """Return the nodes with one of these operators, and those that run a second time in backward."""
     graph = Graph()
     function = entry = ""
     calls: list[tuple[str, str]] = []
@@ -141,7 +142,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _called(words: str) -> list[str]:
-    """The functions that a node runs; a branch is one of several, each of which is counted."""
+    """Return the functions that a node runs; a branch is one of several, each of which is counted."""
     direct = CALL.search(words)
     if direct:
         return [direct[1]]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pangu.foundation.errors import UserError
-from parallel_strategy.mindspore.dryrun.collectives import KINDS, Collective, read_collectives
+from parallel_strategy.mindspore.dryrun.collectives import KINDS, CompiledCollective, read_collectives
 from parallel_strategy.mindspore.dryrun.environment import environment
 from parallel_strategy.mindspore.dryrun.graph_file import read_graph
 from parallel_strategy.mindspore.limits import check_supported
@@ -41,7 +41,7 @@ class Compiled:
 
     rank: int
     parameters: dict[str, ParameterLayout]
-    collectives: list[Collective]
+    collectives: list[CompiledCollective]
     recomputed: dict[str, int]  # operators that run again in backward, with how often in a step
     seconds: float  # in MindSpore's compiler
     cpu_seconds: float  # of that, on a processor
@@ -130,8 +130,8 @@ def check_stage(file: Path, found: int, wanted: int) -> None:
 
 
 def load_flags(file: Path, stage: int) -> tuple[str, str]:
-    """Which of MindSpore's strategy files it is, by what is in it. Raises UserError for none, or one of another stage,
-    which MindSpore would take for one that says nothing."""
+    """Return which of MindSpore's strategy files it is, by what is in it. Raises UserError for none, or one of another
+    stage, which MindSpore would take for one that says nothing."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -164,7 +164,7 @@ def _layout(fields: dict) -> ParameterLayout:
 
 
 def complaint(stderr: str, code: int) -> str:
-    """The line that says what is wrong: ours, or the last exception's first."""
+    """Return the line that says what is wrong: ours, or the last exception's first."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     ours = [line for line in lines if line.startswith("error: ")]
     if ours:

@@ -48,7 +48,7 @@ BUILDING, ABANDONED_SECONDS = ".building-", 3600
 
 
 def mindspore_folder() -> Path:
-    """Where MindSpore is installed, found without importing it. Raises UserError."""
+    """Return where MindSpore is installed, found without importing it. Raises UserError."""
     found = util.find_spec("mindspore")
     if found is None or not found.submodule_search_locations:
         raise UserError(f"MindSpore is not installed here; the compile check needs mindspore=={MINDSPORE}")
@@ -56,7 +56,7 @@ def mindspore_folder() -> Path:
 
 
 def installed_cann() -> Path | None:
-    """The CANN toolkit of this machine, which makes the stand-in needless."""
+    """Return the CANN toolkit of this machine, which makes the stand-in needless."""
     for place in (os.environ.get("ASCEND_HOME_PATH"), "/usr/local/Ascend/ascend-toolkit/latest"):
         if place and (Path(place) / "lib64" / "libascendcl.so").exists():
             return Path(place)
@@ -84,7 +84,7 @@ def why_not() -> str | None:
 
 
 def wanted_symbols(mindspore: Path) -> set[str]:
-    """What the Ascend plugin wants and neither MindSpore nor the system has."""
+    """Return what the Ascend plugin wants and neither MindSpore nor the system has."""
     plugins = [mindspore / name for name in PLUGINS]
     wanted: set[str] = set()
     present: set[str] = set()
@@ -110,7 +110,7 @@ def system_libraries() -> list[Path]:
 
 
 def assembly(names: set[str]) -> str:
-    """Each name as a function that returns 0 in both result registers, or as zeroed data."""
+    """Make each name a function that returns 0 in both result registers, or as zeroed data."""
     functions = sorted(name for name in names if not name.startswith(DATA))
     data = sorted(name for name in names if name.startswith(DATA))
     lines = [".text"]
@@ -127,7 +127,8 @@ def cache_folder() -> Path:
 
 
 def build() -> Path:
-    """The folder of the stand-in, built where it is not there yet: `cann/lib64` and `python`. Raises UserError."""
+    """Return the folder of the stand-in, built where it is not there yet: `cann/lib64` and `python`. Raises
+    UserError."""
     reason = why_not()
     if reason:
         raise UserError(reason)

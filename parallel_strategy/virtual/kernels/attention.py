@@ -72,7 +72,7 @@ def _softmax(values: Values) -> None:
 
 
 def _dropped(values: Values) -> np.ndarray | float:
-    """What dropout multiplies probabilities with, [B, H, T, S]; heads are numbered over the tensor group."""
+    """Return what dropout multiplies probabilities with, [B, H, T, S]; heads are numbered over the tensor group."""
     tokens, rate = values.tokens, values.model.dropout_rate
     if not rate:
         return 1.0

@@ -21,7 +21,7 @@ def _source(values: Values, name: str) -> str:
 
 
 def _linear(name: str) -> None:
-    """Registers y = x w (+ b) and its gradients. A row-split product adds its bias after the sum, elsewhere."""
+    """Register y = x w (+ b) and its gradients. A row-split product adds its bias after the sum, elsewhere."""
     output = OUTPUT.get(name, name)
     experts = name.startswith("experts.") and name != "experts.router"
 
@@ -60,7 +60,7 @@ def _nothing(values: Values) -> None:
 
 
 def _table(values: Values) -> tuple[int, str]:
-    """The head's own table, or the first one where it is tied and on the same rank."""
+    """Return the head's own table, or the first one where it is tied and on the same rank."""
     own = (values.layer, "head.logits.weight")
     return own if values.store.has(*own) else (0, "embedding.word.weight")
 
@@ -72,7 +72,7 @@ def _matrix(values: Values, name: str) -> np.ndarray:
 
 
 def _norm(name: str, *, last: bool = False) -> None:
-    """Registers a norm of the residual stream. `last`: the model's last one, which replaces the stream."""
+    """Register a norm of the residual stream. `last`: the model's last one, which replaces the stream."""
 
     def forward(values: Values) -> None:
         x = values.stream.hidden
@@ -116,7 +116,7 @@ for _name in ("final.norm", "head.norm"):
 
 
 def _residual(name: str, output: str, bias: str, site: int) -> None:
-    """Registers dropout and the addition to the residual stream, with the bias of the matmul before it if there is one.
+    """Register dropout and the addition to the residual stream, with the bias of the matmul before it if there is one.
     `site`: of the layer's three places of dropout."""
 
     def forward(values: Values) -> None:
