@@ -105,7 +105,8 @@ def _funnel(report: Report) -> str:
     return (
         "<h2>Funnel</h2><p>What went into each stage and what came out. The orange end of a bar is what was dropped, a "
         "piece for each reason; hold the pointer over it for its name.</p>"
-        f'<div class="legend"><i class="kept"></i>kept<i class="dropped"></i>dropped</div>{charts.funnel(rows)}'
+        f'<div class="legend"><i class="kept"></i>kept<i class="dropped"></i>dropped</div>'
+        f'<div class="scroll">{charts.funnel(rows)}</div>'
     )
 
 
