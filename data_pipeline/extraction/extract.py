@@ -26,6 +26,7 @@ MAX_PAGE_BYTES = 32 << 20  # what lies behind is not read
 MINIMUM_MOJIBAKE = 12  # letters ä å æ ç, which the first bytes of Han become
 EMBEDDED_CONFIDENCE = 0.8  # of text among the data of scripts, which no probability is known for
 LITTLE_TEXT = 200  # characters; a page that gives less may hold its text as data for scripts
+SHORT_TEXT, SURE_TEXT = 40, 0.7  # but not one with a short text that is this sure
 _HEAD_BYTES = 1 << 17  # `<meta>` is looked for this far
 _EDIT_LINK = re.compile(r"\s*[\[［]\s*(?:编辑|編輯|編集|edit\b)[^\[\]［］]{0,12}[\]］]$")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
@@ -93,7 +94,8 @@ def extract(html: bytes, url: str | None = None, content_type: str | None = None
     title, date = _title(page, lines), _date(page, lines, kept, markup, url)
     visible = int(counts[:, CHARACTERS].sum())
     certain = float((probability * counts[:, CHARACTERS])[kept].sum()) / characters if characters else 0.0
-    embedded = embedded_text(markup) if characters < LITTLE_TEXT and "<script" in markup[:MAX_PAGE_BYTES] else None
+    has_text = characters >= LITTLE_TEXT or (characters >= SHORT_TEXT and certain >= SURE_TEXT)
+    embedded = None if has_text or "<script" not in markup else embedded_text(markup)
     if embedded and embedded.characters > 2 * characters:
         source = embedded.markup.encode("utf-8", "replace")
         page = read_page(source)
