@@ -125,6 +125,15 @@ class LanguageModel:
                 raise UserError(f"role {role!r} is unknown; there are system, user and assistant")
         return self.generate(self.template.prompt([Turn(role, text) for role, text in turns]), **options)  # type: ignore[arg-type]
 
+    def fill(self, text: str, gap_order: Literal["entropy", "left"] = "entropy", **options: Any) -> str:
+        """Fill every `_` of a text with one token, given both sides; the surest gap first, or from the left.
+
+        options: the fields of `GenerationOptions`. Needs a model that was trained with permuted rows.
+        """
+        from pangu.generation.fill import fill_text
+
+        return fill_text(self.generator, text, self.options(options), gap_order).text
+
     @overload
     def generate(self, texts: str, **options: Any) -> str: ...
 

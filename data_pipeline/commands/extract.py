@@ -1,7 +1,8 @@
 """Extract the main text of web pages: no navigation, advertisements or copyright lines.
 
 Pages are HTML files, folders of them (searched through), patterns in quotes, or web archives (.warc, .warc.gz, .wet).
-One JSON object for a page: path, title, text, charset; and date, url, offset (in an archive) where they are known.
+One JSON object for a page: path, title, text, charset, confidence; and date, url, offset (in an archive) where they
+are known. `confidence` says how sure the text is: articles are above 0.9, lists of links below 0.5.
 The order is that of the arguments; in folders and patterns, of the names. What cannot be read is told line by line
 and counted.
 
@@ -17,17 +18,21 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
 from pangu.foundation.atomic_file import whole_file
 from pangu.foundation.errors import UserError
+
+if TYPE_CHECKING:
+    from data_pipeline.extraction.extract import Extraction
 
 PAGE_ENDINGS = (".html", ".htm", ".xhtml", ".shtml")
 ARCHIVE_ENDINGS = (".warc", ".warc.gz", ".warc.zst", ".wet", ".wet.gz", ".warc.wet", ".warc.wet.gz", ".arc.wet")
@@ -49,6 +54,9 @@ class Outcome:
     messages: list[str] = field(default_factory=list)
 
 
+Work = Callable[[list[str]], Outcome]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the verb."""
     parser.add_argument(
@@ -58,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes (all cores)"
     )
+    parser.add_argument("--format", choices=("text", "markdown"), default="text", help="form of the text")
+    parser.add_argument("--links", action="store_true", help="keep the addresses of links (markdown)")
+    parser.add_argument("--images", action="store_true", help="keep pictures with their addresses (markdown)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -66,11 +77,14 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     if arguments.workers < 1:
         raise UserError(f"--workers {arguments.workers}: must be 1 or more")
+    if arguments.format == "text" and (arguments.links or arguments.images):
+        raise UserError("--links and --images need --format markdown")
     files = list(_files(arguments.pages))
+    work = partial(extract_files, form=(arguments.format, arguments.links, arguments.images))
     total = Outcome()
     if arguments.out == "-":
         try:
-            _write(files, arguments.workers, sys.stdout.buffer, total)
+            _write(files, work, arguments.workers, sys.stdout.buffer, total)
             sys.stdout.buffer.flush()
         except BrokenPipeError:
             # the reader has seen enough; nothing may be written when Python closes standard output
@@ -78,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 128 + signal.SIGPIPE
     else:
         with whole_file(Path(arguments.out)) as out:
-            _write(files, arguments.workers, out, total)
+            _write(files, work, arguments.workers, out, total)
     seconds = time.monotonic() - began
     if arguments.json:
         summary = {
@@ -100,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _files(arguments: list[str]) -> Iterator[str]:
-    """The files that the arguments name, in order. A named file that is not there is a mistake of the user's."""
+    """Yield the files that the arguments name, in order. A named file that is not there is a mistake of the user's."""
     found_any = False
     for argument in arguments:
         if os.path.isdir(argument):
@@ -129,8 +143,8 @@ def _below(folder: str) -> Iterator[str]:
                 yield os.path.join(path, name)
 
 
-def _write(files: list[str], workers: int, out: IO[bytes], total: Outcome) -> None:
-    for outcome in _outcomes(files, workers):
+def _write(files: list[str], work: Work, workers: int, out: IO[bytes], total: Outcome) -> None:
+    for outcome in _outcomes(files, work, workers):
         out.write(outcome.lines)
         total.pages += outcome.pages
         total.bytes += outcome.bytes
@@ -140,11 +154,11 @@ def _write(files: list[str], workers: int, out: IO[bytes], total: Outcome) -> No
             print(f"not readable: {message}", file=sys.stderr)
 
 
-def _outcomes(files: list[str], workers: int) -> Iterator[Outcome]:
+def _outcomes(files: list[str], work: Work, workers: int) -> Iterator[Outcome]:
     """The tasks' outcomes in the order of the files."""
     tasks, size = _tasks(files)
     if workers == 1 or len(tasks) == 1 or size < ALONE_BYTES:
-        yield from map(extract_files, tasks)
+        yield from map(work, tasks)
         return
     from data_pipeline.extraction.extract import extract
 
@@ -152,7 +166,7 @@ def _outcomes(files: list[str], workers: int) -> Iterator[Outcome]:
     done = 0
     while done < len(tasks):
         try:
-            for outcome in _parallel(tasks[done:], workers):
+            for outcome in _parallel(tasks[done:], work, workers):
                 done += 1
                 yield outcome
         except BrokenProcessPool:
@@ -160,13 +174,13 @@ def _outcomes(files: list[str], workers: int) -> Iterator[Outcome]:
             # its own
             for file in tasks[done]:
                 try:
-                    yield from _parallel([[file]], 1)
+                    yield from _parallel([[file]], work, 1)
                 except BrokenProcessPool:
                     yield Outcome(messages=[f"{file}: the process that read it was killed, twice"])
             done += 1
 
 
-def _parallel(tasks: list[list[str]], workers: int) -> Iterator[Outcome]:
+def _parallel(tasks: list[list[str]], work: Work, workers: int) -> Iterator[Outcome]:
     """Outcomes in order, with few tasks ahead of the one that is awaited, so that memory stays flat."""
     # to write to a process that was killed must raise here, not end the command
     before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -175,7 +189,7 @@ def _parallel(tasks: list[list[str]], workers: int) -> Iterator[Outcome]:
         with ProcessPoolExecutor(min(workers, len(tasks))) as pool:
             try:
                 for task in tasks:
-                    waiting.append(pool.submit(extract_files, task))
+                    waiting.append(pool.submit(work, task))
                     if len(waiting) > 3 * workers:
                         yield waiting.pop(0).result()
                 while waiting:
@@ -205,35 +219,34 @@ def _tasks(files: list[str]) -> tuple[list[list[str]], int]:
     return tasks, total
 
 
-def extract_files(files: list[str]) -> Outcome:
-    """The pages of some files as JSON lines."""
+def extract_files(files: list[str], form: tuple[str, bool, bool] = ("text", False, False)) -> Outcome:
+    """The pages of some files as JSON lines. `form` is the format, and whether links and pictures are kept."""
     outcome = Outcome()
     for file in files:
         try:
             if not stat.S_ISREG(os.stat(file).st_mode):
                 outcome.messages.append(f"{file}: not a regular file")
             elif file.lower().endswith(ARCHIVE_ENDINGS):
-                _extract_archive(file, outcome)
+                _extract_archive(file, outcome, form)
             else:
-                _extract_page(file, outcome)
+                _extract_page(file, outcome, form)
         except OSError as error:
             outcome.messages.append(f"{file}: {error.strerror or error}")
     return outcome
 
 
-def _extract_page(file: str, outcome: Outcome) -> None:
-    from data_pipeline.extraction.extract import MAX_PAGE_BYTES, extract
+def _extract_page(file: str, outcome: Outcome, form: tuple[str, bool, bool]) -> None:
+    from data_pipeline.extraction.extract import MAX_PAGE_BYTES, Form, extract
 
     with open(file, "rb") as page:
         html = page.read(MAX_PAGE_BYTES + 1)
-    found = extract(html)
+    found = extract(html, form=Form(*form))
     outcome.bytes += len(html)
-    _add(
-        outcome, {"path": _shown(file), "title": found.title, "text": found.text, "charset": found.charset}, found.date
-    )
+    _add(outcome, _row(file, found), found.date)
 
 
-def _extract_archive(file: str, outcome: Outcome) -> None:
+def _extract_archive(file: str, outcome: Outcome, form: tuple[str, bool, bool]) -> None:
+    from data_pipeline.extraction.extract import Form
     from data_pipeline.stages.read.warc import WarcReject, read_documents
 
     for document in read_documents(Path(file)):
@@ -243,10 +256,14 @@ def _extract_archive(file: str, outcome: Outcome) -> None:
         if isinstance(document, WarcReject):
             outcome.messages.append(f"{file}: byte {document.offset}: {document.reason}")
             continue
-        found = document.extract()
+        found = document.extract(Form(*form))
         outcome.bytes += len(document.content)
-        row = {"path": _shown(file), "title": found.title, "text": found.text, "charset": found.charset}
-        _add(outcome, {**row, "url": document.url, "offset": document.offset}, found.date)
+        _add(outcome, {**_row(file, found), "url": document.url, "offset": document.offset}, found.date)
+
+
+def _row(file: str, found: "Extraction") -> dict[str, Any]:
+    names = ("title", "text", "charset", "confidence")
+    return {"path": _shown(file), **{name: getattr(found, name) for name in names}}
 
 
 def _add(outcome: Outcome, row: dict[str, Any], date: str | None) -> None:
@@ -257,5 +274,5 @@ def _add(outcome: Outcome, row: dict[str, Any], date: str | None) -> None:
 
 
 def _shown(file: str) -> str:
-    """A file name that may hold bytes outside UTF-8, as text."""
+    """Return a file name that may hold bytes outside UTF-8, as text."""
     return os.fsencode(file).decode("utf-8", "backslashreplace")

@@ -15,7 +15,7 @@ from data_pipeline.extraction.blocks import blocks_of
 from data_pipeline.extraction.embedded import embedded_text
 from data_pipeline.extraction.formulas import mark_formulas
 from data_pipeline.extraction.hidden import shown_lines, with_lines
-from data_pipeline.extraction.line_model import expected_best, main_text_probability
+from data_pipeline.extraction.line_model import main_text
 from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage, read_page
 from data_pipeline.extraction.structure import Structure, structure_of
 from data_pipeline.extraction.writers import Inline, write_markdown, write_text
@@ -26,7 +26,9 @@ MAX_PAGE_BYTES = 32 << 20  # what lies behind is not read
 MINIMUM_MOJIBAKE = 12  # letters ä å æ ç, which the first bytes of Han become
 EMBEDDED_CONFIDENCE = 0.8  # of text among the data of scripts, which no probability is known for
 LITTLE_TEXT = 200  # characters; a page that gives less may hold its text as data for scripts
+SHORT_TEXT, SURE_TEXT = 40, 0.7  # but not one with a short text that is this sure
 _HEAD_BYTES = 1 << 17  # `<meta>` is looked for this far
+_EDIT_LINK = re.compile(r"\s*[\[［]\s*(?:编辑|編輯|編集|edit\b)[^\[\]［］]{0,12}[\]］]$")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _TITLE_SEPARATORS = re.compile(r"\s*[_|｜]+\s*|\s+[-–—·«»>]+\s+|\s*(?:--+|——|::)\s*|-(?=[^-]{2,12}$)")
 _META = re.compile(
@@ -85,15 +87,15 @@ def extract(html: bytes, url: str | None = None, content_type: str | None = None
     page = read_page(source)
     page = with_lines(page, shown_lines(page))
     structure = structure_of(page)
-    probability = main_text_probability(page, structure)
-    kept = expected_best(page, probability)
+    probability, kept = main_text(page, structure)
     counts = page.line_counts
     characters = int(counts[kept, CHARACTERS].sum())
     lines = _Lines(page)
     title, date = _title(page, lines), _date(page, lines, kept, markup, url)
     visible = int(counts[:, CHARACTERS].sum())
     certain = float((probability * counts[:, CHARACTERS])[kept].sum()) / characters if characters else 0.0
-    embedded = embedded_text(markup) if characters < LITTLE_TEXT and "<script" in markup[:MAX_PAGE_BYTES] else None
+    has_text = characters >= LITTLE_TEXT or (characters >= SHORT_TEXT and certain >= SURE_TEXT)
+    embedded = None if has_text or "<script" not in markup else embedded_text(markup)
     if embedded and embedded.characters > 2 * characters:
         source = embedded.markup.encode("utf-8", "replace")
         page = read_page(source)
@@ -128,10 +130,12 @@ def _encoded_once(markup: str) -> str:
 def _written(page: FlatPage, structure: Structure, source: bytes, kept: np.ndarray, form: Form, url: str | None) -> str:
     """Return the kept lines in a form."""
     data = page.text.tobytes()
-    texts = [
-        data[start:end].decode("utf-8", "replace")
-        for start, end in zip(page.line_start.tolist(), page.line_end.tolist(), strict=True)
-    ]
+    starts, ends = page.line_start.tolist(), page.line_end.tolist()
+    texts = [""] * len(starts)
+    for number in np.flatnonzero(kept).tolist():
+        text = data[starts[number] : ends[number]].decode("utf-8", "replace")
+        # a link behind a heading of an encyclopedia
+        texts[number] = _EDIT_LINK.sub("", text) if text[-1:] in ("]", "］") else text
     blocks = blocks_of(page, structure, source, kept, texts)
     if form.format == "markdown":
         return write_markdown(blocks, Inline(page, source, data, url, form.has_links, form.has_images))

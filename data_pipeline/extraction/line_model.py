@@ -12,17 +12,34 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.extraction.measures import FEATURES, TREE_DEPTH, evaluate_trees, measure_lines, node_kinds
+from data_pipeline.extraction.measures import (
+    FEATURES,
+    FIRST_FEATURES,
+    PAGE_THREAD,
+    TREE_DEPTH,
+    evaluate_trees,
+    measure_lines,
+    measure_page,
+    node_kinds,
+)
 from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage
 from data_pipeline.extraction.structure import Structure, whole_parts
+from data_pipeline.extraction.surroundings import look_again
 
 MODEL_FILE = Path(__file__).with_name("line_model.json")
 SHARED = 0.4  # how far a line's probability is that of its kind; by cross-validation, 0.2 to 0.6 do as well
 LEAST_PROBABILITY = 0.1  # a line below is never kept
+INNER_PROBABILITY = 0.1  # of a heading, program or table between kept lines
+MAX_PART_LINES = 6  # a heading is no farther behind the kept line before it
+SURE_SHARE = 0.75  # a line is kept that is this sure, of what the surest line of the page is
+SURE_SHARE_OF_THREADS = 0.15  # replies are less sure, and there are many
+SURE_CHARACTERS = 20  # of a line that may be the surest
+IS_THREAD = 0.5  # a page that is one this probably
+OTHER_ARTICLE = 0.3  # what remains of the probability of a line of another article
 
 
 @dataclass(frozen=True)
-class LineModel:
+class Trees:
     """Complete binary trees of one depth, in heap order: node k asks `row[feature[k]] > threshold[k]` and goes to
     2k+1 or, if so, to 2k+2. The sum of the leaves that a row falls into is the log of the odds that the line is main
     text."""
@@ -32,7 +49,7 @@ class LineModel:
     leaf: np.ndarray  # float32 [trees, 2^TREE_DEPTH]
 
     @classmethod
-    def from_trees(cls, trees: list[dict[str, Any]]) -> "LineModel":
+    def from_lightgbm(cls, trees: list[dict[str, Any]]) -> "Trees":
         """From LightGBM's `dump_model()["tree_info"][i]["tree_structure"]`, none deeper than TREE_DEPTH."""
         inner = 2**TREE_DEPTH - 1
         feature = np.zeros((len(trees), inner), np.uint16)
@@ -54,38 +71,114 @@ class LineModel:
             place(number, root, 0)
         return cls(feature, threshold, leaf)
 
-    def save(self, path: Path, features: list[str]) -> None:
-        """As JSON; a threshold that nothing exceeds is null."""
-        rounded = [[None if np.isinf(x) else float(f"{x:.6g}") for x in row] for row in self.threshold.tolist()]
-        leaves = [[float(f"{x:.6g}") for x in row] for row in self.leaf.tolist()]
-        content = {"features": features, "feature": self.feature.tolist(), "threshold": rounded, "leaf": leaves}
-        path.write_text(json.dumps(content, separators=(",", ":")) + "\n")
-
     @classmethod
-    def load(cls, path: Path) -> "LineModel":
-        """Raises ValueError where the file was fitted to other measures than this code takes."""
-        data = json.loads(path.read_text())
-        if data["features"] != FEATURES:
-            raise ValueError(f"{path}: fitted to other features; run python -m data_pipeline.extraction.fit --write")
+    def from_json(cls, data: dict[str, Any]) -> "Trees":
+        """From `to_json`."""
         threshold = [[np.inf if x is None else x for x in row] for row in data["threshold"]]
         return cls(
             np.array(data["feature"], np.uint16), np.array(threshold, np.float32), np.array(data["leaf"], np.float32)
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the trees as lists; a threshold that nothing exceeds is null."""
+        threshold = [[None if np.isinf(x) else float(f"{x:.6g}") for x in row] for row in self.threshold.tolist()]
+        leaves = [[float(f"{x:.6g}") for x in row] for row in self.leaf.tolist()]
+        return {"feature": self.feature.tolist(), "threshold": threshold, "leaf": leaves}
+
     def probabilities(self, rows: np.ndarray) -> np.ndarray:
-        """For each row of `measure_lines` the probability that the line is main text; float64 [lines]."""
+        """Return for each row of `measure_lines` the probability that the line is main text; float64 [lines]."""
         return evaluate_trees(rows, self.feature, self.threshold, self.leaf)
+
+
+@dataclass(frozen=True)
+class LineModel:
+    """Three sets of trees: whether the page is a thread, in which replies are text and no comments; then two that judge
+    its lines. The second reads besides what the first says of the lines and elements around a line."""
+
+    page: Trees
+    first: Trees
+    second: Trees
+
+    def save(self, path: Path) -> None:
+        """Write the model as JSON."""
+        content = {
+            "features": FEATURES,
+            "page": self.page.to_json(),
+            "first": self.first.to_json(),
+            "second": self.second.to_json(),
+        }
+        path.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "LineModel":
+        """Read a model. Raises ValueError where the file was fitted to other measures than this code takes."""
+        data = json.loads(path.read_text())
+        if data["features"] != FEATURES:
+            raise ValueError(f"{path}: fitted to other features; run python -m data_pipeline.extraction.fit --write")
+        return cls(*(Trees.from_json(data[name]) for name in ("page", "first", "second")))
+
+    def probabilities(self, page: FlatPage, kinds: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return for each line the probability that it is main text, float64 [lines]; and that the page is a thread."""
+        rows = measure_lines(page, kinds)
+        thread = float(self.page.probabilities(measure_page(page, rows))[0])
+        rows[:, PAGE_THREAD] = thread
+        look_again(page, kinds, self.first.probabilities(rows), FIRST_FEATURES, rows)
+        return without_other_articles(rows, self.second.probabilities(rows)), thread
 
 
 @cache
 def line_model() -> LineModel:
+    """Return the shipped model."""
     return LineModel.load(MODEL_FILE)
 
 
-def main_text_probability(page: FlatPage, structure: Structure) -> np.ndarray:
-    """Return for each line how probably it is main text, float64 [lines]."""
-    probability = shared_among_kinds(page, line_model().probabilities(measure_lines(page)))
-    return shared_in_parts(page, structure, probability)
+def without_other_articles(rows: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Return probabilities, lower for other articles: what stands behind another headline of the same rank, outside the
+    home of the page's own. In threads every post may have one."""
+    after, big, home = (rows[:, FEATURES.index(name)] for name in ("after_headline", "big_headings", "in_home"))
+    is_other = (after > 0) & (big >= 1) & (home == 0) & (rows[:, PAGE_THREAD] < IS_THREAD)
+    return np.where(is_other, OTHER_ARTICLE * probability, probability)
+
+
+def main_text(page: FlatPage, structure: Structure) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each line how probably it is main text, float64 [lines], and whether it is kept, bool [lines]."""
+    kinds = node_kinds(page)
+    probability, thread = line_model().probabilities(page, kinds)
+    probability = smoothed(page, structure, kinds, probability)
+    return probability, with_inner_parts(page, structure, probability, kept_lines(page, probability, thread))
+
+
+def smoothed(page: FlatPage, structure: Structure, kinds: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Return probabilities that lines of one kind share, and lines of one program or table."""
+    return shared_in_parts(page, structure, shared_among_kinds(page, kinds, probability))
+
+
+def with_inner_parts(page: FlatPage, structure: Structure, probability: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return the kept lines with the headings, programs and tables between them.
+
+    Such a part says little by itself. Where it stands in the element that holds the kept lines before and behind it,
+    it belongs to them, unless it is improbable by far or made of links."""
+    nodes = page.line_node
+    counts = page.line_counts
+    is_part = (whole_parts(page, structure) > 0) | (structure.heading[nodes] > 0)
+    is_candidate = (
+        is_part & ~kept & (probability >= INNER_PROBABILITY) & (2 * counts[:, LINKED] <= counts[:, CHARACTERS])
+    )
+    places = np.flatnonzero(kept)
+    if not is_candidate.any() or not len(places):
+        return kept
+    candidates = np.flatnonzero(is_candidate)
+    behind = np.searchsorted(places, candidates)
+    inner = (behind > 0) & (behind < len(places))
+    candidates, behind = candidates[inner], behind[inner]
+    before, after = nodes[places[behind - 1]], nodes[places[np.minimum(behind, len(places) - 1)]]
+    around = page.node_parent[before]
+    own = nodes[candidates]
+    is_near = (candidates - places[behind - 1] <= MAX_PART_LINES) | (whole_parts(page, structure)[candidates] > 0)
+    is_inside = (own > around) & (own < structure.end[around]) & (after > around) & (after < structure.end[around])
+    result = kept.copy()
+    result[candidates[is_inside & is_near]] = True
+    return result
 
 
 def shared_in_parts(page: FlatPage, structure: Structure, probability: np.ndarray) -> np.ndarray:
@@ -100,7 +193,7 @@ def shared_in_parts(page: FlatPage, structure: Structure, probability: np.ndarra
     return np.where(part > 0, mean[part], probability)
 
 
-def shared_among_kinds(page: FlatPage, probability: np.ndarray) -> np.ndarray:
+def shared_among_kinds(page: FlatPage, kinds: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """Each line's probability drawn towards the mean of the lines in elements of the same kind, characters as
     weights.
 
@@ -108,28 +201,41 @@ def shared_among_kinds(page: FlatPage, probability: np.ndarray) -> np.ndarray:
     part: in old layouts one kind of cell holds the menu and the text."""
     counts = page.line_counts
     is_text = 2 * counts[:, LINKED] <= counts[:, CHARACTERS]
-    kind = node_kinds(page)[page.line_node]
+    kind = kinds[page.line_node]
     characters = np.where(is_text, counts[:, CHARACTERS], 0).astype(np.float64)
     size = len(page.node_parent)
     mean = np.bincount(kind, probability * characters, size) / np.maximum(np.bincount(kind, characters, size), 1)
     return np.where(is_text, probability + SHARED * (mean[kind] - probability), probability)
 
 
+def kept_lines(page: FlatPage, probability: np.ndarray, thread: float) -> np.ndarray:
+    """Return the lines to keep, bool [lines].
+
+    They are the choice whose expected F1 is the greatest, as far as they are nearly as sure as the surest line: a
+    stream of teasers is text or it is not, all of it, so many lines of little probability are no expected text. In
+    threads all lines are kept that are not improbable: where one reply is text, all are."""
+    # the text of <title> is no line of the page
+    probability = np.where(page.node_tag[page.line_node] == TAG["title"], 0.0, probability)
+    long = probability[page.line_counts[:, CHARACTERS] >= SURE_CHARACTERS]
+    surest = float(long.max()) if len(long) else float(probability.max(initial=0.0))
+    if thread >= IS_THREAD:
+        return probability >= max(SURE_SHARE_OF_THREADS * surest, LEAST_PROBABILITY)
+    share = SURE_SHARE * surest
+    return expected_best(page, probability) & (probability >= max(share, LEAST_PROBABILITY))
+
+
 def expected_best(page: FlatPage, probability: np.ndarray) -> np.ndarray:
-    """The lines to keep, bool [lines]: the choice whose expected F1 is the greatest.
+    """Return the lines whose expected F1 is the greatest, bool [lines].
 
     Lines are taken in falling order of probability as long as 2·Σpᵢcᵢ(kept) / (Σcᵢ(kept) + Σpᵢcᵢ(all)) grows, cᵢ
     being characters; which comes to p above half the F1 that is reached (Lipton, Elkan, Naryanaswamy, "Optimal
-    thresholding of classifiers to maximize F1 measure", ECML 2014). So the threshold is near 0.5 on a page that looks
-    like an article, and lower on an odd one, whose best part is still found."""
+    thresholding of classifiers to maximize F1 measure", ECML 2014)."""
     if not len(probability):
         return np.zeros(0, bool)
-    # the text of <title> is no line of the page
-    probability = np.where(page.node_tag[page.line_node] == TAG["title"], 0.0, probability)
     characters = page.line_counts[:, CHARACTERS].astype(np.float64)
     order = np.argsort(-probability, kind="stable")
     hits = np.cumsum((probability * characters)[order])
     expected = 2 * hits / (np.cumsum(characters[order]) + hits[-1] + 1e-9)
     kept = np.zeros(len(probability), bool)
     kept[order[: int(expected.argmax()) + 1]] = True
-    return kept & (probability >= LEAST_PROBABILITY)
+    return kept

@@ -18,6 +18,7 @@ from data_pipeline.extraction.page import (
     FlatPage,
 )
 from data_pipeline.extraction.patterns import NAME_GROUPS, PHRASE_GROUPS
+from data_pipeline.extraction.surroundings import SECOND_LOOK, SURROUNDINGS, measure_surroundings
 from data_pipeline.kernels.compiled import compiled
 
 # Elements that say something about the text in them, one bit each.
@@ -60,6 +61,11 @@ FEATURES = [
     *(f"near_{name}" for name in NAME_GROUPS),
     *(f"inside_{name}" for name in NAME_GROUPS),
 ]  # fmt: skip
+LINE_FEATURES = len(FEATURES)
+FEATURES += SURROUNDINGS
+FIRST_FEATURES = len(FEATURES)  # what the first model reads; the second reads all
+PAGE_THREAD = FEATURES.index("page_thread")  # how probably the page is a thread; known when its lines are measured
+FEATURES += SECOND_LOOK
 
 
 @compiled
@@ -247,10 +253,18 @@ def node_kinds(page: FlatPage) -> np.ndarray:
     return _paths(page.node_parent, page.node_tag, page.node_names)
 
 
-def measure_lines(page: FlatPage) -> np.ndarray:
-    """The measures of each line, float32 [lines, len(FEATURES)]."""
-    path_of = node_kinds(page)
-    return _measure(
+def measure_lines(page: FlatPage, path_of: np.ndarray) -> np.ndarray:
+    """Return the measures of each line, float32 [lines, len(FEATURES)]; those of SECOND_LOOK are 0 yet."""
+    rows = _measure(
         page.text, page.node_parent, page.node_tag, page.node_names, page.line_start, page.line_end, page.line_node,
         page.line_phrases, page.line_counts, _TAG_BITS, path_of, len(FEATURES), _GROUPS,
     )  # fmt: skip
+    measure_surroundings(page, path_of, LINE_FEATURES, rows)
+    return rows
+
+
+def measure_page(page: FlatPage, rows: np.ndarray) -> np.ndarray:
+    """Return the measures of a page, float32 [1, PAGE_THREAD]: the means of those of its lines, characters as
+    weights."""
+    weight = page.line_counts[:, CHARACTERS].astype(np.float32)
+    return (weight @ rows[:, :PAGE_THREAD] / max(float(weight.sum()), 1.0))[None].astype(np.float32)

@@ -124,7 +124,7 @@ class FlatPage(NamedTuple):
 
 _CLASS, _ID, _HREF, _STYLE, _HIDDEN = (_code(key) for key in (b"class", b"id", b"href", b"style", b"hidden"))
 
-# columns of `line_counts`, in characters except ANCHORS
+# columns of `line_counts`, in characters except ANCHORS; HAN are Han, kana and Hangul
 CHARACTERS, HAN, MARKS, STOPS, LINKED, ANCHORS, DIGITS, SPACES = range(8)
 COUNTS = 8
 
@@ -418,7 +418,10 @@ def _start_tag_depth(number, tag_of, stack, depth):
 def _count(point, counts):
     """Count one visible character in a row of `line_counts`."""
     counts[0] += 1
-    if 0x4E00 <= point <= 0x9FFF or 0x3400 <= point <= 0x4DBF or 0x20000 <= point <= 0x3FFFF:
+    if (
+        0x4E00 <= point <= 0x9FFF or 0x3400 <= point <= 0x4DBF or 0x20000 <= point <= 0x3FFFF
+        or 0x3041 <= point <= 0x30FF or 0xAC00 <= point <= 0xD7A3
+    ):  # fmt: skip
         counts[1] += 1
     elif 48 <= point <= 57:
         counts[6] += 1

@@ -3,6 +3,7 @@
     python -m pangu generate runs/tiny --prompt 今天天气 --prompt 北京是
     python -m pangu generate runs/tiny/checkpoints/step-00000100 --file prompts.txt --json
     python -m pangu generate weights.safetensors --model 2.6B --tokenizer tokenizer/ --interactive
+    python -m pangu generate runs/tiny --fill 床前____光
 
 CHECKPOINT is a run directory (its newest whole checkpoint), a checkpoint directory, or weights of any form; --model and
 --tokenizer say what does not lie with them. A sequence ends with the tokenizer's end of a document, with --stop or
@@ -33,7 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="may be given several times")
     prompts.add_argument("--file", metavar="FILE", help="a prompt a line, or .jsonl; - is standard input")
+    prompts.add_argument("--fill", action="append", metavar="TEXT", help="each _ is a token to fill in; repeatable")
     prompts.add_argument("--interactive", action="store_true", help="a prompt a line, as typed, until end of input")
+    parser.add_argument(
+        "--gap-order",
+        choices=["entropy", "left"],
+        default="entropy",
+        help="of --fill (default entropy: the surest gap first)",
+    )
     parser.add_argument("--conversation", action="store_true", help="interactive: each text goes on from all before")
     parser.add_argument("--charset", metavar="NAME", help="of the file, e.g. gb18030 (default: UTF-8, or as marked)")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="texts for each prompt")
@@ -113,6 +121,8 @@ def rows_of(arguments: argparse.Namespace) -> list[dict] | None:
 
     if arguments.prompt is not None:
         return rows_of_prompts(arguments.prompt)
+    if arguments.fill is not None:
+        return []  # not continued: `answer_fill`
     if arguments.file is None:
         return None
     content = sys.stdin.buffer.read() if arguments.file == "-" else None
@@ -151,6 +161,18 @@ def answer(generator: "Generator", requests: Sequence["Request"], as_json: bool)
                 print(f"{request.prompt}{text}\n", flush=True)
             printed += 1
     return texts
+
+
+def answer_fill(generator: "Generator", text: str, options: "GenerationOptions", arguments: argparse.Namespace) -> None:
+    """Print a text whose gaps have been filled."""
+    from pangu.generation.fill import fill_text
+
+    filled = fill_text(generator, text, options, arguments.gap_order)
+    if arguments.json:
+        row = {"fill": text, "text": filled.text, "ids": filled.ids, "places": filled.places, "seed": options.seed}
+        print(dumps(row, ensure_ascii=False), flush=True)
+    else:
+        print(filled.text, flush=True)
 
 
 def told_of(request: "Request", logprobs: Sequence[float | None]) -> dict[str, object]:
@@ -219,6 +241,10 @@ def run(arguments: argparse.Namespace) -> int:
         options = replace(options, stop_ids=(*options.stop_ids, generator.tokenizer.special.end_of_document))
     if arguments.chat:
         rows = [row | {"prompt": asked(arguments.checkpoint, row["prompt"])} for row in rows or []]
+    if arguments.fill is not None:
+        for text in arguments.fill:
+            answer_fill(generator, text, options, arguments)
+        return 0
     if rows is not None:
         answer(generator, requests_of(rows, options, arguments.samples, is_varied), arguments.json)
         return 0

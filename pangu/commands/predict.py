@@ -88,8 +88,9 @@ def run(arguments: argparse.Namespace) -> int:
         shares_of,
     )
 
-    if arguments.interactive:
-        raise UserError("--interactive is for one process: python -m pangu generate")
+    if arguments.interactive or arguments.fill:
+        flag = "--interactive" if arguments.interactive else "--fill"
+        raise UserError(f"{flag} is for one process: python -m pangu generate")
     if (arguments.workers is not None and arguments.workers < 1) or arguments.restarts < 0:
         raise UserError("--workers must be at least 1, --restarts at least 0")
     from pangu.generation.requests import requests_of

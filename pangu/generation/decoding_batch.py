@@ -19,9 +19,9 @@ SLOTS = 128  # the caches of a row hold a multiple of so many tokens
 class RowTokens:
     """Tokens that a row reads next.
 
-    wanted: how many of the last tokens' logits are asked for. The rest is for the compiled engine alone.
     positions, query_positions: None: the tokens follow those before, and each asks with its own position.
-    adapter: the number of one of the network's, or None.
+    wanted: how many of the last tokens' logits are asked for; more than one is for the compiled engine alone.
+    adapter: the number of one of the network's, or None; for the compiled engine alone.
     """
 
     row: int

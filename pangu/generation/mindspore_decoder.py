@@ -52,8 +52,10 @@ class MindSporeBatch(DecodingBatch):
 
     def read(self, parts: Sequence[RowTokens]) -> list[np.ndarray]:
         """All parts are prompts of empty rows, or each is one token."""
-        if any(part != RowTokens(part.row, part.ids) for part in parts):
+        if any(part.wanted != 1 or part.adapter is not None for part in parts):
             raise UserError("adapters and the logits of more than one token are for the compiled engine")
+        if any(part.positions is not None or part.query_positions is not None for part in parts):
+            return self.read_in_order(parts)
         if any(len(part.ids) > 1 or not self.lengths[part.row] for part in parts):
             prompts: list[Sequence[int]] = [[0]] * (1 + max(part.row for part in parts))
             for part in parts:
@@ -65,6 +67,18 @@ class MindSporeBatch(DecodingBatch):
                 newest[part.row] = part.ids[0]
             logits = self.step(newest)
         return [logits[part.row : part.row + 1] for part in parts]
+
+    def read_in_order(self, parts: Sequence[RowTokens]) -> list[np.ndarray]:
+        """One row alone, whose tokens stand and ask where they say."""
+        if len(parts) != 1 or parts[0].row or parts[0].positions is None or parts[0].query_positions is None:
+            raise UserError("tokens in an order of their own are read with both positions, in the first row alone")
+        (part,) = parts
+        if len(part.ids) > 1 or not self.lengths[0]:
+            return [self.prefill([part.ids], [part.positions], [part.query_positions])]
+        given = [np.zeros(self.rows, np.int32) for _ in range(3)]
+        for values, one in zip(given, (part.ids, part.positions, part.query_positions), strict=True):
+            values[0] = one[0]
+        return [self.step(*given)[:1]]
 
     def call(
         self,

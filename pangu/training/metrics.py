@@ -7,10 +7,14 @@ bytes. `speed.jsonl` holds the time of each step, in the order in which the step
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pangu.foundation.atomic_file import whole_file
 from pangu.foundation.best_effort import BestEffortFile, first_line_of, warn
 from pangu.foundation.json_text import dumps
+
+if TYPE_CHECKING:
+    from pangu.training.tracker import Tracker
 
 METRICS = "metrics.jsonl"
 SPEED = "speed.jsonl"
@@ -51,7 +55,8 @@ class MetricsWriter:
     Nothing that goes wrong here ends the run.
     """
 
-    def __init__(self, run: Path, step: int) -> None:
+    def __init__(self, run: Path, step: int, tracker: "Tracker | None" = None) -> None:
+        """tracker: a service that is told the same."""
         from pangu.training.tensorboard import TensorBoardFile
 
         size = 0
@@ -64,6 +69,7 @@ class MetricsWriter:
         known = records_with_ends(run / SPEED)
         self.speeds = BestEffortFile(run / SPEED, known[-1][1] if known else 0)
         self.tensorboard = TensorBoardFile(run / "tensorboard", step)
+        self.tracker = tracker
 
     @staticmethod
     def line(record: dict) -> bytes:
@@ -75,6 +81,8 @@ class MetricsWriter:
         self.file.append(self.line(record))
         values = {key: float(value) for key, value in record.items() if key != "step" and is_number(value)}
         self.tensorboard.scalars(record["step"], values)
+        if self.tracker:
+            self.tracker.log(record["step"], values)
 
     def speed(self, step: int, seconds: float, tokens_per_second: float) -> None:
         """Write how long a step took and the mean speed, which no computation decides."""
@@ -90,6 +98,8 @@ class MetricsWriter:
         self.file.close()
         self.speeds.close()
         self.tensorboard.close()
+        if self.tracker:
+            self.tracker.close()
 
 
 def draw_losses(run: Path, unigram: float | None) -> Path | None:

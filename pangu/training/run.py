@@ -19,6 +19,7 @@ from pangu.checkpoint.open import (
     Checkpoint,
     TrainingState,
     best_checkpoint,
+    checkpoints_directory,
     meant_checkpoint,
     newest_checkpoint,
     step_directories,
@@ -47,6 +48,7 @@ from pangu.training.run_directory import (
     write_run_files,
 )
 from pangu.training.samples import SamplesWriter
+from pangu.training.tracker import Tracker
 from pangu.training.trainer import Trainer
 
 
@@ -89,7 +91,7 @@ ARCHITECTURE = ("num_heads", "query_layer", "final_norm", "activation")
 def check_start(start: Path, model: ModelConfig, data: PackedData) -> None:
     """Raise UserError where weights to begin with are of another network, or of another tokenizer than the data."""
     path = meant_checkpoint(start)
-    theirs = network_of(path, open_weights(path))
+    theirs = network_of(path, None if (path / STATE).is_file() else open_weights(path))
     for name in ARCHITECTURE if theirs else ():
         if getattr(theirs, name) != getattr(model, name):
             raise UserError(
@@ -110,11 +112,12 @@ def check_start(start: Path, model: ModelConfig, data: PackedData) -> None:
 
 def load_start(trainer: Trainer, start: Path) -> None:
     """Begin with the weights of a run, a checkpoint, or a file or directory of any form. Raises UserError."""
-    path = meant_checkpoint(start)
-    if (path / STATE).is_file():
+    path = start if checkpoints_directory(start).is_dir() else meant_checkpoint(start)
+    if (path / STATE).is_file() or checkpoints_directory(path).is_dir():
+        # The first rank compares it with its checksums, for all.
         with stored_checkpoint(path, trainer.world) as stored:
             if trainer.world.is_first:
-                check_finite(stored.weights, str(path))
+                check_finite(stored.weights, str(start))
             trainer.execution.load_weights(stored.weights)
         return
     weights = read_weights(open_weights(path))
@@ -241,7 +244,8 @@ def loop(trainer: Trainer, run: Path) -> Summary:
     """Steps, evaluations and checkpoints until the end or an interrupt."""
     config, data, world = trainer.config, trainer.data, trainer.world
     first = trainer.state.step
-    writer = MetricsWriter(run, first) if world.is_first else None
+    tracker = Tracker(config.track, run, config.model_dump(mode="json")) if config.track and world.is_first else None
+    writer = MetricsWriter(run, first, tracker) if world.is_first else None
     peak = matmul_peak() * world.size
     progress = TrainingProgress(
         config.steps, first, trainer.model.training_flops_per_token, peak, is_shown=world.is_first

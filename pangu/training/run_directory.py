@@ -6,7 +6,7 @@ from pathlib import Path
 from pangu.checkpoint.open import Checkpoint, checkpoints_directory
 from pangu.config import LearningRateConfig, ModelConfig, TrainConfig
 from pangu.foundation.atomic_file import write_whole
-from pangu.foundation.best_effort import warn
+from pangu.foundation.best_effort import first_line_of, warn
 from pangu.foundation.directory import commit_directory, make_directory
 from pangu.foundation.errors import UserError
 from pangu.foundation.lock import Lock
@@ -17,7 +17,7 @@ from pangu.training.schedule import complete, continued, first_difference, sched
 # Fields that may change when a run goes on: they decide when it stops, what it writes and how it computes, not what.
 FREE_FIELDS = {
     *("out", "data", "steps", "evaluate_every", "evaluate_samples", "checkpoint_every", "keep_last", "device"),
-    *("accumulate", "recompute", "sample_prompts", "sample_tokens"),
+    *("accumulate", "recompute", "sample_prompts", "sample_tokens", "track"),
     # What they name is compared by its contents (`check_same_run`), or is of no matter once a checkpoint is there.
     *("model", "fit_vocabulary", "precision", "start_from"),
 }
@@ -31,7 +31,7 @@ def decided_fields(config: TrainConfig, data: PackedData, is_fp16: bool) -> dict
     fields["learning_rate"] = complete(config.learning_rate, config.steps).model_dump(mode="json")
     if not is_fp16:
         del fields["loss_scale"]
-    return fields | {"corpus": data.fingerprint, "tokenizer": data.tokenizer}
+    return {"tokenizer": data.tokenizer} | fields | {"corpus": data.fingerprint}
 
 
 def with_schedule_of(run: Path, saved: Checkpoint, config: TrainConfig) -> TrainConfig:
@@ -129,11 +129,29 @@ def lock(run: Path) -> Lock:
 
 
 def write_run_files(run: Path, model: ModelConfig, config: TrainConfig, data: PackedData) -> None:
-    """model.yaml, train.yaml and the tokenizer, so that the run directory says everything."""
-    write_whole(run / "model.yaml", model.dump())
-    write_whole(run / "train.yaml", config.dump())
-    if data.tokenizer_directory.is_dir():
+    """Write model.yaml, train.yaml and the tokenizer, so that the run directory says everything.
+
+    What is there already is not written again: a run on a full disk still starts. Raises UserError.
+    """
+    for name, text in (("model.yaml", model.dump()), ("train.yaml", config.dump())):
+        if content_of(run / name) != text.encode():
+            write_whole(run / name, text)
+    source, target = data.tokenizer_directory, run / "tokenizer"
+    files = sorted(path.name for path in source.iterdir() if path.is_file()) if source.is_dir() else []
+    if any(content_of(target / name) != content_of(source / name) for name in files):
         temporary = run / ".tokenizer.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(data.tokenizer_directory, temporary)
-        commit_directory(temporary, run / "tokenizer")
+        try:
+            shutil.copytree(source, temporary)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise UserError(f"{target}: cannot be written: {first_line_of(error)}") from None
+        commit_directory(temporary, target)
+
+
+def content_of(path: Path) -> bytes | None:
+    """Return what a file holds; None where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None

@@ -67,6 +67,7 @@ class Soak:
         words = ["mount", "-t", "tmpfs", "-o", DISK, "tmpfs", str(self.disk)]
         self.has_disk = subprocess.run(words, capture_output=True).returncode == 0
         self.run = self.disk / "run"
+        self.every = max(50, steps // 86)  # steps between checkpoints
         self.faults: Counter[str] = Counter()
         self.problems: list[str] = []
 
@@ -77,8 +78,8 @@ class Soak:
             "model": str(self.model),
             "steps": self.steps,
             "batch_size": 4,
-            "evaluate_every": 2000,
-            "checkpoint_every": 500,
+            "evaluate_every": 4 * self.every,
+            "checkpoint_every": self.every,
             "keep_last": 3,
             "learning_rate": {"peak": 1e-3, "warmup_steps": 100},
         }
@@ -118,7 +119,7 @@ class Soak:
 
     def let_run(self, process: subprocess.Popen) -> None:
         """Wait for some hundred new lines of metrics, or the end."""
-        begin, wanted = self.size(), self.random.randrange(20_000, 400_000)
+        begin, wanted = self.size(), self.random.randrange(40 * self.every, 800 * self.every)
         deadline = time.monotonic() + PATIENCE
         while process.poll() is None and self.size() - begin < wanted and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -3,9 +3,11 @@
 import csv
 import gzip
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
@@ -15,6 +17,7 @@ from data_pipeline.extraction import extract
 from data_pipeline.record import reason_class
 from data_pipeline.stages.read import warc
 from data_pipeline.stages.read.csv_file import ends_in_quotes
+from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import contents, run_recipe
 from tests.data_pipeline.test_read import kept, read_rows, reasons, source_of
 
@@ -88,7 +91,7 @@ def test_a_hostile_archive(tmp_path: Path, recipe_at: Callable[..., Path]) -> No
 
 
 def test_a_page_that_the_extractor_fails_on_is_one_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(html: bytes, *_: object) -> None:
+    def fail(html: bytes, *_: object, **__: object) -> None:
         raise RecursionError("too deep\ud800")
 
     monkeypatch.setattr(extract, "extract", fail)
@@ -175,3 +178,41 @@ def test_ends_in_quotes() -> None:
         ('x"y', True, True), ('x",y', True, False), ('x""', True, True), ('x"\r', True, False), ("", True, True),
     ):  # fmt: skip
         assert ends_in_quotes(line.encode(), b",", inside) == expected, line
+
+
+def test_a_page_in_a_field_is_extracted(tmp_path: Path) -> None:
+    html = [page(0).decode(), page(1).decode("gb18030"), "<script>var a = 1</script>", "  "]
+    records = [{"content": one, "id": str(number), "url": "http://a.cn/"} for number, one in enumerate(html)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    pq.write_table(pa.table({"content": [page(0), page(1)], "label": ["x", "y"]}), tmp_path / "b.parquet")
+    (tmp_path / "c.csv").write_text('id,content\n5,"' + html[0].replace('"', '""') + '"\n')
+    for name, count in (("a.jsonl", 2), ("b.parquet", 2), ("c.csv", 1)):
+        rows = read_rows(source_of(name, fields={"html": "content"}), tmp_path)
+        good = kept(rows)
+        assert len(good) == count
+        assert all(row["text"].count(SENTENCE) == 6 and "<" not in row["text"] for row in good)
+        assert good[0]["title"] == "第0篇游记" and good[0]["signals"]["confidence"] > 0.5
+    rows = read_rows(source_of("a.jsonl", fields={"html": "content"}), tmp_path)
+    assert [reason_class(row["drop_reason"]) for row in rows[2:]] == ["no_text", "empty"]
+
+
+def test_form_and_confidence_of_pages_are_settings(tmp_path: Path, recipe_at: Callable[..., Path]) -> None:
+    (tmp_path / "pages").mkdir()
+    html = f"<title>游记</title><div><p>{SENTENCE}</p><h2>第一天</h2>{f'<p>{SENTENCE}</p>' * 6}</div>"
+    (tmp_path / "pages/a.html").write_text(f"<meta charset=utf-8>{html}")
+    for least, kind in ((0.5, "kept"), (1.0, "dropped")):
+        read = {"read": {"format": "markdown", "minimum_confidence": least}}
+        run_recipe(recipe_at([{"name": "web", "paths": "pages"}], [read], workers=1), tmp_path / kind)
+        (row,) = pq.read_table(tmp_path / kind / "stages/read" / kind).to_pylist()
+        assert "## 第一天\n\n" + SENTENCE in row["text"]
+        if kind == "kept":
+            assert 0.5 <= row["signals"]["confidence"] < 1
+        else:
+            assert reason_class(row["drop_reason"]) == "low_confidence"
+
+
+def test_links_in_plain_text_are_a_mistake(tmp_path: Path, recipe_at: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="need `format: markdown`"):
+        run_recipe(
+            recipe_at([{"name": "web", "paths": "pages"}], [{"read": {"links": True}}], workers=1), tmp_path / "o"
+        )

@@ -30,9 +30,16 @@ def folder(tmp_path: Path) -> Path:
     """A checkout with a corpus, train.yaml, and what a distributed run would have left."""
     distributed_run.write(tmp_path)
     (tmp_path / "strategy.yaml").unlink()
-    for name in ("pangu", "parallel_strategy", "run_scripts", "requirements.txt"):
+    for name in ("pangu", "parallel_strategy", "run_scripts", "requirements.txt", "pyproject.toml"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
-    (tmp_path / ".venv").symlink_to(sys.prefix)
+    # The scripts find an environment that needs nothing more: a test installs nothing into the one that runs it.
+    (tmp_path / ".venv").mkdir()
+    for part in Path(sys.prefix).iterdir():
+        (tmp_path / ".venv" / part.name).symlink_to(part)
+    wanted = "".join((REPOSITORY / name).read_text(encoding="utf-8") for name in ("requirements.txt", "pyproject.toml"))
+    for name in ("installed-requirements.txt", "wanted-requirements.txt"):
+        (tmp_path / ".venv" / name).unlink(missing_ok=True)
+        (tmp_path / ".venv" / name).write_text(wanted, encoding="utf-8")
     (tmp_path / "prompts.txt").write_text("一\n二\n")
     servers = range(256)
     lines = (f"10.0.0.{s} " + " ".join(f"10.{1 + device}.0.{s}" for device in range(8)) for s in servers)

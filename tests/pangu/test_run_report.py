@@ -110,3 +110,23 @@ def test_samples_are_those_of_the_weights_and_forget_what_came_after(run: Path, 
     writer.write(Trainer)  # type: ignore[arg-type]
     writer.write(Trainer)  # type: ignore[arg-type]
     assert capsys.readouterr().err == "warning: samples: no room; training goes on\n"
+
+
+def test_what_a_run_writes_while_it_is_trained_changes_no_bit(run_directory: Path, tmp_path: Path) -> None:  # noqa: F811
+    """By the real trainer, with a tokenizer that fits the network."""
+    from pangu.tokenizer import Tokenizer
+    from pangu.training.run import train
+    from tests.pangu import packed_corpus
+    from tests.pangu.test_train import configuration
+
+    size = Tokenizer.load(run_directory / "tokenizer").vocab_size
+    corpus = packed_corpus.write(tmp_path / "packed", vocab_size=size)
+    shutil.copytree(run_directory / "tokenizer", corpus / "tokenizer")
+    fields = {"steps": 4, "evaluate_every": 2, "checkpoint_every": 4, "fit_vocabulary": True}
+    train(configuration(corpus, tmp_path / "plain", **fields))
+    asked = {"sample_prompts": ["今天", "北京是"], "sample_tokens": 5}
+    train(configuration(corpus, tmp_path / "told", **fields, **asked))
+    for name in ("metrics.jsonl", "checkpoints/step-00000004/model.safetensors"):
+        assert (tmp_path / "told" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    rows = [json.loads(line) for line in (tmp_path / "told" / SAMPLES).read_text().splitlines()]
+    assert [(row["step"], row["prompt"]) for row in rows] == [(s, p) for s in (2, 4) for p in ("今天", "北京是")]

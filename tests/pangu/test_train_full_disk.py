@@ -277,3 +277,31 @@ def test_answers_that_do_not_fit_end_predict_with_one_line(small_disk: Path, mon
     with pytest.raises(UserError, match=r"No space left|no log in"):
         Predictor(asked, restarts=3).run()
     assert not out.exists() and len(list((small_disk / "logs").glob("start-*"))) == 1
+
+
+def test_a_run_that_goes_on_writes_nothing_that_is_there_already(corpus: Path, tmp_path: Path, monkeypatch) -> None:
+    """So a full disk does not keep it from starting; what is new and does not fit is one line."""
+    from pangu.foundation.errors import UserError
+    from pangu.training import run_directory
+    from pangu.training.data import PackedData
+    from pangu.training.run import model_of
+
+    packed = tmp_path / "packed"
+    shutil.copytree(corpus, packed)
+    (packed / "tokenizer").mkdir()
+    (packed / "tokenizer/vocab.model").write_bytes(b"pieces")
+    run, data = tmp_path / "run", PackedData.load(packed)
+    run.mkdir()
+    config = configuration(corpus, run)
+    run_directory.write_run_files(run, model_of(config, data), config, data)
+    assert (run / "tokenizer/vocab.model").read_bytes() == b"pieces"
+
+    def full(*_: object, **__: object) -> None:
+        raise shutil.Error([("a", "b", "No space left on device")])
+
+    monkeypatch.setattr(run_directory, "write_whole", full)
+    monkeypatch.setattr(shutil, "copytree", full)
+    run_directory.write_run_files(run, model_of(config, data), config, data)
+    (packed / "tokenizer/vocab.model").write_bytes(b"others")
+    with pytest.raises(UserError, match=r"tokenizer: cannot be written: .*No space left on device"):
+        run_directory.write_run_files(run, model_of(config, data), config, data)

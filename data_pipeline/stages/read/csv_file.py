@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from data_pipeline.recipe import Source
 from data_pipeline.stages.read.compressed_bytes import Damage, Line
-from data_pipeline.stages.read.record_fields import columns_of
+from data_pipeline.stages.read.record_fields import document_columns
 from data_pipeline.stages.read.record_formats import (
     Document,
     Limits,
@@ -27,7 +27,7 @@ _DELIMITERS = (b",", b"\t", b";")
 
 
 def read_csv(part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]) -> Iterator[Document | Reject]:
-    """A row a document; columns that the recipe does not name go to `meta`."""
+    """Yield a row a document; columns that the recipe does not name go to `meta`."""
     csv.field_size_limit(max(csv.field_size_limit(), limits.record_bytes))
     found = lines_of(part, limits)
     header = next((line for line in found if isinstance(line, Damage) or line.data.strip()), None)
@@ -43,7 +43,7 @@ def read_csv(part: FileRange, source: Source, limits: Limits, at: Callable[[int]
         yield names
         return
     names = [name.strip() for name in names]
-    wanted = columns_of(source.fields.text)
+    wanted = document_columns(source.fields)
     if not set(wanted) & set(names):
         yield Reject(0, f"no_text:no column {wanted[0]!r} among {', '.join(names)[:200]}")
         return
@@ -61,7 +61,7 @@ def _document(line: Line, delimiter: bytes, names: list[str], source: Source) ->
     if isinstance(row, Reject):
         return row
     fields = source.fields
-    value = {name: field for name, field in zip(names, row) if field or name in columns_of(fields.text)}
+    value = {name: field for name, field in zip(names, row) if field or name in document_columns(fields)}
     if len(row) != len(names):
         reason = f"not_csv:{len(row)} fields, the header has {len(names)}"
         return Reject(line.offset, reason, value.get(fields.id), excerpt_of(line.data))
@@ -69,7 +69,7 @@ def _document(line: Line, delimiter: bytes, names: list[str], source: Source) ->
 
 
 def _row(line: Line, delimiter: bytes) -> list[str] | Reject:
-    """The fields of one record."""
+    """Return the fields of one record."""
     text = decode(line.data)
     if text is None:
         return unknown_charset(line.data, line.offset)
@@ -112,7 +112,7 @@ def _records(found: Iterator[Line | Damage], delimiter: bytes, maximum: int) -> 
 
 
 def ends_in_quotes(data: bytes, delimiter: bytes, inside: bool) -> bool:
-    """Whether a line ends inside a quoted field; `inside`: whether it begins in one.
+    """Return whether a line ends inside a quoted field; `inside`: whether it begins in one.
 
     A quote opens a field at its beginning only, and closes it before a delimiter or the end of the line only: other
     quotes are what somebody forgot to double, and taking them for ends would join one record with the next.

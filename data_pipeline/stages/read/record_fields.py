@@ -13,12 +13,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from data_pipeline.recipe import Fields
+
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d*)\]|\.")
 
 
 def columns_of(field: str | Sequence[str]) -> tuple[str, ...]:
     """Return the names of the record's own fields that a field of the recipe lies in."""
     return tuple(_top(name) for name in ((field,) if isinstance(field, str) else field))
+
+
+def document_columns(fields: Fields) -> tuple[str, ...]:
+    """Return the columns that hold the document: a page, or its text."""
+    return columns_of(fields.html) if fields.html else columns_of(fields.text)
 
 
 def take_text(record: dict[str, Any], field: str | Sequence[str]) -> Any:

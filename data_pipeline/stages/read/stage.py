@@ -9,10 +9,10 @@ the byte where it lies.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data_pipeline import record
 from data_pipeline.engine.steps import ByteSize, Item, Read, StageSettings
@@ -22,7 +22,7 @@ from data_pipeline.stages.read.csv_file import read_csv
 from data_pipeline.stages.read.formats.books import read_docx, read_epub, read_mht, read_pdf
 from data_pipeline.stages.read.formats.members import CONTAINERS, Member, read_members
 from data_pipeline.stages.read.formats.tables import read_arrow, read_parquet
-from data_pipeline.stages.read.page_files import read_archive, read_page
+from data_pipeline.stages.read.page_files import page_of_record, read_archive, read_page
 from data_pipeline.stages.read.record_formats import (
     Document,
     Limits,
@@ -52,7 +52,7 @@ READERS: dict[str, Reader] = {
 }
 BATCH_ROWS = 2048
 BATCH_BYTES = 4 << 20
-SIGNALS = ("bytes",)
+SIGNALS = ("bytes", "confidence")
 
 
 class Settings(StageSettings):
@@ -75,16 +75,42 @@ class Settings(StageSettings):
     maximum_ratio: float = Field(
         default=200, description="bytes out for a byte in of a compressed file, after 64MB, before it is a bomb", gt=1
     )
+    format: Literal["text", "markdown"] = Field(
+        default="text",
+        description="of the text of pages; markdown keeps headings, lists, tables, code and its language",
+    )
+    links: bool = Field(default=False, description="keep the addresses of links (markdown)")
+    images: bool = Field(default=False, description="keep pictures with their addresses (markdown)")
+    minimum_confidence: float = Field(
+        default=0.0,
+        description="a page whose main text is less sure goes to the rejects: articles are above 0.9, lists of links"
+        " below 0.5",
+        ge=0,
+        le=1,
+    )
+
+    @model_validator(mode="after")
+    def _links_need_markdown(self) -> Self:
+        if self.format == "text" and (self.links or self.images):
+            raise ValueError("`links` and `images` need `format: markdown`")
+        return self
 
 
 def items(sources: Sequence[Source], settings: Settings, base: Path) -> list[Item]:
-    """The work: ranges of files."""
+    """Return the work: ranges of files."""
     return read_items(sources, base, settings.item_bytes, settings.shard_bytes)
 
 
 def read(payload: ReadItem, settings: Settings, progress: Any) -> Iterator[pa.RecordBatch]:
     """The records of one item, rejects among them, in batches of bounded size."""
-    limits = Limits(settings.maximum_record_bytes, settings.maximum_ratio)
+    limits = Limits(
+        settings.maximum_record_bytes,
+        settings.maximum_ratio,
+        settings.format,
+        settings.links,
+        settings.images,
+        settings.minimum_confidence,
+    )
     name = payload.source.name
     batch = _Batch(name)
     for part in payload.ranges:
@@ -112,7 +138,8 @@ def _read_file(
             part = replace(part, format=format_by_content(part.path, limits.ratio))
         if part.format not in CONTAINERS:
             for found in READERS[part.format](part, source, limits, at):
-                yield part.relative, found
+                is_page = isinstance(found, Document) and found.html is not None
+                yield part.relative, page_of_record(found, limits) if is_page else found
             return
         for member in read_members(part, limits):
             if isinstance(member, Member):
@@ -146,6 +173,7 @@ class _Batch:
         self.text: list[str | None] = []
         self.meta: list[str | None] = []
         self.bytes: list[int] = []
+        self.confidence: list[float | None] = []
         self.reason: list[str | None] = []
         self.size = 0
 
@@ -160,6 +188,7 @@ class _Batch:
             self.meta.append(found.meta)
             size = len(found.text.encode())
             self.bytes.append(size)
+            self.confidence.append(found.confidence)
             self.size += size
             self.reason.append(None)
         else:
@@ -168,19 +197,21 @@ class _Batch:
                 column.append(None)
             self.text.append(found.excerpt)
             self.bytes.append(0)
+            self.confidence.append(None)
             self.reason.append(found.reason)
 
     def is_full(self) -> bool:
         return len(self.offset) >= BATCH_ROWS or self.size >= BATCH_BYTES
 
     def take(self) -> pa.RecordBatch:
-        """The batch; a new one is begun."""
+        """Return the batch; a new one is begun."""
         paths = [record.clean_name(path) for path in self.path]
         numbers = [
             record.document_id(self.source, path, offset) for path, offset in zip(self.path, self.offset, strict=True)
         ]
         count = len(numbers)
-        signals = pa.StructArray.from_arrays([pa.array(self.bytes, pa.float64())], names=list(SIGNALS))
+        measured = [pa.array(column, pa.float64()) for column in (self.bytes, self.confidence)]
+        signals = pa.StructArray.from_arrays(measured, names=list(SIGNALS))
         columns = [
             pa.array(numbers, pa.uint64()),
             pa.array(self.id, pa.string()),
@@ -224,9 +255,18 @@ STEPS = (
             "data_pipeline.stages.read.charset",
             "data_pipeline.stages.read.warc",
             "data_pipeline.extraction.extract",
-            "data_pipeline.extraction.line_model",
             "data_pipeline.extraction.page",
+            "data_pipeline.extraction.patterns",
             "data_pipeline.extraction.measures",
+            "data_pipeline.extraction.surroundings",
+            "data_pipeline.extraction.line_model",
+            "data_pipeline.extraction.structure",
+            "data_pipeline.extraction.hidden",
+            "data_pipeline.extraction.embedded",
+            "data_pipeline.extraction.formulas",
+            "data_pipeline.extraction.mathml",
+            "data_pipeline.extraction.blocks",
+            "data_pipeline.extraction.writers",
         ),
         libraries=("orjson",),
     ),

@@ -264,11 +264,21 @@ class TestCommand:
         assert main(["extract", str(folder), str(folder / "2.html"), "--out", str(out)]) == 1
         rows = [json.loads(line) for line in out.read_text().splitlines()]
         assert [Path(row["path"]).name for row in rows] == ["1.htm", "2.html", "3.html", "2.html"]
-        assert set(rows[0]) >= {"path", "title", "text", "charset"}
+        assert set(rows[0]) >= {"path", "title", "text", "charset", "confidence"}
         messages = capsys.readouterr().err
         assert messages.count("not readable:") == 1 and "dead.html" in messages
         assert "4 pages" in messages and "1 not readable" in messages
         assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
+
+    def test_markdown_by_choice(self, tmp_path: Path) -> None:
+        (tmp_path / "a.html").write_bytes(
+            page(f"<div class=article><p>{SENTENCES[0]}</p><h2>第一节</h2>{paragraphs(SENTENCES)}</div>")
+        )
+        out = tmp_path / "texts.jsonl"
+        assert main(["extract", str(tmp_path / "a.html"), "--out", str(out), "--format", "markdown"]) == 0
+        (row,) = [json.loads(line) for line in out.read_text().splitlines()]
+        assert "## 第一节\n\n" in row["text"] and row["confidence"] > 0.5
+        assert main(["extract", str(tmp_path / "a.html"), "--out", str(out), "--links"]) == 2
 
     def test_several_processes_give_the_same_bytes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import data_pipeline.commands.extract as command
@@ -290,10 +300,10 @@ class TestCommand:
 
         whole = command._extract_page
 
-        def deadly(file: str, outcome: command.Outcome) -> None:
+        def deadly(file: str, outcome: command.Outcome, form: tuple[str, bool, bool]) -> None:
             if file.endswith("07.html"):
                 os._exit(9)
-            whole(file, outcome)
+            whole(file, outcome, form)
 
         monkeypatch.setattr(command, "ALONE_BYTES", 0)
         monkeypatch.setattr(command, "TASK_FILES", 3)

@@ -61,7 +61,7 @@ def read_mht(part: FileRange, source: Source, limits: Limits, at: Callable[[int]
             if piece.get_content_type() in ("text/html", "application/xhtml+xml"):
                 content = piece.get_payload(decode=True)
                 if isinstance(content, bytes):
-                    return read_page_bytes(content, offset, str(piece.get("Content-Type", "")))
+                    return read_page_bytes(content, offset, str(piece.get("Content-Type", "")), limits)
         return Reject(offset, "damaged_mht:no part of it is HTML")
 
     yield from whole_file(part, limits, at, page, keep_mark=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_pipeline.recipe import Fields, Source
 from data_pipeline.stages.read.compressed_bytes import BLOCK
-from data_pipeline.stages.read.record_fields import columns_of
+from data_pipeline.stages.read.record_fields import columns_of, document_columns
 from data_pipeline.stages.read.record_formats import (
     EXCERPT_BYTES,
     Document,
@@ -38,7 +38,7 @@ def read_parquet(
         place = part.path if isinstance(part.path, Path) else open_input(part.path)
         file = pq.ParquetFile(place)
         schema = file.schema_arrow
-        text = columns_of(source.fields.text)
+        text = document_columns(source.fields)
         if len(text) == 1 and schema.names.count(text[0]) == 1 and not pa.types.is_nested(schema.field(text[0]).type):
             # a text that many rows share is held once, however often a row group repeats it
             file = pq.ParquetFile(place, read_dictionary=[text[0]], buffer_size=BLOCK)
@@ -95,8 +95,8 @@ def _read(
     import pyarrow as pa
 
     names = schema.names
-    missing = [name for name in columns_of(fields.text) if name not in names]
-    if len(missing) == len(columns_of(fields.text)):
+    missing = [name for name in document_columns(fields) if name not in names]
+    if len(missing) == len(document_columns(fields)):
         yield Reject(0, f"no_text:no column {missing[0]!r} among {', '.join(names)[:_DESCRIBED]}")
         return
     row = 0
@@ -125,7 +125,7 @@ def _row(batch: "pa.RecordBatch", index: int, row: int, fields: Fields, limits: 
                 value[name] = _python_value(column[index])
             if name in named and isinstance(value[name], bytes):  # older writers do not say that a column is text
                 value[name] = decode(value[name])
-        for name in columns_of(fields.text):
+        for name in document_columns(fields):
             text = value.get(name)
             if isinstance(text, str) and 4 * len(text) > limits.record_bytes < len(text.encode()):
                 reason = f"record_too_long:more than {limits.record_bytes} bytes"

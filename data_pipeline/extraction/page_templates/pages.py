@@ -1,30 +1,27 @@
 # ruff: noqa: E501, SIM905 (lists of words and phrases of web pages)
-"""Invented web pages with known main text: what the kinds of Chinese sites have in common, in many random markups.
-
-The line model of the extractor is fitted to them besides hand-labelled pages, so that it has seen threads, questions
-with answers, blogs, documentation, shops and the markup of today. The words inside come from the caller's texts."""
+"""An invented page under construction: its parts, and the words that stand around texts on Chinese sites."""
 
 import html
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-_PLACES = "首页 新闻 国内 国际 军事 财经 股票 基金 科技 数码 汽车 房产 体育 娱乐 明星 电影 教育 留学 健康 美食 旅游 时尚 女性 亲子 游戏 视频 图片 博客 论坛 微博 招聘 " \
+PLACES = "首页 新闻 国内 国际 军事 财经 股票 基金 科技 数码 汽车 房产 体育 娱乐 明星 电影 教育 留学 健康 美食 旅游 时尚 女性 亲子 游戏 视频 图片 博客 论坛 微博 招聘 " \
     "彩票 天气 地图 读书 历史 文化 收藏 公益 专题 问答 文库 政务公开 办事服务 互动交流 机构设置 通知公告 产品中心 关于我们 新闻动态 联系我们 解决方案 客户案例 下载 帮助 社区 " \
     "前端 后端 数据库 算法 面试 开源 云计算 人工智能 安卓 标签 归档 友链 留言板".split()  # fmt: skip
-_FOOTERS = [
+FOOTERS = [
     "Copyright © 2003-2021 {site} 版权所有", "京ICP备1200{n}号-1", "京公网安备1101050200{n}号", "地址：北京市朝阳区东三环中路{n}号 邮编：100020",
     "增值电信业务经营许可证：京B2-2017{n}", "违法和不良信息举报电话：010-8888{n}", "未经{site}书面授权，不得转载或建立镜像", "Powered by Discuz! X3.4",
     "GMT+8, 2021-3-{d} 12:{d} , Processed in 0.04{n} second(s), 8 queries .", "关于我们 | 广告服务 | 联系方式 | 诚聘英才 | 网站地图 | 隐私政策",
     "主办单位：{site} 技术支持：{site}信息中心", "建议使用IE8.0以上浏览器，1024*768分辨率浏览本站", "Theme by NexT Powered by Hexo", "客服热线：400-820-{n}",
     "本站内容均来自网友分享，如有侵权请联系管理员删除，我们会在第一时间处理。", "声明：本站所有文章，如无特殊说明或标注，均为本站原创发布。任何个人或组织，在未征得本站同意时，禁止复制、盗用、采集。",
 ]  # fmt: skip
-_TOOLS = [
+TOOLS = [
     "分享到：微信 微博 QQ空间", "扫一扫分享到朋友圈", "打印 关闭", "【字体：大 中 小】", "点赞 {d}", "收藏 {n}", "举报", "打赏作者", "扫描二维码关注公众号", "阅读全文",
     "赞 {d} 踩 0", "复制链接", "用微信扫码二维码分享至好友和朋友圈", "本文来自投稿，不代表本站立场。", "特别声明：以上内容为自媒体平台用户上传并发布，本平台仅提供信息存储服务。",
     "关注我们的公众号，每天获取最新的资讯", "上一篇：{title}", "下一篇：{title}", "责任编辑：{user}", "标签：{tag} {tag} {tag}", "版权声明：本文为博主原创文章，转载请附上原文出处链接和本声明。",
 ]  # fmt: skip
-_NOTICES = [
+NOTICES = [
     "免责声明：本文仅代表作者个人观点，与{site}无关。其原创性以及文中陈述文字和内容未经本站证实，对本文以及其中全部或者部分内容、文字的真实性、完整性、及时性本站不作任何保证或承诺，请读者仅作参考，并请自行核实相关内容。",
     "凡本网注明“来源：{site}”的所有作品，版权均属于{site}，未经本网授权不得转载、摘编或利用其它方式使用上述作品。已经本网授权使用作品的，应在授权范围内使用，并注明来源。违反上述声明者，本网将追究其相关法律责任。",
     "{site}版权与免责声明：转载目的在于传递更多信息，并不代表本网赞同其观点和对其真实性负责。如因作品内容、版权和其它问题需要同本网联系的，请在30日内进行。",
@@ -32,11 +29,11 @@ _NOTICES = [
     "关注{site}官方微信，每天为您推送最新鲜的资讯，更有精美礼品等您来拿！欢迎投稿，稿件一经采用，即付稿酬，联系电话：010-6688{n}。",
     "您的浏览器版本过低，可能导致部分功能无法使用，建议您升级浏览器，或者使用谷歌、火狐等浏览器访问本站。",
 ]
-_USER_LINES = [
+USER_LINES = [
     "注册时间 2011-{d}-{d}", "积分 {n}", "帖子 {n}", "主题 {d}", "精华 0", "威望 {d} 点", "金钱 {n}", "在线时间 {n} 小时", "最后登录 2021-{d}-{d}", "阅读权限 {d}", "发消息", "加好友",
     "新手上路", "高级会员", "论坛元老", "当前离线", "Lv.{d}", "粉丝 {n}", "关注", "UID {n}", "来自 北京", "听众数 {d}", "签到天数: {d} 天", "[LV.{d}]常住居民I", "升级 {d}%",
 ]  # fmt: skip
-_POST_TOOLS = [
+POST_TOOLS = [
     "回复",
     "举报",
     "支持 反对",
@@ -53,7 +50,7 @@ _POST_TOOLS = [
     "写回复",
     "感谢回复者",
 ]
-_RELATED = [
+RELATED = [
     "相关阅读",
     "热门推荐",
     "猜你喜欢",
@@ -70,11 +67,11 @@ _RELATED = [
     "相关问题",
     "热门标签",
 ]
-_SITES = "新浪网 青年在线 华夏论坛 江南社区 数码之家 天涯海角 科技日报网 南方门户 长江在线 程序员之家 市人民政府 健康问答网 家居商城".split()
-_NAMES = "小鱼 老王 风中的叶子 linux_fan 程序猿 abc123 木子李 阿杰 云淡风轻 海阔天空 zhangsan 七月 张伟 王芳 李娜 admin 游客 匿名用户 逍遥 大米 胖胖的猫".split()
-_REPLIES = ["顶一下", "谢谢楼主分享！", "沙发", "好东西，收藏了。", "不错，支持一下", "同问，有知道的吗？", "学习了", "我也遇到过这个问题，后来重装就好了。", "mark", "说得有道理，赞一个。",
+SITES = "新浪网 青年在线 华夏论坛 江南社区 数码之家 天涯海角 科技日报网 南方门户 长江在线 程序员之家 市人民政府 健康问答网 家居商城".split()
+NAMES = "小鱼 老王 风中的叶子 linux_fan 程序猿 abc123 木子李 阿杰 云淡风轻 海阔天空 zhangsan 七月 张伟 王芳 李娜 admin 游客 匿名用户 逍遥 大米 胖胖的猫".split()
+REPLIES = ["顶一下", "谢谢楼主分享！", "沙发", "好东西，收藏了。", "不错，支持一下", "同问，有知道的吗？", "学习了", "我也遇到过这个问题，后来重装就好了。", "mark", "说得有道理，赞一个。",
     "路过，帮顶", "楼主说的是哪个版本？", "已解决，谢谢各位大神", "这个方法我试过，不行啊。", "哈哈，笑死我了", "求链接", "坐等更新……", "那你要看预算了，便宜没好货。"]  # fmt: skip
-_CLASSES = {
+CLASSES = {
     "content": "content article-content article_content post-content entry-content main-content artibody content_detail TRS_Editor news_text "
     "rich_media_content markdown-body detail-content article-body text cont neirong newsContent txt_con arc_body blog-content zoom con_txt RichText "
     "ql-editor a1 box wrapper_2 x7f css-1yuhvjn inner",
@@ -120,12 +117,12 @@ class TemplatePage:
         if self.chance(0.15):
             return ""
         attribute = "id" if self.chance(0.15) else "class"
-        return f' {attribute}="{self.one(_CLASSES[kind].split())}"'
+        return f' {attribute}="{self.one(CLASSES[kind].split())}"'
 
     def fill(self, pattern: str) -> str:
         values = {
-            "n": lambda: str(self.random.randint(100, 9999)), "d": lambda: str(self.random.randint(1, 28)), "site": lambda: self.one(_SITES),
-            "user": lambda: self.one(_NAMES), "tag": lambda: self.one(_PLACES), "title": lambda: self.headline(),
+            "n": lambda: str(self.random.randint(100, 9999)), "d": lambda: str(self.random.randint(1, 28)), "site": lambda: self.one(SITES),
+            "user": lambda: self.one(NAMES), "tag": lambda: self.one(PLACES), "title": lambda: self.headline(),
         }  # fmt: skip
         for key, value in values.items():
             while "{" + key + "}" in pattern:
@@ -164,7 +161,7 @@ class TemplatePage:
 
     def navigation(self) -> None:
         end = self.block(self.one(["div", "nav", "header", "ul", "td"]), "nav")
-        links = [f'<a href="/{i}">{self.one(_PLACES)}</a>' for i in range(self.random.randint(4, 30))]
+        links = [f'<a href="/{i}">{self.one(PLACES)}</a>' for i in range(self.random.randint(4, 30))]
         if self.chance(0.5):
             self.add("".join(f"<li>{link}</li>" for link in links))
         else:
@@ -175,14 +172,14 @@ class TemplatePage:
         self.add(self.one(['<div class="crumb">', "<div>", '<div class="location">', "<p>"]))
         self.add(
             self.one(["当前位置：", "您的位置：", "", "您现在的位置："])
-            + " &gt; ".join(f'<a href="#">{self.one(_PLACES)}</a>' for _ in range(3))
+            + " &gt; ".join(f'<a href="#">{self.one(PLACES)}</a>' for _ in range(3))
             + self.one([" &gt; 正文", "", " &gt; " + self.headline()])
         )
         self.add("</div>")
 
     def headline_list(self, linked: bool = True) -> None:
         end = self.block(self.one(["div", "section", "aside", "div"]), "list")
-        self.add(f"<{self.one(['h3', 'div', 'h2', 'p', 'b'])}>{self.one(_RELATED)}</div>")
+        self.add(f"<{self.one(['h3', 'div', 'h2', 'p', 'b'])}>{self.one(RELATED)}</div>")
         self.add("<ul>")
         teasers = self.chance(0.25)
         for i in range(self.random.randint(3, 14)):
@@ -206,13 +203,13 @@ class TemplatePage:
 
     def footer(self) -> None:
         end = self.block(self.one(["div", "footer", "td"]), "footer")
-        for line in self.random.sample(_FOOTERS, self.random.randint(1, 6)):
+        for line in self.random.sample(FOOTERS, self.random.randint(1, 6)):
             self.add(f"<p>{self.fill(line)}</p>" if self.chance(0.7) else self.fill(line) + "<br>")
         self.add(end)
 
     def tools(self) -> None:
         end = self.block(self.one(["div", "p", "section"]), "tools")
-        for line in self.random.sample(_TOOLS, self.random.randint(1, 5)):
+        for line in self.random.sample(TOOLS, self.random.randint(1, 5)):
             line = self.fill(line)
             self.add(
                 self.one(
@@ -228,7 +225,7 @@ class TemplatePage:
 
     def notice(self) -> None:
         end = self.block(self.one(["div", "p", "td"]), "tools")
-        for line in self.random.sample(_NOTICES, self.random.randint(1, 2)):
+        for line in self.random.sample(NOTICES, self.random.randint(1, 2)):
             self.add(f"<p>{self.fill(line)}</p>")
         self.add(end)
 
@@ -243,9 +240,9 @@ class TemplatePage:
             words = (
                 self.random.choice(self.texts).paragraphs[-1][:150]
                 if long_ones and self.chance(0.4)
-                else self.one(_REPLIES)
+                else self.one(REPLIES)
             )
-            who = f'<a href="/u">{self.one(_NAMES)}</a> <span>{self.date()}</span>'
+            who = f'<a href="/u">{self.one(NAMES)}</a> <span>{self.date()}</span>'
             line = self.one([f"{who}<p>{words}</p>", f"<div>{number}楼 {who}</div><div>{words}</div>"])
             self.add(f'<div class="{item}">{line}<a href="#">回复</a></div>')
         self.add("<textarea>说两句</textarea><p>登录后才能发表评论</p>" + end)
@@ -296,7 +293,7 @@ class TemplatePage:
             )
         if self.chance(0.12):
             rows = [
-                [self.one(_PLACES), str(self.random.randint(1, 900)), self.one(_PLACES)]
+                [self.one(PLACES), str(self.random.randint(1, 900)), self.one(PLACES)]
                 for _ in range(self.random.randint(2, 8))
             ]
             self.add(
@@ -320,8 +317,8 @@ class TemplatePage:
     def post(
         self, paragraphs: Sequence[str], number: int, layout: str, post_name: str, user_name: str, style: str
     ) -> None:
-        user = f'<a href="/space-uid-{number}">{self.one(_NAMES)}</a>'
-        facts = [self.fill(line) for line in self.random.sample(_USER_LINES, self.random.randint(0, 8))]
+        user = f'<a href="/space-uid-{number}">{self.one(NAMES)}</a>'
+        facts = [self.fill(line) for line in self.random.sample(USER_LINES, self.random.randint(0, 8))]
         user_block = user + "".join(f"<p>{fact}</p>" for fact in facts)
         head = self.one(
             [
@@ -333,7 +330,7 @@ class TemplatePage:
             ]
         )
         tools = "".join(
-            f'<a href="#">{self.fill(word)}</a> ' for word in self.random.sample(_POST_TOOLS, self.random.randint(1, 4))
+            f'<a href="#">{self.fill(word)}</a> ' for word in self.random.sample(POST_TOOLS, self.random.randint(1, 4))
         )
         if layout == "table":
             self.add(f'<table><tr><td{user_name}>{user_block}</td><td><div class="pi">{head}</div><div{post_name}>')
@@ -343,254 +340,3 @@ class TemplatePage:
             self.add(f'<div class="{layout}"><div{user_name}>{user_block}</div><div>{head}</div><div{post_name}>')
             self.paragraphs(paragraphs, style)
             self.add(f"</div><div>{tools}</div></div>")
-
-
-def _frame(page: TemplatePage, title: str, body: list) -> None:
-    """Head, navigation, the body's parts, side columns and footer, in one of the usual arrangements."""
-    page.add(
-        f"<!DOCTYPE html><html><head><meta charset=utf-8><title>{html.escape(title)}_{page.one(_PLACES)}_{page.one(_SITES)}</title></head><body>"
-    )
-    old = page.chance(0.2)
-    for _ in range(page.random.randint(1, 3)):
-        page.add("<table><tr><td>" if old else "")
-        page.navigation()
-        page.add("</td></tr></table>" if old else "")
-    page.add(
-        "<table><tr>" if old else f'<div class="{page.one(["wrap", "container", "main", "layout", "page", "box"])}">'
-    )
-    if page.chance(0.25):
-        page.side()
-    page.add(
-        "<td>"
-        if old
-        else f'<div class="{page.one(["main", "left", "content-wrap", "col-md-8", "w660 fl", "center", "x1"])}">'
-    )
-    if page.chance(0.6):
-        page.crumbs()
-    for part in body:
-        part()
-    page.add("</td>" if old else "</div>")
-    if page.chance(0.6):
-        page.side()
-    page.add("</tr></table>" if old else "</div>")
-    if page.chance(0.3):
-        page.headline_list()
-    page.footer()
-    page.add("</body></html>")
-
-
-def article(page: TemplatePage) -> None:
-    """News, a blog entry or an encyclopedia page: one text."""
-    title = page.headline()
-
-    def head() -> None:
-        page.add(f"<h1>{html.escape(title)}</h1><div{page.name('meta')}>")
-        page.add(
-            page.one(
-                [
-                    f"{page.date()} 来源：{page.one(_SITES)}",
-                    f"作者：{page.one(_NAMES)} 发布时间：{page.date()} 浏览：{page.random.randint(9, 999)} 次",
-                    page.date(),
-                    f"<span>{page.one(_NAMES)}</span> <span>{page.date()}</span>",
-                ]
-            )
-        )
-        page.add("</div>")
-
-    def text() -> None:
-        end = page.block(page.one(["div", "article", "div", "section", "td"]), "content")
-        page.article_body()
-        page.add(end)
-
-    parts = [head, text]
-    for extra, probability in (
-        (page.tools, 0.8),
-        (page.headline_list, 0.5),
-        (page.notice, 0.3),
-        (page.comments, 0.4),
-        (page.headline_list, 0.2),
-    ):
-        if page.chance(probability):
-            parts.append(extra)
-    _frame(page, title, parts)
-
-
-def thread(page: TemplatePage) -> None:
-    """A forum thread or a question with its answers: several texts by several people, all wanted."""
-    question = page.random.choice(page.texts)
-    layout = page.one(["table", "post", "floor", "cell", "reply", "answer-item", "l_post", "css-77", "box"])
-    post_name, user_name = page.name("post"), page.name("user")
-    style = page.one(["br", "p", "div", "p", "plain"])
-    is_terse = page.chance(0.35)
-
-    def sentence() -> str:
-        sentences = [part for part in page.one(page.random.choice(page.texts).paragraphs).split("。") if len(part) > 3]
-        return page.one(sentences) + "。" if sentences else page.one(_REPLIES)
-
-    def head() -> None:
-        page.add(f"<h1>{html.escape(question.title[:40])}</h1>")
-        if page.chance(0.5):
-            page.add(f"<div>查看: {page.random.randint(9, 9999)} | 回复: {page.random.randint(1, 99)}</div>")
-
-    def posts() -> None:
-        end = page.block("div", "comment") if page.chance(0.2) else page.block("div", "post")
-        page.post(
-            [sentence()] if is_terse else question.paragraphs[: page.random.randint(1, 8)],
-            1,
-            layout,
-            post_name,
-            user_name,
-            style,
-        )
-        for number in range(2, page.random.randint(3, 20)):
-            if is_terse and page.chance(0.8):
-                words = [sentence()]
-            elif page.chance(0.5):
-                answer = page.random.choice(page.texts).paragraphs
-                words = answer[: page.random.randint(1, 4)]
-            else:
-                words = [page.one(_REPLIES)]
-            page.post(words, number, layout, post_name, user_name, style)
-        page.add(end)
-
-    def answer_form() -> None:
-        page.add(
-            "<form><div>您需要登录后才可以回帖 <a href='#'>登录</a> | <a href='#'>立即注册</a></div><textarea></textarea><p>本版积分规则</p></form>"
-        )
-
-    parts = [head, posts]
-    if page.chance(0.6):
-        parts.append(answer_form)
-    if page.chance(0.4):
-        parts.append(page.headline_list)
-    _frame(page, question.title[:40], parts)
-
-
-def manual(page: TemplatePage) -> None:
-    """A page of documentation: its chapters on one side, headings, steps, code and tables in the text."""
-    text = page.random.choice(page.texts)
-
-    def contents() -> None:
-        page.add(
-            f'<{page.one(["div", "nav", "aside"])} class="{page.one(["toc", "catalog", "menu", "sidebar", "tree", "md-nav", "css-m"])}"><ul>'
-        )
-        for _ in range(page.random.randint(5, 40)):
-            page.add(f'<li><a href="#h">{page.headline()[:20]}</a></li>')
-        page.add("</ul></div>")
-
-    def body() -> None:
-        end = page.block(page.one(["div", "article", "main"]), "content")
-        page.add(f"<h1>{html.escape(text.title)}</h1>")
-        for start in range(0, min(len(text.paragraphs), 30), 3):
-            page.add(f"<h{2 + start % 2}>{page.keep(page.headline()[:16])}</h{2 + start % 2}>")
-            part = text.paragraphs[start : start + 3]
-            if page.chance(0.3):
-                page.add("<ol>" + "".join(f"<li>{page.keep(line)}</li>" for line in part) + "</ol>")
-            else:
-                page.paragraphs(part, "p")
-            if page.chance(0.3):
-                page.add(
-                    f"<pre>{page.keep('sudo apt-get install build-essential')}\n{page.keep('make && make install')}</pre>"
-                )
-        page.add(end)
-
-    parts = [contents, body] if page.chance(0.7) else [body, contents]
-    if page.chance(0.5):
-        parts.append(page.tools)
-    _frame(page, text.title, parts)
-
-
-def encyclopedia(page: TemplatePage) -> None:
-    """Chapters with links in the sentences, tables and lists of facts that are links themselves, footnotes."""
-    page.with_links = True
-    text = page.random.choice(page.texts)
-
-    def linked(words: str) -> str:
-        kept = page.keep(words)
-        return f'<a href="/w">{kept}</a>' if page.chance(0.6) else kept
-
-    def body() -> None:
-        end = page.block(page.one(["div", "article", "main"]), "content")
-        page.add(f"<h1>{html.escape(text.title)}</h1>")
-        for start in range(0, min(len(text.paragraphs), 24), 3):
-            page.add(f"<h2>{page.keep(page.headline()[:10])}<span>[<a href='#'>编辑</a>]</span></h2>")
-            page.paragraphs(text.paragraphs[start : start + 3], "p")
-            if page.chance(0.4):
-                rows = [
-                    (str(page.random.randint(1980, 2022)), page.headline()[:12], page.one(_PLACES))
-                    for _ in range(page.random.randint(3, 25))
-                ]
-                page.add(
-                    "<table>"
-                    + "".join("<tr>" + "".join(f"<td>{linked(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-                    + "</table>"
-                )
-            if page.chance(0.4):
-                page.add(
-                    "<ul>"
-                    + "".join(
-                        f"<li>{page.keep(str(page.random.randint(1980, 2022)))}年：{linked(page.headline()[:16])}</li>"
-                        for _ in range(page.random.randint(3, 15))
-                    )
-                    + "</ul>"
-                )
-        page.add(end)
-
-    def categories() -> None:
-        page.add(
-            "<div class='catlinks'>分类："
-            + " | ".join(f'<a href="/c">{page.one(_PLACES)}</a>' for _ in range(6))
-            + "</div>"
-        )
-
-    _frame(page, text.title, [body, categories])
-
-
-def product(page: TemplatePage) -> None:
-    """A shop's or a company's page: a table of properties, a description, other goods around."""
-    text = page.random.choice(page.texts)
-
-    def properties() -> None:
-        page.add(
-            f"<h1>{html.escape(text.title)}</h1><div class='{page.one(['price', 'p-price', 'buy'])}'>价格：￥{page.random.randint(9, 999)} <a href='#'>立即购买</a> <a href='#'>加入购物车</a></div>"
-        )
-        rows = [
-            (page.one(_PLACES), page.one(["国产", "35cm×20cm", "不锈钢", "2年", "220V", "黑色", "1.5kg"]))
-            for _ in range(page.random.randint(3, 9))
-        ]
-        if page.chance(0.5):
-            page.add(
-                "<table>"
-                + "".join(f"<tr><td>{page.keep(key)}</td><td>{page.keep(value)}</td></tr>" for key, value in rows)
-                + "</table>"
-            )
-        else:
-            page.add("<ul>" + "".join(f"<li>{page.keep(key + '：' + value)}</li>" for key, value in rows) + "</ul>")
-
-    def description() -> None:
-        end = page.block("div", "content")
-        page.paragraphs(text.paragraphs[:8], page.one(["p", "br", "div"]))
-        page.add(end)
-
-    _frame(page, text.title, [properties, description, page.headline_list, page.tools])
-
-
-def index(page: TemplatePage) -> None:
-    """A front page or a list of headlines around one short notice."""
-
-    def notice() -> None:
-        page.add("<div>")
-        page.paragraphs(page.random.choice(page.texts).paragraphs[:2], "p")
-        page.add("</div>")
-
-    _frame(page, page.headline(), [page.headline_list, page.headline_list, notice, page.headline_list])
-
-
-_KINDS = {article: 0.44, thread: 0.34, manual: 0.07, encyclopedia: 0.05, product: 0.06, index: 0.04}
-
-
-def make_page(texts: Sequence[Text], seed: int) -> tuple[str, str]:
-    """One page and its main text. The same texts and seed give the same page."""
-    page = TemplatePage(texts, random.Random(seed))
-    page.random.choices(list(_KINDS), list(_KINDS.values()))[0](page)
-    return page.one(["\n", "", "\n    "]).join(page.markup), "\n".join(page.gold)
