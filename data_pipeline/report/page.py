@@ -38,7 +38,7 @@ _MEANINGS = {
 
 
 def render(report: Report, amounts: Amounts) -> str:
-    """The page."""
+    """Return the page."""
     sections = [
         ("overview", "Overview", _overview(report)),
         ("funnel", "Funnel", _funnel(report)),
@@ -241,7 +241,7 @@ def _record(row: dict[str, Any], amounts: Amounts, is_dropped: bool = False) -> 
 
 
 def _box(header: str, body: str, is_dropped: bool) -> str:
-    """A record: `header` and `body` are HTML already."""
+    """Return a record: `header` and `body` are HTML already."""
     kind = "record dropped" if is_dropped else "record"
     header = f"<header>{header}</header>" if header else ""
     return f'<div class="{kind}">{header}<div class="text">{body}</div></div>'
@@ -292,7 +292,7 @@ def _beginning(whole: str) -> str:
 
 
 def _difference(before: str, after: str) -> str:
-    """`after`, what is not in `before` marked."""
+    """Return `after`, what is not in `before` marked."""
     parts = []
     for kind, _, _, start, end in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         piece = text(after[start:end])

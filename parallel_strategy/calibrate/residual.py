@@ -47,7 +47,7 @@ class RowShapes:
     @classmethod
     def of(cls, rows: list[MeasuredRow]) -> "RowShapes":
         return cls(
-            np.array([shape_features(row.question.model, row.question.strategy) for row in rows]).round(4),
+            np.array([shape_features(row.setup.model, row.setup.strategy) for row in rows]).round(4),
             np.array([row.software for row in rows]),
         )
 

@@ -117,8 +117,8 @@ def _regret(outcomes: list[Outcome]) -> tuple[float, float, int] | None:
     """
     groups: dict[tuple, dict[str, list[Outcome]]] = {}
     for o in outcomes:
-        question = o.row.question
-        strategy, model = question.strategy, question.model.model_copy(update={"name": ""})
+        setup = o.row.setup
+        strategy, model = setup.strategy, setup.model.model_copy(update={"name": ""})
         choice = (
             o.row.table,
             o.row.group,

@@ -12,14 +12,14 @@ LEGEND = (
 
 def summary(prediction: Prediction) -> dict[str, Any]:
     """Return everything `predict` says, as data."""
-    question, strategy = prediction.question, prediction.question.strategy
+    setup, strategy = prediction.setup, prediction.setup.strategy
     mesh = strategy.mesh
     usable = prediction.usable_gib
     return {
-        "model": question.model.name,
+        "model": setup.model.name,
         "parameters": round(prediction.program.total_parameters),
-        "cluster": question.cluster.name,
-        "framework": question.framework.name,
+        "cluster": setup.cluster.name,
+        "framework": setup.framework.name,
         "devices": mesh.devices,
         "mesh": {axis: getattr(mesh, axis) for axis in (*mesh.axes, "ep")},
         "schedule": strategy.pipeline.schedule,
@@ -36,7 +36,7 @@ def summary(prediction: Prediction) -> dict[str, Any]:
         "memory_gib": prediction.gib,
         "usable_gib": usable,
         "host_gib": prediction.host_gib,
-        "host_usable_gib": question.cluster.host.dram_gb,
+        "host_usable_gib": setup.cluster.host.dram_gb,
         "out_of_memory": prediction.out_of_memory,
         "stages": [
             {

@@ -8,7 +8,7 @@ from parallel_strategy.predict import Prediction
 
 def parts_of(prediction: Prediction) -> dict[str, float]:
     """Return where the seconds of a step go, on the busiest stage: sums to the step."""
-    phases, m = prediction.phases, prediction.question.strategy.micro_batches
+    phases, m = prediction.phases, prediction.setup.strategy.micro_batches
     seconds = prediction.stage_seconds
     busy = seconds.forward[0] + seconds.backward[0]
     stage = int(np.argmax(busy))

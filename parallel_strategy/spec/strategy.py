@@ -1,6 +1,6 @@
 """strategy.yaml: how a model is laid over a cluster. Short, commented, meant to be edited by hand.
 
-The file names the model, the cluster and the framework too, so that one file is one question. Rules that join two
+The file names the model, the cluster and the framework too, so that one file is one setup. Rules that join two
 fields are checked here; whatever breaks one gets a line with the field and the nearest legal value.
 """
 
@@ -363,7 +363,7 @@ class Residual(Protocol):
         ...
 
 
-class Question(Section):
+class Setup(Section):
     """A strategy with everything it names resolved: what every reader of the program starts from."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -375,7 +375,7 @@ class Question(Section):
     residual: SkipValidation[Residual | None] = None  # of a calibration
 
     @classmethod
-    def load(cls, path: Path | str, changes: Iterable[Sequence[str]] = (), devices: int | None = None) -> "Question":
+    def load(cls, path: Path | str, changes: Iterable[Sequence[str]] = (), devices: int | None = None) -> "Setup":
         """Read a strategy file and the files or presets that it names, and check them against each other.
 
         `changes` are the (field, value) pairs of `--set`; `devices` is how many compute, where they are not those of
@@ -392,7 +392,7 @@ class Question(Section):
             raise document.mistake(str(error)) from None
 
     @classmethod
-    def resolve(cls, strategy: StrategySpec, folder: Path, devices: int | None = None) -> "Question":
+    def resolve(cls, strategy: StrategySpec, folder: Path, devices: int | None = None) -> "Setup":
         model = _choose(ModelSpec, strategy.model.preset, strategy.model.file, folder, "model", "pangu-alpha-2.6b")
         updates: dict[str, object] = {}
         if strategy.model.seq is not None:
@@ -420,9 +420,9 @@ class Question(Section):
         crowded = cluster.crowded(devices or strategy.mesh.devices)
         return cls(model=model, cluster=crowded, framework=framework, strategy=strategy)
 
-    def with_strategy(self, strategy: StrategySpec) -> "Question":
+    def with_strategy(self, strategy: StrategySpec) -> "Setup":
         """Return the same model, cluster and framework under another strategy, which is known to be legal."""
-        return Question.model_construct(
+        return Setup.model_construct(
             model=self.model,
             cluster=self.cluster,
             framework=self.framework,

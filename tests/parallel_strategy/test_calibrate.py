@@ -65,7 +65,7 @@ def write_rows(path, changes, hardware="A100-SXM4-80GB, 8/node", framework="Mega
 def measured(path, multipliers):
     """The same file with step times that a machine with these figures would show."""
     rows, _ = read_rows(path)
-    times = {row.id: Prediction(apply(row.question, multipliers)).seconds for row in rows}
+    times = {row.id: Prediction(apply(row.setup, multipliers)).seconds for row in rows}
     with path.open() as file:
         records = list(csv.DictReader(file))
     for record in records:
@@ -109,8 +109,8 @@ def test_a_known_machine_is_recovered(tmp_path):
 def test_links_are_not_among_the_figures(tmp_path):
     path = write_rows(tmp_path / "rows.csv", LAYOUTS[:4])
     (row, *_), _ = read_rows(path)
-    moved = apply(row.question, {figure.name: 0.8 for figure in FIGURES})
-    assert moved.cluster.topology == row.question.cluster.topology
+    moved = apply(row.setup, {figure.name: 0.8 for figure in FIGURES})
+    assert moved.cluster.topology == row.setup.cluster.topology
 
 
 def test_p1_sees_a_fifth_and_scores_the_rest(tmp_path):
@@ -173,7 +173,7 @@ def test_a_release_of_the_software_has_its_own_speed(tmp_path):
 
     wide = {"hidden": "4096", "ffn": "16384", "tp": "4", "pp": "1", "dp": "2"}
     plain, _ = read_rows(write_rows(tmp_path / "plain.csv", [*LAYOUTS[:4], wide]))
-    times = [Prediction(row.question).seconds for row in plain]
+    times = [Prediction(row.setup).seconds for row in plain]
     changes = [released("r1.0", 1.4 * times[i], LAYOUTS[i]) for i in (0, 1)]
     changes += [released("r2.0", times[i], LAYOUTS[i]) for i in (2, 3)]
     seen = write_rows(tmp_path / "seen.csv", [{"id": f"seen_{i}", **change} for i, change in enumerate(changes)])
@@ -249,7 +249,7 @@ def test_development_rows_of_the_megatron_papers(shared):
     for table, limit in (("korthikanti_table5", 0.05), ("megatron_sc21_table1", 0.08)):
         rows, skipped = read_rows(shared / "validation" / f"{table}.csv")
         assert not skipped
-        errors = [abs(Prediction(row.question).closed_form_seconds / row.seconds - 1) for row in rows]
+        errors = [abs(Prediction(row.setup).closed_form_seconds / row.seconds - 1) for row in rows]
         assert sum(errors) / len(errors) < limit
 
 
@@ -284,7 +284,7 @@ def test_families_are_known_by_name(name, experts, latent):
 )
 def test_precisions_are_known_by_what_tables_call_them(tmp_path, text, dtype):
     (row,), skipped = read_rows(write_rows(tmp_path / "rows.csv", [{"precision": text}]))
-    assert not skipped and row.question.model.compute_dtype == dtype
+    assert not skipped and row.setup.model.compute_dtype == dtype
 
 
 def test_dry_run_peaks_of_experts(tmp_path, capsys):
