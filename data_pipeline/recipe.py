@@ -162,7 +162,7 @@ class Recipe:
 
 
 def default_workers(memory: int) -> int:
-    """A worker for each core this process may use, as far as the memory allows WORKER_BYTES for each."""
+    """Return a worker for each core this process may use, as far as the memory allows WORKER_BYTES for each."""
     return max(1, min(len(os.sched_getaffinity(0)), memory // WORKER_BYTES))
 
 
@@ -185,7 +185,7 @@ def _location(document: Document, name: str) -> Location:
 
 
 def _stage(entry: Any, index: int, recipe: _Recipe, path: Path, document: Document) -> Stage:
-    """`clean` or `clean: {settings}`; `name` among the settings tells two stages of one kind apart."""
+    """Return `clean` or `clean: {settings}`; `name` among the settings tells two stages of one kind apart."""
     location: Location = ("stages", index)
     if isinstance(entry, str):
         entry = {entry: None}

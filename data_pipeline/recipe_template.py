@@ -43,7 +43,7 @@ OPTIONAL_STAGES = {
 
 
 def preset_text(name: str, folder: str) -> str:
-    """A recipe of `data_pipeline/recipes`, its sources in `folder`."""
+    """Return a recipe of `data_pipeline/recipes`, its sources in `folder`."""
     path = RECIPES / f"{name}.yaml"
     legal = sorted(path.stem for path in RECIPES.glob("*.yaml"))
     if name not in legal:
@@ -56,7 +56,7 @@ def preset_text(name: str, folder: str) -> str:
 
 
 def recipe_text(paths: Sequence[str], split: str, settings: Mapping[str, Any]) -> str:
-    """A commented recipe. `settings` maps `stage.field` to a value (or its YAML text) other than the default."""
+    """Return a commented recipe. `settings` maps `stage.field` to a value (or its YAML text) other than the default."""
     remaining = dict(settings)
     lines = [
         "# A recipe of data_pipeline: what goes in, and which stages it passes.",
@@ -107,7 +107,7 @@ def recipe_text(paths: Sequence[str], split: str, settings: Mapping[str, Any]) -
 
 
 def _stage_lines(stage: str, purpose: str, remaining: dict[str, Any]) -> list[str]:
-    """A stage with all its settings; those given are taken out of `remaining`."""
+    """Return a stage with all its settings; those given are taken out of `remaining`."""
     lines = [f"  - {stage}:  # {purpose}"]
     settings = load_stage(stage).Settings
     has_presets = settings.with_presets is not StageSettings.with_presets
@@ -121,7 +121,7 @@ def _stage_lines(stage: str, purpose: str, remaining: dict[str, Any]) -> list[st
 
 
 def _names(paths: Sequence[str]) -> list[str]:
-    """A name for each path, from its last part that is not a glob; numbered where two are the same."""
+    """Return a name for each path, from its last part that is not a glob; numbered where two are the same."""
     names: list[str] = []
     for path in paths:
         parts = [part for part in Path(path).parts if not re.search(r"[*?\[]", part) and part not in (".", "..", "/")]
@@ -134,7 +134,7 @@ def _names(paths: Sequence[str]) -> list[str]:
 
 
 def _flow(value: Any) -> str:
-    """A default as YAML on one line."""
+    """Return a default as YAML on one line."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1 << 20 and value % (1 << 20) == 0:
         return f"{value >> 20}MB"
     return json.dumps(value, ensure_ascii=False)

@@ -38,28 +38,30 @@ _SIGN = np.uint64(1 << 63)
 
 
 def schema(signals: Sequence[str]) -> pa.Schema:
-    """The record schema once stages that declare `signals` (at least one name) have run."""
+    """Return the record schema once stages that declare `signals` (at least one name) have run."""
     struct = pa.struct([pa.field(name, pa.float64()) for name in signals])
     return pa.schema([*COLUMNS, pa.field("signals", struct), pa.field("drop_reason", pa.string())])
 
 
 def document_id(source: str, path: str, offset: int) -> int:
-    """The document's number: xxh3-64 of where it came from (a unit separator keeps the parts apart)."""
+    """Return the document's number: xxh3-64 of where it came from (a unit separator keeps the parts apart)."""
     return xxhash.xxh3_64_intdigest(f"{source}\x1f{path}\x1f{offset}".encode("utf-8", "surrogateescape"))
 
 
 def signed_numbers(doc_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """int64[rows]: document numbers (uint64) as signed ones in the same order, for SQL, which knows no others."""
+    """Return int64[rows]: document numbers (uint64) as signed ones in the same order, for SQL, which knows no
+    others.
+    """
     return (np.asarray(doc_ids, np.uint64) ^ _SIGN).view(np.int64)
 
 
 def unsigned_numbers(numbers: np.ndarray) -> np.ndarray:
-    """uint64[rows]: the `doc_id` of what `signed_numbers` gave."""
+    """Return uint64[rows]: the `doc_id` of what `signed_numbers` gave."""
     return np.asarray(numbers, np.int64).view(np.uint64) ^ _SIGN
 
 
 def reason_class(reason: str) -> str:
-    """The rule of a drop reason: `duplicate_of:123` belongs to `duplicate_of`."""
+    """Return the rule of a drop reason: `duplicate_of:123` belongs to `duplicate_of`."""
     return reason.partition(":")[0]
 
 
@@ -69,7 +71,7 @@ def replace(
     columns: Mapping[str, pa.Array] | None = None,
     signals: Mapping[str, pa.Array] | None = None,
 ) -> pa.RecordBatch:
-    """`batch` with whole columns replaced and signals added (or replaced, where the name is there already)."""
+    """Return `batch` with whole columns replaced and signals added (or replaced, where the name is there already)."""
     for name, array in (columns or {}).items():
         index = batch.schema.get_field_index(name)
         batch = batch.set_column(index, batch.schema.field(index), array)
@@ -84,5 +86,5 @@ def replace(
 
 
 def clean_name(path: str) -> str:
-    """A file name as UTF-8 can hold it: bytes of a name that are not UTF-8 are shown as backslash escapes."""
+    """Return a file name as UTF-8 can hold it: bytes of a name that are not UTF-8 are shown as backslash escapes."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

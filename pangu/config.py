@@ -32,6 +32,9 @@ class ModelConfig(SettingsFile):
     seq_length: PositiveInt = Field(default=1024, description="longest context, rows of both position tables")
     vocab_size: PositiveInt = 40000
     query_layer: bool = Field(default=True, description="False: a plain GPT-3 decoder without the query layer")
+    target_in_trunk: bool = Field(
+        default=False, description="tell every layer which position is asked for: a table of them, zero at first"
+    )
     final_norm: Literal["before_query", "after_query"] = Field(
         default="before_query", description="after_query is what the original built whenever it used a pipeline"
     )
@@ -58,6 +61,8 @@ class ModelConfig(SettingsFile):
             raise ValueError("num_layers must be at least 2 where there is a query layer, which is one of them")
         if not self.query_layer and self.final_norm == "after_query":
             raise ValueError("final_norm 'after_query' needs query_layer: true")
+        if self.target_in_trunk and not self.query_layer:
+            raise ValueError("target_in_trunk needs query_layer: true, which is what asks for a position")
         return self
 
     @property
@@ -71,7 +76,7 @@ class ModelConfig(SettingsFile):
 
     @property
     def num_parameters(self) -> int:
-        """Exact count: L (4d²+4d + 2df+f+d + 4d) + V d + S d (twice with a query layer) + 2d."""
+        """Exact count: L (4d²+4d + 2df+f+d + 4d) + V d + S d (twice with a query layer) + 2d; S d for the target."""
         return parameters.count(self)
 
     @property

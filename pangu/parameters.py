@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 WORD_TABLE = "backbone.word_embedding.embedding_table"
 POSITION_TABLE = "backbone.position_embedding.embedding_table"
 QUERY_TABLE = "backbone.top_query_embedding.embedding_table"
+TARGET_TABLE = "backbone.target_embedding.embedding_table"  # where `target_in_trunk`: no released model has it
 FINAL_NORM = "backbone.layernorm."
 BLOCK, QUERY_LAYER = "backbone.blocks.{}.", "backbone.top_query_layer."
 NORM = {"gamma": "d", "beta": "d"}
@@ -74,6 +75,9 @@ class Sizes(Protocol):
     @property
     def query_layer(self) -> bool: ...
 
+    @property
+    def target_in_trunk(self) -> bool: ...
+
 
 def layer_prefixes(num_blocks: int, query_layer: bool) -> list[str]:
     """Return how the names of each layer's weights begin, the query layer last."""
@@ -81,14 +85,15 @@ def layer_prefixes(num_blocks: int, query_layer: bool) -> list[str]:
     return [*blocks, QUERY_LAYER] if query_layer else blocks
 
 
-def canonical_order(num_blocks: int, query_layer: bool) -> list[str]:
+def canonical_order(num_blocks: int, query_layer: bool, target_in_trunk: bool = False) -> list[str]:
     """Return the name of every weight: tables, blocks, query layer, final norm."""
-    return list(letters(num_blocks, query_layer))
+    return list(letters(num_blocks, query_layer, target_in_trunk))
 
 
-def letters(num_blocks: int, query_layer: bool) -> dict[str, str]:
+def letters(num_blocks: int, query_layer: bool, target_in_trunk: bool) -> dict[str, str]:
     """Return {name: shape as a word} of every weight, in canonical order."""
     tables = {WORD_TABLE: "Vd", POSITION_TABLE: "Sd"} | ({QUERY_TABLE: "Sd"} if query_layer else {})
+    tables |= {TARGET_TABLE: "Sd"} if target_in_trunk else {}
     prefixes = layer_prefixes(num_blocks, query_layer)
     layers = {prefix + part: word for prefix in prefixes for part, word in LAYER.items()}
     return tables | layers | {FINAL_NORM + part: word for part, word in NORM.items()}
@@ -97,7 +102,7 @@ def letters(num_blocks: int, query_layer: bool) -> dict[str, str]:
 def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """Return {name: shape} of every weight, in canonical order."""
     lengths = {"d": sizes.hidden_size, "f": sizes.ffn_hidden_size, "V": sizes.vocab_size, "S": sizes.seq_length}
-    words = letters(sizes.num_blocks, sizes.query_layer)
+    words = letters(sizes.num_blocks, sizes.query_layer, sizes.target_in_trunk)
     return {name: tuple(lengths[letter] for letter in word) for name, word in words.items()}
 
 
@@ -108,7 +113,8 @@ def count(sizes: Sizes) -> int:
     def elements(words: Mapping[str, str]) -> int:
         return sum(math.prod(lengths[letter] for letter in word) for word in words.values())
 
-    tables = {name: word for name, word in letters(0, sizes.query_layer).items() if not name.startswith(QUERY_LAYER)}
+    singles = letters(0, sizes.query_layer, sizes.target_in_trunk)
+    tables = {name: word for name, word in singles.items() if not name.startswith(QUERY_LAYER)}
     return elements(tables) + (sizes.num_blocks + int(sizes.query_layer)) * elements(LAYER)
 
 

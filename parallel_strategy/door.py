@@ -52,7 +52,7 @@ class Searched:
         """Return the strategies that fit, the fastest first."""
         from parallel_strategy.spec.capability import outside
 
-        return [Predicted(one, outside(one.question)) for one in self.found.best]
+        return [Predicted(one, outside(one.setup)) for one in self.found.best]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the number of candidates and every figure of the best."""
@@ -64,7 +64,7 @@ class Searched:
 
         if not self.found.best:
             raise UserError("no strategy fits; there is none to write")
-        write_whole(Path(path), self.found.best[0].question.strategy.dump())
+        write_whole(Path(path), self.found.best[0].setup.strategy.dump())
 
 
 def predict(
@@ -75,7 +75,7 @@ def predict(
     from parallel_strategy.spec.capability import outside
 
     prediction = load_prediction(str(strategy), str(calibration) if calibration else None, changes)
-    return Predicted(prediction, outside(prediction.question))
+    return Predicted(prediction, outside(prediction.setup))
 
 
 def search(
@@ -93,10 +93,10 @@ def search(
     """
     from parallel_strategy.search.find import search as find
     from parallel_strategy.search.limits import space_of
-    from parallel_strategy.session import load_question
+    from parallel_strategy.session import load_setup
 
-    question = load_question(str(strategy), devices=limits.get("devices"), changes=changes)
-    found = find(question, space_of(question, **limits), keep=keep, margin=margin)
+    setup = load_setup(str(strategy), devices=limits.get("devices"), changes=changes)
+    found = find(setup, space_of(setup, **limits), keep=keep, margin=margin)
     if not found.candidates:
         raise UserError(f"{strategy}: no legal strategy within the limits given")
     return Searched(found)

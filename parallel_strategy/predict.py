@@ -1,5 +1,6 @@
-"""Time and memory of one question: the program, its price, its schedule replayed, its memory at the fullest."""
+"""Time and memory of one setup: the program, its price, its schedule replayed, its memory at the fullest."""
 
+import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -28,7 +29,10 @@ from parallel_strategy.graph.stages import SLOTS, Places
 from parallel_strategy.schedule.closed_form import CLOSED, stage_finish
 from parallel_strategy.schedule.orders import Order, Task, order_of, splits_backward
 from parallel_strategy.schedule.simulate import Replay, replay
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
+
+SPREAD = 0.12  # of ln(measured / predicted) where no calibration knows better
+FOUR_OF_FIVE = 1.2816  # standard deviations within which 80 % of a normal distribution lie
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,36 +61,36 @@ class StageSummary:
 
 
 class Prediction:
-    """A priced question. Everything is computed when it is asked for, as arrays of one candidate."""
+    """A priced setup. Everything is computed when it is asked for, as arrays of one candidate."""
 
-    def __init__(self, question: Question, *, program: Program | None = None, network: Network | None = None) -> None:
-        self.question = question
-        self.program = program or Program(question)
+    def __init__(self, setup: Setup, *, program: Program | None = None, network: Network | None = None) -> None:
+        self.setup = setup
+        self.program = program or Program(setup)
         self.price = Price(self.program, network)
 
-    def with_figures(self, question: Question) -> "Prediction":
-        """Return the same program at other prices: `question` differs in figures of cluster and framework only, links
+    def with_figures(self, setup: Setup) -> "Prediction":
+        """Return the same program at other prices: `setup` differs in figures of cluster and framework only, links
         excepted."""
-        return Prediction(question, program=self.program.moved_to(question), network=self.price.network)
+        return Prediction(setup, program=self.program.moved_to(setup), network=self.price.network)
 
     @cached_property
     def places(self) -> Places:
         by_layer = bool(self.price.overrides)  # which may name single layers
-        return Places.of(self.question.model, self.question.strategy, by_layer=by_layer)
+        return Places.of(self.setup.model, self.setup.strategy, by_layer=by_layer)
 
     @cached_property
     def rows(self) -> CostRows:
-        question = self.question
+        setup = self.setup
         return CostRows(
-            question.framework,
-            question.cluster,
+            setup.framework,
+            setup.cluster,
             self.price.network,
-            question.model.compute_dtype,
+            setup.model.compute_dtype,
             [self.program.groups],
             BlockTable.stack([BlockTable.of(self.price)]),
-            np.array([question.strategy.micro_batches]),
+            np.array([setup.strategy.micro_batches]),
             self.places.held,
-            question.strategy.zero.weight_shard_size,
+            setup.strategy.zero.weight_shard_size,
         )
 
     @cached_property
@@ -96,12 +100,12 @@ class Prediction:
     @cached_property
     def phases(self) -> Phases:
         """Of each distinct place."""
-        strategy = self.question.strategy
+        strategy = self.setup.strategy
         return phases(
             self.rows.table.times,
             self.places,
             strategy.recompute.mode,
-            self.question.framework,
+            self.setup.framework,
             sharded=self.rows.sharded(self.zero_traffic) if strategy.zero.stage >= 3 else None,
             two_halves=self.price.two_halves,
             overrides=self.overrides,
@@ -134,9 +138,9 @@ class Prediction:
     @cached_property
     def copied(self) -> np.ndarray:
         """[1, place] seconds of copying a chunk's share of saved activations to the host, or back."""
-        table, strategy = self.rows.table, self.question.strategy
+        table, strategy = self.rows.table, self.setup.strategy
         saved = kept_bytes(table.saved, table, self.places, strategy.recompute.mode)
-        return strategy.offload.activation * saved / (self.question.cluster.host.h2d_gbps * 1e9)
+        return strategy.offload.activation * saved / (self.setup.cluster.host.h2d_gbps * 1e9)
 
     @cached_property
     def place_of_chunk(self) -> list[int]:
@@ -160,16 +164,16 @@ class Prediction:
 
     @cached_property
     def order(self) -> Order:
-        strategy, program = self.question.strategy, self.program
+        strategy, program = self.setup.strategy, self.program
         return order_of(strategy.pipeline.schedule, program.pp, program.chunks_per_stage, strategy.micro_batches)
 
     def replay(self, *, keep: bool = False) -> Replay:
-        schedule = self.question.strategy.pipeline.schedule
+        schedule = self.setup.strategy.pipeline.schedule
         return replay(
             self.order,
             self.chunk_costs,
             float(self.rows.boundary[0]),
-            blocking=not self.question.framework.p2p_overlap,
+            blocking=not self.setup.framework.p2p_overlap,
             split=splits_backward(schedule) and self.program.pp > 1,
             keep=keep,
         )
@@ -177,7 +181,7 @@ class Prediction:
     @cached_property
     def traffic(self) -> StepTraffic:
         """Seconds of the step's collectives, [1, stage]."""
-        traffic, zero = self.rows.traffic(self.zero_traffic), self.question.strategy.zero
+        traffic, zero = self.rows.traffic(self.zero_traffic), self.setup.strategy.zero
         if zero.bucket_mb is None or zero.stage >= 2:
             return traffic
         whole = self.rows.seconds_of_role(self.zero_traffic, "reduce")
@@ -191,7 +195,7 @@ class Prediction:
     @cached_property
     def tail(self) -> StepTail:
         """What follows the micro-batches, as arrays [1, stage]."""
-        strategy, framework, m = self.question.strategy, self.question.framework, self.rows.micro_batches
+        strategy, framework, m = self.setup.strategy, self.setup.framework, self.rows.micro_batches
         backward = self.stage_seconds.backward
         exposed, hidden = gradients_exposed(framework, self.traffic, backward, m, zero=strategy.zero.stage)
         after = self.rows.tail_after(self.zero_traffic, self.traffic, host_optimizer=strategy.offload.optimizer)
@@ -206,10 +210,22 @@ class Prediction:
         return self.replay()
 
     @cached_property
+    def factor(self) -> float:
+        """What a calibration multiplies the step time by."""
+        residual = self.setup.residual
+        return 1.0 if residual is None else residual.factor(self.setup.model, self.setup.strategy)
+
+    @property
+    def interval(self) -> float:
+        """The factor within which four of five measured step times lie, as far as is known."""
+        residual = self.setup.residual
+        return math.exp(FOUR_OF_FIVE * SPREAD) if residual is None else residual.interval
+
+    @cached_property
     def seconds(self) -> float:
         """Step time by event simulation: each stage's tail begins when its last task is done; the step ends with the
         last."""
-        return self.step_end(self.replayed.finish)
+        return self.step_end(self.replayed.finish) * self.factor
 
     def gradients_done(self, finish: list[float]) -> float:
         """When the last stage has its gradients: their norm joins the stages before the update."""
@@ -222,7 +238,7 @@ class Prediction:
     @cached_property
     def closed_form_seconds(self) -> float:
         """Step time in closed form; for schedules that have none, the simulation's."""
-        strategy, program = self.question.strategy, self.program
+        strategy, program = self.setup.strategy, self.program
         schedule = strategy.pipeline.schedule
         if schedule not in CLOSED and program.pp > 1:
             return self.seconds
@@ -236,41 +252,41 @@ class Prediction:
             self.rows.boundary,
             chunks=program.chunks_per_stage,
             paced=seconds.paced,
-            blocking=not self.question.framework.p2p_overlap,
+            blocking=not self.setup.framework.p2p_overlap,
         )[0]
-        return self.step_end(finish.tolist())
+        return self.step_end(finish.tolist()) * self.factor
 
     @cached_property
     def activations(self) -> tuple[np.ndarray, np.ndarray]:
         """[1, place] bytes that one micro-batch keeps until its backward, and that backward needs beside."""
-        table, strategy = self.rows.table, self.question.strategy
+        table, strategy = self.rows.table, self.setup.strategy
         kept = kept_bytes(table.kept, table, self.places, strategy.recompute.mode)
         return kept * (1.0 - strategy.offload.activation), working_bytes(table, self.places, strategy.recompute.mode)
 
     @cached_property
     def resident(self) -> Resident:
-        zero, offload = self.question.strategy.zero, self.question.strategy.offload
+        zero, offload = self.setup.strategy.zero, self.setup.strategy.offload
         return self.rows.resident(self.zero_traffic, zero=zero.stage, host_optimizer=offload.optimizer)
 
     @cached_property
     def memory(self) -> StageMemory:
         """At the fullest moment of each stage, as arrays [1, stage]."""
-        schedule = self.question.strategy.pipeline.schedule
+        schedule = self.setup.strategy.pipeline.schedule
         fullest = at_the_fullest(schedule, self.places, *self.activations, self.rows.micro_batches)
-        return self.resident.with_activations(self.question.framework, *fullest)
+        return self.resident.with_activations(self.setup.framework, *fullest)
 
     @cached_property
     def host_gib(self) -> float:
         """Of the fullest server's own memory."""
-        strategy, table = self.question.strategy, self.rows.table
+        strategy, table = self.setup.strategy, self.rows.table
         kept = kept_bytes(table.kept, table, self.places, strategy.recompute.mode) * strategy.offload.activation
         schedule, m = strategy.pipeline.schedule, self.rows.micro_batches
         moved, _ = at_the_fullest(schedule, self.places, kept, np.zeros_like(kept), m)
-        return float(host_gib(self.question.cluster, strategy.mesh.devices, self.resident, moved)[0])
+        return float(host_gib(self.setup.cluster, strategy.mesh.devices, self.resident, moved)[0])
 
     def fits(self, usable: float) -> bool:
         """Return whether it fits into `usable` GiB of each device, and into its servers."""
-        return self.gib <= usable and self.host_gib <= self.question.cluster.host.dram_gb
+        return self.gib <= usable and self.host_gib <= self.setup.cluster.host.dram_gb
 
     @cached_property
     def stage_memory(self) -> list[StageMemory]:
@@ -282,12 +298,12 @@ class Prediction:
         mine = self.program.stage_chunks(stage)
         places = {chunk.index: int(place) for chunk, place in zip(mine, self.places.index[stage], strict=True)}
         chunks = {index: (float(kept[0, place]), float(working[0, place])) for index, place in places.items()}
-        split = splits_backward(self.question.strategy.pipeline.schedule) and self.program.pp > 1
+        split = splits_backward(self.setup.strategy.pipeline.schedule) and self.program.pp > 1
         return walk(self.order[stage], chunks, split=split)
 
     @property
     def usable_gib(self) -> float:
-        return usable_gib(self.question.cluster)
+        return usable_gib(self.setup.cluster)
 
     @cached_property
     def gib(self) -> float:
@@ -317,13 +333,13 @@ class Prediction:
 
     @property
     def tokens_per_second(self) -> float:
-        return self.question.strategy.batch.global_ * self.question.model.seq_length / self.seconds
+        return self.setup.strategy.batch.global_ * self.setup.model.seq_length / self.seconds
 
     @property
     def model_flops_utilisation(self) -> float:
         """Matrix-product FLOPs of forward and backward, without recomputation, over peak."""
-        devices = self.question.strategy.mesh.devices
-        peak = self.question.cluster.device.peak(self.question.model.compute_dtype)
+        devices = self.setup.strategy.mesh.devices
+        peak = self.setup.cluster.device.peak(self.setup.model.compute_dtype)
         return self.program.flops_per_step() / (self.seconds * devices * peak)
 
 

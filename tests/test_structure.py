@@ -4,6 +4,7 @@ import argparse
 import ast
 import functools
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,27 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
     for name in graph:
         visit(name, ())
+
+
+@pytest.mark.parametrize(
+    ("what", "pattern", "allowed"),
+    [
+        # what is renamed here lies in a hidden directory, is moved aside, or is a cache that another may have filled
+        (
+            "files and directories appear whole by foundation.atomic_file and foundation.directory",
+            r"os\.(replace|rename)\(|\.rename\(|mkstemp|fcntl",
+            ("pangu.checkpoint.reshard", "pangu.training.run_directory", "parallel_strategy.mindspore.dryrun.stand_in"),
+        ),
+        ("YAML is read by foundation.yaml_document", r"yaml\.(safe_|full_|unsafe_)?load|SafeLoader", ()),
+        ("progress is shown by foundation.progress", r"rich\.progress", ()),
+        ("the command line is foundation.command_line", r"add_subparsers\(", ("data_pipeline.commands.quality",)),
+    ],
+)
+def test_what_foundation_does_is_done_nowhere_else(what: str, pattern: str, allowed: tuple[str, ...]) -> None:
+    for name, file in modules().items():
+        if not name.startswith(("pangu.foundation", *allowed)):
+            found = re.search(pattern, file.read_text(encoding="utf-8"))
+            assert found is None, f"{name} has {found[0]}: {what}"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

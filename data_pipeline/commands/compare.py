@@ -39,15 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     import pangu.foundation.errors
-    from data_pipeline.quality.comparison import Plan, compare, draw
+    from data_pipeline.quality.comparison import Trial, compare, draw
 
     for name in ("tokens", "repeats", "vocab_size", "seq_length", "batch_size"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: nearest: 1")
     if not 0 <= arguments.seed < 2**31 - arguments.repeats:
         raise UserError(f"--seed {arguments.seed}: 0 to 2^31 would be right")
-    fields = {name: value for name, value in vars(arguments).items() if name in Plan.__dataclass_fields__}
-    plan = Plan(**{**fields, "corpora": (arguments.a, arguments.b), "heldout": tuple(arguments.heldout)})
+    fields = {name: value for name, value in vars(arguments).items() if name in Trial.__dataclass_fields__}
+    plan = Trial(**{**fields, "corpora": (arguments.a, arguments.b), "heldout": tuple(arguments.heldout)})
     try:
         comparison = compare(plan)
     except pangu.foundation.errors.UserError as error:

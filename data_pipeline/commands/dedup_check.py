@@ -137,7 +137,7 @@ def _sample(paths: list[Path], field: str, documents: int, seed: int) -> list[st
 
 
 def _texts(path: Path, field: str) -> Iterator[str]:
-    """The non-empty strings in `field`; lines without one are passed over and counted on standard error."""
+    """Yield the non-empty strings in `field`; lines without one are passed over and counted on standard error."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import zstandard

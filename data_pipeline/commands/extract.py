@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _files(arguments: list[str]) -> Iterator[str]:
-    """The files that the arguments name, in order. A named file that is not there is a mistake of the user's."""
+    """Yield the files that the arguments name, in order. A named file that is not there is a mistake of the user's."""
     found_any = False
     for argument in arguments:
         if os.path.isdir(argument):
@@ -274,5 +274,5 @@ def _add(outcome: Outcome, row: dict[str, Any], date: str | None) -> None:
 
 
 def _shown(file: str) -> str:
-    """A file name that may hold bytes outside UTF-8, as text."""
+    """Return a file name that may hold bytes outside UTF-8, as text."""
     return os.fsencode(file).decode("utf-8", "backslashreplace")

@@ -73,7 +73,7 @@ def _files(arguments: argparse.Namespace) -> tuple[Path, ...]:
 
 
 def print_record(row: dict[str, Any]) -> None:
-    """A record for a person: where it is from, what was measured, why it was dropped, how it begins."""
+    """Print a record for a person: where it is from, what was measured, why it was dropped, how it begins."""
     own = f", id {row['id']}" if row["id"] is not None else ""
     print(f"doc {row['doc_id']}{own}: {row['source']}, {row['path']} at {row['offset']}")
     if row["drop_reason"]:

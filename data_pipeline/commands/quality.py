@@ -114,7 +114,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _settings(kind: Any, arguments: argparse.Namespace) -> Any:
-    """The settings of a model from the options that were given; those of the other kind are refused."""
+    """Return the settings of a model from the options that were given; those of the other kind are refused."""
     from pydantic import ValidationError
 
     from data_pipeline.quality.classifier import ClassifierSettings
@@ -135,7 +135,7 @@ def _settings(kind: Any, arguments: argparse.Namespace) -> Any:
 
 
 def _load(path: Path) -> "Classifier | LanguageModel":
-    """A model of either kind."""
+    """Return a model of either kind."""
     from data_pipeline.quality import classifier, language_model, model_file
 
     is_classifier = model_file.load(path).kind == classifier.KIND
@@ -213,7 +213,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _print_quality(figures: dict[str, float]) -> None:
-    """The figures of `curves.Quality`, for a person."""
+    """Print the figures of `curves.Quality` for a person."""
     print(
         f"  area under ROC {figures['roc_area']:.4f}, average precision {figures['average_precision']:.4f}, "
         f"Brier {figures['brier']:.4f}, calibration error {figures['calibration_error']:.3f}"

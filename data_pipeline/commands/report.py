@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def bounded_page(root: Path, samples: int, limit: int) -> tuple[str, int]:
-    """(page, samples of each rule): fewer and shorter samples until the page is small enough."""
+    """Return (page, samples of each rule): fewer and shorter samples until the page is small enough."""
     from data_pipeline.engine.browse import reading
     from data_pipeline.report.collect import Amounts, collect
     from data_pipeline.report.page import render

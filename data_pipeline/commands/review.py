@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _session(arguments: argparse.Namespace) -> "Session":
-    """The review in `--out`, or a new one."""
+    """Return the review in `--out`, or a new one."""
     from data_pipeline.quality.documents import read_documents
     from data_pipeline.record import reason_class
     from data_pipeline.review.session import Session, draw, load

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _directory(text: str) -> Path:
-    """An empty name, such as that of an unset variable, is not the current directory."""
+    """Return the path; an empty name, such as that of an unset variable, is not the current directory."""
     if not text:
         raise argparse.ArgumentTypeError("is empty")
     return Path(text)

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """`packed.json` beside a packed file."""
+    """Return `packed.json` beside a packed file."""
     from pangu.foundation.best_effort import reason_of
     from pangu.foundation.errors import UserError
 
@@ -68,7 +68,7 @@ def read_index(path: Path) -> dict[str, Any]:
 
 
 def read_sample(path: Path, number: int) -> Any:
-    """The ids of one sample, int32."""
+    """Return the ids of one sample, int32."""
     import numpy as np
 
     from pangu.foundation.errors import UserError

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def print_funnel(summaries: "list[StageSummary]") -> None:
-    """A row for each stage, and below it a row for each reason."""
+    """Print a row for each stage, and below it a row for each reason."""
     from data_pipeline.engine.local import unfinished_in_words
     from data_pipeline.engine.progress import summary_cells
     from data_pipeline.stages.read.source_files import kinds_in_words

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def chosen(arguments: argparse.Namespace) -> "tuple[Threshold | None, Threshold]":
-    """(the rule as the run had it, or None for a bare signal; the rule that is tried)."""
+    """Return (the rule as the run had it, or None for a bare signal; the rule that is tried)."""
     from data_pipeline.engine.browse import stages_of
     from data_pipeline.report.thresholds import Threshold, signal_names, thresholds_of
     from pangu.foundation.errors import UserError
@@ -168,7 +168,7 @@ def compare(root: Path, current: "Threshold | None", proposed: "Threshold", samp
 
 
 def _nearest(number, value, group, bound: float, samples: int) -> list[tuple[int, float]]:
-    """(doc_id, value) of the members of a group that lie nearest to the bound; equal ones by their numbers."""
+    """Return (doc_id, value) of the members of a group that lie nearest to the bound; equal ones by their numbers."""
     import numpy as np
 
     rows = np.flatnonzero(group)
@@ -177,7 +177,7 @@ def _nearest(number, value, group, bound: float, samples: int) -> list[tuple[int
 
 
 def print_comparison(found: dict[str, Any], current: "Threshold | None", proposed: "Threshold") -> None:
-    """The same for a person."""
+    """Print the same for a person."""
     total = found["documents"]
 
     def share(count: int) -> str:

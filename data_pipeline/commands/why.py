@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_changes(before: str | None, after: str) -> None:
-    """The lines that a stage changed, as a unified diff without its head."""
+    """Print the lines that a stage changed, as a unified diff without its head."""
     if before is None or before == after:
         return
     changes = difflib.unified_diff(before.split("\n"), after.split("\n"), n=0, lineterm="")

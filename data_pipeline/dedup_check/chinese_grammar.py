@@ -71,7 +71,7 @@ def sentence(randomness: random.Random) -> str:
 
 
 def document(randomness: random.Random, characters: int) -> str:
-    """A title and paragraphs of two to six sentences, of at least `characters` characters together."""
+    """Return a title and paragraphs of two to six sentences, of at least `characters` characters together."""
     lines = [
         f"{randomness.choice(_PLACES)}{randomness.choice(_NOUNS)}{randomness.choice(_VERBS)}{randomness.choice(_NOUNS)}"
     ]
@@ -83,7 +83,7 @@ def document(randomness: random.Random, characters: int) -> str:
 
 
 def documents(count: int, seed: int, median: int = 500) -> Iterator[str]:
-    """`count` documents whose lengths are log-normal around `median` characters, between 40 and 20,000."""
+    """Yield `count` documents whose lengths are log-normal around `median` characters, between 40 and 20,000."""
     randomness = random.Random(seed)
     for _ in range(count):
         yield document(randomness, int(min(20_000, max(40, median * randomness.lognormvariate(0, 1)))))

@@ -80,7 +80,7 @@ def _edited(rate: float) -> Callable[[str, random.Random], str]:
 
 
 def _cut(text: str, randomness: random.Random) -> str:
-    """The last tenth missing, as in a feed."""
+    """Cut the last tenth off, as a feed does."""
     return text[: len(text) * 9 // 10]
 
 
@@ -95,7 +95,9 @@ FORM = "form"
 
 
 def plant(texts: Sequence[str], per_kind: int, seed: int) -> list[Planted]:
-    """`per_kind` planted documents of each kind, made of distinct documents of `texts` as far as there are enough."""
+    """Return `per_kind` planted documents of each kind, made of distinct documents of `texts` as far as there are
+    enough.
+    """
     randomness = random.Random(seed)
     usable = [index for index, text in enumerate(texts) if len(text) >= MINIMUM_CHARACTERS]
     if not usable:
@@ -111,7 +113,7 @@ def plant(texts: Sequence[str], per_kind: int, seed: int) -> list[Planted]:
 
 
 def _filled_form(randomness: random.Random) -> str:
-    """A notice of about 250 characters, half of it the frame of all: two have a similarity of 0.3 to 0.5."""
+    """Return a notice of about 250 characters, half of it the frame of all: two have a similarity of 0.3 to 0.5."""
     contents = [chinese_grammar.sentence(randomness) for _ in range(4)]
     return (
         f"关于第{randomness.randrange(1000, 10000)}号申请的公示\n"
@@ -194,7 +196,7 @@ def measure(texts: Sequence[str], per_kind: int, settings: FuzzySettings, seed: 
 
 
 def _similarity(codes: CodePoints, left: np.ndarray, right: np.ndarray, gram: int) -> np.ndarray:
-    """float32[pairs]: exact Jaccard similarity of rows of `codes`."""
+    """Return float32[pairs]: exact Jaccard similarity of rows of `codes`."""
     order = np.argsort(left, kind="stable")
     similarity = np.empty(left.size, np.float32)
     out = np.empty(left.size, np.float32)
@@ -208,5 +210,5 @@ def _recall(name: str, chosen: np.ndarray, similarity: np.ndarray, found: np.nda
 
 
 def _share(right: np.ndarray) -> float:
-    """The share of true values; of nothing, all are right."""
+    """Return the share of true values; of nothing, all are right."""
     return float(right.mean()) if right.size else 1.0

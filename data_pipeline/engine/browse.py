@@ -49,7 +49,7 @@ class Sighting:
 
 
 def stages_of(root: Path) -> list[Shards]:
-    """The stages of the last run in their order, with the files of their records."""
+    """Return the stages of the last run in their order, with the files of their records."""
     manifest = open_manifest(root)
     found = []
     for name, kind in manifest.stages():
@@ -85,7 +85,7 @@ def reasons_of(files: tuple[Path, ...]) -> list[str]:
 
 
 def trace(root: Path, key: str) -> list[Sighting]:
-    """A document, by `doc_id` or by the user's own `id`, at every stage."""
+    """Return a document, by `doc_id` or by the user's own `id`, at every stage."""
     sightings: list[Sighting] = []
     for shards in stages_of(root):
         for is_kept, files in ((True, shards.kept), (False, shards.dropped)):

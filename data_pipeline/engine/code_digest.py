@@ -38,7 +38,7 @@ def module_digest(module: str) -> str:
 
 
 def _code_facts(code: CodeType) -> Iterator[str]:
-    """What a code object does, its functions and classes included."""
+    """Yield what a code object does, its functions and classes included."""
     yield code.co_code.hex()
     yield repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_exceptiontable))
     yield repr((code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags))

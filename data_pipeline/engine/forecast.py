@@ -13,7 +13,7 @@ from data_pipeline.stages import load_stage
 
 
 def forecast(recipe: Recipe, root: Path, states: Sequence[StepState] = ()) -> Iterator[str]:
-    """The lines of all stages. Without `states` nothing counts as up to date."""
+    """Yield the lines of all stages. Without `states` nothing counts as up to date."""
     for stage in recipe.stages:
         speak = getattr(load_stage(stage.kind), "forecast", None)
         if speak is not None:

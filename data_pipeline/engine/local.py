@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from data_pipeline.engine import tasks
 from data_pipeline.engine.heavy_rules import HeavyRules
 from data_pipeline.engine.manifest import Finished, Manifest
-from data_pipeline.engine.plan import PlannedStep, World, plan_step
+from data_pipeline.engine.plan import Inventory, PlannedStep, plan_step
 from data_pipeline.engine.pool import Job, Pool, describe_system_error
 from data_pipeline.engine.whole import checksum, commit_directory, link, locked
 from data_pipeline.recipe import Recipe
@@ -107,16 +107,16 @@ def _run_stages(
 ) -> list[StageSummary]:
     manifest.record_stages([(stage.name, stage.kind) for stage in recipe.stages])
     manifest.begin_stages()
-    world = World()
+    inventory = Inventory()
     summaries: list[StageSummary] = []
     published: dict[str, dict[str, Path]] = {"documents": {}, "rejects": {}}
     for stage in recipe.stages:
-        world.begin_stage()
+        inventory.begin_stage()
         summary = StageSummary(stage.name, stage.kind)
         for step in stage.steps:
-            plan = plan_step(recipe, stage, step, world, manifest)
+            plan = plan_step(recipe, stage, step, inventory, manifest)
             rows = _run_step(plan, manifest, engine, reporter)
-            world.advance(plan, rows, manifest.root)
+            inventory.advance(plan, rows, manifest.root)
             _add(summary, rows, len(plan.tasks), len(plan.done))
             _collect(published, plan, rows, manifest.root)
         summaries.append(summary)
@@ -125,7 +125,7 @@ def _run_stages(
         if stage.name == until:
             return summaries
     _forget_old_stages(recipe, manifest)
-    published["documents"] = {f"{file.stem}.parquet": file.path for file in world.documents}
+    published["documents"] = {f"{file.stem}.parquet": file.path for file in inventory.documents}
     for folder, files in published.items():
         publish(manifest.root, folder, files)
     return summaries
@@ -209,7 +209,7 @@ def _forget_damaged(manifest: Manifest, recipe: Recipe) -> None:
 
 
 def summarise(root: Path) -> list[StageSummary]:
-    """The summaries of an earlier run, from its manifest."""
+    """Return the summaries of an earlier run, from its manifest."""
     manifest = open_manifest(root)
     finished = manifest.finished_stages()
     summaries = []
@@ -236,7 +236,7 @@ def unfinished_in_words(summaries: list[StageSummary]) -> str | None:
 
 
 def open_manifest(root: Path) -> Manifest:
-    """The manifest of an output directory, to be read only."""
+    """Return the manifest of an output directory, to be read only."""
     if not (root / "manifest.sqlite").exists():
         raise UserError(f"{root}: not the output directory of a run (no manifest.sqlite there)")
     return Manifest(root, read_only=True)

@@ -89,7 +89,7 @@ class Manifest:
         self.connection.close()
 
     def finished(self, step: str) -> dict[str, Finished]:
-        """The rows of one step, by task, in the order of their names."""
+        """Return the rows of one step, by task, in the order of their names."""
         rows = self.connection.execute(
             "SELECT task, settings, code, inputs, outputs, counts, seconds FROM tasks WHERE step = ? ORDER BY task",
             (step,),
@@ -130,7 +130,7 @@ class Manifest:
             )
 
     def step_settings(self, step: str) -> tuple[dict[str, Any], dict[str, str], int] | None:
-        """The settings, the digests of the code and the number of tasks of a step when it was last run."""
+        """Return the settings, the digests of the code and the number of tasks of a step when it was last run."""
         row = self.connection.execute("SELECT settings, code, tasks FROM steps WHERE step = ?", (step,)).fetchone()
         return None if row is None else (json.loads(row[0]), json.loads(row[1]), row[2])
 
@@ -143,7 +143,7 @@ class Manifest:
             )
 
     def steps(self) -> list[str]:
-        """The steps that have rows, in no particular order."""
+        """Return the steps that have rows, in no particular order."""
         return [row[0] for row in self.connection.execute("SELECT step FROM steps")]
 
     def forget_step(self, step: str) -> None:
@@ -152,7 +152,7 @@ class Manifest:
             self.connection.execute("DELETE FROM steps WHERE step = ?", (step,))
 
     def record_stages(self, stages: Sequence[tuple[str, str]]) -> None:
-        """The (name, kind) of the stages of the recipe that was run, in order."""
+        """Record the (name, kind) of the stages of the recipe that was run, in order."""
         with self.connection:
             self.connection.execute("DELETE FROM stages")
             self.connection.executemany(
@@ -180,12 +180,12 @@ class Manifest:
         return list(self.connection.execute("SELECT name, kind FROM stages ORDER BY position"))
 
     def steps_of(self, stage: str) -> list[str]:
-        """The steps of a stage that have been run, in the order in which they were first begun."""
+        """Return the steps of a stage that have been run, in the order in which they were first begun."""
         rows = self.connection.execute("SELECT step FROM steps WHERE step GLOB ? ORDER BY rowid", (f"{stage}/*",))
         return [row[0] for row in rows]
 
     def is_present(self, row: Finished) -> bool:
-        """The files of a row are there and have their size (their bytes are read only by `run --verify`)."""
+        """Return whether the files of a row are there with their size (only `run --verify` reads their bytes)."""
         for output in row.outputs:
             try:
                 if (self.root / output.path).stat().st_size != output.bytes:

@@ -1,6 +1,6 @@
 """What has to be done: the tasks of each step with their keys, compared with the manifest.
 
-Both engines walk a recipe the same way: `plan_step`, run the tasks that are not up to date, `World.advance`. A step's
+Both engines walk a recipe the same way: `plan_step`, run the tasks that are stale, `Inventory.advance`. A step's
 tasks depend on the files that earlier steps left, so a plan reaches as far as the earlier steps are up to date."""
 
 import functools
@@ -21,7 +21,7 @@ from data_pipeline.recipe import Recipe, Stage
 
 
 @dataclass
-class World:
+class Inventory:
     """What exists at a place of the recipe: the record shards, the tables of the stage, the files that stages left."""
 
     documents: list[InputFile] = field(default_factory=list)
@@ -34,7 +34,7 @@ class World:
         self.tables, self.schemas = {}, {}
 
     def advance(self, plan: "PlannedStep", rows: Sequence[Finished], root: Path) -> None:
-        """The step is done; `rows` are its tasks, in order."""
+        """Take in a step that is done; `rows` are its tasks, in order."""
         step = plan.step
         outputs = [output for row in rows for output in row.outputs]
         found = [
@@ -91,7 +91,7 @@ class PlannedStep:
 
     @property
     def makes_records(self) -> bool:
-        """Whether its files are records, kept and dropped ones, rather than a table or files of another kind."""
+        """Return whether its files are records, kept and dropped ones, rather than a table or files of another kind."""
         return _makes_records(self.step)
 
     @property
@@ -99,19 +99,19 @@ class PlannedStep:
         return [task for task in self.tasks if task.name not in self.done]
 
 
-def plan_step(recipe: Recipe, stage: Stage, step: Step, world: World, manifest: Manifest) -> PlannedStep:
-    """The tasks of one step, given what the earlier steps left."""
+def plan_step(recipe: Recipe, stage: Stage, step: Step, inventory: Inventory, manifest: Manifest) -> PlannedStep:
+    """Return the tasks of one step, given what the earlier steps left."""
     root = manifest.root
     folder = f"stages/{stage.name}" if _makes_records(step) else f"stages/{stage.name}/{step.name}"
     dumped = stage.settings.model_dump(mode="json")
     settings = dumped if step.reads is None else {name: dumped[name] for name in step.reads}
     code = code_digests(step)
-    signals = world.signals
+    signals = inventory.signals
     if isinstance(step, Read | Map):
-        signals = tuple(dict.fromkeys((*world.signals, *step.signals)))
+        signals = tuple(dict.fromkeys((*inventory.signals, *step.signals)))
     settings_digest = digest(json.dumps(settings, sort_keys=True))
     code_digest = digest(json.dumps(code, sort_keys=True))
-    place = _Place(recipe, stage, world, root, folder, signals)
+    place = _Place(recipe, stage, inventory, root, folder, signals)
     listed = [
         PlannedTask(task.name, Key(settings_digest, code_digest, digest(*task.inputs)), task.build, task.size)
         for task in _LISTERS[type(step)](step, place)
@@ -145,14 +145,14 @@ class _Place:
 
     recipe: Recipe
     stage: Stage
-    world: World
+    inventory: Inventory
     root: Path
     folder: str
     signals: tuple[str, ...]
 
     @property
     def memory(self) -> int:
-        """What one task may use that runs alone: a quarter stays for the parent and for what no limit covers."""
+        """Return what one task may use that runs alone: a quarter stays for the parent and for what no limit covers."""
         return self.recipe.memory * 3 // 4
 
 
@@ -171,8 +171,8 @@ def _read_tasks(step: Read, place: _Place) -> list[_Listed]:
 
 
 def _map_tasks(step: Map, place: _Place) -> list[_Listed]:
-    shards = place.world.find(step.needs[0])
-    sides = [_by_shard(place.world.find(need), shards) for need in step.needs[1:]]
+    shards = place.inventory.find(step.needs[0])
+    sides = [_by_shard(place.inventory.find(need), shards) for need in step.needs[1:]]
     schema = record.schema(place.signals) if step.table is None else tasks.table_schema(step)
     listed = []
     for shard in shards:
@@ -185,13 +185,13 @@ def _map_tasks(step: Map, place: _Place) -> list[_Listed]:
 
 
 def _group_by_tasks(step: GroupBy, place: _Place) -> list[_Listed]:
-    inputs = {need: place.world.find(need) for need in step.needs}
+    inputs = {need: place.inventory.find(need) for need in step.needs}
     tables = {
-        need: (tuple(file.path for file in files), place.world.schemas[need])
+        need: (tuple(file.path for file in files), place.inventory.schemas[need])
         for need, files in inputs.items()
-        if need in place.world.schemas
+        if need in place.inventory.schemas
     }
-    shards = tuple(file.stem for file in place.world.documents)
+    shards = tuple(file.stem for file in place.inventory.documents)
     task = functools.partial(tasks.GroupByTask, step, place.stage.settings, tables, shards, place.root, place.folder)
     build = functools.partial(task, place.memory, place.recipe.workers)
     return [_Listed("all", [*_checksums(inputs), *shards], build, 0)]
@@ -199,7 +199,7 @@ def _group_by_tasks(step: GroupBy, place: _Place) -> list[_Listed]:
 
 def _global_tasks(step: Global, place: _Place) -> list[_Listed]:
     settings = place.stage.settings
-    inputs = {need: place.world.find(need) for need in step.needs}
+    inputs = {need: place.inventory.find(need) for need in step.needs}
     task = functools.partial(tasks.FilesTask, step, settings, None, inputs, place.root, place.folder)
     build = functools.partial(task, place.memory, place.recipe.workers)
     return [_Listed("all", [*_checksums(inputs), step.identity(settings)], build, 0)]
@@ -207,7 +207,7 @@ def _global_tasks(step: Global, place: _Place) -> list[_Listed]:
 
 def _files_tasks(step: Files, place: _Place) -> list[_Listed]:
     settings = place.stage.settings
-    inputs = {need: place.world.find(need) for need in step.needs}
+    inputs = {need: place.inventory.find(need) for need in step.needs}
     memory = place.memory // place.recipe.workers
     context = Context(settings, inputs, place.root, place.root / "tmp", 1, memory, lambda documents, size: None)
     listed = []
@@ -231,7 +231,9 @@ def _checksums(inputs: dict[str, list[InputFile]]) -> list[str]:
 
 
 def _by_shard(files: list[InputFile], shards: Sequence[InputFile]) -> Callable[[str], list[InputFile]]:
-    """Which of `files` a shard gets: the one named like it where the files are named like shards, else all of them."""
+    """Return which of `files` a shard gets: the one named like it where the files are named like shards, else all of
+    them.
+    """
     by_stem = {file.stem: [file] for file in files}
     if any(shard.stem in by_stem for shard in shards):
         return lambda shard: by_stem.get(shard, [])

@@ -60,7 +60,9 @@ class Progress:
         slots[_UNIT] += 1
 
     def at(self, record: int) -> bool:
-        """A record (its offset or number, below 2^63) is about to be looked at; False: do not, it is quarantined."""
+        """Note that a record (its offset or number, below 2^63) is about to be looked at; False: do not, it is
+        quarantined.
+        """
         slots = self._slots
         slots[_RECORD] = record
         slots[_KNOWN] = 1
@@ -219,7 +221,7 @@ class Pool:
 
 
 def _work(pipe: multiprocessing.connection.Connection, inherited: list[Any], slots: Any, parent: int) -> None:
-    """The life of a worker: jobs in, results out, until the pipe ends. It dies with its parent."""
+    """Live as a worker: jobs in, results out, until the pipe ends. It dies with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for other in inherited:
         other.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.engine.manifest import Manifest
-from data_pipeline.engine.plan import World, explain, plan_step
+from data_pipeline.engine.plan import Inventory, explain, plan_step
 from data_pipeline.recipe import Recipe
 
 
@@ -25,7 +25,7 @@ class StepState:
         return f"{self.stage}/{self.step}"
 
     def in_words(self) -> str:
-        """`up to date`, or what has to be done."""
+        """Return `up to date`, or what has to be done."""
         if self.tasks is None:
             return self.reasons[0]
         if self.up_to_date == self.tasks:
@@ -37,7 +37,7 @@ class StepState:
 
 
 def preview(recipe: Recipe, root: Path) -> list[StepState]:
-    """The state of every step of a recipe in an output directory (which need not exist)."""
+    """Return the state of every step of a recipe in an output directory (which need not exist)."""
     if (root / "manifest.sqlite").exists():
         manifest = Manifest(root, read_only=True)
         try:
@@ -53,11 +53,11 @@ def preview(recipe: Recipe, root: Path) -> list[StepState]:
 
 
 def _states(recipe: Recipe, manifest: Manifest) -> list[StepState]:
-    world = World()
+    inventory = Inventory()
     states: list[StepState] = []
     waits_for: str | None = None
     for stage in recipe.stages:
-        world.begin_stage()
+        inventory.begin_stage()
         for step in stage.steps:
             name = f"{stage.name}/{step.name}"
             if waits_for is not None:
@@ -65,12 +65,12 @@ def _states(recipe: Recipe, manifest: Manifest) -> list[StepState]:
                     StepState(stage.name, step.name, None, 0, (f"runs, if {waits_for} comes out differently",))
                 )
                 continue
-            plan = plan_step(recipe, stage, step, world, manifest)
+            plan = plan_step(recipe, stage, step, inventory, manifest)
             states.append(
                 StepState(stage.name, step.name, len(plan.tasks), len(plan.done), tuple(explain(plan, manifest)))
             )
             if plan.to_run:
                 waits_for = name
             else:
-                world.advance(plan, [plan.done[task.name] for task in plan.tasks], manifest.root)
+                inventory.advance(plan, [plan.done[task.name] for task in plan.tasks], manifest.root)
     return states

@@ -80,7 +80,7 @@ class Progress:
         self.running_documents, self.running_bytes = documents, size
 
     def share(self, is_counted_in_rows: bool) -> float:
-        """How much of the work is done, 0 to 1."""
+        """Return how much of the work is done, 0 to 1."""
         running = self.running_documents if is_counted_in_rows else self.running_bytes
         return min(1.0, (self.done_size + running) / self.total_size) if self.total_size else 0.0
 
@@ -207,12 +207,15 @@ def files_in_words(recipe: Recipe) -> list[str]:
 
 
 def reporter(recipe: Recipe) -> Any:
-    """A live table where a person looks, else only what is announced; a context manager. What stages forecast is said
-    first."""
+    """Return a live table where a person looks, else only what is announced; a context manager. What stages forecast
+    is said first."""
     import contextlib
 
     from data_pipeline.engine.forecast import forecast
+    from data_pipeline.kernels.first_use import MESSAGE, missing_kernels
 
+    if missing_kernels(stage.kind for stage in recipe.stages):
+        print(MESSAGE, file=sys.stderr)
     unread = [line for line in files_in_words(recipe) if "not read" in line]
     for line in (*unread, *forecast(recipe, recipe.path.parent)):
         print(line, file=sys.stderr)

@@ -38,12 +38,12 @@ def query(
 
 
 def sql_string(value: object) -> str:
-    """A string literal of SQL."""
+    """Return a string literal of SQL."""
     return "'" + str(value).replace("'", "''") + "'"
 
 
 def connect(memory_bytes: int, threads: int, spill: Path):
-    """An in-memory DuckDB that keeps to `memory_bytes` and spills into the folder `spill`."""
+    """Open an in-memory DuckDB that keeps to `memory_bytes` and spills into the folder `spill`."""
     import duckdb
 
     spill.mkdir(parents=True, exist_ok=True)

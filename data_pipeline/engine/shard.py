@@ -104,7 +104,7 @@ class ShardWriter:
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The rows of a shard, one row group at a time (a row group is at most about 8 MiB of text, or one long
+    """Yield the rows of a shard, one row group at a time (a row group is at most about 8 MiB of text, or one long
     document).
     """
     file = pq.ParquetFile(path)

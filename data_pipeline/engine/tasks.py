@@ -73,7 +73,7 @@ class GroupByTask:
 
     @property
     def file_names(self) -> tuple[str, ...]:
-        """The files of its result, in order: one for each shard, or a single one."""
+        """Return the files of its result, in order: one for each shard, or a single one."""
         return tuple(sorted(self.shards)) if "shard" in self.step.table.names else ("all",)
 
 
@@ -92,7 +92,7 @@ class FilesTask:
 
 
 def job(name: str, task: ReadTask | MapTask | GroupByTask | FilesTask) -> Job:
-    """The job that runs a task in a pool."""
+    """Return the job that runs a task in a pool."""
     functions: dict[type, Callable[[Any, Progress], Result]] = {
         ReadTask: run_read,
         MapTask: run_map,
@@ -153,7 +153,7 @@ def run_group_by(task: GroupByTask, progress: Progress) -> Result:
 
 
 def write_groups(task: GroupByTask, rows: Iterable[pa.RecordBatch], names: Sequence[str]) -> Result:
-    """The sorted `rows` of a query, whatever engine it ran on, as the files `names` (sorted)."""
+    """Return the sorted `rows` of a query, whatever engine it ran on, as the files `names` (sorted)."""
     start = time.perf_counter()
     columns = task.step.table.names
     writer = _ByShard(task, names)
@@ -169,7 +169,7 @@ def write_groups(task: GroupByTask, rows: Iterable[pa.RecordBatch], names: Seque
 
 
 def run_files(task: FilesTask, progress: Progress) -> Result:
-    """A function that writes files into an empty folder, which then takes its place whole."""
+    """Return a function that writes files into an empty folder, which then takes its place whole."""
     start = time.perf_counter()
     name = task.folder if task.item is None else f"{task.folder}/{task.item.name}"
     own = f"{platform.node()}-{os.getpid()}-{name.replace('/', '-')}"
@@ -324,14 +324,14 @@ class _ByShard:
 
 
 def table_schema(step: Map) -> pa.Schema:
-    """The schema on disk of a Map step that makes table rows."""
+    """Return the schema on disk of a Map step that makes table rows."""
     assert step.table is not None
     return pa.schema([pa.field("shard", pa.string()), *step.table])
 
 
 def _guarded(task: MapTask, batch: pa.RecordBatch, extra: list[Any], progress: Progress) -> pa.RecordBatch:
-    """`process(batch)`; where it raises, or killed a worker before, row by row, so that one bad record costs only
-    itself.
+    """Return `process(batch)`; where it raises, or killed a worker before, row by row, so that one bad record costs
+    only itself.
     """
     if not progress.careful:
         progress.unit()
@@ -376,14 +376,14 @@ def _text_bytes(batch: pa.RecordBatch) -> int:
 
 
 def _side_input(files: tuple[Path, ...]) -> Any:
-    """The rows of a table, or the paths of files that are not Parquet."""
+    """Return the rows of a table, or the paths of files that are not Parquet."""
     if files and all(file.suffix == ".parquet" for file in files):
         return pa.concat_tables([pq.read_table(file) for file in files])
     return files
 
 
 def _runs(batch: pa.RecordBatch, column: str) -> list[pa.RecordBatch]:
-    """`batch`, sorted by `column`, cut where the value changes."""
+    """Return `batch`, sorted by `column`, cut where the value changes."""
     if not batch.num_rows:
         return []
     ends = pc.run_end_encode(batch.column(column)).run_ends.to_pylist()

@@ -36,7 +36,7 @@ class Matches(NamedTuple):
 
 
 def placed(column: pa.Array | pa.ChunkedArray, table: np.ndarray) -> Placed:
-    """The normal forms of a column of strings, with the way back."""
+    """Return the normal forms of a column of strings, with the way back."""
     data, offsets = text_buffers(column)
     room = int(offsets[-1] - offsets[0])
     values, places = np.empty(room, np.uint32), np.empty(room, np.int32)
@@ -46,14 +46,14 @@ def placed(column: pa.Array | pa.ChunkedArray, table: np.ndarray) -> Placed:
 
 
 def grams(text: Placed, gram: int) -> tuple[np.ndarray, np.ndarray]:
-    """(hash uint64, position in `text.values` int64) of every n-gram of every row."""
+    """Return (hash uint64, position in `text.values` int64) of every n-gram of every row."""
     hashes, positions = np.empty(text.values.size, np.uint64), np.empty(text.values.size, np.int64)
     written = _grams(text.values, text.offsets, gram, hashes, positions)
     return hashes[:written], positions[:written]
 
 
 def bit_map(wanted: np.ndarray) -> np.ndarray:
-    """uint64[2^k]: a bit for the leading bits of each wanted hash."""
+    """Return uint64[2^k]: a bit for the leading bits of each wanted hash."""
     bits = max(12, int(np.ceil(np.log2(max(wanted.size, 1) * _BITS_PER_GRAM))))
     filled = np.zeros(1 << (bits - 6), np.uint64)
     _fill(wanted, np.uint64(64 - bits), filled)
@@ -61,7 +61,7 @@ def bit_map(wanted: np.ndarray) -> np.ndarray:
 
 
 def find(text: Placed, gram: int, wanted: np.ndarray, filled: np.ndarray) -> Matches:
-    """The n-grams of `text` that are in `wanted` (sorted uint64, `filled` is its bit map)."""
+    """Return the n-grams of `text` that are in `wanted` (sorted uint64, `filled` is its bit map)."""
     rows, positions = np.empty(text.values.size, np.int64), np.empty(text.values.size, np.int64)
     numbers = np.empty(text.values.size, np.int64)
     shift = np.uint64(64 - 6 - int(np.log2(filled.size)))

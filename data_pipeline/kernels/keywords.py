@@ -28,7 +28,7 @@ class Keywords:
 
     @classmethod
     def load(cls, path: Path) -> "Keywords":
-        """A UTF-8 file with a word a line; blank lines and lines that begin with # do not count."""
+        """Return a UTF-8 file with a word a line; blank lines and lines that begin with # do not count."""
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except OSError as error:
@@ -38,18 +38,20 @@ class Keywords:
         return cls(line for line in lines if not line.startswith("#"))
 
     def hits(self, text: str) -> list[str]:
-        """Every occurrence of every word, in the order of their ends; words inside others count too."""
+        """Return every occurrence of every word, in the order of their ends; words inside others count too."""
         if not len(self._automaton):
             return []
         return [word for _, word in self._automaton.iter(text.lower())]
 
     def counts(self, texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """float64[rows, 2]: all hits in each text, and how many different words they are."""
+        """Return float64[rows, 2]: all hits in each text, and how many different words they are."""
         found = [self.hits(text or "") for text in texts.to_pylist()]
         return np.array([(len(hits), len(set(hits))) for hits in found], np.float64).reshape(-1, 2)
 
     def measure(self, texts: pa.Array | pa.ChunkedArray, mode: str) -> np.ndarray:
-        """float64[rows]: the hits in each text, counted by one of MODES: plainly what the filter makes of `counts`."""
+        """Return float64[rows]: the hits in each text, counted by one of MODES: plainly what the filter makes of
+        `counts`.
+        """
         return np.array([self._measure(text or "", mode) for text in texts.to_pylist()], np.float64)
 
     def _measure(self, text: str, mode: str) -> float:

@@ -24,7 +24,9 @@ _WORD = 2**64 - 1
 
 @compiled
 def mix(value: np.uint64) -> np.uint64:
-    """A bijection of 64-bit words that flips every bit with probability 1/2 (splitmix64's finaliser, Steele 2014)."""
+    """Return a bijection of 64-bit words that flips every bit with probability 1/2 (splitmix64's finaliser, Steele
+    2014).
+    """
     value ^= value >> np.uint64(30)
     value *= _MIX_1
     value ^= value >> np.uint64(27)
@@ -34,7 +36,7 @@ def mix(value: np.uint64) -> np.uint64:
 
 @compiled
 def _gram_words(values: np.ndarray, start: int, count: int, gram: int, words: np.ndarray) -> None:
-    """`words[i]` = the n-gram `values[start + i : start + i + gram]` as one number (uint64), for i < count."""
+    """Fill `words[i]` = the n-gram `values[start + i : start + i + gram]` as one number (uint64), for i < count."""
     # One pass a character of the n-gram over slices that start at 0: each is a loop that the compiler turns into vector
     # code, which it does not do for an inner loop of unknown length or for indices that might be negative.
     words = words[:count]
@@ -47,7 +49,7 @@ def _gram_words(values: np.ndarray, start: int, count: int, gram: int, words: np
 
 @compiled
 def _distinct_words(values: np.ndarray, start: int, count: int, gram: int) -> np.ndarray:
-    """The sorted distinct words of the n-grams that begin at `values[start : start + count]`."""
+    """Return the sorted distinct words of the n-grams that begin at `values[start : start + count]`."""
     words = np.empty(count, np.uint64)
     _gram_words(values, start, count, gram, words)
     words.sort()
@@ -152,7 +154,7 @@ def agreements(signature: np.ndarray, left: np.ndarray, right: np.ndarray, out: 
 
 @compiled
 def _row_words(values: np.ndarray, offsets: np.ndarray, row: int, gram: int) -> np.ndarray:
-    """The set of n-grams of a row, as sorted words."""
+    """Return the set of n-grams of a row, as sorted words."""
     length = offsets[row + 1] - offsets[row]
     width = min(gram, length)
     return _distinct_words(values, offsets[row], length - width + 1 if width else 0, width)
@@ -184,13 +186,15 @@ def jaccard(
 
 
 def gram_set(normal: str, gram: int) -> set[str]:
-    """The n-grams of one normal form, plainly; a text shorter than `gram` is one n-gram."""
+    """Return the n-grams of one normal form, plainly; a text shorter than `gram` is one n-gram."""
     width = min(gram, len(normal))
     return {normal[i : i + width] for i in range(len(normal) - width + 1)} if width else set()
 
 
 def signature_reference(normal: str, size: int, gram: int, seed: int) -> list[int]:
-    """The signature of one normal form, plainly: Algorithm 1 of the paper. Tests compare `signatures` with it."""
+    """Return the signature of one normal form, plainly: Algorithm 1 of the paper. Tests compare `signatures` with
+    it.
+    """
     grams = gram_set(normal, gram)
     if not grams:
         return [0] * size

@@ -36,7 +36,9 @@ class CodePoints(NamedTuple):
 
 
 def text_buffers(column: pa.Array | pa.ChunkedArray) -> TextBuffers:
-    """The UTF-8 bytes and the offsets of a string column. Copies nothing but the offsets (and chunks, if several)."""
+    """Return the UTF-8 bytes and the offsets of a string column. Copies nothing but the offsets (and chunks, if
+    several).
+    """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):  # what combine_chunks leaves of a column that has no chunk
         array = pa.array([], pa.large_string())
@@ -53,13 +55,13 @@ def text_buffers(column: pa.Array | pa.ChunkedArray) -> TextBuffers:
 
 
 def string_column(data: np.ndarray, offsets: np.ndarray) -> pa.Array:
-    """The inverse of `text_buffers`: a large_string column over `data` (uint8) and `offsets` (int64)."""
+    """Return the inverse of `text_buffers`: a large_string column over `data` (uint8) and `offsets` (int64)."""
     return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))
 
 
 @lru_cache(maxsize=2)
 def normal_form_table(fold_traditional: bool = False) -> np.ndarray:
-    """uint32[262144]: code point -> code point in normal form, 0 where it is dropped."""
+    """Return uint32[262144]: code point -> code point in normal form, 0 where it is dropped."""
     table = np.zeros(TABLE_SIZE, np.uint32)
     for first, end in _IDENTITY_BLOCKS:
         table[first:end] = np.arange(first, end, dtype=np.uint32)
@@ -80,7 +82,7 @@ def _normal_code(character: str) -> int:
 
 
 def _simplified(table: np.ndarray) -> np.ndarray:
-    """`table` followed by OpenCC's traditional-to-simplified mapping, character by character."""
+    """Return `table` followed by OpenCC's traditional-to-simplified mapping, character by character."""
     from opencc import OpenCC
 
     codes = [code for code in np.unique(table).tolist() if 0x3400 <= code < 0xA000 or code >= 0x20000]
@@ -93,13 +95,13 @@ def _simplified(table: np.ndarray) -> np.ndarray:
 
 
 def normal_form(text: str, fold_traditional: bool = False) -> str:
-    """The normal form of one text: the plain reference of `normalise`."""
+    """Return the normal form of one text: the plain reference of `normalise`."""
     table = normal_form_table(fold_traditional)
     return "".join(chr(table[ord(c)]) for c in text if ord(c) < TABLE_SIZE and table[ord(c)])
 
 
 def normalise(column: pa.Array | pa.ChunkedArray, table: np.ndarray) -> CodePoints:
-    """The normal forms of a column of strings."""
+    """Return the normal forms of a column of strings."""
     data, offsets = text_buffers(column)
     values = np.empty(int(offsets[-1] - offsets[0]), np.uint32)
     ends = np.zeros(len(offsets), np.int64)
@@ -108,7 +110,7 @@ def normalise(column: pa.Array | pa.ChunkedArray, table: np.ndarray) -> CodePoin
 
 @compiled
 def decode(data: np.ndarray, position: np.uint64) -> tuple[np.integer, np.uint64]:
-    """The code point (uint32) at `position` of valid UTF-8 bytes, and the position of the next one.
+    """Return the code point (uint32) at `position` of valid UTF-8 bytes, and the position of the next one.
 
     Positions are uint64: a signed index costs a test for negative values at each access, a third of the whole time.
     """

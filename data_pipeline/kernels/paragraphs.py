@@ -28,7 +28,9 @@ class Paragraphs(NamedTuple):
 
 
 def find_paragraphs(texts: pa.Array | pa.ChunkedArray, table: np.ndarray) -> Paragraphs:
-    """The paragraphs of `texts`; `table` is `normal_form_table(...)`. A row without a line feed is one paragraph."""
+    """Return the paragraphs of `texts`; `table` is `normal_form_table(...)`. A row without a line feed is one
+    paragraph.
+    """
     data, offsets = text_buffers(texts)
     inside = data[offsets[0] : offsets[-1]]
     count = int(np.count_nonzero(inside == _LINE_FEED)) + offsets.size - 1
@@ -39,7 +41,7 @@ def find_paragraphs(texts: pa.Array | pa.ChunkedArray, table: np.ndarray) -> Par
 
 
 def without_paragraphs(texts: pa.Array | pa.ChunkedArray, paragraphs: Paragraphs, drop: np.ndarray) -> pa.Array:
-    """`texts` without the paragraphs that `drop` (bool) marks; the others are joined by line feeds again."""
+    """Return `texts` without the paragraphs that `drop` (bool) marks; the others are joined by line feeds again."""
     data, offsets = text_buffers(texts)
     out = np.empty(int(offsets[-1] - offsets[0]), np.uint8)
     ends = np.zeros(offsets.size, np.int64)
@@ -119,7 +121,7 @@ def _copy(
 
 
 def paragraph_hash_reference(normal: str) -> int:
-    """The hash of a paragraph's normal form, plainly."""
+    """Return the hash of a paragraph's normal form, plainly."""
     mask = 2**64 - 1
     word = 0
     for character in normal:

@@ -75,8 +75,8 @@ def words(items: frozenset[str], item: int, line: int) -> Words:
 def survey(
     column: pa.Array | pa.ChunkedArray, classes: np.ndarray, navigation: Words, repeated_from: int
 ) -> np.ndarray:
-    """int32[rows]: what each text may need. `classes` (int32[262144]) gives each code point's; lines of `repeated_from`
-    characters and more are compared with each other.
+    """Return int32[rows]: what each text may need. `classes` (int32[262144]) gives each code point's; lines of
+    `repeated_from` characters and more are compared with each other.
     """
     data, offsets = text_buffers(column)
     rows = offsets.size - 1
@@ -99,7 +99,7 @@ def count_words(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _word_classes() -> np.ndarray:
-    """uint8[262144]: 1 a letter of an alphabet, 2 a digit or what joins parts of a word, 3 a word of its own."""
+    """Return uint8[262144]: 1 a letter of an alphabet, 2 a digit or what joins parts of a word, 3 a word of its own."""
     classes = np.zeros(TABLE_SIZE, np.uint8)
     for first, end in _ALPHABETS:
         classes[first:end] = 1
@@ -111,7 +111,7 @@ def _word_classes() -> np.ndarray:
 
 
 def measure(column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """int64[rows] each: the characters that are not white space, and the Chinese characters."""
+    """Return int64[rows] each: the characters that are not white space, and the Chinese characters."""
     data, offsets = text_buffers(column)
     characters, han = np.zeros(offsets.size - 1, np.int64), np.zeros(offsets.size - 1, np.int64)
     _measure(data, offsets, _measured_classes(), characters, han)

@@ -85,7 +85,7 @@ _PART_KEYS = 1 << 15  # keys whose hash table (768 KiB) stays in a core's second
 
 @lru_cache(maxsize=1)
 def class_table() -> tuple[np.ndarray, np.ndarray]:
-    """uint8[262144], the class of each code point, and uint16[classes], the bits of each class.
+    """Return uint8[262144], the class of each code point, and uint16[classes], the bits of each class.
 
     Only some twenty combinations of bits occur, so that counting classes costs one addition a character.
     """
@@ -124,7 +124,7 @@ def class_table() -> tuple[np.ndarray, np.ndarray]:
 
 
 def text_signals(texts: pa.Array | pa.ChunkedArray) -> dict[str, np.ndarray]:
-    """float64[rows] for each name in SIGNALS."""
+    """Return float64[rows] for each name in SIGNALS."""
     data, offsets = text_buffers(texts)
     values = np.empty(int(offsets[-1] - offsets[0]), np.uint32)
     ends = np.zeros(offsets.size, np.int64)
@@ -298,7 +298,7 @@ def _measure_lines(text: np.ndarray, bits: np.ndarray, out: np.ndarray) -> None:
 
 @compiled
 def _gram_key(units: np.ndarray, start: int, gram: int) -> np.uint64:
-    """The hash of an n-gram; never 0, the mark of an empty place."""
+    """Return the hash of an n-gram; never 0, the mark of an empty place."""
     word = np.uint64(0)
     for j in range(start, start + gram):
         word = word * _BASE + np.uint64(units[j])
@@ -307,7 +307,7 @@ def _gram_key(units: np.ndarray, start: int, gram: int) -> np.uint64:
 
 @compiled
 def _repeated_grams(units: np.ndarray, gram: int, at: np.ndarray) -> np.ndarray:
-    """How often each n-gram occurs that begins at several of the positions `at` (int32, in no order). `at` is
+    """Return how often each n-gram occurs that begins at several of the positions `at` (int32, in no order). `at` is
     compacted in place: its first `sum` positions, in their order, are those of these n-grams.
 
     Keys are first dealt into parts by their upper bits, so that the hash table of a part stays in the cache, however
@@ -397,7 +397,7 @@ def _measure_repetition(units: np.ndarray, out: np.ndarray) -> None:
 
 
 def text_signals_reference(text: str) -> dict[str, float]:
-    """The signals of one text, plainly."""
+    """Return the signals of one text, plainly."""
     solid = [c for c in text if not c.isspace()]
     size = len(solid)
 

@@ -31,7 +31,7 @@ def code_points(data: np.ndarray, offsets: np.ndarray, values: np.ndarray, ends:
 
 @compiled
 def _rolling(values: np.ndarray, width: int, hashes: np.ndarray) -> None:
-    """`hashes[i]` = hash of `values[i : i + width]`, for each i where that fits."""
+    """Fill `hashes[i]` = hash of `values[i : i + width]`, for each i where that fits."""
     power = np.uint64(1)
     for _ in range(width):
         power *= _BASE
@@ -46,7 +46,9 @@ def _rolling(values: np.ndarray, width: int, hashes: np.ndarray) -> None:
 
 @compiled
 def _select(hashes: np.ndarray, count: int, window: int, selected: np.ndarray) -> None:
-    """`selected[p]` = index of the least (rightmost of equals) of `hashes[p : p + window]`, for p <= count - window."""
+    """Fill `selected[p]` = index of the least (rightmost of equals) of `hashes[p : p + window]`, for p <= count -
+    window.
+    """
     best = -1
     for p in range(count - window + 1):
         if best < p:

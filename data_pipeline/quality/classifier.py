@@ -67,18 +67,18 @@ class Classifier:
     """How many examples it has seen, and what it was worth on those held out."""
 
     def log_odds(self, texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """float64[rows]: calibrated log-odds of good against bad."""
+        """Return float64[rows]: calibrated log-odds of good against bad."""
         points = read(texts, self.settings.characters)
         out = np.empty(points.offsets.size - 1, np.float64)
         _score(points.values, points.offsets, self.settings.gram, self.settings.bits, self.weights, self.bias, out)
         return self.slope * out + self.intercept
 
     def probabilities(self, texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """float64[rows]: the probability that each text is good. Row by row: other rows do not matter."""
+        """Return float64[rows]: the probability that each text is good. Row by row: other rows do not matter."""
         return sigmoid(self.log_odds(texts))
 
     def content(self) -> model_file.ModelContent:
-        """The model as `model_file` keeps it."""
+        """Return the model as `model_file` keeps it."""
         about = {
             "settings": self.settings.model_dump(),
             "bias": self.bias,
@@ -150,7 +150,9 @@ def _figures(labels: np.ndarray, heldout: np.ndarray, measured: Quality) -> dict
 
 
 def _held_out(texts: pa.Array, labels: np.ndarray, share: float) -> np.ndarray:
-    """bool[texts]: those kept away: `share` of each class, the texts of smallest hash, so equal ones go together."""
+    """Return bool[texts]: those kept away: `share` of each class, the texts of smallest hash, so equal ones go
+    together.
+    """
     hashes = np.array([xxhash.xxh3_64_intdigest(text.encode()) for text in texts.to_pylist()], np.uint64)
     if np.array_equal(np.unique(hashes[labels == 1]), np.unique(hashes[labels == 0])):
         raise UserError("positives and negatives are the same texts; nothing can be learned from them")
@@ -238,7 +240,7 @@ def _sum_weights(buckets: np.ndarray, count: int, weights: np.ndarray) -> float:
 def _score(
     values: np.ndarray, offsets: np.ndarray, gram: int, bits: int, weights: np.ndarray, bias: float, out: np.ndarray
 ) -> None:
-    """`out[row]` = the uncalibrated log-odds of each row of code points."""
+    """Fill `out[row]` = the uncalibrated log-odds of each row of code points."""
     framed = np.empty(_longest(offsets) + 2, np.uint32)
     buckets = np.empty(framed.size * gram, np.uint32)
     for row in range(offsets.size - 1):
@@ -279,7 +281,7 @@ def _train_epoch(
 
 
 def log_odds_reference(model: Classifier, text: str) -> float:
-    """The calibrated log-odds of one text, plainly."""
+    """Return the calibrated log-odds of one text, plainly."""
     from data_pipeline.quality.reading import read_reference
 
     codes = [ord(character) for character in read_reference(text, model.settings.characters)]

@@ -55,7 +55,7 @@ _PEAK_RATE, _END_RATE = 2e-3, 1e-4  # what the quickstart trains its model with
 
 
 @dataclass(frozen=True)
-class Plan:
+class Trial:
     """What is compared, and how much of it is trained on."""
 
     corpora: tuple[str, str]
@@ -78,7 +78,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Run:
+class Training:
     """One training: the held-out loss (nats a token) after some numbers of updates."""
 
     corpus: str
@@ -115,18 +115,18 @@ class Comparison:
     heldout_tokens: int
     steps: int
     tokens_trained: int
-    runs: list[Run]
+    runs: list[Training]
 
     @property
     def better(self) -> str | None:
-        """`A` or `B`; None where no difference is shown."""
+        """Return `A` or `B`; None where no difference is shown."""
         if not self.is_clear:
             return None
         return "A" if self.difference > 0 else "B"
 
     @property
     def verdict(self) -> str:
-        """What the trainings show, in a sentence."""
+        """Return what the trainings show, in a sentence."""
         if self.interval is None:
             return "no verdict from one training of each: --repeats 3 gives an interval"
         if self.heldout_documents < LEAST_DOCUMENTS:
@@ -154,7 +154,7 @@ def interval_of(differences: Sequence[float]) -> tuple[float, float] | None:
     return mean - reach, mean + reach
 
 
-def compare(plan: Plan) -> Comparison:
+def compare(plan: Trial) -> Comparison:
     """Sample, pack, train and compare. UserError where the input does not allow it."""
     if plan.steps < 1:
         raise UserError(
@@ -200,8 +200,8 @@ def compare(plan: Plan) -> Comparison:
     return comparison
 
 
-def _samples(plan: Plan) -> tuple[dict[str, list[str]], list[int]]:
-    """The texts of A, B and the clean set, and how many of A's and B's were in the clean set."""
+def _samples(plan: Trial) -> tuple[dict[str, list[str]], list[int]]:
+    """Return the texts of A, B and the clean set, and how many of A's and B's were in the clean set."""
     limit = plan.tokens * BYTES_A_TOKEN
     heldout = sample_bytes(_texts(plan.heldout, plan.text_field), int(limit * _HELDOUT_SHARE), plan.seed)
     known = set(_normal_hashes(heldout))
@@ -267,14 +267,14 @@ def _normal_hashes(texts: Sequence[str]) -> list[int]:
 
 
 def _write_if_new(path: Path, text: str) -> None:
-    """A file that is there with the same content keeps its time, so that the pipeline has nothing to do."""
+    """Write a file; one that is there with the same content keeps its time, so that the pipeline has nothing to do."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_whole(path, text)
 
 
-def _tokenizer(plan: Plan, out: Path, samples: dict[str, list[str]]) -> Path:
-    """The given one, or one trained on both samples, alternating as long as both have documents."""
+def _tokenizer(plan: Trial, out: Path, samples: dict[str, list[str]]) -> Path:
+    """Return the given one, or one trained on both samples, alternating as long as both have documents."""
     if plan.tokenizer is not None:
         return plan.tokenizer.resolve()
     from data_pipeline.stages.tokenizer.training_process import train_tokenizer
@@ -290,8 +290,8 @@ def _tokenizer(plan: Plan, out: Path, samples: dict[str, list[str]]) -> Path:
     return path
 
 
-def _pack(folder: Path, tokenizer: Path, plan: Plan) -> None:
-    """Every document of the folder as samples; nothing is held out, the clean set is the held-out one."""
+def _pack(folder: Path, tokenizer: Path, plan: Trial) -> None:
+    """Pack every document of the folder; nothing is held out, the clean set is the held-out one."""
     from data_pipeline.engine import local
     from data_pipeline.engine.progress import Quiet
     from data_pipeline.recipe import Recipe
@@ -313,7 +313,7 @@ def _index(folder: Path) -> dict[str, Any]:
 
 
 def _join(folder: Path, heldout: Path) -> None:
-    """`data/`: the corpus's samples to train on, the clean set's to be judged by. Files are named, not copied."""
+    """Make `data/`: the corpus's samples to train on, the clean set's to be judged by. Files are named, not copied."""
     index, clean = _index(folder), _index(heldout)
     splits = {}
     for name, place, source in (("train", f"../{folder.name}", index), ("heldout", "../heldout", clean)):
@@ -326,8 +326,8 @@ def _join(folder: Path, heldout: Path) -> None:
     _write_if_new(data / "packed.json", json.dumps({**index, "splits": splits}, indent=2) + "\n")
 
 
-def _train(folder: Path, label: str, plan: Plan, seed: int) -> Run:
-    """`python -m pangu train` in a process of its own; it goes on from its newest checkpoint."""
+def _train(folder: Path, label: str, plan: Trial, seed: int) -> Training:
+    """Return `python -m pangu train` in a process of its own; it goes on from its newest checkpoint."""
     run = folder / f"run-{seed}"
     model = plan.model
     if model is None:
@@ -365,7 +365,7 @@ def _train(folder: Path, label: str, plan: Plan, seed: int) -> Run:
         if "heldout_loss" in record:
             steps.append(record["step"])
             losses.append(record["heldout_loss"])
-    return Run(label, seed, steps, losses)
+    return Training(label, seed, steps, losses)
 
 
 def _environment() -> dict[str, str]:
@@ -379,7 +379,13 @@ def _environment() -> dict[str, str]:
 
 
 def _outcome(
-    label: str, corpus: str, split: dict[str, Any], heldout: dict[str, Any], runs: list[Run], removed: int, plan: Plan
+    label: str,
+    corpus: str,
+    split: dict[str, Any],
+    heldout: dict[str, Any],
+    runs: list[Training],
+    removed: int,
+    plan: Trial,
 ) -> Outcome:
     losses = [run.losses[-1] for run in runs if run.corpus == label]
     mean = sum(losses) / len(losses)
@@ -397,7 +403,7 @@ def _outcome(
 
 
 def draw(path: Path, comparison: Comparison) -> None:
-    """The held-out perplexity of both, as a PNG."""
+    """Draw the held-out perplexity of both as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -59,7 +59,9 @@ class Curves:
 
 
 def curves(probabilities: np.ndarray, labels: np.ndarray) -> Curves:
-    """The curves of `probabilities` (float[n]) against `labels` (1 good, 0 bad). UserError where a class is empty."""
+    """Return the curves of `probabilities` (float[n]) against `labels` (1 good, 0 bad). UserError where a class is
+    empty.
+    """
     positives = int(labels.sum())
     if not 0 < positives < labels.size:
         missing = "good" if positives == 0 else "bad"
@@ -72,7 +74,7 @@ def curves(probabilities: np.ndarray, labels: np.ndarray) -> Curves:
 
 
 def measure(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> Quality:
-    """All figures; a text is called good from `threshold` on."""
+    """Return all figures; a text is called good from `threshold` on."""
     points = curves(probabilities, labels)
     recall = np.r_[0.0, points.recall]
     false_rate = np.r_[0.0, points.false_positive_rate]

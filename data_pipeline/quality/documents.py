@@ -51,7 +51,8 @@ class _NoProgress:
 
 
 def read_documents(paths: Sequence[str | Path], text_field: str = "text", dropped: bool = False) -> Iterator[Document]:
-    """Every document of files, directories, globs, or runs (with `dropped` their rejects); bad records are passed over.
+    """Yield every document of files, directories, globs, or runs (with `dropped` their rejects); bad records are
+    passed over.
 
     UserError where a path is not there or no file of it can be read."""
     for path in map(Path, paths):

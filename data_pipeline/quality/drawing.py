@@ -84,7 +84,7 @@ def _at(measured: Quality) -> str:
 
 
 def _page(title: str, scores: np.ndarray, labels: np.ndarray, measured: Quality, picture: bytes) -> str:
-    """The picture, the figures, and what other thresholds would do."""
+    """Return the picture, the figures, and what other thresholds would do."""
     figures = asdict(measured).items()
     rows = "".join(f"<tr><td>{name.replace('_', ' ')}<td>{value:.4g}" for name, value in figures)
     good, bad = (np.sort(scores[labels == label]) for label in (1, 0))

@@ -63,7 +63,9 @@ class FastTextModel:
             raise UserError(f"{path}: no fastText model, or damaged: {' '.join(str(error).split())}") from error
 
     def probabilities(self, texts: pa.Array | pa.ChunkedArray, most_bytes: int = 1 << 40) -> np.ndarray:
-        """float32[rows, labels]. Of each text the first `most_bytes` bytes count; it is one line, as in `predict`."""
+        """Return float32[rows, labels]. Of each text the first `most_bytes` bytes count; it is one line, as in
+        `predict`.
+        """
         data, offsets = text_buffers(texts)
         hidden = np.zeros((offsets.size - 1, self.vectors.shape[1]), np.float32)
         _mean_vectors(
@@ -175,7 +177,7 @@ def _dense(source: _Bytes) -> np.ndarray:
 
 
 def _quantised(source: _Bytes) -> np.ndarray:
-    """A product-quantised matrix (Jégou et al. 2011) as a dense one."""
+    """Return a product-quantised matrix (Jégou et al. 2011) as a dense one."""
     has_norms, rows, columns, size = source.numbers("?qqi")
     if not (0 <= rows <= _MOST_ROWS and 0 < columns < 1 << 16):
         raise ValueError(f"a matrix of {rows} rows and {columns} columns")
@@ -190,7 +192,7 @@ def _quantised(source: _Bytes) -> np.ndarray:
 
 
 def _quantiser(source: _Bytes) -> tuple[int, int, int, np.ndarray]:
-    """(parts, size of a part, size of the last part, centroids)."""
+    """Return (parts, size of a part, size of the last part, centroids)."""
     dimensions, parts, part, last = source.numbers("4i")
     if not (0 < dimensions < 1 << 16 and 0 < parts <= dimensions and (parts - 1) * part + last == dimensions):
         raise ValueError(f"a quantiser of {dimensions} dimensions in {parts} parts")
@@ -208,8 +210,8 @@ def _decoded(codes: np.ndarray, rows: int, parts: int, part: int, last: int, cen
 
 
 def _huffman(counts: list[int]) -> np.ndarray:
-    """int64[labels - 1, 2]: the two children of each inner node of fastText's Huffman tree (labels come most frequent
-    first).
+    """Return int64[labels - 1, 2]: the two children of each inner node of fastText's Huffman tree (labels come most
+    frequent first).
     """
     size = len(counts)
     weights = [*counts, *([10**15] * (size - 1))]
@@ -227,7 +229,7 @@ def _huffman(counts: list[int]) -> np.ndarray:
 
 
 def _word_hash(word: bytes) -> int:
-    """The 64-bit hash that words are known by here (FNV-1a; the file keeps the words themselves)."""
+    """Return the 64-bit hash that words are known by here (FNV-1a; the file keeps the words themselves)."""
     value = 0xCBF29CE484222325
     for byte in word:
         value = (value ^ byte) * 0x100000001B3 % (1 << 64)
@@ -255,7 +257,7 @@ def _add(bucket: np.uint64, vectors: np.ndarray, pruned: np.ndarray, words: int,
 
 @compiled
 def _sign_extended(byte: np.uint8) -> np.uint32:
-    """A byte as fastText's hash sees it: a signed char."""
+    """Return a byte as fastText's hash sees it: a signed char."""
     return np.uint32(byte) | (np.uint32(0xFFFFFF00) if byte >= 128 else np.uint32(0))
 
 
@@ -271,7 +273,7 @@ def _mean_vectors(
     shape: tuple[int, int, int, int, int],
     out: np.ndarray,
 ) -> None:
-    """`out[row]` = the mean vector of each text, followed by the end of its line."""
+    """Fill `out[row]` = the mean vector of each text, followed by the end of its line."""
     words, buckets, shortest, longest, word_grams = shape
     end_of_line = np.array([60, 47, 115, 62], np.uint8)  # </s>
     for row in range(offsets.size - 1):
@@ -352,5 +354,5 @@ def _add_character_grams(
 
 @lru_cache(maxsize=2)
 def loaded(path: Path, modified: int) -> FastTextModel:
-    """The model of a file that was changed last at `modified` (ns), once a process."""
+    """Return the model of a file that was changed last at `modified` (ns), once a process."""
     return FastTextModel.load(path)

@@ -73,7 +73,7 @@ class LanguageModel:
     figures: dict[str, Any]
 
     def log_probabilities(self, texts: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-        """float64[rows], Σ log10 p of each text, and int64[rows], its tokens (characters and ends of lines)."""
+        """Return float64[rows], Σ log10 p of each text, and int64[rows], its tokens (characters and ends of lines)."""
         words, starts = _words(read(texts), self._numbers)
         sums = np.zeros(starts.size - 1)
         tokens = np.zeros(starts.size - 1, np.int64)
@@ -81,7 +81,7 @@ class LanguageModel:
         return sums, tokens
 
     def perplexities(self, texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """float64[rows]: the perplexity a token of each text; NaN of a text without characters."""
+        """Return float64[rows]: the perplexity a token of each text; NaN of a text without characters."""
         sums, tokens = self.log_probabilities(texts)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(tokens > 0, 10.0 ** np.minimum(-sums / tokens, 300.0), np.nan)
@@ -92,7 +92,9 @@ class LanguageModel:
 
     @functools.cached_property
     def _arrays(self) -> tuple[np.ndarray, ...]:
-        """The levels one after the other: words, probabilities, back-offs; where a node's children begin and end."""
+        """Return the levels one after the other: words, probabilities, back-offs; where a node's children begin and
+        end.
+        """
         sizes = [level.words.size for level in self.levels]
         behind = np.cumsum(sizes)  # where the next level begins
         inner = self.levels[:-1]
@@ -103,7 +105,7 @@ class LanguageModel:
         )
 
     def content(self) -> model_file.ModelContent:
-        """The model as `model_file` keeps it."""
+        """Return the model as `model_file` keeps it."""
         arrays = {"characters": self.characters}
         for depth, level in enumerate(self.levels, 1):
             for name in _LEVEL_ARRAYS:
@@ -155,14 +157,16 @@ def _up_to(texts: Iterable[str], most: int) -> Iterator[str]:
 
 
 def _number_table(characters: np.ndarray) -> np.ndarray:
-    """uint32[262144]: code point -> number of the word, UNKNOWN for others."""
+    """Return uint32[262144]: code point -> number of the word, UNKNOWN for others."""
     table = np.full(TABLE_SIZE, UNKNOWN, np.uint32)
     table[characters] = np.arange(_FIRST_CHARACTER, characters.size + _FIRST_CHARACTER, dtype=np.uint32)
     return table
 
 
 def _words(points: Any, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The texts as words, <s> … </s> for each line: uint32[words], and int64[rows + 1], where each text begins."""
+    """Return the texts as words, <s> … </s> for each line: uint32[words], and int64[rows + 1], where each text
+    begins.
+    """
     values, offsets = points
     lines = int(np.count_nonzero(values == NEWLINE)) + offsets.size - 1
     words = np.empty(values.size + 2 * lines, np.uint32)
@@ -268,7 +272,7 @@ def _adjusted(raw: np.ndarray, left: np.ndarray, parents_of_next: np.ndarray | N
 
 
 def _discounts(counts: np.ndarray) -> np.ndarray:
-    """float64[4]: what is taken from a count of 0, 1, 2, and 3 or more (Chen and Goodman, eq. 26)."""
+    """Return float64[4]: what is taken from a count of 0, 1, 2, and 3 or more (Chen and Goodman, eq. 26)."""
     t = np.bincount(np.minimum(counts, 5), minlength=6)[:5].astype(float)
     discounts = np.array([0.0, *_FALLBACK])
     if (t[1:5] > 0).all():
@@ -307,7 +311,7 @@ def _levels(
 
 @compiled
 def _child(words: np.ndarray, low: int, high: int, word: int) -> int:
-    """The index of `word` in the sorted `words[low:high]`, -1 where it is not there."""
+    """Return the index of `word` in the sorted `words[low:high]`, -1 where it is not there."""
     end = high
     while low < high:
         middle = (low + high) >> 1
@@ -364,7 +368,8 @@ def _score(
 
 
 def cut_offs(perplexities: Iterable[np.ndarray], percentiles: Sequence[float]) -> list[float]:
-    """The perplexities below which `percentiles` per cent of the documents lie (cc_net: 30 and 60, head and middle).
+    """Return the perplexities below which `percentiles` per cent of the documents lie (cc_net: 30 and 60, head and
+    middle).
 
     From a histogram of log10 in steps of 0.001, so that neither memory nor the order of the documents matters.
     """

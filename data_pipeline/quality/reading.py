@@ -20,7 +20,7 @@ _IDENTITY_BLOCKS = ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0xAC00, 0xD7A4), (0x200
 
 @lru_cache(maxsize=1)
 def reading_table() -> np.ndarray:
-    """uint32[262144]: code point -> what it is read as."""
+    """Return uint32[262144]: code point -> what it is read as."""
     table = np.arange(TABLE_SIZE, dtype=np.uint32)
     start = 0
     for first, end in (*_IDENTITY_BLOCKS, (TABLE_SIZE, TABLE_SIZE)):
@@ -44,7 +44,7 @@ def _reading(character: str) -> int:
 
 
 def read(texts: pa.Array | pa.ChunkedArray, most_characters: int | None = None) -> CodePoints:
-    """The readings of a column of strings; of each text the first `most_characters` at most (None: all)."""
+    """Return the readings of a column of strings; of each text the first `most_characters` at most (None: all)."""
     data, offsets = text_buffers(texts)
     values = np.empty(int(offsets[-1] - offsets[0]), np.uint32)
     ends = np.zeros(offsets.size, np.int64)
@@ -82,7 +82,7 @@ def _read(
 
 
 def read_reference(text: str, most_characters: int | None = None) -> str:
-    """The reading of one text, plainly."""
+    """Return the reading of one text, plainly."""
     characters = [_reading(character) if ord(character) < TABLE_SIZE else SPACE for character in text]
     lines = "".join(map(chr, characters)).split("\n")
     whole = "\n".join(joined for line in lines if (joined := " ".join(line.split(" ")).strip(" ")))

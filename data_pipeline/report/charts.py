@@ -56,7 +56,7 @@ def histogram(found: Histogram) -> str:
 
 
 def has_root_scale(found: Histogram) -> bool:
-    """Whether one bin towers above all others, so that only the roots of the counts can be seen side by side."""
+    """Return whether one bin towers above all others, so that only the roots of the counts can be seen side by side."""
     counts = found.kept + found.dropped
     return bool(counts.max() > 0.5 * counts.sum())
 
@@ -87,8 +87,8 @@ def _threshold(found: Histogram, bound: float) -> str:
 
 
 def funnel(rows: Sequence[tuple[str, int, int, Sequence[tuple[str, int]]]]) -> str:
-    """(stage, documents in, documents out, dropped by reason): a bar for each stage as wide as what went in; what was
-    dropped at its end, a piece for each reason.
+    """Return (stage, documents in, documents out, dropped by reason): a bar for each stage as wide as what went in;
+    what was dropped at its end, a piece for each reason.
     """
     if not rows:
         return ""
@@ -131,7 +131,7 @@ def funnel(rows: Sequence[tuple[str, int, int, Sequence[tuple[str, int]]]]) -> s
 
 
 def bar(share: float, kind: str = "kept") -> str:
-    """A small bar for a cell of a table."""
+    """Return a small bar for a cell of a table."""
     return (
         f'<svg class="chart cell" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect class="track" width="100" height="8" rx="2"/>'
@@ -140,7 +140,7 @@ def bar(share: float, kind: str = "kept") -> str:
 
 
 def number(value: float) -> str:
-    """A figure for an axis: three digits that count."""
+    """Return a figure for an axis: three digits that count."""
     value = float(value)
     if not np.isfinite(value):
         return str(value)

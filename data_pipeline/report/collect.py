@@ -136,7 +136,7 @@ def collect(root: Path, amounts: Amounts) -> Report:
 
 
 def _settings(root: Path) -> dict[str, dict[str, Any]]:
-    """The settings of each stage, as far as its steps recorded them."""
+    """Return the settings of each stage, as far as its steps recorded them."""
     manifest = open_manifest(root)
     found: dict[str, dict[str, Any]] = {}
     for name, _ in manifest.stages():
@@ -203,7 +203,9 @@ def _languages(stages: list[Shards]) -> Counter:
 
 
 def _encodings(stages: list[Shards]) -> Counter:
-    """Of web pages and archives, as the reader noted it in `meta`; other records are UTF-8 or say nothing."""
+    """Count encodings: of web pages and archives as the reader noted it in `meta`; other records are UTF-8 or say
+    nothing.
+    """
     counts: Counter = Counter()
     for path in (*stages[0].kept, *stages[0].dropped) if stages else ():
         for batch in pq.ParquetFile(path).iter_batches(batch_size=1 << 16, columns=["meta"]):
@@ -215,7 +217,9 @@ def _encodings(stages: list[Shards]) -> Counter:
 
 
 def _histograms(shards: Shards, stages: list[Shards], thresholds: list[Threshold]) -> list[Histogram]:
-    """The signals that a stage measured: those that the stage before did not have, or that it holds rules against."""
+    """Return the signals that a stage measured: those that the stage before did not have, or that it holds rules
+    against.
+    """
     position = [other.stage for other in stages].index(shards.stage)
     earlier = set(signal_names(stages[position - 1])) if position else set()
     own = [rule for rule in thresholds if rule.stage == shards.stage]
@@ -272,7 +276,7 @@ def _histogram(
 
 
 def _draw(numbers: np.ndarray, purpose: str) -> np.ndarray:
-    """uint64[rows]: a number for each document that has nothing to do with anything (splitmix64)."""
+    """Return uint64[rows]: a number for each document that has nothing to do with anything (splitmix64)."""
     word = numbers.astype(np.uint64) ^ np.uint64(xxhash.xxh3_64_intdigest(purpose.encode()))
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -362,7 +366,7 @@ def _clusters(stages: list[Shards], amounts: Amounts) -> tuple[list[Cluster], Co
 
 
 def _hits(root: Path, amounts: Amounts) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """The summary of the decontamination and some of its hits, from every evaluation set."""
+    """Return the summary of the decontamination and some of its hits, from every evaluation set."""
     folder = root / "decontamination"
     if not (folder / "summary.json").is_file():
         return None, []

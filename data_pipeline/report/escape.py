@@ -17,7 +17,7 @@ def text(value: object) -> str:
 
 
 def excerpt(value: str | None, characters: int) -> str:
-    """The beginning of a text, escaped, with a note of how long it is."""
+    """Return the beginning of a text, escaped, with a note of how long it is."""
     value = value or ""
     more = f'<span class="more"> … {len(value):,} characters</span>' if len(value) > characters else ""
     return text(value[:characters]) + more

@@ -38,7 +38,7 @@ _MEANINGS = {
 
 
 def render(report: Report, amounts: Amounts) -> str:
-    """The page."""
+    """Return the page."""
     sections = [
         ("overview", "Overview", _overview(report)),
         ("funnel", "Funnel", _funnel(report)),
@@ -105,7 +105,8 @@ def _funnel(report: Report) -> str:
     return (
         "<h2>Funnel</h2><p>What went into each stage and what came out. The orange end of a bar is what was dropped, a "
         "piece for each reason; hold the pointer over it for its name.</p>"
-        f'<div class="legend"><i class="kept"></i>kept<i class="dropped"></i>dropped</div>{charts.funnel(rows)}'
+        f'<div class="legend"><i class="kept"></i>kept<i class="dropped"></i>dropped</div>'
+        f'<div class="scroll">{charts.funnel(rows)}</div>'
     )
 
 
@@ -240,7 +241,7 @@ def _record(row: dict[str, Any], amounts: Amounts, is_dropped: bool = False) -> 
 
 
 def _box(header: str, body: str, is_dropped: bool) -> str:
-    """A record: `header` and `body` are HTML already."""
+    """Return a record: `header` and `body` are HTML already."""
     kind = "record dropped" if is_dropped else "record"
     header = f"<header>{header}</header>" if header else ""
     return f'<div class="{kind}">{header}<div class="text">{body}</div></div>'
@@ -291,7 +292,7 @@ def _beginning(whole: str) -> str:
 
 
 def _difference(before: str, after: str) -> str:
-    """`after`, what is not in `before` marked."""
+    """Return `after`, what is not in `before` marked."""
     parts = []
     for kind, _, _, start, end in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         piece = text(after[start:end])

@@ -36,7 +36,7 @@ class Threshold:
     below_characters: float | None = None
 
     def drops(self, value: np.ndarray, characters: np.ndarray) -> np.ndarray:
-        """bool[rows]: which documents the rule drops; NaN is never dropped."""
+        """Return bool[rows]: which documents the rule drops; NaN is never dropped."""
         bad = np.zeros(value.size, bool)
         if self.minimum is not None:
             bad |= value < self.minimum
@@ -48,7 +48,7 @@ class Threshold:
         return bad & applies
 
     def in_words(self) -> str:
-        """`characters < 150`."""
+        """Return `characters < 150`."""
         parts = [f"{self.signal} < {self.minimum:g}"] if self.minimum is not None else []
         parts += [f"{self.signal} > {self.maximum:g}"] if self.maximum is not None else []
         text = " or ".join(parts)
@@ -70,7 +70,7 @@ class Signals(NamedTuple):
 
 
 def thresholds_of(root: Path) -> list[Threshold]:
-    """All thresholds of the last run in a directory, in the order of its stages and rules."""
+    """Return all thresholds of the last run in a directory, in the order of its stages and rules."""
     manifest = open_manifest(root)
     found = []
     for name, kind in manifest.stages():
@@ -102,7 +102,7 @@ def _of_stage(name: str, kind: str, settings: dict[str, Any]) -> list[Threshold]
 
 
 def signal_names(shards: Shards) -> list[str]:
-    """The signals that the records of a stage have."""
+    """Return the signals that the records of a stage have."""
     for path in (*shards.kept, *shards.dropped):
         field = pq.read_schema(path).field("signals")
         return [child.name for child in field.type]
@@ -110,7 +110,7 @@ def signal_names(shards: Shards) -> list[str]:
 
 
 def read_signals(shards: Shards, names: Sequence[str]) -> Iterator[Signals]:
-    """The signals of every document that a stage kept or dropped, file by file; nothing else is read."""
+    """Yield the signals of every document that a stage kept or dropped, file by file; nothing else is read."""
     for is_kept, files in ((True, shards.kept), (False, shards.dropped)):
         for path in files:
             present = [name for name in names if name in signal_names(Shards("", "", (path,), ()))]
@@ -126,7 +126,7 @@ def read_signals(shards: Shards, names: Sequence[str]) -> Iterator[Signals]:
 
 
 def fetch(files: Sequence[Path], wanted: set[int]) -> dict[int, dict[str, Any]]:
-    """The records with these numbers. Only the row groups that hold one are read."""
+    """Return the records with these numbers. Only the row groups that hold one are read."""
     found: dict[int, dict[str, Any]] = {}
     numbers = pa.array(sorted(wanted), pa.uint64())
     for path in files:

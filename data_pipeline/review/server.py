@@ -43,11 +43,11 @@ class ReviewServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """What to open in a browser."""
+        """Return what to open in a browser."""
         return f"http://{ADDRESS}:{self.server_address[1]}/"
 
     def state(self) -> dict[str, Any]:
-        """What the page shows besides the document."""
+        """Return what the page shows besides the document."""
         summary = self.session.summary()
         return {**summary, "kinds": KINDS, "kinds_seen": summary["kinds"], "first_open": self.session.first_open}
 
@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _number(self) -> int | None:
-        """The item of the path; None, and answered with 404, where there is none."""
+        """Return the item of the path; None, and answered with 404, where there is none."""
         name = self.path.removeprefix("/items/")
         if name != self.path and name.isascii() and name.isdecimal() and len(name) < 10:
             number = int(name)

@@ -56,7 +56,7 @@ class Item:
     kind: str | None = None
 
     def line(self) -> str:
-        """The item as a line of the file."""
+        """Return the item as a line of the file."""
         return json.dumps(vars(self), ensure_ascii=False) + "\n"
 
 
@@ -96,7 +96,7 @@ class Session:
 
     @property
     def first_open(self) -> int:
-        """The first item without a verdict; the number of items when all are judged."""
+        """Return the first item without a verdict; the number of items when all are judged."""
         return next((number for number, item in enumerate(self.items) if item.verdict is None), len(self.items))
 
     def summary(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _share(judged: list[Item]) -> dict[str, Any]:
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927), good for small counts and for 0 or all."""
+    """Return the 95 % interval of a share (Wilson 1927), good for small counts and for 0 or all."""
     if not count:
         return 0.0, 1.0
     z = 1.959963984540054
@@ -131,8 +131,8 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
 
 
 def draw(documents: Iterable[Document], count: int, seed: int) -> list[Item]:
-    """A sample of `count` documents with text, each with the same chance: those of smallest hash of `doc_id` with the
-    seed, in the order of that hash. Neither the order of the documents nor the number of files matters.
+    """Return a sample of `count` documents with text, each with the same chance: those of smallest hash of `doc_id`
+    with the seed, in the order of that hash. Neither the order of the documents nor the number of files matters.
     """
     # A heap whose first entry is the one of greatest hash. Two files of one name can give two documents one number:
     # then the place decides.

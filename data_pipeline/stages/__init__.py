@@ -24,5 +24,5 @@ STAGES = {
 
 
 def load_stage(kind: str) -> ModuleType:
-    """The module of a stage."""
+    """Return the module of a stage."""
     return importlib.import_module(STAGES[kind])

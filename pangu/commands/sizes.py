@@ -42,20 +42,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return 0
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from pangu.foundation.terminal import StackedTable, console
 
-    table = Table(box=box.SIMPLE_HEAD)
     headings = ["size", "layers", "hidden", "heads", "ffn", "seq", "vocab", "parameters", "GFLOP/token", "fp32 GiB"]
-    for heading in [*headings, "with Adam GiB"]:
-        table.add_column(heading, justify="left" if heading == "size" else "right", no_wrap=True)
+    table = StackedTable(*headings, "with Adam GiB")
     for values in rows:
         *shape, parameters, flops, weights, training = values.values()
         cells = [*map(str, shape), f"{parameters:,}", f"{flops / 1e9:,.2f}", f"{weights:,.2f}", f"{training:,.2f}"]
         table.add_row(*cells)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(table)
+    console().print(table)
     return 0

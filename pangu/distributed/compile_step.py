@@ -40,23 +40,23 @@ def compile_step(
     Raises UserError where the strategy is wrong or cannot be applied.
     """
     from pangu.foundation import errors as strategy_errors
-    from parallel_strategy.mindspore.operator_splits import load_question
+    from parallel_strategy.mindspore.operator_splits import load_setup
 
     try:
-        question = load_question(strategy)
+        setup = load_setup(strategy)
         import pangu.model.network  # first of all importers of MindSpore, whose messages it quietens
         from parallel_strategy.mindspore.apply import StrategyFiles, apply, operators, start
-        from parallel_strategy.mindspore.skeleton import skeleton_json, skeleton_question
+        from parallel_strategy.mindspore.skeleton import skeleton_json, skeleton_setup
 
         if save_skeleton:
-            question = skeleton_question(question)
+            setup = skeleton_setup(setup)
             save_operators = str(Path(out).with_name("operators.json"))
-        start(question)
+        start(setup)
         del pangu.model.network
-        step = build_step(model_config(question.model.model_dump()), question.strategy.micro_batches)
+        step = build_step(model_config(setup.model.model_dump()), setup.strategy.micro_batches)
         kinds = [(path, primitive.name) for path, primitive in operators(step.loss)]
         files = StrategyFiles(*map(absolute, (load_strategy, load_operators, save_operators)))
-        parallel = apply(question, step, files)
+        parallel = apply(setup, step, files)
     except strategy_errors.UserError as error:
         raise UserError(str(error)) from None
     if save_strategy:
@@ -66,12 +66,12 @@ def compile_step(
     parallel.whole.no_init_parameters_in_compile()  # else this rank's parts take memory: 12 GB of the 200B model
     from mindspore import Tensor
 
-    rows = question.strategy.batch.global_ // (1 if parallel.whole_batch else question.strategy.mesh.dp)
+    rows = setup.strategy.batch.global_ // (1 if parallel.whole_batch else setup.strategy.mesh.dp)
     begun, computed = time.perf_counter(), time.process_time()
-    layouts = parallel.compile(Tensor(np.zeros((rows, question.model.seq_length + 1), np.int32)))
+    layouts = parallel.compile(Tensor(np.zeros((rows, setup.model.seq_length + 1), np.int32)))
     if save_skeleton and save_operators:
         try:
-            skeleton = skeleton_json(Path(save_operators).read_bytes(), kinds, question)
+            skeleton = skeleton_json(Path(save_operators).read_bytes(), kinds, setup)
         except strategy_errors.UserError as error:
             raise UserError(str(error)) from None
         write_whole(Path(save_skeleton), skeleton)

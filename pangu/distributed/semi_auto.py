@@ -47,7 +47,7 @@ class SemiAuto(Execution):
         strategy = self.job.strategy
         assert strategy
         try:
-            return apply(strategy.question, super().make_step())
+            return apply(strategy.setup, super().make_step())
         except UserError as error:
             raise UserError(f"{strategy.path}: {error}") from None
 

@@ -16,7 +16,7 @@ from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
     from parallel_strategy.mindspore.layouts import Layout
-    from parallel_strategy.spec.strategy import Question
+    from parallel_strategy.spec.strategy import Setup
 
 # What of the strategy's model must be the run's; and what it takes from the run: the vocabulary is the corpus's, the
 # rest may be left out of a model.yaml, with other defaults there.
@@ -29,25 +29,25 @@ class RunStrategy:
     """A strategy file with the model that is trained, or resharded, under it."""
 
     path: str
-    question: "Question"
+    setup: "Setup"
 
     @property
     def devices(self) -> int:
-        return self.question.strategy.mesh.devices
+        return self.setup.strategy.mesh.devices
 
     @property
     def data_parallel(self) -> int:
-        return self.question.strategy.mesh.dp
+        return self.setup.strategy.mesh.dp
 
     @property
     def splits_only_the_batch(self) -> bool:
         """Whether every device has the whole network: nothing but data parallelism and optimizer sharding."""
-        mesh, overrides = self.question.strategy.mesh, self.question.strategy.overrides
+        mesh, overrides = self.setup.strategy.mesh, self.setup.strategy.overrides
         return mesh.pp == mesh.tp == mesh.cp == mesh.ep == 1 and not overrides
 
     def data_rank(self, rank: int) -> int:
         """Which share of the batch a rank computes."""
-        mesh = self.question.strategy.mesh
+        mesh = self.setup.strategy.mesh
         return rank // mesh.stride("dp") % mesh.dp
 
     @property
@@ -62,14 +62,14 @@ class RunStrategy:
         from parallel_strategy.mindspore.layouts import parameter_layouts
 
         try:
-            return parameter_layouts(self.question)
+            return parameter_layouts(self.setup)
         except StrategyError as error:
             raise UserError(f"{self.path}: {error}") from None
 
     @cached_property
     def stage_layouts(self) -> dict[int, dict[str, ParameterLayout]]:
         """{first rank of a pipeline stage: {weight: layout}}, under the released names."""
-        mesh = self.question.strategy.mesh
+        mesh = self.setup.strategy.mesh
         ranks = mesh.devices // mesh.pp
         stages: dict[int, dict[str, ParameterLayout]] = {stage * ranks: {} for stage in range(mesh.pp)}
         for name, placed in self.placed.items():
@@ -95,22 +95,24 @@ class RunStrategy:
 def load_strategy(path: str | Path, model: ModelConfig | None = None) -> RunStrategy:
     """Read a strategy file. model: the one it must be for. Raises UserError in one line."""
     from pangu.foundation.errors import UserError as StrategyError
-    from parallel_strategy.mindspore.operator_splits import load_question
+    from parallel_strategy.mindspore.operator_splits import load_setup
 
     try:
-        question = load_question(path)
+        setup = load_setup(path)
     except StrategyError as error:
         raise UserError(str(error)) from None
     if model is not None:
+        if model.target_in_trunk:
+            raise UserError(f"{path}: strategies do not know target_in_trunk: train without one, or a model without it")
         for field in MODEL_FIELDS:
-            planned, real = getattr(question.model, field), getattr(model, field)
+            planned, real = getattr(setup.model, field), getattr(model, field)
             if planned != real:
                 raise UserError(
                     f"{path}: is for a model with {field} {planned}, this one has {real}: set `model` in that file"
                 )
         changes = {field: getattr(model, field) for field in TAKEN_FIELDS}
-        question = question.model_copy(update={"model": question.model.model_copy(update=changes)})
-    return RunStrategy(str(path), question)
+        setup = setup.model_copy(update={"model": setup.model.model_copy(update=changes)})
+    return RunStrategy(str(path), setup)
 
 
 def applied(strategy: RunStrategy, config: TrainConfig) -> TrainConfig:
@@ -118,7 +120,7 @@ def applied(strategy: RunStrategy, config: TrainConfig) -> TrainConfig:
 
     Raises UserError where they contradict each other.
     """
-    planned = strategy.question.strategy
+    planned = strategy.setup.strategy
     if planned.batch.global_ != config.batch_size:
         raise UserError(
             f"{strategy.path}: batch.global {planned.batch.global_} is not the run's batch_size {config.batch_size}"

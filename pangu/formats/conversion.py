@@ -93,8 +93,10 @@ def make_plan(
     for name in found.tied_head:
         check_tied(source, name, next(name for name, ours in found.weights.items() if ours == parameters.WORD_TABLE))
     by_canonical = {ours: name for name, ours in outputs.items()}
+    if shape.target_in_trunk and target == "pytorch":
+        raise UserError(f"{where}: the PyTorch port has no target_in_trunk: there is no name for that table")
     target_names = names.torch_names(shape.num_blocks, shape.query_layer)
-    order = list(target_names)
+    order = list(shape.shapes())
     order += [prefix + ours for prefix in names.OPTIMIZER_PREFIXES for ours in order if prefix + ours in by_canonical]
     steps = []
     for ours in order:

@@ -21,6 +21,7 @@ class ModelShape:
     seq_length: int
     vocab_size: int
     query_layer: bool
+    target_in_trunk: bool = False
 
     @property
     def num_layers(self) -> int:
@@ -32,7 +33,15 @@ class ModelShape:
 
     def check(self, model: ModelConfig, where: str) -> None:
         """Raise UserError where the weights have other sizes than the network that is said to be theirs."""
-        for name in ("num_layers", "hidden_size", "ffn_hidden_size", "seq_length", "vocab_size", "query_layer"):
+        for name in (
+            "num_layers",
+            "hidden_size",
+            "ffn_hidden_size",
+            "seq_length",
+            "vocab_size",
+            "query_layer",
+            "target_in_trunk",
+        ):
             told, said = getattr(self, name), getattr(model, name)
             if told != said:
                 raise UserError(f"{where}: the weights have {name} {told}, the model is said to have {said}")
@@ -62,6 +71,7 @@ class ModelShape:
             "seq_length": self.seq_length,
             "vocab_size": self.vocab_size,
             "query_layer": self.query_layer,
+            "target_in_trunk": self.target_in_trunk,
             "final_norm": final_norm,
         }
         return ModelConfig.from_fields(fields, "the model of these weights")
@@ -82,7 +92,8 @@ def tell_shape(found: Mapping[str, tuple[int, ...]], where: str) -> ModelShape:
     gaps = sorted(set(range(min(max(numbers) + 1, 2 * len(numbers) + MOST_LISTED))) - numbers)
     if gaps:
         raise UserError(f"{where}: no weights of blocks {listed([str(number) for number in gaps])}")
-    missing = [name for name in parameters.canonical_order(len(numbers), query_layer) if name not in found]
+    target = parameters.TARGET_TABLE in found
+    missing = [name for name in parameters.canonical_order(len(numbers), query_layer, target) if name not in found]
     if missing:
         raise UserError(f"{where}: {len(missing)} weights are missing: {listed(missing)}")
     odd = [name for name in (parameters.WORD_TABLE, parameters.POSITION_TABLE) if len(found[name]) != 2]
@@ -90,7 +101,7 @@ def tell_shape(found: Mapping[str, tuple[int, ...]], where: str) -> ModelShape:
     odd += [mapping_bias] if len(found[mapping_bias]) != 1 else []
     if not odd:
         (vocab_size, hidden), (seq_length, _) = found[parameters.WORD_TABLE], found[parameters.POSITION_TABLE]
-        shape = ModelShape(len(numbers), hidden, found[mapping_bias][0], seq_length, vocab_size, query_layer)
+        shape = ModelShape(len(numbers), hidden, found[mapping_bias][0], seq_length, vocab_size, query_layer, target)
         expected = shape.shapes()
         odd = [name for name in expected if expected[name] != found[name] or 0 in found[name]]
     if odd:

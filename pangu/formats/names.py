@@ -75,6 +75,7 @@ MODEL_PREFIXES = ("backbone.", "transformer.", "h.", "wte.", "wpe.", "wqe.", "ln
 _TORCH_LAYER_PARTS = {torch_part(ours): ours for ours in parameters.LAYER}
 _TRANSPOSED = {f"{name}.weight" for name, is_transposed in parameters.LINEAR_LAYERS.items() if not is_transposed}
 _SINGLE_PARTS = {spelling: ours for ours, _, others in SINGLE_PARTS for spelling in (ours, *others)}
+_SINGLE_PARTS[parameters.TARGET_TABLE] = parameters.TARGET_TABLE  # the port has no such table
 _TORCH_SINGLE_PARTS = {torch: ours for ours, torch, _ in SINGLE_PARTS}
 _BLOCK = re.compile(r"backbone\.blocks\.(\d{1,6})\.(.+)")
 _TORCH_BLOCK = re.compile(r"h\.(\d{1,6})\.(.+)")

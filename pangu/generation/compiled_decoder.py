@@ -69,6 +69,8 @@ class CompiledNetwork(Network):
     ) -> None:
         if config.softmax_dtype != "fp32":
             raise UserError("softmax_dtype fp16: the compiled engine computes in fp32; take --engine mindspore")
+        if config.target_in_trunk:
+            raise UserError("target_in_trunk: the compiled engine has not that table; take --engine mindspore")
         self.config, self.team = config, Team(threads)
         self.kept: list[np.ndarray] = []  # what the tables point to
         self.prefixes = parameters.layer_prefixes(config.num_blocks, config.query_layer)

@@ -1,6 +1,6 @@
 """PanGu-α, whole: embeddings, blocks, the final norm, the query layer, and logits by the word table.
 
-h = words[ids] + positions[pos]
+h = words[ids] + positions[pos]           + targets[asked] where `target_in_trunk`
 h = block_i(h)                       for every layer but the query layer
 h = final_norm(h)                    `final_norm: before_query`
 h = query_layer(h, queries[asked])   `asked` is pos, unless an objective asks for other positions
@@ -45,6 +45,11 @@ class Decoder(nn.Cell):
         if config.query_layer:
             self.top_query_embedding = Embedding(config.seq_length, hidden, position_table)
             self.top_query_layer = QueryLayer(config, dtype)
+        self.target_in_trunk = config.target_in_trunk
+        if config.target_in_trunk:
+            # Zero at first: a network that goes on with it begins as it was.
+            self.target_embedding = Embedding(config.seq_length, hidden, "zeros")
+            self.target_add = ops.Add()
         self.cast = ops.Cast()
 
     def embed(self, ids: Tensor, positions: Tensor, dropout_seed: Tensor) -> Tensor:
@@ -56,6 +61,8 @@ class Decoder(nn.Cell):
         self, ids: Tensor, positions: Tensor, query_positions: Tensor, attention_bias: Tensor, dropout_seed: Tensor
     ) -> Tensor:
         hidden = self.embed(ids, positions, dropout_seed)
+        if self.target_in_trunk:
+            hidden = self.target_add(hidden, self.cast(self.target_embedding(query_positions), self.dtype))
         for block in self.blocks:
             hidden = block(hidden, attention_bias, dropout_seed)
         if self.final_norm == "before_query":

@@ -136,6 +136,8 @@ class DecodingWeights(nn.Cell):
             name = f"{parameters.QUERY_LAYER}attention.dense1"
             matrix, bias = scaled_projection(weights, name, score_scale(config))
             self.queries = constant(weights[parameters.QUERY_TABLE] @ matrix + bias, dtype)
+        if config.target_in_trunk:
+            self.targets = constant(weights[parameters.TARGET_TABLE], dtype)
         prefixes = parameters.layer_prefixes(config.num_blocks, config.query_layer)
         self.layers = nn.CellList(
             [CachedLayer(config, weights, prefix, prefix == parameters.QUERY_LAYER) for prefix in prefixes]
@@ -154,6 +156,7 @@ class CachedDecoder(nn.Cell):
         super().__init__(auto_prefix=False)
         self.weights = weights
         self.layers, self.final_norm = weights.layers, weights.final_norm
+        self.target_in_trunk = config.target_in_trunk
         self.query_layer, self.norm_after_query = config.query_layer, config.final_norm == "after_query"
         self.hidden, self.dtype = config.hidden_size, weights.head.dtype
         shape = (batch * config.num_heads, slots, config.head_size)
@@ -175,6 +178,8 @@ class CachedDecoder(nn.Cell):
         slots = self.slots(steps)
         embedded = self.gather(self.weights.words, ids, 0) + self.gather(self.weights.positions, positions, 0)
         hidden = self.cast(embedded, self.dtype).reshape((-1, self.hidden))
+        if self.target_in_trunk:
+            hidden = hidden + self.gather(self.weights.targets, query_positions.reshape((-1,)), 0)
         attention_bias = self.attention_bias(steps)
         count = len(self.layers)
         for i in range(count - 1):

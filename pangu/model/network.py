@@ -9,7 +9,7 @@ from mindspore import Tensor
 from pangu.config import ModelConfig
 from pangu.device import check_dtype
 from pangu.model import PanguAlpha
-from pangu.parameters import check_weights
+from pangu.parameters import TARGET_TABLE, check_weights
 
 
 def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, seed: int = 1) -> PanguAlpha:
@@ -23,10 +23,14 @@ def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, see
 
 
 def load_weights(network: PanguAlpha, weights: Mapping[str, np.ndarray]) -> None:
-    """Copy weights in, after `check_weights`."""
-    parameters = network.trainable_params()
-    check_weights(network.config, weights)
-    for parameter in parameters:
+    """Copy weights in, after `check_weights`. A table of targets that they lack stays as it is: zero at first."""
+    config = network.config
+    if TARGET_TABLE not in weights:
+        config = config.model_copy(update={"target_in_trunk": False})
+    check_weights(config, weights)
+    for parameter in network.trainable_params():
+        if parameter.name == TARGET_TABLE and TARGET_TABLE not in weights:
+            continue
         parameter.set_data(Tensor(np.asarray(weights[parameter.name], np.float32)))
 
 

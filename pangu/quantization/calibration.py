@@ -64,6 +64,8 @@ class Calibration:
         tokens = ids.shape[1]
         positions = tables[parameters.POSITION_TABLE][:tokens]
         stream = tables[parameters.WORD_TABLE][ids] + positions
+        if parameters.TARGET_TABLE in tables:
+            stream = stream + tables[parameters.TARGET_TABLE][:tokens]
         queries = tables.get(parameters.QUERY_TABLE)
         return cls(config, stream.astype(np.float32), None if queries is None else queries[:tokens])
 

@@ -17,7 +17,7 @@ from pangu.quantization.rounding import GROUP, Quantized, check_groups, dequanti
 Read = Callable[[str], np.ndarray]
 # The norm that makes each input of matrices, where there is one to fold a factor into.
 NORMS = {"attention_input": "layernorm1", "feed_forward_input": "layernorm2"}
-TABLES = (parameters.WORD_TABLE, parameters.POSITION_TABLE, parameters.QUERY_TABLE)
+TABLES = (parameters.WORD_TABLE, parameters.POSITION_TABLE, parameters.QUERY_TABLE, parameters.TARGET_TABLE)
 
 
 def stored_tensors(shape: parameters.Sizes, quantization: Quantization) -> list[tuple[str, TensorInfo]]:

@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pangu.foundation.errors import UserError
 from pangu.foundation.settings import nearest_name
+from pangu.foundation.yaml_document import Document, read_document, shown
 from pangu.tuning.records import Record, Turn
 
 
@@ -69,24 +68,24 @@ def load_template(name: str) -> Template:
         return TEMPLATES[name]
     if not name.endswith((".yaml", ".yml")):
         raise UserError(f"template {name!r} is unknown{nearest_name(name, list(TEMPLATES))}; or give a YAML file")
-    try:
-        fields = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{name}: cannot be read: {' '.join(str(error).split())}") from None
-    return template_of(fields, name)
+    return _checked(read_document(name))
 
 
 def template_of(fields: Any, where: str) -> Template:
     """Return a template from its fields. Raises UserError that names a wrong one."""
-    known = list(Template.__dataclass_fields__)
+    return _checked(Document(where, fields))
+
+
+def _checked(document: Document) -> Template:
+    known, fields = list(Template.__dataclass_fields__), document.data
     if not isinstance(fields, dict):
-        raise UserError(f"{where}: must be a mapping of {', '.join(known)}")
+        raise document.mistake(f"must be a mapping of {', '.join(known)}")
     for name, value in fields.items():
         if name not in known:
-            raise UserError(f"{where}: field {name!r} is unknown{nearest_name(str(name), known)}")
+            raise document.mistake(f"is unknown{nearest_name(str(name), known)}", (name,))
         if not isinstance(value, str):
-            raise UserError(f"{where}: field {name!r}: must be text")
-    template = Template(**{"name": Path(where).stem, **fields})
+            raise document.mistake(f"{shown(value)} is not text", (name,))
+    template = Template(**{"name": Path(document.where).stem, **fields})
     if "{text}" not in template.user:
-        raise UserError(f"{where}: field 'user': must hold {{text}}")
+        raise document.mistake("must hold {text}", ("user",))
     return template

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.framework import FrameworkSpec
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,26 +73,27 @@ class _Hashed:
         return isinstance(other, _Hashed) and other.value is self.value
 
 
-def apply(question: Question, multipliers: dict[str, float]) -> Question:
-    """Return the question with its figures multiplied. Unknown names are the caller's mistake and raise KeyError."""
+def apply(setup: Setup, multipliers: dict[str, float]) -> Setup:
+    """Return the setup with its figures multiplied. Unknown names are the caller's mistake and raise KeyError."""
     factor = dict.fromkeys(NAMES, 1.0)
     for name, value in multipliers.items():
         if name not in factor:
             raise KeyError(name)
         factor[name] = value
     cluster = _cluster(
-        _Hashed(question.cluster),
+        _Hashed(setup.cluster),
         factor["gemm_eff"],
         factor["vector_eff"],
         factor["flash_eff"],
         factor["poor_align_eff"],
         factor["host_launch"],
     )
-    return Question.model_construct(
-        model=question.model,
+    return Setup.model_construct(
+        model=setup.model,
         cluster=cluster,
-        framework=_framework(question.framework, factor),
-        strategy=question.strategy,
+        framework=_framework(setup.framework, factor),
+        strategy=setup.strategy,
+        residual=setup.residual,
     )
 
 

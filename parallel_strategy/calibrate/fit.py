@@ -19,9 +19,10 @@ from pangu.foundation.errors import UserError
 from pangu.foundation.settings import checked, nearest_name
 from pangu.foundation.yaml_document import Document, shown
 from parallel_strategy.calibrate.figures import FIGURES, NAMES, apply
-from parallel_strategy.calibrate.residual import RowShapes, correction, solve
+from parallel_strategy.calibrate.residual import RowShapes, ShapeResidual, solve
 from parallel_strategy.calibrate.rows import MeasuredRow
-from parallel_strategy.predict import Prediction
+from parallel_strategy.predict import SPREAD, Prediction
+from parallel_strategy.spec.strategy import Setup
 
 SHIPPED = Path(__file__).parent / "shipped.json"
 STEP = 0.05  # of a logarithm, for derivatives
@@ -82,23 +83,21 @@ class Calibration:
     def rows_seen(self) -> set[str]:
         return {row for fit in self.groups.values() for row in fit.rows}
 
-    def correction(self, row: MeasuredRow) -> float:
-        """Factor on the step time that rows of like shapes and of the same software suggest."""
-        fit = self.groups.get(row.group)
-        if fit is None or not fit.shapes:
-            return 1.0
-        return math.exp(correction(row, RowShapes(np.array(fit.shapes), np.array(fit.software)), np.array(fit.weights)))
+    def applied(self, setup: Setup, group: str = "", software: str = "") -> Setup:
+        """Return the setup with the figures of its group, and with what its shapes do beside them. `group`: absent,
+        its cluster and framework; `software`: the framework and its release, where they are known."""
+        fit = self.groups.get(group or f"{setup.cluster.name}/{setup.framework.name}")
+        if fit is None:
+            return setup
+        moved = apply(setup, fit.multipliers)
+        seen = RowShapes(np.array(fit.shapes), np.array(fit.software))
+        residual = ShapeResidual(seen, np.array(fit.weights), software, fit.spread or SPREAD)
+        framework = moved.framework.model_copy(update=fit.memory)
+        return moved.model_copy(update={"framework": framework, "residual": residual})
 
     def predict(self, row: MeasuredRow) -> Prediction:
-        """Return the prediction of a row with its group's figures; without a fit, with those of the files."""
-        fit = self.groups.get(row.group)
-        if fit is None:
-            return Prediction(row.question)
-        question = apply(row.question, fit.multipliers)
-        if fit.memory:
-            framework = question.framework.model_copy(update=fit.memory)
-            question = question.model_copy(update={"framework": framework})
-        return Prediction(question)
+        """Return the prediction of a row as its group's fit gives it; without one, as the files do."""
+        return Prediction(self.applied(row.setup, row.group, row.software))
 
 
 def fit_group(rows: list[MeasuredRow]) -> GroupFit:
@@ -106,7 +105,7 @@ def fit_group(rows: list[MeasuredRow]) -> GroupFit:
     timed = [row for row in rows if row.seconds]
     if not timed:
         return GroupFit({}, {}, sorted(row.id for row in rows), 0.0, memory=fit_memory(rows))
-    predictions = [Prediction(row.question) for row in timed]
+    predictions = [Prediction(row.setup) for row in timed]
     measured = np.log([row.seconds or 1.0 for row in timed])
     used = _used(timed)
     free = [index for index, name in enumerate(NAMES) if used[name]]
@@ -115,7 +114,7 @@ def fit_group(rows: list[MeasuredRow]) -> GroupFit:
 
     def logarithms(values: np.ndarray) -> np.ndarray:
         multipliers = {NAMES[index]: math.exp(value) for index, value in zip(free, values, strict=True)}
-        return np.log([p.with_figures(apply(p.question, multipliers)).closed_form_seconds for p in predictions])
+        return np.log([p.with_figures(apply(p.setup, multipliers)).closed_form_seconds for p in predictions])
 
     values = np.zeros(len(free))
     for _ in range(4):
@@ -140,7 +139,7 @@ def fit_group(rows: list[MeasuredRow]) -> GroupFit:
 
 def _used(rows: list[MeasuredRow]) -> dict[str, bool]:
     """Return the figures that some row depends on; the rest stay as the files have them."""
-    frameworks = [row.question.framework for row in rows]
+    frameworks = [row.setup.framework for row in rows]
     used = dict.fromkeys(NAMES, True)
     used["flash_eff"] = any(framework.attention == "flash" for framework in frameworks)
     used["exposed"] = any(
@@ -160,13 +159,13 @@ def fit_memory(rows: list[MeasuredRow]) -> dict[str, float]:
         return {}
     parts = []
     for row in measured:
-        prediction = Prediction(row.question)
+        prediction = Prediction(row.setup)
         fullest = max(prediction.stage_memory, key=lambda memory: memory.total)
-        lost = 1.0 + row.question.framework.fragmentation
+        lost = 1.0 + row.setup.framework.fragmentation
         active = (fullest.activations + fullest.recompute) / lost
         parts.append((fullest.total - fullest.context - active * lost, active, row.gib))
     static, moving, seen = (np.array(column) for column in zip(*parts, strict=True))
-    first = measured[0].question.framework
+    first = measured[0].setup.framework
     best: tuple[float, float, float] | None = None
     for fragmentation in np.arange(0.0, 0.51, 0.02):
         for context in np.arange(0.0, 12.1, 0.25):

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from parallel_strategy.calibrate.rows import MeasuredRow
+from parallel_strategy.predict import FOUR_OF_FIVE
+from parallel_strategy.spec.model import ModelSpec
+from parallel_strategy.spec.strategy import StrategySpec
 
 FREEDOM = 4.0  # of the Student-t noise
 # Octaves over which a residual is alike, in the order of `shape_features`: of the model's width and the tensor group;
@@ -43,7 +46,10 @@ class RowShapes:
 
     @classmethod
     def of(cls, rows: list[MeasuredRow]) -> "RowShapes":
-        return cls(np.array([shape_features(row) for row in rows]).round(4), np.array([row.software for row in rows]))
+        return cls(
+            np.array([shape_features(row.setup.model, row.setup.strategy) for row in rows]).round(4),
+            np.array([row.software for row in rows]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +63,14 @@ class Solution:
     left_out: np.ndarray
 
 
-def shape_features(row: MeasuredRow) -> list[float]:
-    """log2 of the hidden size, of the tensor group, of tokens, of stages; and how often the head size can be halved, up
-    to 32."""
-    question = row.question
-    mesh = question.strategy.mesh
-    width = question.model.head_width
+def shape_features(model: ModelSpec, strategy: StrategySpec) -> list[float]:
+    """Return log2 of the hidden size, of the tensor group, of tokens, of stages; and how often the head size can be
+    halved, up to 32."""
+    mesh, width = strategy.mesh, model.head_width
     alignment = min(5, (width & -width).bit_length() - 1)
-    tokens = question.strategy.batch.micro * question.model.seq_length / mesh.cp
+    tokens = strategy.batch.micro * model.seq_length / mesh.cp
     return [
-        math.log2(question.model.hidden_size),
+        math.log2(model.hidden_size),
         math.log2(mesh.tp),
         math.log2(tokens),
         math.log2(mesh.pp),
@@ -85,10 +89,30 @@ def covariance(first: RowShapes, seen: RowShapes, kind: Kind) -> np.ndarray:
     return total
 
 
-def correction(row: MeasuredRow, seen: RowShapes, weights: np.ndarray) -> float:
-    """Logarithm of what rows of like shapes and the same software add to a prediction; 0 far from all of them."""
-    new = RowShapes.of([row])
+def correction(new: RowShapes, seen: RowShapes, weights: np.ndarray) -> float:
+    """Return the logarithm of what rows of like shapes and the same software add to the prediction of one run; 0 far
+    from all of them."""
     return sum(float((covariance(new, seen, kind) @ w)[0]) for kind, w in zip(KINDS, weights, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class ShapeResidual:
+    """What a calibration adds to its figures: `spec.strategy.Residual`. `spread`: of ln(measured / predicted)."""
+
+    seen: RowShapes
+    weights: np.ndarray
+    software: str
+    spread: float
+
+    def factor(self, model: ModelSpec, strategy: StrategySpec) -> float:
+        if not len(self.seen.features):
+            return 1.0
+        features = np.array([shape_features(model, strategy)]).round(4)
+        return math.exp(correction(RowShapes(features, np.array([self.software])), self.seen, self.weights))
+
+    @property
+    def interval(self) -> float:
+        return math.exp(FOUR_OF_FIVE * self.spread)
 
 
 def solve(residuals: np.ndarray, derivatives: np.ndarray, widths: np.ndarray, shapes: RowShapes) -> Solution:

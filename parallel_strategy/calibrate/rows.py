@@ -1,4 +1,4 @@
-"""Measured training runs from a CSV file, each turned into a question for the emulator.
+"""Measured training runs from a CSV file, each turned into a setup for the emulator.
 
 The columns are those of the project's validation tables: `hw` and `framework` are free text that is looked up in a
 table of names; a pair that is not known is named and its rows are skipped.
@@ -21,7 +21,7 @@ from parallel_strategy.graph.program import Program
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import CHUNKED, Question, StrategySpec, divisors, even_stages, nearest
+from parallel_strategy.spec.strategy import CHUNKED, Setup, StrategySpec, divisors, even_stages, nearest
 
 REQUIRED = ("id", "hw", "framework", "n_dev", "layers", "hidden", "seq", "tp", "pp", "gbs")
 # (pattern, dtype) of what a table calls its precision, the first that matches
@@ -57,7 +57,7 @@ class MeasuredRow:
     gib: float | None
     memory_kind: str
     oom: bool
-    question: Question
+    setup: Setup
     software: str = ""  # the framework as the table names it, and the release that its source names
 
     @cached_property
@@ -65,8 +65,8 @@ class MeasuredRow:
         """Of the devices' peak, that the measured time implies: model FLOPs, nothing recomputed."""
         if not self.seconds:
             return 0.0
-        peak = self.question.cluster.device.peak(self.question.model.compute_dtype)
-        return Program(self.question).flops_per_step() / (self.seconds * self.question.strategy.mesh.devices * peak)
+        peak = self.setup.cluster.device.peak(self.setup.model.compute_dtype)
+        return Program(self.setup).flops_per_step() / (self.seconds * self.setup.strategy.mesh.devices * peak)
 
     @property
     def impossible(self) -> bool:
@@ -86,7 +86,7 @@ class Skipped:
 
 
 def read_rows(path: Path | str) -> tuple[list[MeasuredRow], list[Skipped]]:
-    """Return all rows that can be turned into questions, and why the others cannot."""
+    """Return all rows that can be turned into setups, and why the others cannot."""
     path = Path(path)
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -128,13 +128,11 @@ def read_all(paths: list[str], cluster: str | None = None) -> list[MeasuredRow]:
 
 
 def _moved(row: MeasuredRow, cluster: ClusterSpec) -> MeasuredRow:
-    question = row.question
-    devices = question.strategy.mesh.devices
+    setup = row.setup
+    devices = setup.strategy.mesh.devices
     here = cluster if cluster.device_count >= devices else cluster.with_devices(devices)
-    moved = Question.model_construct(
-        model=question.model, cluster=here, framework=question.framework, strategy=question.strategy
-    )
-    return replace(row, question=moved, group=f"{cluster.name}/{question.framework.name}")
+    moved = Setup.model_construct(model=setup.model, cluster=here, framework=setup.framework, strategy=setup.strategy)
+    return replace(row, setup=moved, group=f"{cluster.name}/{setup.framework.name}")
 
 
 def _row(record: dict[str, str], table: str) -> MeasuredRow:
@@ -145,7 +143,7 @@ def _row(record: dict[str, str], table: str) -> MeasuredRow:
     if framework_name is None:
         raise UserError(f"framework {record['framework']!r} is not known")
     memory = record.get("mem_gib", "").strip()
-    question = question_of(record, cluster_name, framework_name)
+    setup = setup_of(record, cluster_name, framework_name)
     return MeasuredRow(
         id=record["id"],
         table=re.sub(r"_\d+$", "", record["id"]) or table,
@@ -157,13 +155,13 @@ def _row(record: dict[str, str], table: str) -> MeasuredRow:
         gib=None if memory in ("", "OOM") else _number(record, "mem_gib"),
         memory_kind=record.get("mem_kind", ""),
         oom=memory == "OOM",
-        question=question,
+        setup=setup,
         software=" ".join([record["framework"], *re.findall(r"@[\w.-]+", record.get("source", ""))]),
     )
 
 
-def question_of(record: dict[str, str], cluster_name: str, framework_name: str) -> Question:
-    """Return the question whose answer the row measured. Raises UserError or ValueError where the row contradicts
+def setup_of(record: dict[str, str], cluster_name: str, framework_name: str) -> Setup:
+    """Return the setup whose answer the row measured. Raises UserError or ValueError where the row contradicts
     itself."""
     notes = record.get("notes", "")
     # a card that says nothing of flash attention was written before it
@@ -208,7 +206,7 @@ def question_of(record: dict[str, str], cluster_name: str, framework_name: str) 
     strategy = StrategySpec.from_fields(fields, record["id"])
     strategy.check_model(model)
     cluster = _cluster(cluster_name, strategy.mesh.devices)
-    return Question.model_construct(model=model, cluster=cluster, framework=framework, strategy=strategy)
+    return Setup.model_construct(model=model, cluster=cluster, framework=framework, strategy=strategy)
 
 
 @lru_cache(maxsize=512)

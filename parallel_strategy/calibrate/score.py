@@ -48,14 +48,12 @@ class Score:
 def outcome(row: MeasuredRow, calibration: Calibration | None) -> Outcome:
     calibration = calibration or Calibration()
     prediction = calibration.predict(row)
-    fit = calibration.groups.get(row.group)
-    interval = float(np.exp(1.2816 * (fit.spread if fit else 0.12)))
     return Outcome(
         row,
-        prediction.seconds * calibration.correction(row),
+        prediction.seconds,
         comparable_gib(prediction, row.memory_kind),
         prediction.out_of_memory,
-        interval,
+        prediction.interval,
     )
 
 
@@ -119,8 +117,8 @@ def _regret(outcomes: list[Outcome]) -> tuple[float, float, int] | None:
     """
     groups: dict[tuple, dict[str, list[Outcome]]] = {}
     for o in outcomes:
-        question = o.row.question
-        strategy, model = question.strategy, question.model.model_copy(update={"name": ""})
+        setup = o.row.setup
+        strategy, model = setup.strategy, setup.model.model_copy(update={"name": ""})
         choice = (
             o.row.table,
             o.row.group,

@@ -46,21 +46,21 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from parallel_strategy.mindspore.dryrun.job import compile_rank, write_skeleton
     from parallel_strategy.mindspore.limits import check_supported
-    from parallel_strategy.session import load_question
+    from parallel_strategy.session import load_setup
 
-    question = load_question(arguments.strategy, check_supported, changes=arguments.set)
+    setup = load_setup(arguments.strategy, check_supported, changes=arguments.set)
     if arguments.skeleton is not None:
-        count = write_skeleton(Path(arguments.strategy), question, arguments.skeleton)
+        count = write_skeleton(Path(arguments.strategy), setup, arguments.skeleton)
         print(f"wrote {arguments.skeleton}: {count} operators")
         return 0
     compiled = compile_rank(
-        Path(arguments.strategy), question, arguments.rank, keep=arguments.keep_graph, load=arguments.load
+        Path(arguments.strategy), setup, arguments.rank, keep=arguments.keep_graph, load=arguments.load
     )
     found = []
     if arguments.diff:
-        expected = emulated(question, arguments.rank, whole_batch=compiled.whole_batch)
+        expected = emulated(setup, arguments.rank, whole_batch=compiled.whole_batch)
         found = differences(expected, of_mindspore(compiled.collectives))
-        found += fused_differences(question, arguments.rank, compiled.collectives)
+        found += fused_differences(setup, arguments.rank, compiled.collectives)
     if arguments.json:
         document = {
             "rank": compiled.rank,
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
             document["differences"] = [vars(one) | {"kind": vars(one.kind)} for one in found]
         print(json.dumps(document))
     else:
-        _print(compiled, question.strategy.mesh.pp)
+        _print(compiled, setup.strategy.mesh.pp)
         if arguments.diff:
             print()
             print("\n".join(f"differs: {one}" for one in found) or "the emulator's program has the same collectives")

@@ -36,11 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
     from parallel_strategy.export.files import export, write
-    from parallel_strategy.session import load_question
+    from parallel_strategy.session import load_setup
     from parallel_strategy.spec.capability import check_executed
 
-    question = load_question(arguments.strategy, check_executed, changes=arguments.set)
-    exported = export(question, str(Path(arguments.strategy).absolute()), arguments.hosts, arguments.skeleton)
+    setup = load_setup(arguments.strategy, check_executed, changes=arguments.set)
+    exported = export(setup, str(Path(arguments.strategy).absolute()), arguments.hosts, arguments.skeleton)
     if arguments.show:
         if arguments.show not in exported.files:
             raise UserError(f"--show {arguments.show}: is none of {', '.join(sorted(exported.files)[:12])} …")

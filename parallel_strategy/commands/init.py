@@ -149,10 +149,10 @@ def _fits(strategy: "StrategySpec") -> bool:
 
     from pangu.foundation.errors import UserError
     from parallel_strategy.predict import Prediction
-    from parallel_strategy.spec.strategy import Question
+    from parallel_strategy.spec.strategy import Setup
 
     try:
-        return not Prediction(Question.resolve(strategy, Path())).out_of_memory
+        return not Prediction(Setup.resolve(strategy, Path())).out_of_memory
     except UserError:
         return False
 

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     from parallel_strategy.spec.capability import outside
 
     prediction = load_prediction(arguments.strategy, arguments.calibration, arguments.set)
-    priced_only = outside(prediction.question)
+    priced_only = outside(prediction.setup)
     if arguments.json:
         print(json.dumps({**summary(prediction), "priced_only": priced_only}, indent=1))
     else:

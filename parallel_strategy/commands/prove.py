@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
-    from parallel_strategy.session import load_question
+    from parallel_strategy.session import load_setup
     from parallel_strategy.spec.capability import check_executed
     from parallel_strategy.virtual.proof import prove, traffic_by_level
     from parallel_strategy.virtual.reduction import reduced
@@ -35,14 +35,14 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("devices", "steps"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name} {getattr(arguments, name)} must be at least 1")
-    question = load_question(arguments.strategy, check_executed, changes=arguments.set)
-    small = reduced(question, arguments.devices)
-    proof = prove(small.question, arguments.dtype, arguments.steps, arguments.seed)
-    levels = traffic_by_level(question)
+    setup = load_setup(arguments.strategy, check_executed, changes=arguments.set)
+    small = reduced(setup, arguments.devices)
+    proof = prove(small.setup, arguments.dtype, arguments.steps, arguments.seed)
+    levels = traffic_by_level(setup)
     if arguments.json:
         _print_json(small, proof, levels)
     else:
-        _print_table(question, small, proof, levels)
+        _print_table(setup, small, proof, levels)
     return 0 if proof.equal else 1
 
 
@@ -50,22 +50,22 @@ def _print_json(small, proof, levels) -> None:
     from dataclasses import asdict
 
     data = {**asdict(proof), "equal": proof.equal, "largest": proof.largest, "reduced": list(small.changes)}
-    data["mesh"] = small.question.strategy.mesh.model_dump(mode="json")
+    data["mesh"] = small.setup.strategy.mesh.model_dump(mode="json")
     data["traffic"] = [asdict(level) for level in levels]
     print(json.dumps(data, indent=1))
 
 
-def _print_table(question, small, proof, levels) -> None:
+def _print_table(setup, small, proof, levels) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from parallel_strategy.virtual.proof import TOLERANCE
 
     console = Console(highlight=False, soft_wrap=True)
-    mesh, strategy = small.question.strategy.mesh, small.question.strategy
+    mesh, strategy = small.setup.strategy.mesh, small.setup.strategy
     sizes = " x ".join(f"{axis} {getattr(mesh, axis)}" for axis in ("pp", "dp", "cp", "tp") if getattr(mesh, axis) > 1)
     console.print(
-        f"{question.model.name}: {proof.devices} virtual devices ({sizes or 'one'}), {strategy.pipeline.schedule}, "
+        f"{setup.model.name}: {proof.devices} virtual devices ({sizes or 'one'}), {strategy.pipeline.schedule}, "
         f"optimizer sharding {strategy.zero.stage}, recompute {strategy.recompute.mode}"
     )
     console.print(f"reduced: {', '.join(small.changes) or 'nothing'}")

@@ -20,10 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
     from parallel_strategy.placement import axis_levels, group_ranks, places
-    from parallel_strategy.session import load_question
+    from parallel_strategy.session import load_setup
 
-    question = load_question(arguments.strategy, changes=arguments.set)
-    mesh, cluster = question.strategy.mesh, question.cluster
+    setup = load_setup(arguments.strategy, changes=arguments.set)
+    mesh, cluster = setup.strategy.mesh, setup.cluster
     levels = axis_levels(mesh, cluster)
     rows = places(mesh, cluster)
     if arguments.rank is not None:

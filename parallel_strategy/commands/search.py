@@ -18,7 +18,7 @@ from parallel_strategy.arguments import add_strategy, share, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_strategy(parser)
+    add_strategy(parser, has_calibration=True)
     parser.add_argument("--devices", type=whole_number, help="default: as many as the file's mesh has")
     parser.add_argument(
         "--tp",
@@ -65,9 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     import time
     from pathlib import Path
 
-    os.environ.setdefault(
-        "OPENBLAS_NUM_THREADS", "1"
-    )  # before numpy: these matrices are small, threads would only spin
+    # before numpy is imported: its matrices are small here, and threads would only spin
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from pangu.foundation.errors import UserError
     from pangu.foundation.progress import Progress
@@ -75,12 +74,14 @@ def run(arguments: argparse.Namespace) -> int:
     from parallel_strategy.report.search import found_data, one_line, print_found
     from parallel_strategy.search.find import search
     from parallel_strategy.search.limits import space_of
-    from parallel_strategy.session import load_question
+    from parallel_strategy.session import calibrated, load_setup
     from parallel_strategy.spec.capability import outside
 
-    question = load_question(arguments.strategy, devices=arguments.devices, changes=arguments.set)
+    setup = load_setup(arguments.strategy, devices=arguments.devices, changes=arguments.set)
+    if arguments.calibration is not None:
+        setup = calibrated(setup, arguments.calibration)
     space = space_of(
-        question,
+        setup,
         devices=arguments.devices,
         tp=arguments.tp,
         pp=arguments.pp,
@@ -96,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     with Progress("search", unit="parts") as progress:
         found = search(
-            question,
+            setup,
             space,
             keep=arguments.keep,
             margin=arguments.margin,
@@ -110,12 +111,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.out and found.best:
         out = Path(arguments.out)
-        best = found.best[0].question.strategy.moved(Path(arguments.strategy).parent, out.parent)
+        best = found.best[0].setup.strategy.moved(Path(arguments.strategy).parent, out.parent)
         winner = found.best[0]
         title = (
             f"# Found by search: {winner.seconds:.4g} s a step and {winner.gib:.1f} of "
             f"{winner.usable_gib:g} GiB predicted, best of\n# {found.candidates:,} strategies on {devices} "
-            f"devices of {question.cluster.name}. `explain` says where the time goes.\n"
+            f"devices of {setup.cluster.name}. `explain` says where the time goes.\n"
         )
         write_whole(out, title + best.dump())
     lacks = None
@@ -123,9 +124,9 @@ def run(arguments: argparse.Namespace) -> int:
         usable, needs = found.nearest.usable_gib * (1.0 - arguments.margin), found.nearest.gib
         lacks = (
             f"{arguments.strategy}: none of {found.candidates:,} strategies fits; the nearest needs {needs:.2f} GiB, "
-            f"{usable:.2f} usable: {needs - usable:.3g} too much ({one_line(found.nearest.question.strategy)})"
+            f"{usable:.2f} usable: {needs - usable:.3g} too much ({one_line(found.nearest.setup.strategy)})"
         )
-    priced_only = outside(found.best[0].question) if found.best else []
+    priced_only = outside(found.best[0].setup) if found.best else []
     if arguments.json:
         data = found_data(found, elapsed) | {"priced_only": priced_only} | ({"error": lacks} if lacks else {})
         print(json.dumps(data, indent=1))

@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
             from parallel_strategy.search.find import search
             from parallel_strategy.search.shapes import Space
 
-            strategy = prediction.question.strategy
-            front = search(prediction.question, Space(strategy.mesh.devices, strategy.batch.global_)).front
+            strategy = prediction.setup.strategy
+            front = search(prediction.setup, Space(strategy.mesh.devices, strategy.batch.global_)).front
         write_whole(Path(arguments.html), page(prediction, front))
         print(f"wrote {arguments.html}")
     return 0

@@ -38,7 +38,7 @@ class BlockTable:
     def of(cls, price: Price) -> "BlockTable":
         program, framework = price.program, price.framework
         table = cls.empty(program)
-        mesh = program.question.strategy.mesh
+        mesh = program.setup.strategy.mesh
         if framework.p2p_scatter_gather and mesh.tp > 1 and not program.shard.sequence_parallel:
             table.boundary_gathered = np.array(program.boundary_bytes * mesh.tp)
         for piece in {piece.slot: piece for chunk in program.chunks for piece in chunk.pieces}.values():
@@ -57,11 +57,11 @@ class BlockTable:
         )
 
     def _fill(self, slot: int, block: Block, program: Program, framework: FrameworkSpec) -> None:
-        recompute = program.question.strategy.recompute
+        recompute = program.setup.strategy.recompute
         sliced = recompute.slice_activation and not program.shard.sequence_parallel
         self.saved[slot], self.attention[slot] = block.saved_bytes, block.attention_bytes
         self.kept[slot] = sum(-(-tensor.bytes // GRANULE) * GRANULE for tensor in block.saved)
-        self.entry[slot] = block.input_bytes / (program.question.strategy.mesh.tp if sliced else 1)
+        self.entry[slot] = block.input_bytes / (program.setup.strategy.mesh.tp if sliced else 1)
         self.transient[slot] = transient_bytes(block, framework)
         self.dense[slot], self.expert[slot] = block.elements(False), block.elements(True)
         self.weights[slot] = len(block.parameters)

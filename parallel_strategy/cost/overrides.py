@@ -37,18 +37,18 @@ from parallel_strategy.mindspore.pangu_network import (
     layer_path,
     sizes,
 )
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 ALONG_ROWS = ("rows", "batch", "seq")
 PASSES = {"Add": 3.0, "LayerNorm": 3.0}  # of a tensor, that a kernel reads and writes; others: 2
 PREVIOUS = "output_add"  # what a layer gets from the one before it
 
 
-def override_seconds(question: Question) -> dict[int | str, float]:
+def override_seconds(setup: Setup) -> dict[int | str, float]:
     """Return what the strategy's overrides add to one micro-batch, forward and backward: {number of a layer,
     "embedding" or "head": seconds}. Empty without overrides. Raises UserError for an override that cannot be."""
-    splits = operator_splits(question)
-    return _Difference(question, splits).by_part() if splits.overridden else {}
+    splits = operator_splits(setup)
+    return _Difference(setup, splits).by_part() if splits.overridden else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,10 @@ class _Layout:
 class _Difference:
     """The difference that overrides make to one micro-batch."""
 
-    def __init__(self, question: Question, splits: OperatorSplits) -> None:
-        self.question, self.splits = question, splits
-        strategy = question.strategy
-        self.sizes = sizes(question.model, strategy.batch.micro * strategy.mesh.dp)
+    def __init__(self, setup: Setup, splits: OperatorSplits) -> None:
+        self.setup, self.splits = setup, splits
+        strategy = setup.strategy
+        self.sizes = sizes(setup.model, strategy.batch.micro * strategy.mesh.dp)
         self.devices = strategy.mesh.dp * strategy.mesh.tp
         self._moves: dict[tuple, float] = {}
 
@@ -73,7 +73,7 @@ class _Difference:
     def axes(self) -> list[Axis]:
         """The data and tensor axes, outermost first, cut into primes."""
         pieces = []
-        for axis in mesh_axes(self.question):
+        for axis in mesh_axes(self.setup):
             size, prime = axis.size, 2
             while size > 1:
                 while size % prime:
@@ -83,7 +83,7 @@ class _Difference:
         return pieces or [Axis("dp", 1, 1)]
 
     def by_part(self) -> dict[int | str, float]:
-        model, overridden = self.question.model, self.splits.overridden
+        model, overridden = self.setup.model, self.splits.overridden
         found: dict[int | str, float] = {}
         known: dict[tuple, float] = {}
         for layer in range(model.num_layers):
@@ -103,7 +103,7 @@ class _Difference:
     def _rows(self, rows: tuple[Row, ...], where: str, before: str, ends: bool) -> float:
         """Return the difference of these operators, and of the edges that lead into them. `before`: the operator that
         gives a layer its input; `ends`: nobody here takes the output."""
-        by_path = {row.path: row for row in rows if is_executed(self.question.model, row.path)}
+        by_path = {row.path: row for row in rows if is_executed(self.setup.model, row.path)}
         takes = {path: _executed(row.takes, by_path) for path, row in by_path.items()}
         taken = {source for path, sources in takes.items() for source in sources if source != PREVIOUS or not ends}
         total = 0.0
@@ -177,7 +177,7 @@ class _Difference:
         key = (source, target, elements)
         if key not in self._moves:
             axes, (one, other) = self._merged(source, target)
-            block = BlockSharding(self.question, axes, [])
+            block = BlockSharding(self.setup, axes, [])
             self._moves[key] = float(block.moving_seconds(elements, np.array([one]), np.array([other]))[0, 0])
         return self._moves[key]
 
@@ -205,11 +205,11 @@ class _Difference:
             elements = math.prod(self.sizes[word] for word in words - {"vocab", "positions"})
             axes, (roles,) = self._merged(tuple(ROWS if word in words else WHOLE for word in layout.words))
             operator = Operator(row.path, row.kind, (), elements, 1, passes=PASSES.get(row.kind, 2.0))
-        return float(BlockSharding(self.question, axes, []).operator_seconds(operator, np.array([roles]))[0])
+        return float(BlockSharding(self.setup, axes, []).operator_seconds(operator, np.array([roles]))[0])
 
     def _attention(self, row: Row, layout: _Layout) -> float:
         """Return the seconds of a product of heads, forward and twice backward; the fused kernel is two of them."""
-        model, device = self.question.model, self.question.cluster.device
+        model, device = self.setup.model, self.setup.cluster.device
         parts = math.prod(axis.size for axis, word in zip(self.axes, layout.words, strict=True) if word != COPIES)
         heads = self.sizes["batch"] * self.sizes["heads"] * self.sizes["seq"] / parts
         one = np.ones(1)

@@ -56,10 +56,10 @@ class Price:
 
     def __init__(self, program: Program, network: Network | None = None) -> None:
         self.program = program
-        question = program.question
-        self.cluster, self.framework, self.strategy = question.cluster, question.framework, question.strategy
-        self.network = network or Network(question.cluster, question.strategy.mesh.devices)
-        self.dtype = question.model.compute_dtype
+        setup = program.setup
+        self.cluster, self.framework, self.strategy = setup.cluster, setup.framework, setup.strategy
+        self.network = network or Network(setup.cluster, setup.strategy.mesh.devices)
+        self.dtype = setup.model.compute_dtype
         self._blocks: dict[str, BlockCost] = {}
         self.kernel_times: dict[str, tuple[KernelTable, np.ndarray]] = {}  # device times do not depend on the placement
 
@@ -86,13 +86,13 @@ class Price:
     @cached_property
     def half(self) -> "Price | None":
         """The price of half a micro-batch, where micro-batches run as two halves."""
-        question, strategy = self.program.question, self.strategy
+        setup, strategy = self.program.setup, self.strategy
         if strategy.tensor.interleave == 1:
             return None
         batch = strategy.batch.model_copy(update={"micro": strategy.batch.micro // strategy.tensor.interleave})
         tensor = strategy.tensor.model_copy(update={"interleave": 1})
         halved = strategy.model_copy(update={"batch": batch, "tensor": tensor})
-        return Price(Program(question.with_strategy(halved)), self.network)
+        return Price(Program(setup.with_strategy(halved)), self.network)
 
     def _price(self, block: Block) -> BlockCost:
         framework = self.framework
@@ -169,7 +169,7 @@ class Price:
             return {}
         from parallel_strategy.cost.overrides import override_seconds  # few strategies have any
 
-        return override_seconds(self.program.question)
+        return override_seconds(self.program.setup)
 
     @cached_property
     def two_halves(self) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.elimination import Tables
 from parallel_strategy.cost.kernel import matmul_seconds
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 # what an axis of the device matrix does to an operator
 WHOLE, ROWS, COLUMNS, INNER, SCATTER = range(5)
@@ -66,19 +66,19 @@ class BlockSharding:
 
     def __init__(
         self,
-        question: Question,
+        setup: Setup,
         axes: list[Axis],
         operators: list[Operator],
         *,
         weight_second_per_byte: float = 0.0,
         state_bytes: float = 16.0,
     ) -> None:
-        self.question, self.axes, self.operators = question, axes, operators
-        self.network = Network(question.cluster, question.strategy.mesh.devices)
+        self.setup, self.axes, self.operators = setup, axes, operators
+        self.network = Network(setup.cluster, setup.strategy.mesh.devices)
         self.by_name = {operator.name: operator for operator in operators}
-        self.element = question.model.element_bytes
+        self.element = setup.model.element_bytes
         self.weight_price, self.state_bytes = weight_second_per_byte, state_bytes
-        self.micro_batches = max(1, question.strategy.micro_batches)
+        self.micro_batches = max(1, setup.strategy.micro_batches)
 
     @cached_property
     def options(self) -> dict[str, np.ndarray]:
@@ -123,8 +123,8 @@ class BlockSharding:
 
     def operator_seconds(self, operator: Operator, options: np.ndarray) -> np.ndarray:
         """Return [choices] the same of any operator: [choices, axes] say what each axis does to it."""
-        question = self.question
-        device, dtype = question.cluster.device, question.model.compute_dtype
+        setup = self.setup
+        device, dtype = setup.cluster.device, setup.model.compute_dtype
         bandwidth = device.hbm.gbps * 1e9 * device.hbm.eff
         rows = operator.rows / self.parts(options, (ROWS,))
         columns = operator.columns / self.parts(options, (COLUMNS,))
@@ -138,7 +138,7 @@ class BlockSharding:
             moved = self.element * (m * k + k * n + m * n) / bandwidth
             seconds += np.maximum(matmul_seconds(device, dtype, m, n, k, one), moved) + device.gemm.launch_us * 1e-6
         weight = inner * columns
-        framework = question.framework
+        framework = setup.framework
         entering = rows * inner * self.element
         for index, axis in enumerate(self.axes):
             does = options[:, index]
@@ -240,9 +240,9 @@ class BlockSharding:
         return int(found[0])
 
 
-def mesh_axes(question: Question) -> list[Axis]:
+def mesh_axes(setup: Setup) -> list[Axis]:
     """Return the data and tensor axes of the mesh, outermost first, cut where they cross a level of topology."""
-    mesh, network = question.strategy.mesh, Network(question.cluster, question.strategy.mesh.devices)
+    mesh, network = setup.strategy.mesh, Network(setup.cluster, setup.strategy.mesh.devices)
     axes: list[Axis] = []
     for name in mesh.axes:
         size, stride = getattr(mesh, name), mesh.stride(name)
@@ -259,10 +259,10 @@ def mesh_axes(question: Question) -> list[Axis]:
     return axes
 
 
-def block_of(question: Question) -> list[Operator]:
+def block_of(setup: Setup) -> list[Operator]:
     """Return the operators of one transformer layer over the whole stage: every micro-batch of its data-parallel
     ranks."""
-    model, strategy = question.model, question.strategy
+    model, strategy = setup.model, setup.strategy
     sequences = strategy.batch.micro * strategy.mesh.dp
     rows, hidden = sequences * model.seq_length, model.hidden_size
     width, heads = model.num_heads * model.head_width, model.num_heads

@@ -46,7 +46,7 @@ class WeightBytes:
     @classmethod
     def of(cls, program: Program) -> "WeightBytes":
         blocks = {SLOTS.index(p.slot): p.block for chunk in program.chunks for p in chunk.pieces}
-        by_stage = bool(program.question.strategy.zero.whole)
+        by_stage = bool(program.setup.strategy.zero.whole)
         if by_stage:
             holdings = {stage: Holding.of_stage(program, stage) for stage in range(program.pp)}
         else:

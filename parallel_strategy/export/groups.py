@@ -9,7 +9,7 @@ Protobuf, as `set_group_ckpt_save_file` writes it and `restore_group_info_list` 
 from collections.abc import Iterable
 
 from parallel_strategy.placement import group_ranks
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 
 def varint(value: int) -> bytes:
@@ -31,15 +31,15 @@ def numbers(values: Iterable[int]) -> bytes:
     return b"".join(varint(1 << 3) + varint(value) for value in values)
 
 
-def groups_of(question: Question, rank: int) -> dict[str, list[int]]:
+def groups_of(setup: Setup, rank: int) -> dict[str, list[int]]:
     """{axis: ranks} of the groups in which a rank communicates."""
-    mesh = question.strategy.mesh
+    mesh = setup.strategy.mesh
     return {axis: group_ranks(mesh, axis, rank) for axis in mesh.axes if getattr(mesh, axis) > 1}
 
 
-def same_checkpoint(question: Question, rank: int) -> list[int]:
+def same_checkpoint(setup: Setup, rank: int) -> list[int]:
     """Return the ranks that hold the same parameters as this one, itself among them."""
-    strategy = question.strategy
+    strategy = setup.strategy
     replicas = group_ranks(strategy.mesh, "dp", rank)
     if not strategy.zero.optimizer_shard:
         return replicas
@@ -51,9 +51,9 @@ def same_checkpoint(question: Question, rank: int) -> list[int]:
     return replicas[place::size]
 
 
-def group_file(question: Question, rank: int) -> bytes:
+def group_file(setup: Setup, rank: int) -> bytes:
     """Return the file of one rank."""
     content = b""
-    for axis, ranks in groups_of(question, rank).items():
+    for axis, ranks in groups_of(setup, rank).items():
         content += message(1, message(1, f"{axis}-{ranks[0]}".encode()) + message(2, numbers(ranks)))
-    return content + message(2, numbers(same_checkpoint(question, rank)))
+    return content + message(2, numbers(same_checkpoint(setup, rank)))

@@ -1,11 +1,11 @@
 """The same strategy as arguments of Megatron-LM, and of MindSpeed, which adds Ascend's to them."""
 
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 
-def arguments(question: Question) -> list[str]:
+def arguments(setup: Setup) -> list[str]:
     """Megatron-LM's arguments; MindSpeed takes them too."""
-    strategy, model = question.strategy, question.model
+    strategy, model = setup.strategy, setup.model
     mesh = strategy.mesh
     words = [
         *("--num-layers", model.num_layers, "--hidden-size", model.hidden_size),
@@ -23,17 +23,17 @@ def arguments(question: Question) -> list[str]:
         words += ["--expert-model-parallel-size", mesh.ep]
     if strategy.tensor.sequence_parallel and mesh.tp > 1:
         words += ["--sequence-parallel"]
-    words += precision(question) + optimizer(question) + pipeline(question) + recompute(question)
+    words += precision(setup) + optimizer(setup) + pipeline(setup) + recompute(setup)
     return [str(word) for word in words]
 
 
-def precision(question: Question) -> list[str]:
+def precision(setup: Setup) -> list[str]:
     kinds = {"fp16": ["--fp16"], "bf16": ["--bf16"], "fp8": ["--bf16", "--fp8-format", "hybrid"], "fp32": []}
-    return kinds[question.model.compute_dtype]
+    return kinds[setup.model.compute_dtype]
 
 
-def optimizer(question: Question) -> list:
-    strategy = question.strategy
+def optimizer(setup: Setup) -> list:
+    strategy = setup.strategy
     zero, dp = strategy.zero, strategy.mesh.dp
     words: list = []
     if zero.stage == 1:
@@ -46,27 +46,27 @@ def optimizer(question: Question) -> list:
         words += ["--num-distributed-optimizer-instances", dp // zero.weight_shard_size]
     if zero.bucket_mb is not None:
         # Megatron counts a bucket's gradients, not their bytes.
-        gradient_bytes = 2 if question.model.compute_dtype == "fp16" else 4
+        gradient_bytes = 2 if setup.model.compute_dtype == "fp16" else 4
         words += ["--overlap-grad-reduce", "--ddp-bucket-size", round(zero.bucket_mb * 2**20 / gradient_bytes)]
-    if offloads_optimizer(question):
+    if offloads_optimizer(setup):
         words += ["--optimizer-cpu-offload", "--use-precision-aware-optimizer"]
     return words
 
 
-def offloads_optimizer(question: Question) -> bool:
+def offloads_optimizer(setup: Setup) -> bool:
     """Megatron's optimizer on the host is a form of its distributed one."""
-    return question.strategy.offload.optimizer and question.strategy.zero.stage > 0
+    return setup.strategy.offload.optimizer and setup.strategy.zero.stage > 0
 
 
-def needs_one_connection(question: Question) -> bool:
+def needs_one_connection(setup: Setup) -> bool:
     """Return whether Megatron refuses to start without CUDA_DEVICE_MAX_CONNECTIONS=1 on GPUs before Blackwell."""
-    mesh = question.strategy.mesh
-    return (mesh.tp > 1 or mesh.cp > 1) and question.strategy.zero.stage < 2
+    mesh = setup.strategy.mesh
+    return (mesh.tp > 1 or mesh.cp > 1) and setup.strategy.zero.stage < 2
 
 
-def pipeline(question: Question) -> list:
+def pipeline(setup: Setup) -> list:
     """Uneven stages: the first and the last by arguments of their own, others by a drawing of all."""
-    strategy, model = question.strategy, question.model
+    strategy, model = setup.strategy, setup.model
     pp, vpp = strategy.mesh.pp, strategy.pipeline.vpp
     words: list = []
     if pp == 1:
@@ -90,14 +90,14 @@ def drawing(stages: list[int]) -> str:
     return "E" + "|".join("t" * layers for layers in stages) + "L"
 
 
-def recompute(question: Question) -> list:
-    recompute = question.strategy.recompute
+def recompute(setup: Setup) -> list:
+    recompute = setup.strategy.recompute
     if recompute.mode == "none":
         return []
     if recompute.mode == "selective":
         return ["--recompute-granularity", "selective"]
     words: list = ["--recompute-granularity", "full"]
-    if slices_activation(question):
+    if slices_activation(setup):
         words += ["--distribute-saved-activations"]
     if recompute.per_stage is None:
         return [*words, "--recompute-method", "uniform", "--recompute-num-layers", 1]
@@ -105,8 +105,8 @@ def recompute(question: Question) -> list:
     return [*words, "--recompute-method", "block", "--recompute-num-layers", max(recompute.per_stage)]
 
 
-def slices_activation(question: Question) -> bool:
-    strategy = question.strategy
+def slices_activation(setup: Setup) -> bool:
+    strategy = setup.strategy
     return strategy.recompute.slice_activation and strategy.mesh.tp > 1 and not strategy.tensor.sequence_parallel
 
 
@@ -114,9 +114,9 @@ def slices_activation(question: Question) -> bool:
 SCHEDULES = {"1f1b", "interleaved", "dualpipe"}
 
 
-def unsaid(question: Question) -> list[str]:
+def unsaid(setup: Setup) -> list[str]:
     """Return what of the strategy no argument says."""
-    strategy, model = question.strategy, question.model
+    strategy, model = setup.strategy, setup.model
     zero, mesh = strategy.zero, strategy.mesh
     stages = strategy.layers_of_stages(model.num_layers)
     drawn = len(set(stages)) == 1 or strategy.pipeline.vpp == 1 or (mesh.pp > 2 and len(set(stages[1:-1])) == 1)
@@ -130,17 +130,17 @@ def unsaid(question: Question) -> list[str]:
         "recompute.mp_comm": strategy.recompute.mode != "full" or mesh.tp == 1 or strategy.recompute.mp_comm,
         "recompute.slice_activation": not strategy.recompute.slice_activation
         or strategy.recompute.mode != "full"
-        or slices_activation(question),
-        "offload.optimizer": not strategy.offload.optimizer or offloads_optimizer(question),
+        or slices_activation(setup),
+        "offload.optimizer": not strategy.offload.optimizer or offloads_optimizer(setup),
         "offload.activation": strategy.offload.activation == 0,
         "overrides": not strategy.overrides,
     }
     return [field for field, is_said in said.items() if not is_said]
 
 
-def refused(question: Question) -> list[str]:
+def refused(setup: Setup) -> list[str]:
     """Return what Megatron's own check of its arguments refuses."""
-    strategy, model = question.strategy, question.model
+    strategy, model = setup.strategy, setup.model
     mesh, found = strategy.mesh, []
     if model.experts and mesh.tp > 1 and not strategy.tensor.sequence_parallel:
         found.append("experts with tensor parallelism need tensor.sequence_parallel")
@@ -151,15 +151,15 @@ def refused(question: Question) -> list[str]:
     return found
 
 
-def notes(question: Question) -> list[str]:
+def notes(setup: Setup) -> list[str]:
     """Return what the line cannot say, and what it needs around it."""
-    strategy, model = question.strategy, question.model
+    strategy, model = setup.strategy, setup.model
     found = []
-    if needs_one_connection(question):
+    if needs_one_connection(setup):
         found.append("environment: CUDA_DEVICE_MAX_CONNECTIONS=1 (GPUs before Blackwell)")
-    if fields := unsaid(question):
+    if fields := unsaid(setup):
         found.append(f"no argument says: {', '.join(fields)}")
-    found += [f"Megatron refuses this: {reason}" for reason in refused(question)]
+    found += [f"Megatron refuses this: {reason}" for reason in refused(setup)]
     if model.query_layer:
         found.append("Megatron has no query layer: PanGu-alpha's ports to it count one layer less and add it in code")
     stages = strategy.layers_of_stages(model.num_layers)
@@ -174,10 +174,10 @@ def notes(question: Question) -> list[str]:
     return found
 
 
-def text(question: Question) -> str:
+def text(setup: Setup) -> str:
     """Return one argument a line, to be given as `$(grep -v '^#' megatron.txt)`."""
-    lines = [f"# {note}" for note in notes(question)]
-    words = arguments(question)
+    lines = [f"# {note}" for note in notes(setup)]
+    words = arguments(setup)
     line = ""
     for word in words:
         if word.startswith("--") and line:

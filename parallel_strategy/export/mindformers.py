@@ -2,7 +2,7 @@
 
 import yaml
 
-from parallel_strategy.spec.strategy import Question, even_stages
+from parallel_strategy.spec.strategy import Setup, even_stages
 
 # MindSpore's names of the schedules that it has.
 SCHEDULERS = {"1f1b": "1f1b", "mindspore_vpp": "1f1b", "gpipe": "gpipe", "zb_v": "zero_bubble_v"}
@@ -10,24 +10,24 @@ SCHEDULERS = {"1f1b": "1f1b", "mindspore_vpp": "1f1b", "gpipe": "gpipe", "zb_v":
 NEAR = {"interleaved": "1f1b"}
 
 
-def chunks(question: Question) -> int:
+def chunks(setup: Setup) -> int:
     """Chunks of layers on each stage: two where the schedule leads there and back again."""
-    pipeline = question.strategy.pipeline
-    return 2 if pipeline.schedule == "zb_v" and question.strategy.mesh.pp > 1 else pipeline.vpp
+    pipeline = setup.strategy.pipeline
+    return 2 if pipeline.schedule == "zb_v" and setup.strategy.mesh.pp > 1 else pipeline.vpp
 
 
-def offsets(question: Question) -> list[int]:
+def offsets(setup: Setup) -> list[int]:
     """Return the layers of each stage beyond the whole part of layers / stages, as MindFormers' `offset` counts
     them."""
-    stages = question.strategy.layers_of_stages(question.model.num_layers)
-    base = question.model.num_layers // question.strategy.mesh.pp
+    stages = setup.strategy.layers_of_stages(setup.model.num_layers)
+    base = setup.model.num_layers // setup.strategy.mesh.pp
     return [layers - base for layers in stages]
 
 
-def recompute_layers(question: Question) -> list[int]:
+def recompute_layers(setup: Setup) -> list[int]:
     """Recomputed layers of each stage."""
-    recompute = question.strategy.recompute
-    stages = question.strategy.layers_of_stages(question.model.num_layers)
+    recompute = setup.strategy.recompute
+    stages = setup.strategy.layers_of_stages(setup.model.num_layers)
     if recompute.mode == "none":
         return [0] * len(stages)
     return list(recompute.per_stage) if recompute.per_stage is not None else stages
@@ -40,12 +40,12 @@ def by_chunk(of_stages: list[int], chunks: int) -> list[list[int]]:
     ]
 
 
-def unsaid(question: Question) -> list[str]:
+def unsaid(setup: Setup) -> list[str]:
     """Return what of the strategy no field says."""
-    strategy = question.strategy
+    strategy = setup.strategy
     said = {
         "pipeline.schedule": strategy.mesh.pp == 1 or strategy.pipeline.schedule in SCHEDULERS,
-        "pipeline.stages": chunks(question) == 1 or not any(offsets(question)),
+        "pipeline.stages": chunks(setup) == 1 or not any(offsets(setup)),
         "zero.whole": not strategy.zero.whole,
         "offload": not strategy.offload.optimizer and strategy.offload.activation == 0,
         "overrides": not strategy.overrides,
@@ -53,9 +53,9 @@ def unsaid(question: Question) -> list[str]:
     return [field for field, is_said in said.items() if not is_said]
 
 
-def fusion(question: Question) -> dict:
+def fusion(setup: Setup) -> dict:
     """MindSpore's `comm_fusion`: collectives of gradients, and of shards, of `bucket_mb` each."""
-    zero = question.strategy.zero
+    zero = setup.strategy.zero
     if zero.bucket_mb is None:
         return {}
     size = {"mode": "size", "config": max(1, round(zero.bucket_mb))}
@@ -63,14 +63,14 @@ def fusion(question: Question) -> dict:
     return {"comm_fusion": {kind: dict(size) for kind in kinds}}
 
 
-def configuration(question: Question) -> dict:
+def configuration(setup: Setup) -> dict:
     """`parallel`, `parallel_config`, `recompute_config` and what of `model` and `runner_config` belongs to them."""
-    strategy, model = question.strategy, question.model
+    strategy, model = setup.strategy, setup.model
     mesh, zero, recompute = strategy.mesh, strategy.zero, strategy.recompute
-    layers = recompute_layers(question)
+    layers = recompute_layers(setup)
     uneven = even_stages(model.num_layers, mesh.pp) != strategy.layers_of_stages(model.num_layers)
     whole = recompute.per_stage is None and not uneven
-    rows = by_chunk(layers, chunks(question))
+    rows = by_chunk(layers, chunks(setup))
     by_stage: bool | list = whole or (rows if len(rows) > 1 else layers)
     parallel: dict = {
         "parallel_mode": 1,  # semi_auto_parallel
@@ -78,7 +78,7 @@ def configuration(question: Question) -> dict:
         "full_batch": True,
         "enable_parallel_optimizer": zero.optimizer_shard,
         "strategy_ckpt_save_file": "./ckpt_strategy.ckpt",
-        **fusion(question),
+        **fusion(setup),
     }
     if zero.optimizer_shard:
         parallel["parallel_optimizer_config"] = {
@@ -99,7 +99,7 @@ def configuration(question: Question) -> dict:
     }
     model_config: dict = {"num_layers": model.num_layers, "seq_length": model.seq_length}
     if mesh.pp > 1:
-        model_config["offset"] = offsets(question) if len(rows) == 1 else 0
+        model_config["offset"] = offsets(setup) if len(rows) == 1 else 0
     if len(rows) > 1:
         model_config["pp_interleave_num"] = len(rows)
     if mesh.pp > 1 and (scheduler := (SCHEDULERS | NEAR).get(strategy.pipeline.schedule)):
@@ -126,9 +126,9 @@ def configuration(question: Question) -> dict:
     }
 
 
-def text(question: Question) -> str:
+def text(setup: Setup) -> str:
     """Return the configuration as YAML."""
     head = "# For a MindFormers configuration: these fields say how the model is laid over devices, and no others.\n"
-    if fields := unsaid(question):
+    if fields := unsaid(setup):
         head += f"# No field says: {', '.join(fields)}.\n"
-    return head + yaml.safe_dump(configuration(question), sort_keys=False, default_flow_style=None, width=110)
+    return head + yaml.safe_dump(configuration(setup), sort_keys=False, default_flow_style=None, width=110)

@@ -3,7 +3,7 @@
 import shlex
 
 from parallel_strategy.export.rank_table import devices_used
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 # What the processes of an Ascend job want, and why.
 ASCEND_ENVIRONMENT = {
@@ -13,22 +13,22 @@ ASCEND_ENVIRONMENT = {
 }
 
 
-def environment(question: Question) -> dict[str, tuple[str, str]]:
+def environment(setup: Setup) -> dict[str, tuple[str, str]]:
     """{variable: (value, what it is for)}."""
-    if is_ascend(question):
+    if is_ascend(setup):
         return dict(ASCEND_ENVIRONMENT)
-    a_server = str(devices_used(question)[1])
+    a_server = str(devices_used(setup)[1])
     return {"GLOG_v": ASCEND_ENVIRONMENT["GLOG_v"], "PANGU_LOCAL_WORKERS": (a_server, "they share the cores out")}
 
 
-def is_ascend(question: Question) -> bool:
-    return "ascend" in question.cluster.device.name.lower() or "910" in question.cluster.device.name
+def is_ascend(setup: Setup) -> bool:
+    return "ascend" in setup.cluster.device.name.lower() or "910" in setup.cluster.device.name
 
 
-def command(question: Question, rank_table: str | None) -> list[str]:
+def command(setup: Setup, rank_table: str | None) -> list[str]:
     """msrun's words, without the program; $MASTER, $PORT and $NODE_RANK stand for what differs by node, $HERE for the
     directory of the exported files."""
-    servers, a_server = devices_used(question)
+    servers, a_server = devices_used(setup)
     words = [
         "msrun",
         f"--worker_num={servers * a_server}",
@@ -46,9 +46,9 @@ def command(question: Question, rank_table: str | None) -> list[str]:
     return words
 
 
-def script(question: Question, rank_table: str | None, strategy_file: str) -> str:
+def script(setup: Setup, rank_table: str | None, strategy_file: str) -> str:
     """Return a shell script that starts this node's processes."""
-    servers, a_server = devices_used(question)
+    servers, a_server = devices_used(setup)
     lines = [
         "#!/usr/bin/env bash",
         f"# Starts {a_server} of {servers * a_server} processes, on each of {servers} node{'s' * (servers > 1)}:",
@@ -61,8 +61,8 @@ def script(question: Question, rank_table: str | None, strategy_file: str) -> st
         lines[2] = "#   bash msrun.sh train.yaml"
     if rank_table:
         lines.append('HERE=$(cd "$(dirname "$0")" && pwd)')
-    lines += [f"export {name}={value}  # {why}" for name, (value, why) in environment(question).items()]
-    words = [f'"{word}"' if "$" in word else word for word in command(question, rank_table)]
+    lines += [f"export {name}={value}  # {why}" for name, (value, why) in environment(setup).items()]
+    words = [f'"{word}"' if "$" in word else word for word in command(setup, rank_table)]
     lines.append(
         "exec " + " \\\n  ".join([*words, f'python -m pangu train "$@" --strategy {shlex.quote(strategy_file)}'])
     )

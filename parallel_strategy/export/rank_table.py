@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 # What stands in the table where no hosts were given; `export` says that it has to be filled in.
 PLACEHOLDER = "FILL_IN"
@@ -55,18 +55,18 @@ def read_hosts(path: Path, devices_per_server: int) -> list[ServerEntry]:
     return hosts
 
 
-def devices_used(question: Question) -> tuple[int, int]:
+def devices_used(setup: Setup) -> tuple[int, int]:
     """Servers, and devices of each, that the strategy uses."""
-    devices = question.strategy.mesh.devices
-    a_server = min(devices, question.cluster.devices_per_server)
+    devices = setup.strategy.mesh.devices
+    a_server = min(devices, setup.cluster.devices_per_server)
     if devices % a_server:
         raise UserError(f"mesh: {devices} devices do not fill servers of {a_server}")
     return devices // a_server, a_server
 
 
-def rank_table(question: Question, hosts: list[ServerEntry] | None) -> str:
+def rank_table(setup: Setup, hosts: list[ServerEntry] | None) -> str:
     """Return the table as JSON text. Raises UserError where there are too few hosts."""
-    servers, a_server = devices_used(question)
+    servers, a_server = devices_used(setup)
     if hosts is None:
         hosts = [
             ServerEntry(f"{PLACEHOLDER}_{s}", tuple(f"{PLACEHOLDER}_{s}_{d}" for d in range(a_server)))

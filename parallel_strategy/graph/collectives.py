@@ -8,7 +8,7 @@ from parallel_strategy.graph.program import Program
 from parallel_strategy.graph.sharding import OUTSIDE, step_collectives
 from parallel_strategy.graph.tasks import Tasks
 from parallel_strategy.schedule.orders import order_of
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -31,10 +31,10 @@ class Record:
     name: str
 
 
-def collectives_of(question: Question | Program, rank: int) -> list[Record]:
+def collectives_of(setup: Setup | Program, rank: int) -> list[Record]:
     """Return everything that `rank` sends and receives in a step; groups of one rank are left out."""
-    program = question if isinstance(question, Program) else Program(question)
-    strategy = program.question.strategy
+    program = setup if isinstance(setup, Program) else Program(setup)
+    strategy = program.setup.strategy
     stage = program.groups.coordinate("pp", rank)
     order = order_of(strategy.pipeline.schedule, program.pp, program.chunks_per_stage, strategy.micro_batches)
     tasks, records = Tasks(program), []

@@ -15,7 +15,7 @@ from parallel_strategy.graph.layer import Shard, build_layer
 from parallel_strategy.graph.operator import Block, Collective, Parameter, Phase
 from parallel_strategy.graph.stages import runs_of_chunks
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,12 @@ class Cut:
 
 
 class Program:
-    """A question, unfolded."""
+    """A setup, unfolded."""
 
-    def __init__(self, question: Question) -> None:
-        self.question = question
-        strategy, mesh = question.strategy, question.strategy.mesh
-        self.model: ModelSpec = _padded(question)
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        strategy, mesh = setup.strategy, setup.strategy.mesh
+        self.model: ModelSpec = _padded(setup)
         self.shard = Shard(
             micro=strategy.batch.micro,
             tp=mesh.tp,
@@ -78,17 +78,17 @@ class Program:
         self.cuts: dict[tuple[Parameter, int], Cut] = {}  # those that `sharding.cut_of` has found
         self.chunks = self._chunks()
 
-    def moved_to(self, question: Question) -> "Program":
+    def moved_to(self, setup: Setup) -> "Program":
         """Return the same blocks under another placement or other figures: nothing that decides a shape may differ."""
         program = copy.copy(self)
-        program.question = question
-        program.groups = Groups(question.strategy.mesh, question.strategy.zero.weight_shard_size)
+        program.setup = setup
+        program.groups = Groups(setup.strategy.mesh, setup.strategy.zero.weight_shard_size)
         program.cuts = {}
         return program
 
     @property
     def pp(self) -> int:
-        return self.question.strategy.mesh.pp
+        return self.setup.strategy.mesh.pp
 
     @property
     def chunks_per_stage(self) -> int:
@@ -105,7 +105,7 @@ class Program:
         return self.model.tied_embedding and self.chunks[0].stage != self.chunks[-1].stage
 
     def _chunks(self) -> tuple[Chunk, ...]:
-        runs = runs_of_chunks(self.question.model, self.question.strategy)
+        runs = runs_of_chunks(self.setup.model, self.setup.strategy)
         untied = not self.model.tied_embedding or runs[0][0] != runs[-1][0]
         blocks: dict[str, Block] = {}
         for _, chunk in runs:
@@ -128,7 +128,7 @@ class Program:
         return "layer" if self.model.experts is None else "expert_layer"
 
     def _build(self, kind: str, untied: bool) -> Block:
-        model, framework, shard = self.model, self.question.framework, self.shard
+        model, framework, shard = self.model, self.setup.framework, self.shard
         if kind == "embedding":
             return build_embedding(model, framework, shard)
         if kind == "head":
@@ -176,12 +176,12 @@ class Program:
     @property
     def boundary_scattered(self) -> bool:
         """Each rank of a tensor group sends its part of a boundary, and the receivers gather the parts."""
-        return self.question.framework.p2p_scatter_gather and self.shard.tp > 1 and not self.shard.tokens_split
+        return self.setup.framework.p2p_scatter_gather and self.shard.tp > 1 and not self.shard.tokens_split
 
     @cached_property
     def recompute_gather(self) -> Collective | None:
         """What a recomputed layer gathers first, where its kept input is cut over the tensor group."""
-        recompute = self.question.strategy.recompute
+        recompute = self.setup.strategy.recompute
         if not recompute.slice_activation or self.shard.tp == 1 or self.shard.tokens_split:
             return None
         size = self.shard.boundary_tokens(self.model) * self.model.hidden_size * self.model.element_bytes
@@ -190,22 +190,22 @@ class Program:
     @cached_property
     def total_parameters(self) -> float:
         """Parameters of the whole model."""
-        return model_parameters(self.question.model)
+        return model_parameters(self.setup.model)
 
     def flops_per_step(self) -> float:
         """Return model FLOPs of one step over all devices: forward and backward matrix products, nothing counted
         twice."""
-        strategy, mesh = self.question.strategy, self.question.strategy.mesh
+        strategy, mesh = self.setup.strategy, self.setup.strategy.mesh
         whole = sum(piece.block.flops() * piece.count for chunk in self.chunks for piece in chunk.pieces)
         return whole * mesh.tp * mesh.cp * mesh.dp * strategy.micro_batches
 
 
-def _padded(question: Question) -> ModelSpec:
+def _padded(setup: Setup) -> ModelSpec:
     """Return the vocabulary as the framework stores it: Megatron pads it to a multiple of 128 x tp."""
-    model, multiple = question.model, question.framework.pad_vocab_to
+    model, multiple = setup.model, setup.framework.pad_vocab_to
     if multiple <= 1:
         return model
-    multiple *= question.strategy.mesh.tp if question.strategy.tensor.vocab == "split" else 1
+    multiple *= setup.strategy.mesh.tp if setup.strategy.tensor.vocab == "split" else 1
     return model.model_copy(update={"vocab_size": -(-model.vocab_size // multiple) * multiple})
 
 

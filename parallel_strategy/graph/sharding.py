@@ -29,14 +29,14 @@ Node = tuple[int, Collective]  # layer and collective
 
 def cut_of(program: Program, parameter: Parameter, layer: int = OUTSIDE) -> Cut:
     """Return the axes and sizes of one weight; `layer` matters where weights are kept whole by name."""
-    key = parameter, layer if program.question.strategy.zero.whole else OUTSIDE
+    key = parameter, layer if program.setup.strategy.zero.whole else OUTSIDE
     if key not in program.cuts:
         program.cuts[key] = _cut(program, parameter, layer)
     return program.cuts[key]
 
 
 def _cut(program: Program, parameter: Parameter, layer: int) -> Cut:
-    framework, zero = program.question.framework, program.question.strategy.zero
+    framework, zero = program.setup.framework, program.setup.strategy.zero
     over_tensor = framework.parameter_collectives and program.shard.tp > 1 and is_partial(program, parameter)
     whole = "expert_dp" if parameter.expert else "weights_tp" if over_tensor else "weights"
     size = program.group(whole)[0]
@@ -52,20 +52,20 @@ def _cut(program: Program, parameter: Parameter, layer: int) -> Cut:
 
 def is_partial(program: Program, parameter: Parameter) -> bool:
     """Return whether each rank of the tensor group has a part of a whole weight's gradient."""
-    everywhere = program.question.framework.partial_gradients and parameter.replicated_over_tp
+    everywhere = program.setup.framework.partial_gradients and parameter.replicated_over_tp
     return everywhere or parameter.partial_over_tp
 
 
 def is_accumulated_twice(program: Program) -> bool:
     """Return whether one stage has both readers of a tied table, and micro-batches whose gradients it adds up."""
-    several = program.question.strategy.micro_batches > 1
+    several = program.setup.strategy.micro_batches > 1
     return several and program.model.tied_embedding and not program.tied_across_stages
 
 
 def _may_be_cut(program: Program, parameter: Parameter, layer: int, shards: int) -> bool:
     """MindSpore leaves a weight whole that is small, named, or whose first dimension does not divide. And a tied table
     at level 3 with micro-batches: 2.10 does not compile the sum of its two readers' gradients."""
-    zero, model = program.question.strategy.zero, program.model
+    zero, model = program.setup.strategy.zero, program.model
     if zero.level == 3 and parameter.name in WORD_TABLES and is_accumulated_twice(program):
         return False
     name = released_name(layer, parameter.name, model.num_layers - 1 if model.query_layer else None)
@@ -110,7 +110,7 @@ class Holding:
 
 def owned_elements(program: Program, holding: Holding) -> float:
     """Return the elements that a rank updates."""
-    if program.question.framework.parameter_collectives:
+    if program.setup.framework.parameter_collectives:
         return sum(p.elements / cut_of(program, p, layer).shards for layer, p in holding.parameters)
     return sum(holding.elements(expert=expert) / cut.shards for expert, cut in _cuts_by_kind(program).items())
 
@@ -125,7 +125,7 @@ def _collective(
     """Return one collective, where it has members and something to send. `width`: bytes of an element, else a
     gradient's."""
     if width is None:
-        width = program.question.framework.gradient_bytes_sent
+        width = program.setup.framework.gradient_bytes_sent
     if program.group(axis)[0] == 1 or not elements:
         return []
     half = program.model.activation_dtype if program.model.activation_dtype != "fp32" else "fp16"
@@ -143,12 +143,12 @@ def gather_weights(
     program: Program, block: Block, phase: Phase, layer: int = OUTSIDE, *, again: bool = False
 ) -> list[Collective]:
     """Return level 3's weights of a block, before it runs. `again`: backward runs its forward first."""
-    if program.question.strategy.zero.stage < 3:
+    if program.setup.strategy.zero.stage < 3:
         return []
-    if program.question.framework.parameter_collectives:
+    if program.setup.framework.parameter_collectives:
         wanted = block.parameters if phase == Phase.FORWARD else _read_backward(block, again)
         return [node for _, node in _gather_each(program, [(layer, p) for p in wanted], phase)]
-    width = program.question.framework.weight_bytes_sent
+    width = program.setup.framework.weight_bytes_sent
     return [
         node
         for expert, cut in _cuts_by_kind(program).items()
@@ -184,9 +184,9 @@ def _gather_each(program: Program, parameters: list[tuple[int, Parameter]], phas
 
 def scatter_gradients(program: Program, block: Block, layer: int = OUTSIDE) -> list[Collective]:
     """Return level 3's gradients of a block, after its backward."""
-    if program.question.strategy.zero.stage < 3:
+    if program.setup.strategy.zero.stage < 3:
         return []
-    if program.question.framework.parameter_collectives:
+    if program.setup.framework.parameter_collectives:
         return [node for _, node in _scatter_each(program, [(layer, p) for p in block.parameters])]
     return [
         node
@@ -215,9 +215,9 @@ def scatter_micro_batch(program: Program, stage: int) -> list[Node]:
 
 def micro_batch_collectives(program: Program, holding: Holding) -> list[Node]:
     """Return level 2's gradients of these weights, after each micro-batch."""
-    if program.question.strategy.zero.stage != 2:
+    if program.setup.strategy.zero.stage != 2:
         return []
-    if program.question.framework.parameter_collectives:
+    if program.setup.framework.parameter_collectives:
         parameters = holding.parameters
         if is_accumulated_twice(program):  # MindSpore scatters what its two readers give one after the other
             parameters = parameters + [row for row in parameters if row[1].name in WORD_TABLES]
@@ -232,9 +232,9 @@ def micro_batch_collectives(program: Program, holding: Holding) -> list[Node]:
 def step_collectives(program: Program, stage: int) -> list[Node]:
     """Return what a rank of the stage sends once a step, beside its micro-batches, in order: sums of partial and of
     tied gradients, reduction over the ranks that hold the same weights, the norm, the loss, and the updated weights."""
-    strategy, holding = program.question.strategy, Holding.of_stage(program, stage)
+    strategy, holding = program.setup.strategy, Holding.of_stage(program, stage)
     nodes: list[Node] = []
-    if program.question.framework.parameter_collectives:
+    if program.setup.framework.parameter_collectives:
         if strategy.micro_batches > 1 and strategy.mesh.dp > 1:  # micro-batches are cut from everyone's rows
             rows = 4.0 * strategy.batch.global_ * (program.model.seq_length + 1)
             nodes.append((OUTSIDE, Collective("rows", "all_gather", "dp", rows, Phase.BACKWARD_WEIGHT, "int32")))
@@ -248,9 +248,9 @@ def step_collectives(program: Program, stage: int) -> list[Node]:
 
 def gradient_collectives(program: Program, holding: Holding) -> list[Node]:
     """Return the sums of these weights' gradients at the end of a step."""
-    if program.question.framework.parameter_collectives:
+    if program.setup.framework.parameter_collectives:
         return _one_by_one(program, holding)
-    level, phase = program.question.strategy.zero.stage, Phase.BACKWARD_WEIGHT
+    level, phase = program.setup.strategy.zero.stage, Phase.BACKWARD_WEIGHT
     cuts = _cuts_by_kind(program)
     held = cuts[False].shards if level >= 2 else 1  # from level 2 on a rank has its part of the gradients only
     partial = holding.part(lambda parameter: is_partial(program, parameter), held)
@@ -273,7 +273,7 @@ def gradient_collectives(program: Program, holding: Holding) -> list[Node]:
 def _one_by_one(program: Program, holding: Holding) -> list[Node]:
     """`gradient_collectives` of a framework that has a collective for every weight."""
     phase = Phase.BACKWARD_WEIGHT
-    nodes = list(_scatter_each(program, holding.parameters)) if program.question.strategy.zero.stage == 1 else []
+    nodes = list(_scatter_each(program, holding.parameters)) if program.setup.strategy.zero.stage == 1 else []
     for layer, parameter in holding.parameters:
         cut, name = cut_of(program, parameter, layer), f"gradients.{parameter.name}"
         if cut.shards == 1:
@@ -291,10 +291,10 @@ def _one_by_one(program: Program, holding: Holding) -> list[Node]:
 
 def weight_collectives(program: Program, holding: Holding) -> list[Node]:
     """Levels 1 and 2: these weights, gathered once they are updated."""
-    if program.question.strategy.zero.stage not in (1, 2):
+    if program.setup.strategy.zero.stage not in (1, 2):
         return []
-    phase, width = Phase.BACKWARD_WEIGHT, program.question.framework.weight_bytes_sent
-    if program.question.framework.parameter_collectives:
+    phase, width = Phase.BACKWARD_WEIGHT, program.setup.framework.weight_bytes_sent
+    if program.setup.framework.parameter_collectives:
         return list(_gather_each(program, holding.parameters, phase))
     nodes: list[Node] = []
     for expert, cut in _cuts_by_kind(program).items():
@@ -317,7 +317,7 @@ def _tied(program: Program, holding: Holding, shards: int) -> list[Collective]:
 def _scalars(program: Program, stage: int, norms: dict[str, str]) -> list[Collective]:
     """Return the sums of one number: the squared norm over these axes, and the loss where the head does not sum it."""
     axes = dict(norms)
-    if stage == program.chunks[-1].stage and not program.question.framework.partial_gradients:
+    if stage == program.chunks[-1].stage and not program.setup.framework.partial_gradients:
         axes["loss"] = "weights"
     return [
         Collective(name, "all_reduce", axis, SCALAR_BYTES, Phase.BACKWARD_WEIGHT, "fp32")

@@ -30,7 +30,7 @@ class Tasks:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.split = splits_backward(program.question.strategy.pipeline.schedule) and program.pp > 1
+        self.split = splits_backward(program.setup.strategy.pipeline.schedule) and program.pp > 1
         self.steps = cache(self._steps)
 
     def _steps(self, kind: Kind, chunk: int) -> tuple[TaskNode, ...]:
@@ -77,7 +77,7 @@ class Tasks:
         for piece in reversed(chunk.pieces):
             for offset in reversed(range(piece.count)):
                 layer = piece.first + offset
-                again = offset < piece.recomputed and program.question.strategy.recompute.mode == "full"
+                again = offset < piece.recomputed and program.setup.strategy.recompute.mode == "full"
                 for gather in gather_weights(program, piece.block, Phase.BACKWARD_INPUT, layer, again=again):
                     yield TaskNode(gather, layer, "backward", piece.block)
                 yield from self._layer_backward(piece, offset)
@@ -90,12 +90,12 @@ class Tasks:
                 yield TaskNode(scatter, layer, "backward", None)
 
     def _layer_backward(self, piece: Piece, offset: int) -> Iterator[TaskNode]:
-        recompute, layer, block = self.program.question.strategy.recompute, piece.first + offset, piece.block
+        recompute, layer, block = self.program.setup.strategy.recompute, piece.first + offset, piece.block
         again = offset < piece.recomputed
         if again and recompute.mode == "full":
             if sliced := self.program.recompute_gather:
                 yield TaskNode(sliced, layer, "recompute", block)
-            skipped = skipped_again(block) if self.program.question.framework.recompute_pruned else []
+            skipped = skipped_again(block) if self.program.setup.framework.recompute_pruned else []
             for work in block.forward:
                 if (isinstance(work, Kernel) or recompute.mp_comm) and work not in skipped:
                     yield TaskNode(work, layer, "recompute", block)

@@ -36,12 +36,12 @@ from parallel_strategy.mindspore.pipeline_stages import (
     stage_of_cell,
     stays_whole,
 )
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 SCHEDULERS = {"1f1b": "1f1b", "gpipe": "gpipe", "mindspore_vpp": "1f1b", "zb_v": "zero_bubble_v"}
 
 
-def start(question: Question) -> None:
+def start(setup: Setup) -> None:
     """Compiled graphs for Ascend, and the process's place among the others."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="Ascend")
     init()
@@ -89,10 +89,10 @@ class TiedTable:
     ranks: tuple[int, int]
 
 
-def copy_tied_table(question: Question, step: nn.Cell) -> TiedTable | None:
+def copy_tied_table(setup: Setup, step: nn.Cell) -> TiedTable | None:
     """Give the last stage a word table of its own. None where one stage has both ends."""
-    mesh, rank = question.strategy.mesh, get_rank()
-    places = places_of_layers(question)
+    mesh, rank = setup.strategy.mesh, get_rank()
+    places = places_of_layers(setup)
     first_stage, last_stage = places[0].stage, places[-1].stage
     if first_stage == last_stage:  # also where a schedule leads there and back again
         return None
@@ -210,32 +210,32 @@ class ParallelStep:
         return self.whole(*self.inputs(rows.reshape((-1, rows.shape[-1])), scale, int(dropout_seed.asnumpy())))
 
 
-def apply(question: Question, step: nn.Cell, files: StrategyFiles | None = None) -> ParallelStep:
+def apply(setup: Setup, step: nn.Cell, files: StrategyFiles | None = None) -> ParallelStep:
     """Return the step under the strategy, or with splits from MindSpore's files.
 
     Raises UserError for what MindSpore cannot do and for an operator without a split.
     """
-    strategy, mesh, files = question.strategy, question.strategy.mesh, files or StrategyFiles()
-    check_supported(question)
+    strategy, mesh, files = setup.strategy, setup.strategy.mesh, files or StrategyFiles()
+    check_supported(setup)
     if files.propagated:
-        check_propagated(question)
+        check_propagated(setup)
     loss = step.loss
     if files.load_operators is None:
-        owners = {owned.path for owned in owned_parameters(question.model)}
-        shard_operators(question, loss, skip=owners if files.load_parameters is not None else set())
-    place_stages(question, loss)
-    recompute_layers(question, loss)
+        owners = {owned.path for owned in owned_parameters(setup.model)}
+        shard_operators(setup, loss, skip=owners if files.load_parameters is not None else set())
+    place_stages(setup, loss)
+    recompute_layers(setup, loss)
     with no_init_parameters():
-        tied = copy_tied_table(question, step)
+        tied = copy_tied_table(setup, step)
     for parameter in loss.trainable_params():
-        parameter.parallel_optimizer = not stays_whole(question, parameter.name)
+        parameter.parallel_optimizer = not stays_whole(setup, parameter.name)
     if strategy.offload.optimizer:
         put_on_host(step.optimizer)
     parts = strategy.micro_batches
     if parts > 1:
         loss.cell_init_args = "lazy_inline_" + type(loss).__name__  # one graph for all micro-batches
     if mesh.pp > 1:
-        share_other_stages(question, loss)
+        share_other_stages(setup, loss)
         step.accumulate_inside(lambda whole: Pipeline(whole, parts))
     elif parts > 1:
         step.accumulate_inside(lambda whole: GradAccumulation(whole, parts))
@@ -244,11 +244,11 @@ def apply(question: Question, step: nn.Cell, files: StrategyFiles | None = None)
             step.reduction = AccumulatedGradients(step.optimizer.parameters, strategy.zero.optimizer_shard, tied)
     step.set_train()
     fed = FedByParameters(step)
-    return ParallelStep(fed, configured(question, fed, files), parts, tied, files.propagated)
+    return ParallelStep(fed, configured(setup, fed, files), parts, tied, files.propagated)
 
 
-def configured(question: Question, step: nn.Cell, files: StrategyFiles) -> AutoParallel:
-    strategy, mesh, zero = question.strategy, question.strategy.mesh, question.strategy.zero
+def configured(setup: Setup, step: nn.Cell, files: StrategyFiles) -> AutoParallel:
+    strategy, mesh, zero = setup.strategy, setup.strategy.mesh, setup.strategy.zero
     whole = AutoParallel(step, parallel_mode="sharding_propagation" if files.propagated else "semi_auto")
     if files.load_parameters is not None:
         whole.load_param_strategy_file(files.load_parameters)
@@ -267,16 +267,16 @@ def configured(question: Question, step: nn.Cell, files: StrategyFiles) -> AutoP
         schedule = strategy.pipeline.schedule
         interleave = strategy.pipeline.vpp > 1 or schedule != "1f1b"  # MindSpore has the others as interleaved ones
         whole.pipeline(stages=mesh.pp, interleave=interleave, scheduler=SCHEDULERS[schedule])
-    if fusion := fused(question):
+    if fusion := fused(setup):
         whole.comm_fusion(fusion)
     if zero.optimizer_shard:
         whole.hsdp(zero.weight_shard_size, zero.threshold_kb, f"level{zero.level}")
     return whole
 
 
-def fused(question: Question) -> dict[str, dict]:
+def fused(setup: Setup) -> dict[str, dict]:
     """MindSpore's configuration of fused collectives: each kind up to a size in whole megabytes. Empty: its default."""
-    size = whole_megabytes(question)
+    size = whole_megabytes(setup)
     if size is None:
         return {}
     limit = {"mode": "size", "config": size}
@@ -292,8 +292,8 @@ def operators(cell: nn.Cell, path: str = "") -> Iterator[tuple[str, ops.Primitiv
             yield from operators(child, path if name == "network" else f"{path}{name}.")
 
 
-def shard_operators(question: Question, loss: nn.Cell, skip: set[str]) -> None:
-    splits = operator_splits(question)
+def shard_operators(setup: Setup, loss: nn.Cell, skip: set[str]) -> None:
+    splits = operator_splits(setup)
     for path, primitive in operators(loss):
         if path in skip:
             continue
@@ -304,38 +304,38 @@ def shard_operators(question: Question, loss: nn.Cell, skip: set[str]) -> None:
             raise UserError(f"operator {path} ({primitive.name}) has no split: it has no row in pangu_network")
 
 
-def place_stages(question: Question, loss: nn.Cell) -> None:
-    if question.strategy.mesh.pp == 1:
+def place_stages(setup: Setup, loss: nn.Cell) -> None:
+    if setup.strategy.mesh.pp == 1:
         return
-    places = places_of_layers(question)
+    places = places_of_layers(setup)
     for path, cell in loss.cells_and_names():
-        place = stage_of_cell(question, path.replace("network.", ""), places)
+        place = stage_of_cell(setup, path.replace("network.", ""), places)
         if place is not None:
             cell.pipeline_stage = place.stage
-            if question.strategy.chunks_per_stage > 1:
+            if setup.strategy.chunks_per_stage > 1:
                 cell.pipeline_segment = place.chunk
 
 
-def share_other_stages(question: Question, loss: nn.Cell) -> None:
+def share_other_stages(setup: Setup, loss: nn.Cell) -> None:
     """Let the compiler read one layer for all those of other stages, which it drops: a third of its time at 64 layers.
 
     Layers of the same stage cannot share a graph: it would have one set of gradients.
     """
-    places = places_of_layers(question)
-    stage = get_rank() // (question.strategy.mesh.devices // question.strategy.mesh.pp)
+    places = places_of_layers(setup)
+    stage = get_rank() // (setup.strategy.mesh.devices // setup.strategy.mesh.pp)
     for path, cell in loss.cells_and_names():
-        layer = layer_of_cell(question.model, path.replace("network.", ""))
+        layer = layer_of_cell(setup.model, path.replace("network.", ""))
         if layer is not None and places[layer].stage != stage:
             cell.cell_init_args = "lazy_inline_" + type(cell).__name__
 
 
-def recompute_layers(question: Question, loss: nn.Cell) -> None:
+def recompute_layers(setup: Setup, loss: nn.Cell) -> None:
     """The first layers of each stage, as many as the strategy says; `selective` is softmax and what it takes."""
-    strategy = question.strategy
+    strategy = setup.strategy
     mode = strategy.recompute.mode
-    wanted = recomputed_layers(question)
+    wanted = recomputed_layers(setup)
     for path, cell in loss.cells_and_names():
-        layer = layer_of_cell(question.model, path.replace("network.", ""))
+        layer = layer_of_cell(setup.model, path.replace("network.", ""))
         if layer is None or layer not in wanted:
             continue
         if mode == "full":

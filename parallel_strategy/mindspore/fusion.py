@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from parallel_strategy.graph.collectives import Record
 from parallel_strategy.mindspore.dryrun.collectives import CompiledCollective
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 
 @dataclass(frozen=True, order=True)
@@ -27,9 +27,9 @@ class Fused:
         return f"all_reduce of {self.members} gradients, {self.bytes} bytes, over {len(self.group)} ranks"
 
 
-def whole_megabytes(question: Question) -> int | None:
+def whole_megabytes(setup: Setup) -> int | None:
     """`comm_fusion` takes whole megabytes. None: MindSpore's default."""
-    limit = question.strategy.zero.bucket_mb
+    limit = setup.strategy.zero.bucket_mb
     return None if limit is None else max(1, round(limit))
 
 

@@ -11,7 +11,7 @@ from parallel_strategy.mindspore.device_matrix import operand_layout, shard_step
 from parallel_strategy.mindspore.operator_splits import operator_splits
 from parallel_strategy.mindspore.pangu_network import owned_parameters, row_of
 from parallel_strategy.mindspore.pipeline_stages import places_of_layers, stays_whole
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 BYTES = 4  # every parameter is stored in fp32
 
@@ -44,12 +44,12 @@ class Layout:
         return math.prod(self.device_matrix) // math.prod(self.device_matrix[-1 - a] for a in self.tensor_map if a >= 0)
 
 
-def parameter_layouts(question: Question) -> dict[str, Layout]:
+def parameter_layouts(setup: Setup) -> dict[str, Layout]:
     """Return {released name: layout} of every weight. Raises UserError for an override that cannot be."""
-    mesh = question.strategy.mesh
-    places, splits = places_of_layers(question), operator_splits(question)
+    mesh = setup.strategy.mesh
+    places, splits = places_of_layers(setup), operator_splits(setup)
     layouts: dict[str, Layout] = {}
-    for owned in owned_parameters(question.model):
+    for owned in owned_parameters(setup.model):
         row, split = row_of(owned.path), splits.of(owned.path)
         assert row is not None and split is not None, owned.path
         stage = places[owned.layer].stage
@@ -60,15 +60,15 @@ def parameter_layouts(question: Question) -> dict[str, Layout]:
             continue
         device_matrix, tensor_map = operand_layout(row, split.inputs, owned.operand, mesh.dp * mesh.tp)
         layout = Layout(device_matrix, tensor_map, 0, 0, (stage,), owned.shape)
-        step, size = optimizer_shards(question, owned.parameter, layout)
+        step, size = optimizer_shards(setup, owned.parameter, layout)
         layouts[owned.parameter] = replace(layout, optimizer_shard_step=step, optimizer_shard_size=size)
     return layouts
 
 
-def optimizer_shards(question: Question, parameter: str, layout: Layout) -> tuple[int, int]:
+def optimizer_shards(setup: Setup, parameter: str, layout: Layout) -> tuple[int, int]:
     """Return (step, size) of optimizer sharding; (0, 0) where MindSpore leaves a parameter whole."""
-    zero = question.strategy.zero
-    if not zero.optimizer_shard or stays_whole(question, parameter):
+    zero = setup.strategy.zero
+    if not zero.optimizer_shard or stays_whole(setup, parameter):
         return 0, 0
     ranks = layout.copies if zero.weight_shard_size < 0 else zero.weight_shard_size
     local = layout.slice_shape

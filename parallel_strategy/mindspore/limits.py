@@ -3,31 +3,31 @@
 from pangu.foundation.errors import UserError
 from parallel_strategy.spec.capability import check_executed
 from parallel_strategy.spec.framework import FrameworkSpec
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 COMPILER = "mindspore-2.10"  # the framework preset that says what this compiler does
 
 
-def as_compiled(question: Question) -> Question:
-    """Return the question with the compiler's habits and limits, whatever its file names as its framework."""
-    return question.model_copy(update={"framework": FrameworkSpec.preset(COMPILER)})
+def as_compiled(setup: Setup) -> Setup:
+    """Return the setup with the compiler's habits and limits, whatever its file names as its framework."""
+    return setup.model_copy(update={"framework": FrameworkSpec.preset(COMPILER)})
 
 
-def check_supported(question: Question) -> None:
+def check_supported(setup: Setup) -> None:
     """Raise UserError that names the field which MindSpore 2.10 cannot carry out for this network."""
-    check_executed(as_compiled(question))
+    check_executed(as_compiled(setup))
 
 
-def check_propagated(question: Question) -> None:
+def check_propagated(setup: Setup) -> None:
     """Raise UserError where an operator strategy file does not do. Only MindSpore's sharding propagation reads and
     writes it, which in 2.10 ends with "The pointer[node_prim] is null" on a pipeline."""
-    if question.strategy.tensor.sequence_parallel and question.strategy.mesh.tp > 1:
+    if setup.strategy.tensor.sequence_parallel and setup.strategy.mesh.tp > 1:
         raise UserError(
             "tensor.sequence_parallel: MindSpore's operator strategy file says how operators take their inputs, and "
             "this needs to say what they give"
         )
-    if question.strategy.mesh.pp > 1:
+    if setup.strategy.mesh.pp > 1:
         raise UserError(
-            f"mesh.pp {question.strategy.mesh.pp}: MindSpore 2.10 reads operator strategy files in sharding "
+            f"mesh.pp {setup.strategy.mesh.pp}: MindSpore 2.10 reads operator strategy files in sharding "
             "propagation only, which compiles no pipeline; parameter strategy files are read there"
         )

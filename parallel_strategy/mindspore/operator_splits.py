@@ -20,7 +20,7 @@ from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore import pangu_network
 from parallel_strategy.mindspore.device_matrix import Split, operand_layout
 from parallel_strategy.mindspore.pangu_network import LAYER_OPERATORS, LayerOperator, Operand, Row, row_of
-from parallel_strategy.spec.strategy import Override, Question, StrategySpec
+from parallel_strategy.spec.strategy import Override, Setup, StrategySpec
 
 Written = Sequence[Sequence[int]]
 
@@ -48,23 +48,23 @@ class OperatorSplits:
         return None if row is None else split_of_row(row, self.letters)
 
 
-def load_question(path: Path | str, check: Callable[[Question], None] | None = None, **options: Any) -> Question:
+def load_setup(path: Path | str, check: Callable[[Setup], None] | None = None, **options: Any) -> Setup:
     """Read a strategy file. Raises UserError in one line, also for an override that no operator obeys.
 
-    check: what else must hold, such as `spec.capability.check_executed`. options: those of `Question.load`."""
-    question = Question.load(path, **options)
+    check: what else must hold, such as `spec.capability.check_executed`. options: those of `Setup.load`."""
+    setup = Setup.load(path, **options)
     try:
-        operator_splits(question)
+        operator_splits(setup)
         if check is not None:
-            check(question)
+            check(setup)
     except UserError as error:
         raise StrategySpec.read(path).mistake(str(error)) from None
-    return question
+    return setup
 
 
-def degrees(question: Question) -> dict[str, int]:
+def degrees(setup: Setup) -> dict[str, int]:
     """Return the letters of the table as numbers."""
-    mesh, tensor = question.strategy.mesh, question.strategy.tensor
+    mesh, tensor = setup.strategy.mesh, setup.strategy.tensor
     sequence = mesh.tp if tensor.sequence_parallel else 1
     return {
         "1": 1,
@@ -86,15 +86,15 @@ def _numbers(operands: Sequence[Operand], letters: Mapping[str, int]) -> Split:
     return tuple(tuple(letters[dimension.letter] for dimension in operand) for operand in operands)
 
 
-def operator_splits(question: Question) -> OperatorSplits:
+def operator_splits(setup: Setup) -> OperatorSplits:
     """Return the splits under a strategy. Raises UserError that names the field of an override which names no operator,
     or a split that its operator cannot have, with the nearest that would be right."""
-    letters, strategy = degrees(question), question.strategy
+    letters, strategy = degrees(setup), setup.strategy
     if not strategy.overrides:
         return OperatorSplits(letters)
-    sizes = pangu_network.sizes(question.model, strategy.batch.micro * strategy.mesh.dp)
+    sizes = pangu_network.sizes(setup.model, strategy.batch.micro * strategy.mesh.dp)
     reader = _Reader(letters, sizes, strategy.mesh.dp * strategy.mesh.tp)
-    known = dict(pangu_network.operators(question.model))
+    known = dict(pangu_network.operators(setup.model))
     found: dict[str, Split] = {}
     for number, override in enumerate(strategy.overrides):
         for path, name in _named(override, known, f"overrides.{number}.operator").items():

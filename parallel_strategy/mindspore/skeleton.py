@@ -15,15 +15,15 @@ from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore.device_matrix import Split
 from parallel_strategy.mindspore.limits import check_propagated
 from parallel_strategy.mindspore.operator_splits import OperatorSplits, operator_splits
-from parallel_strategy.spec.strategy import Mesh, Question, Tensor, Zero
+from parallel_strategy.spec.strategy import Mesh, Setup, Tensor, Zero
 
 VERSION = 2
 
 
-def skeleton_question(question: Question) -> Question:
+def skeleton_setup(setup: Setup) -> Setup:
     """Return the strategy on 4 x 2 devices: other names come of micro-batches and recomputation, not of sizes."""
-    check_propagated(question)
-    model, strategy = question.model, question.strategy
+    check_propagated(setup)
+    model, strategy = setup.model, setup.strategy
     if model.num_heads % 2 or model.ffn_hidden_size % 2:
         raise UserError(f"a skeleton is compiled with heads in two parts, the model has {model.num_heads}")
     mesh = Mesh(dp=4, tp=2)
@@ -34,13 +34,13 @@ def skeleton_question(question: Question) -> Question:
         "zero": Zero(),
         "overrides": [],
     }
-    return question.model_copy(update={"strategy": strategy.model_copy(update=changes)})
+    return setup.model_copy(update={"strategy": strategy.model_copy(update=changes)})
 
 
-def skeleton_json(saved: bytes, operators: Iterable[tuple[str, str]], question: Question) -> bytes:
-    """`saved`: what MindSpore wrote of `question`; `operators`: (path, kind) of the network's. Raises UserError for a
+def skeleton_json(saved: bytes, operators: Iterable[tuple[str, str]], setup: Setup) -> bytes:
+    """`saved`: what MindSpore wrote of `setup`; `operators`: (path, kind) of the network's. Raises UserError for a
     name that is none of them."""
-    splits = operator_splits(question)
+    splits = operator_splits(setup)
     found: dict[str, dict[str, object]] = {}
     by_kind: dict[tuple[str, str], list[str]] = {}
     for path, kind in operators:

@@ -24,7 +24,7 @@ from parallel_strategy.mindspore.operator_splits import OperatorSplits, operator
 from parallel_strategy.mindspore.pangu_network import WORD_TABLE, OwnedParameter, blocks_of_scopes, owned_parameters
 from parallel_strategy.mindspore.pipeline_stages import places_of_layers
 from parallel_strategy.mindspore.skeleton import VERSION
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 # The released files were written by MindSpore 1.2 of a network whose norms were products and sums.
 Dialect = Literal["2.10", "released"]
@@ -40,11 +40,11 @@ class OperatorStrategy:
     in_strategy: Split
 
 
-def operator_strategies(question: Question, dialect: Dialect = "2.10") -> list[OperatorStrategy]:
+def operator_strategies(setup: Setup, dialect: Dialect = "2.10") -> list[OperatorStrategy]:
     """Return one for each parameter that an operator takes; MindSpore names a LayerNorm after its first one only."""
-    splits, places = operator_splits(question), places_of_layers(question)
+    splits, places = operator_splits(setup), places_of_layers(setup)
     found = []
-    for owned in owned_parameters(question.model):
+    for owned in owned_parameters(setup.model):
         split = splits.of(owned.path)
         assert split is not None, owned.path
         kind, inputs = owned.operator, split.inputs
@@ -69,22 +69,22 @@ def as_released(owned: OwnedParameter, inputs: Split) -> tuple[str, Split]:
     return owned.operator, inputs
 
 
-def all_layouts(question: Question, stage: int | None = None) -> dict[str, Layout]:
+def all_layouts(setup: Setup, stage: int | None = None) -> dict[str, Layout]:
     """Return weights and Adam's moments, of one stage or of all."""
     weights = {
-        name: layout for name, layout in parameter_layouts(question).items() if stage is None or stage in layout.stages
+        name: layout for name, layout in parameter_layouts(setup).items() if stage is None or stage in layout.stages
     }
     return weights | {prefix + name: layout for prefix in MOMENTS for name, layout in weights.items()}
 
 
-def parameter_strategy_protobuf(question: Question, stage: int, dialect: Dialect = "2.10") -> bytes:
+def parameter_strategy_protobuf(setup: Setup, stage: int, dialect: Dialect = "2.10") -> bytes:
     """Return what MindSpore's `save_param_strategy_file` writes on a rank of this stage."""
     parts = [_number(1, stage if dialect == "2.10" else 1)]
-    for operator in operator_strategies(question, dialect):
+    for operator in operator_strategies(setup, dialect):
         if operator.stage == stage:
             splits = b"".join(_message(2, _numbers(split)) for split in operator.in_strategy)
             parts.append(_message(2, _text(1, operator.node_name) + _message(2, _number(1, stage) + splits)))
-    for name, layout in all_layouts(question, stage).items():
+    for name, layout in all_layouts(setup, stage).items():
         body = _message(1, _numbers(layout.device_matrix)) + _message(2, _numbers(layout.tensor_map))
         body += _message(3, b"") + _message(4, b"") + _number(5, 0)
         body += _number(6, layout.optimizer_shard_step) + _number(7, layout.optimizer_shard_size)
@@ -92,11 +92,11 @@ def parameter_strategy_protobuf(question: Question, stage: int, dialect: Dialect
     return b"".join(parts)
 
 
-def parameter_named_json(question: Question, stage: int) -> bytes:
+def parameter_named_json(setup: Setup, stage: int) -> bytes:
     """Return the same for `strategy_ckpt_config={"load_file": ...}`, which needs no skeleton."""
     operators = {
         operator.node_name: {"parallel_strategy": operator.in_strategy, "stage": stage}
-        for operator in operator_strategies(question)
+        for operator in operator_strategies(setup)
         if operator.stage == stage
     }
     layouts = {
@@ -109,19 +109,19 @@ def parameter_named_json(question: Question, stage: int) -> bytes:
             "tensor_map": layout.tensor_map,
             "tensor_shape": layout.shape,
         }
-        for name, layout in all_layouts(question, stage).items()
+        for name, layout in all_layouts(setup, stage).items()
     }
     document = {"current_stage": stage, "parallel_layout_item": layouts, "parallel_strategy_item": operators}
     return json.dumps(document, indent=1).encode()
 
 
-def operator_strategy_json(skeleton: bytes, question: Question) -> bytes:
+def operator_strategy_json(skeleton: bytes, setup: Setup) -> bytes:
     """For `load_operator_strategy_file`: the split of every operator that the skeleton names.
 
     Raises UserError where the skeleton is none, or of a network with other operators.
     """
-    check_propagated(question)
-    splits = operator_splits(question)
+    check_propagated(setup)
+    splits = operator_splits(setup)
     try:
         document = json.loads(skeleton)
         operators = document["operators"]
@@ -131,8 +131,8 @@ def operator_strategy_json(skeleton: bytes, question: Question) -> bytes:
     if not known:
         raise UserError("the skeleton is none that `python -m parallel_strategy compile FILE --skeleton FILE` wrote")
     layers = blocks_of_scopes(operators)
-    if layers != set(range(question.model.num_layers - question.model.query_layer)):
-        raise UserError(f"the skeleton has {len(layers)} blocks, the model {question.model.num_layers} layers")
+    if layers != set(range(setup.model.num_layers - setup.model.query_layer)):
+        raise UserError(f"the skeleton has {len(layers)} blocks, the model {setup.model.num_layers} layers")
     items = {}
     for name, fields in operators.items():
         split = fields.get("strategy")

@@ -45,7 +45,7 @@ class LinkTraffic:
 def operators(prediction: Prediction) -> list[OperatorTime]:
     """Return all kernels of all blocks, the most expensive first."""
     price, program = prediction.price, prediction.program
-    device, m = price.cluster.device, prediction.question.strategy.micro_batches
+    device, m = price.cluster.device, prediction.setup.strategy.micro_batches
     most: dict[str, int] = {}
     for stage in range(program.pp):
         here: dict[str, int] = {}
@@ -81,7 +81,7 @@ def operators(prediction: Prediction) -> list[OperatorTime]:
 
 def traffic(prediction: Prediction) -> list[LinkTraffic]:
     """Return what the links carry, by axis and kind, on the rank of the stage that sends the most."""
-    program, price, strategy = prediction.program, prediction.price, prediction.question.strategy
+    program, price, strategy = prediction.program, prediction.price, prediction.setup.strategy
     network, m, tasks = price.network, strategy.micro_batches, Tasks(program)
     best: list[LinkTraffic] = []
     for stage in range(program.pp):
@@ -125,7 +125,7 @@ def memory_over_time(prediction: Prediction, stage: int) -> tuple[np.ndarray, np
     replayed = prediction.replay(keep=True)
     summary = prediction.stage_memory[stage]
     static = summary.weights + summary.gradients + summary.optimizer + summary.buffers + summary.context
-    lost = 1.0 + prediction.question.framework.fragmentation
+    lost = 1.0 + prediction.setup.framework.fragmentation
     events = [event for event in replayed.events if event.stage == stage]
     times, levels = [0.0], [static]
     for event, (_, after, peak) in zip(events, prediction.memory_walk(stage), strict=True):

@@ -107,7 +107,7 @@ def timeline(prediction: Prediction, stages: list[int], go):
     row = {stage: index for index, stage in enumerate(stages)}
     found = [bar for bar in bars(prediction) if bar.stage in row]
     end = prediction.seconds
-    lanes = [level.level for level in prediction.question.cluster.topology]
+    lanes = [level.level for level in prediction.setup.cluster.topology]
     lanes = [name for name in (*lanes, "copy") if any(bar.stream == name for bar in found)]
     height = 0.3 / max(1, len(lanes))
     figure = go.Figure()
@@ -184,8 +184,8 @@ def memory_lines(prediction: Prediction, go):
 
 
 def roofline(prediction: Prediction, go):
-    device = prediction.question.cluster.device
-    peak = device.peak(prediction.question.model.compute_dtype) / 1e12
+    device = prediction.setup.cluster.device
+    peak = device.peak(prediction.setup.model.compute_dtype) / 1e12
     bandwidth = device.hbm.gbps / 1e3
     figure = go.Figure()
     knee = peak / bandwidth
@@ -219,8 +219,8 @@ def roofline(prediction: Prediction, go):
 
 def operator_bars(prediction: Prediction, go):
     """The most expensive kernels, coloured by what bounds them, with what they reach of it."""
-    device = prediction.question.cluster.device
-    peak, bandwidth = device.peak(prediction.question.model.compute_dtype) / 1e12, device.hbm.gbps
+    device = prediction.setup.cluster.device
+    peak, bandwidth = device.peak(prediction.setup.model.compute_dtype) / 1e12, device.hbm.gbps
     figure = go.Figure()
     found = operators(prediction)[:20]
     for bound, colour in BOUNDS.items():
@@ -289,7 +289,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _traffic_table(prediction: Prediction) -> str:
-    levels = ["device", *(level.level for level in prediction.question.cluster.topology)]
+    levels = ["device", *(level.level for level in prediction.setup.cluster.topology)]
     found = sorted(traffic(prediction), key=lambda t: (levels.index(t.level), -t.seconds))
     rows = [
         [

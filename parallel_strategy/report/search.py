@@ -16,7 +16,7 @@ def _row(prediction: Prediction) -> dict[str, Any]:
     return {
         "seconds": prediction.seconds,
         "gib": prediction.gib,
-        **_choices(prediction.question.strategy),
+        **_choices(prediction.setup.strategy),
         "model_flops_utilisation": prediction.model_flops_utilisation,
     }
 

@@ -36,7 +36,7 @@ def bars(prediction: Prediction) -> Iterator[Bar]:
     inside = {
         (kind, chunk.index): link_seconds(prediction, chunk, kind, split) for kind in "FBW" for chunk in program.chunks
     }
-    offload = prediction.question.strategy.offload.activation
+    offload = prediction.setup.strategy.offload.activation
     idle = [0.0] * program.pp
     for event in replayed.events:
         kind, chunk, micro_batch = event.task
@@ -88,7 +88,7 @@ def bars(prediction: Prediction) -> Iterator[Bar]:
 def link_seconds(prediction: Prediction, chunk: Chunk, kind: str, split: bool) -> dict[str, tuple[int, float]]:
     """level of topology -> (collectives, seconds) inside one task of a chunk."""
     program, price = prediction.program, prediction.price
-    strategy = prediction.question.strategy
+    strategy = prediction.setup.strategy
     found: dict[str, tuple[int, float]] = {}
     if kind == "W":
         return found

@@ -12,27 +12,31 @@ LEGEND = (
 
 def summary(prediction: Prediction) -> dict[str, Any]:
     """Return everything `predict` says, as data."""
-    question, strategy = prediction.question, prediction.question.strategy
+    setup, strategy = prediction.setup, prediction.setup.strategy
     mesh = strategy.mesh
     usable = prediction.usable_gib
     return {
-        "model": question.model.name,
+        "model": setup.model.name,
         "parameters": round(prediction.program.total_parameters),
-        "cluster": question.cluster.name,
-        "framework": question.framework.name,
+        "cluster": setup.cluster.name,
+        "framework": setup.framework.name,
         "devices": mesh.devices,
         "mesh": {axis: getattr(mesh, axis) for axis in (*mesh.axes, "ep")},
         "schedule": strategy.pipeline.schedule,
         "micro_batches": strategy.micro_batches,
         "step_seconds": prediction.seconds,
         "closed_form_seconds": prediction.closed_form_seconds,
+        "four_of_five_within_seconds": [
+            prediction.seconds / prediction.interval,
+            prediction.seconds * prediction.interval,
+        ],
         "tokens_per_second": prediction.tokens_per_second,
         "model_flops_utilisation": prediction.model_flops_utilisation,
         "bubble": prediction.replayed.bubble,
         "memory_gib": prediction.gib,
         "usable_gib": usable,
         "host_gib": prediction.host_gib,
-        "host_usable_gib": question.cluster.host.dram_gb,
+        "host_usable_gib": setup.cluster.host.dram_gb,
         "out_of_memory": prediction.out_of_memory,
         "stages": [
             {
@@ -82,9 +86,12 @@ def print_prediction(prediction: Prediction) -> None:
         f"step [bold]{data['step_seconds']:.4g} s[/], {data['tokens_per_second']:,.0f} tokens/s, "
         f"{data['model_flops_utilisation']:.1%} of peak in model FLOPs, pipeline idle {data['bubble']:.1%}"
     )
-    console.print(memory_in_words(data["memory_gib"], data["usable_gib"], data["out_of_memory"]))
+    least, most = data["four_of_five_within_seconds"]
+    console.print(f"measured steps lie between {least:.4g} and {most:.4g} s in 4 of 5 cases")
+    console.print(memory_in_words(data["memory_gib"], data["usable_gib"], data["memory_gib"] > data["usable_gib"]))
     if data["host_gib"]:
-        console.print(f"a server's own memory {data['host_gib']:.1f} GiB of {data['host_usable_gib']:g}")
+        verdict = "[red]does not fit[/]" if data["host_gib"] > data["host_usable_gib"] else "fits"
+        console.print(f"a server's own memory {data['host_gib']:.1f} GiB of {data['host_usable_gib']:g}: {verdict}")
     console.print(LEGEND, style="dim", highlight=False)
     columns = ("layers", "forward", "backward", "end", "weights", "grads", "adam", "kept", "other", "total", "free")
     rows = table("stage", *columns, gap=1)

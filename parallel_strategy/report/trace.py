@@ -17,9 +17,9 @@ COLOURS = {
 
 def chrome_trace(prediction: Prediction) -> str:
     """JSON for chrome://tracing or ui.perfetto.dev; times in microseconds."""
-    program, mesh = prediction.program, prediction.question.strategy.mesh
+    program, mesh = prediction.program, prediction.setup.strategy.mesh
     stride = mesh.stride("pp")
-    streams = ["compute", *(level.level for level in prediction.question.cluster.topology), "copy"]
+    streams = ["compute", *(level.level for level in prediction.setup.cluster.topology), "copy"]
     found = list(bars(prediction))
     used = {(bar.stage, bar.stream) for bar in found}
     events: list[dict] = []

@@ -43,7 +43,7 @@ def print_scores(title: str, scores: list[Score], folds: list[tuple[str, Score]]
             parts.add_row(size, str(s.rows), _percent(s.mape), _percent(s.worst))
         console.print(parts)
     for one in residuals:
-        layout = one.row.question.strategy
+        layout = one.row.setup.strategy
         mesh = layout.mesh
         console.print(
             f"{one.row.id} {one.row.model}: tp {mesh.tp} pp {mesh.pp} dp {mesh.dp} cp {mesh.cp} micro "

@@ -32,7 +32,7 @@ def balance(prediction: Prediction, mode: str = "full") -> Balance | None:
 
     `mode`: what is recomputed where memory asks for it.
     """
-    strategy, program = prediction.question.strategy, prediction.program
+    strategy, program = prediction.setup.strategy, prediction.program
     if program.pp < 2 or strategy.pipeline.schedule not in BALANCED or program.model.experts is not None:
         return None
     costs = _costs(prediction, mode)
@@ -72,9 +72,9 @@ def _costs(prediction: Prediction, mode: str) -> _Costs:
 
 def _recomputed(prediction: Prediction, mode: str) -> np.ndarray:
     """Return [stage, 0 .. layers] how many layers must be computed again for the rest to fit."""
-    strategy, program = prediction.question.strategy, prediction.program
+    strategy, program = prediction.setup.strategy, prediction.program
     pp, layers = program.pp, program.model.num_layers
-    lost = 1.0 + prediction.question.framework.fragmentation
+    lost = 1.0 + prediction.setup.framework.fragmentation
     even = prediction.stage_memory
     # bytes beside activations grow with the layers of a stage
     sizes = strategy.layers_of_stages(layers)
@@ -136,7 +136,7 @@ def balanced_prediction(prediction: Prediction, usable: float) -> Prediction:
         found = balance(prediction, mode)
         if found is None:
             continue
-        other = Prediction(prediction.question.with_strategy(found.strategy), network=prediction.price.network)
+        other = Prediction(prediction.setup.with_strategy(found.strategy), network=prediction.price.network)
         if other.fits(usable) and (not best.fits(usable) or other.seconds < best.seconds):
             best = other
     return best

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parallel_strategy.search.shapes import MeshLayout
-from parallel_strategy.spec.strategy import Question, StrategySpec, even_stages
+from parallel_strategy.spec.strategy import Setup, StrategySpec, even_stages
 
 
 @dataclass(slots=True)
@@ -29,16 +29,16 @@ class Candidates:
     seconds: np.ndarray
     gib: np.ndarray
 
-    def strategy_fields(self, index: int, question: Question) -> dict:
+    def strategy_fields(self, index: int, setup: Setup) -> dict:
         """Return the fields of strategy.yaml of one candidate."""
         layout = self.layouts[int(self.layout[index])]
         mode, share = self.recompute[int(self.choice[index])]
         zero = int(self.zero[index])
         return {
-            "model": question.strategy.model.model_dump(exclude_none=True),
-            "cluster": question.strategy.cluster.model_dump(exclude_none=True),
-            "framework": question.strategy.framework,
-            "batch": {"global": question.strategy.batch.global_, "micro": layout.micro},
+            "model": setup.strategy.model.model_dump(exclude_none=True),
+            "cluster": setup.strategy.cluster.model_dump(exclude_none=True),
+            "framework": setup.strategy.framework,
+            "batch": {"global": setup.strategy.batch.global_, "micro": layout.micro},
             "mesh": {
                 "pp": self.pp,
                 "dp": layout.dp,
@@ -50,31 +50,31 @@ class Candidates:
             "pipeline": {"schedule": self.schedules[int(self.schedule[index])], "vpp": self.chunks},
             "tensor": {
                 "sequence_parallel": layout.sequence_parallel,
-                "vocab": question.strategy.tensor.vocab,
+                "vocab": setup.strategy.tensor.vocab,
                 "interleave": int(self.interleave[index]),
             },
             "zero": {
                 "optimizer_shard": zero > 0,
                 "level": max(1, zero),
-                "threshold_kb": question.strategy.zero.threshold_kb,
+                "threshold_kb": setup.strategy.zero.threshold_kb,
             },
             "recompute": {
                 "mode": mode,
-                "per_stage": recomputed_layers(question, self.pp, self.chunks, mode, share),
-                "mp_comm": question.strategy.recompute.mp_comm,
+                "per_stage": recomputed_layers(setup, self.pp, self.chunks, mode, share),
+                "mp_comm": setup.strategy.recompute.mp_comm,
             },
             "offload": {"optimizer": bool(self.offload[index]), "activation": float(self.activation[index])},
         }
 
-    def strategy(self, index: int, question: Question) -> StrategySpec:
-        return StrategySpec.from_fields(self.strategy_fields(index, question), "candidate")
+    def strategy(self, index: int, setup: Setup) -> StrategySpec:
+        return StrategySpec.from_fields(self.strategy_fields(index, setup), "candidate")
 
 
-def recomputed_layers(question: Question, pp: int, chunks: int, mode: str, share: float) -> list[int] | None:
+def recomputed_layers(setup: Setup, pp: int, chunks: int, mode: str, share: float) -> list[int] | None:
     """Return how many layers each stage computes again, or None for all that `mode` says."""
     if mode == "none" or share >= 1.0:
         return None
-    sizes = even_stages(question.model.num_layers, pp * chunks)
+    sizes = even_stages(setup.model.num_layers, pp * chunks)
     return [int(np.ceil(sum(sizes[stage::pp]) * share)) for stage in range(pp)]
 
 

@@ -20,28 +20,28 @@ from parallel_strategy.graph.stages import Places
 from parallel_strategy.schedule.closed_form import stage_finish
 from parallel_strategy.search.candidates import Candidates, recomputed_layers
 from parallel_strategy.search.shapes import MeshLayout, Shapes, Space
-from parallel_strategy.spec.strategy import Question, divisors
+from parallel_strategy.spec.strategy import Setup, divisors
 
 
-def evaluate(question: Question, space: Space, limits: Sequence[float] = ()) -> list[Candidates]:
+def evaluate(setup: Setup, space: Space, limits: Sequence[float] = ()) -> list[Candidates]:
     """Return every candidate of the space, priced. Candidates that break a rule of the strategy file are not in it.
 
     `limits`: GiB within which the fastest candidate is wanted, the device's first; for these, activations on the host
     are tried.
     """
-    shapes = Shapes(question, space.devices)
+    shapes = Shapes(setup, space.devices)
     groups: list[_Group] = []
     for pp in divisors(space.devices):
-        if (space.pp and pp not in space.pp) or pp > question.model.num_layers:
+        if (space.pp and pp not in space.pp) or pp > setup.model.num_layers:
             continue
-        layouts = space.layouts(question, pp)
+        layouts = space.layouts(setup, pp)
         if not layouts:
             continue
         for chunks in space.chunks if pp > 1 else [1]:
-            if chunks > 1 and question.model.num_layers % (pp * chunks):
+            if chunks > 1 and setup.model.num_layers % (pp * chunks):
                 continue
             if space.schedules_of(pp, chunks) and space.recompute_of(chunks):
-                group = _Group(question, space, shapes, pp, chunks, layouts)
+                group = _Group(setup, space, shapes, pp, chunks, layouts)
                 group.price(0.0)
                 groups.append(group)
     for share in sorted(share for share in space.activation if share):
@@ -58,29 +58,30 @@ class _Group:
 
     def __init__(
         self,
-        question: Question,
+        setup: Setup,
         space: Space,
         shapes: Shapes,
         pp: int,
         chunks: int,
         layouts: list[MeshLayout],
     ) -> None:
-        self.question, self.space, self.shapes, self.pp, self.chunks = question, space, shapes, pp, chunks
+        self.setup, self.space, self.shapes, self.pp, self.chunks = setup, space, shapes, pp, chunks
         self.layouts = layouts
         self.schedules, self.recompute = space.schedules_of(pp, chunks), space.recompute_of(chunks)
         self.micro_batches = np.array([space.batch // layout.dp // layout.micro for layout in layouts])
         self.places = [self._places(mode, part) for mode, part in self.recompute]
         self.rows = CostRows(
-            question.framework,
-            question.cluster,
+            setup.framework,
+            setup.cluster,
             shapes.network,
-            question.model.compute_dtype,
+            setup.model.compute_dtype,
             [shapes.groups_of(layout, pp) for layout in layouts],
             shapes.tables(layouts, pp),
             self.micro_batches,
             self.places[0].held,
         )
         self.levels = {zero: _Level(self, zero) for zero in space.zero}
+        self.factors = np.array([shapes.factor(layout, pp) for layout in layouts])
         self.legal = self._legal()
         self.times = {1: self.rows.table.times}  # by halves of a micro-batch
         for index, halves in enumerate(space.interleave):
@@ -98,10 +99,10 @@ class _Group:
         strategy = self.shapes.strategy(layout, self.pp)
         schedule = "interleaved" if self.chunks > 1 else "1f1b"
         pipeline = strategy.pipeline.model_copy(update={"vpp": self.chunks, "schedule": schedule})
-        again = {"mode": mode, "per_stage": recomputed_layers(self.question, self.pp, self.chunks, mode, share)}
+        again = {"mode": mode, "per_stage": recomputed_layers(self.setup, self.pp, self.chunks, mode, share)}
         recompute = strategy.recompute.model_copy(update=again)
         changed = strategy.model_copy(update={"pipeline": pipeline, "recompute": recompute})
-        return Places.of(self.question.model, changed)
+        return Places.of(self.setup.model, changed)
 
     def _legal(self) -> np.ndarray:
         """Return [layouts, halves, schedules]: which pairs keep the rules of the strategy file."""
@@ -134,7 +135,7 @@ class _Group:
                 continue
             places = self.places[choice]
             overflows = self._weigh(gib[:, choice], places, mode, share)
-            copied = share * kept_bytes(table.saved, table, places, mode) / (self.question.cluster.host.h2d_gbps * 1e9)
+            copied = share * kept_bytes(table.saved, table, places, mode) / (self.setup.cluster.host.h2d_gbps * 1e9)
             for half, halves in enumerate(space.interleave):
                 for sharded in sorted({zero == 3 for zero in space.zero}):
                     levels = [level for level, zero in enumerate(space.zero) if (zero == 3) == sharded]
@@ -148,6 +149,7 @@ class _Group:
                         if len(rows_of[index]):
                             here = seconds[:, choice, half, index]
                             self._fill_step_seconds(here, schedule, times, rows_of[index], tails)
+            seconds[:, choice] *= self.factors[:, None, None, None, None]
             seconds[:, choice][overflows] = np.inf
         if wanted is not None:
             seconds[~wanted] = np.inf
@@ -156,11 +158,11 @@ class _Group:
     def _weigh(self, gib: np.ndarray, places: Places, mode: str, share: float) -> np.ndarray:
         """Fill in GiB of the fullest stage, [layout, halves, schedule, zero, optimizer on the host]. Return which of
         them a server's own memory cannot hold."""
-        table, framework = self.rows.table, self.question.framework
+        table, framework = self.rows.table, self.setup.framework
         kept = kept_bytes(table.kept, table, places, mode) * (1.0 - share)
         working = working_bytes(table, places, mode)
         moved = kept_bytes(table.kept, table, places, mode) * share
-        cluster, devices = self.question.cluster, self.space.devices
+        cluster, devices = self.setup.cluster, self.space.devices
         overflows = np.zeros(gib.shape, dtype=bool)
         for index, schedule in enumerate(self.schedules):
             fullest = at_the_fullest(schedule, places, kept, working, self.micro_batches)
@@ -178,9 +180,7 @@ class _Group:
     def _stage_seconds(
         self, mode: str, places: Places, sharded: WeightSeconds | None, halves: int, copied: np.ndarray
     ) -> StageSeconds:
-        parts = phases(
-            self.times[halves], places, mode, self.question.framework, sharded=sharded, two_halves=halves > 1
-        )
+        parts = phases(self.times[halves], places, mode, self.setup.framework, sharded=sharded, two_halves=halves > 1)
         return stage_seconds(chunk_seconds(parts, self.rows.slowest, copied), places)
 
     def _fill_step_seconds(
@@ -201,7 +201,7 @@ class _Group:
             self.rows.boundary[rows],
             chunks=self.chunks,
             paced=times.paced[rows],
-            blocking=not self.question.framework.p2p_overlap,
+            blocking=not self.setup.framework.p2p_overlap,
         )
         for level, tail in tails.items():
             done = gradients_end(finish, tail[rows])
@@ -280,6 +280,6 @@ class _Level:
 
     def gradients(self, backward: np.ndarray) -> np.ndarray:
         """Return [layout, stage] seconds from a stage's last task to its gradients, behind this backward."""
-        framework, m = self.group.question.framework, self.group.micro_batches
+        framework, m = self.group.setup.framework, self.group.micro_batches
         exposed, _ = gradients_exposed(framework, self.traffic, backward, m, zero=self.zero)
         return exposed + self.traffic.apart

@@ -6,15 +6,15 @@ from pangu.foundation.errors import UserError
 from parallel_strategy.search.shapes import MeshLayout, Space
 from parallel_strategy.spec.capability import outside
 from parallel_strategy.spec.framework import Executes
-from parallel_strategy.spec.strategy import Batch, Mesh, Pipeline, Question, Tensor
+from parallel_strategy.spec.strategy import Batch, Mesh, Pipeline, Setup, Tensor
 
 
-def keep_to_framework(question: Question, space: Space) -> Space:
-    """Return the part of a space that the question's framework executes.
+def keep_to_framework(setup: Setup, space: Space) -> Space:
+    """Return the part of a space that the setup's framework executes.
 
     Raises UserError where a choice has no value left, or the framework has not this model."""
-    executes, name = question.framework.executes, question.framework.name
-    if lines := [line for line in outside(question) if line.startswith("model:")]:
+    executes, name = setup.framework.executes, setup.framework.name
+    if lines := [line for line in outside(setup) if line.startswith("model:")]:
         raise UserError(f"{lines[0]} (--beyond prices it all the same)")
     kept = replace(
         space,
@@ -25,7 +25,7 @@ def keep_to_framework(question: Question, space: Space) -> Space:
         offload=_among(space.offload, None if executes.offload_optimizer else [False]),
         activation=_among(space.activation, None if executes.offload_activation else [0.0]),
         **{axis: _sizes(getattr(space, axis), axis, executes) for axis in ("pp", "cp", "tp", "ep")},
-        keeps=lambda layout, pp: _is_executed(question, layout, pp, space.batch),
+        keeps=lambda layout, pp: _is_executed(setup, layout, pp, space.batch),
     )
     for choice in ("schedules", "zero", "interleave", "offload", "activation", "pp", "cp", "tp", "ep"):
         if not getattr(kept, choice) and getattr(space, choice):
@@ -45,16 +45,16 @@ def _sizes(values: list[int], axis: str, executes: Executes) -> list[int]:
     return _among(values or [1], [1])
 
 
-def _is_executed(question: Question, layout: MeshLayout, pp: int, batch: int) -> bool:
+def _is_executed(setup: Setup, layout: MeshLayout, pp: int, batch: int) -> bool:
     """Return whether the framework executes a layout, whatever the other choices are."""
     mesh = Mesh.model_construct(pp=pp, dp=layout.dp, cp=layout.cp, tp=layout.tp, ep=layout.ep, order=list(layout.order))
-    strategy = question.strategy.model_copy(
+    strategy = setup.strategy.model_copy(
         update={
             "mesh": mesh,
             "batch": Batch.model_construct(global_=batch, micro=layout.micro),
             "pipeline": Pipeline(),
-            "tensor": Tensor(sequence_parallel=layout.sequence_parallel, vocab=question.strategy.tensor.vocab),
+            "tensor": Tensor(sequence_parallel=layout.sequence_parallel, vocab=setup.strategy.tensor.vocab),
         }
     )
-    lines = outside(question.with_strategy(strategy))
+    lines = outside(setup.with_strategy(strategy))
     return not any(line.startswith(("mesh", "batch", "tensor")) for line in lines)

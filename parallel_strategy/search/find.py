@@ -18,7 +18,7 @@ from parallel_strategy.search.refine import Known, refine, with_offload
 from parallel_strategy.search.sensitivity import MEMORY, elsewhere_in_the_space, sensitivity
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.capability import outside
-from parallel_strategy.spec.strategy import Question, StrategySpec
+from parallel_strategy.spec.strategy import Setup, StrategySpec
 
 REPLAYED = 24
 REFINED = 2  # strategies whose refinements are tried
@@ -44,32 +44,32 @@ class Found:
 
 
 def search(
-    question: Question,
+    setup: Setup,
     space: Space,
     *,
     keep: int = 10,
     margin: float = 0.0,
     tell: Callable[[str], None] = lambda what: None,
 ) -> Found:
-    """Search a space for a question's model, cluster, framework and global batch. All of `best` fit.
+    """Search a space for a setup's model, cluster, framework and global batch. All of `best` fit.
 
     `margin`: share of usable memory to leave free. Candidates that the closed form ranks first are replayed by
     simulation. `tell` is called with each part of the work before it begins.
     """
     tell("pricing every strategy")
-    usable = usable_gib(question.cluster) * (1.0 - margin)
-    groups = evaluate(question, space, [usable * factor for factor in MEMORY])
+    usable = usable_gib(setup.cluster) * (1.0 - margin)
+    groups = evaluate(setup, space, [usable * factor for factor in MEMORY])
     total = sum(len(group.seconds) for group in groups)
     if not total:
         return Found(0, 0, 0, [], [])
     seconds = np.concatenate([group.seconds for group in groups])
     gib = np.concatenate([group.gib for group in groups])
     starts = np.cumsum([0, *(len(group.seconds) for group in groups)])
-    known = Known(question, Network(question.cluster, space.devices))
+    known = Known(setup, Network(setup.cluster, space.devices))
 
     def strategy_of(index: int) -> StrategySpec:
         owner = int(np.searchsorted(starts, index, side="right")) - 1
-        return groups[owner].strategy(index - int(starts[owner]), question)
+        return groups[owner].strategy(index - int(starts[owner]), setup)
 
     def predict(index: int) -> Prediction:
         return known.predict(strategy_of(index))
@@ -77,13 +77,13 @@ def search(
     fits = gib <= usable
     front = [(float(seconds[i]), float(gib[i]), strategy_of(int(i))) for i in _front(seconds, gib)[:200]]
     if any(space.activation):
-        front = with_offload(question, front, MOVED, [share for share in space.activation if share], known.network)
+        front = with_offload(setup, front, MOVED, [share for share in space.activation if share], known.network)
     tell(f"replaying the first of {total:,} strategies")
     rows = np.flatnonzero(fits & np.concatenate([group.needed for group in groups]))
     first = _smallest(seconds, rows, ALIKE * REPLAYED)
-    strategies = _different([strategy_of(int(index)) for index in first], question)[:REPLAYED]
-    if space.admits(question.strategy) and (space.keeps is None or not outside(question)):
-        strategies.append(question.strategy)  # no search is worse than the file it begins with
+    strategies = _different([strategy_of(int(index)) for index in first], setup)[:REPLAYED]
+    if space.admits(setup.strategy) and (space.keeps is None or not outside(setup)):
+        strategies.append(setup.strategy)  # no search is worse than the file it begins with
     predictions = [known.predict(strategy) for strategy in strategies]
     predictions = [prediction for prediction in predictions if prediction.fits(usable)]
     refinements = 0
@@ -103,7 +103,7 @@ def search(
         if refined is not prediction:
             predictions.append(refined)
     predictions.sort(key=lambda p: p.seconds)
-    different = _different([prediction.question.strategy for prediction in predictions], question)
+    different = _different([prediction.setup.strategy for prediction in predictions], setup)
     predictions = [known.predict(strategy) for strategy in different]
     winner = predictions[0]
     tell("asking why its neighbours lose")
@@ -113,17 +113,17 @@ def search(
         refinements,
         predictions[:keep],
         front,
-        neighbours(question, groups, winner, usable) + refined_neighbours(winner, usable, space, known),
-        sensitivity(predictions[:keep]) + elsewhere_in_the_space(question, groups, winner, usable, space),
-        shard_operators(winner.question),
+        neighbours(setup, groups, winner, usable) + refined_neighbours(winner, usable, space, known),
+        sensitivity(predictions[:keep]) + elsewhere_in_the_space(setup, groups, winner, usable, space),
+        shard_operators(winner.setup),
     )
 
 
-def _different(strategies: list[StrategySpec], question: Question) -> list[StrategySpec]:
+def _different(strategies: list[StrategySpec], setup: Setup) -> list[StrategySpec]:
     """Return those that run different programs, the first of each."""
     found: dict[str, StrategySpec] = {}
     for strategy in strategies:
-        found.setdefault(program_of(strategy, question.model.num_layers), strategy)
+        found.setdefault(program_of(strategy, setup.model.num_layers), strategy)
     return list(found.values())
 
 

@@ -18,7 +18,7 @@ from parallel_strategy.cost.sharding import (
     mesh_axes,
     mesh_choice,
 )
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 
 @dataclass(slots=True)
@@ -33,32 +33,32 @@ class Sharding:
     choices: float = 0.0  # how many combinations were open
 
 
-def shard_operators(question: Question, room_bytes: float | None = None) -> Sharding | None:
-    """Return the fastest sharding of one layer of the question's model over the devices of a stage, or None where a
+def shard_operators(setup: Setup, room_bytes: float | None = None) -> Sharding | None:
+    """Return the fastest sharding of one layer of the setup's model over the devices of a stage, or None where a
     layer is not of the plain kind or there is one device.
 
     `room_bytes`: what a device may hold of weights, gradients and optimizer states of one layer; the price of a byte
     is raised until the solution fits (Lagrange).
     """
-    model = question.model
-    if model.experts is not None or model.latent_attention is not None or question.strategy.mesh.cp > 1:
+    model = setup.model
+    if model.experts is not None or model.latent_attention is not None or setup.strategy.mesh.cp > 1:
         return None
-    axes, operators = mesh_axes(question), block_of(question)
+    axes, operators = mesh_axes(setup), block_of(setup)
     if not axes:
         return None
-    framework, strategy = question.framework, question.strategy
+    framework, strategy = setup.framework, setup.strategy
     gradient, states = gradient_and_state_bytes(framework, model.compute_dtype)
     resident = framework.weight_bytes + gradient
     if strategy.zero.stage:
         states /= strategy.mesh.dp
     state_bytes = resident + (0.0 if strategy.offload.optimizer else states)
-    plain = BlockSharding(question, axes, operators, state_bytes=state_bytes)
+    plain = BlockSharding(setup, axes, operators, state_bytes=state_bytes)
     mesh = mesh_choice(plain)
     room = room_bytes if room_bytes is not None else 1.02 * _held(plain, mesh)
     best, choice = plain.tables.minimum()
     price = 1e-13
     while _held(plain, choice) > room and price < 1e-6:
-        priced = BlockSharding(question, axes, operators, weight_second_per_byte=price, state_bytes=state_bytes)
+        priced = BlockSharding(setup, axes, operators, weight_second_per_byte=price, state_bytes=state_bytes)
         _, choice = priced.tables.minimum()
         price *= 4.0
     best = plain.tables.total(choice)

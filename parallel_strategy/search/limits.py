@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pangu.foundation.errors import UserError
 from parallel_strategy.search.executable import keep_to_framework
 from parallel_strategy.search.shapes import Space
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 LONG_SEQUENCE = 8192  # from here on context parallelism is tried unasked
 
 
 def space_of(
-    question: Question,
+    setup: Setup,
     *,
     devices: int | None = None,
     tp: Sequence[int] = (),
@@ -29,17 +29,15 @@ def space_of(
     devices: None: as many as the file's mesh has. Empty lists and None do not limit. on_device: nothing on the host.
     beyond: also what the framework cannot execute.
     """
-    devices = devices or question.strategy.mesh.devices
-    if devices > question.cluster.device_count:
-        raise UserError(
-            f"--devices {devices}: the cluster {question.cluster.name!r} has {question.cluster.device_count}"
-        )
+    devices = devices or setup.strategy.mesh.devices
+    if devices > setup.cluster.device_count:
+        raise UserError(f"--devices {devices}: the cluster {setup.cluster.name!r} has {setup.cluster.device_count}")
     space = Space(
         devices,
-        question.strategy.batch.global_,
+        setup.strategy.batch.global_,
         tp=list(tp),
         pp=list(pp),
-        cp=list(cp or ([1, 2, 4, 8] if question.model.seq_length >= LONG_SEQUENCE else [1])),
+        cp=list(cp or ([1, 2, 4, 8] if setup.model.seq_length >= LONG_SEQUENCE else [1])),
         ep=list(ep),
         micro=list(micro),
     )
@@ -49,7 +47,7 @@ def space_of(
         space.offload, space.activation = [False], [0.0]
     if schedules:
         keep_schedules(space, schedules)
-    return space if beyond else keep_to_framework(question, space)
+    return space if beyond else keep_to_framework(setup, space)
 
 
 def keep_schedules(space: Space, names: Sequence[str]) -> None:

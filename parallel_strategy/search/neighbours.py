@@ -11,7 +11,7 @@ from parallel_strategy.search.candidates import Candidates
 from parallel_strategy.search.parts import parts_of
 from parallel_strategy.search.refine import HOST_SHARE, Known, alternatives, yes_or_no
 from parallel_strategy.search.shapes import Space
-from parallel_strategy.spec.strategy import Question, StrategySpec
+from parallel_strategy.spec.strategy import Setup, StrategySpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ def _signature(strategy: StrategySpec) -> dict[str, object]:
     }
 
 
-def neighbours(question: Question, groups: list[Candidates], winner: Prediction, usable: float) -> list[Neighbour]:
+def neighbours(setup: Setup, groups: list[Candidates], winner: Prediction, usable: float) -> list[Neighbour]:
     """For each choice of the winner: the best candidates with another value of that choice and as much else alike as
     can be."""
-    mine = _signature(winner.question.strategy)
+    mine = _signature(winner.setup.strategy)
     result = []
     fastest: dict[tuple[str, object], tuple[int, float, int]] = {}
     for group_index, group in enumerate(groups):
@@ -76,8 +76,8 @@ def neighbours(question: Question, groups: list[Candidates], winner: Prediction,
                     fastest[key] = mark
     for (name, value), (_, _, code) in fastest.items():
         group = groups[code // 10**9]
-        strategy = _refined_like(group.strategy(code % 10**9, question), winner.question, name)
-        other = Prediction(question.with_strategy(strategy), network=winner.price.network)
+        strategy = _refined_like(group.strategy(code % 10**9, setup), winner.setup, name)
+        other = Prediction(setup.with_strategy(strategy), network=winner.price.network)
         theirs = _signature(strategy)
         also = [f"{key} {theirs[key]}" for key in theirs if theirs[key] != mine[key] and key != name]
         change = f"{name} {value} instead of {mine[name]}" + (f" (with {', '.join(also)})" if also else "")
@@ -89,7 +89,7 @@ def neighbours(question: Question, groups: list[Candidates], winner: Prediction,
     return result
 
 
-def _refined_like(strategy: StrategySpec, winner: Question, choice: str) -> StrategySpec:
+def _refined_like(strategy: StrategySpec, winner: Setup, choice: str) -> StrategySpec:
     """With the winner's values of what is not in the priced space, so that one choice is compared at a time."""
     best, copies = winner.strategy, strategy.mesh.dp * strategy.mesh.cp
     zero: dict[str, object] = {"bucket_mb": best.zero.bucket_mb}
@@ -149,8 +149,8 @@ def refined_neighbours(winner: Prediction, usable: float, space: Space, known: K
     """Return the same for the choices that are not in the priced space, by simulation: one step from the winner
     each."""
     result = []
-    priced = _signature(winner.question.strategy)
-    for step in alternatives(winner.question, space):
+    priced = _signature(winner.setup.strategy)
+    for step in alternatives(winner.setup, space):
         other = known.predict(step.strategy)
         change = f"{step.choice} {step.value} instead of {step.instead_of}"
         if step.choice not in priced or step.choice in ("schedule", HOST_SHARE):
@@ -163,7 +163,7 @@ def refined_neighbours(winner: Prediction, usable: float, space: Space, known: K
 
 def reason(winner: Prediction, other: Prediction, usable: float, *, simulated: bool = False) -> str:
     """In words: too large, or which part of the step grew the most."""
-    dram = other.question.cluster.host.dram_gb
+    dram = other.setup.cluster.host.dram_gb
     if other.host_gib > dram:
         return f"does not fit: {other.host_gib:.0f} GiB in a server's own memory of {dram:g}"
     if other.gib > usable:

@@ -8,7 +8,7 @@ from parallel_strategy.predict import Prediction
 
 def parts_of(prediction: Prediction) -> dict[str, float]:
     """Return where the seconds of a step go, on the busiest stage: sums to the step."""
-    phases, m = prediction.phases, prediction.question.strategy.micro_batches
+    phases, m = prediction.phases, prediction.setup.strategy.micro_batches
     seconds = prediction.stage_seconds
     busy = seconds.forward[0] + seconds.backward[0]
     stage = int(np.argmax(busy))
@@ -31,5 +31,6 @@ def parts_of(prediction: Prediction) -> dict[str, float]:
         "gradient traffic": tail.gradient_reduce + tail.weight_gather + tail.embedding_reduce,
         "optimizer": tail.optimizer + tail.fixed,
     }
+    parts = {name: seconds * prediction.factor for name, seconds in parts.items()}
     parts["pipeline idle and sends"] = max(0.0, prediction.closed_form_seconds - sum(parts.values()))
     return parts

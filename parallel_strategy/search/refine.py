@@ -14,7 +14,7 @@ from parallel_strategy.cost.collective import Network
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.capability import outside
-from parallel_strategy.spec.strategy import Question, StrategySpec, divisors
+from parallel_strategy.spec.strategy import Setup, StrategySpec, divisors
 
 HOST_SHARE = "activations on the host"
 BUCKETS_MB = (None, 25.0, 100.0, 400.0)
@@ -34,25 +34,25 @@ class Alternative:
     strategy: StrategySpec
 
 
-def alternatives(question: Question, space: Space) -> list[Alternative]:
-    """Return all legal single steps from the question's strategy."""
+def alternatives(setup: Setup, space: Space) -> list[Alternative]:
+    """Return all legal single steps from the setup's strategy."""
     found = []
-    for choice, value, instead_of, section, fields in _changes(question, space):
-        old = question.strategy
+    for choice, value, instead_of, section, fields in _changes(setup, space):
+        old = setup.strategy
         changed = old.model_copy(update={section: getattr(old, section).model_copy(update=fields)})
         try:
             strategy = StrategySpec.from_fields(changed.model_dump(by_alias=True), choice)
-            strategy.check_model(question.model)
+            strategy.check_model(setup.model)
         except UserError:
             continue
-        if space.keeps is None or not outside(question.with_strategy(strategy)):
+        if space.keeps is None or not outside(setup.with_strategy(strategy)):
             found.append(Alternative(choice, value, instead_of, strategy))
     return found
 
 
-def _changes(question: Question, space: Space) -> Iterator[tuple[str, str, str, str, dict]]:
+def _changes(setup: Setup, space: Space) -> Iterator[tuple[str, str, str, str, dict]]:
     """Yield (choice, value, value now, section of the file, its fields)."""
-    strategy, mesh = question.strategy, question.strategy.mesh
+    strategy, mesh = setup.strategy, setup.strategy.mesh
     copies = mesh.dp * mesh.cp
     pipeline = strategy.pipeline
     if mesh.pp > 1:
@@ -68,7 +68,7 @@ def _changes(question: Question, space: Space) -> Iterator[tuple[str, str, str, 
     if strategy.zero.stage:
         shared = strategy.zero.weight_shard_size
         sizes = [size for size in divisors(copies) if 1 < size < copies]
-        near = {*sizes[:2], *(n for n in sizes if n * mesh.tp <= question.cluster.devices_per_server), *sizes[-1:]}
+        near = {*sizes[:2], *(n for n in sizes if n * mesh.tp <= setup.cluster.devices_per_server), *sizes[-1:]}
         for size in [-1, *sorted(near)]:
             if size != shared:
                 yield "ranks that share the states", _ranks(size), _ranks(shared), "zero", {"weight_shard_size": size}
@@ -101,16 +101,16 @@ def _changes(question: Question, space: Space) -> Iterator[tuple[str, str, str, 
 
 
 class Known:
-    """Predictions of strategies for one question, each made once."""
+    """Predictions of strategies for one setup, each made once."""
 
-    def __init__(self, question: Question, network: Network) -> None:
-        self.question, self.network = question, network
+    def __init__(self, setup: Setup, network: Network) -> None:
+        self.setup, self.network = setup, network
         self._predictions: dict[str, Prediction] = {}
 
     def predict(self, strategy: StrategySpec) -> Prediction:
         key = strategy.model_dump_json()
         if key not in self._predictions:
-            self._predictions[key] = Prediction(self.question.with_strategy(strategy), network=self.network)
+            self._predictions[key] = Prediction(self.setup.with_strategy(strategy), network=self.network)
         return self._predictions[key]
 
 
@@ -118,7 +118,7 @@ def refine(prediction: Prediction, usable: float, space: Space, known: Known) ->
     """Return (the best of a prediction and what single steps lead to, how many were tried). `usable`: GiB."""
     best, tried = prediction, 0
     for _ in range(ROUNDS):
-        steps = [known.predict(step.strategy) for step in alternatives(best.question, space)]
+        steps = [known.predict(step.strategy) for step in alternatives(best.setup, space)]
         tried += len(steps)
         fitting = [step for step in steps if step.fits(usable)]
         if not fitting and not best.fits(usable):  # towards what fits
@@ -137,7 +137,7 @@ def refine(prediction: Prediction, usable: float, space: Space, known: Known) ->
 
 
 def with_offload(
-    question: Question,
+    setup: Setup,
     front: list[tuple[float, float, StrategySpec]],
     count: int,
     shares: list[float],
@@ -151,7 +151,7 @@ def with_offload(
             if share > strategy.offload.activation:
                 offload = strategy.offload.model_copy(update={"activation": share})
                 moved = strategy.model_copy(update={"offload": offload})
-                prediction = Prediction(question.with_strategy(moved), network=network)
+                prediction = Prediction(setup.with_strategy(moved), network=network)
                 points.append((prediction.closed_form_seconds, prediction.gib, moved))
     points.sort(key=lambda point: point[:2])
     kept: list[tuple[float, float, StrategySpec]] = []

@@ -9,7 +9,7 @@ from parallel_strategy.search.candidates import Candidates
 from parallel_strategy.search.evaluate import evaluate
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.cluster import ClusterSpec
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 MEMORY = {1.0: "all", 0.75: "three quarters of", 0.5: "half", 2.0: "twice"}  # device memory to look at, in words
 
@@ -20,7 +20,7 @@ def sensitivity(predictions: list[Prediction]) -> list[tuple[str, float]]:
     if not predictions:
         return []
     base = predictions[0].seconds
-    cluster = predictions[0].question.cluster
+    cluster = predictions[0].setup.cluster
     device = cluster.device
     changes = [
         ("network cards twice as fast", _network(cluster, 2.0)),
@@ -55,7 +55,7 @@ def sensitivity(predictions: list[Prediction]) -> list[tuple[str, float]]:
 
 
 def elsewhere_in_the_space(
-    question: Question, groups: list[Candidates], winner: Prediction, usable: float, space: Space
+    setup: Setup, groups: list[Candidates], winner: Prediction, usable: float, space: Space
 ) -> list[tuple[str, float]]:
     """Return the relative change of the best step time with other device memory, and of the time per sequence
     with other
@@ -70,13 +70,13 @@ def elsewhere_in_the_space(
             continue
         fits = gib <= usable * factor
         result.append((f"{words} the device memory", float(seconds[fits].min()) / base - 1.0 if fits.any() else np.inf))
-    mesh = winner.question.strategy.mesh
+    mesh = winner.setup.strategy.mesh
     for factor, words in ((0.5, "half"), (2.0, "twice")):
         batch = int(space.batch * factor)
         if batch < 1 or batch % mesh.dp:
             continue
         near = replace(space, batch=batch, tp=[mesh.tp], pp=[mesh.pp], cp=[mesh.cp])
-        found = evaluate(question, near)
+        found = evaluate(setup, near)
         times = [float(group.seconds[group.gib <= usable].min(initial=np.inf)) for group in found]
         if times and min(times) < np.inf:
             result.append((f"{words} the global batch, per sequence", min(times) / factor / base - 1.0))
@@ -85,8 +85,8 @@ def elsewhere_in_the_space(
 
 def _elsewhere(prediction: Prediction, cluster: ClusterSpec) -> Prediction:
     """Return the same strategy on a changed cluster; the program is shared, since no shape depends on the cluster."""
-    question = Question.model_construct(**{**prediction.question.__dict__, "cluster": cluster})
-    return Prediction(question, program=prediction.program.moved_to(question))
+    setup = Setup.model_construct(**{**prediction.setup.__dict__, "cluster": cluster})
+    return Prediction(setup, program=prediction.program.moved_to(setup))
 
 
 def _network(cluster, factor: float):

@@ -22,7 +22,7 @@ from parallel_strategy.spec.strategy import (
     Mesh,
     Offload,
     Pipeline,
-    Question,
+    Setup,
     StrategySpec,
     Zero,
     divisors,
@@ -97,9 +97,9 @@ class Space:
     def recompute_of(self, chunks: int) -> list[tuple[str, float]]:
         return [choice for choice in self.recompute if chunks == 1 or choice[1] in (0.0, 1.0)]
 
-    def layouts(self, question: Question, pp: int) -> list[MeshLayout]:
+    def layouts(self, setup: Setup, pp: int) -> list[MeshLayout]:
         """Return every legal layout with this many stages."""
-        model = question.model
+        model = setup.model
         per_stage = self.devices // pp
         result = []
         for tp in divisors(per_stage):
@@ -135,16 +135,17 @@ class Space:
 
 
 class Shapes:
-    """Builds tables for a question, each as often as what it depends on differs."""
+    """Builds tables for a setup, each as often as what it depends on differs."""
 
-    def __init__(self, question: Question, devices: int) -> None:
-        self.question = question
-        self.network = Network(question.cluster, devices)
+    def __init__(self, setup: Setup, devices: int) -> None:
+        self.setup = setup
+        self.network = Network(setup.cluster, devices)
         self._prices: dict[tuple, Price] = {}
         self._programs: dict[tuple, Program] = {}
         self._axes: dict[tuple, list[str]] = {}  # of the collectives of each shape's blocks
         self._tables: dict[tuple, BlockTable] = {}
         self._traffic: dict[tuple, WeightBytes] = {}
+        self._factors: dict[tuple, float] = {}
         self.groups = cache(self._groups)
 
     def mesh(self, layout: MeshLayout, pp: int) -> Mesh:
@@ -160,7 +161,7 @@ class Shapes:
 
     def strategy(self, layout: MeshLayout, pp: int, *, zero: int = 0, micro_batches: int = 1) -> StrategySpec:
         """Return the plainest strategy of this layout: what blocks cost does not depend on the rest."""
-        of_file = self.question.strategy
+        of_file = self.setup.strategy
         batch = Batch.model_construct(global_=layout.dp * layout.micro * micro_batches, micro=layout.micro)
         split = {"sequence_parallel": layout.sequence_parallel, "interleave": 1}
         plain = {"mode": "none", "per_stage": None, "slice_activation": False}
@@ -211,16 +212,26 @@ class Shapes:
         return layout.tp, layout.cp, layout.ep, layout.sequence_parallel, pp > 1
 
     def _price(self, layout: MeshLayout, pp: int) -> Price:
-        question = self.question.with_strategy(self.strategy(layout, pp))
+        setup = self.setup.with_strategy(self.strategy(layout, pp))
         key = (*self._shape(layout, pp), layout.micro)
         known = self._prices.get(key)
-        price = Price(known.program.moved_to(question) if known else Program(question), self.network)
+        price = Price(known.program.moved_to(setup) if known else Program(setup), self.network)
         if known:
             price.kernel_times = known.kernel_times
         else:
             self._prices[key] = price
             self._programs.setdefault(self._shape(layout, pp), price.program)
         return price
+
+    def factor(self, layout: MeshLayout, pp: int) -> float:
+        """Return what a calibration multiplies the step time of this layout by."""
+        residual = self.setup.residual
+        if residual is None:
+            return 1.0
+        key = layout.tp, layout.cp, layout.micro, pp
+        if key not in self._factors:
+            self._factors[key] = residual.factor(self.setup.model, self.strategy(layout, pp))
+        return self._factors[key]
 
     def traffic(self, layouts: Sequence[MeshLayout], pp: int, micro_batches: np.ndarray, zero: int) -> ZeroTraffic:
         """Return what weights and gradients of these layouts send under a level of optimizer sharding."""
@@ -240,8 +251,8 @@ class Shapes:
         shape = self._shape(layout, pp)
         key = (*shape, layout.dp, micro_batches, zero)
         if key not in self._traffic:
-            question = self.question.with_strategy(self.strategy(layout, pp, zero=zero, micro_batches=micro_batches))
+            setup = self.setup.with_strategy(self.strategy(layout, pp, zero=zero, micro_batches=micro_batches))
             if shape not in self._programs:
                 self._price(layout, pp)
-            self._traffic[key] = WeightBytes.of(self._programs[shape].moved_to(question))
+            self._traffic[key] = WeightBytes.of(self._programs[shape].moved_to(setup))
         return self._traffic[key]

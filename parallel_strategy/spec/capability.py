@@ -11,7 +11,7 @@ from pangu.foundation.errors import UserError
 from parallel_strategy.spec.divide import divisors, nearest
 from parallel_strategy.spec.framework import Executes
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import Question, StrategySpec
+from parallel_strategy.spec.strategy import Setup, StrategySpec
 
 # What PanGu-alpha is, of a model's fields.
 PANGU_ALPHA: dict[str, tuple[object, ...]] = {
@@ -27,12 +27,12 @@ PANGU_ALPHA: dict[str, tuple[object, ...]] = {
 }
 
 
-def outside(question: Question) -> list[str]:
-    """Return what the question's framework cannot carry out, a line each: `field: what; nearest: what would be right`.
+def outside(setup: Setup) -> list[str]:
+    """Return what the setup's framework cannot carry out, a line each: `field: what; nearest: what would be right`.
 
     Fields that have no effect (the schedule of one stage) leave nothing.
     """
-    strategy, model, framework = question.strategy, question.model, question.framework
+    strategy, model, framework = setup.strategy, setup.model, setup.framework
     executes = framework.executes
     lines = [
         *_mesh(strategy, executes),
@@ -42,9 +42,9 @@ def outside(question: Question) -> list[str]:
     return [f"{field}: {framework.name} does not execute {what}" for field, what in lines]
 
 
-def check_executed(question: Question) -> None:
+def check_executed(setup: Setup) -> None:
     """Raise UserError for a strategy that its framework cannot carry out: the first line, and the other fields."""
-    lines = outside(question)
+    lines = outside(setup)
     if lines:
         others = ", ".join(line.partition(":")[0] for line in lines[1:])
         raise UserError(lines[0] + (f" (nor as it stands: {others})" if others else ""))

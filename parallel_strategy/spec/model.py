@@ -65,6 +65,7 @@ class ModelSpec(SpecFile):
     compute_dtype: Literal["fp32", "fp16", "bf16", "fp8", "fp4"] = "fp16"
     softmax_dtype: Literal["fp32", "fp16"] = "fp32"
     initializer: Literal["released", "master"] = "released"
+    target_in_trunk: Literal[False] = Field(default=False, description="a table that strategies do not know")
 
     @classmethod
     def presets_directory(cls) -> Path:

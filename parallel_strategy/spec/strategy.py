@@ -1,6 +1,6 @@
 """strategy.yaml: how a model is laid over a cluster. Short, commented, meant to be edited by hand.
 
-The file names the model, the cluster and the framework too, so that one file is one question. Rules that join two
+The file names the model, the cluster and the framework too, so that one file is one setup. Rules that join two
 fields are checked here; whatever breaks one gets a line with the field and the nearest legal value.
 """
 
@@ -9,10 +9,10 @@ import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, SkipValidation, model_validator
 
 from pangu.foundation.errors import PlacedError, UserError
 from pangu.foundation.settings import changed, checked
@@ -350,16 +350,32 @@ class StrategySpec(SpecFile):
         return list(self.pipeline.stages) if self.pipeline.stages else even_stages(num_layers, self.mesh.pp)
 
 
-class Question(Section):
+class Residual(Protocol):
+    """What runs of like shapes took beyond the model, as a calibration knows it."""
+
+    def factor(self, model: ModelSpec, strategy: StrategySpec) -> float:
+        """Return what a predicted step time is multiplied by."""
+        ...
+
+    @property
+    def interval(self) -> float:
+        """The factor within which four of five measured times lie."""
+        ...
+
+
+class Setup(Section):
     """A strategy with everything it names resolved: what every reader of the program starts from."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     model: ModelSpec
     cluster: ClusterSpec
     framework: FrameworkSpec
     strategy: StrategySpec
+    residual: SkipValidation[Residual | None] = None  # of a calibration
 
     @classmethod
-    def load(cls, path: Path | str, changes: Iterable[Sequence[str]] = (), devices: int | None = None) -> "Question":
+    def load(cls, path: Path | str, changes: Iterable[Sequence[str]] = (), devices: int | None = None) -> "Setup":
         """Read a strategy file and the files or presets that it names, and check them against each other.
 
         `changes` are the (field, value) pairs of `--set`; `devices` is how many compute, where they are not those of
@@ -376,7 +392,7 @@ class Question(Section):
             raise document.mistake(str(error)) from None
 
     @classmethod
-    def resolve(cls, strategy: StrategySpec, folder: Path, devices: int | None = None) -> "Question":
+    def resolve(cls, strategy: StrategySpec, folder: Path, devices: int | None = None) -> "Setup":
         model = _choose(ModelSpec, strategy.model.preset, strategy.model.file, folder, "model", "pangu-alpha-2.6b")
         updates: dict[str, object] = {}
         if strategy.model.seq is not None:
@@ -404,10 +420,14 @@ class Question(Section):
         crowded = cluster.crowded(devices or strategy.mesh.devices)
         return cls(model=model, cluster=crowded, framework=framework, strategy=strategy)
 
-    def with_strategy(self, strategy: StrategySpec) -> "Question":
+    def with_strategy(self, strategy: StrategySpec) -> "Setup":
         """Return the same model, cluster and framework under another strategy, which is known to be legal."""
-        return Question.model_construct(
-            model=self.model, cluster=self.cluster, framework=self.framework, strategy=strategy
+        return Setup.model_construct(
+            model=self.model,
+            cluster=self.cluster,
+            framework=self.framework,
+            strategy=strategy,
+            residual=self.residual,
         )
 
 

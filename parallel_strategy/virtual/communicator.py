@@ -29,7 +29,7 @@ class Communicator:
         self.start()
 
     def start(self) -> None:
-        self.log = [[] for _ in range(self.program.question.strategy.mesh.devices)]
+        self.log = [[] for _ in range(self.program.setup.strategy.mesh.devices)]
 
     def collect(
         self,

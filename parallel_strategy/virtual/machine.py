@@ -51,7 +51,7 @@ class Machine:
     def __init__(self, program: Program, weights: Weights, adam: Adam | None = None) -> None:
         self.program, self.adam = program, adam or Adam()
         self.dtype = next(iter(weights.values())).dtype.type
-        strategy = program.question.strategy
+        strategy = program.setup.strategy
         self.order = order_of(strategy.pipeline.schedule, program.pp, program.chunks_per_stage, strategy.micro_batches)
         self.tasks, self.parts, self.groups = Tasks(program), Parts(program), program.groups
         self.stages = [self.groups.ranks_of_stage(stage) for stage in range(program.pp)]
@@ -59,7 +59,7 @@ class Machine:
             VirtualDevice.build(program, self.parts, rank, weights, self.dtype) for rank in range(strategy.mesh.devices)
         ]
         self.seen = 0  # rows of the steps before
-        partial = program.question.framework.partial_gradients
+        partial = program.setup.framework.partial_gradients
         self.share = 1.0 / (program.shard.tp * program.group("weights")[0]) if partial else 1.0
         self.communicator = Communicator(program)
         self.traffic = WeightTraffic(program, self.devices, self.communicator)
@@ -154,7 +154,7 @@ class Machine:
             return
         here = self._layer(passing, block, layer, chunk, micro, ranks)
         recomputed = self._is_recomputed(chunk, layer, block)
-        whole = recomputed and self.program.question.strategy.recompute.mode == "full"
+        whole = recomputed and self.program.setup.strategy.recompute.mode == "full"
         if kind == "F":
             if whole:
                 here.entries = {rank: self._entry(here.values[rank], passing.streams[rank].hidden) for rank in ranks}
@@ -179,7 +179,7 @@ class Machine:
             self._each(here, ends.leave_forward, ranks)
             for rank in ranks:
                 normed = here.values[rank].made.get("final.norm")  # what the layer itself begins with
-                if whole and normed is not None and self.program.question.framework.recompute_pruned:
+                if whole and normed is not None and self.program.setup.framework.recompute_pruned:
                     here.entries[rank] = self._entry(here.values[rank], normed)
                 self._forget(here.values[rank], block, recomputed)
                 self.devices[rank].loss += here.values[rank].loss
@@ -205,16 +205,16 @@ class Machine:
         rows = -(-program.model.vocab_size // shard.tp)
         return Values(
             program.model, self.devices[rank], stream, layer, block.kind, tokens, own, tensor, shard.tp,
-            tensor * rows if split else None, program.question.model.vocab_size, self.divisor, self.share,
-            program.question.framework.partial_gradients,
+            tensor * rows if split else None, program.setup.model.vocab_size, self.divisor, self.share,
+            program.setup.framework.partial_gradients,
         )  # fmt: skip
 
     def _tokens(self, data: int, context: int, micro: int) -> Tokens:
         """Return the rows of a micro-batch on one data-parallel rank, and of them one context-parallel slice."""
         key = (data, context, micro)
         if key not in self.slices:
-            batch = self.program.question.strategy.batch
-            first = data * (batch.global_ // self.program.question.strategy.mesh.dp) + micro * batch.micro
+            batch = self.program.setup.strategy.batch
+            first = data * (batch.global_ // self.program.setup.strategy.mesh.dp) + micro * batch.micro
             whole = tokens_of(self.rows[first : first + batch.micro], self.dtype, self.seen + first)
             self.slices[key] = whole.part(context, self.program.shard.cp)
         return self.slices[key]
@@ -250,12 +250,12 @@ class Machine:
 
     def _forget(self, values: Values, block: Block, recomputed: bool) -> None:
         """What backward must not find: all of a recomputed layer, and what is gathered again."""
-        recompute = self.program.question.strategy.recompute
+        recompute = self.program.setup.strategy.recompute
         if recomputed and recompute.mode == "selective":
             for name in ("attention.probabilities", "attention.dropped"):
                 values.made.pop(name, None)
         elif recomputed:
-            kept = KEPT if self.program.question.framework.recompute_pruned else ()
+            kept = KEPT if self.program.setup.framework.recompute_pruned else ()
             values.made = {name: array for name, array in values.made.items() if name in kept}
             if not recompute.mp_comm:  # what collectives made is kept
                 return
@@ -263,7 +263,7 @@ class Machine:
         for node in block.forward:
             if not isinstance(node, Collective) or node.name.startswith("experts."):
                 continue
-            if node.axis == "tp" and self.program.question.framework.partial_gradients:
+            if node.axis == "tp" and self.program.setup.framework.partial_gradients:
                 continue  # which is kept
             if node.op == "all_gather" and node.axis in ("tp", "cp"):
                 for value in exchange_of(node).values:

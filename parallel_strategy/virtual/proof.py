@@ -11,7 +11,7 @@ from parallel_strategy.cost.collective import Network
 from parallel_strategy.graph.collectives import Record, collectives_of
 from parallel_strategy.graph.program import Program
 from parallel_strategy.schedule.simulate import Deadlock
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 from parallel_strategy.virtual.adam import Adam
 from parallel_strategy.virtual.batch import draw_rows
 from parallel_strategy.virtual.communicator import Impossible
@@ -65,11 +65,11 @@ class Proof:
         return not self.problem and self.largest <= TOLERANCE[self.dtype]
 
 
-def prove(question: Question, dtype: str = "float64", steps: int = 2, seed: int = 1) -> Proof:
-    """Run `steps` updates of the question, at its own size, on one device and on virtual ones."""
+def prove(setup: Setup, dtype: str = "float64", steps: int = 2, seed: int = 1) -> Proof:
+    """Run `steps` updates of the setup, at its own size, on one device and on virtual ones."""
     start = time.perf_counter()
-    program, model = Program(question), question.model
-    proof = Proof(question.strategy.mesh.devices, dtype, steps)
+    program, model = Program(setup), setup.model
+    proof = Proof(setup.strategy.mesh.devices, dtype, steps)
     kind = np.float64 if dtype == "float64" else np.float32
     weights = draw_weights(model, kind, seed)
     adam = Adam(epsilon=EPSILON[dtype])
@@ -77,7 +77,7 @@ def prove(question: Question, dtype: str = "float64", steps: int = 2, seed: int 
     try:
         machine = Machine(program, weights, adam)
         for number in range(steps):
-            rows = draw_rows(question.strategy.batch.global_, model.seq_length, model.vocab_size, seed + number)
+            rows = draw_rows(setup.strategy.batch.global_, model.seq_length, model.vocab_size, seed + number)
             alone = serial.step(rows)
             loss, norm = machine.step(rows)
             proof.loss.add(loss, alone.loss, f"step {number}")
@@ -135,8 +135,8 @@ class LevelTraffic:
     gib: float
 
 
-def traffic_by_level(question: Question) -> list[LevelTraffic]:
-    program, network = Program(question), Network(question.cluster, question.strategy.mesh.devices)
+def traffic_by_level(setup: Setup) -> list[LevelTraffic]:
+    program, network = Program(setup), Network(setup.cluster, setup.strategy.mesh.devices)
     best: list[LevelTraffic] = []
     for stage in range(program.pp):
         rows: dict[tuple[str, str], list] = {}
@@ -151,5 +151,5 @@ def traffic_by_level(question: Question) -> list[LevelTraffic]:
         found = [LevelTraffic(*key, tuple(sorted(axes)), n, gib) for key, (axes, n, gib) in rows.items()]
         if sum(t.gib for t in found) > sum(t.gib for t in best):
             best = found
-    order = ["device", *(level.level for level in question.cluster.topology)]
+    order = ["device", *(level.level for level in setup.cluster.topology)]
     return sorted(best, key=lambda t: (order.index(t.level), -t.gib))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import CHUNKED, Question, StrategySpec, divisors, even_stages
+from parallel_strategy.spec.strategy import CHUNKED, Setup, StrategySpec, divisors, even_stages
 
 HEAD_WIDTH = 4
 LARGEST_DEVICES = 64
@@ -16,9 +16,9 @@ LARGEST_DEVICES = 64
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
-    """The question that is proved, and in words what was made smaller."""
+    """The setup that is proved, and in words what was made smaller."""
 
-    question: Question
+    setup: Setup
     changes: tuple[str, ...]
 
 
@@ -43,21 +43,19 @@ def check_provable(model: ModelSpec, strategy: StrategySpec) -> None:
         raise UserError("overrides are MindSpore's own shardings of single operators, and are not in the program")
 
 
-def reduced(question: Question, devices: int = LARGEST_DEVICES) -> Reduced:
-    """Return the question at proof size. `devices`: data parallelism is lowered until at most so many are left, if it
+def reduced(setup: Setup, devices: int = LARGEST_DEVICES) -> Reduced:
+    """Return the setup at proof size. `devices`: data parallelism is lowered until at most so many are left, if it
     can."""
-    check_provable(question.model, question.strategy)
-    strategy = _small_strategy(question, devices)
-    model = _small_model(question.model, strategy, question.strategy)
-    small = Question.model_construct(
-        model=model, cluster=question.cluster, framework=question.framework, strategy=strategy
-    )
+    check_provable(setup.model, setup.strategy)
+    strategy = _small_strategy(setup, devices)
+    model = _small_model(setup.model, strategy, setup.strategy)
+    small = Setup.model_construct(model=model, cluster=setup.cluster, framework=setup.framework, strategy=strategy)
     strategy.check_model(model)
-    return Reduced(small, tuple(_changes(question, small)))
+    return Reduced(small, tuple(_changes(setup, small)))
 
 
-def _small_strategy(question: Question, devices: int) -> StrategySpec:
-    whole, model = question.strategy, question.model
+def _small_strategy(setup: Setup, devices: int) -> StrategySpec:
+    whole, model = setup.strategy, setup.model
     mesh, pipeline, recompute = whole.mesh, whole.pipeline, whole.recompute
     dp = _data_parallel(whole, devices)
     micro_batches = _micro_batches(whole)
@@ -166,7 +164,7 @@ def _small_model(model: ModelSpec, strategy: StrategySpec, whole: StrategySpec) 
     return model.model_copy(update=updates)
 
 
-def _changes(whole: Question, small: Question) -> list[str]:
+def _changes(whole: Setup, small: Setup) -> list[str]:
     pairs: list[tuple[str, float, float]] = [
         ("layers", whole.model.num_layers, small.model.num_layers),
         ("hidden", whole.model.hidden_size, small.model.hidden_size),

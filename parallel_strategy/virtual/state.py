@@ -45,7 +45,7 @@ class VirtualDevice:
         place = {
             name: groups.members(cut.shard, rank).index(rank) if cut.shards > 1 else 0 for name, cut in cuts.items()
         }
-        level = program.question.strategy.zero.stage
+        level = program.setup.strategy.zero.stage
         device = cls(program, rank, parameters, level, cuts, place)
         for name, parameter in device.parameters.items():
             local = parts.for_rank(rank, name[0], parameter).cut(weights, dtype)
@@ -112,8 +112,8 @@ class VirtualDevice:
     def sum_of_squares(self) -> float:
         """This rank's share of the squared norm: what several ranks of the norm's group hold counts once in all."""
         program, total = self.program, 0.0
-        separate = program.question.framework.parameter_collectives
-        everyone = separate or self.level > 0 or program.question.strategy.mesh.ep > 1
+        separate = program.setup.framework.parameter_collectives
+        everyone = separate or self.level > 0 or program.setup.strategy.mesh.ep > 1
         for name, gradient in self.gradient_parts.items():
             parameter = self.parameters[name]
             cut = self.cuts[name]
@@ -128,7 +128,7 @@ class VirtualDevice:
     def update(self, adam: Adam) -> None:
         """One update of this rank's runs; the norm of all gradients is `squares`."""
         factor = adam.clip_factor(self.squares**0.5)
-        host = self.program.question.strategy.offload.optimizer
+        host = self.program.setup.strategy.offload.optimizer
         for name, run in self.kept.items():
             gradient = self.gradient_parts[name] * factor
             if host:  # the gradient goes to the host, where weight and moments live, and the new weight comes back

@@ -22,8 +22,8 @@ class WeightTraffic:
 
     def __init__(self, program: Program, devices: list[VirtualDevice], communicator: Communicator) -> None:
         self.program, self.devices, self.communicator = program, devices, communicator
-        self.level = program.question.strategy.zero.stage
-        self.separate = program.question.framework.parameter_collectives
+        self.level = program.setup.strategy.zero.stage
+        self.separate = program.setup.framework.parameter_collectives
         self.gradients: list[Weights] = []
 
     def _names(self, step: TaskNode, device: VirtualDevice) -> list[Name]:
@@ -152,7 +152,7 @@ class WeightTraffic:
         """Everyone's rows on every rank."""
 
         def exchange(step: TaskNode, ranks: list[int]) -> None:
-            groups, parts = self.program.groups, np.split(rows, self.program.question.strategy.mesh.dp)
+            groups, parts = self.program.groups, np.split(rows, self.program.setup.strategy.mesh.dp)
             given = {rank: [parts[groups.coordinate("dp", rank)]] for rank in ranks}
             for rank, (gathered,) in self.communicator.collect(step, 0, OUTSIDE, ranks, given, along=0).items():
                 if not np.array_equal(gathered, rows):

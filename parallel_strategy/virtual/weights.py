@@ -41,11 +41,11 @@ class Parts:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.shapes = shapes(program.question.model)
+        self.shapes = shapes(program.setup.model)
         self.of = cache(self._of)
 
     def for_rank(self, rank: int, layer: int, parameter: Parameter) -> Part:
-        groups, mesh = self.program.groups, self.program.question.strategy.mesh
+        groups, mesh = self.program.groups, self.program.setup.strategy.mesh
         expert = groups.members("ep", rank).index(rank) if parameter.expert and mesh.ep > 1 else 0
         return self.of(layer, parameter, groups.coordinate("tp", rank), expert)
 

@@ -42,7 +42,7 @@ from parallel_strategy.mindspore.strategy_file import (
     parameter_named_json,
     parameter_strategy_protobuf,
 )
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 MODEL = {
     "num_layers": 4,
@@ -149,9 +149,9 @@ def write(fields: dict, folder: Path) -> Path:
     return path
 
 
-def ranks_of(question: Question, which: str) -> list[int]:
+def ranks_of(setup: Setup, which: str) -> list[int]:
     """The first rank; of a pipeline the last stage's too; or one of each stage."""
-    mesh = question.strategy.mesh
+    mesh = setup.strategy.mesh
     stages = range(mesh.pp) if which == "all" else sorted({0, mesh.pp - 1} if which == "ends" else {0})
     return [stage * (mesh.devices // mesh.pp) for stage in stages]
 
@@ -186,18 +186,18 @@ class Row:
     cpu_seconds: float
 
 
-def virtual_log(question: Question) -> str:
+def virtual_log(setup: Setup) -> str:
     """What the virtual devices say of the emulator's list."""
     from parallel_strategy.virtual.proof import prove
     from parallel_strategy.virtual.reduction import check_provable
 
-    if question.strategy.mesh.devices > VIRTUAL_DEVICES:
+    if setup.strategy.mesh.devices > VIRTUAL_DEVICES:
         return "not run"
     try:
-        check_provable(question.model, question.strategy)
+        check_provable(setup.model, setup.strategy)
     except UserError:
         return "not run"
-    proof = prove(as_compiled(question), steps=1)
+    proof = prove(as_compiled(setup), steps=1)
     return proof.problem or ("equal" if proof.equal else f"apart by {proof.largest:.1e}")
 
 
@@ -206,17 +206,17 @@ def check(name: str, ranks: str) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         path = write(LAYOUTS[name], Path(scratch))
-        question = Question.load(path)
-        virtual = virtual_log(question)
-        for rank in ranks_of(question, ranks):
+        setup = Setup.load(path)
+        virtual = virtual_log(setup)
+        for rank in ranks_of(setup, ranks):
             begun = time.perf_counter()
-            compiled = compile_rank(path, question, rank)
-            expected, found = emulated(question, rank), of_mindspore(compiled.collectives)
-            apart = differences(expected, found) + fused_differences(question, rank, compiled.collectives)
+            compiled = compile_rank(path, setup, rank)
+            expected, found = emulated(setup, rank), of_mindspore(compiled.collectives)
+            apart = differences(expected, found) + fused_differences(setup, rank, compiled.collectives)
             differs = tuple(map(str, apart))
             seconds = time.perf_counter() - begun
             amounts = Amount.of(expected), virtual, Amount.of(found)
-            devices = question.strategy.mesh.devices
+            devices = setup.strategy.mesh.devices
             rows.append(Row(name, devices, rank, *amounts, differs, seconds, compiled.cpu_seconds))
             say(rows[-1])
     return rows
@@ -228,29 +228,29 @@ def check_files(name: str) -> list[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         path = write(LAYOUTS[name], folder)
-        question = Question.load(path)
-        (folder / "strategy_0.ckpt").write_bytes(parameter_strategy_protobuf(question, 0))
-        (folder / "by_parameter_0.json").write_bytes(parameter_named_json(question, 0))
+        setup = Setup.load(path)
+        (folder / "strategy_0.ckpt").write_bytes(parameter_strategy_protobuf(setup, 0))
+        (folder / "by_parameter_0.json").write_bytes(parameter_named_json(setup, 0))
         files = ["strategy_0.ckpt", "by_parameter_0.json"]
         try:
-            check_propagated(question)
-            write_skeleton(path, question, folder / "skeleton.json")
-            filled = operator_strategy_json((folder / "skeleton.json").read_bytes(), question)
+            check_propagated(setup)
+            write_skeleton(path, setup, folder / "skeleton.json")
+            filled = operator_strategy_json((folder / "skeleton.json").read_bytes(), setup)
             (folder / "operator_strategy.json").write_bytes(filled)
             files.append("operator_strategy.json")
         except UserError as error:
             print(f"{name}: {error}", file=sys.stderr)
-        ours = compile_rank(path, question, 0)
+        ours = compile_rank(path, setup, 0)
         for file in files:
             begun = time.perf_counter()
-            compiled = compile_rank(path, question, 0, load=folder / file)
-            expected = emulated(question, 0, whole_batch=compiled.whole_batch)
+            compiled = compile_rank(path, setup, 0, load=folder / file)
+            expected = emulated(setup, 0, whole_batch=compiled.whole_batch)
             found = of_mindspore(compiled.collectives)
             differs = [str(one) for one in differences(expected, found)]
             differs += [f"layout of {p}" for p in ours.parameters if ours.parameters[p] != compiled.parameters.get(p)]
             seconds = time.perf_counter() - begun
             amounts = Amount.of(expected), file, Amount.of(found)
-            devices = question.strategy.mesh.devices
+            devices = setup.strategy.mesh.devices
             rows.append(Row(name, devices, 0, *amounts, tuple(differs), seconds, compiled.cpu_seconds))
             say(rows[-1])
     return rows

@@ -16,7 +16,7 @@ from pathlib import Path
 from parallel_strategy.mindspore.dryrun.difference import differences, emulated, of_mindspore
 from parallel_strategy.mindspore.dryrun.job import compile_rank
 from parallel_strategy.mindspore.dryrun.stand_in import why_not
-from parallel_strategy.spec.strategy import Question, StrategySpec
+from parallel_strategy.spec.strategy import Setup, StrategySpec
 from tests.benchmarks.agreement import LAYOUTS, write
 
 NAME = "200B: pp16 dp16 mp8, width 1024"
@@ -42,13 +42,13 @@ def main(argv: list[str] | None = None) -> int:
         sys.exit(reason)
     with tempfile.TemporaryDirectory() as scratch:
         path = strategy(arguments, Path(scratch))
-        question = Question.load(path)
-        compiled = compile_rank(path, question, arguments.rank)
-    found = differences(emulated(question, arguments.rank), of_mindspore(compiled.collectives))
-    model, mesh = question.model, question.strategy.mesh
+        setup = Setup.load(path)
+        compiled = compile_rank(path, setup, arguments.rank)
+    found = differences(emulated(setup, arguments.rank), of_mindspore(compiled.collectives))
+    model, mesh = setup.model, setup.strategy.mesh
     print(
         f"mindspore {metadata.version('mindspore')}: {model.num_layers} layers of {model.hidden_size}, "
-        f"{mesh.devices:,} devices, {question.strategy.micro_batches} micro-batches"
+        f"{mesh.devices:,} devices, {setup.strategy.micro_batches} micro-batches"
     )
     print(f"rank {arguments.rank}: {compiled.seconds:.0f} s wall, {compiled.cpu_seconds:.0f} s of processor")
     print(f"with start and imports {compiled.process_seconds:.0f} s wall, {compiled.peak_memory_gib:.1f} GiB")

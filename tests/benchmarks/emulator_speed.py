@@ -16,7 +16,7 @@ from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import Question, StrategySpec
+from parallel_strategy.spec.strategy import Setup, StrategySpec
 
 LAYOUT = {
     "framework": "mindspore",
@@ -38,22 +38,22 @@ def timed(run, repeats: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    question = Question(
+    setup = Setup(
         model=ModelSpec.preset("pangu-alpha-200b"), cluster=ClusterSpec.preset("cloudbrain2-2048"),
         framework=FrameworkSpec.preset("mindspore"), strategy=StrategySpec.from_fields(LAYOUT, "benchmark"),
     )  # fmt: skip
     space = Space(2048, 512)
-    candidates = sum(len(group.seconds) for group in evaluate(question, space))
+    candidates = sum(len(group.seconds) for group in evaluate(setup, space))
 
     def start() -> None:
         subprocess.run([sys.executable, "-m", "parallel_strategy", "init", "--list"], check=True, capture_output=True)
 
     def predict() -> None:
-        prediction = Prediction(question)
+        prediction = Prediction(setup)
         assert prediction.seconds > 0 and prediction.gib > 0
 
     def simulate() -> None:
-        assert Prediction(question).replay(keep=True).seconds > 0
+        assert Prediction(setup).replay(keep=True).seconds > 0
 
     print(f"PanGu-alpha 200B on 2,048 devices; Python {platform.python_version()}, {platform.machine()}, one thread")
     print(f"{'what':58s} {'wall s':>9s} {'cpu s':>9s}  to reach")
@@ -61,8 +61,8 @@ def main() -> None:
         ("start of a verb", start, 5, "< 1 s"),
         ("one prediction, time and memory", predict, 20, "<= 0.020 s"),
         ("event simulation of a step, every event kept", simulate, 10, "<= 0.5 s"),
-        (f"pricing {candidates:,} candidates", lambda: evaluate(question, space), 3, ""),
-        ("whole search: replay, balance, why not, sensitivity", lambda: search(question, space), 3, "<= 5 s"),
+        (f"pricing {candidates:,} candidates", lambda: evaluate(setup, space), 3, ""),
+        ("whole search: replay, balance, why not, sensitivity", lambda: search(setup, space), 3, "<= 5 s"),
     ):
         wall, processor = timed(run, repeats)
         print(f"{name:58s} {wall:9.4f} {processor:9.4f}  {goal}")

@@ -28,7 +28,7 @@ from parallel_strategy.calibrate.fit import Calibration, calibrate
 from parallel_strategy.calibrate.rows import MeasuredRow, read_all
 from parallel_strategy.measure.fit import cluster_of
 from parallel_strategy.measure.samples import measure, undisturbed
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 COLUMNS_TEXT = """
 id split quality source hw framework dev_per_node n_dev model layers hidden heads ffn vocab seq tp pp dp mbs
@@ -128,16 +128,16 @@ def table(seconds: list[float]) -> str:
 
 def without_dropout(row: MeasuredRow) -> MeasuredRow:
     """The tables of reported runs have no column for it."""
-    asked = row.question
+    asked = row.setup
     model = asked.model.model_copy(update={"dropout_rate": 0.0})
-    question = Question.model_construct(
+    setup = Setup.model_construct(
         model=model, cluster=asked.cluster, framework=asked.framework, strategy=asked.strategy
     )
-    return replace(row, question=question)
+    return replace(row, setup=setup)
 
 
 def predicted(row: MeasuredRow, calibration: Calibration) -> float:
-    return calibration.predict(row).seconds * calibration.correction(row)
+    return calibration.predict(row).seconds
 
 
 def main() -> None:
@@ -170,7 +170,7 @@ def main() -> None:
             print(case, f"{seconds[-1] * 1e3:.1f} ms", flush=True)
         rows_file.write_text(table(seconds), encoding="utf-8")
     rows = [without_dropout(row) for row in read_all([str(rows_file)], str(cluster_file))]
-    print(f"measured on {rows[0].question.cluster.calibration.measured_on}; {rows[0].question.cluster.sources}")
+    print(f"measured on {rows[0].setup.cluster.calibration.measured_on}; {rows[0].setup.cluster.sources}")
     calibration = calibrate([row for row, case in zip(rows, CASES, strict=True) if case.seen])
     plain = Calibration()
     print(f"{'case':44s} {'measured ms':>12s} {'uncalibrated':>22s} {'calibrated on 3':>22s}")

@@ -14,7 +14,7 @@ from rich.table import Table
 from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.virtual.proof import prove
 from parallel_strategy.virtual.reduction import reduced
-from tests.parallel_strategy.strategies import question
+from tests.parallel_strategy.strategies import setup_of
 
 CASES: list[tuple[str, str, dict]] = [
     ("8 devices", "pangu-alpha-13b", {"batch": {"global": 16}, "mesh": {"dp": 8}}),
@@ -35,7 +35,7 @@ CASES: list[tuple[str, str, dict]] = [
 def main() -> None:
     table = Table("case", "mesh proved", "equal", "largest difference", "collectives", "seconds", "of CPU")
     for name, preset, fields in CASES:
-        asked = question(
+        asked = setup_of(
             ModelSpec.preset(preset),
             "cloudbrain2-2048",
             "mindspore",
@@ -43,7 +43,7 @@ def main() -> None:
             zero={"optimizer_shard": True},
             **fields,
         )
-        small = reduced(asked).question
+        small = reduced(asked).setup
         start, busy = time.perf_counter(), time.process_time()
         proof = prove(small)
         mesh = small.strategy.mesh

@@ -15,6 +15,7 @@ from pangu.checkpoint.save import save_checkpoint
 from pangu.checkpoint.weights import load_for_inference
 from pangu.cli import main
 from pangu.config import ModelConfig
+from pangu.parameters import TARGET_TABLE
 from tests.pangu.convert_files import random_weights, released_layouts
 from tests.pangu.test_reshard import ours, write_layouts
 
@@ -37,7 +38,20 @@ MODELS = [
 
 
 def test_the_fields_are_all_of_them() -> None:
-    assert set(ModelConfig.model_fields) == set(SIZES) | set(FIELDS)
+    """The table of targets, which not every form has, has a test of its own."""
+    assert set(ModelConfig.model_fields) == set(SIZES) | set(FIELDS) | {"target_in_trunk"}
+
+
+def test_a_table_of_targets_goes_with_the_weights_or_is_refused(tmp_path: Path, capsys) -> None:
+    model = ModelConfig(**SIZES, num_heads=2, target_in_trunk=True)
+    table = np.random.default_rng(3).standard_normal((6, 16)).astype(np.float32)
+    run = save(tmp_path / "run", model, weights_of(model) | {TARGET_TABLE: table})
+    for way in (to_safetensors, to_mindspore):
+        config, weights, _ = load_for_inference(way(step_of(run), tmp_path))
+        assert config.target_in_trunk
+        np.testing.assert_array_equal(weights[TARGET_TABLE], table)
+    assert main(["convert", str(step_of(run)), "--to", "pytorch", "--out", str(tmp_path / "torch.safetensors")]) == 2
+    assert "the PyTorch port has no target_in_trunk" in capsys.readouterr().err
 
 
 def weights_of(model: ModelConfig) -> dict[str, np.ndarray]:

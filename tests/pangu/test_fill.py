@@ -25,8 +25,12 @@ KNOWN: list[int | None] = [5, 7, None, 3, None, None, 8, 11, None, 2]
 
 @pytest.fixture(scope="module")
 def network():
+    return network_of()
+
+
+def network_of(**fields: object):
     sizes = {"num_layers": 3, "hidden_size": 24, "num_heads": 3, "ffn_hidden_size": 48, "vocab_size": 60}
-    config = ModelConfig.from_fields({**sizes, "seq_length": LENGTH, "compute_dtype": "fp32"}, "test")
+    config = ModelConfig.from_fields({**sizes, "seq_length": LENGTH, "compute_dtype": "fp32", **fields}, "test")
     cell = build(config, seed=2)
     random = np.random.default_rng(5)
     weights = {
@@ -50,9 +54,13 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum())
 
 
-@pytest.mark.parametrize("engine", ["compiled", "mindspore"])
-def test_cached_decoding_in_any_order_equals_the_full_forward(network, engine: str) -> None:
-    config, weights, cell = network
+@pytest.mark.parametrize(
+    ("fields", "engine"),
+    [({}, "compiled"), ({}, "mindspore"), ({"target_in_trunk": True}, None)],
+    ids=["compiled", "mindspore", "target in trunk"],
+)
+def test_cached_decoding_in_any_order_equals_the_full_forward(network, fields: dict, engine) -> None:
+    config, weights, cell = network_of(**fields) if fields else network
     generator = Generator(config, weights, engine=engine)
     row = GapRow(generator.open(1, len(KNOWN)), KNOWN, 5)
     known, gaps = [place for place, token in enumerate(KNOWN) if token is not None], [5, 2, 8, 4]

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 
 from pangu.config import ModelConfig, ObjectivesConfig, TrainConfig
 from pangu.foundation.errors import UserError
-from pangu.model.network import build, load_weights
+from pangu.model.network import build, load_weights, read_weights
+from pangu.parameters import TARGET_TABLE
 from pangu.training.loss import Loss
 from pangu.training.objectives.causal import CausalBatch
 from pangu.training.objectives.kinds import Vocabulary, infilled, shuffled
@@ -146,6 +147,18 @@ def test_what_a_step_must_not_see_has_a_gradient_of_exactly_zero() -> None:
         gradient = np.abs(ms.grad(predicted)(hidden, step).asnumpy()).max(axis=(0, 2))
         assert (gradient[step + 1 :] == 0).all() and (gradient[: step + 1] > 0).all()
     ms.set_context(mode=ms.GRAPH_MODE)
+
+
+def test_a_network_that_is_told_its_targets_begins_as_the_one_that_is_not() -> None:
+    network = network_of(13, 8, 0.3)
+    weights = read_weights(network)
+    told = build(network.config.model_copy(update={"target_in_trunk": True}), weights)
+    told.set_train(False)
+    steps = in_orders(np.arange(9)[None] % 13, np.array([[0, 5, 2, 7, 1, 4, 6, 3, 8]]))
+    np.testing.assert_array_equal(log_probabilities(told, steps), log_probabilities(network, steps))
+    random = np.random.default_rng(0)
+    load_weights(told, weights | {TARGET_TABLE: random.normal(size=(8, 32)).astype(np.float32)})
+    assert (log_probabilities(told, steps) != log_probabilities(network, steps)).any()
 
 
 SHARES = {

@@ -10,7 +10,9 @@ from pangu.model.network import build
 SIZES = {"num_layers": 3, "hidden_size": 8, "num_heads": 2, "ffn_hidden_size": 24, "seq_length": 5, "vocab_size": 11}
 
 
-@pytest.mark.parametrize("fields", [{}, {"query_layer": False}], ids=["query layer", "plain"])
+@pytest.mark.parametrize(
+    "fields", [{}, {"query_layer": False}, {"target_in_trunk": True}], ids=["query", "plain", "target"]
+)
 def test_the_network_has_exactly_the_parameters_of_the_table(fields: dict) -> None:
     config = ModelConfig.from_fields({**SIZES, "compute_dtype": "fp32", **fields}, "test")
     found = {parameter.name: parameter.shape for parameter in build(config).trainable_params()}

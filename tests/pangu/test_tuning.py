@@ -325,7 +325,7 @@ def test_a_template_file_is_checked(tmp_path: Path) -> None:
     path.write_text('user: "<{text}>"\nanswer: "="\n')
     template = load_template(str(path))
     assert template.name == "mine" and template.prompt([Turn("user", "甲")]) == "<甲>="
-    for content, message in (("usr: x", "did you mean 'user'"), ("user: x", "must hold"), ("- 1", "must be a mapping")):
+    for content, message in (("usr: x", "did you mean 'user'"), ("user: x", "must hold"), ("- 1", "a YAML mapping")):
         path.write_text(content)
         with pytest.raises(UserError, match=message):
             load_template(str(path))

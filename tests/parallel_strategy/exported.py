@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from parallel_strategy.spec.strategy import Question, StrategySpec
+from parallel_strategy.spec.strategy import Setup, StrategySpec
 
 SMALL = {
     "model": {"preset": "pangu-alpha-2.6b"},
@@ -14,5 +14,5 @@ SMALL = {
 }
 
 
-def question(**changes: object) -> Question:
-    return Question.resolve(StrategySpec.from_fields(SMALL | changes, "test"), Path())
+def setup_of(**changes: object) -> Setup:
+    return Setup.resolve(StrategySpec.from_fields(SMALL | changes, "test"), Path())

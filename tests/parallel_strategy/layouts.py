@@ -3,8 +3,8 @@
 from hypothesis import strategies as st
 
 from parallel_strategy.spec.model import Experts, ModelSpec
-from parallel_strategy.spec.strategy import Question
-from tests.parallel_strategy.strategies import question
+from parallel_strategy.spec.strategy import Setup
+from tests.parallel_strategy.strategies import setup_of
 
 FRAMEWORKS = (
     "mindspore", "mindspore-2.10", "mindspore-2.10", "mindformers", "megatron-lm-2022", "megatron-core",
@@ -38,7 +38,7 @@ def tiny_model(
 
 
 @st.composite
-def layouts(draw, largest: int = 8, kinds: tuple[str, ...] = KINDS) -> Question:
+def layouts(draw, largest: int = 8, kinds: tuple[str, ...] = KINDS) -> Setup:
     """A legal strategy of a tiny model on at most `largest` devices."""
     kind = draw(st.sampled_from(kinds))
     pp = draw(st.sampled_from([n for n in (1, 2, 3, 4) if n <= largest]))
@@ -65,7 +65,7 @@ def layouts(draw, largest: int = 8, kinds: tuple[str, ...] = KINDS) -> Question:
         per_stage = [draw(st.integers(0, n)) for n in stages]
     experts = [n for n in (1, 2, 4) if (dp * cp) % n == 0] if kind.endswith("experts") else [1]
     order = draw(st.permutations(["pp", "dp", "cp", "tp"]))
-    return question(
+    return setup_of(
         tiny_model(
             kind, layers, kv_heads=draw(st.sampled_from([n for n in (2, 4) if n >= tp])),
             vocabulary=draw(st.sampled_from([24, 23])), dropout=draw(st.sampled_from([0.0, 0.1])),

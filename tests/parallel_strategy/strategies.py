@@ -1,20 +1,20 @@
-"""Random legal questions for property tests."""
+"""Random legal setups for property tests."""
 
 from hypothesis import strategies as st
 
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import Question, StrategySpec
+from parallel_strategy.spec.strategy import Setup, StrategySpec
 
 CLUSTERS = ("cloudbrain2-2048", "dgx-a100", "dgx-h100", "atlas-800t-a2-910b2")
 FRAMEWORKS = ("mindspore", "megatron-lm-2022", "megatron-core", "megatron-deepspeed")
 POWERS = [1, 2, 4, 8, 16]
 
 
-def question(model: ModelSpec, cluster: str = "dgx-a100", framework: str = "megatron-core", **fields) -> Question:
-    """A question from presets and strategy fields."""
-    return Question(
+def setup_of(model: ModelSpec, cluster: str = "dgx-a100", framework: str = "megatron-core", **fields) -> Setup:
+    """A setup from presets and strategy fields."""
+    return Setup(
         model=model,
         cluster=ClusterSpec.preset(cluster),
         framework=FrameworkSpec.preset(framework),
@@ -23,7 +23,7 @@ def question(model: ModelSpec, cluster: str = "dgx-a100", framework: str = "mega
 
 
 @st.composite
-def questions(draw, schedules=("gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2")) -> Question:
+def setups(draw, schedules=("gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2")) -> Setup:
     heads = draw(st.sampled_from([16, 32, 64]))
     hidden = heads * draw(st.sampled_from([64, 128]))
     pp = draw(st.sampled_from(POWERS))
@@ -50,7 +50,7 @@ def questions(draw, schedules=("gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2")
     count = pp * draw(st.integers(2, 6)) if schedule == "interleaved" else draw(st.integers(least, 6 * pp + 2))
     # where weights are gathered for every micro-batch in these, the closed form is up to 2.5 % off, once in a thousand
     levels = [1, 2] if vpp > 1 or schedule.startswith("zb") else [1, 2, 3]
-    return question(
+    return setup_of(
         model,
         draw(st.sampled_from(CLUSTERS)),
         draw(st.sampled_from(FRAMEWORKS)),

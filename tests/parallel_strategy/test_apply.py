@@ -11,24 +11,24 @@ from parallel_strategy.mindspore.layouts import parameter_layouts
 from parallel_strategy.mindspore.limits import as_compiled, check_supported
 from parallel_strategy.mindspore.pangu_network import WORD_TABLES
 from parallel_strategy.mindspore.pipeline_stages import places_of_layers, stage_of_cell
-from parallel_strategy.spec.strategy import Question, StrategySpec
+from parallel_strategy.spec.strategy import Setup, StrategySpec
 
 MODEL = "num_layers: 4\nhidden_size: 64\nnum_heads: 8\nffn_hidden_size: 256\nseq_length: 32\nvocab_size: 512\n"
 MODEL += "query_layer: true\ndropout_rate: 0.1\n"
 
 
-def question(folder: Path, text: str) -> Question:
+def setup_of(folder: Path, text: str) -> Setup:
     (folder / "model.yaml").write_text(MODEL)
     (folder / "strategy.yaml").write_text("model: {file: model.yaml}\n" + text)
-    return Question.load(folder / "strategy.yaml")
+    return Setup.load(folder / "strategy.yaml")
 
 
 @pytest.fixture
-def split(tmp_path: Path) -> Question:
-    return question(tmp_path, "batch: {global: 16, micro: 2}\nmesh: {pp: 2, dp: 2, tp: 4}\n")
+def split(tmp_path: Path) -> Setup:
+    return setup_of(tmp_path, "batch: {global: 16, micro: 2}\nmesh: {pp: 2, dp: 2, tp: 4}\n")
 
 
-def test_stages_of_cells_are_the_emulator_s(split: Question) -> None:
+def test_stages_of_cells_are_the_emulator_s(split: Setup) -> None:
     places = places_of_layers(split)
     assert [place.stage for place in places] == [0, 0, 1, 1]
     stages = {
@@ -40,7 +40,7 @@ def test_stages_of_cells_are_the_emulator_s(split: Question) -> None:
     assert stage_of_cell(split, "backbone.blocks.1.attention", places) is None
 
 
-def test_layouts_follow_the_operators(split: Question) -> None:
+def test_layouts_follow_the_operators(split: Setup) -> None:
     layouts = parameter_layouts(split)
     assert layouts["backbone.word_embedding.embedding_table"].tensor_map == (0, -1)
     assert layouts["backbone.word_embedding.embedding_table"].stages == (0, 1)
@@ -55,7 +55,7 @@ def test_layouts_follow_the_operators(split: Question) -> None:
 )
 def test_optimizer_shards(tmp_path: Path, zero: str, sharded: bool, step: int) -> None:
     text = f"batch: {{global: 4, micro: 2}}\nmesh: {{dp: 2, tp: 4}}\nzero: {{optimizer_shard: true, {zero}}}\n"
-    layout = parameter_layouts(question(tmp_path, text))["backbone.blocks.0.attention.dense1.weight"]
+    layout = parameter_layouts(setup_of(tmp_path, text))["backbone.blocks.0.attention.dense1.weight"]
     assert (layout.optimizer_shard_size == -1, layout.optimizer_shard_step) == (sharded, step)
 
 
@@ -64,7 +64,7 @@ def test_a_tied_table_with_two_readers_stays_whole_at_level_3(tmp_path: Path) ->
     text += "zero: {{optimizer_shard: true, level: 3, threshold_kb: 0}}\n"
     sharded = {}
     for micro, mesh in ((4, "{dp: 4, tp: 2}"), (2, "{dp: 4, tp: 2}"), (2, "{pp: 2, dp: 2, tp: 2}")):
-        split = question(tmp_path, text.format(micro=micro, mesh=mesh))
+        split = setup_of(tmp_path, text.format(micro=micro, mesh=mesh))
         table = parameter_layouts(split)["backbone.word_embedding.embedding_table"]
         # the program that is priced and executed has the same
         program = Program(as_compiled(split))
@@ -106,10 +106,10 @@ def test_a_tied_table_with_two_readers_stays_whole_at_level_3(tmp_path: Path) ->
 )
 def test_what_mindspore_cannot_do_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        check_supported(question(tmp_path, text))
+        check_supported(setup_of(tmp_path, text))
 
 
 def test_presets_can_be_applied() -> None:
     for name in StrategySpec.preset_names():
         if name.startswith("pangu-alpha"):
-            check_supported(Question.resolve(StrategySpec.preset(name), Path()))
+            check_supported(Setup.resolve(StrategySpec.preset(name), Path()))

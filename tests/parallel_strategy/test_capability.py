@@ -10,8 +10,8 @@ from parallel_strategy.cli import main
 from parallel_strategy.spec.capability import outside
 from parallel_strategy.spec.framework import Executes, FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import Question, StrategySpec
-from tests.parallel_strategy.strategies import question
+from parallel_strategy.spec.strategy import Setup, StrategySpec
+from tests.parallel_strategy.strategies import setup_of
 
 EVERYTHING = {
     "batch": {"global": 16, "micro": 2}, "mesh": {"pp": 2, "dp": 2, "tp": 2},
@@ -22,7 +22,7 @@ EVERYTHING = {
 
 
 def fields(framework: str, model: str = "pangu-alpha-2.6b", **changes) -> list[str]:
-    asked = question(ModelSpec.preset(model), "cloudbrain2-2048", framework, **(EVERYTHING | changes))
+    asked = setup_of(ModelSpec.preset(model), "cloudbrain2-2048", framework, **(EVERYTHING | changes))
     lines = outside(asked)
     assert all("\n" not in line and f": {framework} does not execute " in line for line in lines)
     return [line.partition(":")[0] for line in lines]
@@ -51,8 +51,8 @@ def test_each_field_that_leaves_the_record_is_a_line() -> None:
 
 def test_the_released_strategies_and_every_framework_without_limits_leave_nothing() -> None:
     for name in StrategySpec.preset_names():
-        assert outside(Question.resolve(StrategySpec.preset(name), Path())) == []
-    asked = question(ModelSpec.preset("pangu-alpha-2.6b"), "cloudbrain2-2048", "mindspore-2.10", **EVERYTHING)
+        assert outside(Setup.resolve(StrategySpec.preset(name), Path())) == []
+    asked = setup_of(ModelSpec.preset("pangu-alpha-2.6b"), "cloudbrain2-2048", "mindspore-2.10", **EVERYTHING)
     free = asked.framework.model_copy(update={"executes": Executes()})
     assert outside(asked.model_copy(update={"framework": free})) == []
 
@@ -103,13 +103,13 @@ def test_what_search_recommends_can_be_executed(tmp_path: Path, capsys, framewor
     words = ["search", str(path), "--devices", str(devices), "--micro", "1", "--out", str(best), "--json"]
     assert main(words) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["priced_only"] == [] and outside(Question.load(best)) == []
+    assert found["priced_only"] == [] and outside(Setup.load(best)) == []
     assert main(["export", str(best), "--out", str(tmp_path / "out")]) == 0
     capsys.readouterr()
     if framework == "mindspore-2.10":
         assert main([*words, "--beyond"]) == 0
         priced_only = json.loads(capsys.readouterr().out)["priced_only"]
-        assert priced_only == outside(Question.load(best)) != []
+        assert priced_only == outside(Setup.load(best)) != []
 
 
 def test_what_is_asked_of_search_and_not_executed_is_one_line(strategy: Path, capsys) -> None:

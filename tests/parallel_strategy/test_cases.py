@@ -14,8 +14,8 @@ from parallel_strategy.search.candidates import program_of
 from parallel_strategy.search.find import search
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import Question, StrategySpec
-from tests.parallel_strategy.strategies import question
+from parallel_strategy.spec.strategy import Setup, StrategySpec
+from tests.parallel_strategy.strategies import setup_of
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def cases(shared: Path) -> Path:
 
 
 def predicted(path: Path) -> Prediction:
-    return Prediction(Question.load(path))
+    return Prediction(Setup.load(path))
 
 
 @pytest.mark.parametrize(
@@ -45,22 +45,22 @@ def test_a_file_that_nothing_can_run_is_refused(cases, capsys, name, words):
 
 def test_a_group_across_two_servers_is_as_slow_as_the_network(cases):
     for name, axis in (("tp6", "tp"), ("nvl72", "dp")):
-        asked = Question.load(cases / "straddle" / f"{name}.yaml")
+        asked = Setup.load(cases / "straddle" / f"{name}.yaml")
         assert axis_levels(asked.strategy.mesh, asked.cluster)[axis] == "network"
     alone = asked.strategy.mesh.model_copy(update={"pp": 1, "dp": 64})
     assert axis_levels(alone, asked.cluster)["dp"] == "server"  # the only group begins with the rack
 
 
 def test_the_ten_best_are_ten_programs(cases):
-    asked = Question.load(cases / "dup" / "s4090.yaml")
+    asked = Setup.load(cases / "dup" / "s4090.yaml")
     found = search(asked, Space(2, 32))
-    programs = [program_of(p.question.strategy, asked.model.num_layers) for p in found.best]
+    programs = [program_of(p.setup.strategy, asked.model.num_layers) for p in found.best]
     assert len(found.best) == 10 and len(set(programs)) == 10
-    assert {p.question.strategy.zero.stage for p in found.best if p.question.strategy.mesh.dp == 1} <= {0, 3}
+    assert {p.setup.strategy.zero.stage for p in found.best if p.setup.strategy.mesh.dp == 1} <= {0, 3}
 
 
 def test_a_servers_own_memory_is_a_limit(cases):
-    asked = Question.load(cases / "host_dram" / "s-qwen72.yaml")
+    asked = Setup.load(cases / "host_dram" / "s-qwen72.yaml")
     plain = asked.with_strategy(asked.strategy.model_copy(update={"offload": asked.strategy.offload.model_copy(
         update={"activation": 1.0, "optimizer": True})}))  # fmt: skip
     both = Prediction(plain)
@@ -91,8 +91,8 @@ PLACES = (
 )
 
 
-def some_file(choose: random.Random) -> Question:
-    """A random legal question of at most 32 devices."""
+def some_file(choose: random.Random) -> Setup:
+    """A random legal setup of at most 32 devices."""
     while True:
         cluster, framework = choose.choice(PLACES)
         model = ModelSpec.preset(choose.choice(MODELS))
@@ -109,7 +109,7 @@ def some_file(choose: random.Random) -> Question:
             "offload": {"optimizer": choose.random() < 0.2, "activation": choose.choice([0.0, 0.0, 0.5])},
         }
         try:
-            asked = question(model, cluster, framework, **fields)
+            asked = setup_of(model, cluster, framework, **fields)
             asked.strategy.check_model(model)
             asked.strategy.check_stages(model)
             asked.strategy.check_parts(model, asked.cluster)
@@ -129,11 +129,11 @@ def test_a_search_gives_what_predict_says_and_nothing_slower_than_its_file():
         )
         found = search(asked, space)
         for prediction in found.best:
-            text = prediction.question.strategy.dump()
+            text = prediction.setup.strategy.dump()
             again = Prediction(asked.with_strategy(StrategySpec.parse(text, "best")))
             assert again.seconds == pytest.approx(prediction.seconds, rel=1e-9)
             assert not again.out_of_memory
-        programs = {program_of(p.question.strategy, asked.model.num_layers) for p in found.best}
+        programs = {program_of(p.setup.strategy, asked.model.num_layers) for p in found.best}
         assert len(programs) == len(found.best)
         if not mine.out_of_memory:
             assert space.admits(strategy)

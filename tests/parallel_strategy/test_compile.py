@@ -18,7 +18,7 @@ from parallel_strategy.mindspore.strategy_file import (
     parameter_named_json,
     parameter_strategy_protobuf,
 )
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 from tests.parallel_strategy.test_released_strategy import messages
 
 REASON = stand_in.why_not()
@@ -41,8 +41,8 @@ def strategy_file(folder: Path, text: str) -> Path:
     return path
 
 
-def assert_same_layouts(question: Question, compiled: Compiled, stage: int) -> None:
-    expected = {name: layout for name, layout in parameter_layouts(question).items() if stage in layout.stages}
+def assert_same_layouts(setup: Setup, compiled: Compiled, stage: int) -> None:
+    expected = {name: layout for name, layout in parameter_layouts(setup).items() if stage in layout.stages}
     for name, layout in expected.items():
         found = compiled.parameters[name]
         assert (found.device_matrix, found.tensor_map) == (layout.device_matrix, layout.tensor_map), name
@@ -54,15 +54,15 @@ def test_hsdp_layouts_collectives_and_what_mindspore_saves(tmp_path: Path) -> No
     from mindspore import restore_group_info_list
 
     path = strategy_file(tmp_path, FUSED)
-    question = Question.load(path)
+    setup = Setup.load(path)
     saved, group = tmp_path / "saved.ckpt", tmp_path / "group.pb"
-    compiled = compile_rank(path, question, 5, flags=("--save-strategy", str(saved), "--save-groups", str(group)))
-    assert differences(emulated(question, 5), of_mindspore(compiled.collectives)) == []
-    assert_same_layouts(question, compiled, 0)
+    compiled = compile_rank(path, setup, 5, flags=("--save-strategy", str(saved), "--save-groups", str(group)))
+    assert differences(emulated(setup, 5), of_mindspore(compiled.collectives)) == []
+    assert_same_layouts(setup, compiled, 0)
     # the file that MindSpore writes is ours, entry by entry and bit by bit
-    assert set(messages(saved.read_bytes())) == set(messages(parameter_strategy_protobuf(question, 0)))
+    assert set(messages(saved.read_bytes())) == set(messages(parameter_strategy_protobuf(setup, 0)))
     # what it reads of our group file is what it reads of its own: who holds the same parameters
-    (tmp_path / "ours.pb").write_bytes(group_file(question, 5))
+    (tmp_path / "ours.pb").write_bytes(group_file(setup, 5))
     assert restore_group_info_list(str(tmp_path / "ours.pb")) == restore_group_info_list(str(group)) == [5]
     # zero.bucket_mb, in whole megabytes
     assert compiled.fusion_mb == {"allreduce": 12, "allgather": 12, "reducescatter": 12}
@@ -96,30 +96,30 @@ overrides:
 @needs_compiler
 def test_weights_lie_as_the_overridden_operators_that_read_them(tmp_path: Path) -> None:
     path = strategy_file(tmp_path, OVERRIDDEN)
-    question, saved = Question.load(path), tmp_path / "saved.ckpt"
-    compiled = compile_rank(path, question, 5, flags=("--save-strategy", str(saved)))
-    assert_same_layouts(question, compiled, 0)
+    setup, saved = Setup.load(path), tmp_path / "saved.ckpt"
+    compiled = compile_rank(path, setup, 5, flags=("--save-strategy", str(saved)))
+    assert_same_layouts(setup, compiled, 0)
     query = "backbone.blocks.0.attention.dense1.weight"
     assert compiled.parameters[query].local_shape == (64, 64) and compiled.parameters[query].device_matrix == (8,)
-    assert set(messages(saved.read_bytes())) == set(messages(parameter_strategy_protobuf(question, 0)))
+    assert set(messages(saved.read_bytes())) == set(messages(parameter_strategy_protobuf(setup, 0)))
 
 
 @needs_compiler
 @pytest.mark.parametrize("write", [parameter_strategy_protobuf, parameter_named_json], ids=["ckpt", "json"])
 def test_what_we_write_is_loaded_in_the_place_of_our_splits(tmp_path: Path, write) -> None:
     path = strategy_file(tmp_path, SHARDED)
-    question = Question.load(path)
+    setup = Setup.load(path)
     file = tmp_path / ("ours.json" if write is parameter_named_json else "ours.ckpt")
-    file.write_bytes(write(question, 0))
-    compiled = compile_rank(path, question, 0, load=file)
-    assert_same_layouts(question, compiled, 0)
-    assert differences(emulated(question, 0), of_mindspore(compiled.collectives)) == []
+    file.write_bytes(write(setup, 0))
+    compiled = compile_rank(path, setup, 0, load=file)
+    assert_same_layouts(setup, compiled, 0)
+    assert differences(emulated(setup, 0), of_mindspore(compiled.collectives)) == []
 
 
 @needs_compiler
 def test_operator_strategies_are_filled_in_and_loaded_into_the_serial_network(tmp_path: Path, capsys) -> None:
     path = strategy_file(tmp_path, SHARDED)
-    question, out = Question.load(path), tmp_path / "out"
+    setup, out = Setup.load(path), tmp_path / "out"
     skeleton, file = tmp_path / "names" / "skeleton.json", out / "operator_strategy.json"
     assert main(["compile", str(path), "--skeleton", str(skeleton)]) == 0
     assert main(["export", str(path), "--out", str(out), "--skeleton", str(skeleton)]) == 0
@@ -129,18 +129,18 @@ def test_operator_strategies_are_filled_in_and_loaded_into_the_serial_network(tm
     assert main(["compile", str(path), "--load", str(file), "--diff"]) == 0
     # nothing but the file splits this network: with the strategy of another mesh in it, the layouts are that mesh's
     (tmp_path / "other").mkdir()
-    other = Question.load(strategy_file(tmp_path / "other", "batch: {global: 8, micro: 2}\nmesh: {dp: 4, tp: 2}\n"))
+    other = Setup.load(strategy_file(tmp_path / "other", "batch: {global: 8, micro: 2}\nmesh: {dp: 4, tp: 2}\n"))
     file.write_bytes(operator_strategy_json(skeleton.read_bytes(), other))
-    compiled = compile_rank(path, question, 0, load=file)
+    compiled = compile_rank(path, setup, 0, load=file)
     assert compiled.parameters["backbone.blocks.0.output.mapping.weight"].local_shape[1] == 256 // 2
 
 
 @needs_compiler
 def test_sequence_parallelism_and_sharded_weights(tmp_path: Path) -> None:
     path = strategy_file(tmp_path, SEQUENCE)
-    question = Question.load(path)
-    compiled = compile_rank(path, question, 4)
-    assert differences(emulated(question, 4), of_mindspore(compiled.collectives)) == []
+    setup = Setup.load(path)
+    compiled = compile_rank(path, setup, 4)
+    assert differences(emulated(setup, 4), of_mindspore(compiled.collectives)) == []
     kinds = {(one.op, one.phase) for one in compiled.collectives}
     assert {("reduce_scatter", "forward"), ("all_gather", "recompute"), ("all_gather", "step")} <= kinds
 
@@ -248,11 +248,11 @@ def test_what_an_operator_strategy_file_cannot_hold(tmp_path: Path, capsys) -> N
         path = strategy_file(tmp_path, text)
         assert main(["compile", str(path), "--skeleton", str(tmp_path / "skeleton.json")]) == 2
         assert words in capsys.readouterr().err
-    question = Question.load(strategy_file(tmp_path, SHARDED))
+    setup = Setup.load(strategy_file(tmp_path, SHARDED))
     with pytest.raises(UserError, match="is none that"):
-        operator_strategy_json(b"[]", question)
+        operator_strategy_json(b"[]", setup)
     with pytest.raises(UserError, match="has 0 blocks, the model 2 layers"):
-        operator_strategy_json(b'{"version": 2, "operators": {}}', question)
+        operator_strategy_json(b'{"version": 2, "operators": {}}', setup)
 
 
 @needs_compiler
@@ -266,7 +266,7 @@ def test_a_step_that_does_not_compile_leaves_nothing_behind(tmp_path: Path, monk
     wrong = tmp_path / "wrong.json"
     wrong.write_text('{"parallel_strategy_item": {"Default/_VirtualDataset-op0": {"parallel_strategy": []}}}')
     with pytest.raises(UserError, match="rank 0 does not compile: "):
-        compile_rank(path, Question.load(path), 0, load=wrong)
+        compile_rank(path, Setup.load(path), 0, load=wrong)
     assert list(here.iterdir()) == [] and list(scratch.iterdir()) == []
 
 

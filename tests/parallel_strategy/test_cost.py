@@ -12,7 +12,7 @@ from parallel_strategy.cost.kernel import matmul_seconds
 from parallel_strategy.predict import Prediction
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.model import ModelSpec
-from tests.parallel_strategy.strategies import question
+from tests.parallel_strategy.strategies import setup_of
 
 DEVICE = ClusterSpec.preset("dgx-a100").device
 
@@ -69,7 +69,7 @@ def test_weights_gradients_and_states_by_level_of_sharding():
     model = ModelSpec.preset("gpt-6.7b")
     found = []
     for zero in ({"optimizer_shard": False}, *({"optimizer_shard": True, "level": level} for level in (1, 2, 3))):
-        asked = question(model, framework="megatron-deepspeed", batch={"global": 8}, mesh={"dp": 8}, zero=zero)
+        asked = setup_of(model, framework="megatron-deepspeed", batch={"global": 8}, mesh={"dp": 8}, zero=zero)
         memory = Prediction(asked).stage_memory[0]
         found.append((memory.weights, memory.gradients, memory.optimizer))
     plain = found[0]
@@ -82,8 +82,8 @@ def test_weights_gradients_and_states_by_level_of_sharding():
 def test_host_adam_moves_the_states_off_the_device():
     fields = {"batch": {"global": 8}, "mesh": {"dp": 8}}
     model = ModelSpec.preset("pangu-alpha-2.6b")
-    here = Prediction(question(model, "atlas-800-910a", "mindspore", **fields))
-    there = Prediction(question(model, "atlas-800-910a", "mindspore", **fields, offload={"optimizer": True}))
+    here = Prediction(setup_of(model, "atlas-800-910a", "mindspore", **fields))
+    there = Prediction(setup_of(model, "atlas-800-910a", "mindspore", **fields, offload={"optimizer": True}))
     assert there.stage_memory[0].optimizer == 0 < here.stage_memory[0].optimizer
     assert there.seconds > here.seconds
 
@@ -92,7 +92,7 @@ def test_recomputation_trades_time_for_memory():
     model = ModelSpec.preset("gpt-6.7b")
     results = [
         Prediction(
-            question(
+            setup_of(
                 model,
                 framework="megatron-lm-2022",
                 batch={"global": 16, "micro": 2},
@@ -109,15 +109,15 @@ def test_recomputation_trades_time_for_memory():
 def test_earlier_stages_hold_more_under_1f1b_and_all_the_same_under_gpipe():
     model = ModelSpec.preset("gpt-6.7b")
     fields = {"batch": {"global": 32}, "mesh": {"pp": 4}, "framework": "megatron-lm-2022"}
-    kept = [m.activations for m in Prediction(question(model, **fields)).stage_memory]
+    kept = [m.activations for m in Prediction(setup_of(model, **fields)).stage_memory]
     assert kept[0] > kept[1] > kept[2]
-    gpipe = [m.activations for m in Prediction(question(model, **fields, pipeline={"schedule": "gpipe"})).stage_memory]
+    gpipe = [m.activations for m in Prediction(setup_of(model, **fields, pipeline={"schedule": "gpipe"})).stage_memory]
     assert gpipe[1] == pytest.approx(gpipe[2]) and gpipe[1] > 5 * kept[1]
 
 
 def priced(**fields):
     base = {"batch": {"global": 64, "micro": 2}, "mesh": {"dp": 4, "tp": 8}}
-    return Prediction(question(ModelSpec.preset("pangu-alpha-13b"), "atlas-800-910a", "mindspore", **(base | fields)))
+    return Prediction(setup_of(ModelSpec.preset("pangu-alpha-13b"), "atlas-800-910a", "mindspore", **(base | fields)))
 
 
 def test_halves_of_a_micro_batch_hide_the_tensor_groups_traffic():
@@ -135,7 +135,7 @@ def test_buckets_trade_starts_for_overlap():
 
 def test_small_weights_stay_whole_below_the_threshold():
     def states(**zero) -> float:
-        plain = priced(zero=zero).question
+        plain = priced(zero=zero).setup
         framework = plain.framework.model_copy(update={"parameter_collectives": True})
         return Prediction(plain.model_copy(update={"framework": framework})).stage_memory[0].optimizer
 
@@ -149,7 +149,7 @@ def test_eight_bits_are_faster_but_not_twice_as_fast():
     model = ModelSpec.preset("gpt-6.7b")
     times = {}
     for dtype in ("bf16", "fp8", "fp4"):
-        asked = question(
+        asked = setup_of(
             model.model_copy(update={"compute_dtype": dtype}),
             "dgx-b200",
             batch={"global": 64, "micro": 4},

@@ -8,7 +8,7 @@ from parallel_strategy.cli import main
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.even_parts import uneven_parts
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 KV2 = "name: kv2\nnum_layers: 4\nhidden_size: 2304\nnum_heads: 18\nkv_heads: 6\nffn_hidden_size: 5760\n"
 
@@ -42,12 +42,11 @@ def test_the_search_tries_none_of_these(tmp_path: Path) -> None:
     (tmp_path / "kv.yaml").write_text(KV2 + "seq_length: 36\n")
     path = tmp_path / "s.yaml"
     path.write_text("model: {file: kv.yaml}\ncluster: {preset: dgx-h100}\nbatch: {global: 72}\nmesh: {dp: 72}\n")
-    question = Question.load(path)
-    layouts = Space(72, 72, cp=[1, 2, 4]).layouts(question, 1)
+    setup = Setup.load(path)
+    layouts = Space(72, 72, cp=[1, 2, 4]).layouts(setup, 1)
     assert {layout.tp for layout in layouts} == {1, 2, 3, 6, 18} and {layout.cp for layout in layouts} == {1, 2}
     assert all(
-        not list(uneven_parts(question.model, one.tp, one.cp, sequence_parallel=one.sequence_parallel))
-        for one in layouts
+        not list(uneven_parts(setup.model, one.tp, one.cp, sequence_parallel=one.sequence_parallel)) for one in layouts
     )
     assert {one.sequence_parallel for one in layouts if one.tp == 18 and one.cp == 1} == {False, True}
     assert {one.sequence_parallel for one in layouts if one.tp == 6 and one.cp == 2} == {False, True}

@@ -17,7 +17,7 @@ from parallel_strategy.export.files import export
 from parallel_strategy.placement import group_ranks
 from tests.conftest import REPOSITORY
 from tests.pangu.convert_files import node_strategy_pb2
-from tests.parallel_strategy.exported import SMALL, question
+from tests.parallel_strategy.exported import SMALL, setup_of
 
 
 def write(folder: Path, **changes: object) -> Path:
@@ -41,7 +41,7 @@ def test_rank_table_has_the_mesh_order_and_the_given_addresses(tmp_path: Path) -
     hosts = tmp_path / "hosts.txt"
     lines = [f"10.0.{s}.1 " + " ".join(f"10.1.{s}.{d}" for d in range(8)) for s in range(2)]
     hosts.write_text("# address, then its devices\n" + "\n".join(lines) + "\n")
-    asked = question(
+    asked = setup_of(
         cluster={"preset": "cloudbrain2-2048"}, mesh={"pp": 2, "dp": 2, "tp": 4}, batch={"global": 16, "micro": 1}
     )
     exported = export(asked, "s.yaml", hosts, None)
@@ -68,7 +68,7 @@ def test_rank_table_has_the_mesh_order_and_the_given_addresses(tmp_path: Path) -
 
 def test_msrun_takes_the_command_and_the_shell_the_script(tmp_path: Path) -> None:
     script = tmp_path / "msrun.sh"
-    script.write_bytes(export(question(), "strategy.yaml", None, None).files["msrun.sh"])
+    script.write_bytes(export(setup_of(), "strategy.yaml", None, None).files["msrun.sh"])
     subprocess.run(["bash", "-n", str(script)], check=True)
     recorder = tmp_path / "bin/msrun"
     recorder.parent.mkdir()
@@ -85,7 +85,7 @@ def test_msrun_takes_the_command_and_the_shell_the_script(tmp_path: Path) -> Non
 def test_group_files_are_mindspores(tmp_path: Path) -> None:
     from mindspore import restore_group_info_list
 
-    asked = question(mesh={"pp": 2, "dp": 4, "tp": 1}, zero={"optimizer_shard": True, "weight_shard_size": 2})
+    asked = setup_of(mesh={"pp": 2, "dp": 4, "tp": 1}, zero={"optimizer_shard": True, "weight_shard_size": 2})
     for rank in range(8):
         message = node_strategy_pb2.ParallelGroupMap()
         message.ParseFromString(groups.group_file(asked, rank))
@@ -96,12 +96,12 @@ def test_group_files_are_mindspores(tmp_path: Path) -> None:
         assert list(message.ckpt_restore_rank_list.dim) == [first, first + 2]
         (tmp_path / "group.pb").write_bytes(groups.group_file(asked, rank))
         assert restore_group_info_list(str(tmp_path / "group.pb")) == [first, first + 2]
-    assert groups.same_checkpoint(question(), 3) == [3]
-    assert groups.same_checkpoint(question(zero={"optimizer_shard": False}), 3) == [1, 3]
+    assert groups.same_checkpoint(setup_of(), 3) == [3]
+    assert groups.same_checkpoint(setup_of(zero={"optimizer_shard": False}), 3) == [1, 3]
 
 
 def test_parameter_strategies_are_read_back_by_mindspores_protobuf(tmp_path: Path) -> None:
-    exported = export(question(), "s.yaml", None, None)
+    exported = export(setup_of(), "s.yaml", None, None)
     names = []
     for stage in (0, 1):
         message = node_strategy_pb2.ParallelStrategyMap()
@@ -117,7 +117,7 @@ def test_parameter_strategies_are_read_back_by_mindspores_protobuf(tmp_path: Pat
 
 
 def test_mindformers_yaml_says_what_the_strategy_says() -> None:
-    asked = question(
+    asked = setup_of(
         pipeline={"schedule": "1f1b", "stages": [15, 17]},
         recompute={"mode": "full", "per_stage": [3, 9]},
         tensor={"vocab": "whole"},
@@ -131,22 +131,22 @@ def test_mindformers_yaml_says_what_the_strategy_says() -> None:
     assert said["model"]["model_config"]["offset"] == [-1, 1]
     assert said["recompute_config"]["recompute"] == [3, 9] and said["recompute_config"]["select_recompute"] is False
     assert said["parallel"]["enable_parallel_optimizer"] is True
-    accumulating = question(mesh={"pp": 1, "dp": 4, "tp": 2}, batch={"global": 16, "micro": 2})
+    accumulating = setup_of(mesh={"pp": 1, "dp": 4, "tp": 2}, batch={"global": 16, "micro": 2})
     runner = yaml.safe_load(mindformers.text(accumulating))["runner_config"]
     assert runner == {"batch_size": 2, "gradient_accumulation_steps": 2}
 
 
 def test_megatron_line_says_what_the_strategy_says() -> None:
-    words = megatron.arguments(question(tensor={"sequence_parallel": True}))
+    words = megatron.arguments(setup_of(tensor={"sequence_parallel": True}))
     values = dict(pairwise(words))
     assert values["--tensor-model-parallel-size"] == "2" and values["--pipeline-model-parallel-size"] == "2"
     assert values["--global-batch-size"] == "16" and values["--num-layers"] == "32"
     assert {"--sequence-parallel", "--use-distributed-optimizer", "--fp16"} <= set(words)
-    uneven = question(mesh={"pp": 4, "dp": 1, "tp": 2}, pipeline={"stages": [7, 9, 9, 7]})
+    uneven = setup_of(mesh={"pp": 4, "dp": 1, "tp": 2}, pipeline={"stages": [7, 9, 9, 7]})
     words = megatron.arguments(uneven)
     assert words[words.index("--decoder-first-pipeline-num-layers") + 1] == "7"
     assert any("query layer" in line for line in megatron.text(uneven).splitlines() if line.startswith("#"))
-    sharded = megatron.arguments(question(zero={"optimizer_shard": True, "level": 3}))
+    sharded = megatron.arguments(setup_of(zero={"optimizer_shard": True, "level": 3}))
     assert sharded[sharded.index("--data-parallel-sharding-strategy") + 1] == "optim_grads_params"
 
 
@@ -172,6 +172,6 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys) -> None:
 
 
 def test_a_network_that_is_no_pangu_alpha_has_no_files_of_pangu_alpha_s_parameters() -> None:
-    exported = export(question(model={"preset": "llama2-7b", "dtype": "fp16"}), "s.yaml", None, None)
+    exported = export(setup_of(model={"preset": "llama2-7b", "dtype": "fp16"}), "s.yaml", None, None)
     assert not [name for name in exported.files if name.startswith(("parameters/", "operators/"))]
     assert any("no files for MindSpore" in note and "position 'rotary'" in note for note in exported.notes)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from parallel_strategy.export import megatron, mindformers
-from tests.parallel_strategy.exported import question
+from tests.parallel_strategy.exported import setup_of
 
 CASES: dict[str, dict] = {
     "one device": {"mesh": {}, "zero": {}, "recompute": {}},
@@ -78,7 +78,7 @@ def layers_of_chunks(model: dict, pp: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_mindformers_takes_every_field(case: str) -> None:
-    asked = question(**CASES[case])
+    asked = setup_of(**CASES[case])
     strategy = asked.strategy
     said = yaml.safe_load(mindformers.text(asked))
     for key, value in said.items():
@@ -109,7 +109,7 @@ def test_mindspore_takes_the_parallel_section() -> None:
     from mindspore import context
 
     for case in ("buckets", "shards in groups", "weights sharded", "chunks", "there and back"):
-        parallel = mindformers.configuration(question(**CASES[case]))["parallel"]
+        parallel = mindformers.configuration(setup_of(**CASES[case]))["parallel"]
         assert parallel["parallel_mode"] == 1
         try:
             context.set_auto_parallel_context(**parallel | {"parallel_mode": "semi_auto_parallel"})
@@ -126,19 +126,19 @@ def test_what_neither_says_is_named() -> None:
     def comments(text: str) -> str:
         return " ".join(line for line in text.splitlines() if line.startswith("#"))
 
-    halves = question(**CASES["halves"])
+    halves = setup_of(**CASES["halves"])
     assert "tensor.interleave" in comments(megatron.text(halves))
     assert mindformers.configuration(halves)["micro_batch_interleave_num"] == 2
-    host = question(offload={"optimizer": True, "activation": 0.5}, zero={})
+    host = setup_of(offload={"optimizer": True, "activation": 0.5}, zero={})
     assert "offload" in comments(mindformers.text(host))
     assert "offload.optimizer, offload.activation" in comments(megatron.text(host))
-    back = comments(megatron.text(question(**CASES["there and back"])))
+    back = comments(megatron.text(setup_of(**CASES["there and back"])))
     assert "no argument says: pipeline.schedule" in back
     assert "no argument says" not in comments(
-        megatron.text(question(zero={"optimizer_shard": True, "threshold_kb": 0}))
+        megatron.text(setup_of(zero={"optimizer_shard": True, "threshold_kb": 0}))
     )
-    assert "No field says" not in comments(mindformers.text(question()))
-    buckets = mindformers.configuration(question(**CASES["buckets"]))["parallel"]["comm_fusion"]
+    assert "No field says" not in comments(mindformers.text(setup_of()))
+    buckets = mindformers.configuration(setup_of(**CASES["buckets"]))["parallel"]["comm_fusion"]
     assert buckets == {kind: {"mode": "size", "config": 26} for kind in ("allreduce", "allgather", "reducescatter")}
 
 
@@ -182,7 +182,7 @@ def parsed(words: list[str]) -> dict[str, object]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_megatron_takes_every_argument_and_their_combination(case: str) -> None:
-    asked = question(**CASES[case])
+    asked = setup_of(**CASES[case])
     strategy, mesh = asked.strategy, asked.strategy.mesh
     lines = megatron.text(asked).splitlines()
     words = [word for line in lines if not line.startswith("#") for word in line.split()]

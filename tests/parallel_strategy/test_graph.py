@@ -11,7 +11,7 @@ from parallel_strategy.graph.program import Program, model_parameters
 from parallel_strategy.graph.tasks import Tasks
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
-from tests.parallel_strategy.strategies import question
+from tests.parallel_strategy.strategies import setup_of
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_activations_of_a_layer_are_those_of_korthikanti(tp, sequence_parallel):
 def test_flops_of_a_step_are_narayanans(preset):
     """72 B s l h^2 (1 + s / 6 h + V / 12 l h) without recomputation (arXiv:2104.04473, appendix)."""
     model = ModelSpec.preset(preset)
-    asked = question(model, framework="megatron-lm-2022", batch={"global": 8, "micro": 2}, mesh={"tp": 8})
+    asked = setup_of(model, framework="megatron-lm-2022", batch={"global": 8, "micro": 2}, mesh={"tp": 8})
     s, layers, h, v = model.seq_length, model.num_layers, model.hidden_size, model.vocab_size
     assert Program(asked).flops_per_step() == pytest.approx(
         72 * 8 * s * layers * h * h * (1 + s / (6 * h) + v / (12 * layers * h))
@@ -69,7 +69,7 @@ def test_flops_do_not_depend_on_the_layout():
     model = ModelSpec.preset("gpt-6.7b")
     layouts = [{"tp": 1}, {"tp": 4}, {"tp": 2, "pp": 4}, {"tp": 2, "dp": 2, "pp": 2}]
     totals = {
-        Program(question(model, framework="megatron-lm-2022", batch={"global": 16}, mesh=mesh)).flops_per_step()
+        Program(setup_of(model, framework="megatron-lm-2022", batch={"global": 16}, mesh=mesh)).flops_per_step()
         for mesh in layouts
     }
     assert max(totals) == pytest.approx(min(totals))
@@ -77,7 +77,7 @@ def test_flops_do_not_depend_on_the_layout():
 
 def test_parameters_over_ranks_add_up_to_the_model():
     model = ModelSpec.preset("pangu-alpha-2.6b")
-    asked = question(model, "cloudbrain2-2048", "mindspore", batch={"global": 8}, mesh={"pp": 4, "tp": 4})
+    asked = setup_of(model, "cloudbrain2-2048", "mindspore", batch={"global": 8}, mesh={"pp": 4, "tp": 4})
     program = Program(asked)
     total = 0.0
     for chunk in program.chunks:
@@ -110,7 +110,7 @@ def test_tensor_parallel_collectives_of_a_layer():
 
 def test_tasks_have_layer_and_phase_in_execution_order():
     model = ModelSpec.preset("pangu-alpha-350m")
-    asked = question(
+    asked = setup_of(
         model, "cloudbrain2-2048", "mindspore", batch={"global": 4}, mesh={"pp": 2, "tp": 2}, recompute={"mode": "full"}
     )
     program = Program(asked)
@@ -131,7 +131,7 @@ def test_tasks_have_layer_and_phase_in_execution_order():
 def test_a_schedule_that_splits_backward_runs_every_node_once():
     model = ModelSpec.preset("pangu-alpha-350m")
     whole, split = (
-        Tasks(Program(question(model, batch={"global": 8}, mesh={"pp": 2, "tp": 2}, pipeline={"schedule": schedule})))
+        Tasks(Program(setup_of(model, batch={"global": 8}, mesh={"pp": 2, "tp": 2}, pipeline={"schedule": schedule})))
         for schedule in ("1f1b", "zb_h1")
     )
     for chunk in range(2):
@@ -144,7 +144,7 @@ def test_a_schedule_that_splits_backward_runs_every_node_once():
 
 def test_the_query_layer_is_the_last_and_has_its_own_table():
     program = Program(
-        question(ModelSpec.preset("pangu-alpha-2.6b"), "cloudbrain2-2048", "mindspore", batch={"global": 1})
+        setup_of(ModelSpec.preset("pangu-alpha-2.6b"), "cloudbrain2-2048", "mindspore", batch={"global": 1})
     )
     kinds = [piece.block.kind for piece in program.chunks[0].pieces]
     assert kinds == ["embedding", "layer", "query", "head"]
@@ -155,7 +155,7 @@ def compiled(mesh: dict, **fields):
     """A four-layer PanGu-alpha as MindSpore 2.10 compiles it: counts of a rank's collectives by operation and phase."""
     model = ModelSpec(num_layers=4, hidden_size=64, num_heads=8, ffn_hidden_size=256, seq_length=32, vocab_size=128,
                       query_layer=True)  # fmt: skip
-    asked = question(model, "cloudbrain2-2048", "mindspore-2.10", batch={"global": 8}, mesh=mesh, **fields)
+    asked = setup_of(model, "cloudbrain2-2048", "mindspore-2.10", batch={"global": 8}, mesh=mesh, **fields)
     return [collectives_of(asked, rank) for rank in range(8)]
 
 
@@ -194,7 +194,7 @@ def test_both_ends_of_every_message_are_listed():
 
 @pytest.mark.parametrize("order", [["pp", "dp", "cp", "tp"], ["tp", "cp", "pp", "dp"]])
 def test_groups_are_disjoint_and_of_their_size(order):
-    asked = question(
+    asked = setup_of(
         ModelSpec.preset("mixtral-8x7b"), batch={"global": 8},
         mesh={"pp": 2, "dp": 4, "cp": 2, "tp": 2, "ep": 4, "order": order},
         zero={"optimizer_shard": True, "weight_shard_size": 2},

@@ -12,7 +12,7 @@ from parallel_strategy.mindspore.dryrun.difference import CollectiveKind, differ
 from parallel_strategy.mindspore.dryrun.graph_file import Graph, read_graph
 from parallel_strategy.mindspore.fusion import numbers, of_emulator
 from tests.parallel_strategy.layouts import tiny_model
-from tests.parallel_strategy.strategies import question
+from tests.parallel_strategy.strategies import setup_of
 
 BLOCK = "Default/network-Step/network-Loss/backbone-Decoder/blocks-CellList/1-Block/attention-Attention"
 TEXT = f"""# IR entry: @1_step_construct
@@ -146,7 +146,7 @@ def test_fusion_numbers_are_mindspores() -> None:
 
 
 def test_what_is_fused_has_one_group() -> None:
-    asked = question(
+    asked = setup_of(
         tiny_model("pangu", 3), batch={"global": 4, "micro": 2}, mesh={"dp": 2, "tp": 2}, framework="mindspore-2.10"
     )
     records = collectives_of(asked, 0)

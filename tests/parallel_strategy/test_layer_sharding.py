@@ -20,7 +20,7 @@ from parallel_strategy.cost.sharding import (
 )
 from parallel_strategy.search.layer_sharding import shard_operators
 from parallel_strategy.spec.model import ModelSpec
-from tests.parallel_strategy.strategies import question
+from tests.parallel_strategy.strategies import setup_of
 
 
 @settings(max_examples=60, deadline=None)
@@ -42,7 +42,7 @@ def test_elimination_finds_what_brute_force_finds(seed, variables, count):
 @pytest.mark.parametrize("cluster", ["cloudbrain2-2048", "dgx-a100"])
 def test_a_small_block_agrees_with_brute_force(cluster):
     """A feed-forward layer with its residual on a 2 x 2 device matrix: every combination of choices tried out."""
-    asked = question(ModelSpec.preset("pangu-alpha-2.6b"), cluster, "mindspore", batch={"global": 4}, mesh={"dp": 4})
+    asked = setup_of(ModelSpec.preset("pangu-alpha-2.6b"), cluster, "mindspore", batch={"global": 4}, mesh={"dp": 4})
     rows, hidden, inner = 2048, 512, 2048
     operators = [
         Operator("norm", "LayerNorm", ("add",), rows, hidden, choices=ALONG_ROWS),
@@ -62,7 +62,7 @@ def test_a_small_block_agrees_with_brute_force(cluster):
 @pytest.mark.parametrize("preset", ["pangu-alpha-13b", "llama2-7b", "gpt-22b"])
 def test_strategies_are_legal_and_no_worse_than_the_mesh(preset):
     fields = {"batch": {"global": 64}, "mesh": {"dp": 8, "tp": 8}}
-    asked = question(ModelSpec.preset(preset), "atlas-800t-a2-910b2", "mindspore", **fields)
+    asked = setup_of(ModelSpec.preset(preset), "atlas-800t-a2-910b2", "mindspore", **fields)
     found = shard_operators(asked)
     assert found is not None and found.seconds <= found.mesh_seconds * (1 + 1e-12)
     shapes = {operator.name: operator for operator in block_of(asked)}
@@ -78,7 +78,7 @@ def test_strategies_are_legal_and_no_worse_than_the_mesh(preset):
 
 def test_the_mesh_itself_is_megatrons_sharding():
     fields = {"batch": {"global": 32}, "mesh": {"dp": 4, "tp": 8}}
-    asked = question(ModelSpec.preset("pangu-alpha-13b"), "dgx-a100", "mindspore", **fields)
+    asked = setup_of(ModelSpec.preset("pangu-alpha-13b"), "dgx-a100", "mindspore", **fields)
     block = BlockSharding(asked, mesh_axes(asked), block_of(asked))
     chosen = {one.name: one.in_strategy for one in block.chosen(mesh_choice(block))}
     assert chosen["attention.query"] == chosen["feed_forward.up"] == ((4, 1), (1, 8))
@@ -95,7 +95,7 @@ def test_the_mesh_itself_is_megatrons_sharding():
 def test_links_between_groups_of_a_server_are_avoided():
     """On 910A eight-way products cross PCIe; the search finds splits whose traffic stays inside groups of four."""
     mesh = {"pp": 16, "dp": 16, "tp": 8, "order": ["dp", "pp", "tp"]}
-    asked = question(
+    asked = setup_of(
         ModelSpec.preset("pangu-alpha-200b"), "cloudbrain2-2048", "mindspore", batch={"global": 512}, mesh=mesh
     )
     found = shard_operators(asked)

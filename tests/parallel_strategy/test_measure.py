@@ -17,7 +17,7 @@ from parallel_strategy.measure.samples import Attended, Collected, Crowded, Meas
 from parallel_strategy.predict import Prediction
 from parallel_strategy.spec.cluster import ClusterSpec, Device, Gemm, Memory
 from parallel_strategy.spec.framework import TENSORS, FrameworkSpec
-from parallel_strategy.spec.strategy import Question, StrategySpec
+from parallel_strategy.spec.strategy import Setup, StrategySpec
 
 
 def made_up(kind: str, peak: float, gemm: Gemm, gbps: float) -> Measured:
@@ -153,11 +153,11 @@ def ask(cluster: ClusterSpec, folder, workers: int, sharded: bool = False, compo
     }
     model |= {"vocab_size": 2000, "query_layer": True, "dropout_rate": 0.0}
     (folder / "model.yaml").write_text(json.dumps(model))
-    question = Question.resolve(StrategySpec.model_validate(fields), folder)
+    setup = Setup.resolve(StrategySpec.model_validate(fields), folder)
     if not composed:
-        framework = question.framework.model_copy(update={"composed": {}})
-        question = question.model_copy(update={"framework": framework})
-    return Prediction(question)
+        framework = setup.framework.model_copy(update={"composed": {}})
+        setup = setup.model_copy(update={"framework": framework})
+    return Prediction(setup)
 
 
 def test_a_step_on_processes_pays_for_their_company_and_their_collectives(tmp_path):

@@ -27,8 +27,8 @@ from parallel_strategy.mindspore.pangu_network import (
 from parallel_strategy.mindspore.strategy_file import operator_strategies, operator_strategy_json
 from parallel_strategy.predict import Prediction
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import Question
-from tests.parallel_strategy.strategies import question
+from parallel_strategy.spec.strategy import Setup
+from tests.parallel_strategy.strategies import setup_of
 
 TINY = ModelSpec(
     num_layers=2, hidden_size=64, num_heads=8, ffn_hidden_size=256, seq_length=32, vocab_size=512, query_layer=True
@@ -36,10 +36,10 @@ TINY = ModelSpec(
 QUERY = "attention.dense1.affine.matmul"
 
 
-def asked(*overrides: tuple[str, list[list[int]]], model: ModelSpec = TINY, **fields) -> Question:
+def asked(*overrides: tuple[str, list[list[int]]], model: ModelSpec = TINY, **fields) -> Setup:
     written = [{"operator": operator, "strategy": strategy} for operator, strategy in overrides]
     fields = {"batch": {"global": 16, "micro": 8}, "mesh": {"dp": 2, "tp": 4}, **fields}
-    return question(model, "atlas-800t-a2-910b1", "mindspore-2.10", overrides=written, **fields)
+    return setup_of(model, "atlas-800t-a2-910b1", "mindspore-2.10", overrides=written, **fields)
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,16 @@ from parallel_strategy.cli import main
 from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.virtual.proof import prove
 from parallel_strategy.virtual.reduction import reduced
-from tests.parallel_strategy.strategies import question
+from tests.parallel_strategy.strategies import setup_of
 
 
 @pytest.fixture
 def strategy(tmp_path):
     path = tmp_path / "strategy.yaml"
     arguments = ["--model", "pangu-alpha-13b", "--cluster", "atlas-800-910a"]
+    for axis in ("pp", "dp", "tp"):
+        arguments += ["--set", f"mesh.{axis}", "2"]
     assert main(["init", str(path), *arguments]) == 0
-    text = path.read_text()
-    path.write_text(text.replace("pp: 1, dp: 2, tp: 4", "pp: 2, dp: 2, tp: 2"))
     return path
 
 
@@ -79,32 +79,32 @@ def test_mistakes_are_one_line(strategy, capsys):
     ],
 )  # fmt: skip
 def test_what_is_kept_when_a_strategy_is_reduced(preset, cluster, fields):
-    asked = question(ModelSpec.preset(preset), cluster, "mindspore", **fields)
+    asked = setup_of(ModelSpec.preset(preset), cluster, "mindspore", **fields)
     small = reduced(asked, 64)
-    mesh, before = small.question.strategy.mesh, asked.strategy.mesh
+    mesh, before = small.setup.strategy.mesh, asked.strategy.mesh
     assert (mesh.pp, mesh.tp, mesh.cp, mesh.ep) == (before.pp, before.tp, before.cp, before.ep)
     assert mesh.devices <= max(64, 4 * before.devices // before.dp)
-    small.question.strategy.check_model(small.question.model)
-    whole, model = asked.model, small.question.model
+    small.setup.strategy.check_model(small.setup.model)
+    whole, model = asked.model, small.setup.model
     assert (whole.vocab_size % mesh.tp == 0) == (model.vocab_size % mesh.tp == 0)
     assert (whole.query_layer, whole.final_norm, whole.norm) == (model.query_layer, model.final_norm, model.norm)
-    stages, short = asked.strategy.pipeline.stages, small.question.strategy.pipeline.stages
+    stages, short = asked.strategy.pipeline.stages, small.setup.strategy.pipeline.stages
     if stages is not None:
         assert [a < b for a, b in pairwise(stages)] == [a < b for a, b in pairwise(short)]
     assert any(change.startswith("hidden") for change in small.changes)
 
 
 def test_an_uneven_13b_layout_is_proved():
-    asked = question(
+    asked = setup_of(
         ModelSpec.preset("pangu-alpha-13b"), "cloudbrain2-2048", "mindspore", batch={"global": 64},
         mesh={"pp": 4, "dp": 8, "tp": 2}, pipeline={"schedule": "1f1b", "stages": [9, 11, 11, 9]},
         recompute={"mode": "full", "per_stage": [9, 6, 3, 0]}, zero={"optimizer_shard": True, "weight_shard_size": 4},
     )  # fmt: skip
-    proof = prove(reduced(asked, 32).question, steps=1)
+    proof = prove(reduced(asked, 32).setup, steps=1)
     assert proof.equal, (proof.problem, proof.differences)
 
 
 def test_what_cannot_be_proved_is_said():
-    asked = question(ModelSpec.preset("deepseek-v2"), "dgx-h100", batch={"global": 8}, mesh={"dp": 8})
+    asked = setup_of(ModelSpec.preset("deepseek-v2"), "dgx-h100", batch={"global": 8}, mesh={"dp": 8})
     with pytest.raises(UserError, match="latent attention"):
         reduced(asked)

@@ -11,7 +11,7 @@ from parallel_strategy.mindspore.strategy_file import (
     parameter_named_json,
     parameter_strategy_protobuf,
 )
-from parallel_strategy.spec.strategy import Question, StrategySpec
+from parallel_strategy.spec.strategy import Setup, StrategySpec
 
 RELEASED = {
     "2.6b": ("pangu_alpha_2.6B_ckpt_strategy.ckpt", 518, 1551),
@@ -19,8 +19,8 @@ RELEASED = {
 }
 
 
-def released(size: str) -> Question:
-    return Question.resolve(StrategySpec.preset(f"pangu-alpha-{size}-released"), Path())
+def released(size: str) -> Setup:
+    return Setup.resolve(StrategySpec.preset(f"pangu-alpha-{size}-released"), Path())
 
 
 def messages(content: bytes) -> Iterator[tuple[int, bytes]]:
@@ -61,12 +61,12 @@ def test_every_entry_of_the_released_file_is_written_bit_for_bit(shared: Path, s
 def test_the_written_file_reads_back(tmp_path: Path, size: str) -> None:
     from pangu.formats.strategy_checkpoint import read_strategy
 
-    question = released(size)
-    (tmp_path / "strategy.ckpt").write_bytes(parameter_strategy_protobuf(question, 0))
-    (tmp_path / "strategy.json").write_bytes(parameter_named_json(question, 0))
+    setup = released(size)
+    (tmp_path / "strategy.ckpt").write_bytes(parameter_strategy_protobuf(setup, 0))
+    (tmp_path / "strategy.json").write_bytes(parameter_named_json(setup, 0))
     for name in ("strategy.ckpt", "strategy.json"):
         read = read_strategy([tmp_path / name])
-        expected = all_layouts(question)
+        expected = all_layouts(setup)
         assert read.keys() == expected.keys()
         for parameter, layout in read.items():
             assert layout.device_matrix == (64, 8)
@@ -75,12 +75,12 @@ def test_the_written_file_reads_back(tmp_path: Path, size: str) -> None:
 
 
 def test_the_paper_s_200b_layout() -> None:
-    question = Question.resolve(StrategySpec.preset("pangu-alpha-200b-paper"), Path())
-    strategy = question.strategy
-    assert strategy.mesh.devices == 2048 and strategy.layers_of_stages(question.model.num_layers) == [4] * 16
-    layouts = all_layouts(question)
+    setup = Setup.resolve(StrategySpec.preset("pangu-alpha-200b-paper"), Path())
+    strategy = setup.strategy
+    assert strategy.mesh.devices == 2048 and strategy.layers_of_stages(setup.model.num_layers) == [4] * 16
+    layouts = all_layouts(setup)
     assert layouts["backbone.word_embedding.embedding_table"].stages == (0, 15)
     assert layouts["adam_m.backbone.blocks.5.attention.dense1.weight"].stages == (1,)
     assert layouts["backbone.blocks.5.output.mapping.weight"].slice_shape == (16384, 8192)
-    by_stage = [sum(one.stage == stage for one in operator_strategies(question)) for stage in range(16)]
+    by_stage = [sum(one.stage == stage for one in operator_strategies(setup)) for stage in range(16)]
     assert by_stage == [56 + 2, *[56] * 14, 56 + 1 + 1 + 1]

@@ -14,7 +14,7 @@ from parallel_strategy.report.details import memory_over_time, operators, traffi
 from parallel_strategy.report.page import shown_stages, timeline
 from parallel_strategy.search.parts import parts_of
 from parallel_strategy.spec.model import ModelSpec
-from tests.parallel_strategy.strategies import question
+from tests.parallel_strategy.strategies import setup_of
 
 STRATEGY = (
     "model: {preset: pangu-alpha-13b}\ncluster: {preset: atlas-800-910a}\nbatch: {global: 32, micro: 1}\n"
@@ -33,7 +33,7 @@ def strategy(tmp_path):
 def prediction():
     fields = yaml.safe_load(STRATEGY)
     del fields["model"], fields["cluster"]
-    return Prediction(question(ModelSpec.preset("pangu-alpha-13b"), "atlas-800-910a", "mindspore", **fields))
+    return Prediction(setup_of(ModelSpec.preset("pangu-alpha-13b"), "atlas-800-910a", "mindspore", **fields))
 
 
 def test_parts_sum_to_the_step(prediction):
@@ -57,7 +57,7 @@ def test_traffic_counts_every_collective(prediction):
 
 
 def test_operators_stay_below_the_roof(prediction):
-    peak = prediction.question.cluster.device.peak("fp16") / 1e12
+    peak = prediction.setup.cluster.device.peak("fp16") / 1e12
     assert all(o.tflops <= peak and o.milliseconds > 0 for o in operators(prediction))
 
 
@@ -90,7 +90,7 @@ def test_explain_and_compare(strategy, tmp_path, capsys):
 
 
 def test_very_many_stages_are_drawn_in_part_but_whole_in_time():
-    paper = question(
+    paper = setup_of(
         ModelSpec.preset("pangu-alpha-200b"), "cloudbrain2-2048", "mindspore",
         batch={"global": 512}, mesh={"pp": 64, "dp": 8, "tp": 4}, recompute={"mode": "full"},
     )  # fmt: skip

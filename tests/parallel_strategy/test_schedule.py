@@ -15,7 +15,7 @@ from parallel_strategy.schedule.in_flight import moments
 from parallel_strategy.schedule.orders import Task, order_of, splits_backward
 from parallel_strategy.schedule.simulate import Deadlock, replay
 from parallel_strategy.spec.strategy import CHUNKED, Schedule
-from tests.parallel_strategy.strategies import questions
+from tests.parallel_strategy.strategies import setups
 
 SCHEDULES = [
     ("gpipe", 1),
@@ -116,7 +116,7 @@ def test_blocking_sends_cost_at_least_what_overlapped_ones_do():
 
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(questions())
+@given(setups())
 def test_closed_form_and_simulation_agree(asked):
     asked.strategy.check_model(asked.model)
     prediction = Prediction(asked)

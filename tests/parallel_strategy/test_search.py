@@ -17,12 +17,12 @@ from parallel_strategy.search.parts import parts_of
 from parallel_strategy.search.refine import alternatives
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import Question, StrategySpec
-from tests.parallel_strategy.strategies import question
+from parallel_strategy.spec.strategy import Setup, StrategySpec
+from tests.parallel_strategy.strategies import setup_of
 
 
-def predicted(asked: Question, strategy: StrategySpec) -> Prediction:
-    return Prediction(Question(model=asked.model, cluster=asked.cluster, framework=asked.framework, strategy=strategy))
+def predicted(asked: Setup, strategy: StrategySpec) -> Prediction:
+    return Prediction(Setup(model=asked.model, cluster=asked.cluster, framework=asked.framework, strategy=strategy))
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def predicted(asked: Question, strategy: StrategySpec) -> Prediction:
     ],
 )
 def test_candidates_cost_what_predict_says_to_the_last_digit(model, cluster, framework, devices):
-    asked = question(ModelSpec.preset(model), cluster, framework, batch={"global": 64}, mesh={"dp": devices})
+    asked = setup_of(ModelSpec.preset(model), cluster, framework, batch={"global": 64}, mesh={"dp": devices})
     space = Space(devices, 64, cp=[1, 2], tp=[1, 4] if asked.model.experts else [])
     groups = evaluate(asked, space, (4.0,))
     assert sum(len(group.seconds) for group in groups) > 1000
@@ -54,7 +54,7 @@ def test_candidates_cost_what_predict_says_to_the_last_digit(model, cluster, fra
 
 def test_a_winner_fits_on_every_size_of_device():
     """Sizes that lie between what candidates need, so that a rounded figure would let one through."""
-    asked = question(
+    asked = setup_of(
         ModelSpec.preset("pangu-alpha-350m"), "atlas-800-910a", "mindspore", batch={"global": 16}, mesh={"dp": 4}
     )
     space = Space(4, 16, schedules=["1f1b", "interleaved"], largest_micro=4, simulated=["zb_v"])
@@ -65,7 +65,7 @@ def test_a_winner_fits_on_every_size_of_device():
         other = asked.model_copy(update={"cluster": asked.cluster.model_copy(update={"device": device})})
         found = search(other, space, keep=3)
         for prediction in found.best:
-            again = predicted(other, prediction.question.strategy)
+            again = predicted(other, prediction.setup.strategy)
             assert again.gib <= usable and not again.out_of_memory
             assert again.seconds == pytest.approx(prediction.seconds, rel=1e-9)
         assert bool(found.best) == (found.nearest is None)
@@ -101,7 +101,7 @@ def test_other_devices_than_the_files_are_priced_as_predict_prices_them(tmp_path
 
 
 def test_the_winner_beats_every_candidate_that_fits():
-    asked = question(
+    asked = setup_of(
         ModelSpec.preset("pangu-alpha-2.6b"), "atlas-800-910a", "mindspore", batch={"global": 32}, mesh={"dp": 8}
     )
     space = Space(8, 32, schedules=["1f1b", "gpipe"], chunks=[1], zero=[0, 1], offload=[False], largest_micro=4)
@@ -117,7 +117,7 @@ def test_the_winner_beats_every_candidate_that_fits():
 
 
 def test_pareto_front_why_not_and_sensitivity():
-    asked = question(
+    asked = setup_of(
         ModelSpec.preset("pangu-alpha-13b"), "cloudbrain2-2048", "mindspore", batch={"global": 128}, mesh={"dp": 64}
     )
     found = search(asked, Space(64, 128))
@@ -137,7 +137,7 @@ def test_pareto_front_why_not_and_sensitivity():
 
 def test_activations_go_to_the_host_only_where_the_winner_may_need_it():
     """The bound that spares most of these candidates loses no winner: pricing all of them finds nothing faster."""
-    asked = question(
+    asked = setup_of(
         ModelSpec.preset("gpt-6.7b"), "a100-40gb-roce-1600", "megatron-lm-2022",
         batch={"global": 32, "micro": 4}, mesh={"dp": 4},
     )  # fmt: skip
@@ -160,18 +160,18 @@ def test_activations_go_to_the_host_only_where_the_winner_may_need_it():
 
 
 def test_two_halves_and_steps_beside_the_space():
-    asked = question(
+    asked = setup_of(
         ModelSpec.preset("pangu-alpha-13b"), "atlas-800-910a", "mindspore", batch={"global": 64}, mesh={"dp": 8}
     )
     space = Space(32, 64, tp=[8], pp=[1, 2], largest_micro=4, simulated=["zb_v"])
     found = search(asked, space)
     choices = {neighbour.choice for neighbour in found.neighbours}
     assert {"gradient buckets", "activations on the host", "halves of a micro-batch", "vocabulary"} <= choices
-    winner = found.best[0].question.strategy
+    winner = found.best[0].setup.strategy
     assert winner.tensor.interleave == 2  # eight-way collectives over PCIe hide behind the other half
     assert found.refinements > 10
     plain = Prediction(asked.with_strategy(winner.model_copy(update={"zero": winner.zero})))
-    for step in alternatives(plain.question, space):
+    for step in alternatives(plain.setup, space):
         other = predicted(asked, step.strategy)
         assert other.out_of_memory or other.seconds >= 0.998 * found.best[0].seconds
 
@@ -181,7 +181,7 @@ def test_the_papers_placement_comes_out_of_the_search():
     parallelism across racks; and the paper's own 16 stages with the schedules of its time."""
     from parallel_strategy.placement import axis_levels
 
-    asked = question(
+    asked = setup_of(
         ModelSpec.preset("pangu-alpha-200b"), "cloudbrain2-2048", "mindspore", batch={"global": 512}, mesh={"dp": 16}
     )
     whole = Space(2048, 512)
@@ -191,7 +191,7 @@ def test_the_papers_placement_comes_out_of_the_search():
     )  # fmt: skip
     for space, least in ((whole, 500_000), (of_its_time, 1)):
         found = search(asked, space)
-        mesh = found.best[0].question.strategy.mesh
+        mesh = found.best[0].setup.strategy.mesh
         levels = axis_levels(mesh, asked.cluster)
         assert found.candidates >= least
         assert mesh.axes[0] == "dp" and levels["dp"] == "spine"
@@ -204,7 +204,7 @@ def test_balance_moves_layers_away_from_the_ends():
     model = ModelSpec(
         num_layers=32, hidden_size=2048, num_heads=16, ffn_hidden_size=8192, seq_length=1024, vocab_size=250000
     )
-    asked = question(model, framework="megatron-core", batch={"global": 64}, mesh={"pp": 8})
+    asked = setup_of(model, framework="megatron-core", batch={"global": 64}, mesh={"pp": 8})
     before = Prediction(asked)
     found = balance(before)
     assert found is not None and sum(found.stages) == 32 and found.stages[-1] < 4
@@ -213,7 +213,7 @@ def test_balance_moves_layers_away_from_the_ends():
 
 def test_balance_recomputes_only_where_memory_asks_for_it():
     model = ModelSpec.preset("gpt-6.7b")
-    asked = question(
+    asked = setup_of(
         model, "a100-40gb-roce-1600", "megatron-lm-2022", batch={"global": 64, "micro": 4}, mesh={"pp": 8, "tp": 1}
     )
     before = Prediction(asked)

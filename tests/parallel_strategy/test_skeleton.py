@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from pangu.foundation.errors import UserError
-from parallel_strategy.mindspore.skeleton import skeleton_json, skeleton_question
+from parallel_strategy.mindspore.skeleton import skeleton_json, skeleton_setup
 from parallel_strategy.mindspore.strategy_file import operator_strategy_json
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import Question
-from tests.parallel_strategy.strategies import question
+from parallel_strategy.spec.strategy import Setup
+from tests.parallel_strategy.strategies import setup_of
 
 MODEL = ModelSpec(
     num_layers=2, hidden_size=64, num_heads=8, ffn_hidden_size=256, seq_length=32, vocab_size=512, query_layer=True
@@ -36,8 +36,8 @@ OPERATORS = [
 ]
 
 
-def asked(**fields) -> Question:
-    return question(MODEL, "cloudbrain2-2048", "mindspore", **{"batch": {"global": 8, "micro": 1}, **fields})
+def asked(**fields) -> Setup:
+    return setup_of(MODEL, "cloudbrain2-2048", "mindspore", **{"batch": {"global": 8, "micro": 1}, **fields})
 
 
 def saved(splits: dict | None = None) -> bytes:
@@ -46,7 +46,7 @@ def saved(splits: dict | None = None) -> bytes:
 
 
 def test_operators_of_one_kind_are_told_apart_by_their_split_and_filled_in() -> None:
-    small = skeleton_question(asked(mesh={"dp": 2, "tp": 8}))
+    small = skeleton_setup(asked(mesh={"dp": 2, "tp": 8}))
     assert (small.strategy.mesh.dp, small.strategy.mesh.tp, small.strategy.micro_batches) == (4, 2, 4)
     skeleton = skeleton_json(saved(), OPERATORS, small)
     paths = {name: fields.get("operators") for name, fields in json.loads(skeleton)["operators"].items()}
@@ -71,7 +71,7 @@ def test_operators_that_no_name_tells_apart_are_overridden_alike() -> None:
     both = [(f"{PATH}.scale_{name}", "Mul") for name in ("queries", "keys")]
     item = {"parallel_strategy": [[4, 1, 2], []], "stage": 0}
     file = json.dumps({"parallel_strategy_item": {f"{ATTENTION}/Mul-op{n}": item for n in (0, 1)}}).encode()
-    skeleton = skeleton_json(file, both, skeleton_question(asked(mesh={"dp": 8})))
+    skeleton = skeleton_json(file, both, skeleton_setup(asked(mesh={"dp": 8})))
     operator = {"operator": "*.attention.scale_*", "strategy": [[8, 1, 1]]}
 
     def filled(operator: dict) -> bytes:
@@ -85,13 +85,13 @@ def test_operators_that_no_name_tells_apart_are_overridden_alike() -> None:
 
 
 def test_a_name_that_the_network_does_not_have_is_said() -> None:
-    small = skeleton_question(asked(mesh={"dp": 8}))
+    small = skeleton_setup(asked(mesh={"dp": 8}))
     with pytest.raises(UserError, match=r"operator .*Transpose-op3 .* is none of the network's"):
         skeleton_json(saved({f"{ATTENTION}/Transpose-op3": [[2, 2, 2, 1]]}), OPERATORS, small)
 
 
 def test_a_skeleton_of_another_network_is_said(tmp_path: Path) -> None:
-    skeleton = skeleton_json(saved(), OPERATORS, skeleton_question(asked(mesh={"dp": 8})))
+    skeleton = skeleton_json(saved(), OPERATORS, skeleton_setup(asked(mesh={"dp": 8})))
     with pytest.raises(UserError, match="the skeleton has 1 blocks, the model 4 layers"):
         wider = asked(mesh={"dp": 8}).model_copy(update={"model": MODEL.model_copy(update={"num_layers": 4})})
         operator_strategy_json(skeleton, wider)

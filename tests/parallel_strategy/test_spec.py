@@ -10,7 +10,7 @@ from parallel_strategy.placement import axis_levels, group_ranks, places
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import Mesh, Question, StrategySpec, even_stages
+from parallel_strategy.spec.strategy import Mesh, Setup, StrategySpec, even_stages
 
 EXAMPLE = """
 version: 1
@@ -67,7 +67,7 @@ def test_strange_text_is_a_user_error(tmp_path, text):
     path = tmp_path / "strategy.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError):
-        Question.load(path)
+        Setup.load(path)
 
 
 def test_a_model_file_of_pangu_is_read_as_it_is(tmp_path):
@@ -81,7 +81,7 @@ def test_a_model_file_of_pangu_is_read_as_it_is(tmp_path):
     (tmp_path / "strategy.yaml").write_text(
         "model: {file: model.yaml}\nbatch: {global: 8}\nmesh: {dp: 8}\n", encoding="utf-8"
     )
-    assert Question.load(tmp_path / "strategy.yaml").model.query_layer
+    assert Setup.load(tmp_path / "strategy.yaml").model.query_layer
 
 
 def test_ranks_follow_the_order_of_the_file():

@@ -19,7 +19,7 @@ from parallel_strategy.virtual.machine import Machine
 from parallel_strategy.virtual.proof import prove
 from parallel_strategy.virtual.serial import draw_weights, loss_and_gradients
 from tests.parallel_strategy.layouts import KINDS, SCHEDULES, layouts, tiny_model
-from tests.parallel_strategy.strategies import question
+from tests.parallel_strategy.strategies import setup_of
 
 DRAWN = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -43,7 +43,7 @@ def test_any_layout_in_float32(asked):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_with_every_level_of_optimizer_sharding(schedule, level):
     vpp = 2 if schedule in ("interleaved", "mindspore_vpp", "mindspore_vpp_less_memory") else 1
-    asked = question(
+    asked = setup_of(
         tiny_model("pangu", 5), "cloudbrain2-2048", "mindspore",
         batch={"global": 8}, mesh={"pp": 2, "dp": 2, "tp": 2}, pipeline={"schedule": schedule, "vpp": vpp},
         zero={"optimizer_shard": level > 0, "level": max(1, level)},
@@ -55,7 +55,7 @@ def test_every_schedule_with_every_level_of_optimizer_sharding(schedule, level):
 
 @pytest.mark.parametrize("mesh", [{"pp": 4, "dp": 4, "tp": 4}, {"pp": 2, "dp": 4, "cp": 2, "tp": 4}])
 def test_sixty_four_devices(mesh):
-    asked = question(
+    asked = setup_of(
         tiny_model("pangu", 4), "cloudbrain2-2048", "mindspore", batch={"global": 16}, mesh=mesh,
         zero={"optimizer_shard": True}, recompute={"mode": "full"},
     )  # fmt: skip
@@ -70,7 +70,7 @@ def test_the_network_is_the_same_under_every_layout():
     for norm in ("before_query", "after_query"):
         model = ModelSpec(**{**tiny_model("pangu", 4).model_dump(), "final_norm": norm})
         for pp in (1, 2, 4):
-            asked = question(model, batch={"global": 8}, mesh={"pp": pp})
+            asked = setup_of(model, batch={"global": 8}, mesh={"pp": pp})
             weights = draw_weights(model, np.float64, seed=1)
             losses.add((norm, round(Machine(Program(asked), weights).step(draw_rows(8, 8, 24, seed=3))[0], 10)))
     assert len(losses) == 2 and len({loss for _, loss in losses}) == 2
@@ -110,8 +110,8 @@ def test_collectives_of_a_list_of_shards():
 def broken(asked, change):
     """The proof of a program to which `change` did something; its list of collectives is the changed one's."""
 
-    def built(question):
-        program = Program(question)
+    def built(setup):
+        program = Program(setup)
         change(program)
         return program
 
@@ -143,14 +143,14 @@ def drop(kind: str, name: str):
     ],
 )
 def test_a_dropped_collective_is_noticed(kind, name):
-    asked = question(tiny_model("pangu", 3), batch={"global": 4}, mesh={"dp": 2, "tp": 2})
+    asked = setup_of(tiny_model("pangu", 3), batch={"global": 4}, mesh={"dp": 2, "tp": 2})
     assert prove(asked).equal
     assert not broken(asked, drop(kind, name)).equal
 
 
 @pytest.mark.parametrize("name", ["attention.input", "attention.input.again.gradient", "attention.output.gradient"])
 def test_a_dropped_collective_of_sequence_parallelism_is_noticed(name):
-    asked = question(
+    asked = setup_of(
         tiny_model("gpt", 3), batch={"global": 4}, mesh={"dp": 2, "tp": 2}, tensor={"sequence_parallel": True}
     )
     assert prove(asked).equal
@@ -175,7 +175,7 @@ def test_a_wrong_group_is_noticed(axis, order):
         program.groups.members = members
 
     mesh = {"pp": 2, "dp": 2, "tp": 2, "order": order}
-    asked = question(tiny_model("pangu", 4), batch={"global": 4}, mesh=mesh)
+    asked = setup_of(tiny_model("pangu", 4), batch={"global": 4}, mesh=mesh)
     assert prove(asked).equal
     assert not broken(asked, change).equal
 
@@ -188,14 +188,14 @@ def test_a_weight_of_the_wrong_kind_is_noticed(flag):
         block = program.blocks["layer"]
         block.parameters[0] = replace(block.parameters[0], **{flag: False})
 
-    asked = question(
+    asked = setup_of(
         tiny_model("pangu", 4), batch={"global": 4}, mesh={"dp": 2, "tp": 2}, tensor={"sequence_parallel": True}
     )
     assert not broken(asked, change).equal
 
 
 def test_a_deadlock_is_said_so():
-    asked = question(tiny_model("pangu", 4), batch={"global": 4}, mesh={"pp": 2})
+    asked = setup_of(tiny_model("pangu", 4), batch={"global": 4}, mesh={"pp": 2})
     machine = Machine(Program(asked), draw_weights(asked.model, np.float64, seed=1))
     machine.order = [[Task("B", 0, 0), Task("F", 0, 0)], [Task("F", 1, 0), Task("B", 1, 0)]]
     with pytest.raises(Deadlock, match="stage 0 waits"):

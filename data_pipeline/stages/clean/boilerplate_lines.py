@@ -49,12 +49,12 @@ _NOT_REST = re.compile(r"[\s\W_]+")
 
 
 def remove_navigation(text: str) -> tuple[str, int]:
-    """(text, number of lines removed): lines that are navigation bars."""
+    """Return (text, number of lines removed): lines that are navigation bars."""
     return _without(text, is_navigation)
 
 
 def is_navigation(row: str) -> bool:
-    """Whether a line is a row of links.
+    """Return whether a line is a row of links.
 
     It has no sentence mark and is cut by separators into short items; either a hard separator (| » ›) stands between
     at least four items, or at least two items, and half of them, are words that navigation bars are made of. Spaces
@@ -74,7 +74,7 @@ def is_navigation(row: str) -> bool:
 
 
 def remove_contact_lines(text: str) -> tuple[str, int]:
-    """(text, number of lines removed): lines that say how to reach somebody."""
+    """Return (text, number of lines removed): lines that say how to reach somebody."""
     unwanted = []
     end = -1
     for match in HINT.finditer(text):
@@ -94,7 +94,7 @@ def remove_contact_lines(text: str) -> tuple[str, int]:
 
 
 def is_contact(row: str) -> bool:
-    """Whether a line is there to be called, written to or followed.
+    """Return whether a line is there to be called, written to or followed.
 
     It calls upon the reader (扫码关注) and is short; or it has a label (电话：) with a number, or two labels, and not
     much else: without numbers and labels no more than _REST_CHARACTERS letters and digits are left. A sentence that

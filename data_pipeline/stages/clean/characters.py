@@ -57,7 +57,7 @@ _SPACES = "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2
 
 
 def unify(text: str) -> str:
-    """The text with its characters in one form."""
+    """Return the text with its characters in one form."""
     table = _translation()
     for pattern in _translated():
         text = pattern.sub(lambda match: table[ord(match[0])], text)
@@ -65,8 +65,8 @@ def unify(text: str) -> str:
 
 
 def to_normal_form(form: Literal["NFC", "NFKC"], text: str) -> str:
-    """A normal form of Unicode. Of marks upon marks the first 30 stay (the limit of UAX 15's stream-safe text): no
-    language has more, and normalising takes time that grows with the square of their number.
+    """Return a normal form of Unicode. Of marks upon marks the first 30 stay (the limit of UAX 15's stream-safe text):
+    no language has more, and normalising takes time that grows with the square of their number.
     """
     if unicodedata.is_normalized(form, text):
         return text
@@ -102,8 +102,8 @@ def _translation() -> dict[int, str]:
 
 @cache
 def _translated() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """The characters to translate, those above U+FFFF apart: `re` has a bit for each of the others, and with one of
-    these among them would compare each character of a text with every range of the class.
+    """Return the characters to translate, those above U+FFFF apart: `re` has a bit for each of the others, and with
+    one of these among them would compare each character of a text with every range of the class.
     """
     points = sorted(_translation())
     parts = [[point for point in points if (point > 0xFFFF) == is_high] for is_high in (False, True)]
@@ -121,7 +121,7 @@ def _long_runs_of_marks(with_high: bool) -> re.Pattern[str]:
 
 @cache
 def unified_points() -> np.ndarray:
-    """bool[262144]: which characters `unify` may change, alone or with the one before."""
+    """Return bool[262144]: which characters `unify` may change, alone or with the one before."""
     from data_pipeline.kernels.normal_form import TABLE_SIZE
 
     changed = np.zeros(TABLE_SIZE, bool)

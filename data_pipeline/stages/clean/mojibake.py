@@ -41,7 +41,7 @@ _MINIMUM_COMMON = 0.6
 
 
 def repair(text: str) -> tuple[str, int]:
-    """(text, how many characters came back)."""
+    """Return (text, how many characters came back)."""
     repaired = 0
     while True:
         changed = _SPACED_RUN.sub(_with_lost_spaces, text)
@@ -58,7 +58,7 @@ def repair(text: str) -> tuple[str, int]:
 
 
 def lost(text: str) -> int:
-    """How many places hold what no one can bring back: 锟斤拷, 烫烫烫, 屯屯屯, U+FFFD."""
+    """Return how many places hold what no one can bring back: 锟斤拷, 烫烫烫, 屯屯屯, U+FFFD."""
     if not any(mark in text for mark in "锟烫屯\ufffd"):
         return 0
     return sum(1 for _ in _LOST.finditer(text))
@@ -87,7 +87,7 @@ def _with_lost_spaces(match: re.Match[str]) -> str:
 
 
 def _from_latin(match: re.Match[str]) -> str:
-    """A run of Latin-1 or windows-1252 characters as the bytes it was, decoded where that makes sense."""
+    """Return a run of Latin-1 or windows-1252 characters as the bytes it was, decoded where that makes sense."""
     run = match[0].translate(_WINDOWS_1252)
     try:
         # all of it at once: also what was read wrongly twice
@@ -133,8 +133,8 @@ def _gbk_alone(match: re.Match[str]) -> str:
 
 
 def _from_gbk(match: re.Match[str]) -> str:
-    """A run of characters as the GBK bytes it was, decoded as UTF-8. Where a byte was lost, so is its character: U+FFFD
-    stands for it."""
+    """Return a run of characters as the GBK bytes it was, decoded as UTF-8. Where a byte was lost, so is its
+    character: U+FFFD stands for it."""
     run = match[0]
     is_cut = run.endswith("?")
     pieces = (run[:-1] if is_cut else run).split("\ufffd")
@@ -164,7 +164,7 @@ def _common_share(text: str) -> float:
 
 @cache
 def _common() -> frozenset[str]:
-    """The common simplified characters (GB 2312, level 1), traditional ones (Big5, level 1), and punctuation."""
+    """Return the common simplified characters (GB 2312, level 1), traditional ones (Big5, level 1), and punctuation."""
     simplified = bytes(b for lead in range(0xB0, 0xD8) for trail in range(0xA1, 0xFF) for b in (lead, trail))
     trails = (*range(0x40, 0x7F), *range(0xA1, 0xFF))
     traditional = bytes(b for lead in range(0xA4, 0xC7) for trail in trails for b in (lead, trail))

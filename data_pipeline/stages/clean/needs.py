@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @cache
 def navigation_words() -> "Words":
-    """The words of navigation bars, as the survey looks for them."""
+    """Return the words of navigation bars, as the survey looks for them."""
     from data_pipeline.kernels import survey
 
     return survey.words(NAVIGATION_WORDS, NAVIGATION_ITEM, NAVIGATION_CHARACTERS)

@@ -96,7 +96,7 @@ _LABEL_CHARACTERS = 16
 
 
 def _is_id_card(text: str) -> bool:
-    """The date of birth exists, and the last character is the check digit."""
+    """Return whether the date of birth exists and the last character is the check digit."""
     digits = "".join(str(int(c)) if c.isdigit() else "X" for c in text)
     try:
         born = datetime.date(int(digits[6:10]), int(digits[10:12]), int(digits[12:14]))
@@ -147,7 +147,7 @@ def _has_card_label(text: str, start: int) -> bool:
 
 
 def find_private(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[str, int, int]]:
-    """(kind, start, end) of every item, in order and without overlaps: an earlier kind goes first."""
+    """Return (kind, start, end) of every item, in order and without overlaps: an earlier kind goes first."""
     found: list[tuple[str, int, int]] = []
     everywhere = [(0, len(text))]
     numbers = _around(text, _MANY_DIGITS)
@@ -181,14 +181,16 @@ def find_private(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[str, int
 
 
 def _may_have_wechat(text: str) -> bool:
-    """Whether one of the names of WeChat may be there: 微信 and its like, WeChat, VX, 加V."""
+    """Return whether one of the names of WeChat may be there: 微信 and its like, WeChat, VX, 加V."""
     if "信" in text or "hat" in text:
         return True
     return any(letter in text for letter in "xX加") and _WECHAT_LETTERS.search(text) is not None
 
 
 def _around(text: str, pattern: re.Pattern[str]) -> list[tuple[int, int]]:
-    """The places around what `pattern` finds, wide enough for an item with its label and what must not follow."""
+    """Return the places around what `pattern` finds, wide enough for an item with its label and what must not
+    follow.
+    """
     places: list[tuple[int, int]] = []
     for match in pattern.finditer(text):
         start, end = max(0, match.start() - _REACH), min(len(text), match.end() + _REACH)
@@ -200,7 +202,9 @@ def _around(text: str, pattern: re.Pattern[str]) -> list[tuple[int, int]]:
 
 
 def hide_private(text: str, mode: Literal["mask", "remove"], kinds: Sequence[str] = KINDS) -> tuple[str, int]:
-    """(text, items hidden). Removing can join what stood on both sides to another item: it is looked for again."""
+    """Return (text, items hidden). Removing can join what stood on both sides to another item: it is looked for
+    again.
+    """
     total = 0
     while found := find_private(text, kinds):
         total += len(found)

@@ -306,7 +306,9 @@ def clean_texts(texts: list[str], settings: Settings) -> list[Changes]:
 
 
 def clean_text(text: str, settings: Settings) -> tuple[str, Changes]:
-    """The same for one text, plainly: every rule, whether it is needed or not. The reference of `clean_texts`."""
+    """Return the same for one text, plainly: every rule, whether it is needed or not. The reference of
+    `clean_texts`.
+    """
     changes = Changes(mojibake_lost=mojibake.lost(text))
     for _ in range(_ROUNDS):
         before = text
@@ -494,7 +496,7 @@ def _share_of_words(column: pa.Array, characters_of: np.ndarray, han: np.ndarray
 
 
 def is_title_only(text: str, title: str | None) -> bool:
-    """Whether a document has no more than its title."""
+    """Return whether a document has no more than its title."""
     if not title:
         return False
     return len(text) <= 4 * len(title) + 64 and "".join(text.split()) in ("", "".join(title.split()))
@@ -517,12 +519,12 @@ def tidy_lines(text: str, keep_structure: bool = False) -> str:
 
 
 def chosen_words(settings: Settings) -> tuple[str, ...]:
-    """The words of advertisements that the settings ask for."""
+    """Return the words of advertisements that the settings ask for."""
     return ADVERTISEMENT_WORDS if settings.advertisement_words is None else settings.advertisement_words
 
 
 def advertisements(text: str, words: tuple[str, ...]) -> tuple[str, ...]:
-    """The words that occur, in the order of the list."""
+    """Return the words that occur, in the order of the list."""
     if not words or not _advertisement_pattern(words).search(text):
         return ()
     return tuple(word for word in words if word in text)

@@ -61,7 +61,7 @@ class EvaluationText:
 
 
 def evaluation_files(paths: Sequence[str]) -> list[EvaluationFile]:
-    """The files under absolute paths, directories or globs, in order. A set is called like the folder under the
+    """Return the files under absolute paths, directories or globs, in order. A set is called like the folder under the
     directory that was given, or else like its file.
     """
     found: dict[Path, EvaluationFile] = {}
@@ -85,7 +85,7 @@ def evaluation_files(paths: Sequence[str]) -> list[EvaluationFile]:
 
 
 def read_evaluation_file(file: EvaluationFile, fields: tuple[str, ...] | None) -> Iterator[EvaluationText]:
-    """The texts of a file. `fields` names the keys under which texts stand; None takes every string."""
+    """Yield the texts of a file. `fields` names the keys under which texts stand; None takes every string."""
     for name, data in _members(file.path):
         label = file.path.name if name is None else f"{file.path.name}/{name}"
         for place, text in texts_of(data, fields):
@@ -95,7 +95,7 @@ def read_evaluation_file(file: EvaluationFile, fields: tuple[str, ...] | None) -
 
 
 def texts_of(data: bytes, fields: tuple[str, ...] | None = None) -> Iterator[tuple[str, str]]:
-    """(place, text) of the content of a file, whichever form it has. ValueError where it is no text."""
+    """Yield (place, text) of the content of a file, whichever form it has. ValueError where it is no text."""
     if b"\0" in data[:4096] and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError("not a text")
     decoded = charset.decode(data, markup=False)
@@ -119,7 +119,7 @@ def texts_of(data: bytes, fields: tuple[str, ...] | None = None) -> Iterator[tup
 
 
 def _members(path: Path) -> Iterator[tuple[str | None, bytes]]:
-    """The file itself, or the files inside a zip. Nothing is unpacked to the disk; sizes are bounded."""
+    """Yield the file itself, or the files inside a zip. Nothing is unpacked to the disk; sizes are bounded."""
     try:
         if path.stat().st_size > MAXIMUM_FILE_BYTES:
             raise UserError(f"{path}: larger than 1 GiB; an evaluation set is cut into files")
@@ -150,7 +150,7 @@ def _bounded(stream: Any, packed: int, path: Path) -> bytes:
 
 
 def _json_values(text: str) -> list[tuple[str, Any]] | None:
-    """(place, value) of a JSON file, or of each line of JSON lines; None if it is neither."""
+    """Return (place, value) of a JSON file, or of each line of JSON lines; None if it is neither."""
     try:
         return [("", json.loads(text))]
     except (ValueError, RecursionError):
@@ -169,7 +169,9 @@ def _json_values(text: str) -> list[tuple[str, Any]] | None:
 
 
 def _strings(value: Any, place: str, fields: tuple[str, ...] | None) -> Iterator[tuple[str, str]]:
-    """(place, text) of every string at any depth, or of those under one of `fields`. No recursion: depth is theirs."""
+    """Yield (place, text) of every string at any depth, or of those under one of `fields`. No recursion: depth is
+    theirs.
+    """
     stack: list[tuple[str, Any, bool]] = [(place, value, fields is None)]
     while stack:
         where, current, is_wanted = stack.pop()

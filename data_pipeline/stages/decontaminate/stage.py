@@ -103,7 +103,7 @@ class Settings(StageSettings):
     maximum_spans: int = Field(default=3, description="a document with more to cut out is dropped", ge=0)
 
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "Settings":
-        """The evaluation sets at their places, which exist."""
+        """Return the evaluation sets at their places, which exist."""
         if not self.evaluation:
             raise UserError("decontaminate.evaluation: is empty; name the files or directories of evaluation sets")
         paths = tuple(str((base / Path(path).expanduser()).resolve()) for path in self.evaluation)
@@ -171,7 +171,7 @@ class Evaluation:
 
 
 def read_evaluation(context: Context) -> dict[str, Any]:
-    """The evaluation sets as n-grams. Files of a directory that are no text are passed over and counted."""
+    """Return the evaluation sets as n-grams. Files of a directory that are no text are passed over and counted."""
     settings: Settings = context.settings
     texts: list[EvaluationText] = []
     seen: set[str] = set()
@@ -209,7 +209,7 @@ def read_evaluation(context: Context) -> dict[str, Any]:
 
 
 def evaluation_identity(settings: Settings) -> str:
-    """The content of the sets, not their place alone."""
+    """Return the content of the sets, not their place alone."""
     return "\n".join(f"{file.set_name} {checksum(file.path)}" for file in evaluation_files(settings.evaluation))
 
 
@@ -235,7 +235,7 @@ def occurrences(batch: pa.RecordBatch, settings: Settings, files: Sequence[Path]
 
 
 def frequent_sql(settings: Settings) -> str:
-    """The n-grams of each shard that more documents have than count as a coincidence."""
+    """Return the n-grams of each shard that more documents have than count as a coincidence."""
     return (
         "SELECT DISTINCT shard, gram, documents FROM occurrences JOIN (SELECT gram, count(*) AS documents"
         f" FROM occurrences GROUP BY gram HAVING count(*) > {settings.maximum_documents}) AS counted USING (gram)"
@@ -244,7 +244,7 @@ def frequent_sql(settings: Settings) -> str:
 
 
 def hit_rows(batch: pa.RecordBatch, settings: Settings, files: Sequence[Path], frequent: pa.Table) -> pa.RecordBatch:
-    """A row of HITS for each hit of a batch."""
+    """Return a row of HITS for each hit of a batch."""
     evaluation = _evaluation(files)
     text = contamination.placed(batch.column("text"), normal_form_table(True))
     matches = contamination.find(text, evaluation.gram, evaluation.wanted, evaluation.filled)
@@ -264,7 +264,7 @@ def hit_rows(batch: pa.RecordBatch, settings: Settings, files: Sequence[Path], f
 def find_hits(
     positions: np.ndarray, numbers: np.ndarray, is_rare: np.ndarray, evaluation: Evaluation, settings: Settings
 ) -> list[Hit]:
-    """The hits of one document from its n-grams that were found (in order)."""
+    """Return the hits of one document from its n-grams that were found (in order)."""
     hits = []
     for first, last in _runs(positions, evaluation.gram):
         own = np.arange(first, last)
@@ -293,7 +293,7 @@ def _runs(positions: np.ndarray, gram: int) -> list[tuple[int, int]]:
 
 
 def counting(hits: Sequence[Hit], characters: Sequence[int], settings: Settings) -> list[bool]:
-    """Which hits are a contamination; `characters` is the length of the evaluation text of each."""
+    """Return which hits are a contamination; `characters` is the length of the evaluation text of each."""
     of_text: dict[int, int] = {}
     for hit in hits:
         of_text[hit.text] = of_text.get(hit.text, 0) + 1
@@ -306,7 +306,7 @@ def counting(hits: Sequence[Hit], characters: Sequence[int], settings: Settings)
 def _described(
     one: pa.RecordBatch, row: int, hits: list[Hit], text: Placed, evaluation: Evaluation, settings: Settings
 ) -> Iterator[dict[str, Any]]:
-    """The rows of HITS for one document."""
+    """Yield the rows of HITS for one document."""
     document = {name: one.column(name)[0].as_py() for name in ("doc_id", "id", "source", "text")}
     places = text.places[text.offsets[row] : text.offsets[row + 1]]
     lengths = evaluation.table.column("characters")
@@ -338,7 +338,7 @@ def _described(
 
 
 def _context(text: str, position: int, characters: int) -> tuple[str, str, str]:
-    """An evaluation text around a stretch given in normal form."""
+    """Return an evaluation text around a stretch given in normal form."""
     places = contamination.placed(pa.array([text], pa.large_string()), normal_form_table(True)).places
     last = min(position + characters, places.size) - 1
     start, end = int(places[min(position, last)]), int(places[last]) + 1
@@ -350,7 +350,9 @@ def _context(text: str, position: int, characters: int) -> tuple[str, str, str]:
 
 
 def widened(text: str, start: int, end: int, margin: int) -> tuple[int, int]:
-    """The stretch with up to `margin` characters on either side: as many whole sentences as fit, or else all of it."""
+    """Return the stretch with up to `margin` characters on either side: as many whole sentences as fit, or else all of
+    it.
+    """
     first, last = max(0, start - margin), min(len(text), end + margin)
     if first > 0:
         begin = next((match.end() for match in _SENTENCE_END.finditer(text, first, start)), first)
@@ -362,7 +364,9 @@ def widened(text: str, start: int, end: int, margin: int) -> tuple[int, int]:
 
 
 def remove_hits(batch: pa.RecordBatch, settings: Settings, hits: pa.Table) -> pa.RecordBatch:
-    """The records without their counting hits; those that are dropped keep their text and say which set it was."""
+    """Return the records without their counting hits; those that are dropped keep their text and say which set it
+    was.
+    """
     spans: dict[int, list[tuple[int, int]]] = {}
     seen: dict[int, list[dict[str, Any]]] = {}
     is_wanted = pc.and_(hits.column("counts"), pc.is_in(hits.column("doc_id"), batch.column("doc_id")))
@@ -404,7 +408,7 @@ def merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def without(text: str, spans: Sequence[tuple[int, int]]) -> str:
-    """`text` without the spans; a line break stands where one was cut out of the middle."""
+    """Return `text` without the spans; a line break stands where one was cut out of the middle."""
     parts, position = [], 0
     for start, end in spans:
         parts.append(text[position:start].strip())
@@ -414,7 +418,7 @@ def without(text: str, spans: Sequence[tuple[int, int]]) -> str:
 
 
 def write_report(context: Context) -> dict[str, Any]:
-    """All hits as JSON lines, ordered by document; and a summary by evaluation set."""
+    """Return all hits as JSON lines, ordered by document; and a summary by evaluation set."""
     files = [file.path for file in context.inputs["hits"]]
     sets: dict[str, dict[str, int]] = {}
     total = counted = 0

@@ -53,7 +53,7 @@ _CHANGED = {character: unicodedata.normalize("NFKC", character) for character in
 
 
 def normalised(text: str) -> str:
-    """What two texts have in common when they count as the same: NFKC, lower case, no white space.
+    """Return what two texts have in common when they count as the same: NFKC, lower case, no white space.
 
     NFKC replaces character by character before it composes, so replacing some of them first changes nothing; and a text
     that needs nothing else, as most do, is spared the slow rest of it.
@@ -106,7 +106,7 @@ def keys(batch: pa.RecordBatch, settings: Settings, old: Sequence[Path]) -> pa.R
 
 
 def verdict_sql(settings: Settings) -> str:
-    """Every document that is not the first of its group."""
+    """Return every document that is not the first of its group."""
     return first_of_group("keys", key=("high", "low"), order=("source_order", "doc_id"))
 
 

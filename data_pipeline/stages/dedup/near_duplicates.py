@@ -129,7 +129,7 @@ def sketch_rows(batch: pa.RecordBatch, settings: Settings, old: Sequence[Path]) 
 
 
 def _quality(batch: pa.RecordBatch, signal: str | None) -> np.ndarray:
-    """float64[rows]: the signal; least of all where a document has none."""
+    """Return float64[rows]: the signal; least of all where a document has none."""
     if signal is None:
         return np.zeros(batch.num_rows)
     struct = batch.column("signals")
@@ -141,12 +141,12 @@ def _quality(batch: pa.RecordBatch, signal: str | None) -> np.ndarray:
 
 
 def exact_sql(settings: Settings) -> str:
-    """Every document that is equal to a better one, with that one."""
+    """Return every document that is equal to a better one, with that one."""
     return EXACT_BY_SHARD_SQL
 
 
 def band_key_rows(batch: pa.RecordBatch, settings: Settings, equal: pa.Table) -> pa.RecordBatch:
-    """The bands of documents that are not empty and have not gone to an equal one."""
+    """Return the bands of documents that are not empty and have not gone to an equal one."""
     gone = pc.is_in(batch.column("document"), value_set=equal.column("document"))
     batch = batch.filter(pc.and_(pc.invert(gone), pc.greater(batch.column("length"), 0)))
     signature = _signatures(batch, settings)
@@ -155,13 +155,13 @@ def band_key_rows(batch: pa.RecordBatch, settings: Settings, equal: pa.Table) ->
 
 
 def _signatures(batch: pa.RecordBatch, settings: FuzzySettings) -> np.ndarray:
-    """uint32[rows, size] of a batch of SKETCHES."""
+    """Return uint32[rows, size] of a batch of SKETCHES."""
     data = b"".join(batch.column("signature").to_pylist())
     return np.frombuffer(data, np.uint32).reshape(-1, settings.size)
 
 
 def pairs_sql(settings: Settings) -> str:
-    """The pairs that share a band, ordered."""
+    """Return the pairs that share a band, ordered."""
     return candidates_sql(settings.neighbours) + "ORDER BY left_doc, right_doc"
 
 
@@ -229,7 +229,7 @@ def _numbers_in(files: Sequence[InputFile]) -> np.ndarray:
 
 
 def _pairs(files: Sequence[InputFile], documents: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The candidate pairs as rows of `documents`, a batch at a time."""
+    """Yield the candidate pairs as rows of `documents`, a batch at a time."""
     for file in files:
         for batch in read_batches(file.path):
             left, right = (np.searchsorted(documents, batch.column(name).to_numpy()) for name in PAIRS.names)
@@ -237,7 +237,7 @@ def _pairs(files: Sequence[InputFile], documents: np.ndarray) -> Iterator[tuple[
 
 
 def _places(known: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(place in the sorted `known` of those numbers that are in it, bool[numbers]: which these are)."""
+    """Return (place in the sorted `known` of those numbers that are in it, bool[numbers]: which these are)."""
     place = np.searchsorted(known, numbers)
     found = np.zeros(numbers.size, bool)
     inside = place < known.size
@@ -251,7 +251,7 @@ def _concatenated(parts: Iterator[Edges]) -> Edges:
 
 
 def _portions(likely: Edges, borderline: np.ndarray, sizes: np.ndarray) -> Iterator[Edges]:
-    """`likely` in portions whose borderline pairs have about _COMPARED_BYTES of text."""
+    """Yield `likely` in portions whose borderline pairs have about _COMPARED_BYTES of text."""
     weight = np.where(borderline, sizes[likely.left] + sizes[likely.right], 0)
     portion = np.cumsum(weight) // _COMPARED_BYTES
     ends = np.r_[np.flatnonzero(portion[1:] != portion[:-1]) + 1, likely.left.size]
@@ -293,7 +293,7 @@ class _Texts:
                 self._file.write(data)
 
     def take(self, rows: np.ndarray) -> pa.Array:
-        """The texts of `rows`."""
+        """Return the texts of `rows`."""
         texts = []
         for row in rows.tolist():
             self._file.seek(int(self._starts[row]))

@@ -7,7 +7,7 @@ texts, as the keys of equal texts are. They lie sorted in files that workers map
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 from data_pipeline.engine.code_digest import module_digest
 from data_pipeline.engine.manifest import Manifest, digest
 from data_pipeline.engine.shard import read_batches
-from data_pipeline.stages.dedup.signatures import FuzzySettings, band_rows, sketch
 from pangu.foundation.errors import UserError
+
+if TYPE_CHECKING:
+    from data_pipeline.stages.dedup.signatures import FuzzySettings
 
 SIGNATURE_SETTINGS = ("bands", "rows", "gram", "fold_traditional", "seed")
 SIGNATURE_CODE = (
@@ -113,7 +115,7 @@ class OldKeys:
 class OldSignatures:
     """Signatures and buckets of the old documents."""
 
-    def __init__(self, paths: tuple[Path, ...], settings: FuzzySettings, similarity: float):
+    def __init__(self, paths: tuple[Path, ...], settings: "FuzzySettings", similarity: float):
         self.settings, self.similarity = settings, similarity
         by_name = {path.name: path for path in paths}
         self.doc_ids, self.signatures, self.buckets, self.rows = (
@@ -125,6 +127,8 @@ class OldSignatures:
 
         A pair that shares a band is one where the signatures agree in `similarity` of their numbers. Texts of which one
         is much longer than the other cannot agree so far."""
+        from data_pipeline.stages.dedup.signatures import band_rows  # its kernels are slow to import
+
         found, numbers = np.zeros(length.size, bool), np.zeros(length.size, np.uint64)
         best = np.zeros(length.size)
         buckets = band_rows(signature, self.settings)
@@ -142,8 +146,10 @@ class OldSignatures:
         return found, numbers
 
 
-def write_signatures(folder: Path, root: Path, settings: FuzzySettings) -> dict[str, int]:
+def write_signatures(folder: Path, root: Path, settings: "FuzzySettings") -> dict[str, int]:
     """Write what OldSignatures reads, for the documents that a run released."""
+    from data_pipeline.stages.dedup.signatures import band_rows
+
     wanted = {name: getattr(settings, name) for name in SIGNATURE_SETTINGS}
     stored = stored_tables(root, "dedup_fuzzy", "sketches", wanted, SIGNATURE_CODE)
     released = released_ids(root)
@@ -174,9 +180,11 @@ def write_signatures(folder: Path, root: Path, settings: FuzzySettings) -> dict[
     return {"old_documents": released.size, "old_signatures_read": row if stored else 0}
 
 
-def _sketches(root: Path, stored: list[Path], settings: FuzzySettings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _sketches(root: Path, stored: list[Path], settings: "FuzzySettings") -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (numbers, signatures) of old documents, from the run's tables or from its texts."""
     if not stored:
+        from data_pipeline.stages.dedup.signatures import sketch
+
         for batch in released_batches(root):
             own = sketch(batch.column("text"), settings)
             yield batch.column("doc_id").to_numpy(), own.signature

@@ -65,7 +65,7 @@ def frequent_sql(settings: ParagraphSettings) -> str:
 
 
 def frequent_by_shard_sql(settings: ParagraphSettings) -> str:
-    """The boilerplate that occurs in each shard."""
+    """Return the boilerplate that occurs in each shard."""
     return (
         f"SELECT DISTINCT shard, paragraph, documents FROM paragraphs JOIN ({frequent_sql(settings)}) AS frequent"
         " USING (paragraph) ORDER BY shard, paragraph"
@@ -86,7 +86,7 @@ def paragraph_rows(texts: pa.Array | pa.ChunkedArray, document: np.ndarray, sett
 def remove_paragraphs(
     texts: pa.Array | pa.ChunkedArray, boilerplate: np.ndarray, settings: ParagraphSettings
 ) -> Removed:
-    """`texts` without the paragraphs whose hashes (int64) are in `boilerplate`."""
+    """Return `texts` without the paragraphs whose hashes (int64) are in `boilerplate`."""
     found = find_paragraphs(texts, normal_form_table(settings.fold_traditional))
     drop = _members(found, boilerplate) & (found.length >= settings.minimum_characters)
     rows = len(texts)
@@ -107,7 +107,7 @@ def _members(found: Paragraphs, boilerplate: np.ndarray) -> np.ndarray:
 
 
 def deduplicate_paragraphs(texts: pa.Array | pa.ChunkedArray, settings: ParagraphSettings | None = None) -> Removed:
-    """The whole of it in memory."""
+    """Return the whole of it in memory."""
     settings = settings or ParagraphSettings()
     hashes = paragraph_rows(texts, np.arange(len(texts)), settings)["paragraph"].to_numpy()
     known, documents = np.unique(hashes, return_counts=True)
@@ -115,7 +115,7 @@ def deduplicate_paragraphs(texts: pa.Array | pa.ChunkedArray, settings: Paragrap
 
 
 def deduplicate_paragraphs_reference(texts: list[str], settings: ParagraphSettings) -> list[str]:
-    """The same, plainly."""
+    """Return the same, plainly."""
 
     def key(paragraph: str) -> int | None:
         normal = normal_form(paragraph, settings.fold_traditional)
@@ -136,7 +136,7 @@ Settings = ParagraphSettings
 
 
 def paragraph_batch(batch: pa.RecordBatch, settings: ParagraphSettings) -> pa.RecordBatch:
-    """`paragraph_rows` of a batch of records."""
+    """Return `paragraph_rows` of a batch of records."""
     rows = paragraph_rows(batch.column("text"), record.signed_numbers(batch.column("doc_id")), settings)
     return pa.RecordBatch.from_arrays(
         [rows.column(name).combine_chunks() for name in PARAGRAPHS.names], schema=PARAGRAPHS
@@ -144,7 +144,9 @@ def paragraph_batch(batch: pa.RecordBatch, settings: ParagraphSettings) -> pa.Re
 
 
 def remove_boilerplate(batch: pa.RecordBatch, settings: ParagraphSettings, frequent: pa.Table) -> pa.RecordBatch:
-    """The records without the paragraphs in `frequent`; no more than one blank line stays where one was cut out."""
+    """Return the records without the paragraphs in `frequent`; no more than one blank line stays where one was cut
+    out.
+    """
     removed = remove_paragraphs(batch.column("text"), frequent.column("paragraph").to_numpy(), settings)
     texts = batch.column("text").to_pylist()
     reasons: list[str | None] = [None] * len(texts)

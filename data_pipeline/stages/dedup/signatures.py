@@ -133,7 +133,9 @@ def _sketch_batch(
 
 
 def quality_order(quality: np.ndarray | None, length: np.ndarray) -> np.ndarray:
-    """int64[documents]: the rank of each document as a representative, 0 the best: quality, then length, then row."""
+    """Return int64[documents]: the rank of each document as a representative, 0 the best: quality, then length, then
+    row.
+    """
     best_first = np.lexsort((-length, -quality)) if quality is not None else np.argsort(-length, kind="stable")
     rank = np.empty(length.size, np.int64)
     rank[best_first] = np.arange(length.size)
@@ -141,7 +143,9 @@ def quality_order(quality: np.ndarray | None, length: np.ndarray) -> np.ndarray:
 
 
 def exact_representatives(sketches: Sketch, rank: np.ndarray) -> np.ndarray:
-    """int64[documents]: the best row among those with the same normal form. An empty document equals no other."""
+    """Return int64[documents]: the best row among those with the same normal form. An empty document equals no
+    other.
+    """
     representative = np.arange(rank.size)
     words = sketches.digest.view(np.uint64).reshape(-1, 2)
     # A digest is one of 2^64 in its first half already: sorting by that finds the few rows worth comparing in full.
@@ -155,14 +159,16 @@ def exact_representatives(sketches: Sketch, rank: np.ndarray) -> np.ndarray:
 
 
 def band_rows(signature: np.ndarray, settings: FuzzySettings) -> np.ndarray:
-    """uint64[documents, bands]: the bucket of each document in each band."""
+    """Return uint64[documents, bands]: the bucket of each document in each band."""
     keys = np.empty((signature.shape[0], settings.bands), np.uint64)
     minhash.band_keys(signature, settings.rows, keys)
     return keys
 
 
 def band_table(document: np.ndarray, signature: np.ndarray, settings: FuzzySettings) -> pa.Table:
-    """`band_keys` as CANDIDATES_SQL reads it: one row a document and band. `document` is int64; keys are signed too."""
+    """Return `band_keys` as CANDIDATES_SQL reads it: one row a document and band. `document` is int64; keys are signed
+    too.
+    """
     keys = band_rows(signature, settings).view(np.int64)
     return pa.table(
         {
@@ -217,7 +223,9 @@ WHERE other IS NOT NULL AND other <> document
 
 
 def candidate_pairs(keys: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs (left, right) of rows, sorted, that `candidates_sql` gives for `keys` (uint64[documents, bands])."""
+    """Return the pairs (left, right) of rows, sorted, that `candidates_sql` gives for `keys` (uint64[documents,
+    bands]).
+    """
     documents, bands = keys.shape
     found = [np.zeros(0, np.int64)]
     for band in range(bands):
@@ -258,14 +266,18 @@ def verify(
     settings: FuzzySettings,
     texts_of: Callable[[np.ndarray], pa.Array | pa.ChunkedArray],
 ) -> Edges:
-    """The candidate pairs (rows) that are duplicates. `texts_of(rows)` gives the texts needed for borderline pairs."""
+    """Return the candidate pairs (rows) that are duplicates. `texts_of(rows)` gives the texts needed for borderline
+    pairs.
+    """
     return settled_edges(likely_edges(sketches.length, sketches.signature, left, right, settings), settings, texts_of)
 
 
 def likely_edges(
     length: np.ndarray, signature: np.ndarray, left: np.ndarray, right: np.ndarray, settings: FuzzySettings
 ) -> Edges:
-    """The candidate pairs that may be duplicates by their lengths and signatures, with the estimated similarity."""
+    """Return the candidate pairs that may be duplicates by their lengths and signatures, with the estimated
+    similarity.
+    """
     shorter = np.minimum(length[left], length[right])
     longer = np.maximum(length[left], length[right])
     plausible = (shorter > 0) & (shorter >= settings.length_ratio * longer)
@@ -278,7 +290,7 @@ def likely_edges(
 
 
 def is_borderline(likely: Edges, settings: FuzzySettings) -> np.ndarray:
-    """bool[edges]: which of `likely_edges` only the texts can settle."""
+    """Return bool[edges]: which of `likely_edges` only the texts can settle."""
     return likely.similarity < settings.similarity + BORDERLINE
 
 
@@ -299,7 +311,7 @@ def _exact_similarity(
     settings: FuzzySettings,
     texts_of: Callable[[np.ndarray], pa.Array | pa.ChunkedArray],
 ) -> np.ndarray:
-    """float32[pairs]: Jaccard similarity of the n-gram sets."""
+    """Return float32[pairs]: Jaccard similarity of the n-gram sets."""
     rows, places = np.unique(np.r_[left, right], return_inverse=True)
     exact = np.empty(left.size, np.float32)
     if rows.size:
@@ -322,7 +334,7 @@ def components(nodes: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def choose_representatives(
     edges: Edges, rank: np.ndarray, signature: np.ndarray, representative_similarity: float
 ) -> np.ndarray:
-    """int64[documents]: the row kept in place of each row.
+    """Return int64[documents]: the row kept in place of each row.
 
     The best document of a connected component stands for those of its members that resemble it by at least
     `representative_similarity`; the edges between the others form components again, and so on. So a chain of documents
@@ -369,7 +381,9 @@ def deduplicate(
     quality: np.ndarray | None = None,
     threads: int = 1,
 ) -> Clusters:
-    """The whole of it in memory. `ids` are unique and sortable; the result does not depend on the order of the rows."""
+    """Return the whole of it in memory. `ids` are unique and sortable; the result does not depend on the order of the
+    rows.
+    """
     settings = settings or FuzzySettings()
     ids = np.asarray(ids)
     order = np.argsort(ids, kind="stable")

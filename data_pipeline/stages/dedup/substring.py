@@ -107,7 +107,7 @@ def window_rows(
 
 
 def cut(texts: pa.Array | pa.ChunkedArray, document: np.ndarray, later: pa.Table, settings: SubstringSettings) -> Cut:
-    """`texts` without the windows of `later` (document, position: what LATER_SQL gives, in any order).
+    """Return `texts` without the windows of `later` (document, position: what LATER_SQL gives, in any order).
 
     `document` numbers the rows; windows of other documents are passed over.
     """
@@ -136,7 +136,7 @@ def cut(texts: pa.Array | pa.ChunkedArray, document: np.ndarray, later: pa.Table
 
 
 def deduplicate_substrings(texts: pa.Array | pa.ChunkedArray, settings: SubstringSettings | None = None) -> Cut:
-    """The whole of it in memory; the order of the rows says which occurrence is the first."""
+    """Return the whole of it in memory; the order of the rows says which occurrence is the first."""
     settings = settings or SubstringSettings()
     document = np.arange(len(texts))
     fingerprints, counts = np.unique(fingerprint_rows(texts, settings)["fingerprint"].to_numpy(), return_counts=True)
@@ -149,7 +149,7 @@ def deduplicate_substrings(texts: pa.Array | pa.ChunkedArray, settings: Substrin
 
 
 def deduplicate_substrings_reference(texts: list[str], length: int) -> list[str]:
-    """The same, plainly: every window in order, and a set of those seen."""
+    """Return the same, plainly: every window in order, and a set of those seen."""
     seen: set[str] = set()
     kept = []
     for text in texts:
@@ -167,28 +167,28 @@ Settings = SubstringSettings
 
 
 def fingerprint_batch(batch: pa.RecordBatch, settings: SubstringSettings) -> pa.RecordBatch:
-    """`fingerprint_rows` of a batch of records."""
+    """Return `fingerprint_rows` of a batch of records."""
     return _one_batch(fingerprint_rows(batch.column("text"), settings))
 
 
 def repeated_sql(settings: SubstringSettings) -> str:
-    """The fingerprints of each shard that occur twice in the corpus."""
+    """Return the fingerprints of each shard that occur twice in the corpus."""
     return REPEATED_BY_SHARD_SQL
 
 
 def window_batch(batch: pa.RecordBatch, settings: SubstringSettings, repeated: pa.Table) -> pa.RecordBatch:
-    """`window_rows` of a batch of records."""
+    """Return `window_rows` of a batch of records."""
     document = record.signed_numbers(batch.column("doc_id"))
     return _one_batch(window_rows(batch.column("text"), document, repeated.column("fingerprint").to_numpy(), settings))
 
 
 def later_sql(settings: SubstringSettings) -> str:
-    """The windows of each shard that repeat an earlier one of the corpus."""
+    """Return the windows of each shard that repeat an earlier one of the corpus."""
     return LATER_BY_SHARD_SQL
 
 
 def cut_repeats(batch: pa.RecordBatch, settings: SubstringSettings, later: pa.Table) -> pa.RecordBatch:
-    """The records without the windows of `later`."""
+    """Return the records without the windows of `later`."""
     result = cut(batch.column("text"), record.signed_numbers(batch.column("doc_id")), later, settings)
     texts = batch.column("text").to_pylist()
     reasons: list[str | None] = [None] * len(texts)

@@ -31,7 +31,7 @@ _MOST_PARTS = 16
 
 
 def list_files(path: Path) -> list[Path]:
-    """The files of a list: itself, or those of a UT1 category. UserError where there is none."""
+    """Return the files of a list: itself, or those of a UT1 category. UserError where there is none."""
     files = [path] if path.is_file() else [path / name for name in _FOLDER_FILES if (path / name).is_file()]
     if not files:
         raise UserError(f"{path}: no list of addresses; a file, or a folder with {' or '.join(_FOLDER_FILES)}")
@@ -128,8 +128,8 @@ def _entry_hash(entry: str) -> int:
 
 
 def _split(address: str) -> tuple[str, str]:
-    """(host, path) of an address or an entry: lower-case host without user, port and last dot; the path begins with /,
-    percent escapes resolved, nothing where it is the root; query and fragment belong to it.
+    """Return (host, path) of an address or an entry: lower-case host without user, port and last dot; the path begins
+    with /, percent escapes resolved, nothing where it is the root; query and fragment belong to it.
     """
     rest = _SCHEME.sub("", address.strip(), count=1) if "://" in address[:16] else address.strip()
     match = re.match(r"[^/?#]*", rest)
@@ -142,7 +142,7 @@ def _split(address: str) -> tuple[str, str]:
 
 
 def candidate_entries(address: str) -> Iterator[str]:
-    """Every entry that would list the address, the shortest first."""
+    """Yield every entry that would list the address, the shortest first."""
     host, path = _split(address)
     if not host:
         return
@@ -160,7 +160,7 @@ def candidate_entries(address: str) -> Iterator[str]:
 
 
 def find_reference(entries: Sequence[str], address: str) -> bool:
-    """Whether one of `entries` (domains, =hosts, domain/path) lists an address, plainly."""
+    """Return whether one of `entries` (domains, =hosts, domain/path) lists an address, plainly."""
     host, path = _split(address)
     for entry in entries:
         if entry.startswith("="):

@@ -22,7 +22,8 @@ MODEL_BYTES = 6000
 
 
 def script_language(signals: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(object[rows]: zh, ja, ko, or und where Han, kana and hangul are few; bool[rows]: whether it is surely Chinese).
+    """Return (object[rows]: zh, ja, ko, or und where Han, kana and hangul are few; bool[rows]: whether it is surely
+    Chinese).
 
     `signals` are those of `kernels.text_signals`.
     """

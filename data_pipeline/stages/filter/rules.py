@@ -47,7 +47,7 @@ class Rule(Section):
         return self
 
     def drops(self, signals: Mapping[str, np.ndarray]) -> np.ndarray:
-        """bool[rows]: which documents this rule drops."""
+        """Return bool[rows]: which documents this rule drops."""
         value, characters = signals[self.signal], signals["characters"]
         bad = np.zeros(value.size, bool)
         if self.minimum is not None:
@@ -67,7 +67,7 @@ class SensitiveRule(Section):
     maximum: float = Field(default=3, ge=0)
 
     def values(self, signals: Mapping[str, np.ndarray]) -> np.ndarray:
-        """float64[rows]: what is held against `maximum`; NaN where words were not counted."""
+        """Return float64[rows]: what is held against `maximum`; NaN where words were not counted."""
         hits, words = (signals[name] for name in SENSITIVE_SIGNALS)
         match self.mode:
             case "count":
@@ -89,7 +89,7 @@ class Preset(Section):
 
 
 def preset_names() -> list[str]:
-    """The presets that there are."""
+    """Return the presets that there are."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
@@ -102,7 +102,7 @@ def load_preset(name: str) -> Preset:
 
 
 def drop_reasons(signals: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> pa.Array:
-    """string[rows]: the name of the first rule that drops each document, null where none does."""
+    """Return string[rows]: the name of the first rule that drops each document, null where none does."""
     first = np.full(signals["characters"].size, -1)
     for number, rule in enumerate(rules):
         first[(first < 0) & rule.drops(signals)] = number
@@ -110,7 +110,7 @@ def drop_reasons(signals: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> pa
 
 
 def drop_reasons_reference(signals: Mapping[str, float], rules: Sequence[Rule]) -> str | None:
-    """The same for one document, plainly."""
+    """Return the same for one document, plainly."""
     for rule in rules:
         characters, value = signals["characters"], signals[rule.signal]
         if characters < rule.at_least_characters:

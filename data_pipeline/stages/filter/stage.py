@@ -161,7 +161,7 @@ class Settings(StageSettings):
         )
 
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "Settings":
-        """Every rule with all its bounds, so that a threshold counts wherever it stands; the list's place."""
+        """Return every rule with all its bounds, so that a threshold counts wherever it stands; the list's place."""
         unknown = [name for name in self.of_source if name not in source_names]
         if unknown:
             raise UserError(f"filter.of_source: no source {unknown[0]!r}; there are {', '.join(source_names)}")
@@ -189,7 +189,7 @@ class Settings(StageSettings):
 
 
 def _file(name: str | None, base: Path, setting: str, right: str) -> str | None:
-    """The place of a file that a setting names."""
+    """Return the place of a file that a setting names."""
     if name is None:
         return None
     place = (base / Path(name).expanduser()).resolve()
@@ -199,12 +199,14 @@ def _file(name: str | None, base: Path, setting: str, right: str) -> str | None:
 
 
 def chosen_preset(settings: Settings | SourceRules) -> Preset:
-    """The preset's content; null has no rules."""
+    """Return the preset's content; null has no rules."""
     return Preset(rules=()) if settings.preset is None else load_preset(settings.preset)
 
 
 def chosen_rules(settings: Settings | SourceRules) -> tuple[Rule, ...]:
-    """The preset's rules with the recipe's changes, then the recipe's own. ValueError where a rule is not whole."""
+    """Return the preset's rules with the recipe's changes, then the recipe's own. ValueError where a rule is not
+    whole.
+    """
     rules = {rule.name: rule for rule in chosen_preset(settings).rules}
     for name, change in settings.rules.items():
         if name not in rules and change.signal is None:
@@ -223,7 +225,7 @@ def chosen_rules(settings: Settings | SourceRules) -> tuple[Rule, ...]:
 
 
 def copy_words(context: Context) -> dict[str, Any]:
-    """The list of sensitive words as it is now, if there is one."""
+    """Return the list of sensitive words as it is now, if there is one."""
     from data_pipeline.kernels.keywords import Keywords
 
     source = context.settings.sensitive_words
@@ -234,12 +236,12 @@ def copy_words(context: Context) -> dict[str, Any]:
 
 
 def words_identity(settings: Settings) -> str:
-    """The content of the list counts, not only its place."""
+    """Return the digest of the list: its content counts, not only its place."""
     return "" if settings.sensitive_words is None else checksum(Path(settings.sensitive_words))
 
 
 def copy_language_model(context: Context) -> dict[str, Any]:
-    """The language model as it is now, if there is one."""
+    """Return the language model as it is now, if there is one."""
     from data_pipeline.quality.fasttext_model import FastTextModel
 
     source = context.settings.language_model
@@ -252,12 +254,12 @@ def copy_language_model(context: Context) -> dict[str, Any]:
 
 
 def language_model_identity(settings: Settings) -> str:
-    """The content of the model."""
+    """Return the content of the model."""
     return "" if settings.language_model is None else checksum(Path(settings.language_model))
 
 
 def copy_addresses(context: Context) -> dict[str, Any]:
-    """The lists of addresses as they are now, if there are any."""
+    """Return the lists of addresses as they are now, if there are any."""
     paths = [Path(place) for place in context.settings.blocked_addresses]
     if not paths:
         return {}
@@ -267,12 +269,12 @@ def copy_addresses(context: Context) -> dict[str, Any]:
 
 
 def addresses_identity(settings: Settings) -> str:
-    """The content of the lists."""
+    """Return the content of the lists."""
     return "".join(checksum(file) for place in settings.blocked_addresses for file in list_files(Path(place)))
 
 
 def measure(batch: pa.RecordBatch, settings: Settings, words: Sequence[Path], models: Sequence[Path]) -> pa.RecordBatch:
-    """A row of MEASURED for each document. `words` holds the list, `models` the language model, or nothing."""
+    """Return a row of MEASURED for each document. `words` holds the list, `models` the language model, or nothing."""
     texts = batch.column("text")
     signals = _signals(texts, batch.column("source"), settings)
     counts = np.full((batch.num_rows, 2), np.nan)
@@ -309,7 +311,7 @@ def _signals(texts: pa.Array, sources: pa.Array, settings: Settings) -> dict[str
 
 
 def _ask(path: Path, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """(object[rows], the likeliest label; float64[rows], the probability of Chinese) by a language model."""
+    """Return (object[rows], the likeliest label; float64[rows], the probability of Chinese) by a language model."""
     from data_pipeline.quality.fasttext_model import loaded
 
     model = loaded(path, path.stat().st_mtime_ns)
@@ -329,7 +331,7 @@ def _keywords(path: Path, modified: int) -> Any:
 def apply_rules(
     batch: pa.RecordBatch, settings: Settings, measured: pa.Table, addresses: Sequence[Path]
 ) -> pa.RecordBatch:
-    """The records with their signals and language; those that break a rule with its name."""
+    """Return the records with their signals and language; those that break a rule with its name."""
     place = pc.index_in(batch.column("doc_id"), value_set=measured.column("doc_id"))
     rows = measured.take(place)
     columns = {name: rows.column(name).combine_chunks() for name in SIGNALS}
@@ -367,7 +369,7 @@ def _broken_rules(settings: Settings | SourceRules, signals: dict[str, np.ndarra
 
 
 def _with_values(names: pa.Array, rules: Sequence[Rule], signals: dict[str, np.ndarray]) -> list[str | None]:
-    """`RULE:SIGNAL VALUE` for each name of a rule; None stays."""
+    """Return `RULE:SIGNAL VALUE` for each name of a rule; None stays."""
     signal_of = {rule.name: rule.signal for rule in rules}
     return [
         None if name is None else f"{name}:{signal_of[name]} {signals[signal_of[name]][row]:.4g}"

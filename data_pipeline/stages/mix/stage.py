@@ -49,7 +49,7 @@ SIGNALS = ("copy",)
 
 
 def _parse_tokens(value: Any) -> Any:
-    """`200B`, `5.6M` or a number; units are powers of 1000."""
+    """Return `200B`, `5.6M` or a number; units are powers of 1000."""
     if value is None or isinstance(value, int):
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMBT]?)\s*", str(value), re.IGNORECASE)
@@ -112,7 +112,7 @@ class Settings(StageSettings):
         return self
 
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "Settings":
-        """The preset's shares for the sources that there are; the tokenizer's place; the seed."""
+        """Return the preset's shares for the sources that there are; the tokenizer's place; the seed."""
         weights, epochs, tokens = self.weights, self.epochs, self.tokens
         if self.preset is not None and weights is None and epochs is None:
             preset = load_preset(self.preset)
@@ -169,7 +169,7 @@ class SourcePlan:
 
 
 def buckets(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """int32[rows]: the leading bits of a hash of seed and `doc_id` (splitmix64 of both, Steele 2014)."""
+    """Return int32[rows]: the leading bits of a hash of seed and `doc_id` (splitmix64 of both, Steele 2014)."""
     word = numbers.astype(np.uint64) ^ np.uint64(xxhash.xxh3_64_intdigest(seed.to_bytes(8, "little")))
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         word = (word ^ (word >> np.uint64(shift))) * np.uint64(factor)
@@ -177,12 +177,12 @@ def buckets(numbers: np.ndarray, seed: int) -> np.ndarray:
 
 
 def copy_number(number: int, copy: int) -> int:
-    """The `doc_id` of a further copy (1, 2, …) of a document."""
+    """Return the `doc_id` of a further copy (1, 2, …) of a document."""
     return xxhash.xxh3_64_intdigest(f"{number}\x1f{copy}".encode())
 
 
 def sizes(batch: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
-    """A row of SIZES for each document."""
+    """Return a row of SIZES for each document."""
     assert settings.seed is not None
     texts = batch.column("text")
     if settings.tokenizer is None:
@@ -226,7 +226,7 @@ def note_tokenizer(context: Context) -> dict[str, Any]:
 
 
 def sizes_with(batch: pa.RecordBatch, settings: Settings, _: Any) -> pa.RecordBatch:
-    """`sizes`, after `note_tokenizer`."""
+    """Return `sizes`, after `note_tokenizer`."""
     return sizes(batch, settings)
 
 
@@ -239,7 +239,7 @@ def totals_sql(settings: Settings) -> str:
 
 
 def make_plan(settings: Settings, totals: pa.Table) -> list[SourcePlan]:
-    """What will be taken of each source, in the order of the recipe's shares."""
+    """Return what will be taken of each source, in the order of the recipe's shares."""
     shares = settings.weights if settings.weights is not None else settings.epochs
     assert shares is not None
     of_source = {name: totals.filter(pc.equal(totals.column("source"), name)) for name in shares}
@@ -290,7 +290,7 @@ def _taken(name: str, weight: float | None, table: pa.Table, wanted: float, note
 
 
 def plan_lines(settings: Settings, plan: Sequence[SourcePlan]) -> list[str]:
-    """The plan for a person: a table, and a line for each source that is too small."""
+    """Return the plan for a person: a table, and a line for each source that is too small."""
     total = sum(source.tokens_taken for source in plan)
     rows = [("source", "documents", "tokens", "wanted", "epochs", "takes documents", "takes tokens", "share")]
     for source in plan:
@@ -314,7 +314,7 @@ def plan_lines(settings: Settings, plan: Sequence[SourcePlan]) -> list[str]:
 
 
 def forecast(settings: Settings, tables: dict[str, list[Path]]) -> list[str]:
-    """What a run would take: the plan where the sizes (`totals`) are up to date, else what is asked for."""
+    """Return what a run would take: the plan where the sizes (`totals`) are up to date, else what is asked for."""
     if tables.get("totals"):
         return plan_lines(settings, make_plan(settings, _read_totals(tables["totals"])))
     if settings.weights is not None:
@@ -352,7 +352,7 @@ def _read_totals(files: Sequence[Path]) -> pa.Table:
 
 
 def write_plan(context: Context) -> dict[str, Any]:
-    """`plan.json`; the counts hold what a run says before it goes on."""
+    """Return `plan.json`; the counts hold what a run says before it goes on."""
     settings: Settings = context.settings
     plan = make_plan(settings, _read_totals([file.path for file in context.inputs["totals"]]))
     small = [source.note for source in plan if source.note]
@@ -374,7 +374,7 @@ def _load_plan(path: Path, modified: int) -> dict[str, tuple[int, int, float]]:
 
 
 def take(batch: pa.RecordBatch, settings: Settings, files: Sequence[Path]) -> pa.RecordBatch:
-    """Every document as often as the plan says; `not_sampled` where that is never."""
+    """Return every document as often as the plan says; `not_sampled` where that is never."""
     assert settings.seed is not None
     plan = _load_plan(files[0], files[0].stat().st_mtime_ns)
     bucket = buckets(np.asarray(batch.column("doc_id")), settings.seed)

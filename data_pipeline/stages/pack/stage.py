@@ -118,7 +118,7 @@ def _tokenizer(context: Context) -> Any:
 
 
 def _special_ids(settings: Settings, tokenizer: Any) -> tuple[int, int]:
-    """(end of document, pad)."""
+    """Return (end of document, pad)."""
     chosen = []
     for name, value, default in (
         ("end_of_document_id", settings.end_of_document_id, tokenizer.special.end_of_document),
@@ -137,7 +137,7 @@ def _special_ids(settings: Settings, tokenizer: Any) -> tuple[int, int]:
 
 
 def token_items(context: Context) -> list[Item]:
-    """A shard of documents each."""
+    """Return a shard of documents each."""
     tokenizer = "".join(file.checksum for file in context.inputs["tokenizer"])
     return [
         Item(shard.stem, f"{shard.checksum}|{tokenizer}", shard.path, shard.rows)
@@ -146,7 +146,7 @@ def token_items(context: Context) -> list[Item]:
 
 
 def write_tokens(shard: Path, context: Context) -> dict[str, Any]:
-    """`ids.bin` (uint16 or uint32, as the vocabulary needs) and `tokens.parquet` (TOKENS) for one shard of
+    """Return `ids.bin` (uint16 or uint32, as the vocabulary needs) and `tokens.parquet` (TOKENS) for one shard of
     documents.
     """
     settings: Settings = context.settings
@@ -204,8 +204,8 @@ def _small_batches(shard: Path) -> Iterator[pa.RecordBatch]:
 
 
 def write_layout(context: Context) -> dict[str, Any]:
-    """`train-00000.parquet`, … (LAYOUT): the documents of each output file; a document that crosses into the next
-    file is in both. `splits.json`: the sums.
+    """Return `train-00000.parquet`, … (LAYOUT): the documents of each output file; a document that crosses into the
+    next file is in both. `splits.json`: the sums.
     """
     settings: Settings = context.settings
     tables = [file.path for file in context.inputs["tokens"] if file.path.name == "tokens.parquet"]
@@ -289,7 +289,7 @@ def _write_split(split: str, reader: pa.RecordBatchReader, settings: Settings, d
 
 
 def sample_items(context: Context) -> list[Item]:
-    """An output file each. Its bytes depend on its layout and on the ids of every shard."""
+    """Return an output file each. Its bytes depend on its layout and on the ids of every shard."""
     shards = [file for file in context.inputs["tokens"] if file.path.name == "ids.bin"]
     ids = xxhash.xxh3_128_hexdigest("".join(file.checksum for file in shards).encode())
     layouts = [file for file in context.inputs["layout"] if file.path.suffix == ".parquet"]
@@ -300,7 +300,7 @@ def sample_items(context: Context) -> list[Item]:
 
 
 def write_samples(payload: tuple[str, Path], context: Context) -> dict[str, Any]:
-    """The samples of one file, and `NAME.documents.parquet`, which says what they are made of."""
+    """Return the samples of one file, and `NAME.documents.parquet`, which says what they are made of."""
     name, layout_path = payload
     settings: Settings = context.settings
     tokenizer = _tokenizer(context)
@@ -338,8 +338,8 @@ def gather(
     pad: int,
     kind: type[np.unsignedinteger],
 ) -> tuple[np.ndarray, int, int]:
-    """(the ids of output file `number` as int32, padded to whole samples; their place in the row of ids of the split;
-    how many they are without the padding).
+    """Return (the ids of output file `number` as int32, padded to whole samples; their place in the row of ids of the
+    split; how many they are without the padding).
     """
     file_ids = settings.samples_per_file * settings.stride
     begin = number * file_ids
@@ -378,7 +378,7 @@ def sample_count(ids: int, settings: Settings) -> int:
 
 
 def cut(row: np.ndarray, settings: Settings) -> np.ndarray:
-    """int32[samples, seq_length + 1]: windows of `row` every `stride` ids, a view."""
+    """Return int32[samples, seq_length + 1]: windows of `row` every `stride` ids, a view."""
     return np.lib.stride_tricks.sliding_window_view(row, settings.seq_length + 1)[:: settings.stride]
 
 
@@ -414,7 +414,7 @@ def provenance(layout: pa.Table, begin: int, size: int, length: int, stride: int
 
 
 def write_mindrecord(path: Path, samples: np.ndarray) -> None:
-    """A MindRecord file with the column `input_ids`, and its index `.db` beside it."""
+    """Write a MindRecord file with the column `input_ids`, and its index `.db` beside it."""
     os.environ.setdefault("GLOG_v", "3")  # MindSpore's own log: errors only (this is a worker process)
     from mindspore.mindrecord import FileWriter
 
@@ -444,7 +444,7 @@ def write_checksums(files: list[Path], out: Path) -> None:
 
 
 def write_index(context: Context) -> dict[str, Any]:
-    """`packed.json` and a copy of the tokenizer."""
+    """Return `packed.json` and a copy of the tokenizer."""
     settings: Settings = context.settings
     tokenizer = _tokenizer(context)
     end, pad = _special_ids(settings, tokenizer)

@@ -131,7 +131,7 @@ class Settings(StageSettings):
         return self
 
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "Settings":
-        """The recipe's seed; files relative to the recipe; sources that there are."""
+        """Return the recipe's seed; files relative to the recipe; sources that there are."""
         updates: dict[str, Any] = {"seed": seed if self.seed is None else self.seed}
         if all(getattr(self, role) is None for role in _ROLES):
             raise UserError(f"quality: no model; give at least one of {', '.join(_ROLES)}")
@@ -227,7 +227,7 @@ def _sample(
 
 
 def files_identity(settings: Settings) -> str:
-    """The content of the models and examples counts, not only their place."""
+    """Return the digest of the models and examples: their content counts, not only their place."""
     parts = []
     for role in _ROLES:
         chosen = getattr(settings, role)
@@ -237,7 +237,9 @@ def files_identity(settings: Settings) -> str:
 
 
 def _content_of(path: Path) -> str:
-    """The checksum of a file; of a folder its files with size and time of change, as the read stage knows them."""
+    """Return the checksum of a file; of a folder its files with size and time of change, as the read stage knows
+    them.
+    """
     if path.is_file():
         return checksum(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
@@ -247,7 +249,7 @@ def _content_of(path: Path) -> str:
 def measure(
     batch: pa.RecordBatch, settings: Settings, models: Sequence[Path], trained: Sequence[Path]
 ) -> pa.RecordBatch:
-    """A row of MEASURED for each document; null where there is no such model, or nothing to read."""
+    """Return a row of MEASURED for each document; null where there is no such model, or nothing to read."""
     files = {path.stem: path for path in (*models, *trained)}
     texts = batch.column("text")
     columns: list[pa.Array] = [batch.column("doc_id")]
@@ -270,7 +272,7 @@ def _loaded(path: Path, modified: int) -> Classifier | LanguageModel:
 
 
 def find_cut_offs(context: Context) -> dict[str, Any]:
-    """`cut_offs.json`: the perplexities where head and middle end."""
+    """Return `cut_offs.json`: the perplexities where head and middle end."""
     values = (
         pc.fill_null(batch.column("perplexity"), float("nan")).to_numpy(zero_copy_only=False)
         for file in context.inputs["measured"]
@@ -285,7 +287,7 @@ def find_cut_offs(context: Context) -> dict[str, Any]:
 def drop_by_quality(
     batch: pa.RecordBatch, settings: Settings, measured: pa.Table, limits: Sequence[Path]
 ) -> pa.RecordBatch:
-    """The records with their signals; those that a model finds bad with the reason."""
+    """Return the records with their signals; those that a model finds bad with the reason."""
     rows = measured.take(pc.index_in(batch.column("doc_id"), value_set=measured.column("doc_id")))
     spam, good, perplexity = (
         pc.fill_null(rows.column(name), float("nan")).combine_chunks().to_numpy(zero_copy_only=False)
@@ -311,8 +313,8 @@ def drop_reasons(
     bucket: np.ndarray,
     settings: Settings,
 ) -> list[str | None]:
-    """The reason of each document, None where it stays. What was not measured (NaN) drops nothing, except that a text
-    without perplexity, having no characters, lies in no bucket.
+    """Return the reason of each document, None where it stays. What was not measured (NaN) drops nothing, except that
+    a text without perplexity, having no characters, lies in no bucket.
     """
     reasons: list[str | None] = [None] * len(doc_ids)
 
@@ -340,7 +342,9 @@ def drop_reasons(
 
 
 def pareto_draws(doc_ids: np.ndarray, alpha: float, seed: int) -> np.ndarray:
-    """float64[rows]: a number of `numpy.random.pareto(alpha)`'s distribution for each document, always the same one."""
+    """Return float64[rows]: a number of `numpy.random.pareto(alpha)`'s distribution for each document, always the same
+    one.
+    """
     hashes = [xxhash.xxh3_64_intdigest(number.to_bytes(8, "little"), seed) for number in doc_ids.tolist()]
     uniform = ((np.array(hashes, np.uint64) >> np.uint64(11)) + 0.5) / 2**53  # above 0 and below 1
     return uniform ** (-1 / alpha) - 1

@@ -95,7 +95,8 @@ class Decoded:
 
 
 def decode(data: bytes, header: str | None = None, markup: bool = True) -> Decoded:
-    """The text of `data`. `header` is the value of Content-Type or a bare label; `markup`: look for `<meta charset>`.
+    """Return the text of `data`. `header` is the value of Content-Type or a bare label; `markup`: look for `<meta
+    charset>`.
 
     Never raises. The time is linear in the bytes.
     """
@@ -143,7 +144,7 @@ def _label(label: str | None) -> str | None:
 
 
 def _decode(data: bytes, encoding: str) -> tuple[str, int]:
-    """The text, and how many replacement characters were put where bytes made no sense."""
+    """Return the text, and how many replacement characters were put where bytes made no sense."""
     own = data.count(b"\xef\xbf\xbd") if encoding == "utf-8" else 0
     text = data.decode(_CODECS[encoding], "replace")
     replaced = max(0, text.count("\ufffd") - own)
@@ -168,7 +169,7 @@ def _utf16_by_nul(data: bytes) -> str | None:
 
 
 def _candidates(data: bytes, sample: bytes, declared: tuple[str | None, str | None]) -> list[str]:
-    """What the bytes could be, the likely first."""
+    """Return what the bytes could be, the likely first."""
     found = [
         label for label in declared if label in _CODECS and label not in ("hz-gb-2312", "iso-2022-jp", "windows-1252")
     ]
@@ -185,7 +186,7 @@ def _candidates(data: bytes, sample: bytes, declared: tuple[str | None, str | No
 
 
 def _by_frequency(data: bytes, from_header: str | None, from_meta: str | None) -> Decoded:
-    """The encoding whose characters are the commonest and whose errors are the fewest."""
+    """Return the encoding whose characters are the commonest and whose errors are the fewest."""
     start = _NON_ASCII.search(data).start()  # type: ignore[union-attr]  # the caller saw that it is not ASCII
     declared = from_header or from_meta
     best, best_score = "gb18030", -np.inf
@@ -212,7 +213,7 @@ def _by_frequency(data: bytes, from_header: str | None, from_meta: str | None) -
 
 
 def _declared_only(data: bytes, label: str) -> str | None:
-    """The text by an encoding outside this module's (Cyrillic, Thai, ...), where it makes sense as that."""
+    """Return the text by an encoding outside this module's (Cyrillic, Thai, ...), where it makes sense as that."""
     try:
         text = data.decode(codecs.lookup(label).name, "replace")
     except (LookupError, UnicodeError, ValueError):
@@ -221,8 +222,8 @@ def _declared_only(data: bytes, label: str) -> str | None:
 
 
 def _score(text: str, replaced: int) -> float:
-    """The mean weight of the characters that are not ASCII (common 1, rare and unassigned less), minus a fine for
-    errors."""
+    """Return the mean weight of the characters that are not ASCII (common 1, rare and unassigned less), minus a fine
+    for errors."""
     points = np.frombuffer(text.encode("utf-16-le", "replace"), np.uint16)
     points = points[points >= 0x80]
     if not len(points):
@@ -231,14 +232,14 @@ def _score(text: str, replaced: int) -> float:
 
 
 def _is_western(sample: bytes) -> bool:
-    """Whether bytes above 0x7F stand alone between ASCII, as accents do."""
+    """Return whether bytes above 0x7F stand alone between ASCII, as accents do."""
     runs = re.findall(rb"[\x80-\xff]+", sample[:65536])
     return sum(len(run) == 1 for run in runs) * 10 >= 8 * len(runs)
 
 
 @cache
 def _weights() -> np.ndarray:
-    """What a UTF-16 unit says for the decoding that gave it; float32 [65536]."""
+    """Return what a UTF-16 unit says for the decoding that gave it; float32 [65536]."""
     weights = np.full(65536, -1.0, np.float32)  # unassigned, controls, private use
     for first, last, weight in (
         (0x3400, 0x4DBF, -1.0),

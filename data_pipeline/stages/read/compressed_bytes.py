@@ -60,7 +60,7 @@ def compression_of(head: bytes) -> Compression:
 
 
 def read_stream(path: Path | RemoteFile, ratio: float, start: int = 0) -> Iterator[bytes | Damage]:
-    """The decompressed bytes of a file in blocks, and Damage where there is some.
+    """Yield the decompressed bytes of a file in blocks, and Damage where there is some.
 
     `start` (plain files only) skips bytes. After FREE_BYTES of output, more than `ratio` bytes out for a byte in is a
     bomb."""
@@ -337,7 +337,9 @@ _MARKS = (
 
 
 def without_mark(stream: Iterator[bytes | Damage]) -> tuple[int, Iterator[bytes | Damage]]:
-    """(bytes skipped, the stream without its byte order mark). UTF-16 and UTF-32 with a mark come out as UTF-8."""
+    """Return (bytes skipped, the stream without its byte order mark). UTF-16 and UTF-32 with a mark come out as
+    UTF-8.
+    """
     first = next(stream, b"")
     if isinstance(first, bytes):
         for mark, name in _MARKS:
@@ -348,7 +350,7 @@ def without_mark(stream: Iterator[bytes | Damage]) -> tuple[int, Iterator[bytes 
 
 
 def has_wide_mark(head: bytes) -> bool:
-    """Whether a file begins with the mark of UTF-16 or UTF-32 (and so cannot be cut at newline bytes)."""
+    """Return whether a file begins with the mark of UTF-16 or UTF-32 (and so cannot be cut at newline bytes)."""
     return any(head.startswith(mark) for mark, name in _MARKS if name != "utf-8")
 
 

@@ -27,7 +27,7 @@ _DELIMITERS = (b",", b"\t", b";")
 
 
 def read_csv(part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]) -> Iterator[Document | Reject]:
-    """A row a document; columns that the recipe does not name go to `meta`."""
+    """Yield a row a document; columns that the recipe does not name go to `meta`."""
     csv.field_size_limit(max(csv.field_size_limit(), limits.record_bytes))
     found = lines_of(part, limits)
     header = next((line for line in found if isinstance(line, Damage) or line.data.strip()), None)
@@ -69,7 +69,7 @@ def _document(line: Line, delimiter: bytes, names: list[str], source: Source) ->
 
 
 def _row(line: Line, delimiter: bytes) -> list[str] | Reject:
-    """The fields of one record."""
+    """Return the fields of one record."""
     text = decode(line.data)
     if text is None:
         return unknown_charset(line.data, line.offset)
@@ -112,7 +112,7 @@ def _records(found: Iterator[Line | Damage], delimiter: bytes, maximum: int) -> 
 
 
 def ends_in_quotes(data: bytes, delimiter: bytes, inside: bool) -> bool:
-    """Whether a line ends inside a quoted field; `inside`: whether it begins in one.
+    """Return whether a line ends inside a quoted field; `inside`: whether it begins in one.
 
     A quote opens a field at its beginning only, and closes it before a delimiter or the end of the line only: other
     quotes are what somebody forgot to double, and taking them for ends would join one record with the next.

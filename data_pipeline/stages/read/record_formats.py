@@ -102,7 +102,7 @@ def _json_values(part: FileRange, limits: Limits) -> Iterator[Line | Damage]:
 def read_text(
     part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
 ) -> Iterator[Document | Reject]:
-    """A file, the paragraphs of it, or its lines."""
+    """Yield a file, the paragraphs of it, or its lines."""
     if source.split == "file":
         yield from whole_file(part, limits, at, lambda data, offset: _text_document(data, offset))
         return
@@ -142,8 +142,8 @@ def read_text(
 
 
 def parse_json_line(line: Line, fields: Fields) -> Document | Reject:
-    """A line of JSONL as a document. What strict JSON refuses (a raw control character, half a surrogate pair) is
-    forgiven; a line in GB18030 is read as that.
+    """Return a line of JSONL as a document. What strict JSON refuses (a raw control character, half a surrogate pair)
+    is forgiven; a line in GB18030 is read as that.
     """
     try:
         value = _exact(line.data, orjson.loads(line.data))
@@ -167,7 +167,7 @@ def _exact(data: bytes, value: Any) -> Any:
 
 
 def from_mapping(value: dict[str, Any], fields: Fields, offset: int) -> Document | Reject:
-    """A record as a document; fields that the recipe does not name go to `meta`."""
+    """Return a record as a document; fields that the recipe does not name go to `meta`."""
     own_id = plain(take_value(value, fields.id))
     title, url = (
         plain(take_value(value, name)) if name not in columns_of(fields.text) else plain(value.get(name))
@@ -198,14 +198,14 @@ def _meta(value: dict[str, Any]) -> str:
 
 
 def plain(value: Any) -> str | None:
-    """A field as a string; numbers keep their digits."""
+    """Return a field as a string; numbers keep their digits."""
     if value is None or isinstance(value, str):
         return None if value is None else repaired(value)
     return repaired(json.dumps(value, ensure_ascii=False, sort_keys=True, default=str))
 
 
 def repaired(text: str) -> str:
-    """`text` without NUL and without halves of surrogate pairs, which UTF-8 cannot hold."""
+    """Return `text` without NUL and without halves of surrogate pairs, which UTF-8 cannot hold."""
     if "\0" in text:
         text = text.replace("\0", "")
     try:
@@ -259,7 +259,7 @@ def whole_file(
     parse: Callable[[bytes, int], Document | Reject],
     keep_mark: bool = False,
 ) -> Iterator[Document | Reject]:
-    """The file as one record, if it is not too long. Damage: what came before it is still a document."""
+    """Yield the file as one record, if it is not too long. Damage: what came before it is still a document."""
     stream = read_stream(part.path, limits.ratio)
     if not keep_mark:
         _, stream = without_mark(stream)
@@ -287,7 +287,9 @@ def whole_file(
 
 
 def lines_of(part: FileRange, limits: Limits, *, every_empty: bool = True) -> Iterator[Line | Damage]:
-    """The lines that begin in a range of a file. Without `every_empty` a run of empty ones may come out shortened."""
+    """Yield the lines that begin in a range of a file. Without `every_empty` a run of empty ones may come out
+    shortened.
+    """
     if part.start == 0:
         skipped, stream = without_mark(read_stream(part.path, limits.ratio))
         found = lines(stream, limits.record_bytes, skipped, every_empty=every_empty)
@@ -303,7 +305,8 @@ def lines_of(part: FileRange, limits: Limits, *, every_empty: bool = True) -> It
 
 
 def _first_line(part: FileRange) -> int | None:
-    """Where the first line begins in a range that is not the first; None where one line reaches over the whole range.
+    """Return where the first line begins in a range that is not the first; None where one line reaches over the
+    whole range.
 
     So a file that is one endless line is read once, and not once more for each of its ranges."""
     place = part.start - 1  # a newline there begins the range
@@ -321,15 +324,15 @@ def _first_line(part: FileRange) -> int | None:
 
 
 def excerpt_of(data: bytes) -> str:
-    """The beginning of a record as far as it can be shown."""
+    """Return the beginning of a record as far as it can be shown."""
     return repaired(data[:EXCERPT_BYTES].decode("utf-8", "replace"))
 
 
 def unknown_charset(data: bytes, offset: int) -> Reject:
-    """The reject of a record that `decode` makes nothing of."""
+    """Return the reject of a record that `decode` makes nothing of."""
     return Reject(offset, "unknown_charset:no encoding makes sense of it", None, excerpt_of(data))
 
 
 def quarantined(offset: int, data: bytes, own_id: str | None = None, url: str | None = None) -> Reject:
-    """The reject of a record that has to be skipped."""
+    """Return the reject of a record that has to be skipped."""
     return Reject(offset, "quarantined:it killed its worker twice", own_id, excerpt_of(data) if data else None, url)

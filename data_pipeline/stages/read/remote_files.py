@@ -44,12 +44,12 @@ class Listed:
 
 
 def is_url(place: str) -> bool:
-    """Whether a path of a recipe has a scheme."""
+    """Return whether a path of a recipe has a scheme."""
     return _SCHEME.match(place) is not None
 
 
 def local_path(url: str) -> Path | None:
-    """The path of a file:// URL, which is read as any other path."""
+    """Return the path of a file:// URL, which is read as any other path."""
     parts = urlsplit(url)
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
@@ -70,13 +70,13 @@ def open_input(place: Path | RemoteFile) -> BinaryIO:
 
 
 def failed(place: RemoteFile, error: Exception) -> UserError:
-    """What to say when a remote file system fails."""
+    """Return what to say when a remote file system fails."""
     text = " ".join(str(error).split())[:300]
     return UserError(f"{place}: {type(error).__name__}: {text}; run again, what is done is kept")
 
 
 def list_remote(url: str, source_name: str) -> Iterator[Listed]:
-    """The files of a URL, which names a file, a directory or a pattern, in the order of their names."""
+    """Yield the files of a URL, which names a file, a directory or a pattern, in the order of their names."""
     system, path = _file_system(url)
     try:
         if has_pattern(path):
@@ -109,7 +109,7 @@ def has_pattern(path: str) -> bool:
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path inside it."""
+    """Return the file system of a URL, and the path inside it."""
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:

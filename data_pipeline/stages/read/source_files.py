@@ -95,7 +95,7 @@ class _Found:
 def read_items(
     sources: Sequence[Source], base: Path, item_bytes: int | None = None, shard_bytes: int | None = None
 ) -> list[Item]:
-    """The work of the read stage, in the order of the sources and of the names of their files.
+    """Return the work of the read stage, in the order of the sources and of the names of their files.
 
     Large plain files of lines are cut into ranges of `item_bytes`; small files are taken together up to that size. A
     file is known by its path, size and time of change, so nothing is read here. None: as large as suits the source.
@@ -109,14 +109,14 @@ def read_items(
 
 
 def piece_bytes(total: int) -> int:
-    """How a source of `total` bytes is cut: a sixteenth of it, so that all workers have something to do, and a power
-    of two, so that a source which grows a little keeps its pieces; 4 MiB to 64 MiB.
+    """Return how a source of `total` bytes is cut: a sixteenth of it, so that all workers have something to do, and a
+    power of two, so that a source which grows a little keeps its pieces; 4 MiB to 64 MiB.
     """
     return min(max(1 << (max(1, total // 16).bit_length() - 1), 4 << 20), 64 << 20)
 
 
 def _source_items(source: Source, files: Sequence[_Found], item_bytes: int, shard_bytes: int, first: int) -> list[Item]:
-    """The items of one source; `first` is the number of the first of them."""
+    """Return the items of one source; `first` is the number of the first of them."""
     items: list[Item] = []
     group: list[FileRange] = []
     facts: list[str] = []
@@ -166,7 +166,7 @@ def _ranges(found: _Found, source: Source, item_bytes: int) -> list[tuple[int, i
 
 
 def _find(source: Source, base: Path) -> Iterator[_Found]:
-    """The files of a source; each path of the recipe in its order, each file once."""
+    """Yield the files of a source; each path of the recipe in its order, each file once."""
     seen: set[Path | RemoteFile] = set()
     count = 0
     others: Counter[str] = Counter()
@@ -245,7 +245,7 @@ def kinds_in_words(kinds: Mapping[str, int]) -> str:
 
 
 def _expand(place: Path, source_name: str) -> Iterator[tuple[Path, str, bool]]:
-    """(file, its name inside the source, whether it was named itself rather than found in a directory)."""
+    """Yield (file, its name inside the source, whether it was named itself rather than found in a directory)."""
     if place.is_dir():
         for path in _walk(place):
             yield path, path.relative_to(place).as_posix(), False
@@ -269,7 +269,8 @@ def _expand(place: Path, source_name: str) -> Iterator[tuple[Path, str, bool]]:
 
 
 def _walk(directory: Path) -> Iterator[Path]:
-    """All files below a directory in the order of their names, hidden ones left out. A loop of links is walked once.
+    """Yield all files below a directory in the order of their names, hidden ones left out. A loop of links is walked
+    once.
 
     A folder inside it that cannot be read comes out itself, as a file, and so gets into the rejects."""
     visited: set[tuple[int, int]] = set()
@@ -298,8 +299,8 @@ def _walk(directory: Path) -> Iterator[Path]:
 
 
 def _is_file_or_lost(path: Path) -> bool:
-    """Whether something is a file, or a link to what is not there, which the reader will find unreadable; pipes and
-    devices are neither.
+    """Return whether something is a file, or a link to what is not there, which the reader will find unreadable; pipes
+    and devices are neither.
     """
     return path.is_file() or not path.exists()
 

@@ -97,7 +97,7 @@ class Settings(StageSettings):
 
 
 def items(sources: Sequence[Source], settings: Settings, base: Path) -> list[Item]:
-    """The work: ranges of files."""
+    """Return the work: ranges of files."""
     return read_items(sources, base, settings.item_bytes, settings.shard_bytes)
 
 
@@ -204,7 +204,7 @@ class _Batch:
         return len(self.offset) >= BATCH_ROWS or self.size >= BATCH_BYTES
 
     def take(self) -> pa.RecordBatch:
-        """The batch; a new one is begun."""
+        """Return the batch; a new one is begun."""
         paths = [record.clean_name(path) for path in self.path]
         numbers = [
             record.document_id(self.source, path, offset) for path, offset in zip(self.path, self.offset, strict=True)

@@ -85,8 +85,8 @@ class WarcDocument:
 def read_documents(
     path: Path | RemoteFile, max_record_bytes: int = MAX_RECORD_BYTES, max_ratio: float = MAX_RATIO
 ) -> Iterator[WarcDocument | WarcReject]:
-    """The pages and texts of an archive. Requests, metadata and the like are passed over; other media and HTTP errors
-    are rejects. Raises OSError where the file cannot be opened or read."""
+    """Yield the pages and texts of an archive. Requests, metadata and the like are passed over; other media and HTTP
+    errors are rejects. Raises OSError where the file cannot be opened or read."""
     for record in read_records(path, max_record_bytes, max_ratio):
         if isinstance(record, WarcReject):
             yield record
@@ -97,7 +97,7 @@ def read_documents(
 def read_records(
     path: Path | RemoteFile, max_record_bytes: int = MAX_RECORD_BYTES, max_ratio: float = MAX_RATIO
 ) -> Iterator[WarcRecord | WarcReject]:
-    """All records of an archive, whatever their type, and what is damaged in it."""
+    """Yield all records of an archive, whatever their type, and what is damaged in it."""
     stream = _Stream(read_stream(path, max_ratio))
     no_end_before = 0  # no header that begins before this place has an end before it
     while True:
@@ -195,7 +195,7 @@ class _Stream:
         return self._left() >= size
 
     def take_damage(self) -> Iterator[WarcReject]:
-        """What is damaged, once all bytes before it are read; the stream goes on behind it."""
+        """Yield what is damaged, once all bytes before it are read; the stream goes on behind it."""
         if self._left() == 0:
             yield from (WarcReject(damage.offset, damage.reason) for damage in self._damage)
             self._damage = []
@@ -236,7 +236,7 @@ class _Stream:
                 return bytes(passed)
 
     def record_ends_after(self, size: int) -> bool:
-        """Whether an empty line, a record, the end or damage stands `size` bytes on."""
+        """Return whether an empty line, a record, the end or damage stands `size` bytes on."""
         self.fill(size + 16)
         after = bytes(self._window[self._start + size : self._start + size + 16])
         return _AFTER_RECORD.match(after) is not None
@@ -299,7 +299,9 @@ def _has_tags(content: bytes) -> bool:
 
 
 def _unchunked(body: bytes) -> bytes:
-    """The chunks joined; as it is where it does not begin with a chunk (archives often store it joined already)."""
+    """Return the chunks joined; as it is where it does not begin with a chunk (archives often store it joined
+    already).
+    """
     parts: list[bytes] = []
     place = 0
     while True:

@@ -48,7 +48,7 @@ class Settings(StageSettings):
     seed: int | None = Field(default=None, description="null: the recipe's seed")
 
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "Settings":
-        """The recipe's seed, and `use` relative to the recipe."""
+        """Return the recipe's seed, and `use` relative to the recipe."""
         updates: dict[str, Any] = {}
         if self.seed is None:
             updates["seed"] = seed
@@ -93,7 +93,7 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def existing_model(settings: Settings) -> str:
-    """The bytes of the model to use count, not only its place."""
+    """Return the bytes of the model to use count, not only its place."""
     if settings.use is None:
         return ""
     path = Path(settings.use)

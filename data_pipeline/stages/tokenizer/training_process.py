@@ -79,7 +79,7 @@ def sample_evenly(lines: Iterable[str], size: int, generator: random.Random) -> 
 
 
 def _cut_lines(texts: Iterable[str]) -> Iterator[str]:
-    """The lines of the texts, none longer than LINE_CHARACTERS, none blank."""
+    """Yield the lines of the texts, none longer than LINE_CHARACTERS, none blank."""
     for text in texts:
         for line in NEVER_IN_A_PIECE.split(text):
             if not line.isspace():
@@ -88,7 +88,7 @@ def _cut_lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _frequent_characters(lines: list[str], at_most: int) -> set[str]:
-    """The most frequent characters that make up CHARACTER_COVERAGE of the lines, but no more than `at_most`."""
+    """Return the most frequent characters that make up CHARACTER_COVERAGE of the lines, but no more than `at_most`."""
     counts: Counter[str] = Counter()
     for line in lines:
         counts.update(line)
@@ -105,7 +105,7 @@ def _frequent_characters(lines: list[str], at_most: int) -> set[str]:
 
 
 def _split_at_other_characters(lines: list[str], kept: set[str]) -> Iterator[str]:
-    """The parts of the lines that consist of `kept`. No piece can reach over another character anyway."""
+    """Yield the parts of the lines that consist of `kept`. No piece can reach over another character anyway."""
     other = re.compile(f"[^{re.escape(''.join(sorted(kept)))}]+")
     for line in lines:
         yield from filter(None, other.split(line))
@@ -127,7 +127,7 @@ sys.stdout.buffer.write(model.getvalue())
 
 
 def _train(sentences: Iterator[str], vocab_size: int, model_type: str, style: str, threads: int) -> bytes:
-    """The content of a `.model` file. Raises RuntimeError with SentencePiece's words.
+    """Return the content of a `.model` file. Raises RuntimeError with SentencePiece's words.
 
     It is trained in a process of its own: once SentencePiece has trained with threads in a process, training hangs or
     crashes in whatever is forked from that.

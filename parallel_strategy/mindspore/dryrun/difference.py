@@ -10,7 +10,7 @@ from parallel_strategy.mindspore import fusion
 from parallel_strategy.mindspore.dryrun.collectives import CompiledCollective
 from parallel_strategy.mindspore.fusion import Fused
 from parallel_strategy.mindspore.limits import as_compiled
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.spec.strategy import Setup
 
 Compared = TypeVar("Compared", "CollectiveKind", Fused)
 WEIGHTS = ("gradients.", "weights.")  # how the emulator names what it sends of them
@@ -44,10 +44,10 @@ class CompileDifference:
         return f"{self.kind}: emulator {self.emulator}, MindSpore {self.mindspore}"
 
 
-def emulated(question: Question, rank: int, *, whole_batch: bool = False) -> Counter[CollectiveKind]:
+def emulated(setup: Setup, rank: int, *, whole_batch: bool = False) -> Counter[CollectiveKind]:
     """Return what the emulator's program of a strategy communicates on this rank. `whole_batch`: every rank is given
     all rows, which then need no gathering."""
-    records = collectives_of(as_compiled(question), rank)
+    records = collectives_of(as_compiled(setup), rank)
     return of_emulator(record for record in records if not (whole_batch and record.name == "rows"))
 
 
@@ -83,15 +83,13 @@ def differences(emulator: Mapping[Compared, int], mindspore: Mapping[Compared, i
     return found
 
 
-def fused_differences(
-    question: Question, rank: int, collectives: Iterable[CompiledCollective]
-) -> list[CompileDifference]:
+def fused_differences(setup: Setup, rank: int, collectives: Iterable[CompiledCollective]) -> list[CompileDifference]:
     """Of what the gradients' all-reduces are joined to, where the strategy says a size and weights are whole."""
-    size, strategy = fusion.whole_megabytes(question), question.strategy
+    size, strategy = fusion.whole_megabytes(setup), setup.strategy
     if size is None or strategy.zero.optimizer_shard:
         return []
     limit = size * 2**20 if strategy.micro_batches == 1 else None
-    ours = fusion.of_emulator(collectives_of(as_compiled(question), rank), limit)
+    ours = fusion.of_emulator(collectives_of(as_compiled(setup), rank), limit)
     return differences(ours, fusion.of_mindspore(collectives))
 
 

@@ -15,8 +15,8 @@ from parallel_strategy.mindspore.dryrun.collectives import KINDS, CompiledCollec
 from parallel_strategy.mindspore.dryrun.environment import environment
 from parallel_strategy.mindspore.dryrun.graph_file import read_graph
 from parallel_strategy.mindspore.limits import check_supported
-from parallel_strategy.mindspore.skeleton import skeleton_question
-from parallel_strategy.spec.strategy import Question
+from parallel_strategy.mindspore.skeleton import skeleton_setup
+from parallel_strategy.spec.strategy import Setup
 
 # The program that has the network: started with a strategy and the place for its answer.
 PROGRAM = ("-m", "pangu", "compile")
@@ -53,7 +53,7 @@ class Compiled:
 
 def compile_rank(
     strategy: Path,
-    question: Question,
+    setup: Setup,
     rank: int,
     *,
     keep: Path | None = None,
@@ -65,8 +65,8 @@ def compile_rank(
 
     Raises UserError with MindSpore's own complaint where it does not compile.
     """
-    check_supported(question)
-    mesh = question.strategy.mesh
+    check_supported(setup)
+    mesh = setup.strategy.mesh
     if not 0 <= rank < mesh.devices:
         raise UserError(f"rank {rank}: the strategy has ranks 0 to {mesh.devices - 1}")
     if load is not None:
@@ -101,7 +101,7 @@ def compile_rank(
     return Compiled(
         rank,
         {name: _layout(fields["parameters"][name]) for name in fields["parameters"]},
-        read_collectives(graph, rank, question.model.num_layers, fields["groups"]),
+        read_collectives(graph, rank, setup.model.num_layers, fields["groups"]),
         recomputed,
         fields["seconds"],
         fields["cpu_seconds"],
@@ -112,10 +112,10 @@ def compile_rank(
     )
 
 
-def write_skeleton(strategy: Path, question: Question, out: Path) -> int:
+def write_skeleton(strategy: Path, setup: Setup, out: Path) -> int:
     """Have MindSpore name the operators of the strategy's step; how many there are."""
-    check_supported(question)
-    small = skeleton_question(question)
+    check_supported(setup)
+    small = skeleton_setup(setup)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -94,8 +94,9 @@ def test_text_of_page_data_where_the_page_has_none(name: str, form: str) -> None
 
 def test_page_data_beside_a_visible_article_changes_nothing() -> None:
     data = json.dumps({"articleBody": "另外一篇文章，写的是别的事情，和这一页没有关系。" * 20}, ensure_ascii=False)
-    plain = extract(article(PARAGRAPHS))
-    assert extract(article(PARAGRAPHS + f"<script type=application/ld+json>{data}</script>")).text == plain.text
+    for body in (PARAGRAPHS, f"<p>{SENTENCES[2]}</p>"):  # a short article too
+        plain = extract(article(body))
+        assert extract(article(body + f"<script type=application/ld+json>{data}</script>")).text == plain.text
 
 
 @pytest.mark.parametrize(
