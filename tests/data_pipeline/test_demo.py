@@ -70,7 +70,7 @@ def test_prepare_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert prepare(tmp_path / "demo") == prepare(tmp_path / "demo") == counts
     assert len(calls) == 1
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
-        "demo.json",
+        ".demo.json",
         "newspaper.jsonl",
         "reviews.jsonl",
     ]
