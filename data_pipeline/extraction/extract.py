@@ -3,22 +3,22 @@ lines.
 
 Each step is linear in the page: `charset.decode`; one pass over the markup (`page.py`) that gives the lines of the page
 with what stands around them (`measures.py`); a fitted model that says for each line how probably it is main text
-(`line_model.py`); and blocks of the kept lines (`blocks.py`), written as text or Markdown (`writers.py`). There is no
-tree of objects, so nothing in a page can make it slow or deep."""
+(`line_model.py`); and the kept lines as text or Markdown (`output/`). There is no tree of objects, so nothing in a page
+can make it slow or deep."""
 
 import re
 from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.extraction.blocks import blocks_of
 from data_pipeline.extraction.embedded import embedded_text
 from data_pipeline.extraction.formulas import mark_formulas
 from data_pipeline.extraction.hidden import shown_lines, with_lines
 from data_pipeline.extraction.line_model import main_text
+from data_pipeline.extraction.output.blocks import blocks_of
+from data_pipeline.extraction.output.structure import Structure, structure_of, whole_parts
+from data_pipeline.extraction.output.writers import Inline, write_markdown, write_text
 from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage, read_page, signs_of
-from data_pipeline.extraction.structure import Structure, structure_of, whole_parts
-from data_pipeline.extraction.writers import Inline, write_markdown, write_text
 from data_pipeline.stages.clean.mojibake import repair
 from data_pipeline.stages.read.charset import decode
 
