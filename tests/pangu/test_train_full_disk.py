@@ -167,9 +167,9 @@ def test_a_disk_that_fills_between_checkpoints_stops_nothing_until_weights_must_
     corpus: Path, small_disk: Path, tmp_path: Path
 ) -> None:
     run = small_disk / "run"
-    config = configuration(corpus, run, steps=4000, checkpoint_every=400, evaluate_every=400, keep_last=1)
+    config = configuration(corpus, run, steps=400, checkpoint_every=40, evaluate_every=40, keep_last=1)
     process = start(config, tmp_path / "train.yaml")
-    wait_until(lambda: step_directories(run) and len(read_metrics(run)) % 400 > 10, process)
+    wait_until(lambda: step_directories(run) and len(read_metrics(run)) % 40 > 5, process)
     before = {path.name for path in step_directories(run)}
     with contextlib.suppress(OSError), (small_disk / "fill").open("wb", buffering=0) as fill:
         while True:
