@@ -3,22 +3,22 @@ lines.
 
 Each step is linear in the page: `charset.decode`; one pass over the markup (`page.py`) that gives the lines of the page
 with what stands around them (`measures.py`); a fitted model that says for each line how probably it is main text
-(`line_model.py`); and blocks of the kept lines (`blocks.py`), written as text or Markdown (`writers.py`). There is no
-tree of objects, so nothing in a page can make it slow or deep."""
+(`line_model.py`); and the kept lines as text or Markdown (`output/`). There is no tree of objects, so nothing in a page
+can make it slow or deep."""
 
 import re
 from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.extraction.blocks import blocks_of
 from data_pipeline.extraction.embedded import embedded_text
 from data_pipeline.extraction.formulas import mark_formulas
 from data_pipeline.extraction.hidden import shown_lines, with_lines
 from data_pipeline.extraction.line_model import main_text
-from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage, read_page
-from data_pipeline.extraction.structure import Structure, structure_of
-from data_pipeline.extraction.writers import Inline, write_markdown, write_text
+from data_pipeline.extraction.output.blocks import blocks_of
+from data_pipeline.extraction.output.structure import Structure, structure_of, whole_parts
+from data_pipeline.extraction.output.writers import Inline, write_markdown, write_text
+from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage, read_page, signs_of
 from data_pipeline.stages.clean.mojibake import repair
 from data_pipeline.stages.read.charset import decode
 
@@ -82,8 +82,12 @@ def extract(html: bytes, url: str | None = None, content_type: str | None = None
     markup = decoded.text.replace("\0", "")
     if not markup.strip() or decoded.doubtful:
         return _nothing(decoded.charset, decoded.replaced, "not_text" if markup.strip() else "empty")
-    markup = mark_formulas(_encoded_once(markup))
     source = markup.encode("utf-8", "replace")
+    has_formulas, latin = signs_of(source)
+    if latin >= MINIMUM_MOJIBAKE or has_formulas:
+        markup = _encoded_once(markup) if latin >= MINIMUM_MOJIBAKE else markup
+        markup = mark_formulas(markup) if has_formulas else markup
+        source = markup.encode("utf-8", "replace")
     page = read_page(source)
     page = with_lines(page, shown_lines(page))
     structure = structure_of(page)
@@ -136,6 +140,8 @@ def _written(page: FlatPage, structure: Structure, source: bytes, kept: np.ndarr
         text = data[starts[number] : ends[number]].decode("utf-8", "replace")
         # a link behind a heading of an encyclopedia
         texts[number] = _EDIT_LINK.sub("", text) if text[-1:] in ("]", "］") else text
+    if form.format == "text" and not whole_parts(page, structure)[kept].any():
+        return "\n".join(text for text in texts if text)
     blocks = blocks_of(page, structure, source, kept, texts)
     if form.format == "markdown":
         return write_markdown(blocks, Inline(page, source, data, url, form.has_links, form.has_images))

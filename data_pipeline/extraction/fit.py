@@ -35,10 +35,10 @@ from data_pipeline.extraction.measures import (
     measure_page,
     node_kinds,
 )
+from data_pipeline.extraction.output.structure import structure_of, whole_parts
 from data_pipeline.extraction.page import read_page
 from data_pipeline.extraction.page_templates import Text, make_page
 from data_pipeline.extraction.scoring import LabelledPage, labelled_pages, scores
-from data_pipeline.extraction.structure import structure_of
 from data_pipeline.extraction.surroundings import look_again
 from data_pipeline.stages.read.charset import decode
 
@@ -63,6 +63,7 @@ class Example:
         self.page = with_lines(page, shown_lines(page))
         self.kinds = node_kinds(self.page)
         self.structure = structure_of(self.page)
+        self.part = whole_parts(self.page, self.structure)
         self.features = measure_lines(self.page, self.kinds)
         self.page_features = measure_page(self.page, self.features)
         self.gold = gold
@@ -95,9 +96,9 @@ class Example:
         self.set_thread(model.page)
         rows = self.second_features(model.first.probabilities(self.features))
         probability = without_other_articles(rows, model.second.probabilities(rows))
-        probability = smoothed(self.page, self.structure, self.kinds, probability)
+        probability = smoothed(self.page, self.part, self.kinds, probability)
         kept = kept_lines(self.page, probability, float(rows[0, PAGE_THREAD]) if len(rows) else 0.0)
-        kept = with_inner_parts(self.page, self.structure, probability, kept)
+        kept = with_inner_parts(self.page, self.structure, self.part, probability, kept)
         return scores("\n".join(line for line, keep in zip(self.lines, kept, strict=True) if keep), self.gold)[0]
 
 

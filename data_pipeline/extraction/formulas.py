@@ -1,8 +1,8 @@
 """Formulas of a page as LaTeX between `$`: MathML, MathJax, KaTeX, pictures whose description is TeX.
 
-This runs on the markup before the page is read, and only on pages that have such markup. The rendered copy that
-MathJax and KaTeX leave beside the source is hidden. A formula keeps its source where the page has it (`annotation`,
-`alttext`, `math/tex`, `alt`); MathML without a source is translated."""
+This runs on the markup before the page is read, and only on pages that have such markup (`signs_of`). The rendered
+copy that MathJax and KaTeX leave beside the source is hidden. A formula keeps its source where the page has it
+(`annotation`, `alttext`, `math/tex`, `alt`); MathML without a source is translated."""
 
 import html
 import re
@@ -11,10 +11,6 @@ from urllib.parse import unquote
 from data_pipeline.extraction.mathml import to_latex
 
 MAX_FORMULA = 20_000  # characters of markup; longer ones stay as they are
-_SIGNS = (
-    "<math", "<MATH", "math/tex", "katex", "MathJax", "mjx-", "eeimg", "?tex=", "latex", "mwe-math", "data-tex=",
-    "data-formula=", "mathtex", "mimetex", "cht=tx", "equation",
-)  # fmt: skip
 _MATH = re.compile(rf"<math\b([^<>]{{0,2000}})>((?:(?!<math\b).){{0,{MAX_FORMULA}}}?)</math\s*>", re.I | re.S)
 _ANNOTATION = re.compile(
     r"<annotation\b[^<>]{0,200}\b(?:tex|latex)\b[^<>]{0,200}>((?:(?!<annotation).)*?)</annotation", re.I | re.S
@@ -49,8 +45,6 @@ _LIMITS = re.compile(r"^(?:\\\(|\\\[|\$\$?|%\s*)\s*|\s*(?:\\\)|\\\]|\$\$?)$")
 
 def mark_formulas(markup: str) -> str:
     """Return the markup with each formula as text, `$x^2$`, or `$$x^2$$` where it stands alone."""
-    if not any(sign in markup for sign in _SIGNS):
-        return markup
     has_source = _SCRIPT.search(markup) is not None or _MATH.search(markup) is not None
     if has_source or "katex" in markup:
         markup = _RENDERED.sub(r"<\1 hidden", markup)

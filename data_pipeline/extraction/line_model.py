@@ -22,8 +22,8 @@ from data_pipeline.extraction.measures import (
     measure_page,
     node_kinds,
 )
+from data_pipeline.extraction.output.structure import Structure, whole_parts
 from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage
-from data_pipeline.extraction.structure import Structure, whole_parts
 from data_pipeline.extraction.surroundings import look_again
 
 MODEL_FILE = Path(__file__).with_name("line_model.json")
@@ -144,23 +144,26 @@ def main_text(page: FlatPage, structure: Structure) -> tuple[np.ndarray, np.ndar
     """Return for each line how probably it is main text, float64 [lines], and whether it is kept, bool [lines]."""
     kinds = node_kinds(page)
     probability, thread = line_model().probabilities(page, kinds)
-    probability = smoothed(page, structure, kinds, probability)
-    return probability, with_inner_parts(page, structure, probability, kept_lines(page, probability, thread))
+    part = whole_parts(page, structure)
+    probability = smoothed(page, part, kinds, probability)
+    return probability, with_inner_parts(page, structure, part, probability, kept_lines(page, probability, thread))
 
 
-def smoothed(page: FlatPage, structure: Structure, kinds: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Return probabilities that lines of one kind share, and lines of one program or table."""
-    return shared_in_parts(page, structure, shared_among_kinds(page, kinds, probability))
+def smoothed(page: FlatPage, part: np.ndarray, kinds: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Return probabilities that lines of one kind share, and lines of one program or table (`part`)."""
+    return shared_in_parts(page, part, shared_among_kinds(page, kinds, probability))
 
 
-def with_inner_parts(page: FlatPage, structure: Structure, probability: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def with_inner_parts(
+    page: FlatPage, structure: Structure, part: np.ndarray, probability: np.ndarray, kept: np.ndarray
+) -> np.ndarray:
     """Return the kept lines with the headings, programs and tables between them.
 
     Such a part says little by itself. Where it stands in the element that holds the kept lines before and behind it,
     it belongs to them, unless it is improbable by far or made of links."""
     nodes = page.line_node
     counts = page.line_counts
-    is_part = (whole_parts(page, structure) > 0) | (structure.heading[nodes] > 0)
+    is_part = (part > 0) | (structure.heading[nodes] > 0)
     is_candidate = (
         is_part & ~kept & (probability >= INNER_PROBABILITY) & (2 * counts[:, LINKED] <= counts[:, CHARACTERS])
     )
@@ -174,17 +177,16 @@ def with_inner_parts(page: FlatPage, structure: Structure, probability: np.ndarr
     before, after = nodes[places[behind - 1]], nodes[places[np.minimum(behind, len(places) - 1)]]
     around = page.node_parent[before]
     own = nodes[candidates]
-    is_near = (candidates - places[behind - 1] <= MAX_PART_LINES) | (whole_parts(page, structure)[candidates] > 0)
+    is_near = (candidates - places[behind - 1] <= MAX_PART_LINES) | (part[candidates] > 0)
     is_inside = (own > around) & (own < structure.end[around]) & (after > around) & (after < structure.end[around])
     result = kept.copy()
     result[candidates[is_inside & is_near]] = True
     return result
 
 
-def shared_in_parts(page: FlatPage, structure: Structure, probability: np.ndarray) -> np.ndarray:
+def shared_in_parts(page: FlatPage, part: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """Give all lines of a program, and all cells of a table of data, their mean: such a part is kept whole or not at
     all."""
-    part = whole_parts(page, structure)
     if not part.any():
         return probability
     characters = page.line_counts[:, CHARACTERS].astype(np.float64)

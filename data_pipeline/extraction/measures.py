@@ -263,8 +263,19 @@ def measure_lines(page: FlatPage, path_of: np.ndarray) -> np.ndarray:
     return rows
 
 
+@compiled
+def _mean_row(rows, counts, columns):
+    found = np.zeros((1, columns), np.float32)
+    total = 1e-9
+    for i in range(rows.shape[0]):
+        weight = counts[i, CHARACTERS]
+        total += weight
+        for k in range(columns):
+            found[0, k] += weight * rows[i, k]
+    return found / np.float32(total)
+
+
 def measure_page(page: FlatPage, rows: np.ndarray) -> np.ndarray:
     """Return the measures of a page, float32 [1, PAGE_THREAD]: the means of those of its lines, characters as
     weights."""
-    weight = page.line_counts[:, CHARACTERS].astype(np.float32)
-    return (weight @ rows[:, :PAGE_THREAD] / max(float(weight.sum()), 1.0))[None].astype(np.float32)
+    return _mean_row(rows, page.line_counts, PAGE_THREAD)

@@ -792,6 +792,33 @@ def _read(page, names, phrase_step, phrase_found, hidden_name):
     )
 
 
+@compiled
+def _signs(page):
+    formulas, latin = False, 0
+    for i in range(4, page.size - 5):
+        byte = page[i]
+        latin += byte == 0xC3
+        c = byte | 32
+        if c == 109:  # <math, math/, MathJax, mathtex, mjx-, mwe-, eeimg
+            if (page[i + 1] | 32) == 97 and (page[i + 2] | 32) == 116 and (page[i + 3] | 32) == 104:
+                after = page[i + 4] | 32
+                formulas |= page[i - 1] == 60 or page[i + 4] == 47 or after == 106 or after == 116
+            elif page[i + 3] == 45:
+                formulas |= (page[i + 1] == 106 and page[i + 2] == 120) or (page[i + 1] == 119 and page[i + 2] == 101)
+            formulas |= page[i - 1] == 105 and page[i - 2] == 101 and page[i - 3] == 101
+        elif c == 120:  # KaTeX, latex, ?tex=, data-tex=, cht=tx
+            if (page[i - 1] | 32) == 101 and (page[i - 2] | 32) == 116:
+                formulas |= (page[i - 3] | 32) == 97 or page[i + 1] == 61
+            formulas |= page[i - 1] == 116 and page[i - 2] == 61
+    return formulas, latin
+
+
+def signs_of(utf8: bytes) -> tuple[bool, int]:
+    """Say whether a page has markup of formulas, and how many letters from À to ÿ it has."""
+    formulas, latin = _signs(np.frombuffer(utf8, np.uint8))
+    return bool(formulas), int(latin)
+
+
 def read_page(utf8: bytes) -> FlatPage:
     """The elements and the lines of a page given as valid UTF-8."""
     names, phrases = name_automaton(), phrase_automaton()

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def body(folder: Path, name: str) -> str:
     """Return everything that stands on the page."""
-    from pangu.training.metrics import read_metrics
+    from pangu.training.metrics import SPEED, read_metrics, records_with_ends
 
     records = read_metrics(folder)
     parts = [f"<h1>{html.escape(name)}</h1>", facts(folder, records), "<h2>Loss</h2>", losses(records)]
@@ -57,6 +57,9 @@ def body(folder: Path, name: str) -> str:
         found = points(records, key)
         if found:
             parts += [f"<h2>{title}</h2>", chart([(key, found)], scale)]
+    speeds = points([record for record, _ in records_with_ends(folder / SPEED)], "tokens_per_second")
+    if speeds:
+        parts += ["<h2>Speed</h2>", chart([("tokens/s", speeds)])]
     parts += [samples(folder), scores(folder)]
     for file, title in (("train.yaml", "Configuration"), ("model.yaml", "Network")):
         if (folder / file).is_file():

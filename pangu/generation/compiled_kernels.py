@@ -213,8 +213,11 @@ def four_rows_int4(weights, scales, x, y, inputs):
 
 
 @compiled
-def four_by_four(weights, x, y, y_width, inputs):
-    """Four rows of fp32 weights times four tokens of x -> four numbers in each of four rows of y."""
+def four_by_four(weights, x, y, y_width, inputs, ahead):
+    """Four rows of fp32 weights times four tokens of x -> four numbers in each of four rows of y.
+
+    ahead: where weights lie that come later, or 0.
+    """
     row_0, row_1 = weights, weights + 4 * inputs
     row_2, row_3 = row_1 + 4 * inputs, row_1 + 8 * inputs
     x_0, x_1 = x, x + 4 * inputs
@@ -223,6 +226,11 @@ def four_by_four(weights, x, y, y_width, inputs):
     a_1, a_2, a_3, b_0, b_1, b_2, b_3 = a_0, a_0, a_0, a_0, a_0, a_0, a_0
     c_0, c_1, c_2, c_3, d_0, d_1, d_2, d_3 = a_0, a_0, a_0, a_0, a_0, a_0, a_0, a_0
     for place in range(0, inputs // 16 * 64, 64):
+        if ahead:
+            prefetch(ahead + 4 * place)
+            prefetch(ahead + 4 * place + 64)
+            prefetch(ahead + 4 * place + 128)
+            prefetch(ahead + 4 * place + 192)
         weight_0, weight_1 = load_fp32(row_0 + place), load_fp32(row_1 + place)
         weight_2, weight_3 = load_fp32(row_2 + place), load_fp32(row_3 + place)
         value = load_fp32(x_0 + place)
@@ -279,14 +287,17 @@ def widen(kind, address, scales, row, inputs, out):
     elif kind == FP16:
         start = address + 2 * row * inputs
         for place in range(0, whole, 16):
+            prefetch(start + 2 * place + AHEAD)
             store(out + 4 * place, load_fp16(start + 2 * place))
     elif kind == BF16:
         start = address + 2 * row * inputs
         for place in range(0, whole, 16):
+            prefetch(start + 2 * place + AHEAD)
             store(out + 4 * place, load_bf16(start + 2 * place))
     else:
         start = address + row * inputs
         for place in range(0, whole, 16):
+            prefetch(start + place + AHEAD)
             store(out + 4 * place, load_int8(start + place))
     for place in range(whole, inputs):
         put_float(out + 4 * place, number_at(kind, start, place))
@@ -321,13 +332,18 @@ def rows_together(inputs):
 
 
 @compiled
-def several_tokens(weights, rows, inputs, x, count, y, outputs):
-    """`rows` rows of fp32 weights, a multiple of four, times `count` tokens; y at the first of the rows."""
+def several_tokens(weights, rows, inputs, x, count, y, outputs, is_far):
+    """`rows` rows of fp32 weights, a multiple of four, times `count` tokens; y at the first of the rows.
+
+    is_far: the weights are where they are stored, and those of the next rows may be asked for.
+    """
     token = 0
     while token + 4 <= count:
         for row in range(0, rows, 4):
             target = y + 4 * (token * outputs + row)
-            four_by_four(weights + 4 * row * inputs, x + 4 * token * inputs, target, outputs, inputs)
+            start = weights + 4 * row * inputs
+            ahead = start + max(AHEAD, 4 * rows * inputs) if is_far and token == 0 else 0
+            four_by_four(start, x + 4 * token * inputs, target, outputs, inputs, ahead)
         token += 4
     while token < count:
         for row in range(0, rows, 4):
@@ -357,7 +373,7 @@ def product(matrix, x, count, y, first, last, scratch):
                 weights = scratch
                 for number in range(rows):
                     widen(kind, address, scales, row + number, inputs, scratch + 4 * number * inputs)
-            several_tokens(weights, rows, inputs, x, count, y + 4 * row, outputs)
+            several_tokens(weights, rows, inputs, x, count, y + 4 * row, outputs, kind == FP32)
         row += rows
     while row < last:
         widen(kind, address, scales, row, inputs, scratch)
@@ -502,6 +518,11 @@ def score_slots(query, keys, seen, head_size, slots, scale, scores):
             sum_1, sum_2, sum_3 = sum_0, sum_0, sum_0
             for place in range(head_size):
                 value, column = spread(float_at(query + 4 * place)), start + 4 * place * slots
+                # of the next 64 slots, which lie behind these and far from the next place
+                prefetch(column + 256)
+                prefetch(column + 320)
+                prefetch(column + 384)
+                prefetch(column + 448)
                 sum_0 = fma(load_fp32(column), value, sum_0)
                 sum_1 = fma(load_fp32(column + 64), value, sum_1)
                 sum_2 = fma(load_fp32(column + 128), value, sum_2)
@@ -526,6 +547,32 @@ def score_slots(query, keys, seen, head_size, slots, scale, scores):
 
 
 @compiled
+def mix_four(values, scores, seen, width, share, out):
+    """Sum over the slots of score · value, times share, for 64 neighbouring places of a head -> out [64]."""
+    even_0, factor = spread(_ZERO), spread(share)
+    even_1, even_2, even_3, odd_0, odd_1, odd_2, odd_3 = even_0, even_0, even_0, even_0, even_0, even_0, even_0
+    for slot in range(0, seen - 1, 2):
+        row, weight = values + 4 * slot * width, spread(float_at(scores + 4 * slot))
+        prefetch(row + 16 * width)
+        prefetch(row + 16 * width + 128)
+        prefetch(row + 20 * width)
+        prefetch(row + 20 * width + 128)
+        even_0, even_1 = fma(load_fp32(row), weight, even_0), fma(load_fp32(row + 64), weight, even_1)
+        even_2, even_3 = fma(load_fp32(row + 128), weight, even_2), fma(load_fp32(row + 192), weight, even_3)
+        row, weight = row + 4 * width, spread(float_at(scores + 4 * slot + 4))
+        odd_0, odd_1 = fma(load_fp32(row), weight, odd_0), fma(load_fp32(row + 64), weight, odd_1)
+        odd_2, odd_3 = fma(load_fp32(row + 128), weight, odd_2), fma(load_fp32(row + 192), weight, odd_3)
+    if seen % 2:
+        row, weight = values + 4 * (seen - 1) * width, spread(float_at(scores + 4 * (seen - 1)))
+        even_0, even_1 = fma(load_fp32(row), weight, even_0), fma(load_fp32(row + 64), weight, even_1)
+        even_2, even_3 = fma(load_fp32(row + 128), weight, even_2), fma(load_fp32(row + 192), weight, even_3)
+    store(out, multiply(add(even_0, odd_0), factor))
+    store(out + 64, multiply(add(even_1, odd_1), factor))
+    store(out + 128, multiply(add(even_2, odd_2), factor))
+    store(out + 192, multiply(add(even_3, odd_3), factor))
+
+
+@compiled
 def attend(query, keys, values, seen, head_size, slots, value_width, scale, scores, out):
     """softmax(query · keys · scale) values over the first `seen` slots -> out [head_size].
 
@@ -538,8 +585,11 @@ def attend(query, keys, values, seen, head_size, slots, value_width, scale, scor
         store(scores + 4 * slot, weight)
         total = add(total, weight)
     share = _ONE / first_lane(sum_4(total, total, total, total))
+    fours = head_size // 64 * 64
+    for place in range(0, fours, 64):
+        mix_four(values + 4 * place, scores, seen, value_width, share, out + 4 * place)
     # What is behind the head size in a row of values is zero.
-    for place in range(0, value_width, 16):
+    for place in range(fours, value_width, 16):
         column = values + 4 * place
         even, odd = spread(_ZERO), spread(_ZERO)
         for slot in range(0, seen - 1, 2):

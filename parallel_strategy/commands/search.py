@@ -65,9 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     import time
     from pathlib import Path
 
-    os.environ.setdefault(
-        "OPENBLAS_NUM_THREADS", "1"
-    )  # before numpy: these matrices are small, threads would only spin
+    # before numpy is imported: its matrices are small here, and threads would only spin
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from pangu.foundation.errors import UserError
     from pangu.foundation.progress import Progress

@@ -38,11 +38,6 @@ class Chunk:
     pieces: tuple[Piece, ...]
 
     @property
-    def contents(self) -> tuple[tuple[str, int, int], ...]:
-        """Equal for chunks that do the same work."""
-        return tuple((piece.block.kind, piece.count, piece.recomputed) for piece in self.pieces)
-
-    @property
     def layers(self) -> int:
         return sum(piece.count for piece in self.pieces if piece.block.kind not in ("embedding", "head"))
 
@@ -162,10 +157,6 @@ class Program:
                 held = 1 if piece.block.kind == "head" else piece.count
                 counts[piece.block.kind] = counts.get(piece.block.kind, 0) + held
         return [(self.blocks[kind], count) for kind, count in counts.items()]
-
-    def stage_elements(self, stage: int, *, expert: bool) -> float:
-        """Return the parameters that one rank of the stage holds."""
-        return sum(block.elements(expert) * count for block, count in self.stage_blocks(stage))
 
     @cached_property
     def boundary_bytes(self) -> float:

@@ -38,7 +38,7 @@ KNOWN_LINES = [
     re.compile(pattern)
     for pattern in (
         r"(model|data|run|rate)  .*",
-        r"train: .*",
+        r"(train|step \d+): .*",
         r"warning: .*(samples|tokens a parameter|read \d+ times|behind the schedule|never trained).*",
         r"warning: .*: cannot be written: .*; the work goes on without it",
         r"warning: .*loss\.png: cannot be drawn: .*",
@@ -119,7 +119,7 @@ class Soak:
 
     def let_run(self, process: subprocess.Popen) -> None:
         """Wait for some hundred new lines of metrics, or the end."""
-        begin, wanted = self.size(), self.random.randrange(40 * self.every, 800 * self.every)
+        begin, wanted = self.size(), self.random.randrange(40 * self.every, 300 * self.every)
         deadline = time.monotonic() + PATIENCE
         while process.poll() is None and self.size() - begin < wanted and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -275,7 +275,7 @@ def test_ctrl_c_ends_the_text_and_not_the_session(run_directory: Path, tmp_path:
         process.send_signal(signal.SIGINT)
         wait_for(b"> ", 3)
         os.write(inner, b"\x04")
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=300) == 0
     finally:
         process.kill()
         os.close(inner)

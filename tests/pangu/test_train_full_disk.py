@@ -85,7 +85,7 @@ def test_tensorboard_reads_what_is_written(tmp_path: Path) -> None:
 
     writer = MetricsWriter(tmp_path, 7)
     writer.write({"step": 8, "loss": 2.5, "global_norm": float("nan"), "updated": True})
-    writer.speed(8, 100.0)
+    writer.speed(8, 0.5, 100.0)
     writer.close()
     (file,) = (tmp_path / "tensorboard").iterdir()
     content, events = file.read_bytes(), []
@@ -131,7 +131,8 @@ def test_a_run_goes_on_without_what_only_tells(
         monkeypatch.setattr(Figure, "savefig", lambda *_, **__: (_ for _ in ()).throw(FULL))
     summary = train(configuration(corpus, run))
     errors = capsys.readouterr().err
-    assert errors.count("cannot be") == 1 and victim in errors and "No space left on device" in errors
+    (line,) = [line for line in errors.splitlines() if "No space left on device" in line]
+    assert line.startswith("warning: ") and victim in line
     assert summary.step == STEPS and not list(run.glob(".loss*"))
     if victim != "metrics.jsonl":
         assert_same_end(run, uninterrupted)
@@ -166,14 +167,14 @@ def test_a_disk_that_fills_between_checkpoints_stops_nothing_until_weights_must_
     corpus: Path, small_disk: Path, tmp_path: Path
 ) -> None:
     run = small_disk / "run"
-    config = configuration(corpus, run, steps=4000, checkpoint_every=400, evaluate_every=400, keep_last=1)
+    config = configuration(corpus, run, steps=400, checkpoint_every=40, evaluate_every=40, keep_last=1)
     process = start(config, tmp_path / "train.yaml")
-    wait_until(lambda: step_directories(run) and len(read_metrics(run)) % 400 > 10, process)
+    wait_until(lambda: step_directories(run) and len(read_metrics(run)) % 40 > 5, process)
     before = {path.name for path in step_directories(run)}
     with contextlib.suppress(OSError), (small_disk / "fill").open("wb", buffering=0) as fill:
         while True:
             fill.write(bytes(1024))
-    told, errors = process.communicate(timeout=120)
+    told, errors = process.communicate(timeout=300)
     assert process.returncode == 2, (told, errors)
     lines = errors.splitlines()
     assert "the work goes on without it" in errors and "Traceback" not in errors
@@ -192,7 +193,7 @@ def test_a_full_disk_does_not_keep_a_run_from_ending_when_asked(corpus: Path, sm
             fill.write(bytes(1024))
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 2 and "the checkpoint cannot be written" in errors.splitlines()[-1]
 
 
@@ -207,7 +208,7 @@ def test_a_closed_terminal_saves_as_ctrl_c_does(corpus: Path, uninterrupted: Pat
     process.stdout.close()
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=300) == 130
     saved = newest_checkpoint(run)
     assert saved is not None and 3 <= saved.state.step < STEPS
     train(config)
@@ -219,7 +220,7 @@ def test_under_nohup_a_closed_terminal_changes_nothing(corpus: Path, tmp_path: P
     process = start(config, tmp_path / "train.yaml", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     wait_until(lambda: (tmp_path / "run/metrics.jsonl").exists(), process)
     process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == 0
 
 

@@ -452,8 +452,9 @@ def wiki(page: TemplatePage) -> None:
         lambda: page.add("<h2>参考文献</h2><ol>" + "".join(f"<li>^ <a href=#>{html.escape(_short(page))}</a>．{page.one(SITES)} [{page.date()}]</li>" for _ in range(page.random.randint(3, 30))) + "</ol>"),
         lambda: page.add(f"<div>词条标签：{page.one(PLACES)} ， {page.one(PLACES)}</div>"), page.headline_list, lambda: _hot_list(page),
     ) if page.chance(0.6)]  # fmt: skip
-    if not page.chance(0.5):
-        contents_before = main
-        _around(page, title, lambda: (contents(), contents_before()), behind)
-    else:
-        _around(page, title, main, behind)
+
+    def main_behind_contents() -> None:
+        contents()
+        main()
+
+    _around(page, title, main if page.chance(0.5) else main_behind_contents, behind)

@@ -16,6 +16,7 @@ _LABEL = re.compile(f"^[ \t\u3000]*[（(【\\[]?(?:{_PEOPLE})[ \u3000]*[：:/|]"
 _AT_END = re.compile(
     f"[ \t\u3000]*[（(【\\[](?:{_PEOPLE})[ \u3000]*[：:][^（()）【】\\[\\]\n]{{1,24}}[)）】\\]][ \t]*$", re.MULTILINE
 )
+_CLOSING = (")", "）", "】", "]", " ", "\t")
 _RIGHTS = re.compile(
     "版权(?:归[^，。]{1,20})?所有|未经[^，。]{0,12}(?:许可|授权|允许|同意)[，,]?[^，。]{0,12}(?:不得|禁止|严禁|请勿|谢绝)[^，。]{0,12}"
     "|(?:转载|摘编)(?:请|须|需|必须|务必)(?:注明|标明|保留|联系)|禁止(?:任何形式的?)?转载"
@@ -32,13 +33,28 @@ _PAIR = re.compile("|".join(PAIRS))
 
 def remove_publisher_lines(text: str) -> tuple[str, int]:
     """Return (text, lines and ends of lines that went)."""
-    if not _PAIR.search(text):
+    parts: list[str] = []
+    end = position = -1
+    total = 0
+    for match in _PAIR.finditer(text):
+        if match.start() < end:  # in the line that was just looked at
+            continue
+        start = text.rfind("\n", 0, match.start()) + 1
+        end = text.find("\n", match.end())
+        end = len(text) if end < 0 else end
+        row = text[start:end]
+        if len(row) <= PATH_CHARACTERS and (is_path(row) or is_credit(row)):
+            parts.append(text[max(position, 0) : start])
+            position = end + 1
+            total += 1
+        elif row.endswith(_CLOSING) and (found := _AT_END.search(row)):
+            parts.append(text[max(position, 0) : start + found.start()])
+            position = end
+            total += 1
+    if not total:
         return text, 0
-    rows = text.split("\n")
-    kept = [row for row in rows if not (is_path(row) or is_credit(row))]
-    left, ends = _AT_END.subn("", "\n".join(kept))
-    total = ends + len(rows) - len(kept)
-    return (left, total) if total else (text, 0)
+    left = "".join([*parts, text[position:]])
+    return (left.removesuffix("\n") if position > len(text) else left), total
 
 
 def is_path(row: str) -> bool:

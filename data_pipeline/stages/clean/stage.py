@@ -343,8 +343,7 @@ def clean_characters(text: str, settings: Settings, changes: Changes, flags: int
     has_break = flags & survey_flags.BREAK > 0
     if not structure.has_structure(text):
         return _clean_characters(text, settings, changes, flags, has_break).strip()
-    lines = text.split("\n")
-    kinds = structure.line_kinds(lines)
+    lines, kinds = structure.lines_of(text)
     is_code = [kind == structure.CODE for kind in kinds]
     if not any(is_code):
         return _strip(_clean_characters(text, settings, changes, flags, has_break))
@@ -429,8 +428,12 @@ def _outside_structure(
         text, count = remove(text)
         setattr(changes, counted, getattr(changes, counted) + count)
         return text
-    lines = text.split("\n")
-    is_spared = [kind in spared for kind in structure.line_kinds(lines)]
+    lines, kinds = structure.lines_of(text)
+    is_spared = [kind in spared for kind in kinds]
+    if not any(is_spared):
+        text, count = remove(text)
+        setattr(changes, counted, getattr(changes, counted) + count)
+        return text
     parts = []
     for is_structure, part in structure.runs(lines, is_spared):
         if is_structure:
@@ -509,7 +512,7 @@ def tidy_lines(text: str, keep_structure: bool = False) -> str:
     rows = text.split("\n")
     if not keep_structure or not structure.has_structure(text):
         return "\n".join([row.rstrip(_WHITE).lstrip(_INDENT) for row in rows])
-    kinds = structure.line_kinds(rows)
+    _, kinds = structure.lines_of(text)
     return "\n".join(
         [
             row if kind == structure.TABLE else row.rstrip(_WHITE).lstrip(_INDENT)

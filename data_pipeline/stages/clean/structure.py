@@ -11,6 +11,7 @@
 Fences follow CommonMark 0.31, tables GitHub's extension of it. A fence that nothing closes counts only if it names
 its language: a bare one is as likely the end of a block whose beginning was cut off."""
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,11 +19,12 @@ from collections.abc import Callable, Sequence
 PROSE, CODE, TABLE, VERSE, DIALOGUE, MARK = range(6)
 
 # a text without any of these has neither code nor tables
-_HINT = re.compile(r"```|~~~|\t|^ {4}|<pre|\|.*\||\$\$|^[=+-]{3,}[ +]", re.MULTILINE)
+_FENCE_MARKS = ("```", "~~~", "$$", "<pre", "<PRE")
+_TABLE_MARKS = ("|", "+-", "+=", "==", "│", "─", "━", "║", "═", "┃")
 _FENCE = re.compile(r"^[ \t>]*(?:(?:[-*+]|\d+[.)])[ \t]+)?(`{3,}|~{3,})[ \t]*([^`]*)$")
 _PRE_BEGIN = re.compile(r"<pre\b", re.IGNORECASE)
 _PRE_END = re.compile(r"</pre>", re.IGNORECASE)
-_INDENTED = re.compile(r"^(?:\t| {4})")
+_INDENTS = ("\t", "    ")
 _HAN = re.compile("[\u3400-\u9fff]")
 _LATIN = re.compile("[A-Za-z]")
 _PROSE_MARKS = re.compile("[，。！？；：、]")
@@ -51,16 +53,28 @@ _DIALOGUE_SHARE = 0.5
 
 def has_structure(text: str) -> bool:
     """Return whether a text may have code or tables; False is certain."""
-    return _HINT.search(text) is not None
+    return "\t" in text or "    " in text or any(mark in text for mark in (*_FENCE_MARKS, *_TABLE_MARKS))
 
 
 def line_kinds(lines: Sequence[str]) -> list[int]:
     """Return CODE, TABLE or PROSE for each line."""
+    return list(lines_of("\n".join(lines))[1])
+
+
+@functools.lru_cache(maxsize=8)
+def lines_of(text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the lines of a text and the kind of each; one rule after the other asks for the same text."""
+    lines = text.split("\n")
     kinds = [PROSE] * len(lines)
-    _mark_fences(lines, kinds)
-    _mark_indented(lines, kinds)
-    _mark_tables(lines, kinds)
-    return kinds
+    if any(mark in text for mark in _FENCE_MARKS):
+        _mark_fences(lines, kinds)
+    if "\t" in text or "    " in text:
+        _mark_indented(lines, kinds)
+    if any(mark in text for mark in _TABLE_MARKS):
+        _mark_tables(lines, kinds)
+    if "\t" in text:
+        _mark_tabs(lines, kinds)
+    return tuple(lines), tuple(kinds)
 
 
 def kept_lines(lines: Sequence[str], kinds: Sequence[int] | None = None) -> list[bool]:
@@ -85,8 +99,7 @@ def change_outside_code(text: str, change: Callable[[str], str]) -> str:
     """Return the text with `change` applied to what stands between its blocks of code."""
     if not has_structure(text):
         return change(text)
-    lines = text.split("\n")
-    kinds = line_kinds(lines)
+    lines, kinds = lines_of(text)
     if CODE not in kinds:
         return change(text)
     return "\n".join(
@@ -143,11 +156,11 @@ def _mark_indented(lines: Sequence[str], kinds: list[int]) -> None:
     """Mark blocks of indented lines of which at least half read as code and not as prose."""
     place = 0
     while place < len(lines):
-        if kinds[place] != PROSE or not _INDENTED.match(lines[place]) or not lines[place].strip():
+        if kinds[place] != PROSE or not lines[place].startswith(_INDENTS) or not lines[place].strip():
             place += 1
             continue
         end = last = place
-        while end < len(lines) and kinds[end] == PROSE and (_INDENTED.match(lines[end]) or not lines[end].strip()):
+        while end < len(lines) and kinds[end] == PROSE and (lines[end].startswith(_INDENTS) or not lines[end].strip()):
             if lines[end].strip():
                 last = end
             end += 1
@@ -172,7 +185,7 @@ def _reads_as_code(line: str) -> bool:
 
 
 def _mark_tables(lines: Sequence[str], kinds: list[int]) -> None:
-    """Mark tables of pipes with their row of dashes, grids, boxes, and lines with the same number of tabs inside."""
+    """Mark tables of pipes with their row of dashes, grids and boxes."""
     pipes = [kind == PROSE and "|" in line for kind, line in zip(kinds, lines, strict=True)]
     for place, line in enumerate(lines):
         if kinds[place] != PROSE:
@@ -190,6 +203,10 @@ def _mark_tables(lines: Sequence[str], kinds: list[int]) -> None:
                 kinds[place] = TABLE
         elif _BOX_ROW.match(line):
             kinds[place] = TABLE
+
+
+def _mark_tabs(lines: Sequence[str], kinds: list[int]) -> None:
+    """Mark lines that have as many tabs inside as the line before or behind them."""
     tabs = [len(_INNER_TABS.findall(line)) if kind == PROSE else 0 for kind, line in zip(kinds, lines, strict=True)]
     for place in range(1, len(lines)):
         if tabs[place] and tabs[place] == tabs[place - 1]:

@@ -32,6 +32,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 from data_pipeline import record
 from data_pipeline.engine.steps import Context, Global, Map, StageSettings
 from data_pipeline.engine.whole import checksum
+from data_pipeline.kernels import survey
 from data_pipeline.kernels.text_signals import NAMES, text_signals
 from data_pipeline.stages.clean.prose import prose
 from data_pipeline.stages.filter.addresses import AddressLists, list_files
@@ -294,19 +295,20 @@ def measure(batch: pa.RecordBatch, settings: Settings, words: Sequence[Path], mo
 
 def _signals(texts: pa.Array, sources: pa.Array, settings: Settings) -> dict[str, np.ndarray]:
     """Return the signals of each text or of its prose, as its source's settings say; the length is the text's own."""
-    signals = text_signals(texts)
+    if settings.measured_on != "prose" and "prose" not in settings.measured_of_source.values():
+        return text_signals(texts)
+    shown = texts.to_pylist()
     changed = []
-    for row, (text, source) in enumerate(zip(texts.to_pylist(), sources.to_pylist(), strict=True)):
-        if text and settings.measured_of_source.get(source, settings.measured_on) == "prose":
-            own = prose(text, with_tables=False).replace("．", "。")
-            if own != text:
-                changed.append((row, own))
-    if changed:
-        rows = [row for row, _ in changed]
-        of_prose = text_signals(pa.array([text for _, text in changed], texts.type))
-        for name in NAMES:
-            if name != "characters":
-                signals[name][rows] = of_prose[name]
+    for row, source in enumerate(sources.to_pylist()):
+        if shown[row] and settings.measured_of_source.get(source, settings.measured_on) == "prose":
+            own = prose(shown[row], with_tables=False).replace("．", "。")
+            if own != shown[row]:
+                shown[row] = own
+                changed.append(row)
+    if not changed:
+        return text_signals(texts)
+    signals = text_signals(pa.array(shown, texts.type))
+    signals["characters"][changed] = survey.measure(texts.take(pa.array(changed)))[0]
     return signals
 
 
@@ -406,6 +408,7 @@ STEPS = (
             *_CODE,
             "data_pipeline.stages.clean.prose",
             "data_pipeline.stages.clean.structure",
+            "data_pipeline.kernels.survey",
             "data_pipeline.kernels.windows",
             "data_pipeline.kernels.keywords",
             "data_pipeline.stages.filter.language",

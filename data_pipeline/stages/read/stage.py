@@ -138,8 +138,9 @@ def _read_file(
             part = replace(part, format=format_by_content(part.path, limits.ratio))
         if part.format not in CONTAINERS:
             for found in READERS[part.format](part, source, limits, at):
-                is_page = isinstance(found, Document) and found.html is not None
-                yield part.relative, page_of_record(found, limits) if is_page else found
+                if isinstance(found, Document) and found.html is not None:
+                    found = page_of_record(found, limits)
+                yield part.relative, found
             return
         for member in read_members(part, limits):
             if isinstance(member, Member):
@@ -260,13 +261,13 @@ STEPS = (
             "data_pipeline.extraction.measures",
             "data_pipeline.extraction.surroundings",
             "data_pipeline.extraction.line_model",
-            "data_pipeline.extraction.structure",
+            "data_pipeline.extraction.output.structure",
             "data_pipeline.extraction.hidden",
             "data_pipeline.extraction.embedded",
             "data_pipeline.extraction.formulas",
             "data_pipeline.extraction.mathml",
-            "data_pipeline.extraction.blocks",
-            "data_pipeline.extraction.writers",
+            "data_pipeline.extraction.output.blocks",
+            "data_pipeline.extraction.output.writers",
         ),
         libraries=("orjson",),
     ),

@@ -241,10 +241,11 @@ def test_mutated_pages_never_raise(shared: Path) -> None:
         extract(bytes(html)).text.encode()
 
 
-def test_f1_on_labelled_pages_does_not_fall(shared: Path) -> None:
-    values = [scores(extract(page.html).text, page.gold)[0] for page in labelled_pages(shared / "html")]
+@pytest.mark.parametrize(("folder", "least"), [("html", 0.96), ("html_modern", 0.93)])
+def test_f1_on_labelled_pages_does_not_fall(shared: Path, folder: str, least: float) -> None:
+    values = [scores(extract(page.html).text, page.gold)[0] for page in labelled_pages(shared / folder)]
     # the model was fitted to these pages: a guard against accidents, not a measure (see docs/extraction.md for that)
-    assert sum(values) / len(values) > 0.96
+    assert sum(values) / len(values) > least
 
 
 class TestCommand:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from data_pipeline.extraction.output.structure import Structure
 from data_pipeline.extraction.page import TAG, TAGS, FlatPage
-from data_pipeline.extraction.structure import Structure
 
 MAX_SPAN = 50  # columns or rows of one cell
 MAX_COLUMNS = 100  # that spans fill up
@@ -126,9 +126,9 @@ def blocks_of(page: FlatPage, structure: Structure, markup: bytes, kept: np.ndar
             parent = int(page.node_parent[entry[k]])
             blocks.append(Block("entry", parent, [number], depth[k], marker, quote[k] > 0))
         else:
-            is_same = last is not None and last.kind == "paragraph" and last.node == node
             # <br> parts lines, two of them paragraphs
-            if is_same and last.lines[-1] == number - 1 and page.line_breaks[number] < 2:
+            is_same = last is not None and last.kind == "paragraph" and last.node == node
+            if last is not None and is_same and last.lines[-1] == number - 1 and page.line_breaks[number] < 2:
                 last.lines.append(number)
             else:
                 blocks.append(Block("paragraph", node, [number], is_quote=quote[k] > 0))
@@ -208,8 +208,8 @@ def _fill_table(page: FlatPage, structure: Structure, tags: StartTags, block: Bl
         row: list[list[int]] = []
         for cell in cells:
             _skip_taken(row, below)
-            tag = tags.of(cell)
-            across, down = (_span(tag, name) for name in ("colspan", "rowspan")) if size < MAX_CELLS else (1, 1)
+            start_tag = tags.of(cell)
+            across, down = (_span(start_tag, name) for name in ("colspan", "rowspan")) if size < MAX_CELLS else (1, 1)
             for offset in range(min(across, max(1, MAX_COLUMNS - len(row)))):
                 if down > 1:
                     below[len(row)] = down - 1
@@ -243,8 +243,8 @@ def _without_gutters(blocks: list[Block], texts: list[str]) -> list[Block]:
     for index, block in enumerate(blocks):
         following = next((other for other in blocks[index + 1 : index + 2] if other.kind == "code"), None)
         if block.kind == "code" and following is not None and following.node != block.node:
-            numbers = [line for line in block.code if line]
-            if numbers and _counting_run(numbers, list(range(len(numbers)))) == len(numbers) <= len(following.code) + 1:
+            gutter = [line for line in block.code if line]
+            if gutter and _counting_run(gutter, list(range(len(gutter)))) == len(gutter) <= len(following.code) + 1:
                 dropped.add(index)
     start = 0
     while start < len(blocks):

@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 
 import numpy as np
 
-from data_pipeline.extraction.blocks import Block
+from data_pipeline.extraction.output.blocks import Block
 from data_pipeline.extraction.page import CODE, CODE_END, IMAGE, LINK, LINK_END, FlatPage
 
 FORMATS = ("text", "markdown")
@@ -82,10 +82,11 @@ class Inline:
             if kind == IMAGE:
                 pieces.append(self._image(source))
             elif kind in (LINK, CODE):
-                opened = self._close(pieces, opened)
+                self._close(pieces, opened)
                 opened = (kind, source, len(pieces))
             else:
-                opened = self._close(pieces, opened)
+                self._close(pieces, opened)
+                opened = None
         pieces.append(self.text[place:end].decode("utf-8", "replace"))
         self._close(pieces, opened)
         return "".join(pieces).strip()

@@ -114,7 +114,8 @@ def structure_of(page: FlatPage) -> Structure:
         parent, tag, _KIND_OF_TAG, place, page.line_node, page.line_counts[:, CHARACTERS],
         (MAX_CELL_LINES, MAX_CELL_CHARACTERS),
     )  # fmt: skip
-    return Structure(*place[:8], end, is_data)
+    preformatted, table, row, cell, entry, heading, quote, depth = place[:8]
+    return Structure(preformatted, table, row, cell, entry, heading, quote, depth, end, is_data)
 
 
 def whole_parts(page: FlatPage, structure: Structure) -> np.ndarray:
