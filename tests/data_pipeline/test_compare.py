@@ -84,7 +84,7 @@ def test_grammatical_text_beats_shuffled_text(corpora: Path, capsys: pytest.Capt
     assert indexes[0]["splits"]["heldout"] == indexes[1]["splits"]["heldout"]
     assert indexes[0]["tokenizer_fingerprint"] == indexes[1]["tokenizer_fingerprint"]
     # a training that fails is one line
-    assert main([*command, "--model", "huge"]) == 2
+    assert main([*command, "--model", "huge", "--out", "other"]) == 2
     error = capsys.readouterr().err
     assert "training on A" in error and "size 'huge' is neither one of" in error and error.count("\n") == 1
 
