@@ -29,6 +29,7 @@ from pangu.config import ModelConfig
 from pangu.formats.model_metadata import metadata_of
 from pangu.formats.safetensors_file import save_file
 from pangu.foundation.atomic_file import write_whole
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.directory import commit_directory, remove_directory
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
@@ -63,7 +64,9 @@ def save_checkpoint(
 
 
 def not_written(final: Path, error: Exception) -> UserError:
-    return UserError(f"{final}: the checkpoint cannot be written: {error}; earlier checkpoints are untouched")
+    return UserError(
+        f"{final}: the checkpoint cannot be written: {reason_of(error)}; earlier checkpoints are untouched"
+    )
 
 
 def begin_checkpoint(final: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pangu.foundation.atomic_file import whole_file
-from pangu.foundation.best_effort import BestEffortFile, first_line_of, warn
+from pangu.foundation.best_effort import BestEffortFile, reason_of, warn
 from pangu.foundation.json_text import dumps
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def draw_losses(run: Path, unigram: float | None) -> Path | None:
     try:
         return draw(run, unigram)
     except Exception as error:
-        warn(f"warning: {run / 'loss.png'}: cannot be drawn: {first_line_of(error)}")
+        warn(f"warning: {run / 'loss.png'}: cannot be drawn: {reason_of(error)}")
         return None
 
 

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import importlib.util
 import io
 import json
 import lzma
@@ -110,6 +111,7 @@ def test_every_file_of_a_folder_is_read_or_a_reject(tmp_path: Path) -> None:
         *("j", "k", "l", "p.zip!/a/x.txt", "p.zip!/y.jsonl", "q.tar.gz!/a.txt", "q.tar.gz!/b.txt.bz2", "s.arc"),
     }
     assert len([path for path, _ in kept if path in ("a.arrow", "b.ipc", "d.jsonl.xz")]) == 6
+    assert all(row["drop_reason"] for row in rows if row["path"] == "u.pdf")
     dropped = {(row["path"], row["drop_reason"].partition(":")[0]) for row in rows if row["drop_reason"]}
     assert {
         *(
@@ -237,4 +239,5 @@ def test_the_cases(shared: Path, tmp_path: Path) -> None:
     rows = read_rows(source(str(cases / "warc_http_variants.warc")), tmp_path)
     # two of its records are revisits, which hold no page
     assert len(rows) == 27
-    assert set(reasons(rows)) == {"http_status", "empty", "content_type"}
+    without_brotli = set() if importlib.util.find_spec("brotli") else {"needs_brotli"}
+    assert set(reasons(rows)) == {"http_status", "empty", "content_type", *without_brotli}
