@@ -15,7 +15,7 @@ docs/generation.md. Ctrl-C ends the text that is being written, not the interact
 import argparse
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,7 +129,12 @@ def rows_of(arguments: argparse.Namespace) -> list[dict] | None:
     return read_file(arguments.file, arguments.charset, content)
 
 
-def answer(generator: "Generator", requests: Sequence["Request"], as_json: bool) -> list[str]:
+def answer(
+    generator: "Generator",
+    requests: Sequence["Request"],
+    as_json: bool,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> list[str]:
     """Print every prompt with its continuation, in order, a single one as it comes; return the continuations."""
     assert generator.tokenizer
     ids = [[int(token) for token in row] for row in generator.tokenizer.encode_batch([r.prompt for r in requests])]
@@ -140,6 +145,8 @@ def answer(generator: "Generator", requests: Sequence["Request"], as_json: bool)
         for piece in pieces:
             text += piece.text
             print(piece.text, end="", flush=True)
+            if is_stopped():
+                break
         print()
         return [text]
     texts, finished = [""] * len(requests), [""] * len(requests)
@@ -147,6 +154,8 @@ def answer(generator: "Generator", requests: Sequence["Request"], as_json: bool)
     logprobs: list[list[float | None]] = [[] for _ in requests]
     printed = 0
     for piece in pieces:
+        if is_stopped():
+            break
         texts[piece.sequence] += piece.text
         if piece.token_id is not None:
             new_ids[piece.sequence].append(piece.token_id)
@@ -250,10 +259,10 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     from pangu.generation.session import converse
 
-    def answer_line(prompt: str) -> str:
+    def answer_line(prompt: str, is_stopped: Callable[[], bool]) -> str:
         seed = secrets.randbits(32) if is_varied else options.seed
         requests = [Request(prompt, replace(options, seed=seed, sample=n)) for n in range(arguments.samples)]
-        return answer(generator, requests, arguments.json)[0]
+        return answer(generator, requests, arguments.json, is_stopped)[0]
 
     converse(answer_line, arguments.conversation)
     return 0

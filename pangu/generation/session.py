@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 from pangu.foundation.best_effort import say, warn
 from pangu.foundation.errors import UserError
@@ -17,7 +18,23 @@ MARK = "> "
 MOST_HISTORY = 1000
 FORGET = "/new"
 
-Answer = Callable[[str], str]
+# What prints the text that goes on from a prompt, until it is done or the second argument says that it shall end.
+Answer = Callable[[str, Callable[[], bool]], str]
+
+
+class CtrlC:
+    """Ctrl-C as a flag while a text is written, for an exception may be lost in a library; elsewhere as usual."""
+
+    def __init__(self) -> None:
+        self.is_replying = self.is_asked = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.is_replying:
+            raise KeyboardInterrupt
+        self.is_asked = True
+
+    def asked(self) -> bool:
+        return self.is_asked
 
 
 def history_file() -> Path:
@@ -77,14 +94,11 @@ def typed_lines() -> Iterator[str]:
 
 
 def converse(answer: Answer, is_conversation: bool) -> None:
-    """Answer line after line. is_conversation: each text goes on from all before; a line `/new` begins another.
-
-    answer: what prints the text that goes on from a prompt, and returns it.
-    """
+    """Answer line after line. is_conversation: each text goes on from all before; a line `/new` begins another."""
     is_terminal = sys.stdin.isatty()
+    ctrl_c = CtrlC()
     if is_terminal:
-        # A library may have taken Ctrl-C for itself.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, ctrl_c.handle)
     before = ""
     for line in typed_lines() if is_terminal else piped_lines():
         if not line.strip():
@@ -93,15 +107,13 @@ def converse(answer: Answer, is_conversation: bool) -> None:
             before = ""
             continue
         prompt = before + line
+        ctrl_c.is_replying, ctrl_c.is_asked = True, False
         try:
-            text = answer(prompt)
+            text = answer(prompt, ctrl_c.asked)
         except UserError as error:
             warn(f"error: {error}")
             continue
-        except KeyboardInterrupt:
-            if not is_terminal:
-                raise
-            say("")
-            continue
+        finally:
+            ctrl_c.is_replying = False
         if is_conversation:
             before = f"{prompt}{text}\n"
