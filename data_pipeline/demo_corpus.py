@@ -127,7 +127,7 @@ def is_headline(paragraph: str) -> bool:
 
 
 def reviews(texts: dict[str, str]) -> Iterator[Document]:
-    """One review a line; blank lines are none."""
+    """Yield one review a line; blank lines are none."""
     for name, text in texts.items():
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():

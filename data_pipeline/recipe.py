@@ -107,7 +107,7 @@ class _Recipe(Section):
 
 
 def parse_memory(value: int | str) -> int:
-    """Bytes for everything together; a ValueError says why not."""
+    """Return bytes for everything together; a ValueError says why not."""
     memory = parse_bytes(value)
     if memory < MINIMUM_MEMORY:
         raise ValueError(f"{value} is too little; nearest: 512MB")

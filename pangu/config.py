@@ -92,13 +92,13 @@ class ModelConfig(SettingsFile):
 
 
 def size_names() -> list[str]:
-    """Names of the sizes that come with the project, smallest first."""
+    """Return names of the sizes that come with the project, smallest first."""
     names = [path.stem for path in SIZES_DIRECTORY.glob("*.yaml")]
     return sorted(names, key=lambda name: (load_size(name).num_parameters, name))
 
 
 def load_size(name: str) -> ModelConfig:
-    """A named size, e.g. `tiny` or `2.6B`; or the path of a `model.yaml`."""
+    """Return a named size, e.g. `tiny` or `2.6B`; or the path of a `model.yaml`."""
     path = SIZES_DIRECTORY / f"{name}.yaml"
     if path.is_file():
         return ModelConfig.load(path)
@@ -191,7 +191,7 @@ class ObjectivesConfig(Section):
 
     @property
     def is_causal(self) -> bool:
-        """Whether every row is."""
+        """Return whether every row is."""
         return not (self.permuted.share or self.prefix.share or self.bidirectional.share)
 
 

@@ -92,12 +92,12 @@ class LanguageModel:
 
     @property
     def config(self) -> "ModelConfig":
-        """The network's sizes and choices."""
+        """Return the network's sizes and choices."""
         return self.generator.config
 
     @property
     def tokenizer(self) -> "Tokenizer":
-        """The tokenizer. Raises UserError where none lies beside the weights."""
+        """Return the tokenizer. Raises UserError where none lies beside the weights."""
         if self.generator.tokenizer is None:
             raise UserError(f"{self.source}: no tokenizer lies beside it; give tokenizer=")
         return self.generator.tokenizer
@@ -110,7 +110,7 @@ class LanguageModel:
 
     @cached_property
     def template(self) -> "Template":
-        """The form in which the model is asked: an adapter's own, else the paper's form of questions."""
+        """Return the form in which the model is asked: an adapter's own, else the paper's form of questions."""
         from pangu.tuning.adapter_file import template_of_model
 
         return template_of_model(Path(self.source))

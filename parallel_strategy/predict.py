@@ -144,7 +144,7 @@ class Prediction:
 
     @cached_property
     def place_of_chunk(self) -> list[int]:
-        """The distinct place of each chunk of the model."""
+        """Return the distinct place of each chunk of the model."""
         result, seen = [], [0] * self.program.pp
         for chunk in self.program.chunks:
             result.append(int(self.places.index[chunk.stage, seen[chunk.stage]]))
@@ -180,7 +180,7 @@ class Prediction:
 
     @cached_property
     def traffic(self) -> StepTraffic:
-        """Seconds of the step's collectives, [1, stage]."""
+        """Return seconds of the step's collectives, [1, stage]."""
         traffic, zero = self.rows.traffic(self.zero_traffic), self.setup.strategy.zero
         if zero.bucket_mb is None or zero.stage >= 2:
             return traffic
@@ -194,7 +194,7 @@ class Prediction:
 
     @cached_property
     def tail(self) -> StepTail:
-        """What follows the micro-batches, as arrays [1, stage]."""
+        """Return what follows the micro-batches, as arrays [1, stage]."""
         strategy, framework, m = self.setup.strategy, self.setup.framework, self.rows.micro_batches
         backward = self.stage_seconds.backward
         exposed, hidden = gradients_exposed(framework, self.traffic, backward, m, zero=strategy.zero.stage)
@@ -211,13 +211,13 @@ class Prediction:
 
     @cached_property
     def factor(self) -> float:
-        """What a calibration multiplies the step time by."""
+        """Return what a calibration multiplies the step time by."""
         residual = self.setup.residual
         return 1.0 if residual is None else residual.factor(self.setup.model, self.setup.strategy)
 
     @property
     def interval(self) -> float:
-        """The factor within which four of five measured step times lie, as far as is known."""
+        """Return the factor within which four of five measured step times lie, as far as is known."""
         residual = self.setup.residual
         return math.exp(FOUR_OF_FIVE * SPREAD) if residual is None else residual.interval
 

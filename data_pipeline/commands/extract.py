@@ -155,7 +155,7 @@ def _write(files: list[str], work: Work, workers: int, out: IO[bytes], total: Ou
 
 
 def _outcomes(files: list[str], work: Work, workers: int) -> Iterator[Outcome]:
-    """The tasks' outcomes in the order of the files."""
+    """Yield the tasks' outcomes in the order of the files."""
     tasks, size = _tasks(files)
     if workers == 1 or len(tasks) == 1 or size < ALONE_BYTES:
         yield from map(work, tasks)
@@ -220,7 +220,7 @@ def _tasks(files: list[str]) -> tuple[list[list[str]], int]:
 
 
 def extract_files(files: list[str], form: tuple[str, bool, bool] = ("text", False, False)) -> Outcome:
-    """The pages of some files as JSON lines. `form` is the format, and whether links and pictures are kept."""
+    """Return the pages of some files as JSON lines. `form` is the format, and whether links and pictures are kept."""
     outcome = Outcome()
     for file in files:
         try:

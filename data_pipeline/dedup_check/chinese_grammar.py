@@ -51,7 +51,7 @@ _ENDS = "。。。。。。！？；"
 
 
 def sentence(randomness: random.Random) -> str:
-    """One sentence of about 15 to 45 characters."""
+    """Return one sentence of about 15 to 45 characters."""
     choice = randomness.choice
     subject = f"{choice(_QUALITIES)}的{choice(_NOUNS)}" if randomness.random() < 0.5 else choice(_NOUNS)
     target = f"{choice(_NOUNS)}的{choice(_NOUNS)}" if randomness.random() < 0.5 else choice(_NOUNS)

@@ -96,7 +96,7 @@ def trace(root: Path, key: str) -> list[Sighting]:
 
 
 def samples_of(root: Path, doc_id: int) -> list[tuple[str, int, int, int]]:
-    """Where a document was packed: (file, sample, offset, ids), in its own order."""
+    """Return where a document was packed: (file, sample, offset, ids), in its own order."""
     places = []
     for path in sorted((root / "packed").glob("*.documents.parquet")):
         is_wanted = pc.field("doc_id") == pa.scalar(doc_id, pa.uint64())

@@ -241,7 +241,7 @@ def _by_shard(files: list[InputFile], shards: Sequence[InputFile]) -> Callable[[
 
 
 def explain(plan: PlannedStep, manifest: Manifest) -> list[str]:
-    """Why the tasks of a step are stale, in words; empty when it is up to date."""
+    """Return why the tasks of a step are stale, in words; empty when it is up to date."""
     if not plan.to_run:
         return []
     recorded = manifest.step_settings(plan.name)

@@ -248,7 +248,7 @@ def _work(pipe: multiprocessing.connection.Connection, inherited: list[Any], slo
 
 
 def describe_system_error(error: Exception) -> str | None:
-    """One line for what the machine, not the program, refused: a full disk, a read-only folder, no memory."""
+    """Return one line for what the machine, not the program, refused: a full disk, a read-only folder, no memory."""
     if isinstance(error, MemoryError):
         return "out of memory; give a larger --memory with fewer --workers"
     if isinstance(error, OSError) and error.errno:

@@ -153,7 +153,7 @@ def _place(job: Job) -> str:
 
 
 def _run_wave(context: Any, function: Any, jobs: list[Job]) -> list[tuple[str, Any]]:
-    """One Spark job with a task for each of `jobs`; their outcomes in order."""
+    """Return one Spark job with a task for each of `jobs`; their outcomes in order."""
     with _told_in_one_line(f"{jobs[0].name} and {len(jobs) - 1} other tasks"):
         return context.parallelize(jobs, len(jobs)).map(function).collect()
 

@@ -46,8 +46,8 @@ class StageSettings(Section):
         return self
 
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "StageSettings":
-        """These settings with what the recipe says elsewhere filled in: `seed`, the order of the sources, relative
-        paths.
+        """Return these settings with what the recipe says elsewhere filled in: `seed`, the order of the sources,
+        relative paths.
         """
         if "seed" in type(self).model_fields and getattr(self, "seed", None) is None:
             return self.model_copy(update={"seed": seed})

@@ -117,7 +117,7 @@ def run_read(task: ReadTask, progress: Progress) -> Result:
 
 
 def run_map(task: MapTask, progress: Progress) -> Result:
-    """One shard through a pure function, as records or as rows of a table."""
+    """Return one shard through a pure function, as records or as rows of a table."""
     start = time.perf_counter()
     extra = [_side_input(files) for files in task.inputs]
     seen_rows = seen_bytes = 0
@@ -140,8 +140,8 @@ def run_map(task: MapTask, progress: Progress) -> Result:
 
 
 def run_group_by(task: GroupByTask, progress: Progress) -> Result:
-    """One query. Rows with a column `shard`, sorted by it, go to a file for each shard (an empty one where a shard
-    has none); others to one file.
+    """Return one query. Rows with a column `shard`, sorted by it, go to a file for each shard (an empty one where a
+    shard has none); others to one file.
     """
     spill = task.root / "tmp" / f"spill-{task.folder.replace('/', '-')}"
     try:
@@ -348,7 +348,8 @@ def _guarded(task: MapTask, batch: pa.RecordBatch, extra: list[Any], progress: P
 
 
 def _one_row(task: MapTask, row: pa.RecordBatch, extra: list[Any], progress: Progress) -> pa.RecordBatch | None:
-    """One record through the function. One that fails is dropped with its reason; a table simply has no row for it."""
+    """Return one record through the function. One that fails is dropped with its reason; a table simply has no row
+    for it."""
     reason = QUARANTINED
     if progress.at(row.column("doc_id")[0].as_py() >> 1):
         try:

@@ -73,7 +73,7 @@ PLAIN = Form()
 
 
 def extract(html: bytes, url: str | None = None, content_type: str | None = None, form: Form = PLAIN) -> Extraction:
-    """The main text of one page. Never raises; a page without text has `text == ""` and a `reason`.
+    """Return the main text of one page. Never raises; a page without text has `text == ""` and a `reason`.
 
     `content_type` is the HTTP header's value; `url` is looked at for a date, and relative links are joined to it.
     """
@@ -164,7 +164,7 @@ class _Lines:
 
 
 def _title(page: FlatPage, lines: _Lines) -> str:
-    """The page's `<title>` without the names of site and channel; where a heading repeats a part of it, that
+    """Return the page's `<title>` without the names of site and channel; where a heading repeats a part of it, that
     heading."""
     tags = page.node_tag[page.line_node]
     titles = np.flatnonzero(tags == TAG["title"])
@@ -181,7 +181,7 @@ def _title(page: FlatPage, lines: _Lines) -> str:
 
 
 def _date(page: FlatPage, lines: _Lines, kept: np.ndarray, markup: str, url: str | None) -> str | None:
-    """The day from the page's metadata, from the lines around the beginning of the text, or from the address."""
+    """Return the day from the page's metadata, from the lines around the beginning of the text, or from the address."""
     for meta in _META.finditer(markup, 0, _HEAD_BYTES):
         found = _DATE.search(meta[1])
         if found:

@@ -196,7 +196,7 @@ def shared_in_parts(page: FlatPage, part: np.ndarray, probability: np.ndarray) -
 
 
 def shared_among_kinds(page: FlatPage, kinds: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Each line's probability drawn towards the mean of the lines in elements of the same kind, characters as
+    """Return each line's probability drawn towards the mean of the lines in elements of the same kind, characters as
     weights.
 
     The posts of a thread stand or fall together, though the last of them has nothing good behind it. Links take no

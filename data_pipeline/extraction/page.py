@@ -820,7 +820,7 @@ def signs_of(utf8: bytes) -> tuple[bool, int]:
 
 
 def read_page(utf8: bytes) -> FlatPage:
-    """The elements and the lines of a page given as valid UTF-8."""
+    """Return the elements and the lines of a page given as valid UTF-8."""
     names, phrases = name_automaton(), phrase_automaton()
     return FlatPage(
         *_read(

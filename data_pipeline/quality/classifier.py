@@ -261,7 +261,8 @@ def _train_epoch(
     squares: np.ndarray,
     bias: float,
 ) -> float:
-    """One pass over the rows `order`; changes `weights` and AdaGrad's sums of `squares`, returns the new bias."""
+    """Return one pass over the rows `order`; changes `weights` and AdaGrad's sums of `squares`, returns the new
+    bias."""
     framed = np.empty(_longest(offsets) + 2, np.uint32)
     buckets = np.empty(framed.size * gram, np.uint32)
     for row in order:

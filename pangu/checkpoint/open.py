@@ -78,7 +78,7 @@ class Checkpoint:
 
     @property
     def tokenizer(self) -> str | None:
-        """The fingerprint of the tokenizer that its ids come from; None where an earlier version wrote it."""
+        """Return the fingerprint of the tokenizer that its ids come from; None where an earlier version wrote it."""
         return self.train.get("tokenizer")
 
     @property
@@ -97,7 +97,7 @@ class Checkpoint:
 
 
 def read_shards(directory: Path, moments: bool) -> dict[str, np.ndarray]:
-    """The weights or the moments of a checkpoint that ranks wrote in parts, put together."""
+    """Return the weights or the moments of a checkpoint that ranks wrote in parts, put together."""
     from pangu.formats.shards import WholeShards
 
     with WholeShards(directory, [directory / LAYOUTS]) as shards:
@@ -162,7 +162,7 @@ def open_checkpoint(directory: Path, verify: bool = True) -> Checkpoint:
 
 
 def damage(file: Path, expected: str) -> str | None:
-    """What is wrong with a file of a checkpoint."""
+    """Return what is wrong with a file of a checkpoint."""
     if not file.is_file():
         return f"{file}: is missing"
     if file_digest(file) != expected:
@@ -198,7 +198,7 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
 
 
 def stored_heldout_loss(directory: Path) -> float:
-    """The evaluation stored with a checkpoint; infinite where there is none."""
+    """Return the evaluation stored with a checkpoint; infinite where there is none."""
     try:
         value = json.loads((directory / STATE).read_text(encoding="utf-8"))["state"]["heldout_loss"]
         return float("inf") if value is None else float(value)
@@ -207,13 +207,13 @@ def stored_heldout_loss(directory: Path) -> float:
 
 
 def best_checkpoint(run: Path) -> Path | None:
-    """The checkpoint directory with the lowest held-out loss."""
+    """Return the checkpoint directory with the lowest held-out loss."""
     directories = [path for path in step_directories(run) if stored_heldout_loss(path) < float("inf")]
     return min(directories, key=stored_heldout_loss, default=None)
 
 
 def none_whole(path: Path) -> UserError:
-    """What to raise of a directory that is neither a whole checkpoint nor a run that has one."""
+    """Return what to raise of a directory that is neither a whole checkpoint nor a run that has one."""
     return UserError(f"{path}: holds no whole checkpoint (a run directory, step-* directory or .safetensors file)")
 
 

@@ -70,7 +70,7 @@ def open_source_of(path: Path, layouts: Stages | None) -> Source:
 
 
 def join_files(path: Path, files: list[Path]) -> FileSource:
-    """The tensors of several files as one source."""
+    """Return the tensors of several files as one source."""
     tensors: dict[str, TensorInfo] = {}
     places: dict[str, tuple[Path, int]] = {}
     metadata: dict[str, str] = {}
@@ -111,12 +111,13 @@ class Plan:
 
     @cached_property
     def nbytes(self) -> int:
-        """Bytes of all tensors that are written."""
+        """Return bytes of all tensors that are written."""
         return sum(self.part(name, layout).nbytes for target in self.targets for name, layout, _ in target.tensors)
 
     @cached_property
     def order(self) -> list[str]:
-        """Every parameter that is written, once. In this order all files have them, for they are only appended to."""
+        """Return every parameter that is written, once. In this order all files have them, for they are only
+        appended to."""
         return sorted({name for target in self.targets for name, _, _ in target.tensors})
 
 
@@ -163,7 +164,7 @@ def alone(info: TensorInfo) -> ParameterLayout:
 
 
 def whole_targets(chosen: Sequence[str], source: Source, is_training: bool) -> list[Target]:
-    """One file; or weights and moments apart, as one process writes a training checkpoint."""
+    """Return one file; or weights and moments apart, as one process writes a training checkpoint."""
 
     def target(path: str, some: Sequence[str]) -> Target:
         tensors = ((name, alone(source.tensors[name])) for name in some)
@@ -176,7 +177,7 @@ def whole_targets(chosen: Sequence[str], source: Source, is_training: bool) -> l
 
 
 def rank_targets(chosen: Sequence[str], source: Source, to: Stages, format: Format) -> list[Target]:
-    """A file a rank, with what the rank holds; what the layout does not know goes to all ranks whole."""
+    """Return a file a rank, with what the rank holds; what the layout does not know goes to all ranks whole."""
     known = {name for held in to.values() for name in held}
     file = SHARD if format == "safetensors" else Path(SHARD).with_suffix(".ckpt").name
     targets = []

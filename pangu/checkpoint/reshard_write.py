@@ -98,7 +98,7 @@ class Part:
         return range(self.cell[0] * self.shape[0], (self.cell[0] + 1) * self.shape[0]) if self.shape else range(1)
 
     def cut(self, band: np.ndarray, first: int) -> np.ndarray:
-        """What of a band, whose first row is `first`, belongs to this part."""
+        """Return what of a band, whose first row is `first`, belongs to this part."""
         if not self.shape:
             return band
         rows = slice(max(self.rows.start - first, 0), self.rows.stop - first)
@@ -111,7 +111,7 @@ def parts_of(
     wanted: Sequence[tuple[ShardFile, ParameterLayout, tuple[int, ...]]],
     is_ckpt: bool,
 ) -> list[Part]:
-    """The different parts of a parameter that are asked for."""
+    """Return the different parts of a parameter that are asked for."""
     parts: dict[tuple[tuple[int, ...], tuple[int, ...]], Part] = {}
     for file, layout, cell in wanted:
         shape = layout.part_shape(info.shape)
@@ -123,7 +123,7 @@ def parts_of(
 
 
 def bands_of(info: TensorInfo) -> Iterator[tuple[int, int]]:
-    """Rows [first, last) of each band; one that is empty where the tensor is."""
+    """Yield rows [first, last) of each band; one that is empty where the tensor is."""
     at_once = max(1, BAND // max(1, info.nbytes // max(1, info.rows)))
     for first in range(0, max(1, info.rows), at_once):
         yield first, min(info.rows, first + at_once)
@@ -153,7 +153,7 @@ class Writer:
             file.append(content)
 
     def contiguous(self, cut: np.ndarray) -> memoryview:
-        """The bytes, row-major."""
+        """Return the bytes, row-major."""
         if cut.flags.c_contiguous:
             return bytes_of(cut)
         if self.scratch.nbytes < cut.nbytes:
@@ -244,7 +244,7 @@ def write_parameters(
 
 
 def read_band(source: Source, name: str, first: int, last: int, memory: np.ndarray) -> np.ndarray:
-    """Rows [first, last) of a parameter, in `memory`."""
+    """Return rows [first, last) of a parameter, in `memory`."""
     info = source.tensors[name]
     assert info.data_type is not None
     size = (last - first) * (info.nbytes // max(1, info.rows))

@@ -36,7 +36,7 @@ from pangu.foundation.json_text import dumps
 
 
 def hidden_place(directory: Path) -> Path:
-    """Where a checkpoint is while it is written."""
+    """Return where a checkpoint is while it is written."""
     return directory.with_name(f".{directory.name}.tmp")
 
 
@@ -76,7 +76,7 @@ def begin_checkpoint(final: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
-    """A file that is on the disk when this returns; its sha256."""
+    """Return a file that is on the disk when this returns; its sha256."""
     save_file(tensors, path, metadata)
     with path.open("rb") as file:
         os.fsync(file.fileno())

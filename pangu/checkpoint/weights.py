@@ -93,7 +93,7 @@ def read_weights(source: Source) -> dict[str, np.ndarray]:
 
 
 def stored_weights(source: Source) -> dict[str, np.ndarray]:
-    """Every weight as it is stored, by released name, mapped into memory where it lies in one piece.
+    """Return every weight as it is stored, by released name, mapped into memory where it lies in one piece.
 
     bf16 is uint16; quantised matrices come with their scales (`pangu.quantization.quantized_file`).
     """

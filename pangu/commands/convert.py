@@ -193,7 +193,7 @@ def convert(source: Source, arguments: argparse.Namespace) -> int:
 
 
 def sample_rows(corpus: Path | None, count: int, plan: Plan) -> np.ndarray | None:
-    """The first rows of a packed corpus's training split, int [rows, tokens]."""
+    """Return the first rows of a packed corpus's training split, int [rows, tokens]."""
     if corpus is None:
         return None
     if plan.model is None:
@@ -223,7 +223,7 @@ def with_network(plan: Plan, arguments: argparse.Namespace) -> Plan:
 
 
 def describe(plan: Plan) -> dict[str, object]:
-    """What is known before writing."""
+    """Return what is known before writing."""
     shape = plan.shape
     return {
         "input": str(plan.source.path),

@@ -35,19 +35,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def decode_to_text(tokenizer: Tokenizer, block: LineBlock) -> bytes:
-    """The texts for a block of lines of ids, as lines."""
+    """Return the texts for a block of lines of ids, as lines."""
     return b"".join(text.encode() + b"\n" for text in decode_lines(tokenizer, block))
 
 
 def decode_to_json(tokenizer: Tokenizer, block: LineBlock) -> bytes:
-    """The texts for a block of lines of ids, as lines of JSON."""
+    """Return the texts for a block of lines of ids, as lines of JSON."""
     import orjson
 
     return b"".join(orjson.dumps(text) + b"\n" for text in decode_lines(tokenizer, block))
 
 
 def decode_lines(tokenizer: Tokenizer, block: LineBlock) -> list[str]:
-    """The texts for a block of lines of ids."""
+    """Return the texts for a block of lines of ids."""
     import orjson
 
     texts = []

@@ -42,7 +42,7 @@ HANDLED_HERE = {
 
 
 def options_of(arguments: argparse.Namespace) -> list[str]:
-    """The words of `generate` that ask for what was asked here, except for the checkpoint and the prompts."""
+    """Return the words of `generate` that ask for what was asked here, except for the checkpoint and the prompts."""
     parser = argparse.ArgumentParser()
     generate.add_arguments(parser)
     words: list[str] = []

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def encode_lines(tokenizer: Tokenizer, block: LineBlock) -> bytes:
-    """The lines of ids for a block of lines of text."""
+    """Return the lines of ids for a block of lines of text."""
     import orjson
 
     texts = []

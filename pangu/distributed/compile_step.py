@@ -17,7 +17,8 @@ BETA1, BETA2, CLIP_NORM = 0.9, 0.95, 1.0
 
 
 def model_config(fields: dict) -> ModelConfig:
-    """The network that a strategy's model section describes, which knows more kinds of networks than there are here."""
+    """Return the network that a strategy's model section describes, which knows more kinds of networks than there
+    are here."""
     return ModelConfig.model_validate({name: fields[name] for name in ModelConfig.model_fields if name in fields})
 
 

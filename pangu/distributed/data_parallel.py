@@ -22,7 +22,7 @@ from pangu.training.optimizer import AdamW
 class DataParallel(Execution):
     @cached_property
     def is_sharded(self) -> bool:
-        """Whether ranks hold different parts of the moments."""
+        """Return whether ranks hold different parts of the moments."""
         layouts = self.job.strategy.layouts if self.job.strategy else {}
         return any(layout.num_parts > 1 for layout in layouts.values())
 

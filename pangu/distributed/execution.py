@@ -68,7 +68,7 @@ class Execution:
 
     @cached_property
     def reduction(self) -> "nn.Cell | None":
-        """What adds gradients up over the ranks."""
+        """Return what adds gradients up over the ranks."""
         return None
 
     @property

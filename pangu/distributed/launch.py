@@ -68,16 +68,16 @@ class Launch:
 
     @property
     def is_alone(self) -> bool:
-        """Whether one process is enough, which needs no msrun."""
+        """Return whether one process is enough, which needs no msrun."""
         return self.workers == 1
 
     @property
     def first_rank(self) -> int:
-        """The first of the ranks on this node."""
+        """Return the first of the ranks on this node."""
         return self.nodes.rank * self.local_workers
 
     def command(self, logs: Path) -> list[str]:
-        """What is started on this node."""
+        """Return what is started on this node."""
         if self.is_alone:
             return [sys.executable, *self.program]
         options = {
@@ -98,12 +98,12 @@ class Launch:
         return [*msrun(), *words, "python", *self.program]
 
     def again(self) -> "Launch":
-        """The same for another start: on a port that nobody has taken meanwhile, where it may be any."""
+        """Return the same for another start: on a port that nobody has taken meanwhile, where it may be any."""
         return replace(self, nodes=replace(self.nodes, port=free_port())) if self.nodes.any_port else self
 
     @property
     def environment(self) -> dict[str, str]:
-        """What is added to the environment of the processes. `python` is this one."""
+        """Return what is added to the environment of the processes. `python` is this one."""
         added = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         if self.workers > 1:
             added[LOCAL_WORKERS] = str(self.local_workers)
@@ -152,7 +152,7 @@ def plan_launch(
 
 
 def check_all(launch: Launch, config: TrainConfig, data: PackedData, strategy_file: str | None) -> list[Check]:
-    """Everything that can be looked at without starting anything."""
+    """Return everything that can be looked at without starting anything."""
     checks = [
         Check(f"corpus {config.data}: {data.split('train').samples} samples of {data.seq_length} tokens"),
         check_run(config, data, launch.workers, strategy_file),
@@ -194,7 +194,7 @@ def check_modules() -> Check:
 
 
 def check_device(device: str, wanted: int) -> Check:
-    """Whether this node has the devices of its processes."""
+    """Return whether this node has the devices of its processes."""
     if device == "CPU":
         cores = len(os.sched_getaffinity(0))
         shared = "" if cores >= wanted else ": they take turns, which is slow"
@@ -210,7 +210,7 @@ def check_device(device: str, wanted: int) -> Check:
 
 
 def check_disk(config: TrainConfig, data: PackedData) -> Check:
-    """Whether the checkpoints that will be kept, and the one in hand, fit on the disk of the run directory."""
+    """Return whether the checkpoints that will be kept, and the one in hand, fit on the disk of the run directory."""
     from pangu.training.run import model_of
 
     folder = Path(config.out).absolute()
@@ -236,7 +236,7 @@ def check_port(nodes: Nodes) -> Check:
 
 
 def check_rank_table(path: Path, launch: Launch) -> Check:
-    """Whether an HCCL rank table (version 1.0) names every rank once."""
+    """Return whether an HCCL rank table (version 1.0) names every rank once."""
     what = f"rank table {path}"
     try:
         table = json.loads(path.read_text(encoding="utf-8"))

@@ -69,7 +69,7 @@ class Prediction:
         return self.contents() | {"prompts": digest_of(self.prompts), "options": digest_of(options)}
 
     def command(self, prompts: Path) -> list[str]:
-        """What one process runs."""
+        """Return what one process runs."""
         words = ["-m", "pangu", "generate", str(self.checkpoint), "--file", str(prompts), "--json"]
         return [sys.executable, *words, *self.options]
 
@@ -99,14 +99,15 @@ def contents_of(path: Path, model: str | None, tokenizer: str | None) -> dict[st
 
 
 def shares_of(indices: Sequence[int], workers: int) -> list[list[int]]:
-    """Every index once, in runs of neighbours whose lengths differ by one at most; no share is empty."""
+    """Return every index once, in runs of neighbours whose lengths differ by one at most; no share is empty."""
     workers = min(workers, len(indices))
     ends = [len(indices) * share // workers for share in range(workers + 1)]
     return [list(indices[first:last]) for first, last in pairwise(ends)]
 
 
 def check_all(asked: Prediction) -> list[Check]:
-    """Everything that can be looked at without starting anything. Raises UserError where there is no checkpoint."""
+    """Return everything that can be looked at without starting anything. Raises UserError where there is no
+    checkpoint."""
     checks = [
         Check(f"checkpoint {asked.checkpoint}"),
         check_tokenizer(asked),
@@ -139,7 +140,7 @@ def check_output(out: Path) -> Check:
 
 
 def check_memory(asked: Prediction) -> Check:
-    """Whether the weights, fp32 or as --dtype says, fit into memory once for each process."""
+    """Return whether the weights, fp32 or as --dtype says, fit into memory once for each process."""
     size = weight_bytes(asked.checkpoint)
     if {"--dtype=fp16", "--dtype=bf16"} & set(asked.options):
         size //= 2
@@ -149,7 +150,7 @@ def check_memory(asked: Prediction) -> Check:
 
 
 def weight_bytes(path: Path) -> int:
-    """Bytes of the weights of a checkpoint in fp32."""
+    """Return bytes of the weights of a checkpoint in fp32."""
     if not (path / STATE).is_file():
         source = open_weights(path)
         return 4 * sum(info.size for name, info in source.tensors.items() if not name.startswith(MOMENTS))
@@ -157,7 +158,8 @@ def weight_bytes(path: Path) -> int:
 
 
 def processes_of(strategy_file: str | None, workers: int | None) -> int:
-    """How many share the prompts: a strategy's data-parallel ranks. Raises UserError for what splits the model."""
+    """Return how many share the prompts: a strategy's data-parallel ranks. Raises UserError for what splits the
+    model."""
     if strategy_file is None:
         return workers or 1
     from pangu.distributed.strategy import load_strategy
@@ -195,7 +197,7 @@ class Start:
                 psutil.Process(process.pid).cpu_affinity(cores_of(rank, len(self.shares)))
 
     def failure(self) -> int | None:
-        """The exit code of a process that ended badly."""
+        """Return the exit code of a process that ended badly."""
         return next((process.returncode for process in self.processes if process.poll()), None)
 
     def is_running(self) -> bool:
@@ -209,7 +211,7 @@ class Start:
             process.wait()
 
     def complaint(self) -> str | None:
-        """The line by which a process named a mistake of the user."""
+        """Return the line by which a process named a mistake of the user."""
         for rank in range(len(self.shares)):
             found = last_error(self.folder / f"worker_{rank}.log")
             if found is not None:
@@ -298,7 +300,7 @@ class Predictor:
         return 0
 
     def known(self) -> dict[int, str]:
-        """What earlier calls have answered of the same request."""
+        """Return what earlier calls have answered of the same request."""
         logs, request = self.asked.logs, self.asked.fingerprint()
         self.request = request
         done: dict[int, str] = {}
@@ -343,5 +345,5 @@ def read_request(path: Path) -> dict | None:
 
 
 def described(asked: Prediction) -> str:
-    """The command of the first process, for people."""
+    """Return the command of the first process, for people."""
     return shlex.join(asked.command(asked.logs / f"start-NNN/prompts_0{asked.suffix}"))

@@ -14,7 +14,7 @@ LOCAL_WORKERS = "PANGU_LOCAL_WORKERS"
 
 
 def is_launched() -> bool:
-    """Whether this process was started as one of several."""
+    """Return whether this process was started as one of several."""
     return ROLE in os.environ or RANK_TABLE in os.environ
 
 
@@ -27,7 +27,7 @@ def share_cores() -> None:
 
 
 def cores_of(process: int, processes: int) -> list[int]:
-    """The cores of one of several processes on this computer: its share of them, or one that it has in turns."""
+    """Return the cores of one of several processes on this computer: its share of them, or one that it has in turns."""
     cores = sorted(os.sched_getaffinity(0))
     return cores[process % len(cores) :: processes]
 
@@ -41,11 +41,12 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes what is written once."""
+        """Return whether this is the process that writes what is written once."""
         return self.rank == 0
 
     def sum(self, value: float) -> float:
-        """The sum over all processes, the same in each; exact for whole numbers below 2²⁴ and for sums of them."""
+        """Return the sum over all processes, the same in each; exact for whole numbers below 2²⁴ and for sums of
+        them."""
         if self.size == 1:
             return value
         import mindspore as ms
@@ -57,7 +58,7 @@ class World:
         return float(ops.AllReduce()(parts).asnumpy().astype(np.float64).sum())
 
     def from_first(self, value: int) -> int:
-        """The first process's number, in every process. 0 ≤ value < 2²⁴."""
+        """Return the first process's number, in every process. 0 ≤ value < 2²⁴."""
         return round(self.sum(float(value) if self.is_first else 0.0))
 
     def wait(self) -> None:

@@ -47,7 +47,7 @@ class SumOverRanks(nn.Cell):
         self.asked.set_data(Tensor(np.array([float(asked)], np.float32)))
 
     def asked_by_any(self) -> bool:
-        """Whether some rank was asked to stop, as all ranks have learnt in the last step."""
+        """Return whether some rank was asked to stop, as all ranks have learnt in the last step."""
         return bool(self.stop.asnumpy()[0] > 0)
 
 

@@ -91,7 +91,7 @@ class ShardedAdamW(nn.Cell):
 
 
 def rows_of(layout: ParameterLayout, rank: int, shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """The rows [first, last) of a parameter that a rank holds; None where it holds all."""
+    """Return the rows [first, last) of a parameter that a rank holds; None where it holds all."""
     if layout.num_parts == 1:
         return None
     rows = layout.part_shape(shape)[0]

@@ -73,7 +73,7 @@ def save_shards(
 
 
 def part_of(layout: ParameterLayout, rank: int, whole: np.ndarray) -> np.ndarray:
-    """What a rank holds of a parameter; of one on the disk it alone is read."""
+    """Return what a rank holds of a parameter; of one on the disk it alone is read."""
     try:
         return np.ascontiguousarray(whole[region(layout.cell(rank), layout.part_shape(whole.shape))])
     except ValueError as error:

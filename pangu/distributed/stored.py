@@ -93,7 +93,7 @@ class StoredCheckpoint:
 
     @cached_property
     def all(self) -> Source:
-        """Every tensor, from whatever files it lies in."""
+        """Return every tensor, from whatever files it lies in."""
         if self.is_sharded:
             return self.keep(WholeShards(self.directory, [self.directory / LAYOUTS]))
         parts = [open_source(self.directory / name) for name in (WEIGHTS, OPTIMIZER)]
@@ -103,7 +103,7 @@ class StoredCheckpoint:
 
     @cached_property
     def layouts(self) -> dict[str, ParameterLayout]:
-        """What the rank of this number holds in its shard; {} where there is none."""
+        """Return what the rank of this number holds in its shard; {} where there is none."""
         if not self.is_sharded:
             return {}
         stages = read_stages([self.directory / LAYOUTS])
@@ -142,7 +142,7 @@ class StoredCheckpoint:
         return StoredTensors(self, [name for name in self.shapes if name.startswith(MOMENTS)])
 
     def read(self, name: str, wanted: Region) -> np.ndarray:
-        """A part of a tensor, from this rank's own shard where that is what it holds."""
+        """Return a part of a tensor, from this rank's own shard where that is what it holds."""
         if not wanted:
             return self.all.read(name)
         layout = self.layouts.get(name)

@@ -41,23 +41,23 @@ class RunStrategy:
 
     @property
     def splits_only_the_batch(self) -> bool:
-        """Whether every device has the whole network: nothing but data parallelism and optimizer sharding."""
+        """Return whether every device has the whole network: nothing but data parallelism and optimizer sharding."""
         mesh, overrides = self.setup.strategy.mesh, self.setup.strategy.overrides
         return mesh.pp == mesh.tp == mesh.cp == mesh.ep == 1 and not overrides
 
     def data_rank(self, rank: int) -> int:
-        """Which share of the batch a rank computes."""
+        """Return which share of the batch a rank computes."""
         mesh = self.setup.strategy.mesh
         return rank // mesh.stride("dp") % mesh.dp
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every weight, by the strategy's model."""
+        """Return the shape of every weight, by the strategy's model."""
         return {name: placed.shape for name, placed in self.placed.items()}
 
     @cached_property
     def placed(self) -> "dict[str, Layout]":
-        """Where the strategy places every weight. Raises UserError for what it cannot place."""
+        """Return where the strategy places every weight. Raises UserError for what it cannot place."""
         from pangu.foundation.errors import UserError as StrategyError
         from parallel_strategy.mindspore.layouts import parameter_layouts
 
@@ -85,7 +85,7 @@ class RunStrategy:
 
     @property
     def layouts(self) -> dict[str, ParameterLayout]:
-        """The layout of every weight; of one that several stages hold, the first's."""
+        """Return the layout of every weight; of one that several stages hold, the first's."""
         found: dict[str, ParameterLayout] = {}
         for _, held in sorted(self.stage_layouts.items()):
             found = held | found
@@ -116,7 +116,7 @@ def load_strategy(path: str | Path, model: ModelConfig | None = None) -> RunStra
 
 
 def applied(strategy: RunStrategy, config: TrainConfig) -> TrainConfig:
-    """The run's configuration with what the strategy says of it: micro-batches and recomputation.
+    """Return the run's configuration with what the strategy says of it: micro-batches and recomputation.
 
     Raises UserError where they contradict each other.
     """
@@ -131,7 +131,8 @@ def applied(strategy: RunStrategy, config: TrainConfig) -> TrainConfig:
 
 
 def rows_of_rank(rows: np.ndarray, accumulate: int, shares: int, share: int) -> np.ndarray:
-    """The rows [B, ...] of the batch that one of `shares` data-parallel ranks computes: its part of each micro-batch.
+    """Return the rows [B, ...] of the batch that one of `shares` data-parallel ranks computes: its part of each
+    micro-batch.
 
     So micro-batch i of all ranks together is what one process computes as micro-batch i.
     """

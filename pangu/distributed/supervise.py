@@ -108,7 +108,7 @@ class Attempt:
         self.process.wait()
 
     def has_failed(self) -> bool:
-        """Whether msrun has told of a worker that ended badly; it then kills the others."""
+        """Return whether msrun has told of a worker that ended badly; it then kills the others."""
         return DIED.search(self.output.read_text(encoding="utf-8", errors="replace")) is not None
 
     def exit_code(self) -> int:
@@ -119,7 +119,7 @@ class Attempt:
         return self.process.returncode
 
     def complaint(self) -> str | None:
-        """The line by which a worker named a mistake of the user."""
+        """Return the line by which a worker named a mistake of the user."""
         for path in sorted(self.logs.glob("worker_*.log")):
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 if line.startswith("error: "):
@@ -187,7 +187,8 @@ class Supervisor:
         self.asked = max(self.asked, 1) if number == signal.SIGHUP else self.asked + 1
 
     def run(self) -> int:
-        """The exit code: 0 done, 130 interrupted. Raises UserError for a mistake, and when attempts are used up."""
+        """Return the exit code: 0 done, 130 interrupted. Raises UserError for a mistake, and when attempts are used
+        up."""
         with Handlers(self.ask):
             return self.attempts()
 
@@ -246,7 +247,7 @@ class Supervisor:
         return str(found[0]) if found else None
 
     def next_logs(self) -> Path:
-        """A new directory for the logs of one attempt."""
+        """Return a new directory for the logs of one attempt."""
         number = 1
         while (self.launch.logs / f"start-{number:03d}").exists():
             number += 1

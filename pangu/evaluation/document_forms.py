@@ -35,7 +35,7 @@ class Document:
 
     @property
     def label(self) -> str:
-        """The right candidate's text."""
+        """Return the right candidate's text."""
         assert self.gold is not None
         return self.candidates[self.gold]
 

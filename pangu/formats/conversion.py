@@ -42,7 +42,7 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors of the output."""
+        """Return bytes of all tensors of the output."""
         return sum(step.info.nbytes for step in self.steps)
 
     @property
@@ -52,7 +52,7 @@ class Plan:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the output's safetensors header says besides the tensors."""
+        """Return what the output's safetensors header says besides the tensors."""
         tokenizer = self.source.metadata.get(TOKENIZER_KEY)
         said = metadata_of(self.model, tokenizer, "pt" if self.target == "pytorch" else "ms")
         return said if self.model else said | {"final_norm": self.final_norm}
@@ -124,7 +124,7 @@ def is_float(info: TensorInfo) -> bool:
 
 
 def canonical_info(source: Source, name: str, is_torch: bool) -> TensorInfo:
-    """A tensor's type and its shape in our orientation."""
+    """Return a tensor's type and its shape in our orientation."""
     info = source.tensors[name]
     ours = names.recognise(name)[0]
     turned = is_torch and names.is_transposed(ours)
@@ -132,7 +132,7 @@ def canonical_info(source: Source, name: str, is_torch: bool) -> TensorInfo:
 
 
 def moment_shape(infos: dict[str, TensorInfo], name: str) -> tuple[int, ...] | None:
-    """The shape of one of Adam's moments, None where it is not that of its weight."""
+    """Return the shape of one of Adam's moments, None where it is not that of its weight."""
     weight = next(infos.get(name.removeprefix(p)) for p in names.OPTIMIZER_PREFIXES if name.startswith(p))
     return weight.shape if weight and weight.shape == infos[name].shape else None
 
@@ -143,7 +143,7 @@ def make_step(source: str, target: str, info: TensorInfo, dtype: str | None, tra
 
 
 def with_master_name(canonical: str) -> str:
-    """The name that later versions of the original give a weight or its optimizer state."""
+    """Return the name that later versions of the original give a weight or its optimizer state."""
     for ours, master in names.MASTER_NAMES.items():
         if canonical.endswith(ours):
             return canonical.removesuffix(ours) + master

@@ -70,7 +70,7 @@ class TensorInfo:
 
 
 def bytes_of(array: np.ndarray) -> memoryview:
-    """The memory of a row-major array as bytes; writing to it changes the array."""
+    """Return the memory of a row-major array as bytes; writing to it changes the array."""
     return array.reshape(-1).view(np.uint8).data
 
 

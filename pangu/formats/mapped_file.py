@@ -33,6 +33,6 @@ def map_tensors(source: FileSource) -> dict[str, np.ndarray]:
 
 
 def map_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of one safetensors file and its metadata."""
+    """Return the arrays of one safetensors file and its metadata."""
     source = open_file(path)
     return map_tensors(source), source.metadata

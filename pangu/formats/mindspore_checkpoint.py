@@ -66,11 +66,12 @@ class CheckpointIndex:
 
     @cached_property
     def kind(self) -> frozenset[tuple[str, TensorInfo]]:
-        """What the tensors are, wherever they lie."""
+        """Return what the tensors are, wherever they lie."""
         return frozenset((name, tensor.info) for name, tensor in self.tensors.items())
 
     def fits(self, path: Path) -> bool:
-        """Whether another file has the same tensors at the same places: its index is this one, without parsing it."""
+        """Return whether another file has the same tensors at the same places: its index is this one, without
+        parsing it."""
         with opened(path) as descriptor:
             if os.fstat(descriptor).st_size != self.size:
                 return False
@@ -130,7 +131,7 @@ def string_value(name: str, content: str) -> bytes:
 
 
 def without_crc(descriptor: int, size: int) -> int:
-    """Where the message ends. Where there is a checksum behind it, it is checked."""
+    """Return where the message ends. Where there is a checksum behind it, it is checked."""
     if size < CRC_SIZE or os.pread(descriptor, len(CRC_MARK), size - CRC_SIZE) != CRC_MARK:
         return size
     end, computed, offset = size - CRC_SIZE, 0, 0
@@ -171,7 +172,8 @@ def read_values(read: Reader, end: int) -> dict[str, StoredTensor]:
 
 
 def read_value(read: Reader, start: int, end: int) -> tuple[str, StoredTensor]:
-    """One value: its tag, and its tensor. A hash table (maptensor) or a string is a tensor of no type that we use."""
+    """Return one value: its tag, and its tensor. A hash table (maptensor) or a string is a tensor of no type that
+    we use."""
     tag, dims, type_name, content = None, [], "", (end, 0)
     for number, wire_type, value, stop in fields(read, start, end):
         if number == 1:
@@ -194,7 +196,8 @@ def read_value(read: Reader, start: int, end: int) -> tuple[str, StoredTensor]:
 
 
 def value_headers(name: str, info: TensorInfo) -> Iterator[tuple[bytes, int]]:
-    """What stands before each piece of a tensor in a `.ckpt`: (bytes to write, bytes of content that follow them)."""
+    """Yield what stands before each piece of a tensor in a `.ckpt`: (bytes to write, bytes of content that follow
+    them)."""
     assert info.data_type is not None
     type_name, tag = info.data_type.mindspore.encode(), name.encode()
     dims = b"".join(encode_varint(1 << 3) + encode_varint(length) for length in info.shape)

@@ -47,7 +47,7 @@ class ModelShape:
                 raise UserError(f"{where}: the weights have {name} {told}, the model is said to have {said}")
 
     def config(self, heads: int | None, final_norm: str) -> ModelConfig:
-        """The model's configuration. heads None: those of the known size with the same layers and widths."""
+        """Return the model's configuration. heads None: those of the known size with the same layers and widths."""
         if heads is None:
             known = [load_size(name) for name in size_names()]
             same = {
@@ -78,13 +78,14 @@ class ModelShape:
 
 
 def listed(items: list[str]) -> str:
-    """The first few, and how many more."""
+    """Return the first few, and how many more."""
     shown = ", ".join(items[:MOST_LISTED])
     return shown + (f" and {len(items) - MOST_LISTED} more" if len(items) > MOST_LISTED else "")
 
 
 def tell_shape(found: Mapping[str, tuple[int, ...]], where: str) -> ModelShape:
-    """The sizes of a model from {canonical name: shape}. Raises UserError: what is missing, what does not fit."""
+    """Return the sizes of a model from {canonical name: shape}. Raises UserError: what is missing, what does not
+    fit."""
     numbers = {number for number in map(names.block_number, found) if number is not None}
     query_layer = parameters.QUERY_TABLE in found or any(name.startswith(parameters.QUERY_LAYER) for name in found)
     if not numbers:

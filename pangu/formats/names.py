@@ -177,7 +177,7 @@ def name_query_layer(result: SortedNames) -> None:
 
 
 def block_number(canonical: str) -> int | None:
-    """The number of the block that a canonical name belongs to."""
+    """Return the number of the block that a canonical name belongs to."""
     match = _BLOCK.fullmatch(canonical)
     return int(match[1]) if match else None
 
@@ -199,7 +199,7 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def is_transposed(canonical: str) -> bool:
-    """Whether the PyTorch port holds the transpose of this weight."""
+    """Return whether the PyTorch port holds the transpose of this weight."""
     match = _BLOCK.fullmatch(canonical)
     part = match[2] if match else canonical.removeprefix(QUERY_LAYER)
     return part in _TRANSPOSED

@@ -23,7 +23,7 @@ DIRECTORY_FILES = (
 
 
 def open_source(path: Path, strategy: list[Path] | None = None, embeddings: Path | None = None) -> Source:
-    """The reader for a file or a directory. strategy and embeddings belong to released shards.
+    """Return the reader for a file or a directory. strategy and embeddings belong to released shards.
 
     Raises UserError that says what is wrong with the input, or that it is none of the known forms.
     """
@@ -56,7 +56,7 @@ def with_our_names(source: FileSource) -> Source:
 
 
 def open_file(path: Path) -> FileSource:
-    """One safetensors or PyTorch file."""
+    """Return one safetensors or PyTorch file."""
     if path.suffix == ".safetensors":
         index = index_safetensors(path)
         tensors = {name: info for name, (info, _, _) in index.tensors.items()}
@@ -70,7 +70,7 @@ def open_file(path: Path) -> FileSource:
 
 
 def open_indexed(path: Path) -> FileSource:
-    """Several files with an index: {"weight_map": {name: file}}."""
+    """Return several files with an index: {"weight_map": {name: file}}."""
     size = file_size(path)
     if size > LARGEST_INDEX:
         raise UserError(f"{path}: has {size} bytes, more than any index")

@@ -83,7 +83,7 @@ class ParameterLayout:
         return prod(self.grid)
 
     def cell(self, rank: int) -> tuple[int, ...]:
-        """The place in `grid` of the part that a rank (counted over all stages) holds."""
+        """Return the place in `grid` of the part that a rank (counted over all stages) holds."""
         remainder = rank - self.first_rank
         if not 0 <= remainder < self.num_ranks:
             raise ValueError(f"rank {rank} is not one of the {self.num_ranks} from {self.first_rank} on")
@@ -105,26 +105,26 @@ class ParameterLayout:
         return tuple(indices)
 
     def full_shape(self, part_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The parameter's shape from that of a part."""
+        """Return the parameter's shape from that of a part."""
         if len(part_shape) != len(self.grid):
             raise ValueError(f"a part has {len(part_shape)} axes, its layout {len(self.grid)}")
         return tuple(length * parts for length, parts in zip(part_shape, self.grid, strict=True))
 
     def part_shape(self, full_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of every part of a parameter."""
+        """Return the shape of every part of a parameter."""
         if len(full_shape) != len(self.grid) or any(n % parts for n, parts in zip(full_shape, self.grid, strict=True)):
             raise ValueError(f"shape {list(full_shape)} cannot be split into {list(self.grid)} parts")
         return tuple(length // parts for length, parts in zip(full_shape, self.grid, strict=True))
 
 
 def region(cell: tuple[int, ...], part_shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """The index of a part in its parameter."""
+    """Return the index of a part in its parameter."""
     return tuple(slice(i * length, (i + 1) * length) for i, length in zip(cell, part_shape, strict=True))
 
 
 @lru_cache(maxsize=256)
 def owners(layout: ParameterLayout) -> dict[tuple[int, ...], int]:
-    """The lowest rank that holds each part. Every cell of the grid is there."""
+    """Return the lowest rank that holds each part. Every cell of the grid is there."""
     found: dict[tuple[int, ...], int] = {}
     for rank in range(layout.first_rank, layout.first_rank + layout.num_ranks):
         found.setdefault(layout.cell(rank), rank)

@@ -16,7 +16,7 @@ MOST_OPEN = 4096
 
 
 def open_regular(path: Path) -> int:
-    """The descriptor of a regular file (a link to one counts). Raises UserError for anything else."""
+    """Return the descriptor of a regular file (a link to one counts). Raises UserError for anything else."""
     try:
         # Without O_NONBLOCK the opening of a named pipe would wait for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -39,7 +39,7 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a regular file."""
+    """Return bytes of a regular file."""
     with opened(path) as descriptor:
         return os.fstat(descriptor).st_size
 

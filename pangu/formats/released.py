@@ -77,7 +77,7 @@ class ReleasedShards(ShardSet):
 
 
 def npy_place(path: Path) -> tuple[TensorInfo, int]:
-    """What a `.npy` holds and where its numbers begin."""
+    """Return what a `.npy` holds and where its numbers begin."""
     size = file_size(path)
     try:
         with opened(path) as descriptor, os.fdopen(os.dup(descriptor), "rb") as stream:

@@ -71,7 +71,7 @@ def read_entry(entry: dict) -> tuple[TensorInfo, int, int]:
 
 
 def file_header(tensors: Iterable[tuple[str, TensorInfo]], metadata: dict[str, str]) -> bytes:
-    """The bytes that go before the tensors, which then follow in this order without gaps."""
+    """Return the bytes that go before the tensors, which then follow in this order without gaps."""
     header: dict[str, object] = {"__metadata__": metadata}
     position = 0
     for name, info in tensors:

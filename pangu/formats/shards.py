@@ -37,7 +37,7 @@ BAND = 1 << 20
 
 
 def holds_shards(folder: Path) -> bool:
-    """Whether there is a shard of any rank in a directory."""
+    """Return whether there is a shard of any rank in a directory."""
     return bool(list_shards(folder))
 
 
@@ -55,7 +55,7 @@ def list_shards(folder: Path) -> list[tuple[int, Path]]:
 
 
 def rank_files(folder: Path) -> list[Path]:
-    """The checkpoint files of one rank's folder."""
+    """Return the checkpoint files of one rank's folder."""
     return sorted(path for suffix in ("ckpt", "safetensors") for path in folder.glob(f"*.{suffix}"))
 
 
@@ -150,7 +150,7 @@ class ShardSet(Source):
         return indices
 
     def stages(self) -> list[range]:
-        """The ranks of each pipeline stage."""
+        """Return the ranks of each pipeline stage."""
         firsts = {layout.first_rank: layout.num_ranks for layout in self.layouts.values()}
         return [range(first, first + count) for first, count in sorted(firsts.items())]
 
@@ -216,7 +216,7 @@ class ShardSet(Source):
         self.gather(name, [(first, last), *((0, length) for length in info.shape[1:])], array)
 
     def read_region(self, name: str, region: Region) -> np.ndarray:
-        """A part of a tensor that is no scalar, from those shards alone that hold some of it."""
+        """Return a part of a tensor that is no scalar, from those shards alone that hold some of it."""
         info = self.tensors[name]
         assert info.data_type is not None
         result = np.empty([stop - start for start, stop in region], info.data_type.storage)
@@ -261,7 +261,7 @@ class ShardSet(Source):
 
 
 def index_shard(path: Path) -> CheckpointIndex:
-    """Where each tensor lies in one rank's file."""
+    """Return where each tensor lies in one rank's file."""
     if path.suffix != ".safetensors":
         return index_checkpoint(path)
     index = index_safetensors(path)
@@ -302,7 +302,7 @@ class WholeShards(ShardSet):
 
 
 def difference(content: dict[str, TensorInfo], usual: dict[str, TensorInfo]) -> str:
-    """One thing in which a shard differs from the others."""
+    """Return one thing in which a shard differs from the others."""
     for name in usual:
         if name not in content:
             return f"lacks {name}"
@@ -312,7 +312,8 @@ def difference(content: dict[str, TensorInfo], usual: dict[str, TensorInfo]) -> 
 
 
 def sample_of(tensor: StoredTensor, path: Path) -> bytes:
-    """The digest of a tensor's first and last few thousand bytes; b"" where they are one number over and over."""
+    """Return the digest of a tensor's first and last few thousand bytes; b"" where they are one number over and
+    over."""
     size = min(SAMPLE, tensor.nbytes)
     sample = bytearray(2 * size)
     with OpenFiles() as files:
@@ -324,7 +325,7 @@ def sample_of(tensor: StoredTensor, path: Path) -> bytes:
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Whether two files have the same bytes."""
+    """Return whether two files have the same bytes."""
     with opened(one) as first, opened(other) as second:
         offset = 0
         while True:
@@ -337,7 +338,7 @@ def same_file(one: Path, other: Path) -> bool:
 
 
 def find_strategy(folder: Path) -> Path:
-    """The only strategy file where the original's directory tree would have it."""
+    """Return the only strategy file where the original's directory tree would have it."""
     for pattern in STRATEGY_PLACES:
         found = sorted(path for path in folder.glob(pattern) if not SHARD_NAME.fullmatch(path.name))
         if len(found) == 1:

@@ -39,7 +39,7 @@ class Source(ABC):
         self.open_files.close()
 
     def read(self, name: str, buffer: np.ndarray | None = None) -> np.ndarray:
-        """One tensor in the storage type of its data type.
+        """Return one tensor in the storage type of its data type.
 
         buffer: uint8 memory that is large enough for it, used again for the next: one buffer for all tensors takes the
         memory of the largest, where new arrays may take that of two.
@@ -55,7 +55,7 @@ class Source(ABC):
         return array
 
     def read_region(self, name: str, region: Region) -> np.ndarray:
-        """A part of a tensor that is no scalar; of the file, only the rows that it lies in are read."""
+        """Return a part of a tensor that is no scalar; of the file, only the rows that it lies in are read."""
         info = self.tensors[name]
         assert info.data_type is not None
         (first, last), *rest = region

@@ -114,7 +114,7 @@ def read_file(path: Path) -> Iterator[tuple[int, str, RawLayout]]:
 
 
 def read_protobuf(content: bytes) -> tuple[int, list[tuple[str, RawLayout]]]:
-    """The stage that the operators name, and the layouts."""
+    """Return the stage that the operators name, and the layouts."""
     read = bytes_reader(content)
     stage, entries = None, []
     for number, wire_type, start, end in fields(read, 0, len(content)):
@@ -177,9 +177,9 @@ def read_json(content: bytes) -> tuple[int, list[tuple[str, RawLayout]]]:
 
 
 def encode_strategy(layouts: Iterable[tuple[str, ParameterLayout]]) -> bytes:
-    """The file that MindSpore writes for these layouts; the parameters of several pipeline stages have their stage
-    before their names, as in the file that MindSpore merges from those of the stages. A parameter that several stages
-    hold is there once for each."""
+    """Return the file that MindSpore writes for these layouts; the parameters of several pipeline stages have their
+    stage before their names, as in the file that MindSpore merges from those of the stages. A parameter that
+    several stages hold is there once for each."""
     layouts = list(layouts)
     stages = {layout.first_rank // layout.num_ranks for _, layout in layouts}
     content = bytearray(encode_varint(1 << 3) + encode_varint(1))
@@ -200,7 +200,7 @@ def encode_stage(stage: int) -> bytes:
 
 
 def encode_layout(name: str, layout: ParameterLayout) -> bytes:
-    """One parallel_layout_item."""
+    """Return one parallel_layout_item."""
 
     def dims(field: int, numbers: Sequence[int]) -> bytes:
         # Each number on its own: the message is proto2, where repeated numbers are not packed.

@@ -73,7 +73,7 @@ def locate(path: Path, file_size: int, entry: zipfile.ZipInfo) -> tuple[int, int
 
 
 def place_tensor(path: Path, name: str, view: View, places: dict[str, tuple[int, int]], folder: str) -> TorchTensor:
-    """Where a tensor's bytes lie. Raises UserError where they are not there or not in one row-major piece."""
+    """Return where a tensor's bytes lie. Raises UserError where they are not there or not in one row-major piece."""
     info = TensorInfo(view.storage.data_type, view.shape)
     assert info.data_type is not None
     place = places.get(f"{folder}data/{view.storage.key}")

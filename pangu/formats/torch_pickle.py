@@ -129,7 +129,7 @@ class Machine:
             raise PickleError(f"opcode {name}, which no file of weights needs")
 
     def pop_mark(self) -> list:
-        """What was pushed since the last MARK."""
+        """Return what was pushed since the last MARK."""
         items, self.stack = self.stack, self.marks.pop()
         return items
 
@@ -146,7 +146,7 @@ class Machine:
 
 
 def call(callee: object, arguments: object) -> object:
-    """The value of one of the three calls that describe tensors."""
+    """Return the value of one of the three calls that describe tensors."""
     if not isinstance(callee, Global) or not isinstance(arguments, tuple):
         raise PickleError("it calls something that is no function")
     if (callee.module, callee.name) == ORDERED_DICT and not arguments:

@@ -19,7 +19,7 @@ class WireError(ValueError):
 
 
 def window_reader(descriptor: int, window: int = 8192) -> Reader:
-    """A reader of an open file that keeps the last `window` bytes it fetched."""
+    """Return a reader of an open file that keeps the last `window` bytes it fetched."""
     start, content = 0, b""
 
     def read(offset: int, size: int) -> bytes:
@@ -36,7 +36,7 @@ def bytes_reader(content: bytes) -> Reader:
 
 
 def read_varint(read: Reader, offset: int, end: int) -> tuple[int, int]:
-    """An unsigned number and the offset behind it."""
+    """Return an unsigned number and the offset behind it."""
     value = 0
     for position, byte in enumerate(read(offset, min(LONGEST_VARINT, end - offset))):
         value |= (byte & 0x7F) << (7 * position)
@@ -46,7 +46,7 @@ def read_varint(read: Reader, offset: int, end: int) -> tuple[int, int]:
 
 
 def fields(read: Reader, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """The fields of the message between two offsets: (field number, wire type, value or start, end).
+    """Yield the fields of the message between two offsets: (field number, wire type, value or start, end).
 
     A number is (…, VARINT, value, offset behind it); a string or an embedded message is (…, BYTES, its start, its end).
     """
@@ -73,7 +73,8 @@ def fields(read: Reader, start: int, end: int) -> Iterator[tuple[int, int, int, 
 
 
 def integers(read: Reader, wire_type: int, value: int, end: int) -> list[int]:
-    """The values of one occurrence of a repeated int32, int64 or uint32 field, packed or not; negative ones as such."""
+    """Return the values of one occurrence of a repeated int32, int64 or uint32 field, packed or not; negative ones
+    as such."""
     values = []
     if wire_type == VARINT:
         values.append(value)
@@ -88,7 +89,7 @@ def integers(read: Reader, wire_type: int, value: int, end: int) -> list[int]:
 
 
 def text(read: Reader, wire_type: int, start: int, end: int, longest: int = 4096) -> str:
-    """A string field."""
+    """Return a string field."""
     if wire_type != BYTES or end - start > longest:
         raise WireError(f"no name at byte {start}")
     try:
@@ -107,5 +108,5 @@ def encode_varint(value: int) -> bytes:
 
 
 def encode_length(number: int, length: int) -> bytes:
-    """The key and the length of a string or of an embedded message; its bytes follow."""
+    """Return the key and the length of a string or of an embedded message; its bytes follow."""
     return encode_varint(number << 3 | BYTES) + encode_varint(length)

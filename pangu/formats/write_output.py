@@ -92,7 +92,7 @@ def write_step(plan: Plan, step: Step, buffer: np.ndarray, file: WholeFile, adva
 
 
 def blocks(array: np.ndarray, info: TensorInfo, step: Step) -> Iterator[memoryview]:
-    """The bytes of a tensor as it is to be written, turned and converted a few rows at a time."""
+    """Yield the bytes of a tensor as it is to be written, turned and converted a few rows at a time."""
     source_type, target_type = info.data_type, step.info.data_type
     assert isinstance(source_type, DataType) and isinstance(target_type, DataType)
     if step.transpose:
@@ -106,7 +106,7 @@ def blocks(array: np.ndarray, info: TensorInfo, step: Step) -> Iterator[memoryvi
 
 
 def turned(matrix: np.ndarray) -> np.ndarray:
-    """The transpose, row-major. In tiles: 3 to 6 times as fast as NumPy's copy on large matrices."""
+    """Return the transpose, row-major. In tiles: 3 to 6 times as fast as NumPy's copy on large matrices."""
     result = np.empty(matrix.shape[::-1], matrix.dtype)
     for start in range(0, len(matrix), TILE):
         result[:, start : start + TILE] = matrix[start : start + TILE].T

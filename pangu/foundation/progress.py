@@ -57,7 +57,7 @@ class Estimate:
 
     @property
     def seconds_left(self) -> float | None:
-        """None where it would be a guess."""
+        """Return None where it would be a guess."""
         if self.total is None or self.done >= self.total or self.done <= self.first:
             return None
         is_steady = self.now() - self.started > STEADY_SECONDS

@@ -89,12 +89,12 @@ class CompiledNetwork(Network):
         self.adapter_count = len(adapters)
 
     def keep(self, array: np.ndarray) -> int:
-        """The address of an array, which lives as long as this network."""
+        """Return the address of an array, which lives as long as this network."""
         self.kept.append(array)
         return array.ctypes.data
 
     def matrix(self, weight: np.ndarray, scale: np.ndarray | None, bias: np.ndarray | None) -> list[int]:
-        """The row of a matrix [out, in] in the table."""
+        """Return the row of a matrix [out, in] in the table."""
         weight = np.ascontiguousarray(weight)
         row = [0] * COLUMNS
         row[:4] = self.keep(weight), KINDS[weight.dtype.name], weight.shape[0], weight.shape[1]
@@ -107,13 +107,14 @@ class CompiledNetwork(Network):
         return row
 
     def layer_matrix(self, weights: Mapping[str, np.ndarray], name: str) -> list[int]:
-        """The row of a linear layer. Some matrices are [in, out] in full precision; all are [out, in] quantised."""
+        """Return the row of a linear layer. Some matrices are [in, out] in full precision; all are [out, in]
+        quantised."""
         weight, scale = weights[f"{name}.weight"], weights.get(f"{name}.weight{SCALE}")
         turned = is_stored_turned(f"{name}.weight") and scale is None
         return self.matrix(weight.T if turned else weight, scale, weights[f"{name}.bias"])
 
     def tables(self, weights: Mapping[str, np.ndarray]) -> list[list[int]]:
-        """The output matrix and the tables of words, positions and queries."""
+        """Return the output matrix and the tables of words, positions and queries."""
         words = weights[parameters.WORD_TABLE]
         positions = weights[parameters.POSITION_TABLE]
         queries = weights.get(parameters.QUERY_TABLE, positions)
@@ -143,7 +144,7 @@ class CompiledNetwork(Network):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that the tables point to."""
+        """Return bytes of all that the tables point to."""
         return sum(array.nbytes for array in self.kept)
 
     def open(self, rows: int, slots: int) -> "CompiledBatch":
@@ -158,7 +159,8 @@ def wide(array: np.ndarray) -> np.ndarray:
 
 
 def stored_as(weights: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
-    """The matrices rounded to fp32, fp16 or bf16 (as uint16). Raises UserError where a weight is too large for it."""
+    """Return the matrices rounded to fp32, fp16 or bf16 (as uint16). Raises UserError where a weight is too large
+    for it."""
     if any(name.endswith(SCALE) for name in weights):
         raise UserError(f"the weights are quantised: --dtype {dtype} is for weights in full precision")
     target = BY_NAME[dtype]
@@ -231,7 +233,7 @@ class CompiledBatch(DecodingBatch):
         self.job = np.array([entries.get(place, 0) for place in step.PLACES], np.int64)
 
     def working_memory(self, slots: int, value_width: int) -> dict[str, np.ndarray]:
-        """Everything that a call writes, but for the caches."""
+        """Return everything that a call writes, but for the caches."""
         config, tokens, line = self.network.config, self.tokens, step.LINE // 8
         hidden, inner = config.hidden_size, config.ffn_hidden_size
         widths = dict.fromkeys(("STREAM", "CHOSEN", "NORMED", "ASKED", "Q", "K", "V", "ATTENDED", "PROJECTED"), hidden)

@@ -46,7 +46,7 @@ def _pointer(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type) -> ir.Valu
 
 
 def _spread(builder: ir.IRBuilder, number: ir.Value, kind: ir.Type) -> ir.Value:
-    """A vector with the number in every lane."""
+    """Return a vector with the number in every lane."""
     single = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(_INT, 0))
     return builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), ir.Constant(_INTEGERS, [0] * LANES))
 

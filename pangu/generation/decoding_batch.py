@@ -72,7 +72,8 @@ class DecodingBatch(ABC):
     def step(
         self, ids: np.ndarray, positions: np.ndarray | None = None, query_positions: np.ndarray | None = None
     ) -> np.ndarray:
-        """The next token of each of the first rows -> logits [ids, V]. positions, query_positions: one a token."""
+        """Return the next token of each of the first rows -> logits [ids, V]. positions, query_positions: one a
+        token."""
         given = [None if rows is None else rows.tolist() for rows in (positions, query_positions)]
         parts = [
             RowTokens(row, [int(token)], 1, *(rows and [rows[row]] for rows in given)) for row, token in enumerate(ids)

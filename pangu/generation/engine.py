@@ -50,7 +50,7 @@ class Continuation:
 
 
 def default_engine(config: ModelConfig) -> EngineName:
-    """The compiled one, where it can compute what the configuration asks for."""
+    """Return the compiled one, where it can compute what the configuration asks for."""
     return "compiled" if config.softmax_dtype == "fp32" and not config.target_in_trunk else "mindspore"
 
 
@@ -152,7 +152,7 @@ class Generator:
         return self.batches[key]
 
     def fit(self, prompt: Sequence[int], options: GenerationOptions, place: str = "prompt") -> list[int]:
-        """The prompt checked, and cut from the left where the options allow it. Raises UserError."""
+        """Return the prompt checked, and cut from the left where the options allow it. Raises UserError."""
         prompt = [int(token) for token in prompt]
         context, new = self.config.seq_length, options.max_new_tokens
         if not prompt:
@@ -178,7 +178,7 @@ class Generator:
         return prompt[-room:]
 
     def fit_all(self, prompts: Sequence[Sequence[int]], options: Sequence[GenerationOptions]) -> list[list[int]]:
-        """Every prompt as `fit` leaves it; errors count the prompts from 1."""
+        """Return every prompt as `fit` leaves it; errors count the prompts from 1."""
         for one in options:
             if one.stop_strings and self.tokenizer is None:
                 raise UserError("stop strings need a tokenizer; stop ids do not")
@@ -258,7 +258,7 @@ class Generator:
     def guesses(
         self, parts: list[RowTokens], running: dict[int, "RunningSequence"]
     ) -> list[tuple[RowTokens, list[int]]]:
-        """Each part with what the draft thinks comes behind it; nothing where there is no draft."""
+        """Return each part with what the draft thinks comes behind it; nothing where there is no draft."""
         if self.draft is None:
             return [(part, []) for part in parts]
         sequences = {part.row: running[part.row] for part in parts}
@@ -271,7 +271,8 @@ class Generator:
     def next_parts(
         self, batch: DecodingBatch, waiting: deque["RunningSequence"], running: dict[int, "RunningSequence"]
     ) -> list[RowTokens]:
-        """What each row reads next: its newest token, a new prompt, or its newer half where the context is full."""
+        """Return what each row reads next: its newest token, a new prompt, or its newer half where the context is
+        full."""
         context = self.config.seq_length
         full = [row for row, sequence in running.items() if len(sequence.ids) > context]
         for row in full:

@@ -27,7 +27,7 @@ class Scored:
 
     @property
     def total(self) -> float:
-        """The sum over the tokens, in nats."""
+        """Return the sum over the tokens, in nats."""
         return float(self.log_probabilities.sum())
 
 
@@ -86,7 +86,7 @@ def _longest(context: _Context) -> int:
 
 
 def _cut_back(batch: DecodingBatch, waiting: deque[_Context]) -> Iterator[tuple[int, Scored]]:
-    """Every row reads a context and then its continuations, each from the context's end."""
+    """Yield every row reads a context and then its continuations, each from the context's end."""
     rows: list[_Context | None] = [None] * batch.rows
     first_logits: dict[int, np.ndarray] = {}
     while waiting or any(rows):
@@ -119,7 +119,7 @@ def _cut_back(batch: DecodingBatch, waiting: deque[_Context]) -> Iterator[tuple[
 
 
 def _one_by_one(batch: DecodingBatch, waiting: deque[_Context]) -> Iterator[tuple[int, Scored]]:
-    """One continuation at a time, a token a step: what every engine can do."""
+    """Yield one continuation at a time, a token a step: what every engine can do."""
     for context in waiting:
         for number, rest in context.rests:
             logits = [batch.prefill([context.ids])[0]]

@@ -69,7 +69,7 @@ class MindSporeBatch(DecodingBatch):
         return [logits[part.row : part.row + 1] for part in parts]
 
     def read_in_order(self, parts: Sequence[RowTokens]) -> list[np.ndarray]:
-        """One row alone, whose tokens stand and ask where they say."""
+        """Return one row alone, whose tokens stand and ask where they say."""
         if len(parts) != 1 or parts[0].row or parts[0].positions is None or parts[0].query_positions is None:
             raise UserError("tokens in an order of their own are read with both positions, in the first row alone")
         (part,) = parts
@@ -132,7 +132,7 @@ class MindSporeBatch(DecodingBatch):
     def step(
         self, ids: np.ndarray, positions: np.ndarray | None = None, query_positions: np.ndarray | None = None
     ) -> np.ndarray:
-        """The next token of every row, int32 [rows] -> logits [rows, V]. positions, query_positions: [rows]."""
+        """Return the next token of every row, int32 [rows] -> logits [rows, V]. positions, query_positions: [rows]."""
         # A sequence that has ended goes on here unheeded, at the last position when it reaches it.
         starts = np.minimum(self.lengths, self.positions - 1)
         given = [None if rows is None else rows.reshape(-1, 1) for rows in (positions, query_positions)]

@@ -15,7 +15,7 @@ LEAST_TEMPERATURE = 1e-6
 
 
 def most_likely(scores: np.ndarray, count: int) -> np.ndarray:
-    """Ids of the `count` highest of scores [V], highest first; of equals the lower id comes first.
+    """Return ids of the `count` highest of scores [V], highest first; of equals the lower id comes first.
 
     The maxima of `count` or more groups of tokens bound the count-th highest score from below, so only the few tokens
     that reach the bound are sorted: two passes over the scores instead of a partition.
@@ -34,7 +34,7 @@ def most_likely(scores: np.ndarray, count: int) -> np.ndarray:
 
 
 def candidates(scores: np.ndarray, top_k: int, top_p: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ids that may be drawn and their probabilities (float64, sum 1), from scores [V] = logits over temperature.
+    """Return ids that may be drawn and their probabilities (float64, sum 1), from scores [V] = logits over temperature.
 
     Most likely first, unless neither limit applies: then in the order of the ids.
     """
@@ -113,7 +113,7 @@ class Sampler:
         return scores
 
     def choose(self, logits: np.ndarray) -> int:
-        """The next token from logits fp32 [V]."""
+        """Return the next token from logits fp32 [V]."""
         scores = self.penalised(logits)
         if self.options.temperature < LEAST_TEMPERATURE:
             chosen = int(scores.argmax())

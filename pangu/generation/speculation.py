@@ -68,7 +68,7 @@ class Draft:
 
 
 def common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many ids two sequences begin with together."""
+    """Return how many ids two sequences begin with together."""
     length = min(len(first), len(second))
     different = np.flatnonzero(np.asarray(first[:length]) != np.asarray(second[:length]))
     return int(different[0]) if len(different) else length

@@ -20,11 +20,11 @@ class TextStream:
         self.stopped = False
 
     def push(self, token_id: int) -> str:
-        """The text that this token makes certain."""
+        """Return the text that this token makes certain."""
         return self.advance(self.decoder.push(token_id))
 
     def finish(self) -> str:
-        """What is left when no token follows."""
+        """Return what is left when no token follows."""
         if self.stopped:
             return ""
         text = self.advance(self.decoder.finish()) + self.held

@@ -24,7 +24,7 @@ class Block(nn.Cell):
         self.attention_add, self.output_add = ops.Add(), ops.Add()
 
     def feed_forward(self, hidden: Tensor, dropout_seed: Tensor) -> Tensor:
-        """The second half of the layer."""
+        """Return the second half of the layer."""
         return self.output_add(hidden, self.output_dropout(self.output(self.layernorm2(hidden)), dropout_seed))
 
     def construct(self, hidden: Tensor, attention_bias: Tensor, dropout_seed: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class CachedLayer(nn.Cell):
         )
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
-        """The second half of the layer."""
+        """Return the second half of the layer."""
         return hidden + self.output(self.layernorm2(hidden))
 
 

@@ -25,5 +25,5 @@ def ffn_up(config: ModelConfig) -> Initializer:
 
 
 def into_residual(config: ModelConfig) -> Initializer:
-    """The two matrices that write into the residual stream; `released` scales them down with depth."""
+    """Return the two matrices that write into the residual stream; `released` scales them down with depth."""
     return Normal(0.02 / math.sqrt(2 * config.num_layers)) if config.initializer == "released" else Normal(0.01)

@@ -13,7 +13,7 @@ from pangu.parameters import TARGET_TABLE, check_weights
 
 
 def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, seed: int = 1) -> PanguAlpha:
-    """The network with the given weights (released names), or with random ones that the seed decides."""
+    """Return the network with the given weights (released names), or with random ones that the seed decides."""
     check_dtype(config)
     ms.set_seed(seed)
     network = PanguAlpha(config)
@@ -35,5 +35,5 @@ def load_weights(network: PanguAlpha, weights: Mapping[str, np.ndarray]) -> None
 
 
 def read_weights(network: PanguAlpha) -> dict[str, np.ndarray]:
-    """Copies of the weights, fp32, by released name."""
+    """Return copies of the weights, fp32, by released name."""
     return {parameter.name: parameter.asnumpy().copy() for parameter in network.trainable_params()}

@@ -94,7 +94,7 @@ class Calibration:
     def layer(
         self, row: np.ndarray, weights: LayerWeights, is_query_layer: bool, see: Callable[[str, np.ndarray], None]
     ) -> np.ndarray:
-        """One row [tokens, d] through one layer; `see` is told of what each matrix reads."""
+        """Return one row [tokens, d] through one layer; `see` is told of what each matrix reads."""
 
         def linear(name: str, x: np.ndarray) -> np.ndarray:
             return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]

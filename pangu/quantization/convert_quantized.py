@@ -24,7 +24,7 @@ from pangu.quantization.quantized_file import (
 
 
 def read_canonical(plan: Plan, name: str) -> np.ndarray:
-    """One weight by its released name, in fp32 and as a file of full precision holds it."""
+    """Return one weight by its released name, in fp32 and as a file of full precision holds it."""
     step = next(step for step in plan.steps if step.target == name)
     source_type = plan.source.tensors[step.source].data_type
     assert source_type is not None
@@ -58,7 +58,7 @@ def write_quantized(
 
 
 def in_full_precision(source: Source) -> Source:
-    """The weights that a quantised file stands for; any other source as it is."""
+    """Return the weights that a quantised file stands for; any other source as it is."""
     return DequantizedSource(source.path, source.metadata) if METADATA in source.metadata else source
 
 
@@ -90,7 +90,7 @@ class DequantizedSource(Source):
 
 
 def full_shape(name: str, codes: np.ndarray) -> tuple[int, ...]:
-    """The shape of a quantised matrix in a file of full precision."""
+    """Return the shape of a quantised matrix in a file of full precision."""
     outputs, inputs = codes.shape[0], codes.shape[1] * (2 if codes.dtype == np.uint8 else 1)
     return (inputs, outputs) if is_stored_turned(name) else (outputs, inputs)
 

@@ -24,7 +24,7 @@ DAMPING = 0.01  # of the mean of H's diagonal, added to it
 
 
 def inverse_factor(hessian: np.ndarray) -> np.ndarray:
-    """The upper factor U of H⁻¹ = UᵀU, with H damped. Inputs that were never seen get a diagonal of one mean."""
+    """Return the upper factor U of H⁻¹ = UᵀU, with H damped. Inputs that were never seen get a diagonal of one mean."""
     from scipy.linalg import cholesky, solve_triangular  # late: every start of `generate` would wait for it
 
     damped = hessian.astype(np.float64)

@@ -21,7 +21,7 @@ TABLES = (parameters.WORD_TABLE, parameters.POSITION_TABLE, parameters.QUERY_TAB
 
 
 def stored_tensors(shape: parameters.Sizes, quantization: Quantization) -> list[tuple[str, TensorInfo]]:
-    """Names and types of all tensors of a quantised file, in the order in which they are made."""
+    """Return names and types of all tensors of a quantised file, in the order in which they are made."""
     shapes = parameters.shapes(shape)
     result: list[tuple[str, TensorInfo]] = []
 
@@ -63,7 +63,7 @@ class LayerQuantizer:
     """int [rows, tokens] of sample text, for the methods that look at inputs"""
 
     def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
-        """All tensors of the file, as `stored_tensors` lists them."""
+        """Yield all tensors of the file, as `stored_tensors` lists them."""
         tables = {name: self.read(name) for name in TABLES if name in parameters.shapes(self.shape)}
         yield from tables.items()
         output = round_to_nearest(tables[parameters.WORD_TABLE], 8, parameters.WORD_TABLE)
@@ -85,7 +85,7 @@ class LayerQuantizer:
     def layer(
         self, prefix: str, is_query_layer: bool, calibration: Calibration | None
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """The tensors of one layer."""
+        """Yield the tensors of one layer."""
         weights = {}
         for part in parameters.LAYER:
             weight = self.read(prefix + part)
@@ -111,7 +111,7 @@ class LayerQuantizer:
                 yield prefix + part, weights[part]
 
     def matrix(self, name: str, weight: np.ndarray, statistics: Statistics | None) -> Quantized:
-        """One matrix [out, in]."""
+        """Return one matrix [out, in]."""
         bits = 8 if self.quantization.bits == 8 else 4
         if self.quantization.method == "gptq":
             assert statistics is not None
@@ -143,6 +143,6 @@ def smooth_layer(weights: dict[str, np.ndarray], statistics: Mapping[str, Statis
 def quantize_in_memory(
     config: ModelConfig, weights: Mapping[str, np.ndarray], quantization: Quantization, ids: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """All tensors of a quantised file of these weights (released names, full precision)."""
+    """Return all tensors of a quantised file of these weights (released names, full precision)."""
     quantizer = LayerQuantizer(config, quantization, lambda name: np.asarray(weights[name], np.float32), config, ids)
     return dict(quantizer.tensors())

@@ -60,17 +60,17 @@ class Quantization:
 
 
 def is_quantized_matrix(name: str) -> bool:
-    """Whether a weight of this released name is quantised."""
+    """Return whether a weight of this released name is quantised."""
     return name == OUTPUT_MATRIX or any(name.endswith(f".{part}") for part in LAYER_MATRICES)
 
 
 def is_stored_turned(name: str) -> bool:
-    """Whether a file of full precision holds this matrix [in, out]."""
+    """Return whether a file of full precision holds this matrix [in, out]."""
     return any(turned and name.endswith(f".{part}") for part, turned in LAYER_MATRICES.items())
 
 
 def read_quantized(path: Path) -> tuple[Quantization, dict[str, np.ndarray]] | None:
-    """What was done, and the tensors, mapped; None for a file that does not say it is quantised."""
+    """Return what was done, and the tensors, mapped; None for a file that does not say it is quantised."""
     tensors, metadata = map_safetensors(path)
     if METADATA not in metadata:
         return None
@@ -104,12 +104,12 @@ def dequantized(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def is_weight(name: str) -> bool:
-    """Whether a tensor of a quantised file is a weight of the model, and no scale and no copy."""
+    """Return whether a tensor of a quantised file is a weight of the model, and no scale and no copy."""
     return not name.endswith(SCALE) and name != OUTPUT_MATRIX
 
 
 def full_precision(tensors: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """One weight of a quantised file in full precision."""
+    """Return one weight of a quantised file in full precision."""
     tensor = tensors[name]
     if not is_quantized_matrix(name):
         return tensor

@@ -17,7 +17,7 @@ FILES_KEPT = 40
 
 
 def pack(arrays: Iterable[np.ndarray]) -> np.ndarray:
-    """The arrays one after the other, uint8, each at a multiple of 8.
+    """Return the arrays one after the other, uint8, each at a multiple of 8.
 
     They are preceded by int64[2 k]: where each starts and stops, in bytes.
     """
@@ -35,13 +35,13 @@ def pack(arrays: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def unpack(packed: np.ndarray, *types: type) -> list[np.ndarray]:
-    """The arrays that were packed, one-dimensional, given their element types."""
+    """Return the arrays that were packed, one-dimensional, given their element types."""
     bounds = packed[: 16 * len(types)].view(np.int64).tolist()
     return [packed[bounds[2 * i] : bounds[2 * i + 1]].view(kind) for i, kind in enumerate(types)]
 
 
 def cached(name: str, build: Callable[[], np.ndarray]) -> np.ndarray:
-    """The uint8 array `build()`, from the file `name` of the cache if that is there and whole.
+    """Return the uint8 array `build()`, from the file `name` of the cache if that is there and whole.
 
     A damaged file is written anew. Where nothing can be written the array is built by every process.
     """

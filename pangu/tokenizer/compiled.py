@@ -30,7 +30,7 @@ class Compiled:
 
     @cached_property
     def interpreted(self) -> Callable:
-        """The function, and what it calls, as Python, to the same result."""
+        """Return the function, and what it calls, as Python, to the same result."""
         names = dict(self.function.__globals__)
         for name, value in names.items():
             if isinstance(value, Compiled):
@@ -49,7 +49,7 @@ class Compiled:
 
     @property
     def _numba_type_(self) -> Any:
-        """What numba asks for where another compiled function calls this one."""
+        """Return what numba asks for where another compiled function calls this one."""
         import numba
 
         return numba.types.Dispatcher(self._dispatcher)

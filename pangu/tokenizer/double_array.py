@@ -14,7 +14,8 @@ from pangu.tokenizer.compiled import Compiled
 def build_double_array(
     words: Sequence[str], code_of_character: Mapping[str, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The trie of these words: base, check (int32[m]), and the node of each word (int32[words]). Codes begin at 1."""
+    """Return the trie of these words: base, check (int32[m]), and the node of each word (int32[words]). Codes begin
+    at 1."""
     prefixes = sorted({word[:length] for word in words for length in range(1, len(word) + 1)}, key=len)
     number = {prefix: i for i, prefix in enumerate(prefixes)}
     parents = np.array([number.get(prefix[:-1], -1) for prefix in prefixes])
@@ -39,7 +40,7 @@ def build_double_array(
 
 @Compiled
 def _place_families(labels: np.ndarray, first: np.ndarray, sizes: np.ndarray, codes: int) -> np.ndarray:
-    """The base of each family of siblings, such that no two nodes share a slot. Slots below `codes` are taken.
+    """Return the base of each family of siblings, such that no two nodes share a slot. Slots below `codes` are taken.
 
     Family f has the labels `labels[first[f] : first[f] + sizes[f]]`, ascending. Families should come largest first: the
     small ones fill the gaps. Returns int32[families].

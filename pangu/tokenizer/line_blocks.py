@@ -24,7 +24,7 @@ class LineBlock(NamedTuple):
 
 
 def line_blocks(source: str) -> Iterator[LineBlock]:
-    """The lines of a file, split at newlines alone, about a megabyte at a time; `-` is standard input.
+    """Yield the lines of a file, split at newlines alone, about a megabyte at a time; `-` is standard input.
 
     On a terminal a bar shows how far reading has come.
     """

@@ -125,14 +125,14 @@ class Tokenizer:
         return Tokenizer, (self.model, self.special)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; nothing is added before or after them."""
+        """Return the ids of a text; nothing is added before or after them."""
         if not self._vocabulary.unigram[0]:
             return self._encode_by_sentencepiece(text)
         points = _code_points(text)
         return self._encode_points(points, np.array([len(points)]))[0].tolist()
 
     def encode_batch(self, texts: Iterable[str], processes: int = 1) -> list[np.ndarray]:
-        """The ids of each text, int32[n]. Other threads can run meanwhile.
+        """Return the ids of each text, int32[n]. Other threads can run meanwhile.
 
         More processes pay from some tens of megabytes on: each takes about a second to start.
         """
@@ -181,7 +181,7 @@ class Tokenizer:
         return [self._pieces.index(b"<0x%02X>" % byte) for byte in range(256)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of these ids. Bytes that make no character become U+FFFD."""
+        """Return the text of these ids. Bytes that make no character become U+FFFD."""
         if isinstance(ids, np.ndarray):
             ids = ids.tolist()
         try:
@@ -190,13 +190,13 @@ class Tokenizer:
             raise self._outside(error.args[0]) from None
 
     def piece(self, token_id: int) -> str:
-        """The piece as it stands in the model."""
+        """Return the piece as it stands in the model."""
         if not 0 <= token_id < self.vocab_size:
             raise self._outside(token_id)
         return self._pieces[token_id].decode()
 
     def stream_decoder(self) -> "StreamDecoder":
-        """A decoder that takes the ids one at a time."""
+        """Return a decoder that takes the ids one at a time."""
         return StreamDecoder(self)
 
     @property
@@ -205,7 +205,7 @@ class Tokenizer:
         return self._byte_ids if self.segmenter == "none" else []
 
     def bytes_of(self, token_id: int) -> bytes:
-        """What one id adds to the decoded text, in UTF-8; of a byte piece, a part of a character."""
+        """Return what one id adds to the decoded text, in UTF-8; of a byte piece, a part of a character."""
         try:
             return self._bytes_of_id[token_id]
         except KeyError:
@@ -216,7 +216,8 @@ class Tokenizer:
 
     @cached_property
     def _bytes_of_id(self) -> dict[int, bytes]:
-        """The UTF-8 that each id decodes to. A dictionary, for which -1 is as unknown as any other id outside."""
+        """Return the UTF-8 that each id decodes to. A dictionary, for which -1 is as unknown as any other id
+        outside."""
         # the released decoding drops every space that SentencePiece puts, and ▂ gives those of the text back
         space = b"" if self.segmenter == "jieba" else b" "
         spelt = [piece.replace(SPACE_MARK.encode(), space) for piece in self._pieces]
@@ -235,7 +236,7 @@ class Tokenizer:
         return SpecialIds(**{field: self._pieces.index(piece.encode()) for field, piece in names.items()})
 
     def _read_special(self, path: Path) -> SpecialIds:
-        """The special ids in a `tokenizer.json`; what it leaves out is as the pieces tell."""
+        """Return the special ids in a `tokenizer.json`; what it leaves out is as the pieces tell."""
         try:
             settings = json.loads(path.read_bytes())
         except ValueError as error:
@@ -263,22 +264,22 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
-        """The text that this id completes; empty while a character is still in the making."""
+        """Return the text that this id completes; empty while a character is still in the making."""
         return self._decoder.decode(self._tokenizer.bytes_of(token_id))
 
     def finish(self) -> str:
-        """What is left: nothing, or U+FFFD for bytes that never became a character."""
+        """Return what is left: nothing, or U+FFFD for bytes that never became a character."""
         return self._decoder.decode(b"", final=True)
 
 
 def joined_tokens(text: str) -> str:
-    """What SentencePiece is given in the released tokenizer: jieba's tokens joined by spaces."""
+    """Return what SentencePiece is given in the released tokenizer: jieba's tokens joined by spaces."""
     white_space = {ord(" "): SPACE_PIECE, ord("\n"): NEWLINE_PIECE}
     return " ".join(token.translate(white_space) for token in segment(text))
 
 
 def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The texts in groups of about GROUP_CHARACTERS."""
+    """Yield the texts in groups of about GROUP_CHARACTERS."""
     group: list[str] = []
     characters = 0
     for text in texts:

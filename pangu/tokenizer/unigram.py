@@ -137,7 +137,7 @@ def encode_lossless(points: np.ndarray, text_stops: np.ndarray, packed: np.ndarr
 
 @Compiled
 def _most_symbols(points: np.ndarray, ends: np.ndarray, tables: Unigram) -> int:
-    """No fewer symbols than `_normalise` writes."""
+    """Return no fewer symbols than `_normalise` writes."""
     count = 1
     for i in range(len(points)):
         symbol = tables.becomes[points[i]] if points[i] < len(tables.becomes) else UNKNOWN

@@ -43,13 +43,13 @@ class Vocabulary(NamedTuple):
     charsmap: np.ndarray  # uint8, SentencePiece's precompiled normalisation
 
     def pieces(self) -> list[bytes]:
-        """The pieces in UTF-8."""
+        """Return the pieces in UTF-8."""
         text, stops = self.text.tobytes(), self.stops.tolist()
         return [text[begin:stop] for begin, stop in zip([0, *stops[:-1]], stops, strict=True)]
 
 
 def read_model(path: Path) -> bytes:
-    """The content of a `.model` file; the one known damage of the released file is repaired."""
+    """Return the content of a `.model` file; the one known damage of the released file is repaired."""
     try:
         model = path.read_bytes()
     except OSError as error:
@@ -59,7 +59,7 @@ def read_model(path: Path) -> bytes:
 
 
 def load_vocabulary(model: bytes, source: str) -> Vocabulary:
-    """The vocabulary in the content of a `.model` file; `source` names it in errors."""
+    """Return the vocabulary in the content of a `.model` file; `source` names it in errors."""
     name = f"pieces-{LAYOUT}-{hashlib.sha256(model).hexdigest()[:16]}"
     packed = cached(name, lambda: pack(_parse(model, source)))
     return Vocabulary(*unpack(packed, np.uint8, np.int64, np.uint8, np.float32, np.bool_, np.bool_, np.uint8))
@@ -108,7 +108,7 @@ def _parse(model: bytes, source: str) -> Vocabulary:
 
 
 def read_charsmap(charsmap: bytes) -> dict[str, str]:
-    """What single characters become under a precompiled normalisation; the others stay as they are.
+    """Return what single characters become under a precompiled normalisation; the others stay as they are.
 
     The layout is SentencePiece's: the size of a trie in bytes, the trie as a Darts double array of uint32 units, the
     results ended by NUL. A unit holds a label (bits 0-7 and 31), whether a leaf hangs on it (8), and the offset of its
@@ -137,7 +137,7 @@ def _first_child(units: list[int], place: int) -> int:
 
 
 def load_unigram(model: bytes, vocabulary: Vocabulary) -> np.ndarray:
-    """The fields of `unigram.Unigram`, packed: with these a Unigram model encodes."""
+    """Return the fields of `unigram.Unigram`, packed: with these a Unigram model encodes."""
     name = f"unigram-{LAYOUT}-{hashlib.sha256(model).hexdigest()[:16]}"
     return cached(name, lambda: _build_unigram(vocabulary))
 

@@ -34,7 +34,8 @@ class Split:
     bytes_of_text: int
 
     def read(self, indices: np.ndarray, batch: int) -> Iterator[np.ndarray]:
-        """Rows int32 [batch, S+1] in the order of `indices`; what is left over at the end comes as a smaller batch."""
+        """Yield rows int32 [batch, S+1] in the order of `indices`; what is left over at the end comes as a smaller
+        batch."""
         import mindspore.dataset as dataset
 
         for start in range(0, len(indices), INDICES_A_READER // batch * batch):
@@ -153,7 +154,7 @@ class PackedData:
                 raise UserError(problem)
 
     def split(self, name: str) -> Split:
-        """The split of this name, which must hold at least one sample."""
+        """Return the split of this name, which must hold at least one sample."""
         split = self.splits.get(name)
         if split is None or split.samples == 0:
             hint = "" if name == "train" else "; pack with a larger pack.heldout_fraction, or more documents"
@@ -162,7 +163,7 @@ class PackedData:
 
 
 def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch reads the samples: a permutation that depends on nothing but its arguments."""
+    """Return the order in which an epoch reads the samples: a permutation that depends on nothing but its arguments."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(samples)
 
 

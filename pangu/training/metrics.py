@@ -148,7 +148,7 @@ def draw(run: Path, unigram: float | None) -> Path:
 
 
 def smoothed(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """An exponential mean over about a fiftieth of the run, bias-corrected."""
+    """Return an exponential mean over about a fiftieth of the run, bias-corrected."""
     decay = 1 - 1 / max(2, len(points) / 50)
     mean, weight, result = 0.0, 0.0, []
     for step, value in points:

@@ -26,7 +26,7 @@ class AdamScalars:
 def adam_scalars(
     step: int, learning_rate: float, beta1: float, beta2: float, epsilon: float, decay: float, bias_correction: bool
 ) -> AdamScalars:
-    """What to give the uncorrected kernel p -= a·(m/(√v + e) + w·p) at `step` (counted from 0).
+    """Return what to give the uncorrected kernel p -= a·(m/(√v + e) + w·p) at `step` (counted from 0).
 
     With bias correction (Kingma and Ba 2015, algorithm 1; Loshchilov and Hutter 2019, algorithm 2) the update
     lr·(m̂/(√v̂ + ε) + λp), m̂ = m/c₁, v̂ = v/c₂, cᵢ = 1 - βᵢ^(step+1), is the same with a = lr·√c₂/c₁, e = ε√c₂ and
@@ -119,7 +119,7 @@ def sum_of_squares(gradient: Tensor) -> Tensor:
 
 
 def shared_sum_of_squares(gradient: Tensor, holders: int) -> Tensor:
-    """A holder's part of Σg²."""
+    """Return a holder's part of Σg²."""
     return ONE_SUM(ops.reduce_sum(ops.reduce_sum(ops.square(gradient), -1)) * (1 / holders), 0)
 
 

@@ -78,7 +78,9 @@ def load_model(config: TrainConfig) -> ModelConfig:
         return load_size(config.model)
     except UserError:
         own = Path(config.out) / "model.yaml"
-        if Path(config.model).exists() or not own.is_file() or not step_directories(Path(config.out)):
+        is_a_file = Path(config.model).suffix in (".yaml", ".yml")  # a wrong name is a mistake, a moved file is none
+        is_gone = is_a_file and not Path(config.model).exists()
+        if not is_gone or not own.is_file() or not step_directories(Path(config.out)):
             raise
         warn(f"model {config.model!r} is not there: going on with the run's own, {own}")
         return ModelConfig.load(own)
@@ -126,7 +128,7 @@ def load_start(trainer: Trainer, start: Path) -> None:
 
 
 def model_of(config: TrainConfig, data: PackedData) -> ModelConfig:
-    """The model's configuration for this run. Raises UserError where model and corpus do not fit each other."""
+    """Return the model's configuration for this run. Raises UserError where model and corpus do not fit each other."""
     model = load_model(config)
     changes: dict[str, object] = {}
     if config.fit_vocabulary:
@@ -230,7 +232,7 @@ def check_world(world: World, config: TrainConfig, strategy: RunStrategy | None)
 
 
 def find_checkpoint(run: Path, world: World) -> Checkpoint | None:
-    """The newest whole checkpoint of the run, the same one on every rank; the first rank checks it for all."""
+    """Return the newest whole checkpoint of the run, the same one on every rank; the first rank checks it for all."""
     saved = None
     if world.is_first:
         saved = newest_checkpoint(run)
@@ -290,7 +292,7 @@ def loop(trainer: Trainer, run: Path) -> Summary:
 
 
 def summarise(trainer: Trainer, run: Path, path: Path | None, progress: TrainingProgress, interrupted: bool) -> Summary:
-    """How the run stands; the first rank draws the picture."""
+    """Return how the run stands; the first rank draws the picture."""
     data, first = trainer.data, trainer.world.is_first
     unigram = unigram_nats(data.split("train"), data.split("heldout"), data.vocab_size, data.pad) if first else math.nan
     picture = draw_losses(run, unigram) if first else run / "loss.png"

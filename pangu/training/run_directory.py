@@ -26,7 +26,7 @@ BEGINNING_FIELDS = {"initializer"}
 
 
 def decided_fields(config: TrainConfig, data: PackedData, is_fp16: bool) -> dict:
-    """What decides the computation: of train.yaml, with the length of the cosine written out, and the corpus."""
+    """Return what decides the computation: of train.yaml, with the length of the cosine written out, and the corpus."""
     fields = config.model_dump(mode="json", exclude=FREE_FIELDS)
     fields["learning_rate"] = complete(config.learning_rate, config.steps).model_dump(mode="json")
     if not is_fp16:

@@ -86,7 +86,7 @@ class TrainStep(nn.Cell):
         epsilon: Tensor,
         decay: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What `construct` does, with what `loss_and_gradients` takes."""
+        """Return what `construct` does, with what `loss_and_gradients` takes."""
         loss, gradients = self.loss_and_gradients(rows, scale, dropout_seed)
         if self.reduction is not None:
             gradients, loss = self.reduction(gradients, loss)

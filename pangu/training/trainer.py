@@ -79,7 +79,7 @@ class Trainer:
         return path
 
     def update(self, rows: np.ndarray) -> dict:
-        """One update from rows int32 [batch_size, S+1], the same on every rank; returns its metrics."""
+        """Return one update from rows int32 [batch_size, S+1], the same on every rank; returns its metrics."""
         from pangu.training.optimizer import adam_scalars
 
         config, state = self.config, self.state

@@ -115,7 +115,7 @@ def fit_dryruns(rows: list[DryRun]) -> DryRunFit:
 
 
 def predict_dryrun(row: DryRun, fit: DryRunFit) -> float:
-    """Bytes."""
+    """Return bytes."""
     static, moving = parts(row)
     return static + fit.activations * moving + fit.constant
 

@@ -70,12 +70,12 @@ class MeasuredRow:
 
     @property
     def impossible(self) -> bool:
-        """A time that needs more than 95 % of the hardware's peak contradicts the layout that the row names."""
+        """Return a time that needs more than 95 % of the hardware's peak contradicts the layout that the row names."""
         return self.share_of_peak > 0.95
 
     @property
     def scored(self) -> bool:
-        """A and B count; C is context, D repeats another row."""
+        """Return a and B count; C is context, D repeats another row."""
         return self.quality[:1] in ("A", "B")
 
 

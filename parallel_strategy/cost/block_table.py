@@ -68,11 +68,11 @@ class BlockTable:
 
     @classmethod
     def stack(cls, tables: Sequence["BlockTable"]) -> "BlockTable":
-        """Several as one, with a leading axis [candidate]."""
+        """Return several as one, with a leading axis [candidate]."""
         return cls(*(np.stack([getattr(table, field.name) for table in tables]) for field in fields(cls)))
 
     def at(self, rows: np.ndarray) -> "BlockTable":
-        """These candidates of a stack, in this order."""
+        """Return these candidates of a stack, in this order."""
         return BlockTable(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 

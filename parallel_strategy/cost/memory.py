@@ -34,7 +34,7 @@ class StageMemory:
 
     @property
     def resident(self) -> float:
-        """All but activations."""
+        """Return all but activations."""
         return self.weights + self.gradients + self.optimizer + self.buffers + self.context
 
     @property

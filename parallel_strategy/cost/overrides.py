@@ -71,7 +71,7 @@ class _Difference:
 
     @cached_property
     def axes(self) -> list[Axis]:
-        """The data and tensor axes, outermost first, cut into primes."""
+        """Return the data and tensor axes, outermost first, cut into primes."""
         pieces = []
         for axis in mesh_axes(self.setup):
             size, prime = axis.size, 2

@@ -85,7 +85,7 @@ class Price:
 
     @cached_property
     def half(self) -> "Price | None":
-        """The price of half a micro-batch, where micro-batches run as two halves."""
+        """Return the price of half a micro-batch, where micro-batches run as two halves."""
         setup, strategy = self.program.setup, self.strategy
         if strategy.tensor.interleave == 1:
             return None
@@ -164,7 +164,7 @@ class Price:
 
     @cached_property
     def overrides(self) -> dict[int | str, float]:
-        """Seconds that overridden operators add to one micro-batch, by layer or end of the network."""
+        """Return seconds that overridden operators add to one micro-batch, by layer or end of the network."""
         if not self.strategy.overrides:
             return {}
         from parallel_strategy.cost.overrides import override_seconds  # few strategies have any
@@ -173,7 +173,8 @@ class Price:
 
     @cached_property
     def two_halves(self) -> bool:
-        """Two independent halves run at once: a micro-batch cut in two, or DualPipe's forward beside a backward."""
+        """Return two independent halves run at once: a micro-batch cut in two, or DualPipe's forward beside a
+        backward."""
         return self.strategy.tensor.interleave > 1 or self.strategy.pipeline.schedule == "dualpipe"
 
     def bucketed(self, nodes: list[Collective], bucket: float) -> tuple[float, float]:

@@ -105,7 +105,7 @@ class Block:
 
     @property
     def backward(self) -> list[Kernel | Collective]:
-        """The operators undone from the last one back."""
+        """Return the operators undone from the last one back."""
         return [node for nodes in reversed(self.undoing) for node in nodes]
 
     @property

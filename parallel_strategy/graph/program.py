@@ -160,18 +160,18 @@ class Program:
 
     @cached_property
     def boundary_bytes(self) -> float:
-        """The activation that one rank sends to the next stage."""
+        """Return the activation that one rank sends to the next stage."""
         size = self.shard.boundary_tokens(self.model) * self.model.hidden_size * self.model.element_bytes
         return size / self.shard.tp if self.boundary_scattered else size
 
     @property
     def boundary_scattered(self) -> bool:
-        """Each rank of a tensor group sends its part of a boundary, and the receivers gather the parts."""
+        """Return each rank of a tensor group sends its part of a boundary, and the receivers gather the parts."""
         return self.setup.framework.p2p_scatter_gather and self.shard.tp > 1 and not self.shard.tokens_split
 
     @cached_property
     def recompute_gather(self) -> Collective | None:
-        """What a recomputed layer gathers first, where its kept input is cut over the tensor group."""
+        """Return what a recomputed layer gathers first, where its kept input is cut over the tensor group."""
         recompute = self.setup.strategy.recompute
         if not recompute.slice_activation or self.shard.tp == 1 or self.shard.tokens_split:
             return None

@@ -128,7 +128,7 @@ def steps(backend: Backend) -> int:
 
 
 def measure(backend: Backend, seconds: float, tell: Callable[[str], None] = lambda what: None) -> Measured:
-    """Time everything, for about `seconds`; `tell` is called before each part."""
+    """Return time everything, for about `seconds`; `tell` is called before each part."""
     shapes, sizes = product_shapes(backend.kind), element_counts(backend.kind)
     budget = seconds / (len(shapes) + 15 * len(sizes) + len(ATTENTION) + 6)
     tell("launches")

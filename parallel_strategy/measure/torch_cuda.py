@@ -72,7 +72,7 @@ class TorchBackend:
         return functools.partial(target.copy_, source, non_blocking=True)
 
     def collectives(self) -> list[Collected]:
-        """All-reduces among 2, 4, ... devices of this server, one process each."""
+        """Return all-reduces among 2, 4, ... devices of this server, one process each."""
         found: list[Collected] = []
         members = 2
         while members <= self.count:

@@ -100,8 +100,8 @@ class Together:
         return self.turns * self.sum(undisturbed(times)) / self.members
 
     def crowded(self, rank: int, seconds: float) -> list[Crowded]:
-        """Time kernels on one process while the others sleep, and on all of them at once; the fastest of several
-        turns."""
+        """Return time kernels on one process while the others sleep, and on all of them at once; the fastest of
+        several turns."""
         found = []
         calls = self.backend.crowded_calls()
         for call in calls.values():

@@ -32,7 +32,7 @@ class Layout:
 
     @property
     def slice_shape(self) -> tuple[int, ...]:
-        """What one rank has of it, before optimizer sharding."""
+        """Return what one rank has of it, before optimizer sharding."""
         return tuple(
             size if axis < 0 else size // self.device_matrix[-1 - axis]
             for size, axis in zip(self.shape, self.tensor_map, strict=True)

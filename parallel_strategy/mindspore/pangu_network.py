@@ -405,7 +405,7 @@ class LayerOperator:
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """How many dimensions each operand has where `search` prints its split."""
+        """Return how many dimensions each operand has where `search` prints its split."""
         if self.inner:
             return 2, 2
         return (2, 1, 1) if self.paths[0].endswith("layer_norm") else (2,) * self.inputs

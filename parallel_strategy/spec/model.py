@@ -103,7 +103,7 @@ class ModelSpec(SpecFile):
 
     @property
     def element_bytes(self) -> int:
-        """Bytes of one activation element; fp8 and fp4 compute in fewer bits but keep activations in 16."""
+        """Return bytes of one activation element; fp8 and fp4 compute in fewer bits but keep activations in 16."""
         return max(2, BYTES[self.compute_dtype])
 
     @property

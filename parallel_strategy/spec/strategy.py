@@ -359,7 +359,7 @@ class Residual(Protocol):
 
     @property
     def interval(self) -> float:
-        """The factor within which four of five measured times lie."""
+        """Return the factor within which four of five measured times lie."""
         ...
 
 

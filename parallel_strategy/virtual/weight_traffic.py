@@ -137,7 +137,8 @@ class WeightTraffic:
         return [name for name in device.parameters if name[1] in WORD_TABLES]
 
     def _sums(self, wanted: Callable[[TaskNode, VirtualDevice], list[Name]]) -> Callable[[TaskNode, list[int]], None]:
-        """All-reduce of the gradients that are wanted: whole ones, or this rank's parts where there are only those."""
+        """Return all-reduce of the gradients that are wanted: whole ones, or this rank's parts where there are only
+        those."""
 
         def exchange(step: TaskNode, ranks: list[int]) -> None:
             names = {rank: wanted(step, self.devices[rank]) for rank in ranks}

@@ -113,7 +113,7 @@ class TemplatePage:
         return self.random.random() < probability
 
     def name(self, kind: str) -> str:
-        """An attribute for an element of this kind; some sites name nothing."""
+        """Return an attribute for an element of this kind; some sites name nothing."""
         if self.chance(0.15):
             return ""
         attribute = "id" if self.chance(0.15) else "class"

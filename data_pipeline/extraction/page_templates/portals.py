@@ -49,7 +49,7 @@ _TERMS = (
 
 
 def _class(page: TemplatePage) -> str:
-    """A class name that a build tool made up, or a plain word, or none."""
+    """Return a class name that a build tool made up, or a plain word, or none."""
     kind = page.random.random()
     if kind < 0.2:
         return ""
@@ -62,7 +62,7 @@ def _class(page: TemplatePage) -> str:
 
 
 def _short(page: TemplatePage) -> str:
-    """A headline of the kind that lists of hot words have."""
+    """Return a headline of the kind that lists of hot words have."""
     return page.headline()[: page.random.randint(6, 24)]
 
 

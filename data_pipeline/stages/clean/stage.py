@@ -266,7 +266,7 @@ def _clean(batch: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
 
 
 def clean_document(text: str, title: str | None, settings: Settings) -> Cleaned:
-    """One document by all rules in their order, plainly: the reference of `clean`."""
+    """Return one document by all rules in their order, plainly: the reference of `clean`."""
     text, changes = clean_text(text, settings)
     totals, shares = measure_texts([text], pa.array([text], pa.string()), settings)
     total, share = int(totals[0]), float(shares[0])

@@ -297,7 +297,7 @@ def is_borderline(likely: Edges, settings: FuzzySettings) -> np.ndarray:
 def settled_edges(
     likely: Edges, settings: FuzzySettings, texts_of: Callable[[np.ndarray], pa.Array | pa.ChunkedArray]
 ) -> Edges:
-    """Those of `likely_edges` that are duplicates; borderline ones get their exact similarity."""
+    """Return those of `likely_edges` that are duplicates; borderline ones get their exact similarity."""
     left, right, similarity = likely.left, likely.right, likely.similarity.copy()
     borderline = np.flatnonzero(is_borderline(likely, settings))
     similarity[borderline] = _exact_similarity(left[borderline], right[borderline], settings, texts_of)

@@ -81,7 +81,7 @@ def _code_points(texts: pa.Array | pa.ChunkedArray) -> CodePoints:
 
 
 def fingerprint_rows(texts: pa.Array | pa.ChunkedArray, settings: SubstringSettings) -> pa.Table:
-    """One row (fingerprint int64) for each selected position of each text."""
+    """Return one row (fingerprint int64) for each selected position of each text."""
     values, offsets = _code_points(texts)
     rows, out = np.empty(values.size, np.int64), np.empty(values.size, np.uint64)
     count = windows.fingerprints(values, offsets, settings.length, settings.gram, rows, out)
@@ -91,7 +91,8 @@ def fingerprint_rows(texts: pa.Array | pa.ChunkedArray, settings: SubstringSetti
 def window_rows(
     texts: pa.Array | pa.ChunkedArray, document: np.ndarray, repeated: np.ndarray, settings: SubstringSettings
 ) -> pa.Table:
-    """Rows (document, position, window_hash), int64, of the windows under the fingerprints `repeated` (int64)."""
+    """Return rows (document, position, window_hash), int64, of the windows under the fingerprints `repeated`
+    (int64)."""
     values, offsets = _code_points(texts)
     wanted = np.sort(np.asarray(repeated, np.int64).view(np.uint64))
     rows, positions = np.empty(values.size, np.int64), np.empty(values.size, np.int64)

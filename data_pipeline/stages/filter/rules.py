@@ -95,7 +95,7 @@ def preset_names() -> list[str]:
 
 @lru_cache(maxsize=16)
 def load_preset(name: str) -> Preset:
-    """One of `preset_names()`."""
+    """Return one of `preset_names()`."""
     if name not in preset_names():
         raise ValueError(f"no preset {name!r}; there are {', '.join(preset_names())}")
     return checked(Preset, read_document(PRESETS / f"{name}.yaml"))

@@ -68,7 +68,7 @@ class Preset(Section):
 
 @cache
 def load_preset(name: str) -> Preset:
-    """One of the files in PRESETS."""
+    """Return one of the files in PRESETS."""
     return checked(Preset, read_document(PRESETS / f"{name}.yaml"))
 
 

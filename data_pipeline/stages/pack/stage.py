@@ -98,7 +98,7 @@ class Settings(StageSettings):
 
     @property
     def stride(self) -> int:
-        """Ids from the beginning of a sample to that of the next."""
+        """Return ids from the beginning of a sample to that of the next."""
         return self.seq_length + 1 - self.overlap
 
 
@@ -193,7 +193,7 @@ def write_tokens(shard: Path, context: Context) -> dict[str, Any]:
 
 
 def _small_batches(shard: Path) -> Iterator[pa.RecordBatch]:
-    """Rows with about a megabyte of text, so that progress is seen."""
+    """Yield rows with about a megabyte of text, so that progress is seen."""
     for group in read_batches(shard):
         rows = max(1, group.num_rows // (1 + (pc.sum(pc.binary_length(group.column("text"))).as_py() >> 20)))
         for start in range(0, group.num_rows, rows):

@@ -68,7 +68,7 @@ class ClassifierFrom(ClassifierSettings):
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where the examples come from."""
+        """Return where the examples come from."""
         return (*self.positives, *self.negatives)
 
 
@@ -87,7 +87,7 @@ class LanguageModelFrom(LanguageModelSettings):
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where the texts come from."""
+        """Return where the texts come from."""
         return self.texts
 
 

@@ -283,7 +283,7 @@ class Line:
 def lines(
     stream: Iterator[bytes | Damage], maximum: int, offset: int = 0, *, every_empty: bool = True
 ) -> Iterator[Line | Damage]:
-    """Lines of at most `maximum` bytes; a longer one is skipped as it streams by and reported as Damage.
+    """Yield lines of at most `maximum` bytes; a longer one is skipped as it streams by and reported as Damage.
 
     `offset` is where the stream begins in its file. A line at which the stream breaks comes out as `cut`. Without
     `every_empty` at least one of a run of empty lines comes out, not all.

@@ -80,7 +80,7 @@ def _row(line: Line, delimiter: bytes) -> list[str] | Reject:
 
 
 def _records(found: Iterator[Line | Damage], delimiter: bytes, maximum: int) -> Iterator[Line | Damage | Reject]:
-    """Lines joined where a quoted field goes on over line ends, at most `maximum` bytes."""
+    """Yield lines joined where a quoted field goes on over line ends, at most `maximum` bytes."""
     again: deque[Line | Damage] = deque()
     # So many lines of `again` close no quote: one that is opened among them is not closed either. Without knowing that,
     # a file of opened quotes would take time that grows with the square of its lines.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def read_page(
     part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
 ) -> Iterator[Document | Reject]:
-    """A page a file: its title and its main text."""
+    """Yield a page a file: its title and its main text."""
     from data_pipeline.extraction.extract import extract
 
     def page(data: bytes, offset: int) -> Document | Reject:
@@ -47,7 +47,7 @@ def read_page_bytes(data: bytes, offset: int, content_type: str | None, limits: 
 def read_archive(
     part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
 ) -> Iterator[Document | Reject]:
-    """The pages of a WARC, the texts of a WET file. What is no page (pictures, HTTP errors) is a reject too."""
+    """Yield the pages of a WARC, the texts of a WET file. What is no page (pictures, HTTP errors) is a reject too."""
     from data_pipeline.stages.read.warc import WarcReject, read_documents
 
     form = form_of(limits)
@@ -86,7 +86,8 @@ def form_of(limits: Limits) -> "Form":
 def _extracted(
     extract: "Callable[[], Extraction]", data: bytes, record: Document, limits: Limits, fetched: str | None = None
 ) -> Document | Reject:
-    """The document that `extract()` makes of the page `data`, or why there is none. `record` says what is known."""
+    """Return the document that `extract()` makes of the page `data`, or why there is none. `record` says what is
+    known."""
     offset, own_id, url = record.offset, record.id, record.url
     try:
         found = extract()

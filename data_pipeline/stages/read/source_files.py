@@ -147,7 +147,7 @@ def _source_items(source: Source, files: Sequence[_Found], item_bytes: int, shar
 
 
 def _weight(found: _Found) -> int:
-    """Bytes of text in a file, about."""
+    """Return bytes of text in a file, about."""
     return found.size * (EXPANSION if found.path.suffix in COMPRESSED_SUFFIXES else 1)
 
 

@@ -102,7 +102,7 @@ def items(sources: Sequence[Source], settings: Settings, base: Path) -> list[Ite
 
 
 def read(payload: ReadItem, settings: Settings, progress: Any) -> Iterator[pa.RecordBatch]:
-    """The records of one item, rejects among them, in batches of bounded size."""
+    """Yield the records of one item, rejects among them, in batches of bounded size."""
     limits = Limits(
         settings.maximum_record_bytes,
         settings.maximum_ratio,

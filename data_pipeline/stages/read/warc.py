@@ -72,7 +72,7 @@ class WarcDocument:
     record_id: str | None = None
 
     def extract(self, form: Form = PLAIN) -> Extraction:
-        """The text: of a page its main text in a form, of a WET record all of it."""
+        """Return the text: of a page its main text in a form, of a WET record all of it."""
         if self.is_html:
             return extract(self.content, self.url, self.content_type, form)
         decoded = decode(self.content, self.content_type, markup=False)

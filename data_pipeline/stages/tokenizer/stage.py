@@ -119,7 +119,7 @@ def sample_texts(context: Context, sample_bytes: ByteSize, seed: int) -> Iterato
 
 
 def _text_bytes(documents: list[InputFile]) -> int:
-    """Bytes of all texts before compression, by the footers of the shards."""
+    """Return bytes of all texts before compression, by the footers of the shards."""
     total = 0
     for shard in documents:
         metadata = pq.read_metadata(shard.path)

@@ -97,7 +97,7 @@ def mark_token_ends(points: np.ndarray, text_stops: np.ndarray, packed: np.ndarr
 
 @Compiled
 def find_token_stops(points: np.ndarray, packed: np.ndarray) -> np.ndarray:
-    """Where each token of one text stops, int64[tokens]. Arguments as those of `mark_token_ends`."""
+    """Return where each token of one text stops, int64[tokens]. Arguments as those of `mark_token_ends`."""
     return np.flatnonzero(mark_token_ends(points, np.array([len(points)]), packed)) + 1
 
 

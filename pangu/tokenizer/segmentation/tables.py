@@ -27,7 +27,7 @@ IMPOSSIBLE = -3.14e100  # jieba's MIN_FLOAT: the log-probability of what its tab
 
 @cache
 def load_tables() -> np.ndarray:
-    """The tables, packed, from the cache if it holds them whole, else built from the installed jieba."""
+    """Return the tables, packed, from the cache if it holds them whole, else built from the installed jieba."""
     specification = importlib.util.find_spec("jieba")
     if specification is None or specification.origin is None:
         raise UserError(f"the segmenter needs jieba's dictionary: pip install jieba=={JIEBA_VERSION}")
@@ -40,7 +40,7 @@ def load_tables() -> np.ndarray:
 
 
 def build_tables(dictionary: Path) -> np.ndarray:
-    """The fields of `kernels.Tables`, packed: compile jieba's `dict.txt` and its hidden Markov model."""
+    """Return the fields of `kernels.Tables`, packed: compile jieba's `dict.txt` and its hidden Markov model."""
     import importlib.metadata  # slow, and needed once
 
     installed = importlib.metadata.version("jieba")
@@ -83,7 +83,8 @@ def build_tables(dictionary: Path) -> np.ndarray:
 
 
 def read_dictionary(path: Path) -> tuple[dict[str, int], int]:
-    """The words of a jieba dictionary with their frequencies (those of frequency 0 left out), and the sum of all."""
+    """Return the words of a jieba dictionary with their frequencies (those of frequency 0 left out), and the sum of
+    all."""
     frequency: dict[str, int] = {}
     total = 0
     for line in path.read_bytes().splitlines():

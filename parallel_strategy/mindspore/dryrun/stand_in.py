@@ -64,7 +64,7 @@ def installed_cann() -> Path | None:
 
 
 def why_not() -> str | None:
-    """Why a dry-run cannot be had on this machine, in one line; None: it can."""
+    """Return why a dry-run cannot be had on this machine, in one line; None: it can."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return (
             f"the compile check runs on Linux x86-64, not on {sys.platform} {platform.machine()}: "
