@@ -116,7 +116,7 @@ def test_from_another_folder_and_with_spaces_in_every_name(files, tmp_path: Path
     shutil.copytree(train.parent, folder, ignore=shutil.ignore_patterns("run"))
     (folder / "strategy.yaml").rename(folder / "my strategy.yaml")
     (folder / "train.yaml").rename(folder / "my train.yaml")
-    (folder / "my weights.safetensors").touch()
+    save_file({"none": np.zeros(1, np.float32)}, folder / "my weights.safetensors")
     (folder / "my prompts.txt").write_text("一\n二\n")
     strategy = ("--strategy", "my strategy.yaml")
     weights = ("my weights.safetensors", "--file", "my prompts.txt", "--out", "my answers.jsonl", "--tokenizer", ".")

@@ -30,6 +30,7 @@ from tests.data_pipeline.conftest import contents, write_jsonl
 from tests.data_pipeline.test_read_pages import hostile_archive
 
 needs_spark = pytest.mark.skipif(importlib.util.find_spec("pyspark") is None, reason="PySpark is not installed")
+LATER = "\n后来又过了很多天，大家才从报纸上知道这件事情。"
 FOOTER = "\n这里是网站的页脚，联系我们，关于本站，版权所有，未经许可不得转载本站的任何内容，违者必究其责任。"
 
 
@@ -45,7 +46,7 @@ def corpus(tmp_path: Path) -> list[dict]:
     texts = list(chinese_grammar.documents(150, seed=3, median=250))
     rows = [{"id": f"d{number}", "text": text} for number, text in enumerate(texts)]
     rows += [{"id": f"equal{number}", "text": texts[number]} for number in range(8)]
-    rows += [{"id": f"near{number}", "text": texts[40 + number] + FOOTER} for number in range(14)]
+    rows += [{"id": f"near{number}", "text": texts[40 + number] + LATER + FOOTER} for number in range(14)]
     rows += [{"id": word, "text": f"{word} {word}"} for word in ("kill", "segfault", "raise")]
     write_jsonl(tmp_path / "a.jsonl", rows)
     with open(tmp_path / "a.jsonl", "ab") as file:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -145,7 +146,7 @@ def test_what_a_terminal_cannot_show_becomes_plain() -> None:
 
 
 def test_a_reader_that_goes_is_no_error() -> None:
-    words = f"{sys.executable} -m pangu sizes | head -c 1; exit ${{PIPESTATUS[0]}}"
+    words = f"{shlex.quote(sys.executable)} -m pangu sizes | head -c 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", words], cwd=REPOSITORY, capture_output=True, timeout=120)
     assert done.returncode == 0 and done.stderr == b""
 

@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from pangu.cli import main
 from tests.conftest import REPOSITORY
+from tests.pangu import small_model
 from tests.pangu.convert_files import random_weights, released_layouts, write_released, write_strategy
 
 PAGE = REPOSITORY / "docs" / "checkpoints.md"
@@ -24,7 +25,10 @@ def test_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    assert len(commands) == 6
+    assert len(commands) == 7
+    run, tokenizer = tmp_path / "runs/first", tmp_path / "runs/first/tokenizer"
+    small_model.write(run).rename(run / "model.safetensors")
+    assert tokenizer.is_dir()
     for command in commands:
         assert command[:3] == ["python", "-m", "pangu"]
         if command[-1] == "--help":
@@ -34,4 +38,4 @@ def test_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         else:
             assert main(command[3:]) == 0
     outputs = {"model.ckpt", "port.safetensors", "pangu.safetensors", "model.yaml", "pangu-bf16.safetensors"}
-    assert {path.name for path in tmp_path.iterdir()} == outputs | {"model.safetensors", "ckpts"}
+    assert {path.name for path in tmp_path.iterdir()} == outputs | {"model.safetensors", "ckpts", "runs", "exported"}

@@ -304,6 +304,7 @@ def worker(run: str, rank: int) -> int:
         environment = process.info["environ"] or {}
         if environment.get("MS_ROLE") == "MS_WORKER" and environment.get("RANK_ID") == str(rank):
             words = process.info["cmdline"] or []
-            if "train" in words and any(run in Path(word).read_text() for word in words if word.endswith("train.yaml")):
+            files = [Path(process.cwd()) / word for word in words if word.endswith("train.yaml")]
+            if "train" in words and any(run in file.read_text() for file in files if file.is_file()):
                 return process.pid
     raise AssertionError(f"no worker {rank} of {run}")

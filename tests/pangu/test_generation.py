@@ -222,6 +222,7 @@ class Letters:
     """A tokenizer of 50 ids, a letter each; fewer than the network has."""
 
     vocab_size = 50
+    byte_ids: tuple[int, ...] = ()
 
     def stream_decoder(self) -> "Letters":
         return self
