@@ -26,7 +26,7 @@ from types import FrameType
 
 import psutil
 
-from pangu.checkpoint.open import MOMENTS, STATE, file_digest, open_checkpoint
+from pangu.checkpoint.open import MOMENTS, STATE, file_digest, meant_checkpoint, open_checkpoint
 from pangu.checkpoint.weights import model_of, open_weights, tokenizer_of
 from pangu.config import load_size
 from pangu.distributed.launch import Check, check_device, check_modules
@@ -81,9 +81,12 @@ def digest_of(value: object) -> str:
 def contents_of(path: Path, model: str | None, tokenizer: str | None) -> dict[str, str]:
     """Return digests of weights, network and tokenizer as they lie on the disk now. Raises UserError."""
     from pangu.tokenizer import Tokenizer
+    from pangu.tuning import adapter_file
 
     state, source = path / STATE, None
-    if state.is_file():
+    if adapter_file.is_adapter(path):
+        weights, model = adapter_file.contents(path), None  # --model says where the base is
+    elif state.is_file():
         weights = open_checkpoint(path).digests
     else:
         source = open_weights(path)
@@ -150,7 +153,11 @@ def check_memory(asked: Prediction) -> Check:
 
 
 def weight_bytes(path: Path) -> int:
-    """Return bytes of the weights of a checkpoint in fp32."""
+    """Return bytes of the weights of a checkpoint in fp32; an adapter has as many as its base."""
+    from pangu.tuning import adapter_file
+
+    if adapter_file.is_adapter(path):
+        path = meant_checkpoint(adapter_file.base_of(path))
     if not (path / STATE).is_file():
         source = open_weights(path)
         return 4 * sum(info.size for name, info in source.tensors.items() if not name.startswith(MOMENTS))

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from pangu import parameters
+from pangu.checkpoint.open import file_digest
 from pangu.checkpoint.weights import load_for_inference
 from pangu.config import ModelConfig
 from pangu.formats.names import is_transposed, torch_names
@@ -212,11 +213,27 @@ def is_adapter(path: Path) -> bool:
     return (path / TUNING).is_file() or (path / CONFIG).is_file()
 
 
+def contents(folder: Path) -> dict[str, str]:
+    """Return digests of what an adapter adds, and of the base that it was made for."""
+    said = read_tuning(folder) if (folder / TUNING).is_file() else {}
+    files = [folder / name for name in (CONFIG, MATRICES, TRAINED) if (folder / name).is_file()]
+    return {file.name: file_digest(file) for file in files} | {"base": str(said.get("base_digest", ""))}
+
+
 def template_of_model(path: Path) -> Template:
     """Return the template that a model answers by: an adapter's own, else the paper's form of questions."""
     if (path / TUNING).is_file():
         return template_of(read_tuning(path).get("template"), str(path / TUNING))
     return TEMPLATES["qa"]
+
+
+def base_of(folder: Path, given: Path | str | None = None) -> Path:
+    """Return where an adapter's base is: what is given, else what the adapter says. Raises UserError."""
+    said = read_tuning(folder) if (folder / TUNING).is_file() else {}
+    place = given or said.get("base") or read_json(folder / CONFIG).get("base_model_name_or_path")
+    if not place or not Path(place).exists():
+        raise UserError(f"{folder}: its base {place!r} is not there; say where it is (--model; merge: --base)")
+    return Path(place)
 
 
 def load_adapted(
@@ -227,9 +244,7 @@ def load_adapted(
     Raises UserError where the base is not there, or is not the one that was adapted.
     """
     said = read_tuning(folder) if (folder / TUNING).is_file() else {}
-    place = base or said.get("base") or read_json(folder / CONFIG).get("base_model_name_or_path")
-    if not place or not Path(place).exists():
-        raise UserError(f"{folder}: its base {place!r} is not there; say where it is (--model; merge: --base)")
+    place = base_of(folder, base)
     own = folder / "tokenizer"
     config, weights, found = load_for_inference(place, None, tokenizer or (own if own.is_dir() else None))
     if said and said.get("base_digest") != digest_of(weights):

@@ -3,7 +3,7 @@
 The same command goes on where an interrupted one stopped, and ends with the same bits: what is drawn is a function of
 the seed and the step, and a checkpoint holds what is trained, its moments and the state. The base is never written to.
 
-    OUT/checkpoints/step-00000050/  trained.safetensors  moments.safetensors  state.json
+    OUT/states/step-00000050/       trained.safetensors  moments.safetensors  state.json
     OUT/rejects.jsonl               records that could not be used, with their reasons
     OUT/metrics.jsonl               a line a step
 """
@@ -284,13 +284,13 @@ class Run:
 
     def places(self) -> list[Path]:
         """Return the checkpoints, oldest first."""
-        return sorted((self.out / "checkpoints").glob("step-*"))
+        return sorted((self.out / "states").glob("step-*"))
 
     def save(self) -> None:
         """Write a checkpoint, whole or not at all, and keep the two newest."""
         from pangu.tuning import methods
 
-        final = self.out / f"checkpoints/step-{self.step:08d}"
+        final = self.out / f"states/step-{self.step:08d}"
         final.parent.mkdir(exist_ok=True)
         moments = {one.name: one.asnumpy() for one in (*self.optimizer.first, *self.optimizer.second)}
         with hidden_directory(final) as hidden:

@@ -11,6 +11,7 @@ import pangu
 from pangu import parameters
 from pangu.checkpoint.weights import load_for_inference
 from pangu.cli import main
+from pangu.evaluation.evaluate import identity
 from pangu.foundation.errors import UserError
 from pangu.tokenizer import Tokenizer
 from pangu.tuning import adapter_file, finetune
@@ -186,6 +187,12 @@ def test_generation_evaluation_and_merging_take_an_adapter(base: Path, lora: Pat
     assert main(["merge", str(lora), "--out", str(tmp_path / "whole.safetensors")]) == 0
     whole = pangu.load(tmp_path / "whole.safetensors", tokenizer=lora / "tokenizer")
     assert whole.log_likelihood(pair)[0].total == adapted.log_likelihood(pair)[0].total
+    assert identity(adapted)["weights"] != identity(plain)["weights"]
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("今天\n", encoding="utf-8")
+    asked = ["predict", str(lora), "--file", str(prompts), "--out", str(tmp_path / "answers.jsonl"), "--workers", "1"]
+    assert main([*asked, "--max-new-tokens", "3"]) == 0
+    assert len((tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()) == 1
     capsys.readouterr()
     words = [
         "generate",
@@ -226,7 +233,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     monkeypatch.undo()
     finetune.finetune(base, data, tmp_path / "cut", settings, tokenizer=tokenizer)
     name = adapter_file.MATRICES if method == "lora" else adapter_file.TRAINED
-    for file in (name, "metrics.jsonl", "checkpoints/step-00000004/moments.safetensors"):
+    for file in (name, "metrics.jsonl", "states/step-00000004/moments.safetensors"):
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
     if method == "bitfit":
         trained = adapter_file.read_tensors(tmp_path / "whole" / name)
