@@ -8,6 +8,7 @@ the seed and the step, and a checkpoint holds what is trained, its moments and t
     OUT/metrics.jsonl               a line a step
 """
 
+import contextlib
 import json
 import math
 import random
@@ -22,6 +23,7 @@ import numpy as np
 from pangu.checkpoint.weights import load_for_inference
 from pangu.config import LearningRateConfig, ModelConfig, OptimizerConfig
 from pangu.foundation.atomic_file import write_whole
+from pangu.foundation.best_effort import BestEffortFile
 from pangu.foundation.directory import commit_directory, hidden_directory, remove_directory
 from pangu.foundation.errors import UserError
 from pangu.foundation.interrupts import Interrupts
@@ -29,6 +31,7 @@ from pangu.foundation.json_text import dumps
 from pangu.foundation.lock import Lock
 from pangu.foundation.progress import Progress
 from pangu.foundation.settings import nearest_name
+from pangu.training.metrics import records_with_ends
 from pangu.training.schedule import schedule_of
 from pangu.tuning import adapter_file
 from pangu.tuning.records import Record, Reject, read_records
@@ -429,19 +432,17 @@ class Run:
         """Make the updates that are left -> whether it was interrupted."""
         settings = self.settings
         metrics = self.out / "metrics.jsonl"
-        kept = [line for line in lines_of(metrics) if json.loads(line)["step"] <= self.step]
-        write_whole(metrics, "".join(line + "\n" for line in kept))
+        ends = [end for record, end in records_with_ends(metrics) if record["step"] <= self.step]
+        told = BestEffortFile(metrics, ends[-1] if ends else 0)  # a full disk never costs what is trained
         with (
             Interrupts() as interrupts,
             Progress("finetune", settings.steps, unit="steps", done=self.step, status="compiling") as progress,
-            metrics.open("a", encoding="utf-8") as file,
+            contextlib.closing(told),
         ):
             while self.step < settings.steps and not interrupts.asked:
                 loss = self.update()
-                file.write(
-                    dumps({"step": self.step, "loss": loss, "learning_rate": self.schedule(self.step - 1)}) + "\n"
-                )
-                file.flush()
+                record = {"step": self.step, "loss": loss, "learning_rate": self.schedule(self.step - 1)}
+                told.append((dumps(record) + "\n").encode())
                 progress.update(self.step, f"loss {loss:.4f}")
                 if self.step == settings.steps or self.step % settings.checkpoint_every == 0 or interrupts.asked:
                     self.save()
@@ -471,10 +472,3 @@ class Run:
                 "position_offset": 0,
             },
         )
-
-
-def lines_of(path: Path) -> list[str]:
-    """Return the whole lines of a file; none where it is not there."""
-    if not path.is_file():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]

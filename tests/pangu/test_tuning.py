@@ -1,5 +1,6 @@
 """Fine-tuning: data of every form, exactness of adapters, interruption, and files that PEFT reads."""
 
+import errno
 import gzip
 import json
 from pathlib import Path
@@ -238,6 +239,18 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     if method == "bitfit":
         trained = adapter_file.read_tensors(tmp_path / "whole" / name)
         assert all(one.endswith((".bias", ".gamma", ".beta")) for one in trained)
+
+
+def test_metrics_that_cannot_be_written_cost_no_training(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def full(self: finetune.BestEffortFile) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(finetune.BestEffortFile, "write_pending", full)
+    result = pangu.finetune(base, data, tmp_path / "out", tokenizer=base.parent / "tokenizer", rate=1e-2, **FAST)
+    assert result.step == 4 and (tmp_path / "out" / adapter_file.MATRICES).is_file()
+    assert capsys.readouterr().err.count("metrics.jsonl: cannot be written: No space left on device") == 1
 
 
 def test_peft_reads_the_matrices_and_its_files_are_read(base: Path, lora: Path, tmp_path: Path) -> None:
