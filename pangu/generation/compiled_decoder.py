@@ -23,13 +23,17 @@ from pangu.generation.compiled_kernels import (
     BF16,
     COLUMNS,
     FAST_GELU,
+    FIXED,
     FP16,
     FP32,
+    FULL,
     GELU_ERF,
     GELU_TANH,
     GROUP,
     INT4,
     INT8,
+    SLIDING_WINDOW,
+    STRIDED,
 )
 from pangu.generation.decoding_batch import DecodingBatch, Network, RowTokens
 from pangu.generation.threads import Team
@@ -39,6 +43,7 @@ from pangu.quantization.quantized_file import OUTPUT_MATRIX, SCALE, is_stored_tu
 CHUNK = 64
 
 ACTIVATIONS = {"gelu_tanh": GELU_TANH, "gelu_erf": GELU_ERF, "fast_gelu": FAST_GELU}
+PATTERNS = {"full": FULL, "sliding_window": SLIDING_WINDOW, "strided": STRIDED, "fixed": FIXED}
 KINDS = {"float32": FP32, "float16": FP16, "uint16": BF16, "int8": INT8, "uint8": INT4}
 
 
@@ -226,6 +231,9 @@ class CompiledBatch(DecodingBatch):
             "AFTER_QUERY": int(config.final_norm == "after_query"),
             "ACTIVATION": ACTIVATIONS[config.activation],
             "RANK": network.rank,
+            "PATTERN": PATTERNS[config.attention.pattern],
+            "SPAN": config.attention.span or 0,
+            "SUMMARY": config.attention.summary,
             "THREADS": network.team.threads,
             "SCRATCH_WIDTH": self.arrays["SCRATCH"].shape[1],
         }
