@@ -79,10 +79,10 @@ def test_a_ring_through_more_members_begins_later():
         starts = [nvidia.seconds(op, 1e4, size, 1) for size in (8, 64, 1024)]
         assert starts[1] > 2 * starts[0] and starts[2] > 10 * starts[1]
         assert ascend.seconds(op, 1e4, 1024, 1) < 5 * ascend.seconds(op, 1e4, 8, 1)
-    assert nvidia.seconds("all_reduce", 1e4, 1024, 1) < starts[1]  # a tree
+    assert nvidia.seconds("all_reduce", 1e4, 1024, 1) < starts[2] / 5  # a tree
 
 
-# ZeRO-3 in table 2 of Narayanan et al. 2021: layers, hidden size, heads, devices, batch, micro-batch, TFLOP/s of a device
+# ZeRO-3 in table 2 of Narayanan et al. 2021: layers, hidden size, heads, devices, batch, micro-batch, TFLOP/s a device
 ZERO_3 = [
     (96, 12288, 96, 384, 1536, 4, 144),
     (96, 12288, 96, 768, 1536, 2, 88),
