@@ -9,9 +9,9 @@ from itertools import permutations
 import numpy as np
 
 from parallel_strategy.cost.block_table import BlockTable
+from parallel_strategy.cost.candidate_arrays import ZeroTraffic
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.price import Price
-from parallel_strategy.cost.rows import ZeroTraffic
 from parallel_strategy.cost.weight_traffic import WeightBytes
 from parallel_strategy.graph.groups import Groups
 from parallel_strategy.graph.program import Program
