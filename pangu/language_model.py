@@ -19,6 +19,7 @@ from pangu.generation.options import GenerationOptions
 if TYPE_CHECKING:
     from pangu.config import ModelConfig
     from pangu.generation.engine import Continuation, Generator
+    from pangu.generation.fill import Between
     from pangu.tokenizer import Tokenizer
     from pangu.tuning.template import Template
 
@@ -183,6 +184,32 @@ class LanguageModel:
         done: told of each pair that is finished.
         """
         return score(self.generator, [self.request(context, rest) for context, rest in pairs], done)
+
+    def fill_log_likelihood(self, parts: Sequence[tuple[Text, Text, Text]]) -> list[Scored]:
+        """Score the middle of (left, middle, right) given both sides: log p of its tokens from the left, in nats.
+
+        An empty left side is the end of a document. Sides that are too long lose what is farthest from the middle.
+        Needs a model that was trained with permuted rows. Raises UserError in one line.
+        """
+        from pangu.generation.fill import score_between
+
+        return score_between(self.generator, [self.between(*one) for one in parts])
+
+    def between(self, left: Text, middle: Text, right: Text) -> "Between":
+        """Return the ids of what is scored and of its sides, cut to the context. Raises UserError."""
+        from pangu.generation.fill import Between
+
+        known, asked, behind = self.ids(left), self.ids(middle), self.ids(right)
+        known = known or [self.tokenizer.special.end_of_document]
+        room = self.config.seq_length - len(asked)
+        if not asked:
+            raise UserError(f"{middle!r} has no tokens: give what is scored")
+        if room < 1:
+            raise UserError(
+                f"the middle has {len(asked)} tokens; the context holds {self.config.seq_length - 1} of them"
+            )
+        on_right = min(len(behind), max(room // 2, room - len(known)), room - 1)
+        return Between(known[-(room - on_right) :], asked, behind[:on_right])
 
     def request(self, context: Text, rest: Text) -> tuple[list[int], list[int]]:
         """Return the ids of a context and of what is scored behind it. Raises UserError where nothing is."""

@@ -18,6 +18,7 @@ from pangu.generation.compiled.compiled_network import Adapter, CompiledBatch, C
 from pangu.generation.compiled.phases import work_on
 from pangu.generation.compiled.vectors import source_digest
 from pangu.generation.decoding_batch import DecodingBatch, RowTokens
+from pangu.generation.likelihood import score
 from pangu.generation.speculation import Draft
 from pangu.quantization.layers import quantize_in_memory
 from pangu.quantization.quantized_file import (
@@ -292,6 +293,13 @@ def test_a_change_in_any_file_of_compiled_code_compiles_again() -> None:
     kept = work_on._cache._cache_file
     assert source_digest() in kept._source_stamp
     assert {file.stem for file in Path(vectors.__file__).parent.glob("*.py")} >= {"products", "phases", "vectors"}
+
+
+def test_both_engines_score_several_contexts_alike(config: ModelConfig, weights: Weights) -> None:
+    requests = [([3, 4, 5], [6, 7, 8]), ([9], [1]), ([9], [2, 3]), ([1, 2], [3, 4])]
+    found = [score(Generator(config, weights, engine=engine), requests) for engine in ("compiled", "mindspore")]
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours.log_probabilities, theirs.log_probabilities, rtol=0, atol=1e-5)
 
 
 def test_damaged_weights_are_an_error_and_no_text(config: ModelConfig, weights: Weights) -> None:
