@@ -11,9 +11,9 @@ from parallel_strategy.cost.price import network_of
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.balance import balanced_prediction
 from parallel_strategy.search.candidates import program_of
-from parallel_strategy.search.evaluate import evaluate
 from parallel_strategy.search.layer_sharding import Sharding, shard_operators
 from parallel_strategy.search.neighbours import Neighbour, neighbours, refined_neighbours
+from parallel_strategy.search.pricing import evaluate
 from parallel_strategy.search.refine import Known, refine, with_offload
 from parallel_strategy.search.sensitivity import MEMORY, elsewhere_in_the_space, sensitivity
 from parallel_strategy.search.shapes import Space

@@ -9,8 +9,8 @@ from itertools import permutations
 import numpy as np
 
 from parallel_strategy.cost.block_table import BlockTable
+from parallel_strategy.cost.candidate_arrays import ZeroTraffic
 from parallel_strategy.cost.price import Price, network_of
-from parallel_strategy.cost.rows import ZeroTraffic
 from parallel_strategy.cost.weight_traffic import WeightBytes
 from parallel_strategy.graph.groups import Groups
 from parallel_strategy.graph.program import Program

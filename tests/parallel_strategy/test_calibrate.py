@@ -12,10 +12,10 @@ import pytest
 from parallel_strategy.calibrate.dryrun import DryRun, DryRunFit, fit_dryruns, parts, predict_dryrun
 from parallel_strategy.calibrate.figures import FIGURES, apply
 from parallel_strategy.calibrate.fit import Calibration, calibrate
-from parallel_strategy.calibrate.names import model_traits
+from parallel_strategy.calibrate.known_names import model_traits
+from parallel_strategy.calibrate.measured_runs import read_rows
 from parallel_strategy.calibrate.protocols import chosen, run_cv, run_p1, run_p2
 from parallel_strategy.calibrate.residual import RowShapes, correction, solve
-from parallel_strategy.calibrate.rows import read_rows
 from parallel_strategy.calibrate.score import Outcome, score
 from parallel_strategy.cli import main
 from parallel_strategy.predict import Prediction
@@ -254,7 +254,7 @@ def test_development_rows_of_the_megatron_papers(shared):
 
 
 def test_every_named_machine_resolves(shared):
-    from parallel_strategy.calibrate.names import cluster_of, framework_of
+    from parallel_strategy.calibrate.known_names import cluster_of, framework_of
 
     for line in (shared / "validation/clusters.txt").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
