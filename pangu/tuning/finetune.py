@@ -31,11 +31,11 @@ from pangu.foundation.json_text import dumps
 from pangu.foundation.lock import Lock
 from pangu.foundation.progress import Progress
 from pangu.foundation.settings import nearest_name
-from pangu.training.metrics import records_with_ends
 from pangu.training.schedule import schedule_of
+from pangu.training.step_metrics import records_with_ends
 from pangu.tuning import adapter_file
+from pangu.tuning.record_rows import Samples, samples_of
 from pangu.tuning.records import Record, Reject, read_records
-from pangu.tuning.samples import Samples, samples_of
 from pangu.tuning.template import Template, load_template
 
 if TYPE_CHECKING:

@@ -12,10 +12,11 @@ from pangu import parameters
 from pangu.config import ModelConfig
 from pangu.formats.data_types import BF16, FP32, cast
 from pangu.foundation.errors import UserError
-from pangu.generation import GenerationOptions, Generator, compiled_vectors
-from pangu.generation.compiled_decoder import Adapter, CompiledBatch, CompiledNetwork, stored_as
-from pangu.generation.compiled_step import work_on
-from pangu.generation.compiled_vectors import source_digest
+from pangu.generation import GenerationOptions, Generator
+from pangu.generation.compiled import vectors
+from pangu.generation.compiled.compiled_network import Adapter, CompiledBatch, CompiledNetwork, stored_as
+from pangu.generation.compiled.phases import work_on
+from pangu.generation.compiled.vectors import source_digest
 from pangu.generation.decoding_batch import DecodingBatch, RowTokens
 from pangu.generation.likelihood import score
 from pangu.generation.speculation import Draft
@@ -291,11 +292,7 @@ def test_a_change_in_any_file_of_compiled_code_compiles_again() -> None:
     """numba itself looks at the file of the outermost function only."""
     kept = work_on._cache._cache_file
     assert source_digest() in kept._source_stamp
-    assert {file.stem for file in Path(compiled_vectors.__file__).parent.glob("compiled_*.py")} >= {
-        "compiled_kernels",
-        "compiled_step",
-        "compiled_vectors",
-    }
+    assert {file.stem for file in Path(vectors.__file__).parent.glob("*.py")} >= {"products", "phases", "vectors"}
 
 
 def test_both_engines_score_several_contexts_alike(config: ModelConfig, weights: Weights) -> None:
@@ -317,7 +314,7 @@ def test_generating_imports_no_mindspore() -> None:
         "import sys\n"
         "from pangu.commands import generate\n"
         "from pangu.generation import Generator\n"
-        "from pangu.generation.compiled_decoder import CompiledNetwork\n"
+        "from pangu.generation.compiled.compiled_network import CompiledNetwork\n"
         "from pangu.checkpoint.weights import load_for_inference\n"
         "print(sorted(name for name in ('mindspore', 'torch') if name in sys.modules))"
     )

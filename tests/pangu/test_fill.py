@@ -14,7 +14,7 @@ from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
 from pangu.generation.fill import Between, GapRow, entropy, fill, score_between
 from pangu.model.network import build, read_weights
-from pangu.training.objectives.steps import StepsBatch
+from pangu.training.objectives.row_steps import StepsBatch
 from tests.pangu.test_generation_command import run_directory  # noqa: F401
 from tests.pangu.test_objectives import in_orders
 

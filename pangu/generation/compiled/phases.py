@@ -10,7 +10,7 @@ A job is one int64 table of sizes and addresses: the names below are places in i
 
 import numpy as np
 
-from pangu.generation.compiled_kernels import (
+from pangu.generation.compiled.products import (
     ADDRESS,
     COLUMNS,
     INPUTS,
@@ -25,7 +25,7 @@ from pangu.generation.compiled_kernels import (
     product,
     widen,
 )
-from pangu.generation.compiled_vectors import (
+from pangu.generation.compiled.vectors import (
     add,
     claim,
     compiled,

@@ -9,7 +9,7 @@ from math import sqrt
 
 import numpy as np
 
-from pangu.generation.compiled_vectors import (
+from pangu.generation.compiled.vectors import (
     add,
     bfloat_at,
     byte_at,
