@@ -64,3 +64,23 @@ def test_a_context_that_means_nothing_is_one_line(
     assert main(["convert", str(weights), "--to", "safetensors", "--out", str(out), *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not out.exists()
+
+
+def test_positions_are_told_apart_and_sum_to_the_whole(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = pangu.load(weights, tokenizer=weights.parent / "tokenizer")
+    texts = ["北京是中国的首都。" * 4, "天气很好", "我"]
+    sums, counts = model.nats_by_position(texts)
+    assert sums.sum() == pytest.approx(-sum(model.rolling_log_likelihood(texts)))
+    assert counts.sum() == sum(len(model.ids(text)) for text in texts) and (np.diff(counts) <= 0).all()
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    words = ["score", str(weights), str(file), "--tokenizer", str(weights.parent / "tokenizer"), "--by-position"]
+    assert main([*words, "3"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["first"], row["last"]) for row in rows] == [(0, 4), (5, 9), (10, 15)]
+    assert sum(row["tokens"] for row in rows) == counts.sum()
+    assert main([*words, "0"]) == 2 and "at least 1 part" in capsys.readouterr().err
+    file.write_text('{"context": "a", "continuation": "b"}\n', encoding="utf-8")
+    assert main([*words, "3"]) == 2 and "object 1: --by-position takes whole texts" in capsys.readouterr().err
