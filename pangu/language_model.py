@@ -245,8 +245,8 @@ class LanguageModel:
             totals[owner] += result.total
         return totals
 
-    def nats_by_position(self, texts: Sequence[Text]) -> tuple["np.ndarray", "np.ndarray"]:
-        """Return sums of -log p in nats, fp64 [S], and the number of tokens, int64 [S], at each position of the context.
+    def nats_by_position(self, texts: Sequence[Text]) -> "tuple[np.ndarray, np.ndarray]":
+        """Return sums of -log p in nats, fp64 [S], and numbers of tokens, int64 [S], at each position of the context.
 
         Position p counts the tokens that are predicted from p + 1 tokens; texts longer than the context are read in
         windows. It shows whether a longer context helps, and where a stretched one hurts.
