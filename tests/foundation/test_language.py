@@ -71,7 +71,7 @@ def test_help_is_chinese_and_no_line_is_too_long(capsys, monkeypatch) -> None:
     ("message", "expected"),
     [
         ("a b.yaml: cannot be written: No space left on device", "a b.yaml：无法写入：磁盘空间不足"),
-        ("x:3: field 'text': 1.5 is not a whole number; nearest: 2", "x:3：字段 'text'：1.5 不是整数；最接近的合法值：2"),
+        ("x: field 'text': 1.5 is not a whole number; nearest: 2", "x：字段 'text'：1.5 不是整数；最接近的合法值：2"),
         ("x.yaml:3: field 'a.b': is unknown; did you mean 'c'?", "x.yaml:3：字段 'a.b'：未知；或许应为 'c'"),
         ("error: something that nobody translated", "错误：something that nobody translated"),
         ("nothing of this is known", "nothing of this is known"),

@@ -245,7 +245,7 @@ def test_an_override_that_matches_nothing_is_one_line_in_every_verb(tmp_path: Pa
 
 
 def test_pangu_names_the_copy_of_the_word_table_as_the_table_does() -> None:
-    from pangu.distributed.semi_auto import COPY
+    from pangu.distributed.execution.semi_auto import COPY
     from pangu.parameters import WORD_TABLE as PANGU_WORD_TABLE
 
     assert (COPY, PANGU_WORD_TABLE) == (TABLE_COPY, WORD_TABLE)

@@ -10,7 +10,7 @@ A job is one int64 table of sizes and addresses: the names below are places in i
 
 import numpy as np
 
-from pangu.generation.compiled_kernels import (
+from pangu.generation.compiled.products import (
     ADDRESS,
     COLUMNS,
     INPUTS,
@@ -25,7 +25,7 @@ from pangu.generation.compiled_kernels import (
     product,
     widen,
 )
-from pangu.generation.compiled_vectors import (
+from pangu.generation.compiled.vectors import (
     add,
     claim,
     compiled,
@@ -48,11 +48,12 @@ HEAD, WORDS, POSITIONS, QUERIES, TABLES = range(5)
 
 # Sizes. ROWS: of the caches; SLOTS: of a row, a multiple of 16; VALUE_WIDTH: the head size as a multiple of 16;
 # AFTER_QUERY: the final norm follows the query layer; RANK: room for an adapter's inner numbers.
+# PATTERN, SPAN, SUMMARY: which slots are seen (`is_seen`).
 # TOKENS, RUNS, WANTED, ADAPTED: of a call: tokens, runs of neighbouring tokens of one row, tokens whose logits are
 # wanted, and whether any token has an adapter.
 SIZES = (
     "LAYERS HIDDEN HEADS HEAD_SIZE INNER VOCABULARY SLOTS VALUE_WIDTH ROWS QUERY_LAYER AFTER_QUERY ACTIVATION RANK "
-    "THREADS TOKENS RUNS WANTED ADAPTED"
+    "PATTERN SPAN SUMMARY THREADS TOKENS RUNS WANTED ADAPTED"
 )
 # Addresses. Weights: MATRICES int64 [layers · PARTS + TABLES, COLUMNS], NORMS fp32 [layers, 4, d], END_NORM [2, d],
 # ADAPTERS int64 [adapters, layers · PARTS, 3]: two matrices [rank, in] and [out, rank], and the rank.
@@ -68,7 +69,7 @@ ADDRESSES = (
 PLACES = (SIZES + " " + ADDRESSES).split()
 (
     LAYERS, HIDDEN, HEADS, HEAD_SIZE, INNER, VOCABULARY, SLOTS, VALUE_WIDTH, ROWS, QUERY_LAYER, AFTER_QUERY, ACTIVATION,
-    RANK, THREADS, TOKENS, RUNS, WANTED, ADAPTED,
+    RANK, PATTERN, SPAN, SUMMARY, THREADS, TOKENS, RUNS, WANTED, ADAPTED,
     MATRICES, NORMS, END_NORM, ADAPTERS, IDS, AT, SLOT, ADAPTER, RUN, WANT,
     STREAM, CHOSEN, NORMED, ASKED, Q, K, V, ATTENDED, PROJECTED, INNER_ROWS, NARROW, LOGITS, KEY_CACHE, VALUE_CACHE,
     SCRATCH, SCRATCH_WIDTH, CALL, CLAIMED, DONE,
@@ -287,7 +288,10 @@ def attend_head(job, layer, run, head, thread):
         if start <= token and token < end:
             shift, seen = 4 * (number * hidden + head * size), integer_at(job[SLOT] + 8 * token) + 1
             query, out = job[Q] + shift, job[ATTENDED] + shift
-            attend(query, keys, values, seen, size, job[SLOTS], job[VALUE_WIDTH], scale, scores, out)
+            attend(
+                query, keys, values, seen, size, job[SLOTS], job[VALUE_WIDTH], scale, scores, out,
+                job[PATTERN], job[SPAN], job[SUMMARY],
+            )  # fmt: skip
 
 
 @compiled

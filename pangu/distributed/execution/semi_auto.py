@@ -13,8 +13,8 @@ import numpy as np
 from mindspore import Parameter, Tensor
 
 from pangu.checkpoint.open import TrainingState, with_moments
-from pangu.distributed.execution import Execution, Job
-from pangu.distributed.shards import part_of, save_shards
+from pangu.distributed.execution.one_device import Execution, Job
+from pangu.distributed.sharded_checkpoint import part_of, save_shards
 from pangu.formats.parameter_layout import ParameterLayout
 from pangu.foundation.errors import UserError
 from pangu.parameters import WORD_TABLE
