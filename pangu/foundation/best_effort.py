@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from pangu.foundation.language import translated
+from pangu.foundation.translation import translated
 
 # What the system says where there is no room: full disk, quota, limit of a file, a file system or a terminal that went.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from pangu.foundation.best_effort import NO_ROOM, discard_standard_output, reason_of, warn
 from pangu.foundation.errors import UserError
-from pangu.foundation.language import (
+from pangu.foundation.translation import (
     LANGUAGES,
     OPTION,
     can_show_chinese,

@@ -6,7 +6,7 @@ even if the escaping failed.
 
 import html
 
-from pangu.foundation.language import language, translated, translated_html
+from pangu.foundation.translation import language, translated, translated_html
 
 LOCALES = {"en": "en", "zh": "zh-CN"}
 # Colours have a contrast of 4.5 : 1 or more on both grounds (WCAG 2.2, 1.4.3).

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pangu.foundation.best_effort import warn
-from pangu.foundation.language import translated
+from pangu.foundation.translation import translated
 
 LINE_SECONDS = 10.0
 # Before this much time, or this share of the work, a guess at the time left would only jump about.

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions
 from rich.table import Table
 
-from pangu.foundation.language import translated
+from pangu.foundation.translation import translated
 
 WIDE = 120  # columns of a pipe or a file
 WORDS = 20  # columns below which a column of words is not narrowed

@@ -108,6 +108,11 @@ def write(domain: str, content: dict[str, str], places: dict[str, tuple[str, str
     (FOLDER / f"{domain}.po").write_text("\n".join(parts), encoding="utf-8")
 
 
+def plain(text: str) -> str:
+    """Return a text with its escapes resolved."""
+    return re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], text)
+
+
 def fields_of(text: str) -> list[str]:
     return sorted(match[1] for match in FIELD.finditer(text) if match[1])
 
@@ -122,7 +127,7 @@ def add(file: Path, listing: Path) -> int:
         number, _, target = line.partition("\t")
         if not number.strip().isdigit() or not target.strip():
             continue
-        source, target = listed[int(number)].replace("\\n", "\n"), target.strip().replace("\\n", "\n")
+        source, target = plain(listed[int(number)]), plain(target.strip())
         if source not in places:
             continue
         if fields_of(source) != fields_of(target):
@@ -148,7 +153,7 @@ def main() -> int:
     everything, lacking = all_messages(), missing()
     if arguments.missing:
         for number, (text, (_, place)) in enumerate(lacking.items()):
-            print(f"{number}\t{place}\t{text}".replace("\n", "\\n"))
+            print(number, place, text.replace("\\", r"\\").replace("\n", r"\n"), sep="\t")
     for domain in DOMAINS if arguments.unused or arguments.clean else ():
         content = entries(domain)
         for text in [text for text in content if text not in everything]:

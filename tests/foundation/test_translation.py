@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from pangu.cli import main
-from pangu.foundation import best_effort, language
+from pangu.foundation import best_effort, translation
 from pangu.foundation.catalogue import LONGEST, Catalogue, read_catalogue
 from pangu.foundation.page import page
 
 
 @pytest.fixture
 def chinese() -> Iterator[None]:
-    language.use_language("zh")
+    translation.use_language("zh")
     yield
-    language.use_language("en")
+    translation.use_language("en")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def chinese() -> Iterator[None]:
     ],
 )
 def test_the_variables_are_read_in_the_order_of_posix(environment: dict[str, str], expected: str) -> None:
-    assert language.language_of_environment(environment) == expected
+    assert translation.language_of_environment(environment) == expected
 
 
 def test_the_option_stands_anywhere_and_may_be_wrong(capsys) -> None:
@@ -50,21 +50,21 @@ def test_the_option_stands_anywhere_and_may_be_wrong(capsys) -> None:
         assert main(["sizes", "--lang"]) == 2 and "known: en, zh" in capsys.readouterr().err
         assert main(["train", "no.yaml", "--json", "--lang", "zh"]) == 2
         assert "无法读取：没有这个文件或目录" in json.loads(capsys.readouterr().out)["error"]
-        assert language.taken_option(["a", "--", "--lang", "zh"]) == (None, ["a", "--", "--lang", "zh"])
+        assert translation.taken_option(["a", "--", "--lang", "zh"]) == (None, ["a", "--", "--lang", "zh"])
     finally:
-        language.use_language("en")
+        translation.use_language("en")
 
 
 def test_help_is_chinese_and_no_line_is_too_long(capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
         main(["generate", "--help", "--lang", "zh"])
-    language.use_language("en")
+    translation.use_language("en")
     out = capsys.readouterr().out
     assert out.startswith("用法: python -m pangu generate") and "位置参数" in out and "显示本帮助并退出" in out
     assert "    python -m pangu generate runs/tiny --prompt 今天天气" in out  # examples stay
     body = out.partition("选项:")[2]
-    assert all(language.width_of(line) <= 80 for line in body.splitlines())
+    assert all(translation.width_of(line) <= 80 for line in body.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_help_is_chinese_and_no_line_is_too_long(capsys, monkeypatch) -> None:
     ],
 )  # fmt: skip
 def test_a_finished_message_finds_its_chinese(chinese, message: str, expected: str) -> None:
-    assert language.translated(message) == expected
+    assert translation.translated(message) == expected
 
 
 def test_what_the_user_wrote_stays_as_it_is() -> None:
@@ -98,9 +98,9 @@ def test_what_the_user_wrote_stays_as_it_is() -> None:
 
 def test_notices_are_translated_and_english_without_a_choice(capsys) -> None:
     best_effort.warn("interrupted")
-    language.use_language("zh")
+    translation.use_language("zh")
     best_effort.warn("interrupted")
-    language.use_language("en")
+    translation.use_language("en")
     assert capsys.readouterr().err == "interrupted\n已中断\n"
 
 
@@ -119,9 +119,9 @@ def test_a_terminal_without_chinese_characters_gets_english(monkeypatch, capsys)
     class Ascii:
         encoding = "ascii"
 
-    assert language.can_show_chinese()
+    assert translation.can_show_chinese()
     monkeypatch.setattr("sys.stderr", Ascii())
-    assert not language.can_show_chinese()
+    assert not translation.can_show_chinese()
 
 
 def test_a_catalogue_is_read_as_gettext_has_it(tmp_path: Path) -> None:
@@ -135,5 +135,5 @@ def test_a_catalogue_is_read_as_gettext_has_it(tmp_path: Path) -> None:
 
 
 def test_lines_break_where_chinese_may_break() -> None:
-    assert language.wrapped("一二三，四五六 word 七", 8) == ["一二三，", "四五六", "word 七"]
-    assert language.wrapped("plain words only", 9) == ["plain", "words", "only"]
+    assert translation.wrapped("一二三，四五六 word 七", 8) == ["一二三，", "四五六", "word 七"]
+    assert translation.wrapped("plain words only", 9) == ["plain", "words", "only"]
