@@ -43,7 +43,7 @@ print(json.dumps({name: parameter.shape for name, parameter in held}))
 
 @pytest.mark.skipif(REASON is not None, reason=REASON or "")
 def test_a_step_that_mindspore_splits_is_compiled_and_a_rank_holds_its_parts(tmp_path: Path) -> None:
-    """Rows in other orders communicate what causal rows do."""
+    """Rows in other orders communicate what causal rows do, but for the ids themselves, which say more of each step."""
     (tmp_path / "model.yaml").write_text(MODEL)
     (tmp_path / "strategy.yaml").write_text(STRATEGY)
     counted = []
@@ -60,5 +60,6 @@ def test_a_step_that_mindspore_splits_is_compiled_and_a_rank_holds_its_parts(tmp
             assert held[f"{prefix}backbone.blocks.0.output.projection.weight"] == [64, 64]
             assert held[f"{prefix}backbone.position_embedding.embedding_table"] == [16, 64]
         graph = read_graph(sorted(graphs.glob("rank_*/*_validate_*.ir"))[-1], frozenset(KINDS))
-        counted.append(of_mindspore(read_collectives(graph, 5, 2, {})))
+        found = of_mindspore(read_collectives(graph, 5, 2, {}))
+        counted.append({kind: times for kind, times in found.items() if kind.dtype != "int32"})
     assert counted[0] == counted[1] and sum(counted[0].values()) > 10
