@@ -52,7 +52,7 @@ def build():
     from pangu.model import PanguAlpha
     from pangu.training.loss import Loss
     from pangu.training.objectives.causal import CausalBatch
-    from pangu.training.objectives.steps import StepsBatch
+    from pangu.training.objectives.row_steps import StepsBatch
     from pangu.training.step import ScaledLoss
 
     def built(model: ModelSpec, causal: bool = True):
