@@ -77,8 +77,8 @@ def row_of(prediction: Any, path: str, arguments: argparse.Namespace) -> dict[st
     if found.useful_share < SLOWEST:
         raise UserError(
             f"{path}: this job gets nowhere: a failure every {found.mtbf_seconds:.3g} s, a checkpoint takes "
-            f"{found.stall_seconds:.3g} s and a restart {arguments.restart_seconds:.3g} s; nearest: more --storage-gbps or "
-            "more --mtbf-hours"
+            f"{found.stall_seconds:.3g} s and a restart {arguments.restart_seconds:.3g} s; nearest: more "
+            "--storage-gbps or --mtbf-hours"
         )
     seconds = arguments.tokens / prediction.tokens_per_second
     hours = seconds / found.useful_share / 3600
