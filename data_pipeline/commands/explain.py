@@ -6,6 +6,7 @@ python -m data_pipeline explain recipe.yaml --out corpus
 import argparse
 from pathlib import Path
 
+from pangu.foundation.best_effort import tell
 from pangu.foundation.field_arguments import add_set
 
 
@@ -27,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--stage {arguments.stage}: the stages of {arguments.recipe} are {', '.join(names)}")
     for state in preview(recipe, arguments.out):
         if arguments.stage in (None, state.stage):
-            print(f"{state.name}: {state.in_words()}")
+            tell(f"{state.name}: {state.in_words()}")
             for reason in state.reasons if state.tasks is not None else ():
-                print(f"  {reason}")
+                tell(f"  {reason}")
     return 0

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pangu.foundation.best_effort import tell
+
 PREVIEW_CHARACTERS = 400
 
 
@@ -75,9 +77,9 @@ def _files(arguments: argparse.Namespace) -> tuple[Path, ...]:
 def print_record(row: dict[str, Any]) -> None:
     """Print a record for a person: where it is from, what was measured, why it was dropped, how it begins."""
     own = f", id {row['id']}" if row["id"] is not None else ""
-    print(f"doc {row['doc_id']}{own}: {row['source']}, {row['path']} at {row['offset']}")
+    tell(f"doc {row['doc_id']}{own}: {row['source']}, {row['path']} at {row['offset']}")
     if row["drop_reason"]:
-        print(f"  dropped: {row['drop_reason']}")
+        tell(f"  dropped: {row['drop_reason']}")
     signals = {name: value for name, value in (row["signals"] or {}).items() if value is not None}
     print("  " + ", ".join(f"{name} {value:g}" for name, value in signals.items()))
     if row["title"]:

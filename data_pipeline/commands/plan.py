@@ -8,7 +8,9 @@ import argparse
 import json
 from pathlib import Path
 
+from pangu.foundation.best_effort import tell
 from pangu.foundation.field_arguments import add_set
+from pangu.foundation.translation import translated
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     width = max(len(state.name) for state in states)
     for state in states:
-        print(f"{state.name:<{width}}  {state.in_words()}")
+        print(f"{state.name:<{width}}  {translated(state.in_words())}")
     for line in files_in_words(recipe):
-        print(line)
+        tell(line)
     for line in forecast(recipe, arguments.out, states):
-        print(line)
+        tell(line)
     return 0

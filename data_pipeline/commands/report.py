@@ -10,6 +10,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+from pangu.foundation.best_effort import tell
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="OUT", help="the output directory of a run")
@@ -38,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"out": str(out), "bytes": len(page.encode()), "samples": samples}))
     else:
-        print(f"{out}: {len(page.encode()) / 1e6:.1f} MB, {samples} samples of each rule")
+        tell(f"{out}: {len(page.encode()) / 1e6:.1f} MB, {samples} samples of each rule")
     return 0
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pangu.foundation.best_effort import warn
+from pangu.foundation.best_effort import tell, warn
 from pangu.foundation.field_arguments import add_set
 
 if TYPE_CHECKING:
@@ -98,5 +98,5 @@ def run(arguments: argparse.Namespace) -> int:
         kept = next((summary.documents for summary in reversed(summaries) if summary.documents_in), 0)
         for line in harsh_rules(summaries):
             warn(f"warning: {line}")
-        print(f"{arguments.out}: {kept} documents, {rejects} rejects; done in {progress.duration(seconds)}")
+        tell(f"{arguments.out}: {kept} documents, {rejects} rejects; done in {progress.duration(seconds)}")
     return 0

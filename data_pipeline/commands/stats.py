@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pangu.foundation.best_effort import tell
+
 if TYPE_CHECKING:
     from data_pipeline.engine.local import StageSummary
 
@@ -38,7 +40,7 @@ def print_funnel(summaries: "list[StageSummary]") -> None:
 
     warning = unfinished_in_words(summaries)
     if warning is not None:
-        print(warning)
+        tell(warning)
     table = StackedTable("stage", "documents", "MB/s", "kept", "")
     for summary in summaries:
         table.add_row(summary.name, *summary_cells(summary))

@@ -14,6 +14,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pangu.foundation.best_effort import tell
+
 if TYPE_CHECKING:
     from data_pipeline.report.thresholds import Threshold
 
@@ -183,27 +185,25 @@ def print_comparison(found: dict[str, Any], current: "Threshold | None", propose
     def share(count: int) -> str:
         return f"{count:>9,}  {100 * count / total:6.2f} %" if total else f"{count:>9,}"
 
-    print(f"{found['stage']}.{found['rule']}: drops {proposed.in_words()}; {total:,} documents were measured")
+    tell(f"{found['stage']}.{found['rule']}: drops {proposed.in_words()}; {total:,} documents were measured")
     if current is not None:
-        print(f"  now  {share(found['breaks_now'])}  {current.in_words()}")
-    print(f"  then {share(found['breaks_then'])}  {proposed.in_words()}")
-    print(
+        tell(f"  now  {share(found['breaks_now'])}  {current.in_words()}")
+    tell(f"  then {share(found['breaks_then'])}  {proposed.in_words()}")
+    tell(
         f"  newly dropped {found['newly_dropped']:,}, coming back {found['comes_back']:,} (later rules may drop these)"
     )
     if found["dropped_by_other_rules_anyway"]:
-        print(f"  of those that break it, {found['dropped_by_other_rules_anyway']:,} go by other rules anyway")
+        tell(f"  of those that break it, {found['dropped_by_other_rules_anyway']:,} go by other rules anyway")
     side = "minimum" if proposed.minimum is not None else "maximum"
-    print(f"\n  {side:>10}  would drop")
+    tell(f"\n  {side:>10}  would drop")
     for row in found["thresholds"]:
         mark = " ←" if row[side] in (proposed.minimum, proposed.maximum) else ""
         print(f"  {row[side]:>10g}  {share(row['drops'])}{mark}")
     for name, some in found["samples"].items():
         if some:
-            print(f"\n  {name.replace('_', ' ')}, nearest to the bound:")
+            tell(f"\n  {name.replace('_', ' ')}, nearest to the bound:")
         for sample in some:
             text = " ".join(sample["text"].split())[:PREVIEW_CHARACTERS]
             reason = f", {sample['drop_reason']}" if sample["drop_reason"] else ""
-            print(
-                f"  {sample['value']:>10.4g}  doc {sample['doc_id']}, {sample['source']} {sample['id'] or ''}{reason}"
-            )
+            tell(f"  {sample['value']:>10.4g}  doc {sample['doc_id']}, {sample['source']} {sample['id'] or ''}{reason}")
             print(f"              {text}")

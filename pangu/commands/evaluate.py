@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pangu.foundation.best_effort import tell
 from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(dumps([score.to_dict() for score in scores], ensure_ascii=False, indent=1))
         return 0
     print_scores(scores, arguments.compare == "paper")
-    print(f"\nanswers, scores.json and a page to look at: {out / 'index.html'}")
+    tell(f"\nanswers, scores.json and a page to look at: {out / 'index.html'}")
     return 0
 
 
@@ -115,12 +116,12 @@ def print_scores(scores: "list[Score]", has_paper: bool) -> None:
             for column, (cell, width) in enumerate(zip(row, widths))
         ]
         print(" ".join(cells).rstrip())
-    print("percent; major: the share of the most frequent label")
+    tell("percent; major: the share of the most frequent label")
     if has_paper and not all(score.comparable for score in scores):
-        print("* another split, or a part of it: not comparable")
+        tell("* another split, or a part of it: not comparable")
     for score in scores:
         for line in remarks(score, has_paper):
-            print(f"{score.task}: {line}")
+            tell(f"{score.task}: {line}")
 
 
 def remarks(score: "Score", has_paper: bool) -> "list[str]":

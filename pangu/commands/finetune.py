@@ -12,6 +12,8 @@ command goes on where an interrupted one stopped. PEFT reads a LoRA adapter too.
 import argparse
 import json
 
+from pangu.foundation.best_effort import tell
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("base", help="a run, a checkpoint, or weights of any form")
@@ -75,12 +77,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(result.to_dict(), ensure_ascii=False))
         return 0
     state = "interrupted at step" if result.interrupted else "step"
-    print(f"{result.out}: {state} {result.step}; {result.trainable:,} trained weights")
-    print(f"records {result.records:,}, rejects {result.rejects:,}, cut from the left {result.cut:,}")
+    tell(f"{result.out}: {state} {result.step}; {result.trainable:,} trained weights")
+    tell(f"records {result.records:,}, rejects {result.rejects:,}, cut from the left {result.cut:,}")
     for name, before, after in (
         ("validation", result.loss_before, result.loss_after),
         ("the base's own held-out samples", result.general_before, result.general_after),
     ):
         if before is not None and after is not None:
-            print(f"{name}: {before:.3f} -> {after:.3f} nats a token")
+            tell(f"{name}: {before:.3f} -> {after:.3f} nats a token")
     return 0

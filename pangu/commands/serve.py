@@ -15,6 +15,7 @@ import socket
 import sys
 from pathlib import Path
 
+from pangu.foundation.best_effort import tell
 from pangu.foundation.errors import UserError
 
 
@@ -119,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     listening = listen(arguments.host, arguments.port)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    print(f"serving {', '.join(models)} on http://{shown}:{port}/ ; Ctrl-C ends", file=sys.stderr, flush=True)
+    tell(f"serving {', '.join(models)} on http://{shown}:{port}/ ; Ctrl-C ends", to=sys.stderr, flush=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn ends on these, and raises them once more when it has: then the engines still have to stop.
         signal.signal(number, lambda *_: None)

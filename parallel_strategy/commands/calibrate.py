@@ -10,6 +10,8 @@ example:
 import argparse
 from math import exp
 
+from pangu.foundation.best_effort import tell
+
 NORMAL_90 = 1.2816  # 90 % quantile of the normal distribution: four of five values lie between it and its opposite
 
 
@@ -39,11 +41,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{', '.join(arguments.rows)}: no row with a measured time or memory that can be predicted")
     result.save(arguments.out)
     for group, fit in result.groups.items():
-        print(f"{group}: {len(fit.rows)} rows, what remains {fit.spread:.1%}")
+        tell(f"{group}: {len(fit.rows)} rows, what remains {fit.spread:.1%}")
         for name, value in fit.multipliers.items():
             reach = exp(NORMAL_90 * fit.deviations[name])
-            print(f"  {name:15s} x {value:.3f}  (4 of 5: {value / reach:.3f} to {value * reach:.3f})")
+            tell(f"  {name:15s} x {value:.3f}  (4 of 5: {value / reach:.3f} to {value * reach:.3f})")
         for name, value in fit.memory.items():
             print(f"  {name:15s} = {value:g}")
-    print(f"wrote {arguments.out}")
+    tell(f"wrote {arguments.out}")
     return 0
