@@ -156,7 +156,9 @@ def _row(record: dict[str, str], table: str) -> MeasuredRow:
         memory_kind=record.get("mem_kind", ""),
         oom=memory == "OOM",
         setup=setup,
-        software=" ".join([record["framework"], *re.findall(r"@[\w.-]+", record.get("source", ""))]),
+        software=" ".join(
+            [record["framework"], *re.findall(r"@[\w.-]+|\[[\d.]+ NeMo Container", record.get("source", ""))]
+        ),
     )
 
 

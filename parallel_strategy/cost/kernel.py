@@ -29,7 +29,7 @@ def matmul_seconds(
     a whole row, so only the lengths of rows must be aligned.
     """
     gemm = device.gemm
-    per_core = device.peak(dtype) * gemm.eff_max / gemm.cores
+    per_core = device.peak(dtype) * gemm.eff_max * device.clock / gemm.cores
     largest = gemm.tiles[0][0] * gemm.tiles[0][1]
     best = np.full(m.shape, np.inf)
     for rows, columns in gemm.tiles:
@@ -61,7 +61,10 @@ def kernel_seconds(table: KernelTable, device: Device, framework: FrameworkSpec,
     if products.any():
         m, n, k, batch = (column[products] for column in (table.m, table.n, table.k, table.batch))
         memory = table.bytes[products] / (device.hbm.gbps * 1e9 * device.hbm.eff)
-        compute = matmul_seconds(device, dtype, m, n, k, batch, table.tokens[:, products])
+        tokens = table.tokens[:, products]
+        compute = matmul_seconds(device, dtype, m, n, k, batch, tokens)
+        if device.gemm.grouped_eff < 1:  # products with weights count tokens in one size, attention's in two
+            compute = compute / np.where((batch > 1) & (tokens.sum(axis=0) == 1), device.gemm.grouped_eff, 1.0)
         seconds[products] = np.maximum(compute, memory) + device.gemm.launch_us * 1e-6
         if dtype in NARROW:
             # forward quantizes its input and backward its gradient, each also transposed for the weight's product: 2
@@ -72,12 +75,24 @@ def kernel_seconds(table: KernelTable, device: Device, framework: FrameworkSpec,
     if table.flash.any():
         flash = table.flash
         backward = np.where(table.phase[flash] > 0, 0.8, 1.0)
-        rate = device.peak("bf16" if dtype in NARROW else dtype) * device.flash_eff * framework.flash_scale * backward
+        rate = device.peak("bf16" if dtype in NARROW else dtype) * flash_efficiency(table, device)[flash] * backward
+        rate = rate * framework.flash_scale * device.clock
         memory = table.bytes[flash] / (device.hbm.gbps * 1e9 * device.hbm.eff)
         seconds[flash] = (
             np.maximum(table.flops[flash] / rate, memory) + device.gemm.launch_us * 1e-6 * table.launches[flash]
         )
     return seconds
+
+
+def flash_efficiency(table: KernelTable, device: Device) -> np.ndarray:
+    """Return the share of peak that each kernel of attention reaches forward, by the length of the sequence and the
+    size of a head."""
+    efficiency = np.full(len(table.bytes), device.flash_eff)
+    if device.flash_half_tokens:
+        efficiency *= table.flash_tokens / (table.flash_tokens + device.flash_half_tokens)
+    if device.flash_full_head:
+        efficiency *= np.sqrt(np.minimum(1.0, table.flash_head / device.flash_full_head))
+    return efficiency
 
 
 def kind_speeds(table: KernelTable, measured: dict[str, list[tuple[float, float]]]) -> np.ndarray:

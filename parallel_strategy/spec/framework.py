@@ -88,6 +88,30 @@ class Composed(Section):
         return counts
 
 
+class ExpertHabits(Section):
+    """How a framework runs a layer of experts."""
+
+    router_launches: NonNegativeFloat = Field(
+        default=8.0, description="kernels of routing and permuting that the host issues forward; half as many backward"
+    )
+    launches_per_expert: NonNegativeFloat = Field(
+        default=0.0, description="kernels for each expert of a rank forward; twice as many backward. 0: grouped ones"
+    )
+    waits_for_counts: bool = Field(
+        default=False,
+        description="the host reads how many tokens each expert has before it issues the rest: nothing is issued "
+        "ahead, and what it issues for experts adds to the device's time",
+    )
+    overlap: float = Field(default=0.0, ge=0, le=1, description="share of the experts' all-to-all that is hidden")
+    network_overlap: float = Field(
+        default=0.0, ge=0, le=1, description="the same where the group crosses servers, if that is more"
+    )
+    dispatch: Literal["expert", "server"] = Field(
+        default="expert",
+        description="a token is sent once for every expert that it chose, or once to each rank and server of them",
+    )
+
+
 class FrameworkSpec(SpecFile):
     """Kernels, overlap, host and memory habits of one training framework."""
 
@@ -136,6 +160,10 @@ class FrameworkSpec(SpecFile):
         default=False, description="what no gradient needs is not computed again: a layer's last product and its sum"
     )
     fp32_tables: bool = Field(default=False, description="rows of a split vocabulary are summed in fp32")
+    experts: ExpertHabits = Field(default=ExpertHabits(), description="mixtures of experts")
+    graphs: float = Field(
+        default=0.0, ge=0, le=1, description="share of the host's work on layers that CUDA graphs replay"
+    )
     fp32_logits: bool = True
     fused_cross_entropy: bool = False
     kept_logits: bool = Field(
