@@ -111,9 +111,9 @@ class BlockBuilder:
             undo.append(Kernel(f"{name}.gradient", Phase.BACKWARD_INPUT, backward, launches=backward_launches))
         self._add([Kernel(name, Phase.FORWARD, forward, launches=launches)] if launches else [], undo)
 
-    def flash(self, name: str, flops: float, moved: float, sequence: float, head: float) -> None:
+    def flash(self, name: str, flops: float, moved: float, *, ring: bool, head: float) -> None:
         """Fused attention; backward computes the scores again and has 5 products for 2 (Dao et al. 2022)."""
-        of_both: dict[str, Any] = {"flops": flops, "flash": True, "sequence": sequence, "head": head}
+        of_both: dict[str, Any] = {"flops": flops, "flash": True, "ring": ring, "head": head}
         self._add(
             [Kernel(name, Phase.FORWARD, moved, launches=2, **of_both)],
             [

@@ -227,7 +227,8 @@ def _core_attention(
         half = 0.5 if framework.causal_flash else 1.0
         flops = 2.0 * batch * rows * seq * (model.head_width + model.value_head_width) * half
         moved = query_size + key_size + value_size + query_size
-        builder.flash("attention.core", flops, moved, seq / shard.cp, (model.head_width + model.value_head_width) / 2)
+        head = (model.head_width + model.value_head_width) / 2
+        builder.flash("attention.core", flops, moved, ring=shard.cp > 1, head=head)
         builder.keep("attention.log_sum", 4.0 * batch * rows)
         return
     scores = float(batch) * rows * seq

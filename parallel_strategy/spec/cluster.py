@@ -7,8 +7,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from parallel_strategy.spec.file import PRESETS, Section, SpecFile
 
-# Sustained clock of matrix products by power. Power goes with clock times the square of a voltage that falls with it, down
-# to a floor: between a third and all of the logarithm
+# Sustained clock of matrix products by power. Power goes with clock times the square of a voltage that falls with it,
+# down to a floor: between a third and all of the logarithm
 CLOCK_OF_POWER = 0.5
 
 
@@ -67,9 +67,6 @@ class Device(Section):
     gemm: Gemm = Gemm()
     flash_eff: float = Field(
         default=0.5, gt=0, le=1, description="of peak, forward fused attention; backward 0.8 of it"
-    )
-    flash_half_tokens: NonNegativeFloat = Field(
-        default=0.0, description="sequence at which attention has half of flash_eff: it fills the cores later"
     )
     flash_full_head: NonNegativeFloat = Field(
         default=0.0,

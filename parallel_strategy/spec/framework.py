@@ -122,6 +122,14 @@ class FrameworkSpec(SpecFile):
     )
     causal_flash: bool = Field(default=True, description="the flash kernel skips the masked half")
     flash_scale: float = Field(default=1.0, gt=0, description="over the device's flash_eff: age of the kernel")
+    ring_scale: float = Field(
+        default=1.0, gt=0, le=1, description="of ring attention over one rank's: keys come in parts, results are merged"
+    )
+    quantize_bytes: NonNegativeFloat = Field(
+        default=4.0,
+        description="read and written for an element of a product in 8 or 4 bits; more where the largest value is "
+        "sought first",
+    )
     fused_norm: bool = True
     fused_bias_activation: bool = True
     fused_dropout_add: bool = True
@@ -163,6 +171,11 @@ class FrameworkSpec(SpecFile):
     experts: ExpertHabits = Field(default=ExpertHabits(), description="mixtures of experts")
     graphs: float = Field(
         default=0.0, ge=0, le=1, description="share of the host's work on layers that CUDA graphs replay"
+    )
+    keeps_gathered: bool = Field(
+        default=False,
+        description="with pipeline stages level 3's weights stay gathered from the first micro-batch to the last, and "
+        "whole gradients are added up (FSDP without reshard after forward)",
     )
     fp32_logits: bool = True
     fused_cross_entropy: bool = False
