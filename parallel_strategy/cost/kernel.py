@@ -54,8 +54,8 @@ def matmul_seconds(
 
 
 def _tiles(size: np.ndarray, tile: int, counts_tokens: np.ndarray | bool) -> np.ndarray:
-    """Return how many tiles a size takes. Of tokens a started tile counts as far as it is filled: libraries have tiles of
-    several heights, and hand what is left over to all cores."""
+    """Return how many tiles a size takes. Of tokens a started tile counts as far as it is filled: libraries have tiles
+    of several heights, and hand what is left over to all cores."""
     return np.where(counts_tokens, np.maximum(1.0, size / tile), np.ceil(size / tile))
 
 
