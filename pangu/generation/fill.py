@@ -162,7 +162,9 @@ def check_gaps(generator: "Generator", known: Sequence[int | None]) -> None:
 class GapRow:
     """A row of caches whose last token may ask for one gap after the other."""
 
-    def __init__(self, batch: DecodingBatch, known: Sequence[int | None], first_gap: int, adapter: int | None = None) -> None:
+    def __init__(
+        self, batch: DecodingBatch, known: Sequence[int | None], first_gap: int, adapter: int | None = None
+    ) -> None:
         """Read the known tokens; the last of them asks for `first_gap`."""
         self.batch, self.adapter = batch, adapter
         batch.release(0)
