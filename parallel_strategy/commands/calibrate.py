@@ -84,8 +84,8 @@ def _from_profiles(arguments: argparse.Namespace) -> int:
 
     from pangu.foundation.errors import UserError
     from parallel_strategy.calibrate.measured_runs import cluster_at
-    from parallel_strategy.profiles.figures import fit_cluster
-    from parallel_strategy.profiles.folder import read_profiles
+    from parallel_strategy.profiles.profile_figures import fit_cluster
+    from parallel_strategy.profiles.profile_folder import read_profiles
     from parallel_strategy.report.output import write_whole
 
     if arguments.cluster is None or not arguments.out.endswith((".yaml", ".yml")):

@@ -82,7 +82,7 @@ def _beside_profiles(prediction: "Prediction", arguments: argparse.Namespace) ->
     from pathlib import Path
 
     from parallel_strategy.profiles.compare import compare_kernels
-    from parallel_strategy.profiles.folder import read_profiles
+    from parallel_strategy.profiles.profile_folder import read_profiles
     from parallel_strategy.report.profile_table import print_pairs
 
     seen = read_profiles(Path(arguments.profile))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parallel_strategy.predict import Prediction
-from parallel_strategy.profiles.figures import product_seconds
+from parallel_strategy.profiles.profile_figures import product_seconds
 from parallel_strategy.profiles.seen import Seen
 
 

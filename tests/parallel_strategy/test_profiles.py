@@ -13,8 +13,8 @@ from parallel_strategy.calibrate.columns import COLUMNS, page
 from parallel_strategy.cli import main
 from parallel_strategy.cost.kernel import matmul_seconds
 from parallel_strategy.profiles.ascend_tables import read_kernels
-from parallel_strategy.profiles.figures import fit_cluster
-from parallel_strategy.profiles.folder import read_profile, read_profiles
+from parallel_strategy.profiles.profile_figures import fit_cluster
+from parallel_strategy.profiles.profile_folder import read_profile, read_profiles
 from parallel_strategy.profiles.seen import Seen, SeenProduct
 from parallel_strategy.spec.cluster import ClusterSpec
 from tests.conftest import REPOSITORY
