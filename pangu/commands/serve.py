@@ -15,6 +15,7 @@ import socket
 import sys
 from pathlib import Path
 
+from pangu.commands.model_arguments import add_loading_arguments
 from pangu.foundation.errors import UserError
 
 
@@ -38,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--queue", type=int, default=64, metavar="N", help="answers that may wait, then 429 (default: 64)"
     )
     parser.add_argument("--seconds", type=float, default=600, metavar="S", help="time for an answer (default: 600)")
-    parser.add_argument("--network", metavar="MODEL", help="model.yaml or a size, where the weights do not say it")
-    parser.add_argument("--tokenizer", metavar="PATH", help="tokenizer directory or .model file (default: the run's)")
+    add_loading_arguments(parser)
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], help="how matrices are kept (default: as stored)")
 
 
