@@ -17,6 +17,8 @@ from pangu.generation.likelihood import Scored, score, windows
 from pangu.generation.options import GenerationOptions
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pangu.config import ModelConfig
     from pangu.generation.engine import Continuation, Generator
     from pangu.generation.fill import Between
@@ -242,6 +244,23 @@ class LanguageModel:
         for owner, result in zip(owners, score(self.generator, requests, done), strict=True):
             totals[owner] += result.total
         return totals
+
+    def nats_by_position(self, texts: Sequence[Text]) -> "tuple[np.ndarray, np.ndarray]":
+        """Return sums of -log p in nats, fp64 [S], and numbers of tokens, int64 [S], at each position of the context.
+
+        Position p counts the tokens that are predicted from p + 1 tokens; texts longer than the context are read in
+        windows. It shows whether a longer context helps, and where a stretched one hurts.
+        """
+        import numpy as np
+
+        first, most = self.tokenizer.special.end_of_document, self.config.seq_length
+        requests = [request for text in texts for request in windows(self.ids(text), first, most)]
+        sums, counts = np.zeros(most), np.zeros(most, np.int64)
+        for result in score(self.generator, requests):
+            count = len(result.log_probabilities)
+            sums[:count] -= result.log_probabilities
+            counts[:count] += 1
+        return sums, counts
 
     def perplexity(self, texts: Sequence[str]) -> Perplexity:
         """Measure how well the model predicts texts. Raises UserError where there is nothing to predict."""

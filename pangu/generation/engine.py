@@ -51,7 +51,7 @@ class Continuation:
 
 def default_engine(config: ModelConfig) -> EngineName:
     """Return the compiled one, where it can compute what the configuration asks for."""
-    return "compiled" if config.softmax_dtype == "fp32" and not config.target_in_trunk else "mindspore"
+    return "compiled" if config.softmax_dtype == "fp32" else "mindspore"
 
 
 def make_network(

@@ -146,6 +146,8 @@ def check_gaps(generator: "Generator", known: Sequence[int | None]) -> None:
     config = generator.config
     if not config.query_layer:
         raise UserError("gaps are asked for by the query layer, which this model has not (query_layer: false)")
+    if config.attention.pattern != "full":
+        raise UserError(f"gaps need attention.pattern full; this model has {config.attention.pattern}")
     if None not in known:
         raise UserError(f"there is no gap: write {GAP!r} for each token to fill in")
     if known[0] is None:

@@ -56,7 +56,7 @@ class Trainer:
         loss = Loss(self.network, self.objective.in_graph())
         example = self.objective.prepare(np.zeros((config.batch_size, data.seq_length + 1), np.int32), 0)
         self.execution = execution_of(Job(config, self.network, loss, world, strategy, example))
-        self.evaluation = Loss(self.network, Causal(end_of_document, data.pad).in_graph())
+        self.evaluation = Loss(self.network, Causal(end_of_document, data.pad, model.attention).in_graph())
         self.schedule = schedule_of(config.learning_rate, config.steps)
         scale = config.loss_scale.initial if model.compute_dtype == "fp16" else 1.0
         self.state = TrainingState(0, scale, 0, 0, 0, None)

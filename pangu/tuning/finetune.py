@@ -262,10 +262,10 @@ class Run:
         optimizer = OptimizerConfig(weight_decay=0.0, bias_correction=True)
         self.adam = optimizer
         self.optimizer = AdamW(self.network.trainable_params(), optimizer.beta1, optimizer.beta2)
-        self.objective = Instruction(tokenizer.special.end_of_document)
+        self.objective = Instruction(tokenizer.special.end_of_document, config.attention)
         loss = Loss(self.network, self.objective.in_graph())
         self.step_cell = TrainStep(loss, self.optimizer, optimizer.clip_norm, settings.accumulate)
-        self.evaluation = Loss(self.network, Instruction(tokenizer.special.end_of_document).in_graph())
+        self.evaluation = Loss(self.network, self.objective.in_graph())
         assert settings.rate is not None
         rate = LearningRateConfig(peak=settings.rate, end=settings.rate / 10, warmup_steps=max(1, settings.steps // 20))
         self.schedule = schedule_of(rate, settings.steps)

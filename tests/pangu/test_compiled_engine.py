@@ -13,7 +13,7 @@ from pangu.config import ModelConfig
 from pangu.formats.data_types import BF16, FP32, cast
 from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
-from pangu.generation.compiled import vectors
+from pangu.generation.compiled import phases, vectors
 from pangu.generation.compiled.compiled_network import Adapter, CompiledBatch, CompiledNetwork, stored_as
 from pangu.generation.compiled.phases import work_on
 from pangu.generation.compiled.vectors import source_digest
@@ -131,7 +131,7 @@ def test_weights_stored_small_are_those_numbers_in_fp32(config: ModelConfig, wei
     np.testing.assert_array_equal(one_by_one(network.open(2, 128), 1, IDS), got)
     if OUTPUT_MATRIX in stored:
         full = CompiledNetwork(config, widened(stored) | {}, threads=1)
-        full.matrices[-4] = full.matrix(
+        full.matrices[phases.HEAD - phases.TABLES] = full.matrix(
             stored[OUTPUT_MATRIX].astype(np.float32) * stored[OUTPUT_MATRIX + SCALE][:, None], None, None
         )
     else:

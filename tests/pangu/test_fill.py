@@ -56,8 +56,13 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("fields", "engine"),
-    [({}, "compiled"), ({}, "mindspore"), ({"target_in_trunk": True}, None)],
-    ids=["compiled", "mindspore", "target in trunk"],
+    [
+        ({}, "compiled"),
+        ({}, "mindspore"),
+        ({"target_in_trunk": True}, "compiled"),
+        ({"target_in_trunk": True}, "mindspore"),
+    ],
+    ids=["compiled", "mindspore", "target in trunk", "target in trunk, mindspore"],
 )
 def test_cached_decoding_in_any_order_equals_the_full_forward(network, fields: dict, engine) -> None:
     config, weights, cell = network_of(**fields) if fields else network
