@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from pangu.generation.prompt_files import Request
 
 
+ADAPTER = "adapter"  # the name of the one that --adapter gives
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="run, checkpoint, or weights of any form (.safetensors, .ckpt, .bin)")
     parser.add_argument("--best", action="store_true", help="of a run the checkpoint with the lowest validation loss")
@@ -69,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     overflow.add_argument("--slide", action="store_true", help="write on beyond the context, forgetting its older half")
     parser.add_argument("--json", action="store_true", help="a JSON object a line: prompt, text, ids, finish, seed")
     parser.add_argument("--logprobs", action="store_true", help="with --json: log-probability of each new token")
+    parser.add_argument("--adapter", metavar="DIR", help="a LoRA adapter, kept beside the weights (compiled engine)")
     parser.add_argument("--chat", action="store_true", help="ask in the template that was stored with an adapter")
     parser.add_argument("--engine", choices=["compiled", "mindspore"], help="default: compiled on a CPU")
     parser.add_argument("--threads", type=int, metavar="N", help="of the compiled engine (default: one a core)")
@@ -229,7 +233,10 @@ def load_generator(arguments: argparse.Namespace) -> "Generator":
         arguments.batch_size,
         engine,
         arguments.threads,
+        {ADAPTER: arguments.adapter} if arguments.adapter else None,
     )
+    if arguments.adapter:
+        generator = generator.adapted(ADAPTER)
     if arguments.draft:
         generator.speculate(arguments.draft, arguments.draft_tokens)
     if generator.tokenizer is None:
@@ -248,7 +255,7 @@ def run(arguments: argparse.Namespace) -> int:
         assert generator.tokenizer
         options = replace(options, stop_ids=(*options.stop_ids, generator.tokenizer.special.end_of_document))
     if arguments.chat:
-        rows = [row | {"prompt": asked(arguments.checkpoint, row["prompt"])} for row in rows or []]
+        rows = [row | {"prompt": asked(arguments.adapter or arguments.checkpoint, row["prompt"])} for row in rows or []]
     if arguments.fill is not None:
         for text in arguments.fill:
             answer_fill(generator, text, options, arguments)

@@ -156,7 +156,9 @@ def _row(record: dict[str, str], table: str) -> MeasuredRow:
         memory_kind=record.get("mem_kind", ""),
         oom=memory == "OOM",
         setup=setup,
-        software=" ".join([record["framework"], *re.findall(r"@[\w.-]+", record.get("source", ""))]),
+        software=" ".join(
+            [record["framework"], *re.findall(r"@[\w.-]+|\[[\d.]+ NeMo Container", record.get("source", ""))]
+        ),
     )
 
 
@@ -185,6 +187,10 @@ def setup_of(record: dict[str, str], cluster_name: str, framework_name: str) -> 
     if vpp * pp > model.num_layers:
         vpp = max(1, model.num_layers // pp)
     mode, per_stage = _recompute(record.get("recompute", ""), pp)
+    if "AC per op" in record.get("quality", ""):  # attention is kept, every other product computed again
+        mode, per_stage = "full", [(layers + 1) // 2 for layers in stages or even_stages(model.num_layers, pp)]
+    if "no compile" in notes:
+        framework = framework.model_copy(update={"fused_norm": False, "fused_bias_activation": False})
     zero = _whole(record, "zero", 0)
     accumulate = _note(notes, "interleave")
     fields = {
