@@ -15,7 +15,12 @@ from tests.conftest import REPOSITORY
 
 PACKAGES = ("pangu", "parallel_strategy", "data_pipeline")
 # What modules of foundation need; all others need nothing.
-LIBRARIES = {"settings": {"pydantic", "yaml"}, "yaml_document": {"yaml"}, "terminal": {"rich"}}
+LIBRARIES = {
+    "settings": {"pydantic", "yaml"},
+    "yaml_document": {"yaml"},
+    "terminal": {"rich"},
+    "word_list": {"ahocorasick"},
+}
 # Modules that import MindSpore at once, and those that do when a function is called.
 ON_MINDSPORE = (
     "pangu.model.", "pangu.training.", "pangu.distributed.", "pangu.device", "pangu.generation.mindspore_decoder",

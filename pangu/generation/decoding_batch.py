@@ -54,6 +54,10 @@ class DecodingBatch(ABC):
         """Forget all but the first `length` tokens of a row."""
         raise NotImplementedError
 
+    def share(self, source: int, target: int, first: int, length: int) -> None:
+        """Let a row hold the first `length` tokens that another has read, where it has the first `first` of them."""
+        raise NotImplementedError
+
     def prefill(
         self,
         sequences: Sequence[Sequence[int]],

@@ -335,6 +335,14 @@ class CompiledBatch(DecodingBatch):
     def release(self, row: int) -> None:
         self.lengths[row] = 0
 
+    def share(self, source: int, target: int, first: int, length: int) -> None:
+        """Copy keys and values, also those of a row that was released since."""
+        if source != target:
+            keys, values = self.arrays["KEY_CACHE"], self.arrays["VALUE_CACHE"]
+            keys[:, target, :, :, first:length] = keys[:, source, :, :, first:length]
+            values[:, target, :, first:length] = values[:, source, :, first:length]
+        self.lengths[target] = length
+
     def rewind(self, row: int, length: int) -> None:
         """Forget all but the first `length` tokens of a row."""
         self.lengths[row] = min(int(self.lengths[row]), length)
