@@ -111,7 +111,7 @@ class LanguageModel:
     def tokenizer(self) -> "Tokenizer":
         """Return the tokenizer. Raises UserError where none lies beside the weights."""
         if self.generator.tokenizer is None:
-            raise UserError(f"{self.source}: no tokenizer lies beside it; give tokenizer=")
+            raise UserError(f"{self.source}: no tokenizer lies beside it; give one (--tokenizer, or tokenizer=)")
         return self.generator.tokenizer
 
     def ids(self, text: Text) -> list[int]:
