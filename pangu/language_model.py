@@ -40,12 +40,12 @@ class Perplexity:
 
     @property
     def per_token(self) -> float:
-        """exp(nats / tokens)."""
+        """Return exp(nats / tokens)."""
         return math.exp(self.nats / self.tokens)
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits for each byte of UTF-8: comparable between tokenizers."""
+        """Return bits for each byte of UTF-8: comparable between tokenizers."""
         return self.nats / math.log(2) / self.bytes
 
     def to_dict(self) -> dict[str, float]:
