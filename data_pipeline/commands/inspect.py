@@ -83,7 +83,7 @@ def print_record(row: dict[str, Any]) -> None:
     signals = {name: value for name, value in (row["signals"] or {}).items() if value is not None}
     print("  " + ", ".join(f"{name} {value:g}" for name, value in signals.items()))
     if row["title"]:
-        print(f"  title: {row['title']}")
+        tell(f"  title: {row['title']}")
     text = row["text"] or ""
     more = f" … ({len(text):,} characters)" if len(text) > PREVIEW_CHARACTERS else ""
     print("  " + text[:PREVIEW_CHARACTERS].replace("\n", "\n  ") + more)

@@ -32,6 +32,7 @@ from data_pipeline.engine.whole import write_whole
 from data_pipeline.kernels.normal_form import normal_form_table, normalise
 from data_pipeline.quality.documents import read_documents
 from pangu.foundation.errors import UserError
+from pangu.foundation.picture_font import chinese_font, drawable
 
 # what a token of Chinese takes in UTF-8, more than which no tokenizer of some thousand pieces reaches
 BYTES_A_TOKEN = 6
@@ -73,7 +74,7 @@ class Trial:
 
     @property
     def steps(self) -> int:
-        """Updates: as many whole batches as the budget has."""
+        """Return updates: as many whole batches as the budget has."""
         return self.tokens // (self.batch_size * self.seq_length)
 
 
@@ -228,7 +229,8 @@ def _texts(paths: Sequence[str], text_field: str) -> Iterator[str]:
 
 
 def sample_bytes(texts: Iterable[str], limit: int, seed: int) -> list[str]:
-    """Different texts of about `limit` bytes (UTF-8) together, those of smallest hash with the seed, in its order.
+    """Return different texts of about `limit` bytes (UTF-8) together, those of smallest hash with the seed, in its
+    order.
 
     The first text that goes over the limit is still taken. The order of `texts` does not matter.
     """
@@ -369,7 +371,7 @@ def _train(folder: Path, label: str, plan: Trial, seed: int) -> Training:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, with the place of `pangu` on the path, wherever the command was called."""
+    """Return this process's environment, with the place of `pangu` on the path, wherever the command was called."""
     specification = importlib.util.find_spec("pangu")
     if specification is None or specification.origin is None:
         raise UserError("the package `pangu`, which trains, is not installed here")
@@ -402,6 +404,7 @@ def _outcome(
     )
 
 
+@chinese_font()
 def draw(path: Path, comparison: Comparison) -> None:
     """Draw the held-out perplexity of both as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -413,7 +416,7 @@ def draw(path: Path, comparison: Comparison) -> None:
     for label, outcome, colour in (("A", comparison.a, "#2171b5"), ("B", comparison.b, "#d94801")):
         own = [run for run in comparison.runs if run.corpus == label]
         for number, run in enumerate(own):
-            name = f"{label}: {Path(outcome.corpus).name}, perplexity {outcome.perplexity:,.1f}"
+            name = f"{label}: {drawable(Path(outcome.corpus).name)}, perplexity {outcome.perplexity:,.1f}"
             perplexities = [math.exp(min(loss, 700)) for loss in run.losses]
             axes.plot(run.steps, perplexities, "o-", color=colour, markersize=3, label=None if number else name)
     axes.set(
