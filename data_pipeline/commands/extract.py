@@ -160,7 +160,7 @@ def _outcomes(files: list[str], work: Work, workers: int) -> Iterator[Outcome]:
 
     tasks, size = _tasks(files)
     packed = sum(file.lower().endswith(ARCHIVE_ENDINGS) for file in files)
-    told = first_use.prepare((), first_use.PLAIN_PAGE_BYTES + 1 if packed else size, has_pages=True)
+    told = first_use.prepare((), first_use.PLAIN_BYTES + 1 if packed else size, has_pages=True)
     if told:
         print(told, file=sys.stderr)
     if workers == 1 or len(tasks) == 1 or size < ALONE_BYTES:
