@@ -19,8 +19,8 @@ def run(
     is not done again. Raises UserError in one line.
     """
     from data_pipeline.engine import local, remote_output
+    from data_pipeline.engine.output_place import as_url, run_directory
     from data_pipeline.engine.progress import Quiet
-    from data_pipeline.engine.run_directory import as_url, run_directory
     from data_pipeline.recipe import Recipe
 
     loaded = Recipe.load(Path(recipe), changes or [])
@@ -50,7 +50,7 @@ def extract(html: bytes | str, url: str | None = None, *, format: str = "text") 
 def documents(out: Path | str, *, rejects: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the documents that a run kept, or those that it dropped with their reasons, as dictionaries."""
     from data_pipeline.engine.browse import reading, records
-    from data_pipeline.engine.run_directory import run_directory
+    from data_pipeline.engine.output_place import run_directory
 
     folder = run_directory(out)
     with reading(folder):

@@ -6,7 +6,7 @@ python -m data_pipeline explain recipe.yaml --out corpus
 import argparse
 from pathlib import Path
 
-from data_pipeline.engine.run_directory import run_directory
+from data_pipeline.engine.output_place import run_directory
 from pangu.foundation.field_arguments import add_set
 
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.engine.run_directory import run_directory
+from data_pipeline.engine.output_place import run_directory
 
 PREVIEW_CHARACTERS = 400
 

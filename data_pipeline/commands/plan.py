@@ -8,7 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
-from data_pipeline.engine.run_directory import run_directory
+from data_pipeline.engine.output_place import run_directory
 from pangu.foundation.field_arguments import add_set
 
 

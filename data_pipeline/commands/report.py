@@ -10,7 +10,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from data_pipeline.engine.run_directory import run_directory
+from data_pipeline.engine.output_place import run_directory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.engine.run_directory import as_url, run_directory
+from data_pipeline.engine.output_place import as_url, run_directory
 from pangu.foundation.best_effort import warn
 from pangu.foundation.field_arguments import add_set
 

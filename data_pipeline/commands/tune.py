@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_pipeline.engine.run_directory import run_directory
+from data_pipeline.engine.output_place import run_directory
 
 if TYPE_CHECKING:
     from data_pipeline.report.thresholds import Threshold

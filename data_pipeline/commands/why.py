@@ -9,7 +9,7 @@ import difflib
 import itertools
 import json
 
-from data_pipeline.engine.run_directory import run_directory
+from data_pipeline.engine.output_place import run_directory
 
 CHANGED_LINES = 12
 

@@ -12,7 +12,7 @@ import pytest
 
 from data_pipeline.cli import main
 from data_pipeline.engine import remote_output
-from data_pipeline.engine.run_directory import as_url, run_directory
+from data_pipeline.engine.output_place import as_url, run_directory
 from data_pipeline.engine.whole import checksum
 from pangu.foundation.errors import UserError
 from tests.conftest import REPOSITORY
