@@ -8,7 +8,8 @@ import argparse
 import json
 from pathlib import Path
 
-from pangu.foundation.best_effort import tell
+from data_pipeline.engine.output_place import run_directory
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.field_arguments import add_set
 from pangu.foundation.translation import translated
 
@@ -16,7 +17,7 @@ from pangu.foundation.translation import translated
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="recipe.yaml; `init` writes one")
     add_set(parser, "clean.minimum_characters 20")
-    parser.add_argument("--out", type=Path, required=True, help="the output directory of the run")
+    parser.add_argument("--out", type=run_directory, required=True, help="the output directory of the run")
     parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     for state in states:
         print(f"{state.name:<{width}}  {translated(state.in_words())}")
     for line in files_in_words(recipe):
-        tell(line)
+        print_translated(line)
     for line in forecast(recipe, arguments.out, states):
-        tell(line)
+        print_translated(line)
     return 0

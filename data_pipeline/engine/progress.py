@@ -9,7 +9,7 @@ from data_pipeline.engine.local import StageSummary
 from data_pipeline.engine.plan import PlannedStep
 from data_pipeline.engine.tasks import Result
 from data_pipeline.recipe import Recipe
-from pangu.foundation.best_effort import tell, warn
+from pangu.foundation.best_effort import print_translated, warn
 from pangu.foundation.progress import LINE_SECONDS, STEADY_SECONDS, STEADY_SHARE, duration, is_terminal
 from pangu.foundation.translation import translated
 
@@ -216,5 +216,5 @@ def reporter(recipe: Recipe) -> Any:
 
     unread = [line for line in files_in_words(recipe) if "not read" in line]
     for line in (*unread, *forecast(recipe, recipe.path.parent)):
-        tell(line, to=sys.stderr)
+        print_translated(line, to=sys.stderr)
     return LiveTable(recipe) if is_terminal() else contextlib.nullcontext(Announcer())

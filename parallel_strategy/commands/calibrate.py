@@ -14,7 +14,7 @@ example:
 import argparse
 from math import exp
 
-from pangu.foundation.best_effort import tell
+from pangu.foundation.best_effort import print_translated
 
 NORMAL_90 = 1.2816  # 90 % quantile of the normal distribution: four of five values lie between it and its opposite
 
@@ -53,13 +53,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{', '.join(arguments.rows)}: no row with a measured time or memory that can be predicted")
     result.save(arguments.out)
     for group, fit in result.groups.items():
-        tell(f"{group}: {len(fit.rows)} rows, what remains {fit.spread:.1%}")
+        print_translated(f"{group}: {len(fit.rows)} rows, what remains {fit.spread:.1%}")
         for name, value in fit.multipliers.items():
             reach = exp(NORMAL_90 * fit.deviations[name])
-            tell(f"  {name:15s} x {value:.3f}  (4 of 5: {value / reach:.3f} to {value * reach:.3f})")
+            print_translated(f"  {name:15s} x {value:.3f}  (4 of 5: {value / reach:.3f} to {value * reach:.3f})")
         for name, value in fit.memory.items():
             print(f"  {name:15s} = {value:g}")
-    tell(f"wrote {arguments.out}")
+    print_translated(f"wrote {arguments.out}")
     return 0
 
 

@@ -20,7 +20,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from pangu.foundation.best_effort import tell
+from pangu.foundation.best_effort import print_translated
 from parallel_strategy.arguments import add_strategy
 
 
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     setup = load_setup(arguments.strategy, check_supported, changes=arguments.set)
     if arguments.skeleton is not None:
         count = write_skeleton(Path(arguments.strategy), setup, arguments.skeleton)
-        tell(f"wrote {arguments.skeleton}: {count} operators")
+        print_translated(f"wrote {arguments.skeleton}: {count} operators")
         return 0
     expected = expected_seconds(setup, arguments.rank)
     with Progress("compile", expected, unit="s", status="about so long on a quiet core", announce=True) as progress:
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         _print(compiled, setup.strategy.mesh.pp)
         if arguments.diff:
             print()
-            tell("\n".join(f"differs: {one}" for one in found) or "the emulator's program has the same collectives")
+            print_translated("\n".join(f"differs: {one}" for one in found) or "the emulator's program has the same collectives")
     return 1 if found else 0
 
 
