@@ -73,7 +73,9 @@ def _print(comparison: "Comparison", out: Path) -> None:
         if len(comparison.runs) > 2:
             print_translated(f"{'':33}{outcome.lowest:,.2f} to {outcome.highest:,.2f} over the seeds")
         if outcome.in_clean_set:
-            print_translated(f"{'':3}{outcome.in_clean_set:,} documents of {label} are in the clean set and were left out")
+            print_translated(
+                f"{'':3}{outcome.in_clean_set:,} documents of {label} are in the clean set and were left out"
+            )
         if outcome.epochs > 1.5:
             print_translated(f"{'':3}{label} is small: its tokens were seen {outcome.epochs:.1f} times")
     print_translated(f"{comparison.heldout_documents:,} clean documents: {comparison.verdict}")

@@ -110,7 +110,9 @@ def _train(arguments: argparse.Namespace) -> int:
             f"trained on {figures['characters']:,} characters, {figures['vocabulary']:,} different ones; "
             f"n-grams by length {', '.join(f'{count:,}' for count in figures['ngrams'])}"
         )
-    print_translated(f"{arguments.model}: written, {arguments.model.stat().st_size / 1e6:.1f} MB, fingerprint {fingerprint[:16]}")
+    print_translated(
+        f"{arguments.model}: written, {arguments.model.stat().st_size / 1e6:.1f} MB, fingerprint {fingerprint[:16]}"
+    )
     return 0
 
 

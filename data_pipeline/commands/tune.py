@@ -187,7 +187,9 @@ def print_comparison(found: dict[str, Any], current: "Threshold | None", propose
     def share(count: int) -> str:
         return f"{count:>9,}  {100 * count / total:6.2f} %" if total else f"{count:>9,}"
 
-    print_translated(f"{found['stage']}.{found['rule']}: drops {proposed.in_words()}; {total:,} documents were measured")
+    print_translated(
+        f"{found['stage']}.{found['rule']}: drops {proposed.in_words()}; {total:,} documents were measured"
+    )
     if current is not None:
         print_translated(f"  now  {share(found['breaks_now'])}  {current.in_words()}")
     print_translated(f"  then {share(found['breaks_then'])}  {proposed.in_words()}")
@@ -195,7 +197,9 @@ def print_comparison(found: dict[str, Any], current: "Threshold | None", propose
         f"  newly dropped {found['newly_dropped']:,}, coming back {found['comes_back']:,} (later rules may drop these)"
     )
     if found["dropped_by_other_rules_anyway"]:
-        print_translated(f"  of those that break it, {found['dropped_by_other_rules_anyway']:,} go by other rules anyway")
+        print_translated(
+            f"  of those that break it, {found['dropped_by_other_rules_anyway']:,} go by other rules anyway"
+        )
     side = "minimum" if proposed.minimum is not None else "maximum"
     print_translated(f"\n  {side:>10}  would drop")
     for row in found["thresholds"]:
@@ -207,5 +211,7 @@ def print_comparison(found: dict[str, Any], current: "Threshold | None", propose
         for sample in some:
             text = " ".join(sample["text"].split())[:PREVIEW_CHARACTERS]
             reason = f", {sample['drop_reason']}" if sample["drop_reason"] else ""
-            print_translated(f"  {sample['value']:>10.4g}  doc {sample['doc_id']}, {sample['source']} {sample['id'] or ''}{reason}")
+            print_translated(
+                f"  {sample['value']:>10.4g}  doc {sample['doc_id']}, {sample['source']} {sample['id'] or ''}{reason}"
+            )
             print(f"              {text}")

@@ -133,7 +133,9 @@ def to_huggingface(arguments: argparse.Namespace) -> int:
         summary = {"input": str(path), "output": str(arguments.out), "bytes": size, "architecture": architecture}
         print(json.dumps(summary | {"tokenizer": str(place) if place else None}, indent=1))
     else:
-        print_translated(f"wrote    {arguments.out}: {architecture}, {model.num_parameters:,} parameters, {size:,} bytes")
+        print_translated(
+            f"wrote    {arguments.out}: {architecture}, {model.num_parameters:,} parameters, {size:,} bytes"
+        )
         if place is None:
             print_translated("without a tokenizer: none lies with the weights; --tokenizer DIR takes one along")
     return 0
@@ -294,14 +296,18 @@ def print_summary(summary: dict) -> None:
     layers = f"{model['num_layers']} layers" + (", one of them the query layer" if model["query_layer"] else "")
     print_translated(f"read     {summary['input']}: {summary['form']}")
     print_translated(f"model    {layers}; hidden {model['hidden_size']}, ffn {model['ffn_hidden_size']}, ", end="")
-    print_translated(f"seq {model['seq_length']}, vocabulary {model['vocab_size']}; {summary['parameters']:,} parameters")
+    print_translated(
+        f"seq {model['seq_length']}, vocabulary {model['vocab_size']}; {summary['parameters']:,} parameters"
+    )
     if summary["left_out"]:
         shown = ", ".join(summary["left_out"][:4])
         more = f" and {len(summary['left_out']) - 4} more" if len(summary["left_out"]) > 4 else ""
         print_translated(f"left out {len(summary['left_out'])} tensors that are no weights: {shown}{more}")
     if "sha256" in summary:
         rate = summary["bytes"] / 1e6 / max(summary["seconds"], 1e-3)
-        print_translated(f"wrote    {summary['output']}: {summary['tensors']} tensors, {'/'.join(summary['dtypes'])}, ", end="")
+        print_translated(
+            f"wrote    {summary['output']}: {summary['tensors']} tensors, {'/'.join(summary['dtypes'])}, ", end=""
+        )
         print_translated(f"{summary['bytes']:,} bytes in {summary['seconds']:.1f} s ({rate:,.0f} MB/s)")
         print(f"sha256   {summary['sha256']}")
     if summary["network"] != "known":

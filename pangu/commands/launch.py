@@ -88,7 +88,9 @@ def run(arguments: argparse.Namespace) -> int:
     if problems and not arguments.dry_run:
         raise UserError(f"{problems[0].what}: {problems[0].problem}")
     verb = "would start" if arguments.dry_run else "starts"
-    print_translated(f"{verb} {launch.local_workers} of {launch.workers} processes, from rank {launch.first_rank}:", to=stream)
+    print_translated(
+        f"{verb} {launch.local_workers} of {launch.workers} processes, from rank {launch.first_rank}:", to=stream
+    )
     print(f"  {shlex.join(command)}", file=stream)
     print_translated(f"logs: {launch.logs}/start-NNN/worker_R.log; run: {config.out}", to=stream, flush=True)
     if arguments.dry_run:

@@ -63,7 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
         f"({summary.heldout_bits_per_byte:.3f} bits a byte); unigram model {summary.unigram_perplexity:,.1f}"
     )
     if summary.tokens_per_second:
-        print_translated(f"speed {summary.tokens_per_second:,.0f} tokens/s, MFU {summary.mfu:.1%} of the measured fp32 matmul peak")
+        print_translated(
+            f"speed {summary.tokens_per_second:,.0f} tokens/s, MFU {summary.mfu:.1%} of the measured fp32 matmul peak"
+        )
     print_translated(f"checkpoint {summary.checkpoint}")
     if summary.picture:
         print_translated(f"loss curve {summary.picture}")

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from pangu.foundation.best_effort import reason_of, print_translated
+from pangu.foundation.best_effort import print_translated, reason_of
 from pangu.foundation.errors import UserError
 from parallel_strategy.calibrate.columns import REQUIRED
 from parallel_strategy.calibrate.known_names import cluster_of, framework_of, model_traits

@@ -93,7 +93,9 @@ def run(arguments: argparse.Namespace) -> int:
         _print(compiled, setup.strategy.mesh.pp)
         if arguments.diff:
             print()
-            print_translated("\n".join(f"differs: {one}" for one in found) or "the emulator's program has the same collectives")
+            print_translated(
+                "\n".join(f"differs: {one}" for one in found) or "the emulator's program has the same collectives"
+            )
     return 1 if found else 0
 
 

@@ -59,5 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{place.rank:>6}  ({coordinate})  {' / '.join(str(x) for x in place.device)}")
     if arguments.rank is not None:
         for axis in mesh.axes:
-            print_translated(f"group along {axis}: {', '.join(str(rank) for rank in group_ranks(mesh, axis, arguments.rank))}")
+            print_translated(
+                f"group along {axis}: {', '.join(str(rank) for rank in group_ranks(mesh, axis, arguments.rank))}"
+            )
     return 0
