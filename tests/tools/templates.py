@@ -12,7 +12,8 @@ from pathlib import Path
 # Arguments of these calls are shown, also a single word: by name, and of some by place.
 SHOWN_NAMES = {"help", "description", "status", "title", "unit", "epilog", "heading"}
 SHOWN_CALLS = {
-    "warn", "say", "print_translated", "mistake", "StackedTable", "Table", "add_column", "add_argument_group", "Progress",
+    "warn", "say", "print_translated", "mistake",
+    "StackedTable", "Table", "add_column", "add_argument_group", "Progress",
     "UserError", "PlacedError", "translated",
 }  # fmt: skip
 # Calls whose strings nobody reads as text.
