@@ -5,6 +5,8 @@ from typing import Any
 
 from numba import njit
 
+from pangu.foundation.compiled_sources import keep_while_unchanged
+
 
 def compiled(function: Callable) -> Any:
     """Compile with numba, release the interpreter lock while running, and keep the machine code on disk.
@@ -13,6 +15,6 @@ def compiled(function: Callable) -> Any:
     install with no home) it refuses to decorate at all; then the code is compiled anew in each process.
     """
     try:
-        return njit(nogil=True, cache=True, error_model="numpy")(function)
+        return keep_while_unchanged(njit(nogil=True, cache=True, error_model="numpy")(function), function)
     except RuntimeError:
         return njit(nogil=True, error_model="numpy")(function)

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from pangu.foundation.compiled_sources import sources_of
+
 # the kernels that stages call first; what is not here compiles in a second or two
 STAGE_KERNELS = {
     "clean": ("survey",),
@@ -26,7 +28,7 @@ def missing_kernels(stages: Iterable[str]) -> list[str]:
 
 def _is_compiled(name: str) -> bool:
     source = Path(__file__).with_name(f"{name}.py")
-    changed = source.stat().st_mtime
+    changed = max(one.stat().st_mtime for one in sources_of(source))
     return any(
         index.stat().st_mtime >= changed
         for folder in _folders()

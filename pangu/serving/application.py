@@ -95,13 +95,8 @@ class Server:
             Route("/health", self.health),
             Route("/metrics", self.metrics),
         ]
-        return Guard(
-            Starlette(
-                routes=routes,
-                exception_handlers={RequestError: refused, UserError: mistaken, 404: unknown, Exception: failed},
-            ),
-            self.policy,
-        )
+        handlers = {RequestError: refused, UserError: mistaken, 404: unknown, 405: unknown, Exception: failed}
+        return Guard(Starlette(routes=routes, exception_handlers=handlers), self.policy)
 
     # -- small answers ----------------------------------------------------------------------------------------------
 
@@ -339,5 +334,7 @@ async def failed(request: Request, error: Exception) -> Response:
 
 
 async def unknown(request: Request, error: Exception) -> Response:
-    """Answer for a path that is none."""
-    return JSONResponse(RequestError(404, f"{request.url.path}: no such path").body, 404)
+    """Answer for a path that is none, or that is asked in another way."""
+    status, path = getattr(error, "status_code", 404), request.url.path[:100]
+    message = f"{path}: no such path" if status == 404 else f"{path}: does not take {request.method}"
+    return JSONResponse(RequestError(status, message).body, status)

@@ -17,6 +17,7 @@ from pangu.generation.options import GenerationOptions
 uvicorn = pytest.importorskip("uvicorn", reason="the server needs uvicorn (pip install 'pangu-alpha[serve]')")
 
 from pangu.serving.application import Server  # noqa: E402 (starlette may be absent)
+from pangu.serving.connection import config_of  # noqa: E402
 from pangu.serving.events import Event  # noqa: E402
 from pangu.serving.guard import Policy  # noqa: E402
 from pangu.serving.scheduler import Answering, Scheduler  # noqa: E402
@@ -32,7 +33,7 @@ def serving(
     server = Server(named, policy or Policy(), **options)
     server.start()
     listening = socket.create_server(("127.0.0.1", 0))
-    uvicorn_server = uvicorn.Server(uvicorn.Config(server.application(), log_level="error"))
+    uvicorn_server = uvicorn.Server(config_of(server.application()))
     thread = threading.Thread(target=lambda: asyncio.run(uvicorn_server.serve([listening])), daemon=True)
     thread.start()
     try:
