@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pangu.commands.model_arguments import add_device_argument
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
 
@@ -82,9 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["fp32", "fp16", "bf16"],
         help="of the weights (default: as stored; mindspore: fp32 on a CPU)",
     )
-    parser.add_argument(
-        "--device", choices=["CPU", "Ascend", "GPU"], default="CPU", help="where to compute (default CPU)"
-    )
+    add_device_argument(parser)
 
 
 def options_of(arguments: argparse.Namespace) -> "GenerationOptions":

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+from pangu.commands.model_arguments import add_loading_arguments
 from pangu.foundation.errors import UserError
 
 
@@ -47,8 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prefix-rows", type=int, default=4, metavar="N", help="rows that keep what was read; -1: none (default: 4)"
     )
     parser.add_argument("--word-list", metavar="FILE", help="refuse prompts and end answers with one of its words")
-    parser.add_argument("--network", metavar="MODEL", help="model.yaml or a size, where the weights do not say it")
-    parser.add_argument("--tokenizer", metavar="PATH", help="tokenizer directory or .model file (default: the run's)")
+    add_loading_arguments(parser)
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], help="how matrices are kept (default: as stored)")
 
 

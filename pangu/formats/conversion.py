@@ -75,10 +75,7 @@ def make_plan(
     if keep_optimizer and target == "pytorch":
         raise UserError("--keep-optimizer: the PyTorch port's names have no place for Adam's moments")
     where = str(source.path)
-    try:
-        found = names.sort_names(source.tensors)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    found = names.sorted_names_of(source)
     if found.foreign:
         raise UserError(f"{where}: {len(found.foreign)} parameters are not PanGu-α's: {listed(found.foreign)}")
     outputs = dict(found.weights) | (found.optimizer if keep_optimizer else {})

@@ -192,20 +192,13 @@ class ParallelStep:
             _clear_auto_parallel_context(self.whole)
 
     def __call__(
-        self,
-        rows: Tensor,
-        predictions: Tensor,
-        loss_scale: Tensor,
-        dropout_seed: Tensor,
-        learning_rate: Tensor,
-        epsilon: Tensor,
-        decay: Tensor,
+        self, rows: Tensor, predictions: Tensor, loss_scale: Tensor, dropout_seed: Tensor, *rates: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Do what the serial step does. rates: its learning rate, epsilon and decay."""
         step = self.step
-        step.loss_scale.set_data(loss_scale)
-        step.learning_rate.set_data(learning_rate)
-        step.epsilon.set_data(epsilon)
-        step.decay.set_data(decay)
+        holders = (step.loss_scale, step.learning_rate, step.epsilon, step.decay)
+        for holder, value in zip(holders, (loss_scale, *rates), strict=True):
+            holder.set_data(value)
         scale = float(loss_scale.asnumpy()) / float(predictions.asnumpy())
         return self.whole(*self.inputs(rows, scale, int(dropout_seed.asnumpy())))
 

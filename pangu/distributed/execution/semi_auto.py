@@ -67,6 +67,6 @@ class SemiAuto(Execution):
 
     def save(self, run: Path, state: TrainingState, decided: dict) -> Path:
         assert self.job.strategy
-        parts = {name: parameter.asnumpy().copy() for name, parameter in self.parameters()}
+        parts = {name: parameter.asnumpy() for name, parameter in self.parameters()}
         stages = self.job.strategy.stage_layouts.values()
         return save_shards(run, state, parts, stages, self.job.network.config, decided, self.world)

@@ -11,6 +11,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from pangu.formats.parameter_layout import ParameterLayout
+from pangu.model.network import values_of
 from pangu.training.optimizer import AdamW
 
 PART = "part."
@@ -80,7 +81,7 @@ class ShardedAdamW(nn.Cell):
 
     def states(self) -> dict[str, np.ndarray]:
         """This rank's parts of the moments, by the names that one process gives the whole ones."""
-        return {p.name.replace(PART, ""): p.asnumpy().copy() for p in (*self.first, *self.second)}
+        return {name.replace(PART, ""): value for name, value in values_of((*self.first, *self.second)).items()}
 
     def load_states(self, moments: Mapping[str, np.ndarray]) -> None:
         """Take this rank's parts of whole moments."""
