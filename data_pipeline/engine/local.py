@@ -228,7 +228,7 @@ def _forget_old_stages(recipe: Recipe, manifest: Manifest) -> None:
 
 
 def _forget_damaged(manifest: Manifest, recipe: Recipe) -> None:
-    """`--verify`: read every file again and forget the tasks whose bytes are not those that were written."""
+    """Read every file again (`--verify`) and forget the tasks whose bytes are not those that were written."""
     for stage in recipe.stages:
         for step in stage.steps:
             name = f"{stage.name}/{step.name}"

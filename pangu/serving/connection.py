@@ -30,6 +30,10 @@ class PatientProtocol(H11Protocol):
         super().data_received(data)
         self.watch()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self.watch()
+
     def watch(self) -> None:
         """Start the clock where the headers of a request are not whole, stop it where they are."""
         is_idle = self.cycle is None or self.cycle.response_complete

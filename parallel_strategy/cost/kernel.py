@@ -87,13 +87,18 @@ def kernel_seconds(table: KernelTable, device: Device, framework: FrameworkSpec,
         backward = np.where(table.phase[flash] > 0, 0.8, 1.0)
         rate = device.peak("bf16" if dtype in NARROW else dtype) * device.flash_eff * framework.flash_scale * backward
         rate = rate * device.clock * np.where(table.flash_ring[flash], framework.ring_scale, 1.0)
-        if device.flash_full_head:
-            rate = rate * np.sqrt(np.minimum(1.0, table.flash_head[flash] / device.flash_full_head))
+        rate = rate * narrow_head_share(device, table.flash_head[flash])
         memory = table.bytes[flash] / (device.hbm.gbps * 1e9 * device.hbm.eff)
         seconds[flash] = (
             np.maximum(table.flops[flash] / rate, memory) + device.gemm.launch_us * 1e-6 * table.launches[flash]
         )
     return seconds
+
+
+def narrow_head_share(device: Device, width: np.ndarray | float) -> np.ndarray | float:
+    """Return what narrow heads leave of fused attention's rate."""
+    full = device.flash_full_head
+    return np.sqrt(np.minimum(1.0, width / full)) if full else 1.0
 
 
 def kind_speeds(table: KernelTable, measured: dict[str, list[tuple[float, float]]]) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parallel_strategy.predict import Prediction
-from parallel_strategy.profiles.profile_figures import product_seconds
+from parallel_strategy.profiles.profile_figures import attention_share, product_seconds
 from parallel_strategy.profiles.seen import Seen
 
 
@@ -47,7 +47,12 @@ def compare_kernels(seen: Seen, prediction: Prediction) -> list[KernelPair]:
             f"{kind} {attended.dtype}",
             f"{attended.batch} x {attended.heads} x {attended.sequence:,} x {attended.width}",
         )
-        share = device.flash_eff * framework.flash_scale * (0.8 if attended.is_backward else 1.0)
+        share = (
+            attention_share(device, attended)
+            * device.flash_eff
+            * framework.flash_scale
+            * (0.8 if attended.is_backward else 1.0)
+        )
         predicted[key] = attended.flops / (device.peak(attended.dtype) * share) + device.gemm.launch_us * 1e-6
         groups[key].append(attended.seconds)
     bandwidth = device.hbm.gbps * 1e9 * device.hbm.eff * device.vector.eff

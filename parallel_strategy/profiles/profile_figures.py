@@ -12,8 +12,8 @@ from datetime import date
 import numpy as np
 
 from pangu.foundation.errors import UserError
-from parallel_strategy.cost.kernel import matmul_seconds
-from parallel_strategy.profiles.seen import Seen, SeenCollective, SeenProduct
+from parallel_strategy.cost.kernel import matmul_seconds, narrow_head_share
+from parallel_strategy.profiles.seen import Seen, SeenAttention, SeenCollective, SeenProduct
 from parallel_strategy.spec.cluster import CalibrationNote, ClusterSpec, Device, Level
 
 LARGE_VECTOR = 4e6  # bytes from which an element-wise kernel is bound by memory
@@ -117,7 +117,12 @@ def _attention(seen: Seen, device: Device, lines: list[str]) -> Device:
         lines.append("flash_eff: no fused attention seen, the figure stays")
         return device
     launch = device.gemm.launch_us * 1e-6
-    rates = [one.flops / max(one.seconds - launch, 0.2 * one.seconds) / device.peak(one.dtype) for one in forward]
+    rates = [
+        one.flops
+        / max(one.seconds - launch, 0.2 * one.seconds)
+        / (device.peak(one.dtype) * attention_share(device, one))
+        for one in forward
+    ]
     reached = round(float(np.clip(np.median(rates), 0.01, 0.98)), 3)
     lengths, widths = sorted({one.sequence for one in forward}), sorted({one.width for one in forward})
     lines.append(
@@ -125,6 +130,11 @@ def _attention(seen: Seen, device: Device, lines: list[str]) -> Device:
         f"heads of {_range(widths)}"
     )
     return device.model_copy(update={"flash_eff": reached})
+
+
+def attention_share(device: Device, one: SeenAttention) -> float:
+    """Return what clock and head size leave of the peak, before `flash_eff`."""
+    return float(device.clock * narrow_head_share(device, one.width))
 
 
 def _vectors(seen: Seen, device: Device, lines: list[str]) -> Device:

@@ -232,9 +232,8 @@ def test_connections_that_do_nothing_are_closed(model: pangu.LanguageModel, monk
         assert to_the_end(silent) == b""
         assert to_the_end(second).count(b"HTTP/1.1") == 1
         assert slow.recv(4096).startswith(b"HTTP/1.1 408")
-        wait_for(port, "pangu_running 0")
-        wait_for(port, 'pangu_answers_total{status="200"}')
-        time.sleep(0.5)
+        wait_for(port, "pangu_ended_total 16")
+        time.sleep(0.7)
         read = to_the_end(unread)
         assert len(read) < int(re.findall(rb"content-length: (\d+)", read)[0])
         assert ask(port, "/health")[0] == 200

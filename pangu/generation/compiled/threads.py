@@ -17,7 +17,7 @@ ROUNDS = 4000
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -35,7 +35,7 @@ class Shared:
 
 
 def help_out(shared: Shared, thread: int) -> None:
-    """What a helper does all its life."""
+    """Work as a helper, as long as it lives."""
     last = 0
     while True:
         with shared.wake:
