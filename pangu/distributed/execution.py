@@ -86,6 +86,12 @@ class Execution:
         load_weights(self.job.network, weights)
         self.optimizer.load_parts()
 
+    def load_table(self, table: np.ndarray) -> None:
+        """Take this table of experts."""
+        from mindspore import Tensor
+
+        self.job.network.backbone.expert_table.set_data(Tensor(table))
+
     def load_moments(self, moments: Mapping[str, np.ndarray]) -> None:
         self.optimizer.load_states(moments)
 
