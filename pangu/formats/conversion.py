@@ -96,7 +96,7 @@ def make_plan(
     if shape.target_in_trunk and target == "pytorch":
         raise UserError(f"{where}: the PyTorch port has no target_in_trunk: there is no name for that table")
     if shape.expert_shape and target == "pytorch":
-        raise UserError(f"{where}: the PyTorch port has no experts: cut one out with --cut-expert, or train without")
+        raise UserError(f"{where}: the PyTorch port has no experts; a domain's can be cut out (--cut-domain)")
     target_names = names.torch_names(shape.num_blocks, shape.query_layer)
     order = list(shape.shapes())
     order += [prefix + ours for prefix in names.OPTIMIZER_PREFIXES for ours in order if prefix + ours in by_canonical]

@@ -11,13 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mindspore import Tensor, ops
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from pangu import parameters
 from pangu.checkpoint.open import OPTIMIZER, WEIGHTS
+from pangu.checkpoint.weights import load_for_inference
+from pangu.cli import main
 from pangu.commands.report import body
 from pangu.config import ModelConfig
+from pangu.formats.model_metadata import metadata_of
 from pangu.foundation.errors import UserError
+from pangu.model.attention_mask import CausalMask
 from pangu.model.experts import ExpertFeedForward, blocks_without_limit, new_expert_feed_forward
 from pangu.model.network import build, weights_of
 from pangu.training.data import PackedData
@@ -306,3 +310,66 @@ def test_a_run_by_domain_reads_sources_and_keeps_its_table(corpus: Path, tmp_pat
     weights = load_file(tmp_path / "run/checkpoints/step-00000001" / WEIGHTS)
     assert weights[parameters.EXPERT_TABLE].shape == (2, 64) and "heldout_loss" in records[-1]
     assert not any(name.endswith(parameters.EXPERT_TABLE) for name in load_file(tmp_path / "run/checkpoints/step-00000001" / OPTIMIZER))
+
+
+# --- conversions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory) -> Path:
+    """Weights of a small dense network, with their network in the header."""
+    config = config_of().model_copy(update={"experts": None})
+    random = np.random.default_rng(6)
+    weights = {
+        name: random.normal(name.endswith("gamma"), 0.3, shape).astype(np.float32)
+        for name, shape in parameters.shapes(config).items()
+    }
+    path = tmp_path_factory.mktemp("dense") / "dense.safetensors"
+    save_file(weights, path, metadata_of(config))
+    return path
+
+
+def logits_of(path: Path, domains: np.ndarray | None = None) -> np.ndarray:
+    config, weights, _ = load_for_inference(path)
+    network = build(config, weights).set_train(False)
+    ids = np.random.default_rng(8).integers(0, 40, (2, LENGTH)).astype(np.int32)
+    positions, bias = CausalMask()(Tensor(ids))
+    more = [] if domains is None else [Tensor(domains)]
+    return network(Tensor(ids), positions, positions, bias, Tensor(0, ms.int32), *more).asnumpy()
+
+
+@pytest.mark.parametrize("routing", ["switch", "top_k", "hash", "random_routed", "domain"])
+def test_upcycled_weights_compute_what_the_dense_ones_did(dense: Path, tmp_path: Path, routing: str) -> None:
+    out, by_domain = tmp_path / "experts.safetensors", routing in ("random_routed", "domain")
+    count = "2" if routing == "domain" else "4"
+    options = ["--experts", count, "--routing", routing, *(["--domains", "laws,poems"] if by_domain else [])]
+    assert main(["convert", str(dense), "--to", "safetensors", "--out", str(out), *options]) == 0
+    domains = np.repeat([[0], [1]], LENGTH, 1).astype(np.int32) if by_domain else None
+    difference = np.abs(logits_of(out, domains) - logits_of(dense)).max()
+    assert difference <= (0 if routing in ("hash", "random_routed", "domain") else 1e-6)
+    if by_domain:
+        cut = tmp_path / "laws.safetensors"
+        arguments = ["convert", str(out), "--to", "safetensors", "--out", str(cut), "--cut-domain", "laws"]
+        assert main(arguments) == 0
+        np.testing.assert_array_equal(logits_of(cut), logits_of(dense))
+        assert (load_for_inference(cut)[0].experts is None) == (routing == "domain")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--experts", "1"], "experts.count"),
+        (["--experts", "4", "--routing", "hash", "--choices", "2"], "takes 1"),
+        (["--experts", "4", "--expert-layers", "0,x"], "numbers of blocks"),
+        (["--experts", "4", "--expert-layers", "7"], "no block 7"),
+        (["--experts", "4", "--noise", "nan"], "0 to 1"),
+        (["--routing", "hash"], "goes with --experts"),
+        (["--experts", "4", "--routing", "domain"], "as many domains"),
+        (["--cut-domain", "laws"], "no experts by domain"),
+        (["--experts", "4", "--keep-optimizer"], "new moments"),
+    ],
+)
+def test_conversions_that_cannot_be_are_one_line(dense: Path, tmp_path: Path, capsys, options, said: str) -> None:
+    out = tmp_path / "out.safetensors"
+    assert main(["convert", str(dense), "--to", "safetensors", "--out", str(out), *options]) == 2
+    assert said in capsys.readouterr().err and not out.exists()
