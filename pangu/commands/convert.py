@@ -74,7 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--choices", type=int, metavar="K", help="of --routing top_k (default 2)")
     add("--expert-layers", metavar="I,J", help="blocks that get experts (default: all)")
     add("--domains", metavar="A,B", help="sources of the corpus, for --routing domain and random_routed")
-    add("--frequencies", type=Path, metavar="CORPUS", help="packed corpus whose tokens --routing hash shares out evenly")
+    add(
+        "--frequencies", type=Path, metavar="CORPUS", help="packed corpus whose tokens --routing hash shares out evenly"
+    )
     add("--noise", type=float, default=0.0, metavar="X", help="of the copies, in standard deviations (e.g. 0.01)")
     add("--seed", type=int, default=1, metavar="N", help="of routers, tables and noise (default 1)")
     add("--cut-domain", metavar="NAME", help="of a model with experts by domain: that domain's, as a model of its own")
@@ -112,7 +114,17 @@ def to_huggingface(arguments: argparse.Namespace) -> int:
     """Write a directory that transformers loads."""
     from pangu.formats.huggingface.export import write_directory
 
-    for flag in ("keep_optimizer", "model_yaml", "overwrite", "strategy", "embeddings", "quantize", "dry_run", "experts", "cut_domain"):
+    for flag in (
+        "keep_optimizer",
+        "model_yaml",
+        "overwrite",
+        "strategy",
+        "embeddings",
+        "quantize",
+        "dry_run",
+        "experts",
+        "cut_domain",
+    ):
         if getattr(arguments, flag):
             raise UserError(f"--{flag.replace('_', '-')} does not go with --to {HUGGINGFACE}")
     if arguments.out is None:

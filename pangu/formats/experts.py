@@ -135,9 +135,10 @@ def cut_out(source: Source, model: ModelConfig, domain: str, where: Path) -> tup
     if experts is None or not experts.by_domain:
         raise UserError(f"{where}: has no experts by domain to cut out")
     if domain not in experts.domains:
-        raise UserError(f"--cut-domain {domain}: the domains are {', '.join(experts.domains)}" + nearest_name(
-            domain, list(experts.domains)
-        ))
+        raise UserError(
+            f"--cut-domain {domain}: the domains are {', '.join(experts.domains)}"
+            + nearest_name(domain, list(experts.domains))
+        )
     if experts.shared:
         raise UserError(f"{where}: has shared experts beside those of domains: a dense network has no place for them")
     group, row = experts.count // len(experts.domains), experts.domains.index(domain)

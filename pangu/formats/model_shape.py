@@ -87,9 +87,7 @@ def listed(items: list[str]) -> str:
     return shown + (f" and {len(items) - MOST_LISTED} more" if len(items) > MOST_LISTED else "")
 
 
-def tell_experts(
-    found: Mapping[str, tuple[int, ...]], blocks: int, where: str
-) -> parameters.ExpertShape | None:
+def tell_experts(found: Mapping[str, tuple[int, ...]], blocks: int, where: str) -> parameters.ExpertShape | None:
     """Return what weights tell of experts; None: they have none. shared is 1 for any number of them."""
     prefixes = [parameters.BLOCK.format(number) for number in range(blocks)]
     bias = next(name for name in parameters.EXPERTS if name.endswith("mapping.bias"))

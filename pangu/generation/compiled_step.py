@@ -330,9 +330,7 @@ def route(job, layer, tokens, is_last, thread):
         for place in range(job[CHOICES], each):
             put_integer(entry + 8 * place, job[EXPERTS] + place - job[CHOICES])
             put_float(gate + 4 * place, np.float32(1))
-    sort_by_expert(
-        tokens, each, job[EXPERTS] + job[SHARED], hidden, job[NORMED], job[ENTRY], job[START], job[SORTED]
-    )
+    sort_by_expert(tokens, each, job[EXPERTS] + job[SHARED], hidden, job[NORMED], job[ENTRY], job[START], job[SORTED])
 
 
 @compiled

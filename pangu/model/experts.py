@@ -32,6 +32,10 @@ from pangu.model.feed_forward import FeedForward
 from pangu.model.linear import Linear
 
 
+# Of the forms that no strategy splits: these are no attributes, for a strategy has to name every attribute.
+CUMSUM, SCATTER, GATHER = ops.CumSum(exclusive=True), ops.TensorScatterUpdate(), ops.Gather()
+
+
 class ExpertsAffine(nn.Cell):
     """Rows [G, C, in], weights [G, in, out], biases [G, out] -> [G, C, out]."""
 
@@ -52,13 +56,13 @@ class ExpertsLinear(nn.Cell):
         self.bias = Parameter(initializer("zeros", (count, outputs), ms.float32))
         self.dtype = dtype
         self.affine = (cpu.ExpertsAffine if cpu.is_used() else ExpertsAffine)()
-        self.cast, self.take_weight, self.take_bias = ops.Cast(), ops.Gather(), ops.Gather()
+        self.cast = ops.Cast()
 
     def construct(self, rows: Tensor, which: Tensor | None = None) -> Tensor:
         """Rows [E, C, in], an expert's each; with `which`, int32 [G], rows [G, C, in] of those experts."""
         weight, bias = self.cast(self.weight, self.dtype), self.cast(self.bias, self.dtype)
         if which is not None:
-            weight, bias = self.take_weight(weight, which, 0), self.take_bias(bias, which, 0)
+            weight, bias = GATHER(weight, which, 0), GATHER(bias, which, 0)
         return self.affine(rows, weight, bias)
 
 
@@ -85,12 +89,19 @@ class Router(nn.Cell):
         self.count, self.choices, self.unit_gate = experts.count, experts.choices, experts.unit_gate
         self.balance_loss, self.z_loss = experts.balance_loss, experts.z_loss
         self.cast, self.reshape, self.matmul = ops.Cast(), ops.Reshape(), ops.MatMul()
-        self.largest, self.hide = ops.ArgMaxWithValue(axis=-1), ops.Sub()
+        self.largest, self.double, self.hide = ops.ArgMaxWithValue(axis=-1), ops.Mul(), ops.Sub()
+        self.add_gates, self.share_gate = ops.Add(), ops.Div()
         self.one_hot, self.pick, self.gate = ops.OneHot(), ops.Mul(), ops.ReduceSum()
         self.maximum, self.shift, self.exp = ops.ReduceMax(keep_dims=True), ops.Sub(), ops.Exp()
         self.sum, self.divide, self.log = ops.ReduceSum(keep_dims=True), ops.Div(), ops.Log()
         self.log_sum, self.square, self.z = ops.Add(), ops.Square(), ops.ReduceMean()
         self.share, self.mean, self.agree, self.balance = ops.ReduceMean(), ops.ReduceMean(), ops.Mul(), ops.ReduceSum()
+        self.scale_balance, self.weigh_balance, self.weigh_z, self.add_losses = (
+            ops.Mul(),
+            ops.Mul(),
+            ops.Mul(),
+            ops.Add(),
+        )
 
     def probabilities(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, d] -> softmax [B, S, E] and log Σ exp [B, S, 1] of the logits, fp32."""
@@ -108,26 +119,30 @@ class Router(nn.Cell):
         choice: what a fixed router takes; not used.
         """
         p, log_sum = self.probabilities(x)
-        left, chosen, gates, total = ops.stop_gradient(p), (), (), 0.0
+        left, chosen, gates = ops.stop_gradient(p), (), ()
         one, zero = Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
         for _ in range(self.choices):
             index, _ = self.largest(left)
             ones = self.one_hot(index, self.count, one, zero)
             gate = self.gate(self.pick(p, ones), -1)
-            left = self.hide(left, ones * 2.0)
-            chosen, gates, total = (*chosen, ones), (*gates, gate), total + gate
+            left = self.hide(left, self.double(ones, 2.0))
+            chosen, gates = (*chosen, ones), (*gates, gate)
         if self.choices > 1:
-            shares = ()
+            total, shares = gates[0], ()
+            for i in range(1, self.choices):
+                total = self.add_gates(total, gates[i])
             for gate in gates:
-                shares = (*shares, gate / total)
+                shares = (*shares, self.share_gate(gate, total))
             gates = shares
         elif self.unit_gate:
-            gates = (gates[0] / ops.stop_gradient(gates[0]),)
-        balance = self.balance(self.agree(self.share(chosen[0], 1), self.mean(p, 1)), -1) * float(self.count)
+            gates = (self.share_gate(gates[0], ops.stop_gradient(gates[0])),)
+        agreement = self.balance(self.agree(self.share(chosen[0], 1), self.mean(p, 1)), -1)
+        balance = self.scale_balance(agreement, float(self.count))
         z = self.z(self.square(log_sum), (1, 2))
         entropy = ops.stop_gradient(-(p * ops.log(ops.maximum(p, Tensor(1e-30, ms.float32)))).sum(-1).mean(-1))
         told = ops.stack((ops.stop_gradient(balance), ops.stop_gradient(z), entropy))
-        return chosen, gates, balance * self.balance_loss + z * self.z_loss, told
+        penalty = self.add_losses(self.weigh_balance(balance, self.balance_loss), self.weigh_z(z, self.z_loss))
+        return chosen, gates, penalty, told
 
 
 class FixedRouter(nn.Cell):
@@ -154,22 +169,72 @@ class Take(nn.Cell):
     order could change.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.gather = ops.Gather()
-
     def padded(self, rows: Tensor) -> Tensor:
         return ops.concat((rows, ops.zeros((1, rows.shape[1]), rows.dtype)), 0)
 
     def construct(self, rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        return self.gather(self.padded(rows), index, 0)
+        return GATHER(self.padded(rows), index, 0)
 
     def bprop(self, rows: Tensor, index: Tensor, inverse: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         padded = self.padded(dout)
-        gradient = self.gather(padded, inverse[0], 0)
+        gradient = GATHER(padded, inverse[0], 0)
         for i in range(1, inverse.shape[0]):
-            gradient = gradient + self.gather(padded, inverse[i], 0)
+            gradient = gradient + GATHER(padded, inverse[i], 0)
         return gradient, ops.zeros_like(index), ops.zeros_like(inverse)
+
+
+class MaskedDispatch(nn.Cell):
+    """x [B, S, d] to limited places of experts and back, by products with masks (GShard, section 3.2) -> y [B, S, d].
+
+    Every operator of it can be split over devices: rows over data parallelism, experts over expert parallelism. The
+    tokens then change between the two splits in the transposes, by all-to-all.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.cumsum, self.total, self.add_total = ops.CumSum(exclusive=True), ops.ReduceSum(keep_dims=True), ops.Add()
+        self.add_before, self.mine, self.place = ops.Add(), ops.Mul(), ops.ReduceSum()
+        self.one_hot, self.outer, self.gated = ops.OneHot(), ops.Mul(), ops.Mul()
+        self.add_mask, self.add_gated = ops.Add(), ops.Add()
+        self.dispatch, self.combine = ops.BatchMatMul(transpose_a=True), ops.BatchMatMul()
+        self.to_experts, self.from_experts = ops.Transpose(), ops.Transpose()
+        self.cast, self.reshape = ops.Cast(), ops.Reshape()
+
+    def masks(self, chosen: tuple[Tensor, ...], gates: tuple[Tensor, ...], capacity: int) -> tuple[Tensor, Tensor]:
+        """Return which token has which place, fp32 [B, S, E·C], and the same times the gates."""
+        batch, length, count = chosen[0].shape
+        one, zero = Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
+        masks, weighted, before = (), (), None
+        for ones, gate in zip(chosen, gates):  # noqa: B905
+            queue = self.cumsum(ones, 1)
+            if before is not None:
+                queue = self.add_before(queue, before)
+            total = self.total(ones, 1)
+            before = total if before is None else self.add_total(before, total)
+            place = self.cast(self.place(self.mine(queue, ones), -1), ms.int32)
+            places = self.one_hot(place, capacity, one, zero)  # nothing where the place is beyond
+            mask = self.outer(
+                self.reshape(ones, (batch, length, count, 1)), self.reshape(places, (batch, length, 1, capacity))
+            )
+            masks = (*masks, mask)
+            weighted = (*weighted, self.gated(mask, self.reshape(gate, (batch, length, 1, 1))))
+        mask, gated = masks[0], weighted[0]
+        for i in range(1, len(masks)):
+            mask, gated = self.add_mask(mask, masks[i]), self.add_gated(gated, weighted[i])
+        flat = (batch, length, count * capacity)
+        return self.reshape(mask, flat), self.reshape(gated, flat)
+
+    def construct(
+        self, x: Tensor, chosen: tuple[Tensor, ...], gates: tuple[Tensor, ...], capacity: int, experts: nn.Cell
+    ) -> Tensor:
+        batch, _, hidden = x.shape
+        mask, gated = self.masks(chosen, gates, capacity)
+        sent = self.dispatch(self.cast(ops.stop_gradient(mask), x.dtype), x)
+        by_expert = self.to_experts(self.reshape(sent, (batch, self.count, capacity, hidden)), (1, 0, 2, 3))
+        done = experts(self.reshape(by_expert, (self.count, batch * capacity, hidden)))
+        by_row = self.from_experts(self.reshape(done, (self.count, batch, capacity, hidden)), (1, 0, 2, 3))
+        return self.combine(self.cast(gated, x.dtype), self.reshape(by_row, (batch, self.count * capacity, hidden)))
 
 
 def blocks_without_limit(tokens: int, count: int, choices: int) -> tuple[int, int]:
@@ -193,12 +258,14 @@ class ExpertFeedForward(nn.Cell):
         self.router, self.experts = router, experts
         self.has_shared = shared is not None
         if shared is not None:
-            self.shared = shared
+            self.shared, self.add_shared = shared, ops.Add()
         self.count, self.choices, self.capacity_factor = asked.count, asked.choices, asked.capacity_factor
         self.has_gate = asked.has_router
-        self.cumsum = ops.CumSum(exclusive=True)
-        self.scatter = ops.TensorScatterUpdate()
         self.dispatch, self.combine = Take(), Take()
+        # Lookups are faster, and a CPU is never split.
+        self.by_masks = not cpu.is_used()
+        if self.by_masks:
+            self.masked = MaskedDispatch(asked.count)
         self.cast, self.reshape = ops.Cast(), ops.Reshape()
 
     def places(self, chosen: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -206,7 +273,7 @@ class ExpertFeedForward(nn.Cell):
         chose each expert [G, 1, E]."""
         before, found = ops.zeros((chosen[0].shape[0], 1, self.count), ms.float32), ()
         for ones in chosen:
-            found = (*found, ((self.cumsum(ones, 1) + before) * ones).sum(-1))
+            found = (*found, ((CUMSUM(ones, 1) + before) * ones).sum(-1))
             before = before + ones.sum(1, keepdims=True)
         return found, before
 
@@ -237,7 +304,7 @@ class ExpertFeedForward(nn.Cell):
             flat = (*flat, self.reshape(ones, (1, -1, self.count)))
         places, counts = self.places(flat)
         needed = ops.floor((counts.reshape((self.count,)) + (size - 1)) / size)
-        ends = self.cumsum(needed, 0) + needed
+        ends = CUMSUM(needed, 0) + needed
         slots = ()
         for ones, place in zip(flat, places):  # noqa: B905
             begin = (ones[0] * (ends - needed)).sum(-1)
@@ -251,7 +318,7 @@ class ExpertFeedForward(nn.Cell):
         tokens, hidden = x.shape
         entries, total = self.choices * tokens, groups * size
         flat = self.reshape(slots, (-1, 1))
-        held = self.scatter(
+        held = SCATTER(
             ops.full((total + 1,), entries, dtype=ms.int32), flat, Tensor(np.arange(entries, dtype=np.int32))
         )[:total]
         token = ops.select(held < entries, held % tokens, ops.full_like(held, tokens))
@@ -275,6 +342,9 @@ class ExpertFeedForward(nn.Cell):
         rows = self.reshape(x, (-1, hidden))
         if self.training and self.capacity_factor is not None:
             capacity = min(length, math.ceil(self.choices * length * self.capacity_factor / self.count))
+            if self.by_masks:
+                y = self.masked(x, chosen, gates, capacity, self.experts)
+                return self.told(x, y, chosen, penalty, told, self.limited(chosen, capacity)[1])
             slots, dropped = self.limited(chosen, capacity)
             parts = self.through(rows, slots, self.count, batch * capacity, None)
         else:
@@ -283,8 +353,14 @@ class ExpertFeedForward(nn.Cell):
             dropped = ops.zeros((batch,), ms.float32)
             parts = self.through(rows, slots, blocks, size, which)
         y = self.reshape(self.weighted(parts, gates), x.shape)
+        return self.told(x, y, chosen, penalty, told, dropped)
+
+    def told(
+        self, x: Tensor, y: Tensor, chosen: tuple[Tensor, ...], penalty: Tensor, told: Tensor, dropped: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the result with the shared experts', the penalty, and all that is told."""
         if self.has_shared:
-            y = y + self.shared(x)
+            y = self.add_shared(y, self.shared(x))
         loads = chosen[0].mean(1)
         for i in range(1, self.choices):
             loads = loads + chosen[i].mean(1)

@@ -63,23 +63,25 @@ class PenalisedLoss(Loss):
 
     def __init__(self, network: PanguAlpha, objective: nn.Cell) -> None:
         super().__init__(network, objective)
-        self.row_weights, self.weigh_penalty = ops.ReduceSum(), ops.Mul()
-        self.sum_penalty, self.add_penalty = ops.ReduceSum(), ops.Add()
+        self.add_penalty = ops.Add()
 
     def parts(self, prepared: Tensor, dropout_seed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the sum of the losses, that of the penalties, what is told, and the weight of each row [B]."""
+        """Return nll and weights of each prediction [B, S], the penalty of each row [B, 1], and what is told."""
         batch = self.objective(prepared)
         ids, labels, weights, positions, query_positions, attention_bias = batch[:6]
         domains = batch[6] if len(batch) > 6 else None
         logits, penalty, told = self.network.with_routing(
             ids, positions, query_positions, attention_bias, dropout_seed, domains
         )
-        rows = self.row_weights(weights, 1)
-        return self.nll_sum(logits, labels, weights), self.sum_penalty(self.weigh_penalty(penalty, rows)), told, rows
+        nll = self.nll(self.reshape(logits, (-1, logits.shape[-1])), self.reshape(labels, (-1,)))
+        return self.reshape(nll, labels.shape), weights, self.reshape(penalty, (-1, 1)), told
+
+    def weighted(self, each: Tensor, weights: Tensor) -> Tensor:
+        return self.sum(self.count(self.reshape(each, (-1,)), self.reshape(weights, (-1,))))
 
     def construct(self, prepared: Tensor, dropout_seed: Tensor) -> Tensor:
-        nll, penalty, _, _ = self.parts(prepared, dropout_seed)
-        return self.add_penalty(nll, penalty)
+        nll, weights, penalty, _ = self.parts(prepared, dropout_seed)
+        return self.weighted(self.add_penalty(nll, penalty), weights)  # one sum, so one AllReduce
 
 
 class ToldLoss(PenalisedLoss):
@@ -87,9 +89,11 @@ class ToldLoss(PenalisedLoss):
     layer (`parameters.ROUTING_FIGURES`, loads), weighted as the penalties are)."""
 
     def construct(self, prepared: Tensor, dropout_seed: Tensor) -> tuple[Tensor, Tensor]:
-        nll, penalty, told, rows = self.parts(prepared, dropout_seed)
-        sums = (told * rows.reshape((1, -1, 1))).sum(1)
-        return self.add_penalty(nll, penalty), ops.concat((nll.reshape((1,)), sums.reshape((-1,))))
+        nll, weights, penalty, told = self.parts(prepared, dropout_seed)
+        sums = (told * weights.sum(1).reshape((1, -1, 1))).sum(1)
+        alone = ops.stop_gradient(self.weighted(nll, weights))
+        loss = self.weighted(self.add_penalty(nll, penalty), weights)
+        return loss, ops.concat((alone.reshape((1,)), sums.reshape((-1,))))
 
 
 def training_loss(network: PanguAlpha, objective: nn.Cell) -> Loss:

@@ -23,8 +23,9 @@ from pangu.formats.model_metadata import metadata_of
 from pangu.foundation.errors import UserError
 from pangu.generation.compiled_decoder import CompiledNetwork
 from pangu.generation.decoding_batch import RowTokens
+from pangu.generation.mindspore_decoder import MindSporeNetwork
 from pangu.model.attention_mask import CausalMask
-from pangu.model.experts import ExpertFeedForward, blocks_without_limit, new_expert_feed_forward
+from pangu.model.experts import ExpertFeedForward, MaskedDispatch, blocks_without_limit, new_expert_feed_forward
 from pangu.model.network import build, weights_of
 from pangu.training.data import PackedData
 from pangu.training.domains import with_domains
@@ -93,7 +94,9 @@ def plain(weights: dict[str, np.ndarray], asked, x: np.ndarray, choice: np.ndarr
                     dropped[row] += 1
                     continue
                 taken[expert] += 1
-                inner = gelu(tokens[place] @ weights["experts.mapping.weight"][expert] + weights["experts.mapping.bias"][expert])
+                inner = gelu(
+                    tokens[place] @ weights["experts.mapping.weight"][expert] + weights["experts.mapping.bias"][expert]
+                )
                 out = inner @ weights["experts.projection.weight"][expert] + weights["experts.projection.bias"][expert]
                 y[row, place] += gates[rank] * out
         if asked.shared:
@@ -147,7 +150,9 @@ def test_no_row_depends_on_its_neighbours_even_where_tokens_are_dropped() -> Non
         np.testing.assert_array_equal(one.asnumpy()[1:2], other.asnumpy())
 
 
-@pytest.mark.parametrize("experts", [{"routing": "switch"}, {"routing": "top_k"}, {"routing": "switch", "unit_gate": True}])
+@pytest.mark.parametrize(
+    "experts", [{"routing": "switch"}, {"routing": "top_k"}, {"routing": "switch", "unit_gate": True}]
+)
 def test_the_router_learns_from_the_task(experts: dict) -> None:
     """Finite differences of the task's part; one choice, made to sum to 1, would give zeros."""
     layer, (x, choice) = layer_of(balance_loss=0.0, z_loss=0.0, capacity_factor=None, **experts), inputs()
@@ -256,9 +261,13 @@ def test_tables_share_tokens_out_evenly() -> None:
 def corpus(tmp_path_factory) -> Path:
     folder = packed_corpus.write(tmp_path_factory.mktemp("corpus") / "packed")
     for split, samples in (("train", 40), ("heldout", 8)):
-        pieces = [(sample, offset, source) for sample in range(samples) for offset, source in ((0, "laws"), (7, "poems"))]
+        pieces = [
+            (sample, offset, source) for sample in range(samples) for offset, source in ((0, "laws"), (7, "poems"))
+        ]
         columns = zip(("sample", "offset", "source"), zip(*pieces, strict=True), strict=True)
-        pq.write_table(pa.table({name: list(values) for name, values in columns}), folder / f"{split}-00000.documents.parquet")
+        pq.write_table(
+            pa.table({name: list(values) for name, values in columns}), folder / f"{split}-00000.documents.parquet"
+        )
     return folder
 
 
@@ -311,7 +320,10 @@ def test_a_run_by_domain_reads_sources_and_keeps_its_table(corpus: Path, tmp_pat
     assert sum(records[0]["expert_loads"][0][:2]) == pytest.approx(7 / 16, abs=1e-3)
     weights = load_file(tmp_path / "run/checkpoints/step-00000001" / WEIGHTS)
     assert weights[parameters.EXPERT_TABLE].shape == (2, 64) and "heldout_loss" in records[-1]
-    assert not any(name.endswith(parameters.EXPERT_TABLE) for name in load_file(tmp_path / "run/checkpoints/step-00000001" / OPTIMIZER))
+    assert not any(
+        name.endswith(parameters.EXPERT_TABLE)
+        for name in load_file(tmp_path / "run/checkpoints/step-00000001" / OPTIMIZER)
+    )
 
 
 # --- generation ------------------------------------------------------------------------------------------------------
@@ -415,3 +427,40 @@ def test_conversions_that_cannot_be_are_one_line(dense: Path, tmp_path: Path, ca
     out = tmp_path / "out.safetensors"
     assert main(["convert", str(dense), "--to", "safetensors", "--out", str(out), *options]) == 2
     assert said in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize("routing", ["top_k", "hash"])
+def test_mindspores_engine_computes_the_full_forward(routing: str) -> None:
+    config = config_of(routing=routing, layers=[1])
+    weights, ids = random_weights(config), np.random.default_rng(8).integers(0, 40, (2, LENGTH)).astype(np.int32)
+    expected = forward(config, weights, ids)
+    batch = MindSporeNetwork(config, weights).open(2, 128)
+    found = [batch.prefill(ids[:, :9].tolist()), *(batch.step(ids[:, place]) for place in (9, 10))]
+    np.testing.assert_allclose(np.stack(found, 1), expected[:, 8:11], atol=1e-5 * np.abs(expected).max())
+
+
+def test_mindspores_engine_refuses_domains() -> None:
+    config = config_of(routing="domain", domains=list("abcd"))
+    with pytest.raises(UserError, match="compiled engine"):
+        MindSporeNetwork(config, random_weights(config))
+
+
+@pytest.mark.parametrize("experts", [{"routing": "switch"}, {"routing": "top_k"}])
+def test_masks_dispatch_as_lookups_do_and_have_the_same_gradients(experts: dict) -> None:
+    """Devices other than a CPU dispatch by products, which a strategy can split."""
+    layer, (x, choice) = layer_of(capacity_factor=0.8, **experts), inputs()
+    towards = Tensor(np.random.default_rng(2).normal(size=x.shape).astype(np.float32))
+    layer.masked = MaskedDispatch(COUNT)
+    results = []
+    for by_masks in (False, True):
+        layer.by_masks = by_masks
+
+        def task(x: Tensor) -> Tensor:
+            y, penalty, told = layer(x, Tensor(choice))
+            return (y * towards).sum() + penalty.sum(), told
+
+        (value, told), (first, rest) = ms.value_and_grad(task, 0, layer.trainable_params(), has_aux=True)(Tensor(x))
+        results.append([value, told, first, *rest])
+    for by_lookup, by_mask in zip(*results, strict=True):
+        scale = np.abs(by_lookup.asnumpy()).max()
+        np.testing.assert_allclose(by_mask.asnumpy(), by_lookup.asnumpy(), atol=2e-6 * scale)

@@ -50,7 +50,9 @@ def query_layer_config(model: ModelConfig, end_of_document: int | None) -> dict[
 def torch_weights(weights: dict, model: ModelConfig) -> dict:
     """Return the weights under the PyTorch port's names, as `torch.nn.Linear` holds them."""
     if model.experts:
-        raise UserError("transformers knows no PanGu-α with experts: a domain's can be cut out first (convert --cut-domain)")
+        raise UserError(
+            "transformers knows no PanGu-α with experts: a domain's can be cut out first (convert --cut-domain)"
+        )
     if model.target_in_trunk:
         raise UserError("the PyTorch port has no target_in_trunk: there is no name for that table")
     torch = names.torch_names(model.num_blocks, model.query_layer)
