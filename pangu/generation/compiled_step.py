@@ -63,7 +63,7 @@ SIZES = (
 # last, row; WANT [wanted, 2]: token, query position.
 # Work, fp32 [tokens, …]; the caches [layers, rows, heads, …]; SCRATCH [threads, SCRATCH_WIDTH].
 # Experts: EXPERT_LAYER int64 [layers]: the number of a layer among those with experts, -1: dense. ROUTERS fp32
-# [layers with experts, E, d], 0: there are none, and FIXED int64 [tokens] says where each goes. ENTRY int64 and GATE fp32
+# [layers with experts, E, d], 0: there are none, and FIXED int64 [tokens] says where each goes. ENTRY int64, GATE fp32
 # [tokens, K], START int64 [2, E + shared + 1], SORTED and EXPERT_OUT fp32 [tokens · K, d]: see `compiled_experts`.
 # The board, int64 [·, 8]: CALL: which call runs; CLAIMED, DONE: blocks of each phase, tagged with the call.
 ADDRESSES = (

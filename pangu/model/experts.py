@@ -31,7 +31,6 @@ from pangu.model.activation import ACTIVATIONS
 from pangu.model.feed_forward import FeedForward
 from pangu.model.linear import Linear
 
-
 # Of the forms that no strategy splits: these are no attributes, for a strategy has to name every attribute.
 CUMSUM, SCATTER, GATHER = ops.CumSum(exclusive=True), ops.TensorScatterUpdate(), ops.Gather()
 
@@ -165,8 +164,8 @@ class FixedRouter(nn.Cell):
 class Take(nn.Cell):
     """Rows [N, d], index int32 [M] -> rows[index]; index N is a row of zeros.
 
-    inverse: int32 [K, N], where in the result a row is, M where it is not. The gradient is a lookup by it: no sums whose
-    order could change.
+    inverse: int32 [K, N], where in the result a row is, M where it is not. The gradient is a lookup by it: no sums
+    whose order could change.
     """
 
     def padded(self, rows: Tensor) -> Tensor:
@@ -206,7 +205,7 @@ class MaskedDispatch(nn.Cell):
         batch, length, count = chosen[0].shape
         one, zero = Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
         masks, weighted, before = (), (), None
-        for ones, gate in zip(chosen, gates):  # noqa: B905
+        for ones, gate in zip(chosen, gates):
             queue = self.cumsum(ones, 1)
             if before is not None:
                 queue = self.add_before(queue, before)
@@ -283,7 +282,7 @@ class ExpertFeedForward(nn.Cell):
         places, _ = self.places(chosen)
         rows = Tensor(np.arange(batch, dtype=np.int32).reshape((batch, 1)))
         slots, dropped = (), 0.0
-        for ones, place in zip(chosen, places):  # noqa: B905  (MindSpore's compiler knows no `strict`)
+        for ones, place in zip(chosen, places):
             kept = place < capacity
             expert = self.number(ones)
             slot = (expert * batch + rows) * capacity + self.cast(place, ms.int32)
@@ -306,7 +305,7 @@ class ExpertFeedForward(nn.Cell):
         needed = ops.floor((counts.reshape((self.count,)) + (size - 1)) / size)
         ends = CUMSUM(needed, 0) + needed
         slots = ()
-        for ones, place in zip(flat, places):  # noqa: B905
+        for ones, place in zip(flat, places):
             begin = (ones[0] * (ends - needed)).sum(-1)
             slots = (*slots, self.cast(begin, ms.int32) * size + self.cast(place[0], ms.int32))
         numbers = Tensor(np.arange(blocks, dtype=np.float32).reshape((-1, 1)))
