@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,33 @@ settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile("same")
 
+# Messages are compared in English, whatever the machine's language.
+if os.environ.get("LC_ALL"):
+    os.environ["LANG"] = os.environ.pop("LC_ALL")
+os.environ["LC_MESSAGES"] = "C"
+os.environ.pop("LANGUAGE", None)
+
+# Files that take longest. They begin first, so that two workers end at about the same time.
+LONGEST = (
+    "test_train_full_disk.py",
+    "test_distributed.py",
+    "test_train.py",
+    "test_run_scripts.py",
+    "test_readme.py",
+    "test_tuning.py",
+    "test_generation.py",
+    "test_compile.py",
+    "test_compare.py",
+    "test_objectives.py",
+)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(scope="session")

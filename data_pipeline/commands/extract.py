@@ -156,7 +156,13 @@ def _write(files: list[str], work: Work, workers: int, out: IO[bytes], total: Ou
 
 def _outcomes(files: list[str], work: Work, workers: int) -> Iterator[Outcome]:
     """Yield the tasks' outcomes in the order of the files."""
+    from data_pipeline.kernels import first_use
+
     tasks, size = _tasks(files)
+    packed = sum(file.lower().endswith(ARCHIVE_ENDINGS) for file in files)
+    told = first_use.prepare((), first_use.PLAIN_PAGE_BYTES + 1 if packed else size, has_pages=True)
+    if told:
+        print(told, file=sys.stderr)
     if workers == 1 or len(tasks) == 1 or size < ALONE_BYTES:
         yield from map(work, tasks)
         return

@@ -212,10 +212,7 @@ def reporter(recipe: Recipe) -> Any:
     import contextlib
 
     from data_pipeline.engine.forecast import forecast
-    from data_pipeline.kernels.first_use import MESSAGE, missing_kernels
 
-    if missing_kernels(stage.kind for stage in recipe.stages):
-        print(MESSAGE, file=sys.stderr)
     unread = [line for line in files_in_words(recipe) if "not read" in line]
     for line in (*unread, *forecast(recipe, recipe.path.parent)):
         print(line, file=sys.stderr)

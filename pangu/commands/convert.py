@@ -17,6 +17,7 @@ python -m pangu convert pangu-2.6B.safetensors --to safetensors --out pangu-2.6B
 
 python -m pangu convert runs/first --to safetensors --out experts.safetensors --experts 8 --routing hash
 python -m pangu convert runs/demix --to safetensors --out laws.safetensors --cut-domain laws
+--context 2048 stretches the tables of positions by interpolation; train the result on with rows of that length.
 
 --quantize writes int8 or int4 matrices that `generate` computes with as they are; such a file as INPUT is converted
 back to full precision.
@@ -37,6 +38,7 @@ from pangu.checkpoint.open import BEST, MODEL_FILE, STATE, meant_checkpoint
 from pangu.checkpoint.weights import load_for_inference, model_of, open_weights
 from pangu.config import ExpertsConfig, ModelConfig, load_size
 from pangu.formats.conversion import SUFFIXES, Plan, make_plan
+from pangu.formats.longer_context import LongerContext
 from pangu.formats.open_source import open_source
 from pangu.formats.source import Source
 from pangu.formats.write_output import WholeFile, check_output, write_output
@@ -80,6 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--noise", type=float, default=0.0, metavar="X", help="of the copies, in standard deviations (e.g. 0.01)")
     add("--seed", type=int, default=1, metavar="N", help="of routers, tables and noise (default 1)")
     add("--cut-domain", metavar="NAME", help="of a model with experts by domain: that domain's, as a model of its own")
+    add(
+        "--context", type=int, metavar="N", help="stretch the tables of positions to N rows, to train on with long rows"
+    )
     add("--model-yaml", action="store_true", help=f"also write {MODEL_FILE} beside the output")
     add("--model", metavar="MODEL", help="model.yaml or size of weights that do not say their network themselves")
     add("--best", action="store_true", help="of a run the checkpoint with the lowest validation loss")
@@ -105,6 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--names master goes with --to mindspore")
     check_quantize(arguments)
     check_experts(arguments)
+    if arguments.context is not None and arguments.keep_optimizer:
+        raise UserError("--keep-optimizer does not go with --context: Adam's moments are of the shorter tables")
     arguments.input = meant_checkpoint(arguments.input)
     with open_input(arguments) as source:
         return convert(source, arguments)
@@ -124,6 +131,7 @@ def to_huggingface(arguments: argparse.Namespace) -> int:
         "dry_run",
         "experts",
         "cut_domain",
+        "context",
     ):
         if getattr(arguments, flag):
             raise UserError(f"--{flag.replace('_', '-')} does not go with --to {HUGGINGFACE}")
@@ -241,6 +249,9 @@ def convert(source: Source, arguments: argparse.Namespace) -> int:
     said = load_size(arguments.model) if arguments.model else model_of(arguments.input, source)
     if arguments.experts is not None or arguments.cut_domain:
         source, said = with_experts(source, said, arguments)
+    if arguments.context is not None:
+        source = LongerContext(source, arguments.context)
+        said = said and said.model_copy(update={"seq_length": arguments.context})
     master_names = arguments.names == "master"
     plan = make_plan(source, arguments.to, arguments.dtype, arguments.keep_optimizer, master_names, said)
     plan = with_network(plan, arguments)

@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pangu.commands.model_arguments import add_scoring_arguments, load_model
 from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,10 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", choices=["paper"], help="print the published figures beside ours")
     parser.add_argument("--corpus", metavar="DIR", help="corpus that was decontaminated against these sets")
     parser.add_argument("--out", metavar="DIR", help="default: evaluation/ in the run, else here")
-    parser.add_argument("--network", metavar="MODEL", help="model.yaml or a size, where the weights do not say it")
-    parser.add_argument("--tokenizer", metavar="PATH", help="tokenizer directory or .model file (default: the run's)")
-    parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], default="CPU", help="default: CPU")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="documents at a time (default: 8)")
+    add_scoring_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
 
 
@@ -53,17 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("a model and --data are needed (or --list)")
     from pangu.evaluation.evaluate import default_folder, evaluate
     from pangu.evaluation.page import write_page
-    from pangu.language_model import load
 
     for name in arguments.task or []:
         load_task(name).template(arguments.variant)
-    model = load(
-        arguments.model,
-        model=arguments.network,
-        tokenizer=arguments.tokenizer,
-        device=arguments.device,
-        batch_size=arguments.batch_size,
-    )
+    model = load_model(arguments)
     out = Path(arguments.out) if arguments.out else default_folder(model)
     scores = evaluate(
         model,

@@ -12,6 +12,8 @@ command goes on where an interrupted one stopped. PEFT reads a LoRA adapter too.
 import argparse
 import json
 
+from pangu.commands.model_arguments import add_device_argument
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("base", help="a run, a checkpoint, or weights of any form")
@@ -45,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=1, metavar="N", help="draws start, order and validation (default: 1)"
     )
     parser.add_argument("--tokenizer", metavar="PATH", help="tokenizer directory or .model file (default: the base's)")
-    parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], default="CPU", help="default: CPU")
+    add_device_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pangu.commands.model_arguments import add_device_argument
 from pangu.foundation.atomic_file import whole_file
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
@@ -27,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eod", type=int, help="id that ends a document")
     parser.add_argument("--pad", type=int, help="id of padding")
     parser.add_argument("--dtype", choices=["fp32", "fp16"], help="compute dtype (default: the model's)")
-    parser.add_argument(
-        "--device", choices=["CPU", "Ascend", "GPU"], default="CPU", help="where to compute (default CPU)"
-    )
+    add_device_argument(parser)
 
 
 def read_ids(path: str, vocab_size: int, seq_length: int) -> np.ndarray:
@@ -68,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     network = build(config, weights)
     network.set_train(False)
-    mask = CausalMask(arguments.eod, arguments.pad if arguments.eod is None else None)
+    mask = CausalMask(arguments.eod, arguments.pad if arguments.eod is None else None, config.attention)
     rows = []
     for row in ids:  # one at a time: the memory of one row's logits beyond the output
         tokens = ms.Tensor(row[None])

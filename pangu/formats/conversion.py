@@ -75,10 +75,7 @@ def make_plan(
     if keep_optimizer and target == "pytorch":
         raise UserError("--keep-optimizer: the PyTorch port's names have no place for Adam's moments")
     where = str(source.path)
-    try:
-        found = names.sort_names(source.tensors)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    found = names.sorted_names_of(source)
     if found.foreign:
         raise UserError(f"{where}: {len(found.foreign)} parameters are not PanGu-α's: {listed(found.foreign)}")
     outputs = dict(found.weights) | (found.optimizer if keep_optimizer else {})
@@ -112,6 +109,10 @@ def make_plan(
         word_table = steps[0]
         steps.append(Step(word_table.source, names.TORCH_TIED_HEAD, word_table.info, transpose=False))
     model = model or model_in(source.metadata, where)
+    if model and model.attention.pattern != "full" and target == "pytorch":
+        raise UserError(
+            f"{where}: the PyTorch port has no attention.pattern {model.attention.pattern}: it sees all places"
+        )
     if model:
         shape.check(model, where)
     left_out = found.left_out + found.tied_head + ([] if keep_optimizer else list(found.optimizer))

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pangu import parameters
+from pangu.formats.source import Source
 from pangu.foundation.errors import UserError
 from pangu.parameters import (
     BLOCK,
@@ -109,6 +110,14 @@ class SortedNames:
     """the PyTorch port's names, with transposed matrices"""
     query_layer_among_blocks: bool = False
     """the query layer had the name of a block; in MindSpore's names only the first pipeline network did that"""
+
+
+def sorted_names_of(source: Source) -> SortedNames:
+    """Return `sort_names` of some weights. Raises UserError that names their file."""
+    try:
+        return sort_names(source.tensors)
+    except UserError as error:
+        raise UserError(f"{source.path}: {error}") from None
 
 
 def sort_names(names: Iterable[str]) -> SortedNames:

@@ -1,6 +1,6 @@
 """What a network must be able to do for text to be generated with it; two engines can.
 
-* `compiled_decoder`: compiled loops, without MindSpore. The default on a CPU.
+* `compiled`: compiled loops, without MindSpore. The default on a CPU.
 * `mindspore_decoder`: MindSpore, on a CPU, a GPU or Ascend.
 """
 
@@ -54,6 +54,10 @@ class DecodingBatch(ABC):
 
     def rewind(self, row: int, length: int) -> None:
         """Forget all but the first `length` tokens of a row."""
+        raise NotImplementedError
+
+    def share(self, source: int, target: int, first: int, length: int) -> None:
+        """Let a row hold the first `length` tokens that another has read, where it has the first `first` of them."""
         raise NotImplementedError
 
     def prefill(

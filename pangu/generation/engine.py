@@ -4,6 +4,7 @@ The caches hold what prompt and new tokens need and not the whole context; cache
 too large, are used again.
 """
 
+import copy
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,17 +15,19 @@ import numpy as np
 
 from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
-from pangu.generation.characters import ByteTokens, WholeCharacters
 from pangu.generation.decoding_batch import SLOTS, DecodingBatch, EngineName, Network, RowTokens
 from pangu.generation.options import GenerationOptions
 from pangu.generation.sampling import Sampler
 from pangu.generation.text_stream import TextStream
+from pangu.generation.whole_characters import ByteTokens, WholeCharacters
 
 if TYPE_CHECKING:
     from pangu.generation.speculation import Draft
     from pangu.tokenizer import Tokenizer
 
-Finish = Literal["length", "stop_id", "stop_string"]
+Finish = Literal["length", "stop_id", "stop_string", "filtered"]
+# {name of a linear layer: (A [rank, in], B [out, rank])}: what an adapter adds to a network, B scaled.
+LowRank = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -51,17 +54,23 @@ class Continuation:
 
 def default_engine(config: ModelConfig) -> EngineName:
     """Return the compiled one, where it can compute what the configuration asks for."""
-    return "compiled" if config.softmax_dtype == "fp32" and not config.target_in_trunk else "mindspore"
+    return "compiled" if config.softmax_dtype == "fp32" else "mindspore"
 
 
 def make_network(
-    config: ModelConfig, weights: Mapping[str, np.ndarray], engine: EngineName, threads: int | None
+    config: ModelConfig,
+    weights: Mapping[str, np.ndarray],
+    engine: EngineName,
+    threads: int | None,
+    adapters: Sequence[LowRank] = (),
 ) -> Network:
     """Imports what an engine needs only where it is used: MindSpore takes seconds to start."""
     if engine == "compiled":
-        from pangu.generation.compiled_decoder import CompiledNetwork
+        from pangu.generation.compiled.compiled_network import Adapter, CompiledNetwork
 
-        return CompiledNetwork(config, weights, threads=threads)
+        return CompiledNetwork(config, weights, [Adapter(one) for one in adapters], threads)
+    if adapters:
+        raise UserError("adapters beside their base are for the compiled engine; load the adapter itself, or merge it")
     from pangu.generation.mindspore_decoder import MindSporeNetwork
 
     return MindSporeNetwork(config, weights)
@@ -70,6 +79,7 @@ def make_network(
 class Generator:
     """Continues prompts with one set of weights (released names).
 
+    adapters: low-rank matrices by name, kept beside the weights; `adapted` chooses one.
     threads: of the compiled engine; None: as many as there are cores.
     engine: None: the default for a CPU. "mindspore" runs compiled graphs after `use_device`, and operator by operator
     in MindSpore's PyNative mode, for looking inside.
@@ -83,6 +93,7 @@ class Generator:
         batch_size: int = 8,
         engine: EngineName | None = None,
         threads: int | None = None,
+        adapters: Mapping[str, LowRank] | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch size = {batch_size}: must be at least 1")
@@ -92,20 +103,32 @@ class Generator:
             )
         self.config, self.tokenizer, self.batch_size = config, tokenizer, batch_size
         self.byte_tokens = ByteTokens(tokenizer) if tokenizer else None
-        self.network = make_network(config, weights, engine or default_engine(config), threads)
+        self.adapters = list(adapters or {})
+        self.adapter: int | None = None  # the number of the one that is chosen
+        self.network = make_network(
+            config, weights, engine or default_engine(config), threads, list((adapters or {}).values())
+        )
         self.batches: dict[tuple[int, int], DecodingBatch] = {}
         self.draft: Draft | None = None
 
     def speculate(self, checkpoint: Path | str, count: int = 4) -> None:
         """Let a small model guess `count` tokens a step from here on; the texts stay the same. Raises UserError."""
         from pangu.checkpoint.weights import load_for_inference
-        from pangu.generation.compiled_decoder import CompiledNetwork
+        from pangu.generation.compiled.compiled_network import CompiledNetwork
         from pangu.generation.speculation import Draft
 
         if not isinstance(self.network, CompiledNetwork):
             raise UserError("a draft is for the compiled engine")
         config, weights, _ = load_for_inference(checkpoint, as_stored=True)
         self.draft = Draft(self.config, CompiledNetwork(config, weights, threads=self.network.team.threads), count)
+
+    def adapted(self, name: str) -> "Generator":
+        """Return one that shares the weights and answers with an adapter. Raises UserError for an unknown name."""
+        if name not in self.adapters:
+            raise UserError(f"adapter {name!r} is unknown; loaded are: {', '.join(self.adapters) or 'none'}")
+        other = copy.copy(self)
+        other.adapter = self.adapters.index(name)
+        return other
 
     @classmethod
     def load(
@@ -117,14 +140,16 @@ class Generator:
         batch_size: int = 8,
         engine: EngineName | None = None,
         threads: int | None = None,
+        adapters: Mapping[str, Path | str] | None = None,
     ) -> "Generator":
         """From a run, a checkpoint, weights of any form (`load_for_inference`), or an adapter, merged into its base.
 
+        adapters: {name: directory} of LoRA adapters that are kept beside the weights, for `adapted` to choose from.
         dtype: what MindSpore computes in, or what the compiled engine stores the matrices in (None: as in the file).
         """
         from pangu.checkpoint.weights import load_for_inference
         from pangu.tokenizer import Tokenizer
-        from pangu.tuning.adapter_file import is_adapter, load_adapted
+        from pangu.tuning.adapter_file import is_adapter, load_adapted, low_rank
 
         if is_adapter(Path(checkpoint)):
             # --model says where the base is: the adapter says what network it has.
@@ -134,13 +159,15 @@ class Generator:
             if engine is None and default_engine(config) == "mindspore":
                 config, weights, place = load_for_inference(checkpoint, model, tokenizer)
         engine = engine or default_engine(config)
+        beside = {name: low_rank(Path(folder), config, weights) for name, folder in (adapters or {}).items()}
         if dtype and engine == "mindspore":
             config = config.model_copy(update={"compute_dtype": dtype})
         elif dtype:
-            from pangu.generation.compiled_decoder import stored_as
+            from pangu.generation.compiled.compiled_network import stored_as
 
             weights = stored_as(weights, dtype)
-        return cls(config, weights, Tokenizer.load(place) if place else None, batch_size, engine, threads)
+        tokens = Tokenizer.load(place) if place else None
+        return cls(config, weights, tokens, batch_size, engine, threads, beside)
 
     def open(self, rows: int, tokens: int) -> DecodingBatch:
         """Caches for `tokens` tokens in each of `rows` rows."""
@@ -227,7 +254,7 @@ class Generator:
 
     def begin(self, number: int, prompt: list[int], options: GenerationOptions) -> "RunningSequence":
         """Return a sequence that has not read its prompt yet; `prompt` is as `fit` leaves it."""
-        return RunningSequence(number, prompt, options, self.tokenizer, self.byte_tokens)
+        return RunningSequence(number, prompt, options, self.tokenizer, self.byte_tokens, self.adapter)
 
     def run(self, batch: DecodingBatch, sequences: list["RunningSequence"]) -> Iterator[Piece]:
         """Until every sequence has ended; a free row takes the next as soon as the engine can."""
@@ -287,7 +314,8 @@ class Generator:
                 running[free.pop(0)] = waiting.popleft()
         parts = []
         for row, sequence in running.items():
-            parts.append(RowTokens(row, sequence.ids[-1:] if batch.lengths[row] else sequence.ids))
+            ids = sequence.ids[-1:] if batch.lengths[row] else sequence.ids
+            parts.append(RowTokens(row, ids, adapter=sequence.adapter))
         return parts
 
 
@@ -301,8 +329,9 @@ class RunningSequence:
         options: GenerationOptions,
         tokenizer: "Tokenizer | None",
         byte_tokens: ByteTokens | None = None,
+        adapter: int | None = None,
     ) -> None:
-        self.number, self.ids, self.options = number, list(prompt), options
+        self.number, self.ids, self.options, self.adapter = number, list(prompt), options, adapter
         self.sampler = Sampler(options, prompt)
         # A model may have more rows than its tokenizer has ids; those are never drawn.
         self.vocab_size = tokenizer.vocab_size if tokenizer else None

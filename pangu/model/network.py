@@ -1,6 +1,6 @@
 """From a configuration and arrays to a network on a device."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import mindspore as ms
 import numpy as np
@@ -42,4 +42,9 @@ def load_weights(network: PanguAlpha, weights: Mapping[str, np.ndarray]) -> None
 
 def read_weights(network: PanguAlpha) -> dict[str, np.ndarray]:
     """Return copies of the weights, fp32, by released name."""
-    return {parameter.name: parameter.asnumpy().copy() for parameter in weights_of(network)}
+    return {name: value.copy() for name, value in values_of(weights_of(network)).items()}
+
+
+def values_of(parameters: Iterable[Parameter]) -> dict[str, np.ndarray]:
+    """Return the values by name, to be used before the next step: on a CPU they are the memory that it writes into."""
+    return {parameter.name: parameter.asnumpy() for parameter in parameters}

@@ -8,6 +8,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from pangu.model.network import values_of
+
 
 def is_decayed(name: str) -> bool:
     """Weight decay is for everything but norms and biases; the embedding tables are decayed, as in the original."""
@@ -67,8 +69,8 @@ class AdamW(nn.Cell):
         """Do nothing: these are the network's own parameters, and whole."""
 
     def states(self) -> dict[str, np.ndarray]:
-        """Return copies of the moments by name."""
-        return {p.name: p.asnumpy().copy() for p in (*self.first, *self.second)}
+        """Return the moments by name, as `values_of` does."""
+        return values_of((*self.first, *self.second))
 
     def load_states(self, moments: Mapping[str, np.ndarray]) -> None:
         """Take these moments."""

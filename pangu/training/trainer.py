@@ -10,7 +10,7 @@ import numpy as np
 from pangu.checkpoint.open import Checkpoint, TrainingState
 from pangu.checkpoint.save import prune_checkpoints
 from pangu.config import ModelConfig, TrainConfig
-from pangu.distributed.execution import Execution, Job
+from pangu.distributed.execution.one_device import Execution, Job
 from pangu.distributed.process_group import ALONE, World
 from pangu.distributed.strategy import RunStrategy
 from pangu.foundation.best_effort import warn
@@ -19,9 +19,9 @@ from pangu.parameters import EXPERT_TABLE
 from pangu.training.data import PackedData, Split, samples_of_batch
 from pangu.training.domains import with_domains
 from pangu.training.expert_table import expert_table
-from pangu.training.metrics import routing_metrics
 from pangu.training.run_directory import decided_fields
 from pangu.training.schedule import schedule_of
+from pangu.training.step_metrics import routing_metrics
 
 if TYPE_CHECKING:
     from mindspore import Tensor
@@ -62,7 +62,7 @@ class Trainer:
         width = (data.seq_length + 1) * (2 if self.by_domain else 1)
         example = self.objective.prepare(np.zeros((config.batch_size, width), np.int32), 0)
         self.execution = execution_of(Job(config, self.network, loss, world, strategy, example))
-        causal = (DomainCausal if self.by_domain else Causal)(end_of_document, data.pad)
+        causal = (DomainCausal if self.by_domain else Causal)(end_of_document, data.pad, model.attention)
         self.causal, self.evaluation = causal, Loss(self.network, causal.in_graph())
         self.schedule = schedule_of(config.learning_rate, config.steps)
         scale = config.loss_scale.initial if model.compute_dtype == "fp16" else 1.0
@@ -202,9 +202,9 @@ def execution_of(job: Job) -> Execution:
     if job.world.size == 1:
         return Execution(job)
     if job.strategy is not None and job.config.device == "Ascend":
-        from pangu.distributed.semi_auto import SemiAuto
+        from pangu.distributed.execution.semi_auto import SemiAuto
 
         return SemiAuto(job)
-    from pangu.distributed.data_parallel import DataParallel
+    from pangu.distributed.execution.data_parallel import DataParallel
 
     return DataParallel(job)

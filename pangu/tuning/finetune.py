@@ -31,11 +31,11 @@ from pangu.foundation.json_text import dumps
 from pangu.foundation.lock import Lock
 from pangu.foundation.progress import Progress
 from pangu.foundation.settings import nearest_name
-from pangu.training.metrics import records_with_ends
 from pangu.training.schedule import schedule_of
+from pangu.training.step_metrics import records_with_ends
 from pangu.tuning import adapter_file
+from pangu.tuning.record_rows import Samples, samples_of
 from pangu.tuning.records import Record, Reject, read_records
-from pangu.tuning.samples import Samples, samples_of
 from pangu.tuning.template import Template, load_template
 
 if TYPE_CHECKING:
@@ -262,10 +262,10 @@ class Run:
         optimizer = OptimizerConfig(weight_decay=0.0, bias_correction=True)
         self.adam = optimizer
         self.optimizer = AdamW(self.network.trainable_params(), optimizer.beta1, optimizer.beta2)
-        self.objective = Instruction(tokenizer.special.end_of_document)
+        self.objective = Instruction(tokenizer.special.end_of_document, config.attention)
         loss = Loss(self.network, self.objective.in_graph())
         self.step_cell = TrainStep(loss, self.optimizer, optimizer.clip_norm, settings.accumulate)
-        self.evaluation = Loss(self.network, Instruction(tokenizer.special.end_of_document).in_graph())
+        self.evaluation = Loss(self.network, self.objective.in_graph())
         assert settings.rate is not None
         rate = LearningRateConfig(peak=settings.rate, end=settings.rate / 10, warmup_steps=max(1, settings.steps // 20))
         self.schedule = schedule_of(rate, settings.steps)

@@ -6,6 +6,7 @@ The order of calls is the order of execution; backward runs the operators from t
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from parallel_strategy.graph.operator import Block, Collective, Kernel, Parameter, Phase, Saved
 from parallel_strategy.spec.framework import TENSORS, Composed
@@ -110,11 +111,16 @@ class BlockBuilder:
             undo.append(Kernel(f"{name}.gradient", Phase.BACKWARD_INPUT, backward, launches=backward_launches))
         self._add([Kernel(name, Phase.FORWARD, forward, launches=launches)] if launches else [], undo)
 
-    def flash(self, name: str, flops: float, moved: float) -> None:
+    def flash(self, name: str, flops: float, moved: float, *, ring: bool, head: float) -> None:
         """Fused attention; backward computes the scores again and has 5 products for 2 (Dao et al. 2022)."""
+        of_both: dict[str, Any] = {"flops": flops, "flash": True, "ring": ring, "head": head}
         self._add(
-            [Kernel(name, Phase.FORWARD, moved, flops=flops, flash=True, launches=2)],
-            [Kernel(f"{name}.gradient", Phase.BACKWARD_INPUT, 2 * moved, flops=2.5 * flops, flash=True, launches=3)],
+            [Kernel(name, Phase.FORWARD, moved, launches=2, **of_both)],
+            [
+                Kernel(
+                    f"{name}.gradient", Phase.BACKWARD_INPUT, 2 * moved, launches=3, **of_both | {"flops": 2.5 * flops}
+                )
+            ],
         )
 
     def communicate(

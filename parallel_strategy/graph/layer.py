@@ -226,7 +226,9 @@ def _core_attention(
     if framework.attention == "flash":
         half = 0.5 if framework.causal_flash else 1.0
         flops = 2.0 * batch * rows * seq * (model.head_width + model.value_head_width) * half
-        builder.flash("attention.core", flops, query_size + key_size + value_size + query_size)
+        moved = query_size + key_size + value_size + query_size
+        head = (model.head_width + model.value_head_width) / 2
+        builder.flash("attention.core", flops, moved, ring=shard.cp > 1, head=head)
         builder.keep("attention.log_sum", 4.0 * batch * rows)
         return
     scores = float(batch) * rows * seq

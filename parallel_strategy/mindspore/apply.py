@@ -168,7 +168,7 @@ class ParallelStep:
         self.groups = {tied.group: tied.ranks} if tied is not None else {}
 
     def inputs(self, rows: Tensor, scale: float, dropout_seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rows [N, S+1], with one scale and one seed for each part that they are cut into."""
+        """Return prepared rows [N, ...], with one scale and one seed for each part that they are cut into."""
         shape = (self.parts,) if self.parts > 1 else ()
         seeds = dropout_seed + np.arange(self.parts, dtype=np.int32).reshape(shape)
         return rows, Tensor(np.full(shape, scale, np.float32)), Tensor(seeds, ms.int32)
@@ -192,26 +192,21 @@ class ParallelStep:
             _clear_auto_parallel_context(self.whole)
 
     def __call__(
-        self,
-        rows: Tensor,
-        predictions: Tensor,
-        loss_scale: Tensor,
-        dropout_seed: Tensor,
-        learning_rate: Tensor,
-        epsilon: Tensor,
-        decay: Tensor,
+        self, rows: Tensor, predictions: Tensor, loss_scale: Tensor, dropout_seed: Tensor, *rates: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Do what the serial step does. rates: its learning rate, epsilon and decay."""
         step = self.step
-        step.loss_scale.set_data(loss_scale)
-        step.learning_rate.set_data(learning_rate)
-        step.epsilon.set_data(epsilon)
-        step.decay.set_data(decay)
+        holders = (step.loss_scale, step.learning_rate, step.epsilon, step.decay)
+        for holder, value in zip(holders, (loss_scale, *rates), strict=True):
+            holder.set_data(value)
         scale = float(loss_scale.asnumpy()) / float(predictions.asnumpy())
-        return self.whole(*self.inputs(rows.reshape((-1, rows.shape[-1])), scale, int(dropout_seed.asnumpy())))
+        return self.whole(*self.inputs(rows, scale, int(dropout_seed.asnumpy())))
 
 
-def apply(setup: Setup, step: nn.Cell, files: StrategyFiles | None = None) -> ParallelStep:
+def apply(setup: Setup, step: nn.Cell, files: StrategyFiles | None = None, row_axes: int = 1) -> ParallelStep:
     """Return the step under the strategy, or with splits from MindSpore's files.
+
+    row_axes: of a prepared row: 1 for the ids of a causal one.
 
     Raises UserError for what MindSpore cannot do and for an operator without a split.
     """
@@ -244,10 +239,10 @@ def apply(setup: Setup, step: nn.Cell, files: StrategyFiles | None = None) -> Pa
             step.reduction = AccumulatedGradients(step.optimizer.parameters, strategy.zero.optimizer_shard, tied)
     step.set_train()
     fed = FedByParameters(step)
-    return ParallelStep(fed, configured(setup, fed, files), parts, tied, files.propagated)
+    return ParallelStep(fed, configured(setup, fed, files, row_axes), parts, tied, files.propagated)
 
 
-def configured(setup: Setup, step: nn.Cell, files: StrategyFiles) -> AutoParallel:
+def configured(setup: Setup, step: nn.Cell, files: StrategyFiles, row_axes: int) -> AutoParallel:
     strategy, mesh, zero = setup.strategy, setup.strategy.mesh, setup.strategy.zero
     whole = AutoParallel(step, parallel_mode="sharding_propagation" if files.propagated else "semi_auto")
     if files.load_parameters is not None:
@@ -261,7 +256,7 @@ def configured(setup: Setup, step: nn.Cell, files: StrategyFiles) -> AutoParalle
     else:
         # What the differentiated part takes: rows, scale and seed; the last two one for each part that it cuts.
         one = (1,) if strategy.micro_batches > 1 else ()
-        whole.dataset_strategy(((mesh.dp, 1), one, one))
+        whole.dataset_strategy(((mesh.dp, *(1 for _ in range(row_axes))), one, one))
     whole.disable_loss_repeated_mean()
     if mesh.pp > 1:
         schedule = strategy.pipeline.schedule

@@ -7,6 +7,10 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from parallel_strategy.spec.file import PRESETS, Section, SpecFile
 
+# Sustained clock of matrix products by power. Power goes with clock times the square of a voltage that falls with it,
+# down to a floor: between a third and all of the logarithm
+CLOCK_OF_POWER = 0.5
+
 
 class Memory(Section):
     gb: PositiveFloat
@@ -41,6 +45,9 @@ class Gemm(Section):
     )
     good_align: PositiveInt = Field(default=64, description="128 bytes: below it loads are not whole lines")
     poor_align_eff: float = Field(default=0.8, gt=0, le=1)
+    grouped_eff: float = Field(
+        default=1.0, gt=0, le=1, description="of a product of several experts over that of one as large"
+    )
     launch_us: NonNegativeFloat = Field(default=4.0, description="floor of one kernel on the device")
 
 
@@ -61,7 +68,21 @@ class Device(Section):
     flash_eff: float = Field(
         default=0.5, gt=0, le=1, description="of peak, forward fused attention; backward 0.8 of it"
     )
+    flash_full_head: NonNegativeFloat = Field(
+        default=0.0,
+        description="head size from which attention has flash_eff; below it by the square root, since the softmax of a "
+        "smaller head takes as long (FlashAttention-3: 0.7 at 64)",
+    )
+    power_watts: PositiveFloat | None = Field(default=None, description="limit of the card's power, where it is set")
+    rated_watts: PositiveFloat | None = Field(default=None, description="power at which the figures above were reached")
     vector: Vector = Vector()
+
+    @property
+    def clock(self) -> float:
+        """Return the clock under the limit of power, over that at the rated one."""
+        if not (self.power_watts and self.rated_watts):
+            return 1.0
+        return min(1.0, (self.power_watts / self.rated_watts) ** CLOCK_OF_POWER)
 
     def nearest_dtype(self, dtype: str) -> str:
         """Return the type itself, or the widest that comes next where the device has no such matrix products. Types of
@@ -167,6 +188,11 @@ class ClusterSpec(SpecFile):
     name: str
     device: Device
     topology: list[Level] = Field(min_length=1)
+    gather_algorithms: Literal["ring", "any"] = Field(
+        default="ring",
+        description="how the library gathers and reduce-scatters: in rings only, as NCCL, whose latency grows with "
+        "every member; or level by level too",
+    )
     host: Host = Host()
     calibration: CalibrationNote = CalibrationNote()
     sources: str = Field(default="", description="where the figures come from")

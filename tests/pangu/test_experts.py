@@ -21,7 +21,7 @@ from pangu.commands.report import body
 from pangu.config import ModelConfig
 from pangu.formats.model_metadata import metadata_of
 from pangu.foundation.errors import UserError
-from pangu.generation.compiled_decoder import CompiledNetwork
+from pangu.generation.compiled.compiled_network import CompiledNetwork
 from pangu.generation.decoding_batch import RowTokens
 from pangu.generation.mindspore_decoder import MindSporeNetwork
 from pangu.model.attention_mask import CausalMask
@@ -31,9 +31,9 @@ from pangu.training.data import PackedData
 from pangu.training.domains import with_domains
 from pangu.training.expert_table import balanced, expert_table
 from pangu.training.loss import Loss, ToldLoss
-from pangu.training.metrics import read_metrics
 from pangu.training.objectives.causal import CausalBatch
 from pangu.training.run import train
+from pangu.training.step_metrics import read_metrics
 from tests.pangu import packed_corpus
 from tests.pangu.test_train import configuration
 

@@ -17,8 +17,8 @@ from pangu.foundation.errors import UserError
 from pangu.tokenizer import Tokenizer
 from pangu.tuning import adapter_file, finetune
 from pangu.tuning.finetune import Settings
+from pangu.tuning.record_rows import encode, fitted, packed, samples_of
 from pangu.tuning.records import Record, Reject, Turn, read_records, record_of
-from pangu.tuning.samples import encode, fitted, packed, samples_of
 from pangu.tuning.template import TEMPLATES, load_template
 from tests.pangu import small_model
 

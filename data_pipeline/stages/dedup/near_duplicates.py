@@ -30,8 +30,8 @@ from data_pipeline.engine.shard import read_batches
 from data_pipeline.engine.steps import Context, Global, GroupBy, InputFile, Map
 from data_pipeline.stages.dedup.exact import drop_for_representative
 from data_pipeline.stages.dedup.old_corpus import (
+    AgainstSettings,
     OldSignatures,
-    checked_run,
     run_identity,
     write_signatures,
 )
@@ -72,14 +72,11 @@ VERDICTS = pa.schema([("doc_id", pa.uint64()), ("representative", pa.uint64())])
 _COMPARED_BYTES = 32 << 20
 
 
-class Settings(FuzzySettings):
+class Settings(FuzzySettings, AgainstSettings):
     """What counts as a near-duplicate, and which document of a cluster stays."""
 
     quality: str | None = Field(
         default=None, description="the signal of which the greatest stays; null, and where equal: the longest document"
-    )
-    against: str | None = Field(
-        default=None, description="an earlier run: what it released is never replaced, and does not come out again"
     )
     against_similarity: float | None = Field(
         default=None,
@@ -89,12 +86,10 @@ class Settings(FuzzySettings):
     )
 
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "Settings":
-        """Return these settings with the place of the old run."""
+        """Return these settings with the place of the old run, and how like it a document may be."""
         completed = super().completed(seed, source_names, base)
-        assert isinstance(completed, Settings)
-        against = checked_run(self.against, base, "dedup_fuzzy")
-        similarity = None if against is None else self.against_similarity or self.similarity
-        return completed.model_copy(update={"against": against, "against_similarity": similarity})
+        similarity = None if self.against is None else self.against_similarity or self.similarity
+        return completed.model_copy(update={"against_similarity": similarity})
 
 
 def write_old_signatures(context: Context) -> dict[str, Any]:

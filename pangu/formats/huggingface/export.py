@@ -53,6 +53,10 @@ def torch_weights(weights: dict, model: ModelConfig) -> dict:
         raise UserError(
             "transformers knows no PanGu-α with experts: a domain's can be cut out first (convert --cut-domain)"
         )
+    if model.attention.pattern != "full":
+        raise UserError(
+            f"attention.pattern {model.attention.pattern}: the PyTorch port sees every place before its own"
+        )
     if model.target_in_trunk:
         raise UserError("the PyTorch port has no target_in_trunk: there is no name for that table")
     torch = names.torch_names(model.num_blocks, model.query_layer)

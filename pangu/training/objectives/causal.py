@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from pangu.config import AttentionConfig
 from pangu.model.attention_mask import CausalMask
 from pangu.training.objectives.batch import Batch
 
@@ -17,9 +18,9 @@ class CausalBatch(nn.Cell):
     (the original's loss mask). Documents within a row do not see each other and each starts at position 0.
     """
 
-    def __init__(self, end_of_document: int | None, pad: int) -> None:
+    def __init__(self, end_of_document: int | None, pad: int, attention: AttentionConfig | None = None) -> None:
         super().__init__()
-        self.attention_mask = CausalMask(end_of_document)
+        self.attention_mask = CausalMask(end_of_document, attention=attention)
         self.pad = pad
         self.inputs, self.labels = ops.StridedSlice(), ops.StridedSlice()
         self.is_counted, self.cast = ops.NotEqual(), ops.Cast()
@@ -37,9 +38,9 @@ class DomainBatch(nn.Cell):
     """rows int32 [B, 2 (S+1)] -> a batch and int32 [B, S], the domain of each input token, which the second half of a
     row says."""
 
-    def __init__(self, end_of_document: int | None, pad: int) -> None:
+    def __init__(self, end_of_document: int | None, pad: int, attention: AttentionConfig | None = None) -> None:
         super().__init__()
-        self.causal = CausalBatch(end_of_document, pad)
+        self.causal = CausalBatch(end_of_document, pad, attention)
 
     def construct(self, rows: Tensor) -> tuple[Tensor, ...]:
         half = rows.shape[1] // 2
@@ -52,6 +53,7 @@ class Causal:
 
     end_of_document: int | None
     pad: int
+    attention: AttentionConfig | None = None
 
     def prepare(self, rows: np.ndarray, first_row: int) -> np.ndarray:
         """Return the rows: nothing is drawn."""
@@ -62,7 +64,7 @@ class Causal:
         return float((prepared[..., :-1] != self.pad).sum()) + 1e-5
 
     def in_graph(self) -> nn.Cell:
-        return CausalBatch(self.end_of_document, self.pad)
+        return CausalBatch(self.end_of_document, self.pad, self.attention)
 
 
 class DomainCausal(Causal):
@@ -72,4 +74,4 @@ class DomainCausal(Causal):
         return super().predictions(prepared[..., : prepared.shape[-1] // 2])
 
     def in_graph(self) -> nn.Cell:
-        return DomainBatch(self.end_of_document, self.pad)
+        return DomainBatch(self.end_of_document, self.pad, self.attention)

@@ -18,9 +18,14 @@ def objective_of(model: ModelConfig, config: TrainConfig, data: PackedData) -> O
     end_of_document = data.end_of_document if config.document_reset else None
     by_domain = model.experts is not None and model.experts.by_domain
     if asked.is_causal:
-        return (DomainCausal if by_domain else Causal)(end_of_document, data.pad)
+        return (DomainCausal if by_domain else Causal)(end_of_document, data.pad, model.attention)
     if by_domain:
         raise UserError("objectives: experts by domain train causal rows only; leave them out, or take routing hash")
+    if model.attention.pattern != "full":
+        raise UserError(
+            f"objectives: attention.pattern {model.attention.pattern!r} is for causal rows only, whose places stand in "
+            "their order; take pattern full"
+        )
     for name in ("permuted", "bidirectional"):
         if getattr(asked, name).share and not model.query_layer:
             raise UserError(
