@@ -191,7 +191,7 @@ def check_experts(arguments: argparse.Namespace) -> None:
 
 def with_experts(source: Source, said: ModelConfig | None, arguments: argparse.Namespace) -> tuple[Source, ModelConfig]:
     """Return a source of the weights as those of another network, and that network."""
-    from pangu.formats.experts import Upcycled, cut_out
+    from pangu.formats.upcycle import Upcycled, cut_out
     from pangu.training.expert_table import expert_table  # only here, for it reads with MindSpore
 
     if said is None:

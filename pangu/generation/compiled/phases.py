@@ -10,7 +10,7 @@ A job is one int64 table of sizes and addresses: the names below are places in i
 
 import numpy as np
 
-from pangu.generation.compiled.experts import add_experts, choose_experts, sort_by_expert
+from pangu.generation.compiled.expert_phases import add_experts, choose_experts, sort_by_expert
 from pangu.generation.compiled.products import (
     ADDRESS,
     COLUMNS,
@@ -65,7 +65,7 @@ SIZES = (
 # Work, fp32 [tokens, …]; the caches [layers, rows, heads, …]; SCRATCH [threads, SCRATCH_WIDTH].
 # Experts: EXPERT_LAYER int64 [layers]: the number of a layer among those with experts, -1: dense. ROUTERS fp32
 # [layers with experts, E, d], 0: there are none, and FIXED int64 [tokens] says where each goes. ENTRY int64, GATE fp32
-# [tokens, K], START int64 [2, E + shared + 1], SORTED and EXPERT_OUT fp32 [tokens · K, d]: see `compiled_experts`.
+# [tokens, K], START int64 [2, E + shared + 1], SORTED and EXPERT_OUT fp32 [tokens · K, d]: see `expert_phases`.
 # The board, int64 [·, 8]: CALL: which call runs; CLAIMED, DONE: blocks of each phase, tagged with the call.
 ADDRESSES = (
     "MATRICES NORMS END_NORM ADAPTERS IDS AT ASKS SLOT ADAPTER RUN WANT "
