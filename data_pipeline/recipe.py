@@ -210,7 +210,7 @@ def _stage(entry: Any, index: int, recipe: _Recipe, path: Path, document: Docume
 
 
 def _check_order(stages: tuple[Stage, ...], document: Document) -> None:
-    """`read` comes first and once, and every file a stage needs has been made by an earlier stage."""
+    """Check that `read` comes first and once, and that an earlier stage has made every file a stage needs."""
     for index, stage in enumerate(stages):
         if (stage.kind == "read") != (index == 0):
             raise document.mistake(

@@ -40,12 +40,12 @@ class Perplexity:
 
     @property
     def per_token(self) -> float:
-        """exp(nats / tokens)."""
+        """Return exp(nats / tokens)."""
         return math.exp(self.nats / self.tokens)
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits for each byte of UTF-8: comparable between tokenizers."""
+        """Return bits for each byte of UTF-8: comparable between tokenizers."""
         return self.nats / math.log(2) / self.bytes
 
     def to_dict(self) -> dict[str, float]:
@@ -111,7 +111,7 @@ class LanguageModel:
     def tokenizer(self) -> "Tokenizer":
         """Return the tokenizer. Raises UserError where none lies beside the weights."""
         if self.generator.tokenizer is None:
-            raise UserError(f"{self.source}: no tokenizer lies beside it; give tokenizer=")
+            raise UserError(f"{self.source}: no tokenizer lies beside it; give one (--tokenizer, or tokenizer=)")
         return self.generator.tokenizer
 
     def ids(self, text: Text) -> list[int]:

@@ -6,13 +6,14 @@ python -m data_pipeline explain recipe.yaml --out corpus
 import argparse
 from pathlib import Path
 
+from data_pipeline.engine.output_place import run_directory
 from pangu.foundation.field_arguments import add_set
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="recipe.yaml; `init` writes one")
     add_set(parser, "clean.minimum_characters 20")
-    parser.add_argument("--out", type=Path, required=True, help="the output directory of the run")
+    parser.add_argument("--out", type=run_directory, required=True, help="the output directory of the run")
     parser.add_argument("--stage", help="this stage only")
 
 

@@ -10,11 +10,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.engine.output_place import run_directory
+
 PREVIEW_CHARACTERS = 400
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("place", type=Path, help="the output directory of a run, or a Parquet file of records")
+    parser.add_argument("place", type=run_directory, help="the output directory of a run, or a Parquet file of records")
     parser.add_argument("--stage", help="the stage to look at (the last one with records)")
     parser.add_argument("--dropped", action="store_true", help="what the stage dropped, not what it kept")
     parser.add_argument("--reason", help="only what was dropped for this")

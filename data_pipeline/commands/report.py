@@ -10,9 +10,11 @@ import dataclasses
 import json
 from pathlib import Path
 
+from data_pipeline.engine.output_place import run_directory
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="OUT", help="the output directory of a run")
+    parser.add_argument("run", type=run_directory, metavar="OUT", help="the output directory of a run")
     parser.add_argument("--out", type=Path, help="where the page goes (OUT/report.html)")
     parser.add_argument("--samples", type=int, default=5, help="samples of each rule (5)")
     parser.add_argument("--maximum", default="4MB", help="size of the page at most; samples are left out first (4MB)")

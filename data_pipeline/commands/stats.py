@@ -6,15 +6,16 @@ python -m data_pipeline stats corpus
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from data_pipeline.engine.output_place import run_directory
 
 if TYPE_CHECKING:
     from data_pipeline.engine.local import StageSummary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, help="the output directory of a run")
+    parser.add_argument("out", type=run_directory, help="the output directory of a run")
     parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 

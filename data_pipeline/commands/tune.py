@@ -14,6 +14,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_pipeline.engine.output_place import run_directory
+
 if TYPE_CHECKING:
     from data_pipeline.report.thresholds import Threshold
 
@@ -22,7 +24,7 @@ QUANTILES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, help="the output directory of a run")
+    parser.add_argument("out", type=run_directory, help="the output directory of a run")
     parser.add_argument("rule", metavar="RULE", help="a rule, or a signal")
     parser.add_argument("--threshold", type=float, help="the bound to try, for a rule that has one")
     parser.add_argument("--minimum", type=float, help="drop what lies below")
@@ -92,7 +94,8 @@ def _with_bounds(rule: "Threshold", arguments: argparse.Namespace) -> "Threshold
 
 
 def compare(root: Path, current: "Threshold | None", proposed: "Threshold", samples: int) -> dict[str, Any]:
-    """Counts, a table of thresholds, and the documents for which the new bound changes something (nearest first)."""
+    """Return counts, a table of thresholds, and the documents for which the new bound changes something (nearest
+    first)."""
     import numpy as np
 
     from data_pipeline.engine.browse import stages_of

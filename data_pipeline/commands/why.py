@@ -8,13 +8,14 @@ import argparse
 import difflib
 import itertools
 import json
-from pathlib import Path
+
+from data_pipeline.engine.output_place import run_directory
 
 CHANGED_LINES = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, help="the output directory of a run")
+    parser.add_argument("out", type=run_directory, help="the output directory of a run")
     parser.add_argument("document", metavar="DOC_ID", help="its doc_id, or the id that it came with")
     parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 

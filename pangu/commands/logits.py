@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_ids(path: str, vocab_size: int, seq_length: int) -> np.ndarray:
-    """int32 [B, S], checked."""
+    """Return int32 [B, S], checked."""
     try:
         ids = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -59,6 +59,8 @@ def read_line(line: str, place: str) -> dict[str, str]:
     for name in names:
         if not isinstance(row, dict) or not isinstance(row.get(name), str):
             raise UserError(f"{place}: field {name!r}: must be text; give context and continuation, or text")
+        if any("\ud800" <= character <= "\udfff" for character in row[name]):
+            raise UserError(f"{place}: field {name!r}: holds half of a surrogate pair, which UTF-8 has no place for")
     if not row[names[-1]]:
         raise UserError(f"{place}: field {names[-1]!r}: is empty; there is nothing to score")
     return {name: row[name] for name in names}

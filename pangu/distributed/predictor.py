@@ -199,7 +199,7 @@ class Start:
 
 
 def answers_of(folder: Path) -> dict[int, str]:
-    """{prompt: JSON line} of what the processes of one start have said; a line that was cut off is left out."""
+    """Return {prompt: JSON line} of what the processes of one start have said; a line that was cut off is left out."""
     try:
         shares = json.loads((folder / "shares.json").read_text(encoding="utf-8"))
     except FileNotFoundError:  # cut off before anything was started

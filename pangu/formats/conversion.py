@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of the model, each counted once."""
+        """Return parameters of the model, each counted once."""
         return sum(TensorInfo(None, shape).size for shape in self.shape.shapes().values())
 
     @property
@@ -155,7 +155,7 @@ def with_master_name(canonical: str) -> str:
 
 
 def check_tied(source: Source, head: str, word_table: str) -> None:
-    """The port stores its output matrix apart; ours is the word table, so they must be equal to the bit."""
+    """Raise UserError where the port's output matrix is not our word table, bit for bit."""
     infos = source.tensors[head], source.tensors[word_table]
     # One at a time, so that one parameter is in memory.
     if infos[0] == infos[1] and digest(source, head) == digest(source, word_table):

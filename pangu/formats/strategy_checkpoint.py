@@ -51,7 +51,7 @@ class RawLayout:
     optimizer_shard_size: int
 
     def layout(self, first_rank: int) -> ParameterLayout:
-        """Raises ValueError for what no shard of ours can have."""
+        """Raise ValueError for what no shard of ours can have."""
         if self.field or self.parameter_split_shape:
             raise ValueError("splits its parameter unevenly (field or param_split_shape), which is not supported")
         sharded = self.optimizer_shard_step != 0
@@ -67,7 +67,7 @@ class RawLayout:
 
 
 def read_strategy(paths: Sequence[Path]) -> dict[str, ParameterLayout]:
-    """{parameter name: layout} of one strategy file, or of the files of all pipeline stages.
+    """Return {parameter name: layout} of one strategy file, or of the files of all pipeline stages.
 
     A parameter that several stages hold is taken from the first of them. Raises UserError that names the file and the
     parameter.
@@ -79,7 +79,7 @@ def read_strategy(paths: Sequence[Path]) -> dict[str, ParameterLayout]:
 
 
 def read_stages(paths: Sequence[Path]) -> dict[int, dict[str, ParameterLayout]]:
-    """{first rank of a pipeline stage: {parameter name: layout}}."""
+    """Return {first rank of a pipeline stage: {parameter name: layout}}."""
     stages: dict[int, dict[str, ParameterLayout]] = {}
     for path in paths:
         for stage, name, raw in read_file(path):
@@ -95,7 +95,7 @@ def read_stages(paths: Sequence[Path]) -> dict[int, dict[str, ParameterLayout]]:
 
 
 def read_file(path: Path) -> Iterator[tuple[int, str, RawLayout]]:
-    """(stage, parameter, layout) of every entry of one file."""
+    """Yield (stage, parameter, layout) of every entry of one file."""
     size = file_size(path)
     if size > LARGEST_FILE:
         raise UserError(f"{path}: {NOT_A_STRATEGY}: it has {size} bytes")

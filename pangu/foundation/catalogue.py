@@ -71,7 +71,7 @@ class Template:
 
     @property
     def words(self) -> list[str]:
-        """The whole words of the template: none that a field touches."""
+        """Return the whole words of the template: none that a field touches."""
         found = []
         for index, (is_field, text) in enumerate(self.pieces):
             if not is_field:

@@ -53,7 +53,7 @@ class Estimate:
 
     @property
     def rate(self) -> float:
-        """Units a second since the beginning."""
+        """Return units a second since the beginning."""
         return (self.done - self.first) / max(self.now() - self.started, 1e-3)
 
     @property

@@ -92,4 +92,4 @@ class Network(ABC):
 
     @abstractmethod
     def open(self, rows: int, slots: int) -> DecodingBatch:
-        """Caches for `slots` tokens, a multiple of SLOTS, in each of `rows` rows."""
+        """Return caches for `slots` tokens, a multiple of SLOTS, in each of `rows` rows."""

@@ -64,7 +64,7 @@ def make_network(
     threads: int | None,
     adapters: Sequence[LowRank] = (),
 ) -> Network:
-    """Imports what an engine needs only where it is used: MindSpore takes seconds to start."""
+    """Import what an engine needs only where it is used: MindSpore takes seconds to start."""
     if engine == "compiled":
         from pangu.generation.compiled.compiled_network import Adapter, CompiledNetwork
 
@@ -142,7 +142,7 @@ class Generator:
         threads: int | None = None,
         adapters: Mapping[str, Path | str] | None = None,
     ) -> "Generator":
-        """From a run, a checkpoint, weights of any form (`load_for_inference`), or an adapter, merged into its base.
+        """Load a run, a checkpoint, weights of any form (`load_for_inference`), or an adapter, merged into its base.
 
         adapters: {name: directory} of LoRA adapters that are kept beside the weights, for `adapted` to choose from.
         dtype: what MindSpore computes in, or what the compiled engine stores the matrices in (None: as in the file).
@@ -170,7 +170,7 @@ class Generator:
         return cls(config, weights, tokens, batch_size, engine, threads, beside)
 
     def open(self, rows: int, tokens: int) -> DecodingBatch:
-        """Caches for `tokens` tokens in each of `rows` rows."""
+        """Return caches for `tokens` tokens in each of `rows` rows."""
         slots = -(-tokens // SLOTS) * SLOTS
         fitting = [size for count, size in self.batches if count == rows and slots <= size <= 2 * slots]
         key = (rows, min(fitting, default=slots))
@@ -235,7 +235,8 @@ class Generator:
     def stream(
         self, prompts: Sequence[Sequence[int]], options: GenerationOptions | Sequence[GenerationOptions]
     ) -> Iterator[Piece]:
-        """Pieces as they come, `batch_size` prompts at a time. Every prompt is checked before anything is computed."""
+        """Yield pieces as they come, `batch_size` prompts at a time. Every prompt is checked before anything is
+        computed."""
         each = for_each(prompts, options)
         return self.pieces(self.fit_all(prompts, each), each)
 
@@ -257,7 +258,7 @@ class Generator:
         return RunningSequence(number, prompt, options, self.tokenizer, self.byte_tokens, self.adapter)
 
     def run(self, batch: DecodingBatch, sequences: list["RunningSequence"]) -> Iterator[Piece]:
-        """Until every sequence has ended; a free row takes the next as soon as the engine can."""
+        """Work until every sequence has ended; a free row takes the next as soon as the engine can."""
         for row in range(batch.rows):
             batch.release(row)
         waiting, running = deque(sequences), dict[int, RunningSequence]()
@@ -342,7 +343,7 @@ class RunningSequence:
 
     @property
     def remaining(self) -> int:
-        """New tokens that may still come."""
+        """Return new tokens that may still come."""
         return self.options.max_new_tokens - self.count
 
     def take(self, logits: np.ndarray) -> Piece:

@@ -81,7 +81,7 @@ def check(generator: "Generator", context: Sequence[int], rest: Sequence[int], p
 
 
 def _longest(context: _Context) -> int:
-    """Tokens that are read for a context's longest continuation; its last one is only predicted."""
+    """Return tokens that are read for a context's longest continuation; its last one is only predicted."""
     return len(context.ids) + max(len(rest) for _, rest in context.rests) - 1
 
 

@@ -223,7 +223,8 @@ class Server:
         scores: int | None,
         scores_prompt: bool,
     ) -> Asked:
-        """Queue the sequences of a request. Raises RequestError for what does not fit, and where the queue is full."""
+        """Queue the sequences of a request. Raises RequestError for what does not fit, and where the queue is
+        full."""
         model, scheduler = self.models[name], self.schedulers[name]
         loop, events = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Event]]()
         context = self.context(name)

@@ -72,7 +72,7 @@ class TrainStep(nn.Cell):
     def loss_and_gradients(
         self, rows: Tensor, scale: Tensor, dropout_seed: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Sums over all parts of the rows, scaled. Scale and seed: scalars, or one of each for every part.
+        """Return sums over all parts of the rows, scaled. Scale and seed: scalars, or one of each for every part.
 
         The loss is (loss, what is told) where something is.
         """

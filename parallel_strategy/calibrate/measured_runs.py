@@ -62,7 +62,7 @@ class MeasuredRow:
 
     @cached_property
     def share_of_peak(self) -> float:
-        """Of the devices' peak, that the measured time implies: model FLOPs, nothing recomputed."""
+        """Return the share of the devices' peak that the measured time implies: model FLOPs, nothing recomputed."""
         if not self.seconds:
             return 0.0
         peak = self.setup.cluster.device.peak(self.setup.model.compute_dtype)

@@ -107,7 +107,7 @@ class CostRows:
         return role == "gather" and self.framework.weights_sent == "owner"
 
     def sharded(self, traffic: "ZeroTraffic") -> WeightSeconds:
-        """ZeRO-3's traffic with every block."""
+        """Return ZeRO-3's traffic with every block."""
         roles = ("block_gather", "block_gather_again", "block_scatter")
         times = self.micro_batches[:, None] if self.framework.keeps_gathered and self.pp > 1 else 1.0
         return WeightSeconds(*(self._seconds(traffic, role) / times for role in roles))

@@ -76,8 +76,8 @@ def resident_bytes(
     zero: int,
     host_optimizer: bool,
 ) -> Resident:
-    """`held`: [stage, slot] blocks; `shards`: [candidate] ranks that share dense weights and experts; `owned`:
-    [candidate, stage] elements that a rank updates; `zero`: level of optimizer sharding."""
+    """Return bytes. `held`: [stage, slot] blocks; `shards`: [candidate] ranks that share dense weights and experts;
+    `owned`: [candidate, stage] elements that a rank updates; `zero`: level of optimizer sharding."""
     gradient, states = gradient_and_state_bytes(framework, dtype)
     weights, gradients = np.zeros_like(owned), np.zeros_like(owned)
     is_whole = framework.keeps_gathered and zero >= 3 and held.shape[0] > 1

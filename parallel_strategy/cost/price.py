@@ -28,7 +28,7 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """Device and host work beside one another; the slower of the two sets the pace."""
+        """Return the time of device and host, which work beside one another; the slower sets the pace."""
         return float(smooth_maximum(self.device + self.tensor, self.host))
 
     def __add__(self, other: "Cost") -> "Cost":

@@ -12,7 +12,7 @@ from parallel_strategy.spec.strategy import Setup
 
 
 def groups_of(setup: Setup, rank: int) -> dict[str, list[int]]:
-    """{axis: ranks} of the groups in which a rank communicates."""
+    """Return {axis: ranks} of the groups in which a rank communicates."""
     mesh = setup.strategy.mesh
     return {axis: group_ranks(mesh, axis, rank) for axis in mesh.axes if getattr(mesh, axis) > 1}
 

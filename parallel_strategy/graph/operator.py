@@ -116,7 +116,7 @@ class Block:
 
     @property
     def attention_bytes(self) -> float:
-        """Part of `saved_bytes` that selective recompute drops."""
+        """Return part of `saved_bytes` that selective recompute drops."""
         return sum(tensor.bytes for tensor in self.saved if tensor.attention)
 
     def elements(self, expert: bool) -> float:

@@ -58,7 +58,7 @@ def operator_strategies(setup: Setup, dialect: Dialect = "2.10") -> list[Operato
 
 
 def as_released(owned: OwnedParameter, inputs: Split) -> tuple[str, Split]:
-    """Kind and split in the released files: LayerNorm is Mul by gamma and TensorAdd of beta, only the biases of
+    """Return kind and split in the released files: LayerNorm is Mul by gamma and TensorAdd of beta, only the biases of
     queries, keys and values are BiasAdd, and positions were looked up as one row of ids."""
     if owned.operator == "LayerNorm":
         return ("Mul" if owned.parameter.endswith("gamma") else "TensorAdd"), (inputs[0], inputs[owned.operand])
@@ -119,7 +119,7 @@ def parameter_named_json(setup: Setup, stage: int) -> bytes:
 
 
 def operator_strategy_json(skeleton: bytes, setup: Setup) -> bytes:
-    """For `load_operator_strategy_file`: the split of every operator that the skeleton names.
+    """Return a file for `load_operator_strategy_file`: the split of every operator that the skeleton names.
 
     Raises UserError where the skeleton is none, or of a network with other operators.
     """

@@ -147,7 +147,8 @@ class Level(Section):
         return start * 1e-6, a_megabyte * 1e-12
 
     def device_gbps(self, members: int) -> float:
-        """GB/s, one direction, that one device gets at this level when `members` sub-groups talk to each other."""
+        """Return GB/s, one direction, that one device gets at this level when `members` sub-groups talk to each
+        other."""
         if self.bus_gbps:
             below = [n for n in self.bus_gbps if n <= members] or [min(self.bus_gbps)]
             return self.bus_gbps[max(below)]
@@ -219,7 +220,7 @@ class ClusterSpec(SpecFile):
 
     @property
     def devices_per_server(self) -> int:
-        """Devices below the first level that is a network."""
+        """Return devices below the first level that is a network."""
         count = 1
         for level in self.topology:
             if level.nic_gbit is not None or level.level in ("rack", "spine", "network", "fabric"):
@@ -262,7 +263,8 @@ class ClusterSpec(SpecFile):
 
 
 def _crowding(known: dict[int, tuple[float, float]], count: int) -> tuple[float, float]:
-    """Slow-downs when `count` devices compute at once: between those that are known, and in proportion beyond them."""
+    """Return slow-downs when `count` devices compute at once: between those that are known, and in proportion beyond
+    them."""
     below, above = max(n for n in known if n <= count), min((n for n in known if n >= count), default=0)
     if not above:
         products, memory = known[below]

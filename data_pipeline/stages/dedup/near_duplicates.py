@@ -195,7 +195,7 @@ class _Compared:
 
     @classmethod
     def load(cls, context: Context, settings: Settings) -> "_Compared":
-        """From the tables `candidates` and `sketches`."""
+        """Read the tables `candidates` and `sketches`."""
         documents = _numbers_in(context.inputs["candidates"])
         length, quality = np.zeros(documents.size, np.int64), np.zeros(documents.size)
         shape = (max(1, documents.size), settings.size)  # a file that is mapped must not be empty
@@ -212,7 +212,7 @@ class _Compared:
 
 
 def _numbers_in(files: Sequence[InputFile]) -> np.ndarray:
-    """int64: the distinct documents of PAIRS, ordered."""
+    """Return int64: the distinct documents of PAIRS, ordered."""
     known = np.zeros(0, np.int64)
     pending: list[np.ndarray] = []
     for file in files:
@@ -297,8 +297,8 @@ class _Texts:
 
 
 def _write_verdicts(context: Context, dropped: np.ndarray, representative: np.ndarray) -> int:
-    """VERDICTS of each shard: documents `dropped` (sorted) for their representative, and those equal to another one
-    for what stands for that one. Returns how many there are.
+    """Return VERDICTS of each shard: documents `dropped` (sorted) for their representative, and those equal to another
+    one for what stands for that one. Returns how many there are.
     """
     equal_files = {file.stem: file.path for file in context.inputs["exact"]}
     sketch_files = {file.stem: file.path for file in context.inputs["sketches"]}

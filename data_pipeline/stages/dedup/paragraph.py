@@ -65,7 +65,7 @@ HAVING count(*) + max(old_documents) > {documents}
 
 
 def frequent_sql(settings: ParagraphSettings) -> str:
-    """FREQUENT_SQL with its threshold."""
+    """Return FREQUENT_SQL with its threshold."""
     return FREQUENT_SQL.format(documents=settings.documents)
 
 
@@ -112,7 +112,7 @@ def remove_paragraphs(
 
 
 def _members(found: Paragraphs, boilerplate: np.ndarray) -> np.ndarray:
-    """bool: which paragraphs are boilerplate, by binary search."""
+    """Return bool: which paragraphs are boilerplate, by binary search."""
     known = np.unique(np.asarray(boilerplate, np.int64))
     if not known.size:
         return np.zeros(found.hash.size, bool)

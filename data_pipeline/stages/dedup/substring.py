@@ -50,7 +50,8 @@ class SubstringSettings(AgainstSettings):
 
     @property
     def gram(self) -> int:
-        """Characters under a fingerprint: half the length, so that few positions are selected and few collide."""
+        """Return characters under a fingerprint: half the length, so that few positions are selected and few
+        collide."""
         return self.length // 2
 
 

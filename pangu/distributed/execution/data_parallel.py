@@ -52,5 +52,5 @@ class DataParallel(Execution):
         self.reduction.ask(asked)
 
     def asked_by_any(self, asked: bool) -> bool:
-        """`SumOverRanks` has told in the last step."""
+        """Return what `SumOverRanks` has told in the last step."""
         return self.reduction.asked_by_any()

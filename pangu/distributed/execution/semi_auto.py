@@ -50,7 +50,7 @@ class SemiAuto(Execution):
             raise UserError(f"{strategy.path}: {error}") from None
 
     def parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Weights and moments of this rank's stage, by the names that checkpoints give them."""
+        """Yield weights and moments of this rank's stage, by the names that checkpoints give them."""
         for parameter in (*self.optimizer.parameters, *self.optimizer.first, *self.optimizer.second):
             name = parameter.name.replace(COPY, WORD_TABLE)
             if name in self.layouts:
