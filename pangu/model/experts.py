@@ -103,7 +103,7 @@ class Router(nn.Cell):
         )
 
     def probabilities(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, S, d] -> softmax [B, S, E] and log Σ exp [B, S, 1] of the logits, fp32."""
+        """Return for x [B, S, d] softmax [B, S, E] and log Σ exp [B, S, 1] of the logits, fp32."""
         rows = self.reshape(self.cast(x, ms.float32), (-1, x.shape[-1]))
         logits = self.reshape(self.matmul(rows, self.weight), (*x.shape[:2], self.count))
         largest = self.maximum(ops.stop_gradient(logits), -1)
@@ -268,8 +268,8 @@ class ExpertFeedForward(nn.Cell):
         self.cast, self.reshape = ops.Cast(), ops.Reshape()
 
     def places(self, chosen: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Choices, k of [G, N, E] -> the place of each in its expert's queue in its group, k of [G, N], fp32; how many
-        chose each expert [G, 1, E]."""
+        """Return for choices, k of [G, N, E], the place of each in its expert's queue in its group, k of [G, N], fp32;
+        and how many chose each expert [G, 1, E]."""
         before, found = ops.zeros((chosen[0].shape[0], 1, self.count), ms.float32), ()
         for ones in chosen:
             found = (*found, ((CUMSUM(ones, 1) + before) * ones).sum(-1))
@@ -292,7 +292,7 @@ class ExpertFeedForward(nn.Cell):
         return ops.stack(slots), dropped / self.choices
 
     def number(self, ones: Tensor) -> Tensor:
-        """Ones in zeros [..., E] -> the place of the one, int32 [...]."""
+        """Return for ones in zeros [..., E] the place of the one, int32 [...]."""
         numbers = Tensor(np.arange(self.count, dtype=np.float32))
         return self.cast((ones * numbers).sum(-1), ms.int32)
 
@@ -313,7 +313,7 @@ class ExpertFeedForward(nn.Cell):
         return ops.stack(slots), ops.minimum(which, Tensor(self.count - 1, ms.int32))
 
     def through(self, x: Tensor, slots: Tensor, groups: int, size: int, which: Tensor | None) -> Tensor:
-        """Rows [N, d] to their slots, through the experts and back: [k, N, d], zeros for who is dropped."""
+        """Send rows [N, d] to their slots, through the experts and back: [k, N, d], zeros for who is dropped."""
         tokens, hidden = x.shape
         entries, total = self.choices * tokens, groups * size
         flat = self.reshape(slots, (-1, 1))
@@ -327,7 +327,7 @@ class ExpertFeedForward(nn.Cell):
         return self.reshape(back, (self.choices, tokens, hidden))
 
     def weighted(self, parts: Tensor, gates: tuple[Tensor, ...]) -> Tensor:
-        """Parts [k, N, d] times their gates -> their sum [N, d]."""
+        """Return the sum [N, d] of parts [k, N, d] times their gates."""
         if not self.has_gate:
             return self.reshape(parts, parts.shape[1:])
         y = parts[0] * self.cast(self.reshape(gates[0], (-1, 1)), parts.dtype)

@@ -14,7 +14,7 @@ from pangu.generation.compiled.vectors import compiled, float_at, integer_at, pu
 
 @compiled
 def choose_experts(x, hidden, router, experts, choices, unit_gate, logits, entry, gate):
-    """One token's experts and gates by the router [experts, hidden]; logits: room for `experts` numbers."""
+    """Choose one token's experts and gates by the router [experts, hidden]; logits: room for `experts` numbers."""
     narrow_rows(router, x, logits, 0, experts, hidden)
     largest = float_at(logits)
     for expert in range(1, experts):
@@ -44,7 +44,7 @@ def choose_experts(x, hidden, router, experts, choices, unit_gate, logits, entry
 
 @compiled
 def sort_by_expert(tokens, each, groups, hidden, x, entry, start, sorted_rows):
-    """Entries that name an expert, int64 [tokens, each] -> that name a row of `sorted_rows`, where the tokens of one
+    """Turn entries that name an expert, int64 [tokens, each], into the number of a row of `sorted_rows`, where the tokens of one
     expert lie together; start int64 [2, groups + 1]: where each expert's rows begin (its second half is room)."""
     for group in range(2 * (groups + 1)):
         put_integer(start + 8 * group, 0)
@@ -66,7 +66,7 @@ def sort_by_expert(tokens, each, groups, hidden, x, entry, start, sorted_rows):
 
 @compiled
 def add_experts(first, last, each, hidden, entry, gate, out, stream):
-    """The residual stream of tokens first..last plus their experts' outputs times their gates."""
+    """Add to the residual stream of tokens first..last their experts' outputs times their gates."""
     for token in range(first, last):
         for index in range(0, 4 * hidden, 4):
             total = np.float32(0)

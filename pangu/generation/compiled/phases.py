@@ -314,13 +314,13 @@ def attend_head(job, layer, run, head, thread):
 
 @compiled
 def expert_layer(job, layer):
-    """The number of a layer among those with experts; -1: it is dense."""
+    """Return the number of a layer among those with experts; -1: it is dense."""
     return integer_at(job[EXPERT_LAYER] + 8 * layer) if job[EXPERTS] else -1
 
 
 @compiled
 def expert_matrix(job, layer, expert, phase):
-    """The address of a matrix of an expert in the table."""
+    """Return the address of a matrix of an expert in the table."""
     number = expert_layer(job, layer) * (job[EXPERTS] + job[SHARED]) + expert
     return matrix_at(job, job[LAYERS] * PARTS + TABLES + 2 * number + (1 if phase == MAP_BACK else 0))
 
@@ -350,7 +350,7 @@ def route(job, layer, tokens, is_last, thread):
 
 @compiled
 def expert_linear(job, layer, phase, block, thread):
-    """One block of the outputs of one of an expert's matrices, for the tokens that take it."""
+    """Compute one block of the outputs of one of an expert's matrices, for the tokens that take it."""
     blocks = blocks_of_rows(job, expert_matrix(job, layer, 0, phase), 1)
     expert, block = block // blocks, block % blocks
     begin, end = integer_at(job[START] + 8 * expert), integer_at(job[START] + 8 * (expert + 1))
