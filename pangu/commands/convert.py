@@ -42,6 +42,7 @@ from pangu.formats.longer_context import LongerContext
 from pangu.formats.open_source import open_source
 from pangu.formats.source import Source
 from pangu.formats.write_output import WholeFile, check_output, write_output
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 from pangu.foundation.progress import Progress
 from pangu.quantization.convert_quantized import calibration_ids, in_full_precision, write_quantized
@@ -149,9 +150,11 @@ def to_huggingface(arguments: argparse.Namespace) -> int:
         summary = {"input": str(path), "output": str(arguments.out), "bytes": size, "architecture": architecture}
         print(json.dumps(summary | {"tokenizer": str(place) if place else None}, indent=1))
     else:
-        print(f"wrote    {arguments.out}: {architecture}, {model.num_parameters:,} parameters, {size:,} bytes")
+        print_translated(
+            f"wrote    {arguments.out}: {architecture}, {model.num_parameters:,} parameters, {size:,} bytes"
+        )
         if place is None:
-            print("without a tokenizer: none lies with the weights; --tokenizer DIR takes one along")
+            print_translated("without a tokenizer: none lies with the weights; --tokenizer DIR takes one along")
     return 0
 
 
@@ -362,28 +365,32 @@ def report_dry_run(plan: Plan, summary: dict[str, object], as_json: bool) -> Non
         change = "  transposed" if row["transposed"] else ""
         print(f"{row['from']} -> {row['to']}  {row['dtype']} {row['shape']}{change}")
     print_summary(summary)
-    print(f"would write {plan.nbytes / 1e9:.3f} GB of tensors; nothing was written")
+    print_translated(f"would write {plan.nbytes / 1e9:.3f} GB of tensors; nothing was written")
 
 
 def print_summary(summary: dict) -> None:
     model = summary["model"]
     layers = f"{model['num_layers']} layers" + (", one of them the query layer" if model["query_layer"] else "")
-    print(f"read     {summary['input']}: {summary['form']}")
-    print(f"model    {layers}; hidden {model['hidden_size']}, ffn {model['ffn_hidden_size']}, ", end="")
-    print(f"seq {model['seq_length']}, vocabulary {model['vocab_size']}; {summary['parameters']:,} parameters")
+    print_translated(f"read     {summary['input']}: {summary['form']}")
+    print_translated(f"model    {layers}; hidden {model['hidden_size']}, ffn {model['ffn_hidden_size']}, ", end="")
+    print_translated(
+        f"seq {model['seq_length']}, vocabulary {model['vocab_size']}; {summary['parameters']:,} parameters"
+    )
     if summary["left_out"]:
         shown = ", ".join(summary["left_out"][:4])
         more = f" and {len(summary['left_out']) - 4} more" if len(summary["left_out"]) > 4 else ""
-        print(f"left out {len(summary['left_out'])} tensors that are no weights: {shown}{more}")
+        print_translated(f"left out {len(summary['left_out'])} tensors that are no weights: {shown}{more}")
     if "sha256" in summary:
         rate = summary["bytes"] / 1e6 / max(summary["seconds"], 1e-3)
-        print(f"wrote    {summary['output']}: {summary['tensors']} tensors, {'/'.join(summary['dtypes'])}, ", end="")
-        print(f"{summary['bytes']:,} bytes in {summary['seconds']:.1f} s ({rate:,.0f} MB/s)")
+        print_translated(
+            f"wrote    {summary['output']}: {summary['tensors']} tensors, {'/'.join(summary['dtypes'])}, ", end=""
+        )
+        print_translated(f"{summary['bytes']:,} bytes in {summary['seconds']:.1f} s ({rate:,.0f} MB/s)")
         print(f"sha256   {summary['sha256']}")
     if summary["network"] != "known":
-        print(f"network  {NETWORK_WORDS[summary['network']]}")
+        print_translated(f"network  {NETWORK_WORDS[summary['network']]}")
     if "model_yaml" in summary:
-        print(f"wrote    {summary['model_yaml']}")
+        print_translated(f"wrote    {summary['model_yaml']}")
 
 
 @contextmanager

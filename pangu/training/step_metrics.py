@@ -14,6 +14,7 @@ import numpy as np
 from pangu.foundation.atomic_file import whole_file
 from pangu.foundation.best_effort import BestEffortFile, reason_of, warn
 from pangu.foundation.json_text import dumps
+from pangu.foundation.picture_font import chinese_font, drawable
 from pangu.parameters import ROUTING_FIGURES, ExpertShape
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def draw_losses(run: Path, unigram: float | None) -> Path | None:
         return None
 
 
+@chinese_font()
 def draw(run: Path, unigram: float | None) -> Path:
     """Draw training and held-out loss, and the unigram baseline."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -155,9 +157,7 @@ def draw(run: Path, unigram: float | None) -> Path:
         axes.axhline(unigram, color="#666666", linestyle="--", linewidth=1, label="unigram model, held out")
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats a token)")
-    # The fonts that come with matplotlib have no Chinese characters.
-    name = run.absolute().name
-    axes.set_title(f"PanGu-α: {name}" if name.isascii() and "$" not in name else "PanGu-α")
+    axes.set_title(f"PanGu-α: {drawable(run.absolute().name)}")
     axes.grid(alpha=0.25)
     if axes.lines:
         axes.legend(frameon=False)

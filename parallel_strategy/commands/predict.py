@@ -10,6 +10,7 @@ exit code: 0 it fits, 3 it does not, 2 a mistake in the files
 import argparse
 import json
 
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.command_line import DOES_NOT_FIT, DONE
 from parallel_strategy.arguments import add_strategy
 
@@ -31,5 +32,5 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print_prediction(prediction)
         for line in priced_only:
-            print(f"priced only: {line}")
+            print_translated(f"priced only: {line}")
     return DOES_NOT_FIT if prediction.out_of_memory else DONE

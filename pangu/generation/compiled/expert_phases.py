@@ -44,8 +44,11 @@ def choose_experts(x, hidden, router, experts, choices, unit_gate, logits, entry
 
 @compiled
 def sort_by_expert(tokens, each, groups, hidden, x, entry, start, sorted_rows):
-    """Turn entries that name an expert, int64 [tokens, each], into the number of a row of `sorted_rows`, where the tokens of one
-    expert lie together; start int64 [2, groups + 1]: where each expert's rows begin (its second half is room)."""
+    """Turn entries that name an expert, int64 [tokens, each], into numbers of rows of `sorted_rows`.
+
+    The tokens of one expert lie together there. start int64 [2, groups + 1]: where each expert's rows begin; its second
+    half is room.
+    """
     for group in range(2 * (groups + 1)):
         put_integer(start + 8 * group, 0)
     for place in range(tokens * each):
