@@ -18,6 +18,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from pangu.commands.model_arguments import add_loading_arguments
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 
 
@@ -134,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
     listening = listen(arguments.host, arguments.port)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    print(f"serving {', '.join(models)} on http://{shown}:{port}/ ; Ctrl-C ends", file=sys.stderr, flush=True)
+    print_translated(f"serving {', '.join(models)} on http://{shown}:{port}/ ; Ctrl-C ends", to=sys.stderr, flush=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn ends on these, and raises them once more when it has: then the engines still have to stop.
         signal.signal(number, lambda *_: None)

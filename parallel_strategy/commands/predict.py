@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.command_line import DOES_NOT_FIT, DONE
 from pangu.foundation.errors import UserError
 from parallel_strategy.arguments import add_strategy, whole_number
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print_prediction(prediction)
         for line in priced_only:
-            print(f"priced only: {line}")
+            print_translated(f"priced only: {line}")
     return DOES_NOT_FIT if prediction.out_of_memory else DONE
 
 

@@ -160,6 +160,17 @@ def put_float(typing_context, address, number):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def put_integer(typing_context, address, number):  # type: ignore[no-untyped-def]
+    """Store one int64 number."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        builder.store(arguments[1], _pointer(builder, arguments[0], ir.IntType(64)), align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
 def store(typing_context, address, values):  # type: ignore[no-untyped-def]
     """Store 16 numbers."""
 
