@@ -14,6 +14,8 @@ example:
 import argparse
 from math import exp, expm1
 
+from pangu.foundation.best_effort import print_translated
+
 NORMAL_90 = 1.2816  # 90 % quantile of the normal distribution: four of five values lie between it and its opposite
 
 
@@ -56,10 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{group}: {len(fit.rows)} rows; of runs like them four of five lie within {near:.1%}")
         for name, value in fit.multipliers.items():
             reach = exp(NORMAL_90 * fit.deviations[name])
-            print(f"  {name:15s} x {value:.3f}  (4 of 5: {value / reach:.3f} to {value * reach:.3f})")
+            print_translated(f"  {name:15s} x {value:.3f}  (4 of 5: {value / reach:.3f} to {value * reach:.3f})")
         for name, value in fit.memory.items():
             print(f"  {name:15s} = {value:g}")
-    print(f"wrote {arguments.out}")
+    print_translated(f"wrote {arguments.out}")
     return 0
 
 

@@ -169,7 +169,7 @@ def test_weights_that_stay_gathered_save_time_and_take_memory():
 
 
 def test_a_pipeline_of_deepspeed_has_the_published_speed_of_mt_nlg():
-    """Smith et al. 2022: 60.1, 50.2 and 44.4 s a step on 280, 350 and 420 servers. A tenth is what a constant reaches."""
+    """Smith et al. 2022: 60.1, 50.2 and 44.4 s a step on 280, 350 and 420 servers. A constant reaches a tenth."""
     model = ModelSpec(num_layers=105, hidden_size=20480, num_heads=128, ffn_hidden_size=81920, seq_length=2048,
                       vocab_size=51200, compute_dtype="bf16")  # fmt: skip
     for replicas, measured in ((8, 60.1), (10, 50.2), (12, 44.4)):
