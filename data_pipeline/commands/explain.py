@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from data_pipeline.engine.output_place import run_directory
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.field_arguments import add_set
 
 
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--stage {arguments.stage}: the stages of {arguments.recipe} are {', '.join(names)}")
     for state in preview(recipe, arguments.out):
         if arguments.stage in (None, state.stage):
-            print(f"{state.name}: {state.in_words()}")
+            print_translated(f"{state.name}: {state.in_words()}")
             for reason in state.reasons if state.tasks is not None else ():
-                print(f"  {reason}")
+                print_translated(f"  {reason}")
     return 0

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from data_pipeline.engine.output_place import run_directory
+from pangu.foundation.best_effort import print_translated
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"out": str(out), "bytes": len(page.encode()), "samples": samples}))
     else:
-        print(f"{out}: {len(page.encode()) / 1e6:.1f} MB, {samples} samples of each rule")
+        print_translated(f"{out}: {len(page.encode()) / 1e6:.1f} MB, {samples} samples of each rule")
     return 0
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipeline.engine.output_place import as_url, run_directory
-from pangu.foundation.best_effort import warn
+from pangu.foundation.best_effort import print_translated, warn
 from pangu.foundation.field_arguments import add_set
 
 if TYPE_CHECKING:
@@ -92,5 +92,5 @@ def run(arguments: argparse.Namespace) -> int:
         print_funnel(summaries)
         rejects = sum(sum(summary.dropped.values()) for summary in summaries)
         kept = next((summary.documents for summary in reversed(summaries) if summary.documents_in), 0)
-        print(f"{arguments.out}: {kept} documents, {rejects} rejects; done in {progress.duration(seconds)}")
+        print_translated(f"{arguments.out}: {kept} documents, {rejects} rejects; done in {progress.duration(seconds)}")
     return 0

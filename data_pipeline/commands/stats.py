@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipeline.engine.output_place import run_directory
+from pangu.foundation.best_effort import print_translated
 
 if TYPE_CHECKING:
     from data_pipeline.engine.local import StageSummary
@@ -64,7 +65,7 @@ def print_funnel(summaries: "list[StageSummary]") -> None:
 
     warning = unfinished_in_words(summaries)
     if warning is not None:
-        print(warning)
+        print_translated(warning)
     table = StackedTable("stage", "documents", "MB/s", "kept", "")
     for summary in summaries:
         table.add_row(summary.name, *summary_cells(summary))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_pipeline.engine.output_place import run_directory
+from pangu.foundation.best_effort import print_translated
 
 if TYPE_CHECKING:
     from data_pipeline.report.thresholds import Threshold
@@ -186,27 +187,31 @@ def print_comparison(found: dict[str, Any], current: "Threshold | None", propose
     def share(count: int) -> str:
         return f"{count:>9,}  {100 * count / total:6.2f} %" if total else f"{count:>9,}"
 
-    print(f"{found['stage']}.{found['rule']}: drops {proposed.in_words()}; {total:,} documents were measured")
+    print_translated(
+        f"{found['stage']}.{found['rule']}: drops {proposed.in_words()}; {total:,} documents were measured"
+    )
     if current is not None:
-        print(f"  now  {share(found['breaks_now'])}  {current.in_words()}")
-    print(f"  then {share(found['breaks_then'])}  {proposed.in_words()}")
-    print(
+        print_translated(f"  now  {share(found['breaks_now'])}  {current.in_words()}")
+    print_translated(f"  then {share(found['breaks_then'])}  {proposed.in_words()}")
+    print_translated(
         f"  newly dropped {found['newly_dropped']:,}, coming back {found['comes_back']:,} (later rules may drop these)"
     )
     if found["dropped_by_other_rules_anyway"]:
-        print(f"  of those that break it, {found['dropped_by_other_rules_anyway']:,} go by other rules anyway")
+        print_translated(
+            f"  of those that break it, {found['dropped_by_other_rules_anyway']:,} go by other rules anyway"
+        )
     side = "minimum" if proposed.minimum is not None else "maximum"
-    print(f"\n  {side:>10}  would drop")
+    print_translated(f"\n  {side:>10}  would drop")
     for row in found["thresholds"]:
         mark = " ←" if row[side] in (proposed.minimum, proposed.maximum) else ""
         print(f"  {row[side]:>10g}  {share(row['drops'])}{mark}")
     for name, some in found["samples"].items():
         if some:
-            print(f"\n  {name.replace('_', ' ')}, nearest to the bound:")
+            print_translated(f"\n  {name.replace('_', ' ')}, nearest to the bound:")
         for sample in some:
             text = " ".join(sample["text"].split())[:PREVIEW_CHARACTERS]
             reason = f", {sample['drop_reason']}" if sample["drop_reason"] else ""
-            print(
+            print_translated(
                 f"  {sample['value']:>10.4g}  doc {sample['doc_id']}, {sample['source']} {sample['id'] or ''}{reason}"
             )
             print(f"              {text}")

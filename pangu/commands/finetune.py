@@ -13,6 +13,7 @@ import argparse
 import json
 
 from pangu.commands.model_arguments import add_device_argument
+from pangu.foundation.best_effort import print_translated
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,12 +78,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(result.to_dict(), ensure_ascii=False))
         return 0
     state = "interrupted at step" if result.interrupted else "step"
-    print(f"{result.out}: {state} {result.step}; {result.trainable:,} trained weights")
-    print(f"records {result.records:,}, rejects {result.rejects:,}, cut from the left {result.cut:,}")
+    print_translated(f"{result.out}: {state} {result.step}; {result.trainable:,} trained weights")
+    print_translated(f"records {result.records:,}, rejects {result.rejects:,}, cut from the left {result.cut:,}")
     for name, before, after in (
         ("validation", result.loss_before, result.loss_after),
         ("the base's own held-out samples", result.general_before, result.general_after),
     ):
         if before is not None and after is not None:
-            print(f"{name}: {before:.3f} -> {after:.3f} nats a token")
+            print_translated(f"{name}: {before:.3f} -> {after:.3f} nats a token")
     return 0
