@@ -2,6 +2,7 @@
 
     python -m pangu evaluate work/run --data evaluation-sets
     python -m pangu evaluate work/run --data evaluation-sets --task c3 --task ocnli --shots few --compare paper
+    python -m pangu evaluate work/run --data evaluation-sets --checkpoints all --limit 200
     python -m pangu evaluate work/run --list
 
 DATA is a folder with the evaluation sets as they are published (any depth), or one file with --task. Answers, scores
@@ -15,7 +16,10 @@ from typing import TYPE_CHECKING
 from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pangu.evaluation.evaluate import Score
+    from pangu.language_model import LanguageModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws shots and answers (default: 0)")
     parser.add_argument("--compare", choices=["paper"], help="print the published figures beside ours")
     parser.add_argument("--corpus", metavar="DIR", help="corpus that was decontaminated against these sets")
+    parser.add_argument(
+        "--checkpoints", metavar="STEPS", help="a learning curve over a run's checkpoints: all, or 200,400"
+    )
     parser.add_argument("--out", metavar="DIR", help="default: evaluation/ in the run, else here")
     parser.add_argument("--network", metavar="MODEL", help="model.yaml or a size, where the weights do not say it")
     parser.add_argument("--tokenizer", metavar="PATH", help="tokenizer directory or .model file (default: the run's)")
@@ -57,25 +64,34 @@ def run(arguments: argparse.Namespace) -> int:
 
     for name in arguments.task or []:
         load_task(name).template(arguments.variant)
-    model = load(
-        arguments.model,
-        model=arguments.network,
-        tokenizer=arguments.tokenizer,
-        device=arguments.device,
-        batch_size=arguments.batch_size,
-    )
+
+    def loaded(path: str | Path) -> "LanguageModel":
+        return load(
+            path,
+            model=arguments.network,
+            tokenizer=arguments.tokenizer,
+            device=arguments.device,
+            batch_size=arguments.batch_size,
+        )
+
+    def scores_of(model: "LanguageModel", out: Path) -> "list[Score]":
+        return evaluate(
+            model,
+            arguments.task or "all",
+            data=arguments.data,
+            out=out,
+            shots=arguments.shots,
+            variant=arguments.variant,
+            limit=arguments.limit,
+            seed=arguments.seed,
+            corpus=arguments.corpus,
+        )
+
+    if arguments.checkpoints:
+        return print_curve(arguments, lambda path, out: scores_of(loaded(path), out))
+    model = loaded(arguments.model)
     out = Path(arguments.out) if arguments.out else default_folder(model)
-    scores = evaluate(
-        model,
-        arguments.task or "all",
-        data=arguments.data,
-        out=out,
-        shots=arguments.shots,
-        variant=arguments.variant,
-        limit=arguments.limit,
-        seed=arguments.seed,
-        corpus=arguments.corpus,
-    )
+    scores = scores_of(model, out)
     write_page(out / "index.html", f"Evaluation of {arguments.model}", scores)
     if arguments.json:
         from pangu.foundation.json_text import dumps
@@ -84,6 +100,24 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print_scores(scores, arguments.compare == "paper")
     print(f"\nanswers, scores.json and a page to look at: {out / 'index.html'}")
+    return 0
+
+
+def print_curve(arguments: argparse.Namespace, scores_of: "Callable[[Path, Path], list[Score]]") -> int:
+    """Evaluate checkpoints of a run and print a line for each."""
+    from pangu.evaluation import learning_curve
+
+    run = Path(arguments.model)
+    out = Path(arguments.out) if arguments.out else run / "evaluation"
+    checkpoints = learning_curve.chosen_checkpoints(run, arguments.checkpoints)
+    points = learning_curve.learning_curve(run, checkpoints, lambda path: scores_of(path, out / path.name), out)
+    if arguments.json:
+        from pangu.foundation.json_text import dumps
+
+        print(dumps(points, ensure_ascii=False, indent=1))
+        return 0
+    print("\n".join(learning_curve.table_of(points)))
+    print(f"\nthe first metric of each task; all of them: {out / learning_curve.CURVE}")
     return 0
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
+from pangu.generation.additions import NOTHING, Additions
 from pangu.generation.characters import ByteTokens, WholeCharacters
 from pangu.generation.decoding_batch import SLOTS, DecodingBatch, EngineName, Network, RowTokens
 from pangu.generation.options import GenerationOptions
@@ -55,16 +56,20 @@ def default_engine(config: ModelConfig) -> EngineName:
 
 
 def make_network(
-    config: ModelConfig, weights: Mapping[str, np.ndarray], engine: EngineName, threads: int | None
+    config: ModelConfig,
+    weights: Mapping[str, np.ndarray],
+    engine: EngineName,
+    threads: int | None,
+    additions: Additions = NOTHING,
 ) -> Network:
     """Imports what an engine needs only where it is used: MindSpore takes seconds to start."""
     if engine == "compiled":
         from pangu.generation.compiled_decoder import CompiledNetwork
 
-        return CompiledNetwork(config, weights, threads=threads)
+        return CompiledNetwork(config, weights, threads=threads, additions=additions)
     from pangu.generation.mindspore_decoder import MindSporeNetwork
 
-    return MindSporeNetwork(config, weights)
+    return MindSporeNetwork(config, weights, additions)
 
 
 class Generator:
@@ -83,6 +88,7 @@ class Generator:
         batch_size: int = 8,
         engine: EngineName | None = None,
         threads: int | None = None,
+        additions: Additions = NOTHING,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch size = {batch_size}: must be at least 1")
@@ -92,7 +98,7 @@ class Generator:
             )
         self.config, self.tokenizer, self.batch_size = config, tokenizer, batch_size
         self.byte_tokens = ByteTokens(tokenizer) if tokenizer else None
-        self.network = make_network(config, weights, engine or default_engine(config), threads)
+        self.network = make_network(config, weights, engine or default_engine(config), threads, additions)
         self.batches: dict[tuple[int, int], DecodingBatch] = {}
         self.draft: Draft | None = None
 
@@ -118,18 +124,21 @@ class Generator:
         engine: EngineName | None = None,
         threads: int | None = None,
     ) -> "Generator":
-        """From a run, a checkpoint, weights of any form (`load_for_inference`), or an adapter, merged into its base.
+        """From a run, a checkpoint, weights of any form (`load_for_inference`), or an adapter with its base.
 
         dtype: what MindSpore computes in, or what the compiled engine stores the matrices in (None: as in the file).
         """
         from pangu.checkpoint.weights import load_for_inference
         from pangu.tokenizer import Tokenizer
-        from pangu.tuning.adapter_file import is_adapter, load_adapted
+        from pangu.tuning.adapted import load_adapted
+        from pangu.tuning.adapter_file import is_adapter
 
         if is_adapter(Path(checkpoint)):
             # --model says where the base is: the adapter says what network it has.
-            config, weights, place = load_adapted(Path(checkpoint), model, tokenizer)
+            adapted = load_adapted(Path(checkpoint), model, tokenizer)
+            config, weights, place, additions = adapted.config, adapted.weights, adapted.tokenizer, adapted.additions
         else:
+            additions = NOTHING
             config, weights, place = load_for_inference(checkpoint, model, tokenizer, as_stored=engine != "mindspore")
             if engine is None and default_engine(config) == "mindspore":
                 config, weights, place = load_for_inference(checkpoint, model, tokenizer)
@@ -140,7 +149,7 @@ class Generator:
             from pangu.generation.compiled_decoder import stored_as
 
             weights = stored_as(weights, dtype)
-        return cls(config, weights, Tokenizer.load(place) if place else None, batch_size, engine, threads)
+        return cls(config, weights, Tokenizer.load(place) if place else None, batch_size, engine, threads, additions)
 
     def open(self, rows: int, tokens: int) -> DecodingBatch:
         """Caches for `tokens` tokens in each of `rows` rows."""

@@ -123,7 +123,7 @@ def _one_by_one(batch: DecodingBatch, waiting: deque[_Context]) -> Iterator[tupl
     for context in waiting:
         for number, rest in context.rests:
             logits = [batch.prefill([context.ids])[0]]
-            logits += [batch.step(np.array([token], np.int32))[0] for token in rest[:-1]]
+            logits += [batch.step(np.full(batch.rows, token, np.int32))[0] for token in rest[:-1]]
             yield number, scored(np.stack(logits), rest)
 
 
