@@ -18,6 +18,29 @@ TrackerName = Literal["wandb", "swanlab"]
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
+class AttentionConfig(Section):
+    """Which places before its own a place sees (`pangu.model.attention_pattern`)."""
+
+    pattern: Literal["full", "sliding_window", "strided", "fixed"] = Field(
+        default="full", description="full: all of them; the others leave places out (Child et al. 2019)"
+    )
+    span: PositiveInt | None = Field(
+        default=None, description="places of the window, or of a stride or block; for every pattern but full"
+    )
+    summary: PositiveInt = Field(default=1, description="fixed: the last places of each block, which all see")
+
+    @model_validator(mode="after")
+    def check_span(self) -> Self:
+        if (self.pattern == "full") != (self.span is None):
+            raise ValueError(
+                f"span goes with the patterns sliding_window, strided and fixed; pattern is {self.pattern!r}"
+                + ("" if self.span else ": give one")
+            )
+        if self.span is not None and self.summary > self.span:
+            raise ValueError(f"summary {self.summary}: a block has span = {self.span} places")
+        return self
+
+
 class ModelConfig(SettingsFile):
     """The network. The defaults of everything below the sizes are those that trained the released 2.6B and 13B weights.
 
@@ -38,6 +61,7 @@ class ModelConfig(SettingsFile):
     final_norm: Literal["before_query", "after_query"] = Field(
         default="before_query", description="after_query is what the original built whenever it used a pipeline"
     )
+    attention: AttentionConfig = AttentionConfig()
     activation: Literal["gelu_tanh", "gelu_erf", "fast_gelu"] = "gelu_tanh"
     softmax_dtype: Literal["fp32", "fp16"] = "fp32"
     compute_dtype: Literal["fp32", "fp16", "bf16"] = Field(

@@ -17,8 +17,11 @@ from pangu.generation.likelihood import Scored, score, windows
 from pangu.generation.options import GenerationOptions
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pangu.config import ModelConfig
     from pangu.generation.engine import Continuation, Generator
+    from pangu.generation.fill import Between
     from pangu.tokenizer import Tokenizer
     from pangu.tuning.template import Template
 
@@ -184,6 +187,32 @@ class LanguageModel:
         """
         return score(self.generator, [self.request(context, rest) for context, rest in pairs], done)
 
+    def fill_log_likelihood(self, parts: Sequence[tuple[Text, Text, Text]]) -> list[Scored]:
+        """Score the middle of (left, middle, right) given both sides: log p of its tokens from the left, in nats.
+
+        An empty left side is the end of a document. Sides that are too long lose what is farthest from the middle.
+        Needs a model that was trained with permuted rows. Raises UserError in one line.
+        """
+        from pangu.generation.fill import score_between
+
+        return score_between(self.generator, [self.between(*one) for one in parts])
+
+    def between(self, left: Text, middle: Text, right: Text) -> "Between":
+        """Return the ids of what is scored and of its sides, cut to the context. Raises UserError."""
+        from pangu.generation.fill import Between
+
+        known, asked, behind = self.ids(left), self.ids(middle), self.ids(right)
+        known = known or [self.tokenizer.special.end_of_document]
+        room = self.config.seq_length - len(asked)
+        if not asked:
+            raise UserError(f"{middle!r} has no tokens: give what is scored")
+        if room < 1:
+            raise UserError(
+                f"the middle has {len(asked)} tokens; the context holds {self.config.seq_length - 1} of them"
+            )
+        on_right = min(len(behind), max(room // 2, room - len(known)), room - 1)
+        return Between(known[-(room - on_right) :], asked, behind[:on_right])
+
     def request(self, context: Text, rest: Text) -> tuple[list[int], list[int]]:
         """Return the ids of a context and of what is scored behind it. Raises UserError where nothing is."""
         if isinstance(context, str) and isinstance(rest, str) and context:
@@ -215,6 +244,23 @@ class LanguageModel:
         for owner, result in zip(owners, score(self.generator, requests, done), strict=True):
             totals[owner] += result.total
         return totals
+
+    def nats_by_position(self, texts: Sequence[Text]) -> "tuple[np.ndarray, np.ndarray]":
+        """Return sums of -log p in nats, fp64 [S], and numbers of tokens, int64 [S], at each position of the context.
+
+        Position p counts the tokens that are predicted from p + 1 tokens; texts longer than the context are read in
+        windows. It shows whether a longer context helps, and where a stretched one hurts.
+        """
+        import numpy as np
+
+        first, most = self.tokenizer.special.end_of_document, self.config.seq_length
+        requests = [request for text in texts for request in windows(self.ids(text), first, most)]
+        sums, counts = np.zeros(most), np.zeros(most, np.int64)
+        for result in score(self.generator, requests):
+            count = len(result.log_probabilities)
+            sums[:count] -= result.log_probabilities
+            counts[:count] += 1
+        return sums, counts
 
     def perplexity(self, texts: Sequence[str]) -> Perplexity:
         """Measure how well the model predicts texts. Raises UserError where there is nothing to predict."""

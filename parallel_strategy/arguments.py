@@ -29,5 +29,25 @@ def share(text: str) -> float:
     return number
 
 
+def positive(text: str) -> float:
+    """Return a finite number above 0."""
+    number = float(text)
+    if not 0 < number < 1e15:
+        raise ValueError
+    return number
+
+
+def tokens(text: str) -> float:
+    """Return a number of tokens: 3e11, or 300B."""
+    units = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+    unit = units.get(text[-1:].upper())
+    number = float(text[:-1]) * unit if unit else float(text)
+    if not 1 <= number < 1e20:
+        raise ValueError
+    return number
+
+
+positive.__name__ = "number above 0"
+tokens.__name__ = "number of tokens (3e11 or 300B)"
 whole_number.__name__ = "whole number above 0"
 share.__name__ = "share from 0 to below 1"

@@ -10,6 +10,7 @@ VERBS = {
     "predict": "time and memory of a strategy on a cluster",
     "search": "the best strategy, what fits, and why not its neighbours",
     "compare": "strategies side by side",
+    "goodput": "days, money and energy with failures; how often to save a checkpoint",
     "explain": "where the time goes: operators, collectives, idle",
     "prove": "execute a strategy on virtual devices and compare with one device",
     "timeline": "the simulated step as a page and as a trace",

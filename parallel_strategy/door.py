@@ -36,7 +36,7 @@ class Predicted:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `predict --json` prints."""
-        from parallel_strategy.report.tables import summary
+        from parallel_strategy.report.terminal_tables import summary
 
         return {**summary(self.prediction), "priced_only": self.priced_only}
 
@@ -71,7 +71,7 @@ def predict(
     strategy: Path | str, *, calibration: Path | str | None = None, changes: Sequence[Sequence[str]] = ()
 ) -> Predicted:
     """Price a strategy file. changes: (field, value) pairs, as `--set`. Raises UserError in one line."""
-    from parallel_strategy.session import load_prediction
+    from parallel_strategy.loading import load_prediction
     from parallel_strategy.spec.capability import outside
 
     prediction = load_prediction(str(strategy), str(calibration) if calibration else None, changes)
@@ -88,12 +88,12 @@ def search(
 ) -> Searched:
     """Search the best strategies for a file's model, cluster and framework.
 
-    keep: how many. margin: the share of memory to leave free. limits: those of `search.limits.space_of`, e.g. tp=[4].
+    keep: how many. margin: the share of memory to leave free. limits: those of `search.bounds.space_of`, e.g. tp=[4].
     Raises UserError in one line, also where nothing is legal.
     """
+    from parallel_strategy.loading import load_setup
+    from parallel_strategy.search.bounds import space_of
     from parallel_strategy.search.find import search as find
-    from parallel_strategy.search.limits import space_of
-    from parallel_strategy.session import load_setup
 
     setup = load_setup(str(strategy), devices=limits.get("devices"), changes=changes)
     found = find(setup, space_of(setup, **limits), keep=keep, margin=margin)

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from parallel_strategy.cost.block_table import BlockTable
+from parallel_strategy.cost.candidate_arrays import CostRows, ZeroTraffic
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.memory import (
     Resident,
@@ -19,13 +20,12 @@ from parallel_strategy.cost.memory import (
     working_bytes,
 )
 from parallel_strategy.cost.price import Price
-from parallel_strategy.cost.rows import CostRows, ZeroTraffic
 from parallel_strategy.cost.stage_time import ChunkSeconds, Phases, StageSeconds, chunk_seconds, phases, stage_seconds
 from parallel_strategy.cost.step_end import StepTail, StepTraffic, gradients_end, gradients_exposed, update_end
 from parallel_strategy.cost.weight_traffic import BETWEEN, WeightBytes
 from parallel_strategy.graph.program import Program
-from parallel_strategy.graph.sharding import Holding, gradient_collectives
 from parallel_strategy.graph.stages import SLOTS, Places
+from parallel_strategy.graph.weight_collectives import Holding, gradient_collectives
 from parallel_strategy.schedule.closed_form import CLOSED, stage_finish
 from parallel_strategy.schedule.orders import Order, Task, order_of, splits_backward
 from parallel_strategy.schedule.simulate import Replay, replay

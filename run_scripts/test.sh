@@ -6,4 +6,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 extra=test
 source run_scripts/environment.sh
-python -m pytest --numprocesses 2 --dist loadfile "$@"
+python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

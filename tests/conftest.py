@@ -10,7 +10,27 @@ settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile("same")
 
+# Files that take longest. They begin first, so that two workers end at about the same time.
+LONGEST = (
+    "test_train_full_disk.py",
+    "test_distributed.py",
+    "test_train.py",
+    "test_run_scripts.py",
+    "test_readme.py",
+    "test_tuning.py",
+    "test_generation.py",
+    "test_compile.py",
+    "test_compare.py",
+    "test_objectives.py",
+)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(scope="session")

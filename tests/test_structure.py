@@ -161,6 +161,28 @@ def test_few_files_lie_loose_at_the_top_of_a_package(package: str) -> None:
     assert len(list((REPOSITORY / package).glob("*.py"))) <= 8  # seven, and the door
 
 
+def test_every_import_of_the_project_names_a_module_that_is_there() -> None:
+    known = {*modules(), *(name.rpartition(".")[0] for name in modules())}
+    for file in sorted([*modules().values(), *(REPOSITORY / "tests").rglob("*.py")]):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            if module and module.split(".")[0] in PACKAGES:
+                assert module in known, f"{file.relative_to(REPOSITORY)}: {module} is no module"
+
+
+# A name in several folders says the same thing in each: a package's door, a stage, the report as a page.
+SAME_THING = {
+    *("__init__", "__main__", "cli", "door", "stage", "fit", "page", "progress", "strategy", "megatron", "tasks"),
+    *("attention", "feed_forward", "linear", "ends", "batch", "weights"),  # of the network; `virtual` follows `model`
+}
+
+
+def test_a_file_name_means_one_thing() -> None:
+    """A verb may have the name of what it calls."""
+    names = [file.stem for file in modules().values() if file.parent.name != "commands"]
+    assert {name for name in names if names.count(name) > 1} <= SAME_THING
+
+
 def test_pangu_imports_nothing_of_data_pipeline() -> None:
     assert imports_of_package("pangu", "data_pipeline") == []
 

@@ -19,7 +19,7 @@ from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
     from data_pipeline.quality.classifier import Classifier
-    from data_pipeline.quality.language_model import LanguageModel
+    from data_pipeline.quality.ngram_model import LanguageModel
 
 SCORED_ROWS = 1024
 
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from data_pipeline.quality import classifier, language_model
+    from data_pipeline.quality import classifier, ngram_model
     from data_pipeline.quality.documents import examples, read_documents, sample_texts
 
     is_classifier = bool(arguments.positives and arguments.negatives)
@@ -90,8 +90,8 @@ def _train(arguments: argparse.Namespace) -> int:
             sample(arguments.positives, "positives"), sample(arguments.negatives, "negatives"), settings
         )
     else:
-        trained = language_model.train(
-            sample(arguments.texts, "positives"), _settings(language_model.LanguageModelSettings, arguments)
+        trained = ngram_model.train(
+            sample(arguments.texts, "positives"), _settings(ngram_model.LanguageModelSettings, arguments)
         )
     fingerprint = trained.save(arguments.model)
     if arguments.json:
@@ -118,7 +118,7 @@ def _settings(kind: Any, arguments: argparse.Namespace) -> Any:
     from pydantic import ValidationError
 
     from data_pipeline.quality.classifier import ClassifierSettings
-    from data_pipeline.quality.language_model import LanguageModelSettings
+    from data_pipeline.quality.ngram_model import LanguageModelSettings
 
     every = {*ClassifierSettings.model_fields, *LanguageModelSettings.model_fields}
     given = {name: value for name in every if (value := getattr(arguments, name, None)) is not None}
@@ -136,10 +136,10 @@ def _settings(kind: Any, arguments: argparse.Namespace) -> Any:
 
 def _load(path: Path) -> "Classifier | LanguageModel":
     """Return a model of either kind."""
-    from data_pipeline.quality import classifier, language_model, model_file
+    from data_pipeline.quality import classifier, model_file, ngram_model
 
     is_classifier = model_file.load(path).kind == classifier.KIND
-    return classifier.Classifier.load(path) if is_classifier else language_model.LanguageModel.load(path)
+    return classifier.Classifier.load(path) if is_classifier else ngram_model.LanguageModel.load(path)
 
 
 def _score(arguments: argparse.Namespace) -> int:

@@ -16,9 +16,9 @@ from data_pipeline.extraction.formulas import mark_formulas
 from data_pipeline.extraction.hidden import shown_lines, with_lines
 from data_pipeline.extraction.line_model import main_text
 from data_pipeline.extraction.output.blocks import blocks_of
-from data_pipeline.extraction.output.structure import Structure, structure_of, whole_parts
+from data_pipeline.extraction.output.element_structure import Structure, structure_of, whole_parts
 from data_pipeline.extraction.output.writers import Inline, write_markdown, write_text
-from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage, read_page, signs_of
+from data_pipeline.extraction.parsed_page import CHARACTERS, LINKED, TAG, FlatPage, read_page, signs_of
 from data_pipeline.stages.clean.mojibake import repair
 from data_pipeline.stages.read.charset import decode
 

@@ -35,9 +35,9 @@ from data_pipeline.extraction.measures import (
     measure_page,
     node_kinds,
 )
-from data_pipeline.extraction.output.structure import structure_of, whole_parts
-from data_pipeline.extraction.page import read_page
+from data_pipeline.extraction.output.element_structure import structure_of, whole_parts
 from data_pipeline.extraction.page_templates import Text, make_page
+from data_pipeline.extraction.parsed_page import read_page
 from data_pipeline.extraction.scoring import LabelledPage, labelled_pages, scores
 from data_pipeline.extraction.surroundings import look_again
 from data_pipeline.stages.read.charset import decode

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from data_pipeline.extraction.page import CHARACTERS, LINKED, MARKS, STOPS, FlatPage
+from data_pipeline.extraction.parsed_page import CHARACTERS, LINKED, MARKS, STOPS, FlatPage
 from data_pipeline.extraction.patterns import NAME_GROUPS
 
 MINIMUM_CHARACTERS = 60  # of good text in a hidden block

@@ -22,8 +22,8 @@ from data_pipeline.extraction.measures import (
     measure_page,
     node_kinds,
 )
-from data_pipeline.extraction.output.structure import Structure, whole_parts
-from data_pipeline.extraction.page import CHARACTERS, LINKED, TAG, FlatPage
+from data_pipeline.extraction.output.element_structure import Structure, whole_parts
+from data_pipeline.extraction.parsed_page import CHARACTERS, LINKED, TAG, FlatPage
 from data_pipeline.extraction.surroundings import look_again
 
 MODEL_FILE = Path(__file__).with_name("line_model.json")

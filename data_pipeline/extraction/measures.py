@@ -5,7 +5,7 @@ the probability that the line belongs to the main text."""
 
 import numpy as np
 
-from data_pipeline.extraction.page import (
+from data_pipeline.extraction.parsed_page import (
     ANCHORS,
     CHARACTERS,
     DIGITS,

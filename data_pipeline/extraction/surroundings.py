@@ -7,7 +7,7 @@ known when a first model has judged every line."""
 
 import numpy as np
 
-from data_pipeline.extraction.page import CHARACTERS, LINKED, STOPS, TAG, FlatPage
+from data_pipeline.extraction.parsed_page import CHARACTERS, LINKED, STOPS, TAG, FlatPage
 from data_pipeline.extraction.patterns import PHRASE_GROUPS
 from data_pipeline.kernels.compiled import compiled
 

@@ -15,6 +15,8 @@ python -m pangu convert pangu-2.6B.safetensors --to mindspore --out pangu-2.6B.c
 python -m pangu convert pytorch_model.bin --to safetensors --out model.safetensors --model-yaml
 python -m pangu convert pangu-2.6B.safetensors --to safetensors --out pangu-2.6B-int8.safetensors --quantize int8
 
+--context 2048 stretches the tables of positions by interpolation; train the result on with rows of that length.
+
 --quantize writes int8 or int4 matrices that `generate` computes with as they are; such a file as INPUT is converted
 back to full precision.
 """
@@ -34,6 +36,7 @@ from pangu.checkpoint.open import BEST, MODEL_FILE, STATE, meant_checkpoint
 from pangu.checkpoint.weights import load_for_inference, model_of, open_weights
 from pangu.config import ModelConfig, load_size
 from pangu.formats.conversion import SUFFIXES, Plan, make_plan
+from pangu.formats.longer_context import LongerContext
 from pangu.formats.open_source import open_source
 from pangu.formats.source import Source
 from pangu.formats.write_output import WholeFile, check_output, write_output
@@ -65,6 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--method", choices=["rtn", "gptq", "smooth"], help="of --quantize (default rtn: round to nearest)")
     add("--calibrate", type=Path, metavar="CORPUS", help="packed corpus whose rows gptq and smooth look at")
     add("--calibration-rows", type=int, default=128, metavar="N", help="of the training split (default 128)")
+    add(
+        "--context", type=int, metavar="N", help="stretch the tables of positions to N rows, to train on with long rows"
+    )
     add("--model-yaml", action="store_true", help=f"also write {MODEL_FILE} beside the output")
     add("--model", metavar="MODEL", help="model.yaml or size of weights that do not say their network themselves")
     add("--best", action="store_true", help="of a run the checkpoint with the lowest validation loss")
@@ -89,6 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.names == "master" and arguments.to != "mindspore":
         raise UserError("--names master goes with --to mindspore")
     check_quantize(arguments)
+    if arguments.context is not None and arguments.keep_optimizer:
+        raise UserError("--keep-optimizer does not go with --context: Adam's moments are of the shorter tables")
     arguments.input = meant_checkpoint(arguments.input)
     with open_input(arguments) as source:
         return convert(source, arguments)
@@ -98,7 +106,16 @@ def to_huggingface(arguments: argparse.Namespace) -> int:
     """Write a directory that transformers loads."""
     from pangu.formats.huggingface.export import write_directory
 
-    for flag in ("keep_optimizer", "model_yaml", "overwrite", "strategy", "embeddings", "quantize", "dry_run"):
+    for flag in (
+        "keep_optimizer",
+        "model_yaml",
+        "overwrite",
+        "strategy",
+        "embeddings",
+        "quantize",
+        "context",
+        "dry_run",
+    ):
         if getattr(arguments, flag):
             raise UserError(f"--{flag.replace('_', '-')} does not go with --to {HUGGINGFACE}")
     if arguments.out is None:
@@ -155,6 +172,9 @@ def open_input(arguments: argparse.Namespace) -> Source:
 def convert(source: Source, arguments: argparse.Namespace) -> int:
     out = arguments.out
     said = load_size(arguments.model) if arguments.model else model_of(arguments.input, source)
+    if arguments.context is not None:
+        source = LongerContext(source, arguments.context)
+        said = said and said.model_copy(update={"seq_length": arguments.context})
     master_names = arguments.names == "master"
     plan = make_plan(source, arguments.to, arguments.dtype, arguments.keep_optimizer, master_names, said)
     plan = with_network(plan, arguments)

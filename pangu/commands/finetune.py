@@ -113,7 +113,7 @@ def launch(arguments: argparse.Namespace, workers: int) -> int:
 def run(arguments: argparse.Namespace) -> int:
     from pangu.distributed.process_group import is_launched
     from pangu.tuning.finetune import finetune
-    from pangu.tuning.settings import Settings
+    from pangu.tuning.tuning_settings import Settings
 
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers {arguments.workers}: must be at least 1")

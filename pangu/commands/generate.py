@@ -25,7 +25,7 @@ from pangu.foundation.json_text import dumps
 
 if TYPE_CHECKING:
     from pangu.generation import GenerationOptions, Generator
-    from pangu.generation.requests import Request
+    from pangu.generation.prompt_files import Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +117,7 @@ def options_of(arguments: argparse.Namespace) -> "GenerationOptions":
 
 def rows_of(arguments: argparse.Namespace) -> list[dict] | None:
     """Return the prompts, with options of their own; None for an interactive session. Raises UserError."""
-    from pangu.generation.requests import read_file, rows_of_prompts
+    from pangu.generation.prompt_files import read_file, rows_of_prompts
 
     if arguments.prompt is not None:
         return rows_of_prompts(arguments.prompt)
@@ -239,7 +239,7 @@ def load_generator(arguments: argparse.Namespace) -> "Generator":
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pangu.generation.requests import Request, requests_of
+    from pangu.generation.prompt_files import Request, requests_of
 
     options, rows, is_varied = options_of(arguments), rows_of(arguments), arguments.seed is None
     if rows is not None:
@@ -257,7 +257,7 @@ def run(arguments: argparse.Namespace) -> int:
     if rows is not None:
         answer(generator, requests_of(rows, options, arguments.samples, is_varied), arguments.json)
         return 0
-    from pangu.generation.session import converse
+    from pangu.generation.conversation import converse
 
     def answer_line(prompt: str, is_stopped: Callable[[], bool]) -> str:
         seed = secrets.randbits(32) if is_varied else options.seed

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     network = build(config, weights)
     network.set_train(False)
-    mask = CausalMask(arguments.eod, arguments.pad if arguments.eod is None else None)
+    mask = CausalMask(arguments.eod, arguments.pad if arguments.eod is None else None, config.attention)
     rows = []
     for row in ids:  # one at a time: the memory of one row's logits beyond the output
         tokens = ms.Tensor(row[None])

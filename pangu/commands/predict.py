@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{flag} is for one process: python -m pangu generate")
     if (arguments.workers is not None and arguments.workers < 1) or arguments.restarts < 0:
         raise UserError("--workers must be at least 1, --restarts at least 0")
-    from pangu.generation.requests import requests_of
+    from pangu.generation.prompt_files import requests_of
 
     # Mistakes are named before anything is started.
     usual, rows = (

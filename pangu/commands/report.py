@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def body(folder: Path, name: str) -> str:
     """Return everything that stands on the page."""
-    from pangu.training.metrics import SPEED, read_metrics, records_with_ends
+    from pangu.training.step_metrics import SPEED, read_metrics, records_with_ends
 
     records = read_metrics(folder)
     parts = [f"<h1>{html.escape(name)}</h1>", facts(folder, records), "<h2>Loss</h2>", losses(records)]
@@ -70,7 +70,7 @@ def body(folder: Path, name: str) -> str:
 
 def points(records: Sequence[dict], key: str) -> Points:
     """Return (step, value) where there is one that can be drawn."""
-    from pangu.training.metrics import is_number
+    from pangu.training.step_metrics import is_number
 
     return [(record["step"], float(record[key])) for record in records if is_number(record.get(key))]
 
@@ -115,7 +115,7 @@ def facts(folder: Path, records: Sequence[dict]) -> str:
 
 
 def losses(records: Sequence[dict]) -> str:
-    from pangu.training.metrics import smoothed
+    from pangu.training.step_metrics import smoothed
 
     training, heldout = points(records, "loss"), points(records, "heldout_loss")
     lines = [("training, smoothed", smoothed(list(training)))] if training else []
@@ -163,7 +163,7 @@ def chart(lines: Sequence[tuple[str, Points]], scale: Callable[[float], float] |
 
 def samples(folder: Path) -> str:
     """Return what the model wrote at each evaluation, the newest first."""
-    from pangu.training.metrics import records_with_ends
+    from pangu.training.step_metrics import records_with_ends
 
     found = [record for record, _ in records_with_ends(folder / "samples.jsonl")]
     if not found:

@@ -6,12 +6,17 @@
 FILE has an object a line: {"context": .., "continuation": ..} for a continuation, or {"text": ..} for a whole text. The
 output has an object for each, in order: the sum of log p in nats, the number of tokens, and for a continuation whether
 each of its tokens was the most likely one. A result does not depend on the others.
+
+--by-position 8 takes texts and prints, for each eighth of the context, how well its tokens are predicted: whether a
+longer context helps.
 """
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", metavar="PATH", help="tokenizer directory or .model file (default: the run's)")
     parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], default="CPU", help="default: CPU")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="texts at a time (default: 8)")
+    parser.add_argument(
+        "--by-position", type=int, metavar="PARTS", help="of texts: nats a token in parts of the context"
+    )
 
 
 def read_lines(path: str) -> list[dict[str, str]]:
@@ -74,8 +82,26 @@ def results(model: Any, rows: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
                 yield {"log_likelihood": one.total, "tokens": tokens, "is_greedy": one.is_greedy}
 
 
+def by_position(model: Any, texts: list[str], parts: int) -> Iterator[dict[str, Any]]:
+    """Yield a result for each part of the context that has tokens."""
+    sums, counts = model.nats_by_position(texts)
+    bounds = [len(sums) * part // parts for part in range(parts + 1)]
+    for first, end in pairwise(bounds):
+        tokens, nats = int(counts[first:end].sum()), float(sums[first:end].sum())
+        if tokens:
+            mean = nats / tokens
+            yield {
+                "first": first, "last": end - 1, "tokens": tokens, "nats_per_token": mean, "perplexity": math.exp(mean),
+            }  # fmt: skip
+
+
 def run(arguments: argparse.Namespace) -> int:
     rows = read_lines(arguments.file)
+    if arguments.by_position is not None and arguments.by_position < 1:
+        raise UserError(f"--by-position {arguments.by_position}: must be at least 1 part")
+    if arguments.by_position and any("text" not in row for row in rows):
+        number = next(number for number, row in enumerate(rows, 1) if "text" not in row)
+        raise UserError(f'{arguments.file}: object {number}: --by-position takes whole texts, {{"text": ..}}')
     from pangu.foundation.atomic_file import whole_file
     from pangu.foundation.json_text import dumps
     from pangu.language_model import load
@@ -87,11 +113,15 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         batch_size=arguments.batch_size,
     )
+    if arguments.by_position:
+        found = by_position(model, [row["text"] for row in rows], arguments.by_position)
+    else:
+        found = results(model, rows)
     if arguments.out is None:
-        for result in results(model, rows):
+        for result in found:
             print(dumps(result), flush=True)
         return 0
     with whole_file(Path(arguments.out)) as file:
-        for result in results(model, rows):
+        for result in found:
             file.write((dumps(result) + "\n").encode())
     return 0

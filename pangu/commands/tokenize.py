@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pangu.tokenizer.processes import map_in_order
+    from pangu.tokenizer.parallel_map import map_in_order
 
     if arguments.processes < 1:
         raise UserError(f"--processes {arguments.processes}: 1 or more would be right")

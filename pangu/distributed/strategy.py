@@ -102,6 +102,8 @@ def load_strategy(path: str | Path, model: ModelConfig | None = None) -> RunStra
     except StrategyError as error:
         raise UserError(str(error)) from None
     if model is not None:
+        if model.attention.pattern != "full":
+            raise UserError(f"{path}: strategies know attention.pattern full, and not {model.attention.pattern}")
         if model.target_in_trunk:
             raise UserError(f"{path}: strategies do not know target_in_trunk: train without one, or a model without it")
         for field in MODEL_FIELDS:

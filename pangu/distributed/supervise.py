@@ -20,7 +20,7 @@ from pangu.distributed.launch import Launch
 from pangu.foundation.best_effort import reason_of, say, warn
 from pangu.foundation.errors import UserError
 from pangu.foundation.interrupts import Handlers
-from pangu.training.metrics import METRICS
+from pangu.training.step_metrics import METRICS
 
 POLL_SECONDS = 0.2
 # Between two looks for signs of life.

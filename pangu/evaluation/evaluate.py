@@ -19,12 +19,14 @@ import numpy as np
 from pangu.evaluation import metrics, requests
 from pangu.evaluation.document_forms import Document
 from pangu.evaluation.published import published
-from pangu.evaluation.task import Task, Template, load_task, task_names
+from pangu.evaluation.task import Generation, Task, Template, load_task, task_names
 from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
 from pangu.foundation.lock import Lock
 from pangu.foundation.progress import Progress
+from pangu.generation.fill import fill, score_between
+from pangu.generation.likelihood import Scored
 
 if TYPE_CHECKING:
     from pangu.language_model import LanguageModel
@@ -254,9 +256,7 @@ def ask_choices(
 ) -> Iterator[dict[str, Any]]:
     """Score the candidates of documents."""
     choices = [requests.choice_of(template, one, text) for one, text in zip(documents, before, strict=True)]
-    pairs = [pair for choice in choices for pair in choice.pairs]
-    asked = [request_of(model, context, scored) for context, scored in pairs]
-    results = iter(zip(model.log_likelihood([request for request, _ in asked]), asked, strict=True))
+    results = iter(score_choices(model, template, choices))
     bare = [pair for choice in choices for pair in choice.unconditional]
     alone = iter(model.log_likelihood([request_of(model, *pair)[0] for pair in bare]))
     for choice, drawn in zip(choices, shots, strict=True):
@@ -275,8 +275,30 @@ def ask_choices(
             "chosen": metrics.choose(totals, tokens, [pair[1] for pair in choice.pairs], unconditional),
             "group": choice.document.group,
             "shots": [shot.id for shot in drawn],
-            "cut": sum(cut for _, (_, cut) in own),
+            "cut": sum(cut for _, cut in own),
         }
+
+
+def score_choices(
+    model: "LanguageModel", template: Template, choices: Sequence[requests.Choice]
+) -> list[tuple[Scored, bool]]:
+    """Return for each candidate its score and whether its sides were cut to the context."""
+    if not template.behind:
+        asked = [request_of(model, *pair) for choice in choices for pair in choice.pairs]
+        found = model.log_likelihood([request for request, _ in asked])
+        return [(scored, cut) for scored, (_, cut) in zip(found, asked, strict=True)]
+    parts = [
+        (context, scored, behind)
+        for choice in choices
+        for (context, scored), behind in zip(choice.pairs, choice.behind, strict=True)
+    ]
+    given = [sum(len(model.ids(text)) for text in part) for part in parts]
+    asked_ids = [model.between(*part) for part in parts]
+    found = score_between(model.generator, asked_ids)
+    return [
+        (scored, len(one.left) + len(one.middle) + len(one.right) < count)
+        for scored, one, count in zip(found, asked_ids, given, strict=True)
+    ]
 
 
 def request_of(model: "LanguageModel", context: str, scored: str) -> tuple[tuple[list[int], list[int]], bool]:
@@ -306,6 +328,8 @@ def ask_texts(
     """Let the model answer."""
     assert task.generation is not None
     generation = task.generation
+    if template.behind:
+        generation = generation.model_copy(update={"as_long_as_gold": True})
     prompts = [
         text + requests.filled(template.context, one.fields) for one, text in zip(documents, before, strict=True)
     ]
@@ -316,22 +340,11 @@ def ask_texts(
         for one in documents
     ]
     most = model.config.seq_length
-    texts: dict[int, str] = {}
-    for length in sorted(set(lengths)):
-        numbers = [number for number, own in enumerate(lengths) if own == length]
-        options: dict[str, Any] = {
-            "max_new_tokens": min(length, most - 1),
-            "temperature": generation.temperature,
-            "top_k": generation.top_k,
-            "top_p": generation.top_p,
-            "seed": seed,
-            "overflow": "truncate",
-            "stop_strings": tuple(generation.cut_at),
-        }
-        for number, text in zip(
-            numbers, model.generate([prompts[number] for number in numbers], **options), strict=True
-        ):
-            texts[number] = text
+    if template.behind:
+        behind = [requests.filled(template.behind, one.fields) for one in documents]
+        texts = [filled_gap(model, *one, seed) for one in zip(prompts, behind, lengths, strict=True)]
+    else:
+        texts = answers_of(model, generation, prompts, lengths, seed)
     for number, (one, drawn) in enumerate(zip(documents, shots, strict=True)):
         scores = {name: metrics.GENERATED[name](one.answers, texts[number]) for name in task.metrics}
         yield {
@@ -344,6 +357,36 @@ def ask_texts(
             "shots": [shot.id for shot in drawn],
             "cut": int(len(model.ids(prompts[number])) + lengths[number] > most + 1),
         }
+
+
+def answers_of(
+    model: "LanguageModel", generation: Generation, prompts: Sequence[str], lengths: Sequence[int], seed: int
+) -> list[str]:
+    """Continue prompts, each by its own number of tokens; those of one number together."""
+    texts = [""] * len(prompts)
+    for length in sorted(set(lengths)):
+        numbers = [number for number, own in enumerate(lengths) if own == length]
+        options: dict[str, Any] = {
+            "max_new_tokens": min(length, model.config.seq_length - 1),
+            "temperature": generation.temperature,
+            "top_k": generation.top_k,
+            "top_p": generation.top_p,
+            "seed": seed,
+            "overflow": "truncate",
+            "stop_strings": tuple(generation.cut_at),
+        }
+        found = model.generate([prompts[number] for number in numbers], **options)
+        for number, text in zip(numbers, found, strict=True):
+            texts[number] = text
+    return texts
+
+
+def filled_gap(model: "LanguageModel", left: str, right: str, length: int, seed: int) -> str:
+    """Return the likeliest tokens, from the left, of a gap of `length` tokens between two texts."""
+    one = model.between(left, [0] * length, right)
+    known = [*one.left, *(None for _ in range(length)), *one.right]
+    ids = fill(model.generator, known, model.options({"temperature": 0.0, "seed": seed}), "left").ids
+    return model.tokenizer.decode(ids[len(one.left) : len(one.left) + length])
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pangu.checkpoint.open import checkpoints_directory, step_directories, step_
 from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
-from pangu.training.metrics import read_metrics
+from pangu.training.step_metrics import read_metrics
 
 if TYPE_CHECKING:
     from pangu.evaluation.evaluate import Score

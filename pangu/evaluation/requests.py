@@ -14,11 +14,15 @@ SAID = 200  # characters of a record in a message
 
 @dataclass(frozen=True)
 class Choice:
-    """The candidates of a document, each as (context, scored part); labels in the words of the template."""
+    """The candidates of a document, each as (context, scored part); labels in the words of the template.
+
+    behind: for each candidate the text that is known behind its scored part.
+    """
 
     document: Document
     labels: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
+    behind: tuple[str, ...]
     unconditional: tuple[tuple[str, str], ...]
     gold: int
 
@@ -88,22 +92,25 @@ def choice_of(template: Template, document: Document, shots: str) -> Choice:
     """Build the candidates of a document behind the text of its shots."""
     assert document.gold is not None
     labels = document.candidates
-    pairs, unconditional = [], []
+    pairs, behind, unconditional = [], [], []
     for label in labels:
         fields = {**document.fields, "choice": label}
         context, scored = filled(template.context, fields), filled(template.scored, fields)
         pairs.append((shots + context, scored))
+        behind.append(filled(template.behind, fields))
         if template.unconditional is not None:
             unconditional.append((filled(template.unconditional, fields), scored))
-    return Choice(document, labels, tuple(pairs), tuple(unconditional), document.gold)
+    return Choice(document, labels, tuple(pairs), tuple(behind), tuple(unconditional), document.gold)
 
 
 def shot_text(task: Task, template: Template, document: Document) -> str:
     """Write a document with its answer, as the model sees a shot."""
     if task.method == "generate":
-        return filled(template.context, document.fields) + document.answers[0]
+        return "".join(
+            (filled(template.context, document.fields), document.answers[0], filled(template.behind, document.fields))
+        )
     fields = {**document.fields, "choice": document.label}
-    return filled(template.context, fields) + filled(template.scored, fields)
+    return "".join(filled(part, fields) for part in (template.context, template.scored, template.behind))
 
 
 def load_shots(task: Task, template: Template, data: Path, count: int) -> list[Document]:

@@ -30,11 +30,16 @@ class Template(Section):
     """How a document becomes text. `{name}` stands for a field of the document, `{choice}` for a candidate's words.
 
     A choice is scored by the log-probability of `scored` behind `context`; an empty context means the whole row but for
-    its first token. A generation continues `context`.
+    its first token. A generation continues `context`. With `behind` both sides are known: the query layer is asked for
+    what stands between them, so the model must have been trained with permuted rows; a generated answer then has as
+    many tokens as the gold one.
     """
 
     context: str = ""
     scored: str = ""
+    behind: str = Field(
+        default="", description="text that is known behind the scored part, or behind the answer: both sides are given"
+    )
     unconditional: str | None = Field(
         default=None, description="a context without the question, for acc_mutual_info; null: not computed"
     )

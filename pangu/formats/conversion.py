@@ -110,6 +110,10 @@ def make_plan(
         word_table = steps[0]
         steps.append(Step(word_table.source, names.TORCH_TIED_HEAD, word_table.info, transpose=False))
     model = model or model_in(source.metadata, where)
+    if model and model.attention.pattern != "full" and target == "pytorch":
+        raise UserError(
+            f"{where}: the PyTorch port has no attention.pattern {model.attention.pattern}: it sees all places"
+        )
     if model:
         shape.check(model, where)
     left_out = found.left_out + found.tied_head + ([] if keep_optimizer else list(found.optimizer))

@@ -1,9 +1,8 @@
 """Continuing text: `Generator` (engine) and what may be asked of it (`GenerationOptions`).
 
 Read in this order: `options`, `engine` (prompts, rows, the loop), `decoding_batch` (what an engine must be able to do),
-`sampling` (logits to a token), `text_stream` (tokens to text, stop strings). The two engines: `compiled_decoder` with
-`compiled_step`, `compiled_kernels`, `compiled_vectors` and `threads`; `mindspore_decoder`, which
-batches `pangu.model.inference`.
+`sampling` (logits to a token), `text_stream` (tokens to text, stop strings). The two engines:
+`compiled`, and `mindspore_decoder`, which batches `pangu.model.inference`.
 """
 
 from pangu.generation.engine import Continuation, Generator, Piece

@@ -1,6 +1,6 @@
 """What a network must be able to do for text to be generated with it; two engines can.
 
-* `compiled_decoder`: compiled loops, without MindSpore. The default on a CPU.
+* `compiled`: compiled loops, without MindSpore. The default on a CPU.
 * `mindspore_decoder`: MindSpore, on a CPU, a GPU or Ascend.
 """
 

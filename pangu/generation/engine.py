@@ -15,11 +15,11 @@ import numpy as np
 from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
 from pangu.generation.additions import NOTHING, Additions
-from pangu.generation.characters import ByteTokens, WholeCharacters
 from pangu.generation.decoding_batch import SLOTS, DecodingBatch, EngineName, Network, RowTokens
 from pangu.generation.options import GenerationOptions
 from pangu.generation.sampling import Sampler
 from pangu.generation.text_stream import TextStream
+from pangu.generation.whole_characters import ByteTokens, WholeCharacters
 
 if TYPE_CHECKING:
     from pangu.generation.speculation import Draft
@@ -52,7 +52,7 @@ class Continuation:
 
 def default_engine(config: ModelConfig) -> EngineName:
     """Return the compiled one, where it can compute what the configuration asks for."""
-    return "compiled" if config.softmax_dtype == "fp32" and not config.target_in_trunk else "mindspore"
+    return "compiled" if config.softmax_dtype == "fp32" else "mindspore"
 
 
 def make_network(
@@ -64,7 +64,7 @@ def make_network(
 ) -> Network:
     """Imports what an engine needs only where it is used: MindSpore takes seconds to start."""
     if engine == "compiled":
-        from pangu.generation.compiled_decoder import CompiledNetwork
+        from pangu.generation.compiled.compiled_network import CompiledNetwork
 
         return CompiledNetwork(config, weights, threads=threads, additions=additions)
     from pangu.generation.mindspore_decoder import MindSporeNetwork
@@ -105,7 +105,7 @@ class Generator:
     def speculate(self, checkpoint: Path | str, count: int = 4) -> None:
         """Let a small model guess `count` tokens a step from here on; the texts stay the same. Raises UserError."""
         from pangu.checkpoint.weights import load_for_inference
-        from pangu.generation.compiled_decoder import CompiledNetwork
+        from pangu.generation.compiled.compiled_network import CompiledNetwork
         from pangu.generation.speculation import Draft
 
         if not isinstance(self.network, CompiledNetwork):
@@ -146,7 +146,7 @@ class Generator:
         if dtype and engine == "mindspore":
             config = config.model_copy(update={"compute_dtype": dtype})
         elif dtype:
-            from pangu.generation.compiled_decoder import stored_as
+            from pangu.generation.compiled.compiled_network import stored_as
 
             weights = stored_as(weights, dtype)
         return cls(config, weights, Tokenizer.load(place) if place else None, batch_size, engine, threads, additions)

@@ -5,7 +5,7 @@ then one gap after the other is asked for by the query row of the place before i
 that has been trained with `objectives: {permuted: …}` has learnt to answer (`docs/training.md`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from pangu.foundation.errors import UserError
 from pangu.generation.decoding_batch import DecodingBatch, RowTokens
+from pangu.generation.likelihood import Scored, scored
 from pangu.generation.options import GenerationOptions
 from pangu.generation.sampling import Sampler
 
@@ -80,11 +81,73 @@ def fill(
     return Filled([token for token in ids if token is not None], places)
 
 
+@dataclass(frozen=True)
+class Between:
+    """Ids that are known on both sides, and those that are scored in between. No part but `right` may be empty."""
+
+    left: Sequence[int]
+    middle: Sequence[int]
+    right: Sequence[int]
+
+    @property
+    def places(self) -> list[int]:
+        """Return where each token that is read stands: the left, the right, then the middle but for its last one."""
+        first, end = len(self.left), len(self.left) + len(self.middle)
+        return [*range(first), *range(end, end + len(self.right)), *range(first, end - 1)]
+
+    @property
+    def query_rows(self) -> list[int]:
+        """Return which row of the query table each token asks with: the place before the one that is read next."""
+        end = len(self.left) + len(self.middle) - 1
+        return [place - 1 for place in [*self.places[1:], end]]
+
+
+def score_between(generator: "Generator", requests: Sequence[Between]) -> list[Scored]:
+    """Score the middle of each request given both its sides: log p of its tokens from the left, in nats.
+
+    The result of a request does not depend on the others. Raises UserError for what cannot be asked.
+    """
+    for number, one in enumerate(requests, 1):
+        if not one.left or not one.middle:
+            raise UserError(f"request {number}: a left side and a middle of at least one token each are needed")
+        check_gaps(generator, [*one.left, *(None for _ in one.middle), *one.right])
+        check_gaps(generator, [*one.left, None, *one.middle][: generator.config.seq_length])
+    if not requests:
+        return []
+    batch = generator.open(min(generator.batch_size, len(requests)), max(len(one.places) for one in requests))
+    return list(_read_between(batch, requests))
+
+
+def _read_between(batch: DecodingBatch, requests: Sequence[Between]) -> Iterator[Scored]:
+    """Yield scores: as many rows in one call as the batch has, or a token a step with MindSpore's engine."""
+    if not batch.admits_any_time:
+        for one in requests:
+            known = len(one.left) + len(one.right)
+            ids, places, asks = [*one.left, *one.right, *one.middle], one.places, one.query_rows
+            batch.release(0)
+            steps = [slice(known), *(slice(at, at + 1) for at in range(known, len(places)))]
+            logits = [batch.read([RowTokens(0, ids[own], 1, places[own], asks[own])])[0][-1] for own in steps]
+            yield scored(np.stack(logits), one.middle)
+        return
+    for start in range(0, len(requests), batch.rows):
+        block = requests[start : start + batch.rows]
+        for row in range(len(block)):
+            batch.release(row)
+        parts = [
+            RowTokens(row, [*one.left, *one.right, *one.middle[:-1]], len(one.middle), one.places, one.query_rows)
+            for row, one in enumerate(block)
+        ]
+        for one, logits in zip(block, batch.read(parts), strict=True):
+            yield scored(logits, one.middle)
+
+
 def check_gaps(generator: "Generator", known: Sequence[int | None]) -> None:
     """Raise UserError for what cannot be filled."""
     config = generator.config
     if not config.query_layer:
         raise UserError("gaps are asked for by the query layer, which this model has not (query_layer: false)")
+    if config.attention.pattern != "full":
+        raise UserError(f"gaps need attention.pattern full; this model has {config.attention.pattern}")
     if None not in known:
         raise UserError(f"there is no gap: write {GAP!r} for each token to fill in")
     if known[0] is None:

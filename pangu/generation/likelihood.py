@@ -122,9 +122,9 @@ def _one_by_one(batch: DecodingBatch, waiting: deque[_Context]) -> Iterator[tupl
     """Yield one continuation at a time, a token a step: what every engine can do."""
     for context in waiting:
         for number, rest in context.rests:
-            logits = [batch.prefill([context.ids])[0]]
-            logits += [batch.step(np.full(batch.rows, token, np.int32))[0] for token in rest[:-1]]
-            yield number, scored(np.stack(logits), rest)
+            batch.release(0)
+            parts = [RowTokens(0, context.ids), *(RowTokens(0, [token]) for token in rest[:-1])]
+            yield number, scored(np.concatenate([batch.read([part])[0] for part in parts]), rest)
 
 
 def scored(logits: np.ndarray, ids: Sequence[int]) -> Scored:

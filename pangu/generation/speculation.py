@@ -1,7 +1,7 @@
 """Speculative decoding: a small model guesses the next tokens, the large one reads all guesses in one call.
 
 The large model's sampler chooses every token from the large model's logits, in order, and a guess only saves a call
-where it is what was chosen. Logits do not depend on how tokens are cut into calls (`compiled_decoder`), so the tokens
+where it is what was chosen. Logits do not depend on how tokens are cut into calls (`compiled_network`), so the tokens
 are those without guesses, drawn ones too. (Leviathan et al. 2022, 2211.17192, accept guesses by probability instead,
 which keeps the distribution and not the tokens.)
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
-from pangu.generation.compiled_decoder import CompiledBatch, CompiledNetwork
+from pangu.generation.compiled.compiled_network import CompiledBatch, CompiledNetwork
 from pangu.generation.decoding_batch import SLOTS, RowTokens
 
 

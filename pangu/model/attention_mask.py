@@ -8,7 +8,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from pangu.config import AttentionConfig
 from pangu.model.attention import MASKED_SCORE
+from pangu.model.attention_pattern import arguments_of, seen_places
 
 
 class CausalMask(nn.Cell):
@@ -17,11 +19,15 @@ class CausalMask(nn.Cell):
     end_of_document: id after which a new document begins; None: a row is one document.
     pad: id that neither sees nor is seen, as the original's evaluation network has it; None: padding is a token like
     others, as in training, where the loss leaves it out instead.
+    attention: the pattern that leaves out some of the places before a token's own; None: it sees all of them.
     """
 
-    def __init__(self, end_of_document: int | None = None, pad: int | None = None) -> None:
+    def __init__(
+        self, end_of_document: int | None = None, pad: int | None = None, attention: AttentionConfig | None = None
+    ) -> None:
         super().__init__()
         self.end_of_document, self.pad = end_of_document, pad
+        self.pattern, self.span, self.summary = arguments_of(attention or AttentionConfig())
         self.ends, self.real = ops.Equal(), ops.NotEqual()
         self.cumsum, self.before = ops.CumSum(), ops.Sub()
         self.same_document, self.causal = ops.Equal(), ops.Mul()
@@ -46,6 +52,10 @@ class CausalMask(nn.Cell):
             nothing = ops.zeros_like(ids)
             positions = self.repeat_positions(nothing, Tensor(np.arange(length, dtype=np.int32).reshape((1, -1))))
             visible = self.repeat_causal(self.cast(self.reshape(nothing, of_queries), ms.float32), causal)
+        if self.pattern != "full":
+            asking, places = self.reshape(positions, of_queries), self.reshape(positions, of_keys)
+            seen = seen_places(asking, places, self.pattern, self.span, self.summary)
+            visible = visible * self.cast(seen, ms.float32)
         if self.pad is not None:
             real = self.cast(self.real(ids, self.pad), ms.float32)
             visible = self.see_real(visible, self.reshape(real, of_queries))

@@ -23,6 +23,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from pangu import parameters
 from pangu.config import ModelConfig
 from pangu.model.attention import MASKED_SCORE, score_scale
+from pangu.model.attention_pattern import arguments_of, seen_places
 from pangu.model.decoder import DTYPES
 from pangu.model.feed_forward import FeedForward
 from pangu.model.layer_norm import LayerNorm
@@ -167,6 +168,7 @@ class CachedDecoder(nn.Cell):
         self.weights = weights
         self.layers, self.final_norm = weights.layers, weights.final_norm
         self.target_in_trunk = config.target_in_trunk
+        self.pattern, self.span, self.summary = arguments_of(config.attention)
         self.query_layer, self.norm_after_query = config.query_layer, config.final_norm == "after_query"
         self.hidden, self.dtype = config.hidden_size, weights.head.dtype
         shape = (batch * config.num_heads, slots, config.head_size)
@@ -241,6 +243,10 @@ class CachedDecoder(nn.Cell):
         return ops.stack((rows, columns), -1).reshape((-1, tokens, 2))
 
     def attention_bias(self, steps: Tensor) -> Tensor:
-        """steps [B, T] -> [B, 1, T, C]: 0 for the slots up to a step's own, -10000 beyond."""
-        beyond = self.cast(self.all_slots > steps.reshape((*steps.shape, 1)), self.softmax_dtype)
-        return (beyond * MASKED_SCORE).reshape((steps.shape[0], 1, steps.shape[1], -1))
+        """steps [B, T] -> [B, 1, T, C]: 0 for the slots up to a step's own that its pattern sees, else -10000."""
+        asking = steps.reshape((*steps.shape, 1))
+        hidden = self.all_slots > asking
+        if self.pattern != "full":
+            seen = seen_places(asking, self.all_slots, self.pattern, self.span, self.summary)
+            hidden = hidden.logical_or(seen.logical_not())
+        return (self.cast(hidden, self.softmax_dtype) * MASKED_SCORE).reshape((steps.shape[0], 1, steps.shape[1], -1))

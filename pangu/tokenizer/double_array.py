@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pangu.tokenizer.compiled import Compiled
+from pangu.tokenizer.lazily_compiled import Compiled
 
 
 def build_double_array(

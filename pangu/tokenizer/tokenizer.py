@@ -27,7 +27,7 @@ import numpy as np
 
 from pangu.foundation.atomic_file import whole_file
 from pangu.foundation.errors import UserError
-from pangu.tokenizer.processes import map_in_order
+from pangu.tokenizer.parallel_map import map_in_order
 from pangu.tokenizer.segmentation import segment, token_ends
 from pangu.tokenizer.unigram import encode_lossless, encode_words
 from pangu.tokenizer.vocabulary import (

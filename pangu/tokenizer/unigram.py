@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pangu.tokenizer.compiled import Compiled
+from pangu.tokenizer.lazily_compiled import Compiled
 
 UNKNOWN = 0
 SPACE = -1  # in a normalised sequence: a space, which is dropped after another one

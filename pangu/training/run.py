@@ -36,7 +36,6 @@ from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
 from pangu.foundation.interrupts import Interrupts
 from pangu.training.data import PackedData, training_batches, unigram_nats
-from pangu.training.metrics import MetricsWriter, draw_losses, is_number, read_metrics
 from pangu.training.overview import described
 from pangu.training.progress import TrainingProgress
 from pangu.training.run_directory import (
@@ -47,7 +46,8 @@ from pangu.training.run_directory import (
     with_schedule_of,
     write_run_files,
 )
-from pangu.training.samples import SamplesWriter
+from pangu.training.sample_texts import SamplesWriter
+from pangu.training.step_metrics import MetricsWriter, draw_losses, is_number, read_metrics
 from pangu.training.tracker import Tracker
 from pangu.training.trainer import Trainer
 

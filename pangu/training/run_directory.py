@@ -11,8 +11,8 @@ from pangu.foundation.directory import commit_directory, make_directory
 from pangu.foundation.errors import UserError
 from pangu.foundation.lock import Lock
 from pangu.training.data import PackedData
-from pangu.training.metrics import METRICS, read_metrics
 from pangu.training.schedule import complete, continued, first_difference, schedule_of
+from pangu.training.step_metrics import METRICS, read_metrics
 
 # Fields that may change when a run goes on: they decide when it stops, what it writes and how it computes, not what.
 FREE_FIELDS = {

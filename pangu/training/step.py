@@ -28,7 +28,7 @@ class TrainStep(nn.Cell):
     by `predictions`, the objective's count of all of them (`Objective.predictions`).
 
     reduction: where other processes have other rows of the same batch, what adds up (gradients, loss) over all of them
-    (`pangu.distributed.reduction`); `predictions` then counts the rows of all, and what is returned is the whole
+    (`distributed.execution.reduction`); `predictions` then counts the rows of all, and what is returned is the whole
     batch's.
 
     The update is skipped when any gradient is infinite or NaN, or the norm reaches `largest_norm`. That is read from

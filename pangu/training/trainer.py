@@ -10,7 +10,7 @@ import numpy as np
 from pangu.checkpoint.open import Checkpoint, TrainingState
 from pangu.checkpoint.save import prune_checkpoints
 from pangu.config import ModelConfig, TrainConfig
-from pangu.distributed.execution import Execution, Job
+from pangu.distributed.execution.one_device import Execution, Job
 from pangu.distributed.process_group import ALONE, World
 from pangu.distributed.strategy import RunStrategy
 from pangu.foundation.best_effort import warn
@@ -56,7 +56,7 @@ class Trainer:
         loss = Loss(self.network, self.objective.in_graph())
         example = self.objective.prepare(np.zeros((config.batch_size, data.seq_length + 1), np.int32), 0)
         self.execution = execution_of(Job(config, self.network, loss, world, strategy, example))
-        self.evaluation = Loss(self.network, Causal(end_of_document, data.pad).in_graph())
+        self.evaluation = Loss(self.network, Causal(end_of_document, data.pad, model.attention).in_graph())
         self.schedule = schedule_of(config.learning_rate, config.steps)
         scale = config.loss_scale.initial if model.compute_dtype == "fp16" else 1.0
         self.state = TrainingState(0, scale, 0, 0, 0, None)
@@ -181,9 +181,9 @@ def execution_of(job: Job) -> Execution:
     if job.world.size == 1:
         return Execution(job)
     if job.strategy is not None and job.config.device == "Ascend":
-        from pangu.distributed.semi_auto import SemiAuto
+        from pangu.distributed.execution.semi_auto import SemiAuto
 
         return SemiAuto(job)
-    from pangu.distributed.data_parallel import DataParallel
+    from pangu.distributed.execution.data_parallel import DataParallel
 
     return DataParallel(job)

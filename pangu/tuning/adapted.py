@@ -53,6 +53,10 @@ def load_adapted(folder: Path, base: Path | str | None = None, tokenizer: Path |
     if kind not in known:
         said_instead = nearest_name(str(kind), list(known))
         raise UserError(f"{folder / CONFIG}: peft_type {kind!r} is not one of {', '.join(known)}{said_instead}")
+    if config.attention.pattern != "full":
+        raise UserError(
+            f"{folder}: virtual tokens are seen by all; {place} has attention.pattern {config.attention.pattern}"
+        )
     virtual = soft_prompt.read_virtual(folder, config)
     count = virtual.shape[2] if kind == soft_prompt.PREFIX else len(virtual)
     offset = said.get("position_offset", count)  # PEFT does not say it: there it is always so

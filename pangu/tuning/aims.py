@@ -7,11 +7,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from pangu.config import ModelConfig
 from pangu.model import PanguAlpha
 from pangu.training.loss import Loss
 from pangu.training.objectives import distillation, preference
 from pangu.training.objectives.instruction import Instruction
-from pangu.tuning.settings import Settings
+from pangu.tuning.tuning_settings import Settings
 
 Batches = Callable[[nn.Cell], nn.Cell]  # what a method makes of an objective's batches
 
@@ -49,8 +50,8 @@ def mean_nats(evaluation: nn.Cell, rows: np.ndarray, size: int) -> float | None:
 
 
 class Answers(Aim):
-    def __init__(self, network: PanguAlpha, batches: Batches, end_of_document: int) -> None:
-        self.objective = Instruction(end_of_document)
+    def __init__(self, network: PanguAlpha, batches: Batches, end_of_document: int, config: ModelConfig) -> None:
+        self.objective = Instruction(end_of_document, config.attention)
         self.loss = Loss(network, batches(self.objective.in_graph()))
         self.evaluation = Loss(network, batches(self.objective.in_graph()))
 
@@ -66,12 +67,18 @@ class Distillation(Answers):
     """teacher: frozen here; weight 0: the same as `Answers`, bit for bit."""
 
     def __init__(
-        self, network: PanguAlpha, batches: Batches, end_of_document: int, settings: Settings, teacher: PanguAlpha
+        self,
+        network: PanguAlpha,
+        batches: Batches,
+        end_of_document: int,
+        config: ModelConfig,
+        settings: Settings,
+        teacher: PanguAlpha,
     ) -> None:
-        super().__init__(network, batches, end_of_document)
+        super().__init__(network, batches, end_of_document, config)
         weights = distillation.Weights(settings.teacher_weight, settings.temperature, settings.hidden_weight)
         if weights.teacher or weights.hidden:
-            plain = self.objective.in_graph()
+            plain = Instruction(end_of_document, teacher.config.attention).in_graph()
             loss = distillation.DistillationLoss(
                 network, batches(self.objective.in_graph()), distillation.freeze_teacher(teacher), plain, weights
             )
@@ -81,8 +88,10 @@ class Distillation(Answers):
 class Preferences(Aim):
     """Rows must hold the reference's differences (`reference`, of the network as it was)."""
 
-    def __init__(self, network: PanguAlpha, batches: Batches, end_of_document: int, beta: float) -> None:
-        self.objective, self.beta = preference.Preference(end_of_document), beta
+    def __init__(
+        self, network: PanguAlpha, batches: Batches, end_of_document: int, beta: float, config: ModelConfig
+    ) -> None:
+        self.objective, self.beta = preference.Preference(end_of_document, config.attention), beta
         self.margins = preference.Margins(network, batches(self.objective.in_graph()))
         training = preference.Margins(network, batches(self.objective.in_graph()))
         self.loss = preference.PreferenceLoss(training, beta)

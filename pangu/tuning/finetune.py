@@ -23,10 +23,10 @@ from pangu.foundation.json_text import dumps
 from pangu.foundation.lock import Lock
 from pangu.foundation.settings import nearest_name
 from pangu.tuning import adapter_file
-from pangu.tuning.settings import Settings
 from pangu.tuning.teacher import load_teacher, student_of
 from pangu.tuning.template import load_template
 from pangu.tuning.training_rows import digest_of_rows, read_data
+from pangu.tuning.tuning_settings import Settings
 
 if TYPE_CHECKING:
     from pangu.tuning.tuning_run import Tuned

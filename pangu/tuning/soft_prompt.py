@@ -45,7 +45,7 @@ def keys_values(
 
     is_shifted: the vectors stand at the first n positions; else they have none.
     """
-    from pangu.generation.compiled_decoder import CompiledNetwork
+    from pangu.generation.compiled.compiled_network import CompiledNetwork
     from pangu.generation.decoding_batch import SLOTS, RowTokens
 
     count = len(vectors)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pangu.foundation.errors import UserError
+from pangu.tuning.record_rows import Samples, pairs_of, samples_of
 from pangu.tuning.records import Pair, Record, Reject, pair_of, read_records, record_of
-from pangu.tuning.samples import Samples, pairs_of, samples_of
-from pangu.tuning.settings import Settings
 from pangu.tuning.template import Template
+from pangu.tuning.tuning_settings import Settings
 
 if TYPE_CHECKING:
     from pangu.tokenizer import Tokenizer

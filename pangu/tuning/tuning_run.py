@@ -11,8 +11,8 @@ import mindspore as ms
 import numpy as np
 
 from pangu.config import LearningRateConfig, ModelConfig, OptimizerConfig, TrainConfig
+from pangu.distributed.execution.reduction import SumOverRanks
 from pangu.distributed.process_group import ALONE, World
-from pangu.distributed.reduction import SumOverRanks
 from pangu.distributed.strategy import rows_of_rank
 from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.best_effort import BestEffortFile
@@ -26,19 +26,19 @@ from pangu.model.network import build
 from pangu.tokenizer import Tokenizer
 from pangu.training.data import PackedData
 from pangu.training.loss import Loss
-from pangu.training.metrics import records_with_ends
 from pangu.training.objectives.instruction import Instruction
 from pangu.training.optimizer import AdamW, adam_scalars
 from pangu.training.schedule import schedule_of
 from pangu.training.step import TrainStep
+from pangu.training.step_metrics import records_with_ends
 from pangu.tuning import adapter_file, soft_prompt
 from pangu.tuning.aims import Aim, Answers, Distillation, Preferences, mean_nats
 from pangu.tuning.methods import METHODS
 from pangu.tuning.methods.stand_in import arrays_of, load_arrays
-from pangu.tuning.settings import VIRTUAL, Settings
 from pangu.tuning.teacher import Teacher
 from pangu.tuning.template import Template
 from pangu.tuning.training_rows import Data
+from pangu.tuning.tuning_settings import VIRTUAL, Settings
 
 GENERAL_SAMPLES = 64
 
@@ -88,10 +88,10 @@ class Run:
         self.network = build(config, weights, seed=settings.seed)
         end = tokenizer.special.end_of_document
         if settings.objective == "dpo":
-            self.hold_reference(Preferences(self.network, lambda batch: batch, end, settings.beta))
+            self.hold_reference(Preferences(self.network, lambda batch: batch, end, settings.beta, config))
         self.method = METHODS[settings.method](self.network, config, settings, self.start())
         self.aim = self.aim_of(end, teacher)
-        self.evaluation = Loss(self.network, self.method.batch(Instruction(end).in_graph()))
+        self.evaluation = Loss(self.network, self.method.batch(Instruction(end, config.attention).in_graph()))
         self.adam = adam = OptimizerConfig(weight_decay=0.0, bias_correction=True)
         self.trained = [*self.network.trainable_params(), *self.aim.parameters]
         self.optimizer = AdamW(self.trained, adam.beta1, adam.beta2)
@@ -109,12 +109,12 @@ class Run:
         """Return what the settings ask to minimise."""
         settings, batches = self.settings, self.method.batch
         if settings.objective == "dpo":
-            return Preferences(self.network, batches, end_of_document, settings.beta)
+            return Preferences(self.network, batches, end_of_document, settings.beta, self.config)
         if teacher is None:
-            return Answers(self.network, batches, end_of_document)
+            return Answers(self.network, batches, end_of_document, self.config)
         config = teacher.config.model_copy(update={"compute_dtype": settings.precision, "dropout_rate": 0.0})
         taught = build(config, teacher.weights, seed=settings.seed)
-        return Distillation(self.network, batches, end_of_document, settings, taught)
+        return Distillation(self.network, batches, end_of_document, self.config, settings, taught)
 
     def hold_reference(self, plain: Preferences) -> None:
         """Write into every pair what the base says of it: the one frozen reference."""

@@ -19,8 +19,8 @@ from pangu.foundation.errors import UserError
 from pangu.foundation.settings import checked, nearest_name
 from pangu.foundation.yaml_document import Document, shown
 from parallel_strategy.calibrate.figures import FIGURES, NAMES, apply
+from parallel_strategy.calibrate.measured_runs import MeasuredRow
 from parallel_strategy.calibrate.residual import RowShapes, ShapeResidual, solve
-from parallel_strategy.calibrate.rows import MeasuredRow
 from parallel_strategy.predict import SPREAD, Prediction
 from parallel_strategy.spec.strategy import Setup
 

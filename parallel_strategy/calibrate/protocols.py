@@ -7,7 +7,7 @@ No protocol scores a row that its calibration saw.
 import hashlib
 
 from parallel_strategy.calibrate.fit import Calibration, calibrate
-from parallel_strategy.calibrate.rows import MeasuredRow
+from parallel_strategy.calibrate.measured_runs import MeasuredRow
 from parallel_strategy.calibrate.score import Outcome, outcome
 
 SHARE = 0.20

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel_strategy.calibrate.rows import MeasuredRow
+from parallel_strategy.calibrate.measured_runs import MeasuredRow
 from parallel_strategy.predict import FOUR_OF_FIVE
 from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.spec.strategy import StrategySpec

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parallel_strategy.calibrate.fit import Calibration
-from parallel_strategy.calibrate.rows import MeasuredRow
+from parallel_strategy.calibrate.measured_runs import MeasuredRow
 from parallel_strategy.predict import Prediction
 
 

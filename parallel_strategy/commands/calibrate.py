@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
     from parallel_strategy.calibrate.fit import calibrate
+    from parallel_strategy.calibrate.measured_runs import read_all
     from parallel_strategy.calibrate.protocols import chosen
-    from parallel_strategy.calibrate.rows import read_all
 
     if not 0 < arguments.share <= 1:
         raise UserError(f"--share {arguments.share}: must lie above 0 and be at most 1")

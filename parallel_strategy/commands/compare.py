@@ -15,11 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from parallel_strategy.loading import load_prediction
     from parallel_strategy.report.console import console as terminal
     from parallel_strategy.report.console import table
-    from parallel_strategy.report.tables import summary
+    from parallel_strategy.report.terminal_tables import summary
     from parallel_strategy.search.parts import parts_of
-    from parallel_strategy.session import load_prediction
 
     predictions = [load_prediction(path, arguments.calibration) for path in arguments.strategies]
     rows = []

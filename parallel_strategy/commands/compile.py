@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from parallel_strategy.loading import load_setup
     from parallel_strategy.mindspore.dryrun.difference import (
         differences,
         emulated,
@@ -46,7 +47,6 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from parallel_strategy.mindspore.dryrun.job import compile_rank, write_skeleton
     from parallel_strategy.mindspore.limits import check_supported
-    from parallel_strategy.session import load_setup
 
     setup = load_setup(arguments.strategy, check_supported, changes=arguments.set)
     if arguments.skeleton is not None:

@@ -19,11 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
+    from parallel_strategy.loading import load_prediction
     from parallel_strategy.report.console import console as terminal
     from parallel_strategy.report.console import table
     from parallel_strategy.report.details import operators, traffic
     from parallel_strategy.search.parts import parts_of
-    from parallel_strategy.session import load_prediction
 
     prediction = load_prediction(arguments.strategy, arguments.calibration, arguments.set)
     parts, found, links = parts_of(prediction), operators(prediction), traffic(prediction)

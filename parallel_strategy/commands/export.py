@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
     from parallel_strategy.export.files import export, write
-    from parallel_strategy.session import load_setup
+    from parallel_strategy.loading import load_setup
     from parallel_strategy.spec.capability import check_executed
 
     setup = load_setup(arguments.strategy, check_executed, changes=arguments.set)

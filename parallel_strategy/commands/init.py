@@ -1,5 +1,7 @@
 """Write a commented strategy file to start from; with --copy-presets also the model's, the cluster's and the
-framework's, to edit. --like starts from a strategy that ships, as the paper's for 200B.
+framework's, to edit. --like starts from a strategy that ships, as the paper's for 200B. --from reads a model, or a
+whole job, that others describe: a Hugging Face config.json, a MindFormers YAML, a script or line of Megatron-LM's
+arguments. model.yaml comes to lie beside the strategy; its head says of every field whether it was read.
 
 An editor checks and completes these files with the schemas that --schema writes: the first line of a file then is
 `# yaml-language-server: $schema=schemas/strategy.schema.json`.
@@ -10,30 +12,33 @@ example:
   python -m parallel_strategy init schemas --schema
   python -m parallel_strategy init paper.yaml --like pangu-alpha-200b-paper
   python -m parallel_strategy init strategy.yaml --model pangu-alpha-13b --cluster atlas-800t-a2-910b2
+  python -m parallel_strategy init strategy.yaml --from Qwen3-8B/config.json --cluster dgx-h100
+  python -m parallel_strategy init strategy.yaml --from pretrain_gpt.sh
 """
 
 import argparse
 import json
 from typing import TYPE_CHECKING
 
+from pangu.foundation.errors import UserError
 from pangu.foundation.field_arguments import add_set, commented
 from parallel_strategy.spec.file import SpecFile
 
 if TYPE_CHECKING:
-    from parallel_strategy.spec.strategy import StrategySpec
+    from pathlib import Path
 
-HEAD = """\
-# How a model is laid over a cluster. Every value can be edited; `predict` says what it costs.
-# What stands here as a default may be left out; a line that begins with # is a field that is not given.
-"""
+    from parallel_strategy.spec.strategy import StrategySpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("strategy", nargs="?", help="file to write")
     parser.add_argument("--like", metavar="STRATEGY", help="a strategy that ships; `--list` shows them")
-    parser.add_argument("--model", default="pangu-alpha-2.6b", help="preset; `--list` shows them")
-    parser.add_argument("--cluster", default="atlas-800-910a", help="preset")
-    parser.add_argument("--framework", default="mindspore", help="preset")
+    parser.add_argument(
+        "--from", dest="source", metavar="FILE", help="config.json, MindFormers YAML, Megatron's arguments"
+    )
+    parser.add_argument("--model", help="preset; `--list` shows them (default pangu-alpha-2.6b)")
+    parser.add_argument("--cluster", help="preset (default atlas-800-910a)")
+    parser.add_argument("--framework", help="preset (default mindspore)")
     add_set(parser, "mesh.pp 2")
     parser.add_argument(
         "--copy-presets", action="store_true", help="also write model.yaml, cluster.yaml and framework.yaml beside it"
@@ -48,10 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from pangu.foundation.errors import UserError
     from parallel_strategy.report.output import write_whole
+    from parallel_strategy.search.first import HEAD, Place, first_strategy
     from parallel_strategy.spec.cluster import ClusterSpec
-    from parallel_strategy.spec.even_parts import uneven_parts
     from parallel_strategy.spec.framework import FrameworkSpec
     from parallel_strategy.spec.model import ModelSpec
     from parallel_strategy.spec.schema import SCHEMAS, schema_of
@@ -72,25 +76,22 @@ def run(arguments: argparse.Namespace) -> int:
         for title, kind in kinds.items():
             print(f"{title}: {', '.join(kind.preset_names())}")
         return 0
+    if arguments.source is not None:
+        from parallel_strategy.importing.write import import_files  # nothing else here needs its readers
+
+        if arguments.like is not None or arguments.model is not None or arguments.copy_presets:
+            raise UserError("init: --from says the model; leave out --like, --model and --copy-presets")
+        files, lines = import_files(arguments)
+        write_files(files, force=arguments.force)
+        print("\n".join(lines))
+        return 0
+    arguments.model = arguments.model or "pangu-alpha-2.6b"
+    arguments.cluster, arguments.framework = arguments.cluster or "atlas-800-910a", arguments.framework or "mindspore"
     model, cluster = ModelSpec.preset(arguments.model), ClusterSpec.preset(arguments.cluster)
     FrameworkSpec.preset(arguments.framework)
-    tp = min(cluster.topology[0].size, 8)
-
-    def is_even(tp: int) -> bool:
-        return model.num_heads % tp == 0 and not any(uneven_parts(model, tp, 1, sequence_parallel=False))
-
-    while not is_even(tp):
-        tp //= 2
-    devices = max(tp, min(cluster.devices_per_server, cluster.device_count))
-    wider = [size for size in (2 * tp, 4 * tp) if is_even(size) and size <= min(devices, 8)]
-    # The first that fits; else what one would begin with.
-    dtype = cluster.device.nearest_dtype(model.compute_dtype)
-    strategies = [
-        strategy_of(arguments, None if dtype == model.compute_dtype else dtype, size, max(1, devices // size), offload)
-        for offload in (False, True)
-        for size in (tp, *wider)
-    ]
-    strategy = next(filter(_fits, strategies), strategies[0])
+    strategy = first_strategy(
+        model, cluster, {"preset": arguments.model}, Place(arguments.cluster, arguments.framework), arguments.set
+    )
     path = Path(arguments.strategy)
     files = {}
     if arguments.copy_presets:
@@ -108,32 +109,20 @@ def run(arguments: argparse.Namespace) -> int:
         files[path] = _preset_text(StrategySpec, arguments.like)
     else:
         files[path] = HEAD + commented(strategy, hides_null=True)
+    write_files(files, force=arguments.force)
+    return 0
+
+
+def write_files(files: "dict[Path, str]", *, force: bool) -> None:
+    """Write all files or none. Raises UserError where one exists and may not be replaced."""
+    from parallel_strategy.report.output import write_whole
+
     for target in files:
-        if target.exists() and not arguments.force:
+        if target.exists() and not force:
             raise UserError(f"{target}: exists; --force overwrites it")
     for target, content in files.items():
         write_whole(target, content)
         print(f"wrote {target}")
-    return 0
-
-
-def strategy_of(arguments: argparse.Namespace, dtype: str | None, tp: int, dp: int, offload: bool) -> "StrategySpec":
-    """Return the strategy to begin with, and what `--set` says otherwise."""
-    from pangu.foundation.settings import changed, checked
-    from pangu.foundation.yaml_document import Document
-    from parallel_strategy.spec.strategy import StrategySpec
-
-    fields = {
-        "model": {"preset": arguments.model, "dtype": dtype},
-        "cluster": {"preset": arguments.cluster},
-        "framework": arguments.framework,
-        "batch": {"global": 16 * dp, "micro": 1},
-        "mesh": {"pp": 1, "dp": dp, "tp": tp, "order": ["pp", "dp", "tp"]},
-        "zero": {"optimizer_shard": True},
-        "recompute": {"mode": "full"},
-        "offload": {"optimizer": offload},
-    }
-    return checked(StrategySpec, changed(Document("init", fields), arguments.set))
 
 
 def with_files(strategy: "StrategySpec") -> "StrategySpec":
@@ -141,20 +130,6 @@ def with_files(strategy: "StrategySpec") -> "StrategySpec":
     model = strategy.model.model_copy(update={"preset": None, "file": "model.yaml"})
     cluster = strategy.cluster.model_copy(update={"preset": None, "file": "cluster.yaml"})
     return strategy.model_copy(update={"model": model, "cluster": cluster, "framework": "framework.yaml"})
-
-
-def _fits(strategy: "StrategySpec") -> bool:
-    """Return whether a strategy is legal and fits into memory."""
-    from pathlib import Path
-
-    from pangu.foundation.errors import UserError
-    from parallel_strategy.predict import Prediction
-    from parallel_strategy.spec.strategy import Setup
-
-    try:
-        return not Prediction(Setup.resolve(strategy, Path())).out_of_memory
-    except UserError:
-        return False
 
 
 def _preset_text(kind: type[SpecFile], name: str) -> str:

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.progress import Progress
     from parallel_strategy.measure.choose import backend_of
     from parallel_strategy.measure.fit import cluster_of
-    from parallel_strategy.measure.samples import measure, steps
+    from parallel_strategy.measure.timed_kernels import measure, steps
     from parallel_strategy.measure.workers import check_workers, keep_to_share, measure_workers
     from parallel_strategy.report.output import write_whole
 

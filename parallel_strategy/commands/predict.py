@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from parallel_strategy.report.tables import print_prediction, summary
-    from parallel_strategy.session import load_prediction
+    from parallel_strategy.loading import load_prediction
+    from parallel_strategy.report.terminal_tables import print_prediction, summary
     from parallel_strategy.spec.capability import outside
 
     prediction = load_prediction(arguments.strategy, arguments.calibration, arguments.set)

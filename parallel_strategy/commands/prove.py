@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
-    from parallel_strategy.session import load_setup
+    from parallel_strategy.loading import load_setup
     from parallel_strategy.spec.capability import check_executed
+    from parallel_strategy.virtual.downsizing import reduced
     from parallel_strategy.virtual.proof import prove, traffic_by_level
-    from parallel_strategy.virtual.reduction import reduced
 
     for name in ("devices", "steps"):
         if getattr(arguments, name) < 1:

@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.errors import UserError
+    from parallel_strategy.loading import load_setup
     from parallel_strategy.placement import axis_levels, group_ranks, places
-    from parallel_strategy.session import load_setup
 
     setup = load_setup(arguments.strategy, changes=arguments.set)
     mesh, cluster = setup.strategy.mesh, setup.cluster

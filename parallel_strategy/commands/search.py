@@ -70,11 +70,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     from pangu.foundation.errors import UserError
     from pangu.foundation.progress import Progress
+    from parallel_strategy.loading import calibrated, load_setup
     from parallel_strategy.report.output import write_whole
     from parallel_strategy.report.search import found_data, one_line, print_found
+    from parallel_strategy.search.bounds import space_of
     from parallel_strategy.search.find import search
-    from parallel_strategy.search.limits import space_of
-    from parallel_strategy.session import calibrated, load_setup
     from parallel_strategy.spec.capability import outside
 
     setup = load_setup(arguments.strategy, devices=arguments.devices, changes=arguments.set)

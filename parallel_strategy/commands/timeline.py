@@ -21,8 +21,8 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from pangu.foundation.errors import UserError
+    from parallel_strategy.loading import load_prediction
     from parallel_strategy.report.output import write_whole
-    from parallel_strategy.session import load_prediction
 
     if not arguments.html and not arguments.trace:
         raise UserError("timeline: nothing to write; give --html FILE, --trace FILE or both")

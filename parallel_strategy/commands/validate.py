@@ -37,8 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from parallel_strategy.calibrate.dryrun import is_dryrun_table, read_dryruns, run_dryruns, score_dryruns
     from parallel_strategy.calibrate.fit import Calibration
+    from parallel_strategy.calibrate.measured_runs import read_all
     from parallel_strategy.calibrate.protocols import run_cv, run_p1, run_p2, run_p3
-    from parallel_strategy.calibrate.rows import read_all
     from parallel_strategy.calibrate.score import outcome, score
     from parallel_strategy.cost.memory import GIB
     from parallel_strategy.report.validation import print_scores, write_predictions, write_scatter

@@ -31,6 +31,7 @@ class BlockTable:
     dense: np.ndarray  # parameters that one rank holds
     expert: np.ndarray
     weights: np.ndarray  # how many tensors the parameters are
+    matrices: np.ndarray  # how many of them are no vectors
     boundary: np.ndarray  # [...] bytes that one rank sends to the next stage
     boundary_gathered: np.ndarray  # [...] bytes that the receivers gather then, 0 where they have the whole
 
@@ -48,7 +49,7 @@ class BlockTable:
 
     @classmethod
     def empty(cls, program: Program) -> "BlockTable":
-        names = ("saved", "kept", "attention", "entry", "transient", "dense", "expert", "weights")
+        names = ("saved", "kept", "attention", "entry", "transient", "dense", "expert", "weights", "matrices")
         return cls(
             times=np.zeros((5, 3, len(SLOTS))),
             boundary=np.array(program.boundary_bytes),
@@ -65,6 +66,7 @@ class BlockTable:
         self.transient[slot] = transient_bytes(block, framework)
         self.dense[slot], self.expert[slot] = block.elements(False), block.elements(True)
         self.weights[slot] = len(block.parameters)
+        self.matrices[slot] = sum(len(parameter.shape) - parameter.expert > 1 for parameter in block.parameters)
 
     @classmethod
     def stack(cls, tables: Sequence["BlockTable"]) -> "BlockTable":

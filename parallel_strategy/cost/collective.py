@@ -15,6 +15,9 @@ from parallel_strategy.spec.cluster import ClusterSpec
 
 # share of an all-reduce's traffic
 SHARE = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0}
+# NCCL's other protocol (LL128): 120 of 128 bytes are data, and its hops take 1.9 us where the first one's take 3.4
+# inside a server, 4 where they take 14 between servers (latency table of its tuning.cc): 0.45 of a ring's hops together
+SHORT_HOP, SHORT_RATE = 0.45, 120 / 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,10 @@ class Line:
 
 class Network:
     """Collective costs of one cluster, of which the first `devices` are used. Lines are found once per (operation,
-    size, stride)."""
+    size, stride). `cards`: network cards of a server that gathers and reduce-scatters reach, absent: all."""
 
-    def __init__(self, cluster: ClusterSpec, devices: int) -> None:
-        self.cluster, self.devices = cluster, devices
+    def __init__(self, cluster: ClusterSpec, devices: int, cards: int | None = None) -> None:
+        self.cluster, self.devices, self.cards = cluster, devices, cards
         self.capacity = [1]
         for level in cluster.topology:
             self.capacity.append(self.capacity[-1] * level.size)
@@ -94,14 +97,21 @@ class Network:
             return (Line("pairwise", start + sum(latencies) + latencies[-1] * math.log2(size), crossing),)
         share = SHARE[op]
         # one ring through every member: its slowest link decides; a card is shared with the neighbours' rings
-        bottleneck = min(rate * span.members for span, rate in zip(spans, rates, strict=True))
+        reached = [span.members for span in spans]
+        if self.cards and op != "all_reduce":
+            per_server = self.cluster.devices_per_server
+            reached = [min(n, self.cards) if n >= per_server else n for n in reached]
+        bottleneck = min(rate * n for n, rate in zip(reached, rates, strict=True))
         hops, inside = 0.0, 1
         for span, latency in zip(spans, latencies, strict=True):
             outside = span.members * span.groups
             hops += (size / span.members - size / outside) * latency
             inside = outside
         assert inside >= 1
-        ring = Line("ring", start + share * hops, share * (size - 1) / size / bottleneck)
+        beta = share * (size - 1) / size / bottleneck
+        ring = Line("ring", start + share * hops, beta)
+        if op != "all_reduce" and self.cluster.gather_algorithms == "ring":
+            return ring, Line("short ring", start + share * hops * SHORT_HOP, beta / SHORT_RATE)
         # level by level: reduce-scatter inside, the pieces across, gather back
         alpha = share * sum(math.log2(span.groups) * latency for span, latency in zip(spans, latencies, strict=True))
         beta = share * sum(

@@ -14,6 +14,7 @@ from parallel_strategy.cost.kernel import kernel_seconds, smooth_maximum
 from parallel_strategy.graph.operator import Block, Collective, KernelTable, Phase
 from parallel_strategy.graph.program import Program
 from parallel_strategy.graph.recompute import skipped_again
+from parallel_strategy.spec.strategy import Setup
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,11 @@ class BlockCost:
         return BlockCost(*(getattr(self, field.name).times(count) for field in fields(self)))
 
 
+def network_of(setup: Setup, devices: int) -> Network:
+    """Return the cluster's network as the framework uses it."""
+    return Network(setup.cluster, devices, setup.framework.gather_cards)
+
+
 class Price:
     """Lazily priced program."""
 
@@ -58,7 +64,7 @@ class Price:
         self.program = program
         setup = program.setup
         self.cluster, self.framework, self.strategy = setup.cluster, setup.framework, setup.strategy
-        self.network = network or Network(setup.cluster, setup.strategy.mesh.devices)
+        self.network = network or network_of(setup, setup.strategy.mesh.devices)
         self.dtype = setup.model.compute_dtype
         self._blocks: dict[str, BlockCost] = {}
         self.kernel_times: dict[str, tuple[KernelTable, np.ndarray]] = {}  # device times do not depend on the placement

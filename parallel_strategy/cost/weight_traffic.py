@@ -11,7 +11,8 @@ import numpy as np
 
 from parallel_strategy.graph.operator import Collective, Phase
 from parallel_strategy.graph.program import Program
-from parallel_strategy.graph.sharding import (
+from parallel_strategy.graph.stages import SLOTS
+from parallel_strategy.graph.weight_collectives import (
     Holding,
     Node,
     gather_weights,
@@ -21,7 +22,6 @@ from parallel_strategy.graph.sharding import (
     scatter_gradients,
     weight_collectives,
 )
-from parallel_strategy.graph.stages import SLOTS
 
 # between stages and inside the tensor group: they have no overlap with backward
 BETWEEN = ("gradients.tied", "gradients.partial")

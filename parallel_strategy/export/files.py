@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pangu.foundation.errors import UserError
-from parallel_strategy.export import groups, megatron, mindformers, msrun, rank_table
+from parallel_strategy.export import group_files, megatron, mindformers, msrun, rank_table
 from parallel_strategy.report.output import write_whole
 from parallel_strategy.spec.strategy import Setup
 
@@ -38,7 +38,7 @@ def export(setup: Setup, strategy_file: str, hosts: Path | None, skeleton: Path 
         if known is None:
             notes.append(f"{RANK_TABLE}: addresses are missing, give them by --hosts; msrun needs no rank table")
     for rank in range(setup.strategy.mesh.devices):
-        files[f"groups/rank_{rank}.pb"] = groups.group_file(setup, rank)
+        files[f"groups/rank_{rank}.pb"] = group_files.group_file(setup, rank)
     try:
         files |= mindspore_files(setup)
     except UserError as error:

@@ -1,35 +1,33 @@
 """The same strategy as arguments of Megatron-LM, and of MindSpeed, which adds Ascend's to them."""
 
+from parallel_strategy.export import megatron_model
 from parallel_strategy.spec.strategy import Setup
 
 
 def arguments(setup: Setup) -> list[str]:
-    """Megatron-LM's arguments; MindSpeed takes them too."""
-    strategy, model = setup.strategy, setup.model
-    mesh = strategy.mesh
+    """Return Megatron-LM's arguments; MindSpeed takes them too."""
+    strategy, mesh = setup.strategy, setup.strategy.mesh
     words = [
-        *("--num-layers", model.num_layers, "--hidden-size", model.hidden_size),
-        *("--ffn-hidden-size", model.ffn_hidden_size, "--num-attention-heads", model.num_heads),
-        *("--seq-length", model.seq_length, "--max-position-embeddings", model.seq_length),
+        *megatron_model.model_arguments(setup),
         *("--tensor-model-parallel-size", mesh.tp, "--pipeline-model-parallel-size", mesh.pp),
         *("--micro-batch-size", strategy.batch.micro, "--global-batch-size", strategy.batch.global_),
     ]
-    if model.kv_heads not in (None, model.num_heads):
-        words += ["--group-query-attention", "--num-query-groups", model.kv_heads]
     if mesh.cp > 1:
         words += ["--context-parallel-size", mesh.cp]
-    if model.experts:
-        words += ["--num-experts", model.experts.count, "--moe-router-topk", model.experts.top_k]
-        words += ["--expert-model-parallel-size", mesh.ep]
-    if strategy.tensor.sequence_parallel and mesh.tp > 1:
+    sequence_parallel = strategy.tensor.sequence_parallel and mesh.tp > 1
+    if sequence_parallel:
         words += ["--sequence-parallel"]
-    words += precision(setup) + optimizer(setup) + pipeline(setup) + recompute(setup)
+    if mesh.pp > 1 and mesh.dp > 1 and mesh.axes.index("dp") < mesh.axes.index("pp"):
+        words += ["--use-tp-pp-dp-mapping"]
+    words += megatron_model.habits(
+        setup.framework,
+        tp=mesh.tp,
+        sequence_parallel=sequence_parallel,
+        chunks=strategy.pipeline.vpp if mesh.pp > 1 else 1,
+        sharded=strategy.zero.stage > 0,
+    )
+    words += optimizer(setup) + pipeline(setup) + recompute(setup)
     return [str(word) for word in words]
-
-
-def precision(setup: Setup) -> list[str]:
-    kinds = {"fp16": ["--fp16"], "bf16": ["--bf16"], "fp8": ["--bf16", "--fp8-format", "hybrid"], "fp32": []}
-    return kinds[setup.model.compute_dtype]
 
 
 def optimizer(setup: Setup) -> list:
@@ -47,7 +45,8 @@ def optimizer(setup: Setup) -> list:
     if zero.bucket_mb is not None:
         # Megatron counts a bucket's gradients, not their bytes.
         gradient_bytes = 2 if setup.model.compute_dtype == "fp16" else 4
-        words += ["--overlap-grad-reduce", "--ddp-bucket-size", round(zero.bucket_mb * 2**20 / gradient_bytes)]
+        words += [] if setup.framework.dp_overlap > 0 else ["--overlap-grad-reduce"]
+        words += ["--ddp-bucket-size", round(zero.bucket_mb * 2**20 / gradient_bytes)]
     if offloads_optimizer(setup):
         words += ["--optimizer-cpu-offload", "--use-precision-aware-optimizer"]
     return words
@@ -99,10 +98,33 @@ def recompute(setup: Setup) -> list:
     words: list = ["--recompute-granularity", "full"]
     if slices_activation(setup):
         words += ["--distribute-saved-activations"]
-    if recompute.per_stage is None:
+    if recompute.per_stage in (None, stages_of(setup)):
         return [*words, "--recompute-method", "uniform", "--recompute-num-layers", 1]
     # One number for all stages: the largest, so that it fits wherever the strategy fits.
     return [*words, "--recompute-method", "block", "--recompute-num-layers", max(recompute.per_stage)]
+
+
+def stages_of(setup: Setup) -> list[int]:
+    return setup.strategy.layers_of_stages(setup.model.num_layers)
+
+
+def is_one_number(setup: Setup) -> bool:
+    """Return whether one number says what every stage recomputes: Megatron's block method has no other."""
+    recompute, stages = setup.strategy.recompute, stages_of(setup)
+    if recompute.mode == "none" or recompute.per_stage in (None, stages):
+        return True
+    most = max(recompute.per_stage or [0])
+    return recompute.mode == "full" and recompute.per_stage == [min(most, layers) for layers in stages]
+
+
+def has_order(setup: Setup) -> bool:
+    """Return whether Megatron has this order of ranks: its own, or with data parallelism outermost."""
+    mesh = setup.strategy.mesh
+    used = [axis for axis in mesh.axes if getattr(mesh, axis) > 1]
+    return any(
+        used == [axis for axis in order if axis in used]
+        for order in (("pp", "dp", "cp", "tp"), *([("dp", "pp", "cp", "tp")] if mesh.cp == 1 else []))
+    )
 
 
 def slices_activation(setup: Setup) -> bool:
@@ -125,8 +147,10 @@ def unsaid(setup: Setup) -> list[str]:
         "pipeline.stages": mesh.pp == 1 or drawn,
         "tensor.interleave": strategy.tensor.interleave == 1,
         "tensor.vocab whole": mesh.tp == 1 or strategy.tensor.vocab == "split",
-        "zero.threshold_kb": zero.stage == 0 or zero.threshold_kb == 0,
+        "zero.threshold_kb": zero.stage == 0 or zero.threshold_kb == 0 or not setup.framework.parameter_collectives,
         "zero.whole": not zero.whole,
+        "mesh.order": has_order(setup),
+        "recompute.per_stage": is_one_number(setup),
         "recompute.mp_comm": strategy.recompute.mode != "full" or mesh.tp == 1 or strategy.recompute.mp_comm,
         "recompute.slice_activation": not strategy.recompute.slice_activation
         or strategy.recompute.mode != "full"
@@ -135,7 +159,7 @@ def unsaid(setup: Setup) -> list[str]:
         "offload.activation": strategy.offload.activation == 0,
         "overrides": not strategy.overrides,
     }
-    return [field for field, is_said in said.items() if not is_said]
+    return [*megatron_model.unsaid(model), *(field for field, is_said in said.items() if not is_said)]
 
 
 def refused(setup: Setup) -> list[str]:
@@ -167,16 +191,12 @@ def notes(setup: Setup) -> list[str]:
         found.append(f"for MindSpeed, in place of Megatron's arguments: --num-layer-list {','.join(map(str, stages))}")
     if strategy.pipeline.schedule == "dualpipe" and strategy.mesh.pp > 1:
         found.append("--schedules-method is MindSpeed's")
-    if strategy.recompute.per_stage is not None and len(set(strategy.recompute.per_stage)) > 1:
-        found.append("recomputation differs between stages here, and cannot there")
-    if strategy.mesh.axes != ["pp", "dp", "cp", "tp"] and strategy.mesh.devices > 1:
-        found.append(f"the ranks here are ordered {', '.join(strategy.mesh.axes)}; Megatron's order is pp, dp, cp, tp")
     return found
 
 
 def text(setup: Setup) -> str:
     """Return one argument a line, to be given as `$(grep -v '^#' megatron.txt)`."""
-    lines = [f"# {note}" for note in notes(setup)]
+    lines = [f"# WORLD_SIZE={setup.strategy.mesh.devices}", *(f"# {note}" for note in notes(setup))]
     words = arguments(setup)
     line = ""
     for word in words:

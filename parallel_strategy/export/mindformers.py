@@ -1,7 +1,8 @@
-"""The parts of a MindFormers configuration that say how a model is laid over devices."""
+"""The parts of a MindFormers configuration that say what a model is, and how it is laid over devices."""
 
 import yaml
 
+from parallel_strategy.export import mindformers_model
 from parallel_strategy.spec.strategy import Setup, even_stages
 
 # MindSpore's names of the schedules that it has.
@@ -42,15 +43,18 @@ def by_chunk(of_stages: list[int], chunks: int) -> list[list[int]]:
 
 def unsaid(setup: Setup) -> list[str]:
     """Return what of the strategy no field says."""
-    strategy = setup.strategy
+    strategy, mesh = setup.strategy, setup.strategy.mesh
+    used = [axis for axis in mesh.axes if getattr(mesh, axis) > 1]
     said = {
+        "mesh.order": used == [axis for axis in ("pp", "dp", "cp", "tp") if axis in used],
+        "zero.level 3": strategy.zero.stage < 3 or strategy.recompute.mode == "full",
         "pipeline.schedule": strategy.mesh.pp == 1 or strategy.pipeline.schedule in SCHEDULERS,
         "pipeline.stages": chunks(setup) == 1 or not any(offsets(setup)),
         "zero.whole": not strategy.zero.whole,
         "offload": not strategy.offload.optimizer and strategy.offload.activation == 0,
         "overrides": not strategy.overrides,
     }
-    return [field for field, is_said in said.items() if not is_said]
+    return [*mindformers_model.unsaid(setup.model), *(field for field, is_said in said.items() if not is_said)]
 
 
 def fusion(setup: Setup) -> dict:
@@ -97,14 +101,14 @@ def configuration(setup: Setup) -> dict:
         "vocab_emb_dp": strategy.tensor.vocab == "whole",
         "gradient_aggregation_group": 4,
     }
-    model_config: dict = {"num_layers": model.num_layers, "seq_length": model.seq_length}
+    model_config: dict = mindformers_model.model_fields(model)
     if mesh.pp > 1:
         model_config["offset"] = offsets(setup) if len(rows) == 1 else 0
     if len(rows) > 1:
         model_config["pp_interleave_num"] = len(rows)
     if mesh.pp > 1 and (scheduler := (SCHEDULERS | NEAR).get(strategy.pipeline.schedule)):
         parallel["pipeline_config"] = {"pipeline_interleave": len(rows) > 1, "pipeline_scheduler": scheduler}
-    moe = {"expert_num": model.experts.count, "num_experts_chosen": model.experts.top_k} if model.experts else {}
+    moe = mindformers_model.moe_fields(model)
     return {
         "use_parallel": mesh.devices > 1,
         "runner_config": {
@@ -128,7 +132,9 @@ def configuration(setup: Setup) -> dict:
 
 def text(setup: Setup) -> str:
     """Return the configuration as YAML."""
-    head = "# For a MindFormers configuration: these fields say how the model is laid over devices, and no others.\n"
+    head = (
+        "# For a MindFormers configuration: what the model is and how it is laid over devices, and no other fields.\n"
+    )
     if fields := unsaid(setup):
         head += f"# No field says: {', '.join(fields)}.\n"
     return head + yaml.safe_dump(configuration(setup), sort_keys=False, default_flow_style=None, width=110)

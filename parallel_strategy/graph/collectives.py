@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from parallel_strategy.graph.operator import Collective
 from parallel_strategy.graph.program import Program
-from parallel_strategy.graph.sharding import OUTSIDE, step_collectives
 from parallel_strategy.graph.tasks import Tasks
+from parallel_strategy.graph.weight_collectives import OUTSIDE, step_collectives
 from parallel_strategy.schedule.orders import order_of
 from parallel_strategy.spec.strategy import Setup
 

@@ -11,7 +11,7 @@ from functools import cache
 from parallel_strategy.graph.operator import Block, Collective, Kernel, Phase
 from parallel_strategy.graph.program import Chunk, Piece, Program
 from parallel_strategy.graph.recompute import skipped_again
-from parallel_strategy.graph.sharding import gather_weights, scatter_gradients, scatter_micro_batch
+from parallel_strategy.graph.weight_collectives import gather_weights, scatter_gradients, scatter_micro_batch
 from parallel_strategy.schedule.orders import Kind, splits_backward
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pangu.foundation.errors import UserError
-from parallel_strategy.measure.samples import Backend
+from parallel_strategy.measure.timed_kernels import Backend
 
 # asking MindSpore instead prints a page of warnings where there is none
 ASCEND_DRIVER = Path("/dev/davinci_manager")

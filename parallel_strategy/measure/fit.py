@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from parallel_strategy.cost.kernel import matmul_seconds
-from parallel_strategy.measure.samples import Collected, Measured
+from parallel_strategy.measure.timed_kernels import Collected, Measured
 from parallel_strategy.spec.cluster import CalibrationNote, ClusterSpec, Device, Gemm, Host, Level, Memory, Vector
 from parallel_strategy.spec.framework import TENSORS
 

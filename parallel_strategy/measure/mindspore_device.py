@@ -10,7 +10,7 @@ from mindspore import nn, ops
 
 from parallel_strategy.measure.mindspore_kernels import SMALL_KERNELS, Several, Small, kinds
 from parallel_strategy.measure.numpy_cpu import available_cores, processor_name
-from parallel_strategy.measure.samples import Call, Collected, host_memory_gb, timed
+from parallel_strategy.measure.timed_kernels import Call, Collected, host_memory_gb, timed
 
 # how often a kernel stands in a graph, and how often the small ones do
 TIMES, SMALL = 4, 30

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from parallel_strategy.measure.samples import Call, Collected, host_memory_gb
 from parallel_strategy.measure.shared_memory import all_reduces
+from parallel_strategy.measure.timed_kernels import Call, Collected, host_memory_gb
 
 
 class NumpyBackend:

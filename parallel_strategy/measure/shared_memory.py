@@ -10,7 +10,7 @@ from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 
-from parallel_strategy.measure.samples import Collected
+from parallel_strategy.measure.timed_kernels import Collected
 
 SIZES = (2**14, 2**18, 2**22, 2**24)  # bytes of one process's buffer
 REPEATS = 7

@@ -12,7 +12,7 @@ import torch
 
 from pangu.foundation.processes import free_port
 from parallel_strategy.measure.numpy_cpu import available_cores, processor_name
-from parallel_strategy.measure.samples import Call, Collected, host_memory_gb
+from parallel_strategy.measure.timed_kernels import Call, Collected, host_memory_gb
 
 SIZES = (2**20, 2**24, 2**28, 2**30)  # bytes of an all-reduce
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from parallel_strategy.measure.samples import Collected, Crowded, fewest, undisturbed
+from parallel_strategy.measure.timed_kernels import Collected, Crowded, fewest, undisturbed
 from parallel_strategy.measure.workers import cores_of
 from parallel_strategy.report.output import write_whole
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pangu.foundation.errors import UserError
 from pangu.foundation.processes import Child, free_port
 from parallel_strategy.measure.choose import ASCEND_DRIVER
-from parallel_strategy.measure.samples import Collected, Crowded
+from parallel_strategy.measure.timed_kernels import Collected, Crowded
 
 # Seconds that starting the processes, compiling, and ending them may take beside the measuring.
 STARTING = 180

@@ -168,7 +168,7 @@ class ParallelStep:
         self.groups = {tied.group: tied.ranks} if tied is not None else {}
 
     def inputs(self, rows: Tensor, scale: float, dropout_seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rows [N, S+1], with one scale and one seed for each part that they are cut into."""
+        """Return prepared rows [N, ...], with one scale and one seed for each part that they are cut into."""
         shape = (self.parts,) if self.parts > 1 else ()
         seeds = dropout_seed + np.arange(self.parts, dtype=np.int32).reshape(shape)
         return rows, Tensor(np.full(shape, scale, np.float32)), Tensor(seeds, ms.int32)
@@ -207,11 +207,13 @@ class ParallelStep:
         step.epsilon.set_data(epsilon)
         step.decay.set_data(decay)
         scale = float(loss_scale.asnumpy()) / float(predictions.asnumpy())
-        return self.whole(*self.inputs(rows.reshape((-1, rows.shape[-1])), scale, int(dropout_seed.asnumpy())))
+        return self.whole(*self.inputs(rows, scale, int(dropout_seed.asnumpy())))
 
 
-def apply(setup: Setup, step: nn.Cell, files: StrategyFiles | None = None) -> ParallelStep:
+def apply(setup: Setup, step: nn.Cell, files: StrategyFiles | None = None, row_axes: int = 1) -> ParallelStep:
     """Return the step under the strategy, or with splits from MindSpore's files.
+
+    row_axes: of a prepared row: 1 for the ids of a causal one.
 
     Raises UserError for what MindSpore cannot do and for an operator without a split.
     """
@@ -244,10 +246,10 @@ def apply(setup: Setup, step: nn.Cell, files: StrategyFiles | None = None) -> Pa
             step.reduction = AccumulatedGradients(step.optimizer.parameters, strategy.zero.optimizer_shard, tied)
     step.set_train()
     fed = FedByParameters(step)
-    return ParallelStep(fed, configured(setup, fed, files), parts, tied, files.propagated)
+    return ParallelStep(fed, configured(setup, fed, files, row_axes), parts, tied, files.propagated)
 
 
-def configured(setup: Setup, step: nn.Cell, files: StrategyFiles) -> AutoParallel:
+def configured(setup: Setup, step: nn.Cell, files: StrategyFiles, row_axes: int) -> AutoParallel:
     strategy, mesh, zero = setup.strategy, setup.strategy.mesh, setup.strategy.zero
     whole = AutoParallel(step, parallel_mode="sharding_propagation" if files.propagated else "semi_auto")
     if files.load_parameters is not None:
@@ -261,7 +263,7 @@ def configured(setup: Setup, step: nn.Cell, files: StrategyFiles) -> AutoParalle
     else:
         # What the differentiated part takes: rows, scale and seed; the last two one for each part that it cuts.
         one = (1,) if strategy.micro_batches > 1 else ()
-        whole.dataset_strategy(((mesh.dp, 1), one, one))
+        whole.dataset_strategy(((mesh.dp, *(1 for _ in range(row_axes))), one, one))
     whole.disable_loss_repeated_mean()
     if mesh.pp > 1:
         schedule = strategy.pipeline.schedule

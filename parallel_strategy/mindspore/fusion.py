@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from parallel_strategy.graph.collectives import Record
-from parallel_strategy.mindspore.dryrun.collectives import CompiledCollective
+from parallel_strategy.mindspore.dryrun.compiled_collectives import CompiledCollective
 from parallel_strategy.spec.strategy import Setup
 
 

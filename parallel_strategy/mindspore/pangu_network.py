@@ -193,7 +193,12 @@ NETWORK_ROWS: tuple[Row, ...] = (
     _row("objective.attention_mask.count", "ReduceSum", PAIRS),
     _row("objective.attention_mask.hidden", "Sub", f"- | {PAIRS}"),
     _row("objective.attention_mask.penalise", "Mul", f"{PAIRS} | -"),
+    _row("objective.interval_mask.before", "Less", "one one keys | batch:D seq one"),
+    _row("objective.interval_mask.after", "Greater", "one one keys | batch:D seq one"),
+    _row("objective.interval_mask.either", "LogicalOr", f"{PAIRS} | {PAIRS}"),
+    _row("objective.interval_mask.penalise", "Mul", f"{PAIRS} | -"),
     # the loss
+    _row("objective.take", "StridedSlice", "batch:D fields seq"),
     _row("objective.inputs", "StridedSlice", "batch:D seq"),
     _row("objective.labels", "StridedSlice", "batch:D seq"),
     _row("objective.is_counted", "NotEqual", "batch:D seq | -"),

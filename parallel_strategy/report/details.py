@@ -8,8 +8,8 @@ import numpy as np
 from parallel_strategy.cost.kernel import kernel_seconds
 from parallel_strategy.cost.memory import GIB
 from parallel_strategy.graph.operator import Collective
-from parallel_strategy.graph.sharding import step_collectives
 from parallel_strategy.graph.tasks import Tasks
+from parallel_strategy.graph.weight_collectives import step_collectives
 from parallel_strategy.predict import Prediction
 
 

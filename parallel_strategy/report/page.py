@@ -8,7 +8,7 @@ from pangu.foundation import page as html_page
 from parallel_strategy.predict import Prediction
 from parallel_strategy.report.details import memory_over_time, operators, traffic
 from parallel_strategy.report.streams import Bar, bars
-from parallel_strategy.report.tables import summary
+from parallel_strategy.report.terminal_tables import summary
 from parallel_strategy.search.parts import parts_of
 
 KINDS = {"F": "forward", "B": "backward", "W": "weight gradients", "idle": "idle", "tail": "end of the step"}

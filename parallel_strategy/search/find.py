@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.memory import usable_gib
+from parallel_strategy.cost.price import network_of
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.balance import balanced_prediction
 from parallel_strategy.search.candidates import program_of
-from parallel_strategy.search.evaluate import evaluate
 from parallel_strategy.search.layer_sharding import Sharding, shard_operators
 from parallel_strategy.search.neighbours import Neighbour, neighbours, refined_neighbours
+from parallel_strategy.search.pricing import evaluate
 from parallel_strategy.search.refine import Known, refine, with_offload
 from parallel_strategy.search.sensitivity import MEMORY, elsewhere_in_the_space, sensitivity
 from parallel_strategy.search.shapes import Space
@@ -65,7 +65,7 @@ def search(
     seconds = np.concatenate([group.seconds for group in groups])
     gib = np.concatenate([group.gib for group in groups])
     starts = np.cumsum([0, *(len(group.seconds) for group in groups)])
-    known = Known(setup, Network(setup.cluster, space.devices))
+    known = Known(setup, network_of(setup, space.devices))
 
     def strategy_of(index: int) -> StrategySpec:
         owner = int(np.searchsorted(starts, index, side="right")) - 1

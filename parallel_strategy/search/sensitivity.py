@@ -6,7 +6,7 @@ import numpy as np
 
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.candidates import Candidates
-from parallel_strategy.search.evaluate import evaluate
+from parallel_strategy.search.pricing import evaluate
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.strategy import Setup

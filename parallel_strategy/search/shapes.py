@@ -9,9 +9,8 @@ from itertools import permutations
 import numpy as np
 
 from parallel_strategy.cost.block_table import BlockTable
-from parallel_strategy.cost.collective import Network
-from parallel_strategy.cost.price import Price
-from parallel_strategy.cost.rows import ZeroTraffic
+from parallel_strategy.cost.candidate_arrays import ZeroTraffic
+from parallel_strategy.cost.price import Price, network_of
 from parallel_strategy.cost.weight_traffic import WeightBytes
 from parallel_strategy.graph.groups import Groups
 from parallel_strategy.graph.program import Program
@@ -139,7 +138,7 @@ class Shapes:
 
     def __init__(self, setup: Setup, devices: int) -> None:
         self.setup = setup
-        self.network = Network(setup.cluster, devices)
+        self.network = network_of(setup, devices)
         self._prices: dict[tuple, Price] = {}
         self._programs: dict[tuple, Program] = {}
         self._axes: dict[tuple, list[str]] = {}  # of the collectives of each shape's blocks

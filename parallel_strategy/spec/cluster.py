@@ -167,6 +167,11 @@ class ClusterSpec(SpecFile):
     name: str
     device: Device
     topology: list[Level] = Field(min_length=1)
+    gather_algorithms: Literal["ring", "any"] = Field(
+        default="ring",
+        description="how the library gathers and reduce-scatters: in rings only, as NCCL, whose latency grows with "
+        "every member; or level by level too",
+    )
     host: Host = Host()
     calibration: CalibrationNote = CalibrationNote()
     sources: str = Field(default="", description="where the figures come from")

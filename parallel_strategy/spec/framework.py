@@ -115,6 +115,14 @@ class FrameworkSpec(SpecFile):
         default=2.0, description="per parameter, when sharded weights are gathered"
     )
     gradient_bytes_sent: NonNegativeFloat = Field(default=2.0, description="per parameter, when gradients are reduced")
+    weights_sent: Literal["bucket", "weight", "owner"] = Field(
+        default="bucket",
+        description="sharded weights are gathered in one message a block (bucket), each matrix by itself (weight), or "
+        "each rank in turn broadcasts the part that it updates (owner)",
+    )
+    gather_cards: PositiveInt | None = Field(
+        default=None, description="network cards of a server that gathers and reduce-scatters reach; absent: all"
+    )
     partial_gradients: bool = Field(
         default=False,
         description="gradients of activations stay partial sums over the tensor group until the conjugate of a forward "

@@ -22,7 +22,7 @@ from parallel_strategy.virtual.kernels import ends
 from parallel_strategy.virtual.serial import Weights
 from parallel_strategy.virtual.state import VirtualDevice
 from parallel_strategy.virtual.values import KERNELS, Stream, Values, exchange_of
-from parallel_strategy.virtual.weight_traffic import WeightTraffic
+from parallel_strategy.virtual.weight_reduction import WeightTraffic
 from parallel_strategy.virtual.weights import Parts
 
 KEPT = ("final.norm.input", "query_embedding")  # by a pruned recomputation (`graph.recompute.IN_FRONT`)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parallel_strategy.cost.collective import Network
+from parallel_strategy.cost.price import network_of
 from parallel_strategy.graph.collectives import Record, collectives_of
 from parallel_strategy.graph.program import Program
 from parallel_strategy.schedule.simulate import Deadlock
@@ -136,7 +136,7 @@ class LevelTraffic:
 
 
 def traffic_by_level(setup: Setup) -> list[LevelTraffic]:
-    program, network = Program(setup), Network(setup.cluster, setup.strategy.mesh.devices)
+    program, network = Program(setup), network_of(setup, setup.strategy.mesh.devices)
     best: list[LevelTraffic] = []
     for stage in range(program.pp):
         rows: dict[tuple[str, str], list] = {}

@@ -9,7 +9,7 @@ import numpy as np
 
 from parallel_strategy.graph.operator import Parameter
 from parallel_strategy.graph.program import Cut, Program
-from parallel_strategy.graph.sharding import cut_of, shard_elements
+from parallel_strategy.graph.weight_collectives import cut_of, shard_elements
 from parallel_strategy.mindspore.pangu_network import WORD_TABLES
 from parallel_strategy.virtual.adam import Adam
 from parallel_strategy.virtual.serial import Name, Weights

@@ -188,8 +188,8 @@ class Row:
 
 def virtual_log(setup: Setup) -> str:
     """What the virtual devices say of the emulator's list."""
+    from parallel_strategy.virtual.downsizing import check_provable
     from parallel_strategy.virtual.proof import prove
-    from parallel_strategy.virtual.reduction import check_provable
 
     if setup.strategy.mesh.devices > VIRTUAL_DEVICES:
         return "not run"

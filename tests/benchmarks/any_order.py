@@ -32,7 +32,7 @@ from pangu.model.network import build, read_weights
 from pangu.training.loss import Loss
 from pangu.training.objectives.kinds import Vocabulary
 from pangu.training.objectives.mixture import Mixture
-from pangu.training.objectives.steps import FIELDS, StepsBatch, causal_steps, documents_of, read_in_order
+from pangu.training.objectives.row_steps import FIELDS, StepsBatch, causal_steps, documents_of, read_in_order
 from pangu.training.optimizer import AdamW, adam_scalars
 from pangu.training.step import TrainStep
 from tests.conftest import REPOSITORY

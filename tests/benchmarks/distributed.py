@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from parallel_strategy.measure.samples import undisturbed
+from parallel_strategy.measure.timed_kernels import undisturbed
 from tests.conftest import REPOSITORY
 from tests.pangu import packed_corpus
 

@@ -7,8 +7,8 @@ goals.
 import sys
 from pathlib import Path
 
+from parallel_strategy.calibrate.measured_runs import MeasuredRow, read_rows
 from parallel_strategy.calibrate.protocols import run_cv, run_p1, run_p2, run_p3
-from parallel_strategy.calibrate.rows import MeasuredRow, read_rows
 from parallel_strategy.calibrate.score import Score, score
 
 # table -> (rival, its published error in percent; goals of P3, P1, P2 in percent)

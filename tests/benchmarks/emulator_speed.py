@@ -10,8 +10,8 @@ import sys
 import time
 
 from parallel_strategy.predict import Prediction
-from parallel_strategy.search.evaluate import evaluate
 from parallel_strategy.search.find import search
+from parallel_strategy.search.pricing import evaluate
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.framework import FrameworkSpec

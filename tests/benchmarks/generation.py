@@ -101,7 +101,7 @@ class CompiledEngine:
     stored = "fp32"
 
     def __init__(self, config: ModelConfig, threads: int, clock: str) -> None:
-        from pangu.generation.compiled_decoder import CompiledNetwork, stored_as
+        from pangu.generation.compiled.compiled_network import CompiledNetwork, stored_as
         from pangu.quantization.layers import quantize_in_memory
         from pangu.quantization.quantized_file import Quantization
 
@@ -114,7 +114,7 @@ class CompiledEngine:
         self.config, self.clock = config, clock
 
     def turn(self, batch: int, new_tokens: int) -> Turn:
-        from pangu.generation.compiled_decoder import RowTokens
+        from pangu.generation.compiled.compiled_network import RowTokens
 
         prompts = prompt_ids(self.config, batch, self.config.seq_length - new_tokens)
         rows = self.network.open(batch, self.config.seq_length)

@@ -19,7 +19,7 @@ import numpy as np
 from pangu import parameters
 from pangu.config import ModelConfig
 from pangu.generation import GenerationOptions, Generator
-from pangu.generation.compiled_decoder import CompiledNetwork
+from pangu.generation.compiled.compiled_network import CompiledNetwork
 from pangu.generation.decoding_batch import RowTokens
 from pangu.quantization.layers import quantize_in_memory
 from pangu.quantization.quantized_file import Quantization

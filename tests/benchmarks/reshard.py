@@ -61,7 +61,7 @@ LOAD_IMPORTS = """
 from pathlib import Path
 from pangu.checkpoint.open import open_checkpoint
 from pangu.formats.strategy_checkpoint import read_stages
-from pangu.distributed.shards import part_of
+from pangu.distributed.sharded_checkpoint import part_of
 from pangu.distributed.stored import StoredCheckpoint
 import pangu.formats.shards
 """

@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 
 from parallel_strategy.calibrate.fit import Calibration, calibrate
-from parallel_strategy.calibrate.rows import MeasuredRow, read_all
+from parallel_strategy.calibrate.measured_runs import MeasuredRow, read_all
 from parallel_strategy.measure.fit import cluster_of
-from parallel_strategy.measure.samples import measure, undisturbed
+from parallel_strategy.measure.timed_kernels import measure, undisturbed
 from parallel_strategy.spec.strategy import Setup
 
 COLUMNS_TEXT = """

@@ -24,7 +24,7 @@ import sentencepiece
 
 from data_pipeline.stages.tokenizer.training_process import train_tokenizer
 from pangu.tokenizer import Tokenizer
-from pangu.tokenizer.compiled import PATIENCE
+from pangu.tokenizer.lazily_compiled import PATIENCE
 from pangu.tokenizer.segmentation import segment
 from tests.pangu.strange_text import strange_lines
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from parallel_strategy.spec.model import ModelSpec
+from parallel_strategy.virtual.downsizing import reduced
 from parallel_strategy.virtual.proof import prove
-from parallel_strategy.virtual.reduction import reduced
 from tests.parallel_strategy.strategies import setup_of
 
 CASES: list[tuple[str, str, dict]] = [

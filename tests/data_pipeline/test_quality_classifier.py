@@ -24,7 +24,7 @@ from data_pipeline.quality.classifier import (
 )
 from data_pipeline.quality.curves import curves, measure
 from data_pipeline.quality.documents import sample_texts
-from data_pipeline.quality.language_model import LanguageModel
+from data_pipeline.quality.ngram_model import LanguageModel
 from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import write_jsonl
 

@@ -12,8 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.dedup_check import chinese_grammar
-from data_pipeline.quality import language_model
-from data_pipeline.quality.language_model import LanguageModel, LanguageModelSettings, cut_offs, train
+from data_pipeline.quality import ngram_model
+from data_pipeline.quality.ngram_model import LanguageModel, LanguageModelSettings, cut_offs, train
 from data_pipeline.quality.reading import read, read_reference
 from pangu.foundation.errors import UserError
 
@@ -87,12 +87,12 @@ def test_equals_the_plain_model(lines: list[str], probe: str, order: int, prune:
 
 def small_model(points, chosen: LanguageModelSettings) -> LanguageModel:
     """`train` without its refusal of short texts."""
-    least = language_model.LEAST_CHARACTERS
-    language_model.LEAST_CHARACTERS = 0
+    least = ngram_model.LEAST_CHARACTERS
+    ngram_model.LEAST_CHARACTERS = 0
     try:
         return train(["".join(map(chr, points.values.tolist()))], chosen)
     finally:
-        language_model.LEAST_CHARACTERS = least
+        ngram_model.LEAST_CHARACTERS = least
 
 
 @given(st.lists(LINE, min_size=3, max_size=40), st.integers(2, 5), st.integers(0, 2), LINE)
@@ -113,12 +113,12 @@ def test_every_distribution_sums_to_one(lines: list[str], order: int, prune: int
 
 def end_probability(model: LanguageModel, context: str) -> float:
     """p(</s> | context), from the trie by hand."""
-    words = [language_model.BEGIN, *(int(model._numbers[ord(c)]) for c in context)]
+    words = [ngram_model.BEGIN, *(int(model._numbers[ord(c)]) for c in context)]
     log_probability, back_off = 0.0, 0.0
     levels = model.levels
     best = 0.0
     for length in range(min(len(words), model.settings.order - 1), -1, -1):
-        node = find(model, [*words[len(words) - length :], language_model.END])
+        node = find(model, [*words[len(words) - length :], ngram_model.END])
         if node is not None:
             best = float(levels[length].log_probability[node])
             break

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data_pipeline.dedup_check import chinese_grammar
 from data_pipeline.engine import preview as previewing
 from data_pipeline.quality.classifier import Classifier, ClassifierSettings, train
-from data_pipeline.quality.language_model import LanguageModel
+from data_pipeline.quality.ngram_model import LanguageModel
 from data_pipeline.recipe import Recipe
 from data_pipeline.stages.quality.stage import BUCKETS, SIGNALS, Settings, drop_reasons, pareto_draws
 from pangu.foundation.errors import UserError

@@ -51,8 +51,8 @@ def test_a_page_runs_and_loads_only_what_it_needs() -> None:
 
 def test_no_chart_sends_data_to_a_foreign_server() -> None:
     pytest.importorskip("plotly")
+    from parallel_strategy.loading import load_prediction
     from parallel_strategy.report.page import page as report
-    from parallel_strategy.session import load_prediction
 
     text = report(
         load_prediction(str(REPOSITORY / "parallel_strategy/spec/presets/strategies/pangu-alpha-200b-paper.yaml"))

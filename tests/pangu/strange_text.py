@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from pangu.tokenizer.segmentation.tables import read_dictionary
+from pangu.tokenizer.segmentation.dictionary_arrays import read_dictionary
 
 _jieba = importlib.util.find_spec("jieba")
 assert _jieba and _jieba.origin

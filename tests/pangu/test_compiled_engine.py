@@ -12,11 +12,13 @@ from pangu import parameters
 from pangu.config import ModelConfig
 from pangu.formats.data_types import BF16, FP32, cast
 from pangu.foundation.errors import UserError
-from pangu.generation import GenerationOptions, Generator, compiled_vectors
-from pangu.generation.compiled_decoder import Adapter, CompiledBatch, CompiledNetwork, stored_as
-from pangu.generation.compiled_step import work_on
-from pangu.generation.compiled_vectors import source_digest
+from pangu.generation import GenerationOptions, Generator
+from pangu.generation.compiled import phases, vectors
+from pangu.generation.compiled.compiled_network import Adapter, CompiledBatch, CompiledNetwork, stored_as
+from pangu.generation.compiled.phases import work_on
+from pangu.generation.compiled.vectors import source_digest
 from pangu.generation.decoding_batch import DecodingBatch, RowTokens
+from pangu.generation.likelihood import score
 from pangu.generation.speculation import Draft
 from pangu.quantization.layers import quantize_in_memory
 from pangu.quantization.quantized_file import (
@@ -129,7 +131,7 @@ def test_weights_stored_small_are_those_numbers_in_fp32(config: ModelConfig, wei
     np.testing.assert_array_equal(one_by_one(network.open(2, 128), 1, IDS), got)
     if OUTPUT_MATRIX in stored:
         full = CompiledNetwork(config, widened(stored) | {}, threads=1)
-        full.matrices[-4] = full.matrix(
+        full.matrices[phases.HEAD - phases.TABLES] = full.matrix(
             stored[OUTPUT_MATRIX].astype(np.float32) * stored[OUTPUT_MATRIX + SCALE][:, None], None, None
         )
     else:
@@ -290,11 +292,14 @@ def test_a_change_in_any_file_of_compiled_code_compiles_again() -> None:
     """numba itself looks at the file of the outermost function only."""
     kept = work_on._cache._cache_file
     assert source_digest() in kept._source_stamp
-    assert {file.stem for file in Path(compiled_vectors.__file__).parent.glob("compiled_*.py")} >= {
-        "compiled_kernels",
-        "compiled_step",
-        "compiled_vectors",
-    }
+    assert {file.stem for file in Path(vectors.__file__).parent.glob("*.py")} >= {"products", "phases", "vectors"}
+
+
+def test_both_engines_score_several_contexts_alike(config: ModelConfig, weights: Weights) -> None:
+    requests = [([3, 4, 5], [6, 7, 8]), ([9], [1]), ([9], [2, 3]), ([1, 2], [3, 4])]
+    found = [score(Generator(config, weights, engine=engine), requests) for engine in ("compiled", "mindspore")]
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours.log_probabilities, theirs.log_probabilities, rtol=0, atol=1e-5)
 
 
 def test_damaged_weights_are_an_error_and_no_text(config: ModelConfig, weights: Weights) -> None:
@@ -309,7 +314,7 @@ def test_generating_imports_no_mindspore() -> None:
         "import sys\n"
         "from pangu.commands import generate\n"
         "from pangu.generation import Generator\n"
-        "from pangu.generation.compiled_decoder import CompiledNetwork\n"
+        "from pangu.generation.compiled.compiled_network import CompiledNetwork\n"
         "from pangu.checkpoint.weights import load_for_inference\n"
         "print(sorted(name for name in ('mindspore', 'torch') if name in sys.modules))"
     )

@@ -38,8 +38,20 @@ MODELS = [
 
 
 def test_the_fields_are_all_of_them() -> None:
-    """The table of targets, which not every form has, has a test of its own."""
-    assert set(ModelConfig.model_fields) == set(SIZES) | set(FIELDS) | {"target_in_trunk"}
+    """What not every form has has a test of its own: the table of targets, and patterns of attention."""
+    assert set(ModelConfig.model_fields) == set(SIZES) | set(FIELDS) | {"target_in_trunk", "attention"}
+
+
+def test_a_pattern_of_attention_goes_with_the_weights_or_is_refused(tmp_path: Path, capsys) -> None:
+    attention = {"pattern": "fixed", "span": 3, "summary": 2}
+    model = ModelConfig.from_fields({**SIZES, "num_heads": 2, "attention": attention}, "test")
+    run = save(tmp_path / "run", model, weights_of(model))
+    for way in (to_safetensors, to_mindspore):
+        config, _, _ = load_for_inference(way(step_of(run), tmp_path))
+        assert config.attention.model_dump() == attention
+    for form in ("pytorch", "huggingface"):
+        assert main(["convert", str(step_of(run)), "--to", form, "--out", str(tmp_path / f"{form}.safetensors")]) == 2
+        assert "PyTorch port" in capsys.readouterr().err
 
 
 def test_a_table_of_targets_goes_with_the_weights_or_is_refused(tmp_path: Path, capsys) -> None:

@@ -44,14 +44,14 @@ def test_every_row_is_computed_once_and_in_the_micro_batch_of_one_process() -> N
 
 
 def test_gradients_are_put_into_few_buffers() -> None:
-    from pangu.distributed.reduction import buckets
+    from pangu.distributed.execution.reduction import buckets
 
     assert buckets([3, 4, 20, 1, 1, 8], largest=9) == [(0, 2), (2, 3), (3, 5), (5, 6)]
     assert buckets([1] * 5, largest=100) == [(0, 5)]
 
 
 def test_a_rank_holds_its_rows_of_what_is_split() -> None:
-    from pangu.distributed.sharded_optimizer import rows_of
+    from pangu.distributed.execution.sharded_optimizer import rows_of
 
     split = ParameterLayout((4,), ((), ()), 1, -1)
     assert [rows_of(split, rank, (8, 3)) for rank in range(4)] == [(0, 2), (2, 4), (4, 6), (6, 8)]

@@ -173,6 +173,35 @@ def test_another_setting_is_asked_anew(model, data: Path, tmp_path: Path) -> Non
     assert other.file != more.file
 
 
+def test_choices_and_gaps_are_asked_given_both_sides(model, data: Path, tmp_path: Path) -> None:
+    cloze = tmp_path / "cloze.test.doc_query"
+    cloze.write_text("1 ||| 小猫 跑 了\n<qid_1> ||| 小狗 XXXXX 了 。\n", encoding="utf-8")
+    cloze.with_suffix(".answer").write_text("<qid_1> ||| 也跑\n", encoding="utf-8")
+    (blanks,) = evaluate(model, ["cmrc2019"], data=data, out=tmp_path, variant="any_order")
+    (gap,) = evaluate(model, ["cmrc2017"], data=cloze, out=tmp_path, variant="any_order")
+    assert blanks.documents == 12 and blanks.chance == pytest.approx(100 / 3) and gap.documents == 1
+    row = json.loads((tmp_path / "cmrc2019-zero-any_order.jsonl").read_text(encoding="utf-8").split("\n")[1])
+    document = requests.load_documents(load_task("cmrc2019"), data)[0][0]
+    fields = document.fields
+    asked = [(fields["before"], choice, fields["after"]) for choice in document.candidates]
+    assert [one.total for one in model.fill_log_likelihood(asked)] == row["totals"]
+    assert row["scored"] == list(document.candidates)
+    answer = json.loads((tmp_path / "cmrc2017-zero-any_order.jsonl").read_text(encoding="utf-8").split("\n")[1])
+    assert answer["context"] == "小猫跑了小狗" and answer["text"]
+
+
+def test_sides_that_are_too_long_lose_what_is_farthest(model) -> None:
+    long, middle = "北" * 600, "小明"
+    one = model.between(long + "京", middle, "上海" + long)
+    assert len(one.left) + len(one.middle) + len(one.right) == model.config.seq_length
+    assert list(one.left) == model.ids(long + "京")[-len(one.left) :]
+    assert list(one.right) == model.ids("上海" + long)[: len(one.right)]
+    short = model.between("", middle, "")
+    assert list(short.left) == [model.tokenizer.special.end_of_document] and not short.right
+    with pytest.raises(UserError, match="has no tokens"):
+        model.between("北京", "", "")
+
+
 def test_a_page_and_a_table_are_written(model, data: Path, tmp_path: Path, capsys) -> None:
     words = ["evaluate", model.source, "--tokenizer", str(Path(model.source).parent / "tokenizer"), "--data", str(data)]
     assert main([*words, "--limit", "8", "--compare", "paper", "--out", str(tmp_path)]) == 0

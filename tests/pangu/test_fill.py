@@ -12,9 +12,9 @@ from pangu.cli import main
 from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
-from pangu.generation.fill import GapRow, entropy, fill
+from pangu.generation.fill import Between, GapRow, entropy, fill, score_between
 from pangu.model.network import build, read_weights
-from pangu.training.objectives.steps import StepsBatch
+from pangu.training.objectives.row_steps import StepsBatch
 from tests.pangu.test_generation_command import run_directory  # noqa: F401
 from tests.pangu.test_objectives import in_orders
 
@@ -56,8 +56,13 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("fields", "engine"),
-    [({}, "compiled"), ({}, "mindspore"), ({"target_in_trunk": True}, None)],
-    ids=["compiled", "mindspore", "target in trunk"],
+    [
+        ({}, "compiled"),
+        ({}, "mindspore"),
+        ({"target_in_trunk": True}, "compiled"),
+        ({"target_in_trunk": True}, "mindspore"),
+    ],
+    ids=["compiled", "mindspore", "target in trunk", "target in trunk, mindspore"],
 )
 def test_cached_decoding_in_any_order_equals_the_full_forward(network, fields: dict, engine) -> None:
     config, weights, cell = network_of(**fields) if fields else network
@@ -109,6 +114,38 @@ def test_what_cannot_be_filled_is_named(network) -> None:
     left = {name: value for name, value in weights.items() if "top_query" not in name}
     with pytest.raises(UserError, match="query_layer: false"):
         fill(Generator(plain, left), [3, None], GREEDY)
+
+
+@pytest.mark.parametrize("engine", ["compiled", "mindspore"])
+def test_what_stands_between_two_sides_is_scored_as_the_full_forward_does(network, engine) -> None:
+    config, weights, cell = network
+    generator = Generator(config, weights, engine=engine, batch_size=2)
+    parts = [Between([5, 7], [9, 4, 3], [11, 2]), Between([6], [1], [8]), Between([3, 4], [5, 6], [])]
+    together = score_between(generator, parts)
+    for one, found in zip(parts, together, strict=True):
+        left, middle, right = len(one.left), len(one.middle), len(one.right)
+        end = left + middle
+        order = [*range(left), *range(end, end + right), *range(left, end), end + right]
+        logits = full_forward(cell, [*one.left, *one.middle, *one.right], order)[left + right - 1 :]
+        expected = [probabilities(row)[token] for row, token in zip(logits, one.middle, strict=False)]
+        np.testing.assert_allclose(found.log_probabilities, expected, rtol=0, atol=1e-5)
+        (alone,) = score_between(generator, [one])
+        assert (alone.log_probabilities == found.log_probabilities).all()
+    assert score_between(generator, []) == []
+    for wrong, message in (
+        (Between([], [1], [2]), "left side"),
+        (Between([1], [], [2]), "middle of at least one"),
+        (Between([1], [2] * 6, [3] * 6), "13 tokens with its gaps, the context 12"),
+        (Between([1], [99], [3]), "id 99 is outside"),
+    ):
+        with pytest.raises(UserError, match=message):
+            score_between(generator, [wrong])
+
+
+def test_probabilities_of_what_stands_between_sum_to_one(network) -> None:
+    config, weights, _ = network
+    found = score_between(Generator(config, weights), [Between([5, 7], [one], [11, 2]) for one in range(60)])
+    assert abs(sum(np.exp(one.total) for one in found) - 1) < 1e-6
 
 
 def test_generate_fills_the_gaps_of_a_text(

@@ -19,10 +19,10 @@ from pangu.commands import predict
 from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
-from pangu.generation.characters import WholeCharacters
 from pangu.generation.engine import log_probability
-from pangu.generation.requests import read_rows, requests_of
+from pangu.generation.prompt_files import read_rows, requests_of
 from pangu.generation.sampling import Sampler
+from pangu.generation.whole_characters import WholeCharacters
 from tests.conftest import REPOSITORY
 from tests.pangu.test_generation_command import COMMON, run_directory  # noqa: F401 - a fixture
 

@@ -107,7 +107,7 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(tmp_path: Path, capsys) -
 
 def last_logits(model: ModelConfig, weights: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
     """The logits after the last of the ids, by the project's own engine."""
-    from pangu.generation.compiled_decoder import CompiledNetwork
+    from pangu.generation.compiled.compiled_network import CompiledNetwork
     from pangu.generation.decoding_batch import RowTokens
 
     batch = CompiledNetwork(model, weights, threads=1).open(1, 128)

@@ -17,7 +17,7 @@ from pangu.training.loss import Loss
 from pangu.training.objectives.causal import CausalBatch
 from pangu.training.objectives.kinds import Vocabulary, infilled, shuffled
 from pangu.training.objectives.mixture import Mixture
-from pangu.training.objectives.steps import (
+from pangu.training.objectives.row_steps import (
     FIELDS,
     StepsBatch,
     causal_steps,

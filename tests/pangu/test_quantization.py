@@ -16,7 +16,7 @@ from pangu.config import ModelConfig
 from pangu.formats.mapped_file import map_safetensors
 from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
-from pangu.generation.compiled_decoder import CompiledNetwork
+from pangu.generation.compiled.compiled_network import CompiledNetwork
 from pangu.generation.decoding_batch import RowTokens
 from pangu.quantization import gptq
 from pangu.quantization.calibration import Calibration

@@ -10,8 +10,8 @@ import pytest
 from pangu.checkpoint.open import meant_checkpoint
 from pangu.cli import main
 from pangu.foundation.errors import UserError
-from pangu.training.metrics import MetricsWriter
-from pangu.training.samples import SAMPLES, SamplesWriter
+from pangu.training.sample_texts import SAMPLES, SamplesWriter
+from pangu.training.step_metrics import MetricsWriter
 from tests.pangu.test_generation_command import run_directory  # noqa: F401 - a fixture
 
 
@@ -82,7 +82,7 @@ def test_best_is_a_name(run: Path, tmp_path: Path, capsys) -> None:
 
 
 def test_samples_are_those_of_the_weights_and_forget_what_came_after(run: Path, monkeypatch, capsys) -> None:
-    from pangu.training import samples as module
+    from pangu.training import sample_texts as module
 
     class Trainer:
         class config:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pangu.tokenizer.segmentation import segment
+from pangu.tokenizer.segmentation.dictionary_arrays import load_tables
 from pangu.tokenizer.segmentation.kernels import mark_token_ends
-from pangu.tokenizer.segmentation.tables import load_tables
 from tests.pangu.strange_text import HAN, strange_lines, strange_texts
 
 

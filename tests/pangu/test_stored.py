@@ -14,7 +14,7 @@ from pangu.checkpoint.save import save_checkpoint
 from pangu.cli import main
 from pangu.config import ModelConfig
 from pangu.distributed.process_group import ALONE
-from pangu.distributed.shards import part_of
+from pangu.distributed.sharded_checkpoint import part_of
 from pangu.distributed.stored import StoredCheckpoint, stored_checkpoint
 from pangu.formats.parameter_layout import region
 from pangu.formats.regular_file import OpenFiles

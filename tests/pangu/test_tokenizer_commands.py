@@ -13,7 +13,7 @@ from data_pipeline.stages.tokenizer.training_process import train_tokenizer
 from pangu.cli import main
 from pangu.foundation.errors import UserError
 from pangu.tokenizer import Tokenizer
-from pangu.tokenizer.processes import map_in_order
+from pangu.tokenizer.parallel_map import map_in_order
 from tests.conftest import REPOSITORY
 from tests.pangu.strange_text import strange_lines
 

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from pangu.foundation.errors import UserError
-from pangu.training.metrics import MetricsWriter, read_metrics
+from pangu.training.step_metrics import MetricsWriter, read_metrics
 from pangu.training.tracker import Tracker
 
 

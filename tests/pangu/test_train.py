@@ -20,8 +20,8 @@ from pangu.config import TrainConfig
 from pangu.foundation.errors import UserError
 from pangu.foundation.interrupts import Interrupts
 from pangu.training.data import PackedData, epoch_order, training_batches
-from pangu.training.metrics import read_metrics
 from pangu.training.run import train
+from pangu.training.step_metrics import read_metrics
 from tests.conftest import REPOSITORY
 from tests.pangu import packed_corpus
 

@@ -20,8 +20,8 @@ from pangu.distributed.predictor import Prediction, Predictor
 from pangu.distributed.supervise import Supervisor
 from pangu.foundation.best_effort import BestEffortFile
 from pangu.foundation.errors import UserError
-from pangu.training.metrics import MetricsWriter, read_metrics
 from pangu.training.run import train
+from pangu.training.step_metrics import MetricsWriter, read_metrics
 from tests.conftest import REPOSITORY
 from tests.pangu import packed_corpus
 from tests.pangu.test_train import STEPS, assert_same_end, configuration

@@ -17,10 +17,10 @@ from pangu.foundation.errors import UserError
 from pangu.tokenizer import Tokenizer
 from pangu.tuning import adapter_file, tuning_run
 from pangu.tuning.adapted import load_adapted
+from pangu.tuning.record_rows import encode, fitted, packed, samples_of
 from pangu.tuning.records import Record, Reject, Turn, read_records, record_of
-from pangu.tuning.samples import encode, fitted, packed, samples_of
-from pangu.tuning.settings import Settings
 from pangu.tuning.template import TEMPLATES, load_template
+from pangu.tuning.tuning_settings import Settings
 from tests.pangu import small_model
 
 QUESTIONS = [

@@ -12,17 +12,17 @@ from pangu import parameters
 from pangu.checkpoint.weights import load_for_inference
 from pangu.cli import main
 from pangu.foundation.errors import UserError
-from pangu.generation.compiled_decoder import CompiledNetwork
+from pangu.generation.compiled.compiled_network import CompiledNetwork
 from pangu.generation.decoding_batch import RowTokens
 from pangu.generation.likelihood import score
 from pangu.language_model import LanguageModel
 from pangu.tokenizer import Tokenizer
 from pangu.tuning import adapter_file, soft_prompt
 from pangu.tuning.adapted import load_adapted
-from pangu.tuning.settings import Settings
 from pangu.tuning.template import TEMPLATES
 from pangu.tuning.training_rows import read_data
 from pangu.tuning.tuning_run import Tuned
+from pangu.tuning.tuning_settings import Settings
 from tests.pangu import small_model
 
 QUESTIONS = [

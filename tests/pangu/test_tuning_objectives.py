@@ -20,8 +20,8 @@ from pangu.training.objectives.distillation import DistillationLoss, Weights, fr
 from pangu.training.objectives.instruction import Instruction
 from pangu.training.objectives.preference import UNITS, PreferenceLoss
 from pangu.tuning import adapter_file
+from pangu.tuning.record_rows import pairs_of
 from pangu.tuning.records import Pair, Reject, pair_of, read_records
-from pangu.tuning.samples import pairs_of
 from pangu.tuning.teacher import load_teacher, student_of
 from pangu.tuning.template import TEMPLATES
 from tests.pangu import distributed_run, small_model

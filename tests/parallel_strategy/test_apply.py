@@ -6,7 +6,7 @@ import pytest
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.graph.program import Program
-from parallel_strategy.graph.sharding import cut_of
+from parallel_strategy.graph.weight_collectives import cut_of
 from parallel_strategy.mindspore.layouts import parameter_layouts
 from parallel_strategy.mindspore.limits import as_compiled, check_supported
 from parallel_strategy.mindspore.pangu_network import WORD_TABLES

@@ -12,10 +12,10 @@ import pytest
 from parallel_strategy.calibrate.dryrun import DryRun, DryRunFit, fit_dryruns, parts, predict_dryrun
 from parallel_strategy.calibrate.figures import FIGURES, apply
 from parallel_strategy.calibrate.fit import Calibration, calibrate
-from parallel_strategy.calibrate.names import model_traits
+from parallel_strategy.calibrate.known_names import model_traits
+from parallel_strategy.calibrate.measured_runs import read_rows
 from parallel_strategy.calibrate.protocols import chosen, run_cv, run_p1, run_p2
 from parallel_strategy.calibrate.residual import RowShapes, correction, solve
-from parallel_strategy.calibrate.rows import read_rows
 from parallel_strategy.calibrate.score import Outcome, score
 from parallel_strategy.cli import main
 from parallel_strategy.predict import Prediction
@@ -254,7 +254,7 @@ def test_development_rows_of_the_megatron_papers(shared):
 
 
 def test_every_named_machine_resolves(shared):
-    from parallel_strategy.calibrate.names import cluster_of, framework_of
+    from parallel_strategy.calibrate.known_names import cluster_of, framework_of
 
     for line in (shared / "validation/clusters.txt").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
@@ -271,12 +271,31 @@ def test_every_named_machine_resolves(shared):
         ("Mixtral-8x22B", 8, False),
         ("llama3_70b", None, False),
         ("GPT 18.4B", None, False),
+        ("deepseek-33b", None, False),
+        ("DeepSeek LLM 3B", None, False),
+        ("deepseek-coder-33b", None, False),
+        ("DeepSeek-R1-Distill-Llama-70B", None, False),
+        ("deepseek-v3.1", 256, True),
+        ("DeepSeek_V3-0324", 256, True),
+        ("deepseek3_671b", 256, True),
+        ("DeepSeek-R1", 256, True),
+        ("deepseek-v2.5", 160, True),
+        ("DeepSeek-Coder-V2", 160, True),
+        ("deepseek-v2-lite", 64, True),
+        ("deepseek-236b", None, False),
+        ("Qwen-32B", None, False),
     ],
 )
 def test_families_are_known_by_name(name, experts, latent):
     traits = model_traits(name)
     assert (traits.get("experts") or {}).get("count") == experts
     assert ("latent_attention" in traits) == latent
+
+
+def test_generations_of_llama_have_vocabularies_of_their_own():
+    names = ("llama-33b", "Llama-3-8B", "llama3_70b", "Llama3.1 405B", "llama31-405b", "llama2-7b", "LLaMA-30B")
+    sizes = [model_traits(name)["vocab_size"] for name in names]
+    assert sizes == [32000, 128256, 128256, 128256, 128256, 32000, 32000]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.cli import main
-from parallel_strategy.export.groups import group_file
+from parallel_strategy.export.group_files import group_file
 from parallel_strategy.mindspore.dryrun import environment, stand_in
 from parallel_strategy.mindspore.dryrun.difference import differences, emulated, of_mindspore
 from parallel_strategy.mindspore.dryrun.job import Compiled, compile_rank, complaint

@@ -12,7 +12,7 @@ import yaml
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.cli import main
-from parallel_strategy.export import groups, megatron, mindformers
+from parallel_strategy.export import group_files, megatron, mindformers
 from parallel_strategy.export.files import export
 from parallel_strategy.placement import group_ranks
 from tests.conftest import REPOSITORY
@@ -88,16 +88,16 @@ def test_group_files_are_mindspores(tmp_path: Path) -> None:
     asked = setup_of(mesh={"pp": 2, "dp": 4, "tp": 1}, zero={"optimizer_shard": True, "weight_shard_size": 2})
     for rank in range(8):
         message = node_strategy_pb2.ParallelGroupMap()
-        message.ParseFromString(groups.group_file(asked, rank))
+        message.ParseFromString(group_files.group_file(asked, rank))
         found = {item.group_name: list(item.parallel_group_ranks.dim) for item in message.parallel_group_item}
         assert {name.split("-")[0] for name in found} == {"pp", "dp"}
         assert all(rank in ranks for ranks in found.values())
         first = rank % 2 + rank // 4 * 4
         assert list(message.ckpt_restore_rank_list.dim) == [first, first + 2]
-        (tmp_path / "group.pb").write_bytes(groups.group_file(asked, rank))
+        (tmp_path / "group.pb").write_bytes(group_files.group_file(asked, rank))
         assert restore_group_info_list(str(tmp_path / "group.pb")) == [first, first + 2]
-    assert groups.same_checkpoint(setup_of(), 3) == [3]
-    assert groups.same_checkpoint(setup_of(zero={"optimizer_shard": False}), 3) == [1, 3]
+    assert group_files.same_checkpoint(setup_of(), 3) == [3]
+    assert group_files.same_checkpoint(setup_of(zero={"optimizer_shard": False}), 3) == [1, 3]
 
 
 def test_parameter_strategies_are_read_back_by_mindspores_protobuf(tmp_path: Path) -> None:

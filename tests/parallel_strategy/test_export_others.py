@@ -133,10 +133,9 @@ def test_what_neither_says_is_named() -> None:
     assert "offload" in comments(mindformers.text(host))
     assert "offload.optimizer, offload.activation" in comments(megatron.text(host))
     back = comments(megatron.text(setup_of(**CASES["there and back"])))
-    assert "no argument says: pipeline.schedule" in back
-    assert "no argument says" not in comments(
-        megatron.text(setup_of(zero={"optimizer_shard": True, "threshold_kb": 0}))
-    )
+    assert "no argument says: model.query_layer, pipeline.schedule" in back
+    plain = setup_of(model={"preset": "gpt-2.7b"}, zero={"optimizer_shard": True, "threshold_kb": 0})
+    assert "no argument says" not in comments(megatron.text(plain))
     assert "No field says" not in comments(mindformers.text(setup_of()))
     buckets = mindformers.configuration(setup_of(**CASES["buckets"]))["parallel"]["comm_fusion"]
     assert buckets == {kind: {"mode": "size", "config": 26} for kind in ("allreduce", "allgather", "reducescatter")}
@@ -159,10 +158,18 @@ MEGATRON = {
     **dict.fromkeys(("--use-distributed-optimizer", "--use-megatron-fsdp", "--overlap-grad-reduce"), None),
     **dict.fromkeys(("--optimizer-cpu-offload", "--use-precision-aware-optimizer"), None),
     "--distribute-saved-activations": None,
+    **dict.fromkeys(("--vocab-size", "--make-vocab-size-divisible-by", "--kv-channels"), WHOLE),
+    **dict.fromkeys(("--position-embedding-type", "--normalization", "--attention-backend", "--fp4-format"), TEXT),
+    **dict.fromkeys(("--hidden-dropout", "--attention-dropout"), float),
+    **dict.fromkeys(("--swiglu", "--disable-bias-linear", "--untie-embeddings-and-output-weights"), None),
+    **dict.fromkeys(("--overlap-param-gather", "--no-gradient-accumulation-fusion", "--use-tp-pp-dp-mapping"), None),
 }
 CHOICES = {
     "--recompute-granularity": {"full", "selective"},
     "--recompute-method": {"uniform", "block"},
+    "--position-embedding-type": {"learned_absolute", "rope", "mrope", "yarn", "relative", "none"},
+    "--normalization": {"LayerNorm", "RMSNorm"},
+    "--attention-backend": {"flash", "fused", "unfused", "local", "auto"},
     "--data-parallel-sharding-strategy": {"no_shard", "optim", "optim_grads", "optim_grads_params"},
     "--ckpt-format": {"torch", "torch_dist", "torch_dcp", "fsdp_dtensor"},
 }

@@ -7,7 +7,7 @@ import pytest
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.graph.collectives import Record, collectives_of
-from parallel_strategy.mindspore.dryrun.collectives import KINDS, CompiledCollective, read_collectives
+from parallel_strategy.mindspore.dryrun.compiled_collectives import KINDS, CompiledCollective, read_collectives
 from parallel_strategy.mindspore.dryrun.difference import CollectiveKind, differences, of_mindspore, ranks_text
 from parallel_strategy.mindspore.dryrun.graph_file import Graph, read_graph
 from parallel_strategy.mindspore.fusion import numbers, of_emulator

@@ -10,10 +10,18 @@ from pangu.foundation.errors import UserError
 from pangu.foundation.processes import free_port
 from parallel_strategy.cli import main
 from parallel_strategy.cost.kernel import matmul_seconds
-from parallel_strategy.measure import samples as samples_module
+from parallel_strategy.measure import timed_kernels as samples_module
 from parallel_strategy.measure import workers as workers_module
 from parallel_strategy.measure.fit import cluster_of
-from parallel_strategy.measure.samples import Attended, Collected, Crowded, Measured, Moved, Product, product_shapes
+from parallel_strategy.measure.timed_kernels import (
+    Attended,
+    Collected,
+    Crowded,
+    Measured,
+    Moved,
+    Product,
+    product_shapes,
+)
 from parallel_strategy.predict import Prediction
 from parallel_strategy.spec.cluster import ClusterSpec, Device, Gemm, Memory
 from parallel_strategy.spec.framework import TENSORS, FrameworkSpec

@@ -52,12 +52,14 @@ def build():
     from pangu.model import PanguAlpha
     from pangu.training.loss import Loss
     from pangu.training.objectives.causal import CausalBatch
+    from pangu.training.objectives.row_steps import StepsBatch
     from pangu.training.step import ScaledLoss
 
-    def built(model: ModelSpec):
+    def built(model: ModelSpec, causal: bool = True):
         with pytest.MonkeyPatch.context() as patch, no_init_parameters():
             patch.setattr(ms, "get_context", lambda name: {"device_target": "Ascend"}[name])
-            return ScaledLoss(Loss(PanguAlpha(model_config(model.model_dump())), CausalBatch(9, 6)))
+            objective = CausalBatch(9, 6) if causal else StepsBatch()
+            return ScaledLoss(Loss(PanguAlpha(model_config(model.model_dump())), objective))
 
     return built
 
@@ -66,8 +68,8 @@ def test_every_operator_of_the_network_has_a_row_and_every_row_an_operator(build
     from parallel_strategy.mindspore.apply import operators as operators_of_network
 
     seen: dict[str, set[str]] = {}
-    for activation in ("gelu_tanh", "gelu_erf", "fast_gelu"):
-        loss = build(TINY.model_copy(update={"activation": activation}))
+    for activation, causal in (("gelu_tanh", True), ("gelu_erf", True), ("fast_gelu", True), ("gelu_tanh", False)):
+        loss = build(TINY.model_copy(update={"activation": activation}), causal)
         for path, primitive in operators_of_network(loss):
             if primitive.name not in FOLLOWERS:
                 seen.setdefault(path, set()).add(primitive.name)
@@ -245,7 +247,7 @@ def test_an_override_that_matches_nothing_is_one_line_in_every_verb(tmp_path: Pa
 
 
 def test_pangu_names_the_copy_of_the_word_table_as_the_table_does() -> None:
-    from pangu.distributed.semi_auto import COPY
+    from pangu.distributed.execution.semi_auto import COPY
     from pangu.parameters import WORD_TABLE as PANGU_WORD_TABLE
 
     assert (COPY, PANGU_WORD_TABLE) == (TABLE_COPY, WORD_TABLE)

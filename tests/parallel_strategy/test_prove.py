@@ -8,8 +8,8 @@ import pytest
 from pangu.foundation.errors import UserError
 from parallel_strategy.cli import main
 from parallel_strategy.spec.model import ModelSpec
+from parallel_strategy.virtual.downsizing import reduced
 from parallel_strategy.virtual.proof import prove
-from parallel_strategy.virtual.reduction import reduced
 from tests.parallel_strategy.strategies import setup_of
 
 

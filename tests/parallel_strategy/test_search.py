@@ -11,9 +11,9 @@ import yaml
 from parallel_strategy.cli import main
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.balance import balance
-from parallel_strategy.search.evaluate import evaluate
 from parallel_strategy.search.find import search
 from parallel_strategy.search.parts import parts_of
+from parallel_strategy.search.pricing import evaluate
 from parallel_strategy.search.refine import alternatives
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.model import ModelSpec

@@ -32,6 +32,30 @@ def test_every_preset_is_legal(kind):
         assert kind.preset(name).name == name
 
 
+def test_every_preset_says_where_its_figures_come_from():
+    """A cluster names a data sheet, a paper or a measurement; the other files say at their head what they are."""
+    words = ("data sheet", "paper", "specification", "benchmark", "nccl-tests", "measured", "appendix", "timed")
+    for name in ClusterSpec.preset_names():
+        assert any(word in ClusterSpec.preset(name).sources for word in words), name
+    for kind in (ModelSpec, FrameworkSpec, StrategySpec):
+        for path in kind.presets_directory().glob("*.yaml"):
+            assert path.read_text(encoding="utf-8").startswith("# "), path.name
+
+
+def test_what_people_rent_has_the_figures_of_its_data_sheet():
+    rented = {
+        "h20-server": (148, 96, 4000), "h800-server": (989, 80, 3350), "h200-server": (989, 141, 4800),
+        "a800-server": (312, 80, 2039), "rtx4090-server": (165.2, 24, 1008), "l40s-server": (362, 48, 864),
+        "cloudmatrix-384": (376, 64, 1600), "atlas-900-a3-384": (376, 64, 1600),
+    }  # fmt: skip
+    for name, figures in rented.items():
+        device = ClusterSpec.preset(name).device
+        assert (device.peak_tflops["bf16"], device.hbm.gb, device.hbm.gbps) == figures, name
+    for name in ("cloudmatrix-384", "atlas-900-a3-384"):  # host memory is that of a server of 8 packages
+        assert ClusterSpec.preset(name).devices_per_server == 16
+    assert ClusterSpec.preset("cloudmatrix-384").device_count == 768
+
+
 def test_strategy_survives_a_round_trip():
     strategy = StrategySpec.parse(EXAMPLE, "example")
     assert StrategySpec.parse(strategy.dump(), "again") == strategy

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data_pipeline.extraction.output.structure import Structure
-from data_pipeline.extraction.page import TAG, TAGS, FlatPage
+from data_pipeline.extraction.output.element_structure import Structure
+from data_pipeline.extraction.parsed_page import TAG, TAGS, FlatPage
 
 MAX_SPAN = 50  # columns or rows of one cell
 MAX_COLUMNS = 100  # that spans fill up

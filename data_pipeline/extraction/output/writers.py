@@ -12,7 +12,7 @@ from urllib.parse import urljoin
 import numpy as np
 
 from data_pipeline.extraction.output.blocks import Block
-from data_pipeline.extraction.page import CODE, CODE_END, IMAGE, LINK, LINK_END, FlatPage
+from data_pipeline.extraction.parsed_page import CODE, CODE_END, IMAGE, LINK, LINK_END, FlatPage
 
 FORMATS = ("text", "markdown")
 _ATTRIBUTE = {

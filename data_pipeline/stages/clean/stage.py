@@ -2,7 +2,7 @@
 
 0. Markup that was left in the text goes, entities are resolved (stages/clean/markup.py).
 1. Mojibake back to what it was (stages/mojibake.py).
-2. Characters in one form with full-width punctuation kept; no special symbols (PanGu-α; stages/characters.py).
+2. Characters in one form with full-width punctuation kept; no special symbols (PanGu-α; stages/clean/characters.py).
 3. Traditional to simplified characters (PanGu-α, by OpenCC; stages/simplified.py).
 4. No navigation bars, repeated paragraphs (PanGu-α), contact lines (MNBVC; stages/boilerplate_lines.py), paths to the
    page and editors' lines (stages/clean/publisher_lines.py).

@@ -40,8 +40,8 @@ from data_pipeline.engine.whole import checksum
 from data_pipeline.quality.classifier import Classifier, ClassifierSettings
 from data_pipeline.quality.classifier import train as train_classifier
 from data_pipeline.quality.documents import Side, examples, read_documents, sample_texts
-from data_pipeline.quality.language_model import LanguageModel, LanguageModelSettings, cut_offs
-from data_pipeline.quality.language_model import train as train_language_model
+from data_pipeline.quality.ngram_model import LanguageModel, LanguageModelSettings, cut_offs
+from data_pipeline.quality.ngram_model import train as train_language_model
 from pangu.foundation.errors import UserError
 
 SIGNALS = ("spam_probability", "quality_probability", "perplexity", "perplexity_bucket")
@@ -354,7 +354,7 @@ _CODE = (
     "data_pipeline.quality.reading",
     "data_pipeline.quality.classifier",
     "data_pipeline.quality.curves",
-    "data_pipeline.quality.language_model",
+    "data_pipeline.quality.ngram_model",
     "data_pipeline.quality.model_file",
     "data_pipeline.kernels.normal_form",
     "data_pipeline.kernels.minhash",
@@ -384,7 +384,7 @@ STEPS = (
         needs=("measured",),
         run=find_cut_offs,
         reads=("perplexity_percentiles",),
-        uses=("data_pipeline.quality.language_model",),
+        uses=("data_pipeline.quality.ngram_model",),
     ),
     Map(
         "records",

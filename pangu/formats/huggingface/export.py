@@ -49,6 +49,10 @@ def query_layer_config(model: ModelConfig, end_of_document: int | None) -> dict[
 
 def torch_weights(weights: dict, model: ModelConfig) -> dict:
     """Return the weights under the PyTorch port's names, as `torch.nn.Linear` holds them."""
+    if model.attention.pattern != "full":
+        raise UserError(
+            f"attention.pattern {model.attention.pattern}: the PyTorch port sees every place before its own"
+        )
     if model.target_in_trunk:
         raise UserError("the PyTorch port has no target_in_trunk: there is no name for that table")
     torch = names.torch_names(model.num_blocks, model.query_layer)

@@ -3,7 +3,7 @@
 What is notable:
 
 * jieba's own dictionary and emission tables are used, compiled once into a double-array trie that is kept in the
-  user's cache directory (`tables.py`).
+  user's cache directory (`dictionary_arrays`).
 * The arithmetic is jieba's to the last bit: the same float64 sums in the same order, ties broken as its `max` over
   tuples breaks them (`kernels.py`).
 * The kernels release the interpreter lock, so threads help.
@@ -13,8 +13,8 @@ jieba's global state is not looked at: words that a program adds with `jieba.add
 
 import numpy as np
 
+from pangu.tokenizer.segmentation.dictionary_arrays import load_tables
 from pangu.tokenizer.segmentation.kernels import find_token_stops, mark_token_ends
-from pangu.tokenizer.segmentation.tables import load_tables
 
 __all__ = ["segment", "token_ends"]
 

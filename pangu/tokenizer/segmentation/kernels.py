@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pangu.tokenizer.compiled import Compiled
+from pangu.tokenizer.lazily_compiled import Compiled
 
 OUTSIDE = 0
 FIRST_DIGIT = 1

@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from pangu.config import AttentionConfig
 from pangu.model.attention_mask import CausalMask
 from pangu.training.objectives.batch import Batch
 
@@ -17,9 +18,9 @@ class CausalBatch(nn.Cell):
     (the original's loss mask). Documents within a row do not see each other and each starts at position 0.
     """
 
-    def __init__(self, end_of_document: int | None, pad: int) -> None:
+    def __init__(self, end_of_document: int | None, pad: int, attention: AttentionConfig | None = None) -> None:
         super().__init__()
-        self.attention_mask = CausalMask(end_of_document)
+        self.attention_mask = CausalMask(end_of_document, attention=attention)
         self.pad = pad
         self.inputs, self.labels = ops.StridedSlice(), ops.StridedSlice()
         self.is_counted, self.cast = ops.NotEqual(), ops.Cast()
@@ -39,6 +40,7 @@ class Causal:
 
     end_of_document: int | None
     pad: int
+    attention: AttentionConfig | None = None
 
     def prepare(self, rows: np.ndarray, first_row: int) -> np.ndarray:
         """Return the rows: nothing is drawn."""
@@ -49,4 +51,4 @@ class Causal:
         return float((prepared[..., :-1] != self.pad).sum()) + 1e-5
 
     def in_graph(self) -> nn.Cell:
-        return CausalBatch(self.end_of_document, self.pad)
+        return CausalBatch(self.end_of_document, self.pad, self.attention)

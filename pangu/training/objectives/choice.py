@@ -17,7 +17,12 @@ def objective_of(model: ModelConfig, config: TrainConfig, data: PackedData) -> O
     asked = config.objectives
     end_of_document = data.end_of_document if config.document_reset else None
     if asked.is_causal:
-        return Causal(end_of_document, data.pad)
+        return Causal(end_of_document, data.pad, model.attention)
+    if model.attention.pattern != "full":
+        raise UserError(
+            f"objectives: attention.pattern {model.attention.pattern!r} is for causal rows only, whose places stand in "
+            "their order; take pattern full"
+        )
     for name in ("permuted", "bidirectional"):
         if getattr(asked, name).share and not model.query_layer:
             raise UserError(

@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from pangu.config import AttentionConfig
 from pangu.model.attention_mask import CausalMask
 from pangu.training.objectives.batch import Batch
 
@@ -13,9 +14,9 @@ from pangu.training.objectives.batch import Batch
 class InstructionBatch(nn.Cell):
     """rows int32 [B, 2 (S+1)] -> batch. The second half of a row says for each id whether it is learnt."""
 
-    def __init__(self, end_of_document: int | None) -> None:
+    def __init__(self, end_of_document: int | None, attention: AttentionConfig | None = None) -> None:
         super().__init__()
-        self.attention_mask = CausalMask(end_of_document)
+        self.attention_mask = CausalMask(end_of_document, attention=attention)
         self.inputs, self.labels, self.learnt = ops.StridedSlice(), ops.StridedSlice(), ops.StridedSlice()
         self.cast = ops.Cast()
 
@@ -34,6 +35,7 @@ class Instruction:
     """The objective. end_of_document: None where documents of a row see each other."""
 
     end_of_document: int | None
+    attention: AttentionConfig | None = None
 
     def prepare(self, rows: np.ndarray, first_row: int) -> np.ndarray:
         """Return the rows: nothing is drawn."""
@@ -44,4 +46,4 @@ class Instruction:
         return float(prepared[..., prepared.shape[-1] // 2 + 1 :].sum()) + 1e-5
 
     def in_graph(self) -> nn.Cell:
-        return InstructionBatch(self.end_of_document)
+        return InstructionBatch(self.end_of_document, self.attention)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pangu.training.objectives.steps import Document, read_in_order
+from pangu.training.objectives.row_steps import Document, read_in_order
 
 # BERT (Devlin et al. 2019): how many tokens are predicted, and what they are replaced by.
 PREDICTED, MASKED, RANDOM = 0.15, 0.8, 0.1

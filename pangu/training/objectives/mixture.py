@@ -10,7 +10,7 @@ from mindspore import nn
 from pangu.config import ObjectivesConfig
 from pangu.training.objectives import kinds
 from pangu.training.objectives.kinds import Vocabulary
-from pangu.training.objectives.steps import FIELDS, StepsBatch, causal_steps, documents_of
+from pangu.training.objectives.row_steps import FIELDS, StepsBatch, causal_steps, documents_of
 
 # Apart from the order of samples, whose Philox stream has the key (seed, epoch).
 STREAM = 0x6F626A6563746976

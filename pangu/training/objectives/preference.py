@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from pangu.config import AttentionConfig
 from pangu.model import PanguAlpha, cpu
 from pangu.training.loss import NegativeLogLikelihood
 from pangu.training.objectives.batch import Batch
@@ -22,9 +23,9 @@ UNITS = 65536
 class PreferenceBatch(nn.Cell):
     """rows int32 [B, 2 W + 1] -> batch of W - 1 steps, with loss weights of 1, 0 and -1."""
 
-    def __init__(self, end_of_document: int) -> None:
+    def __init__(self, end_of_document: int, attention: AttentionConfig | None = None) -> None:
         super().__init__()
-        self.instruction = InstructionBatch(end_of_document)
+        self.instruction = InstructionBatch(end_of_document, attention)
 
     def construct(self, rows: Tensor) -> Batch:
         return self.instruction(rows[:, :-1])
@@ -63,6 +64,7 @@ class Preference:
     """The objective. end_of_document: behind each of a row's two answers."""
 
     end_of_document: int
+    attention: AttentionConfig | None = None
 
     def prepare(self, rows: np.ndarray, first_row: int) -> np.ndarray:
         """Return the rows: nothing is drawn."""
@@ -73,7 +75,7 @@ class Preference:
         return float(len(prepared))
 
     def in_graph(self) -> nn.Cell:
-        return PreferenceBatch(self.end_of_document)
+        return PreferenceBatch(self.end_of_document, self.attention)
 
 
 def with_reference(rows: np.ndarray, margins: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from pangu.tuning.methods.method import Method
 from pangu.tuning.methods.prefix import Prefix
 from pangu.tuning.methods.prompt import Prompt, PTuning
 
-# By the names of `pangu.tuning.settings.METHODS`.
+# By the names of `pangu.tuning.tuning_settings.METHODS`.
 METHODS: dict[str, type[Method]] = {
     "full": Full,
     "lora": Lora,

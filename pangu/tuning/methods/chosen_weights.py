@@ -4,7 +4,7 @@ from pangu.config import ModelConfig
 from pangu.model import PanguAlpha
 from pangu.tuning.methods.method import Method
 from pangu.tuning.methods.stand_in import freeze
-from pangu.tuning.settings import Settings
+from pangu.tuning.tuning_settings import Settings
 
 
 class Full(Method):

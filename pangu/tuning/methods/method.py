@@ -11,7 +11,7 @@ from pangu.config import ModelConfig
 from pangu.model import PanguAlpha
 from pangu.tuning import adapter_file
 from pangu.tuning.methods.stand_in import arrays_of
-from pangu.tuning.settings import Settings
+from pangu.tuning.tuning_settings import Settings
 
 
 class Method(ABC):

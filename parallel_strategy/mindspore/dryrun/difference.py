@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from parallel_strategy.graph.collectives import Record, collectives_of
 from parallel_strategy.mindspore import fusion
-from parallel_strategy.mindspore.dryrun.collectives import CompiledCollective
+from parallel_strategy.mindspore.dryrun.compiled_collectives import CompiledCollective
 from parallel_strategy.mindspore.fusion import Fused
 from parallel_strategy.mindspore.limits import as_compiled
 from parallel_strategy.spec.strategy import Setup

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pangu.foundation.errors import UserError
-from parallel_strategy.mindspore.dryrun.collectives import KINDS, CompiledCollective, read_collectives
+from parallel_strategy.mindspore.dryrun.compiled_collectives import KINDS, CompiledCollective, read_collectives
 from parallel_strategy.mindspore.dryrun.environment import environment
 from parallel_strategy.mindspore.dryrun.graph_file import read_graph
 from parallel_strategy.mindspore.limits import check_supported

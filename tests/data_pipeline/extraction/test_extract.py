@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.cli import main
 from data_pipeline.extraction.extract import extract
-from data_pipeline.extraction.page import _KINDS, BLOCK, MAX_DEPTH, TAG, read_page
+from data_pipeline.extraction.parsed_page import _KINDS, BLOCK, MAX_DEPTH, TAG, read_page
 from data_pipeline.extraction.scoring import labelled_pages, scores
 
 SENTENCES = [

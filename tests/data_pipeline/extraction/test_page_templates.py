@@ -2,8 +2,8 @@
 
 import re
 
-from data_pipeline.extraction.page import read_page
 from data_pipeline.extraction.page_templates import Text, make_page
+from data_pipeline.extraction.parsed_page import read_page
 from tests.data_pipeline.extraction.pages import SENTENCES
 
 TEXTS = [Text(f"第{number}篇：{SENTENCES[number % 6][:14]}", SENTENCES[number % 6 :] * 3) for number in range(30)]

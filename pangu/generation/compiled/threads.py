@@ -9,8 +9,8 @@ import numpy as np
 
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
-from pangu.generation.compiled_step import work_on
-from pangu.generation.compiled_vectors import is_kept
+from pangu.generation.compiled.phases import work_on
+from pangu.generation.compiled.vectors import is_kept
 
 # Rounds that a helper waits for the next call before it sleeps: about the time in which the next token is drawn.
 ROUNDS = 4000
@@ -68,7 +68,7 @@ def compile_for(job: np.ndarray) -> None:
 
 
 class Team:
-    """Runs calls with helpers. A helper that gets no core in time is not waited for (`compiled_step`)."""
+    """Runs calls with helpers. A helper that gets no core in time is not waited for (`phases`)."""
 
     def __init__(self, threads: int | None = None) -> None:
         if threads is not None and threads < 1:

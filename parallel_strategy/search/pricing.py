@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from parallel_strategy.cost.candidate_arrays import CostRows
 from parallel_strategy.cost.memory import activation_gib, at_the_fullest, host_gib, kept_bytes, working_bytes
-from parallel_strategy.cost.rows import CostRows
 from parallel_strategy.cost.stage_time import StageSeconds, WeightSeconds, chunk_seconds, phases, stage_seconds
 from parallel_strategy.cost.step_end import StepTail, StepTraffic, gradients_end, gradients_exposed, update_end
 from parallel_strategy.graph.stages import Places

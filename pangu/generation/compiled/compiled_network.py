@@ -18,28 +18,33 @@ from pangu.config import ModelConfig
 from pangu.formats.data_types import BF16 as BF16_TYPE
 from pangu.formats.data_types import BY_NAME, cast
 from pangu.foundation.errors import UserError
-from pangu.generation import compiled_step as step
 from pangu.generation.additions import NOTHING, Additions
-from pangu.generation.compiled_kernels import (
+from pangu.generation.compiled import phases
+from pangu.generation.compiled.products import (
     BF16,
     COLUMNS,
     FAST_GELU,
+    FIXED,
     FP16,
     FP32,
+    FULL,
     GELU_ERF,
     GELU_TANH,
     GROUP,
     INT4,
     INT8,
+    SLIDING_WINDOW,
+    STRIDED,
 )
+from pangu.generation.compiled.threads import Team
 from pangu.generation.decoding_batch import DecodingBatch, Network, RowTokens
-from pangu.generation.threads import Team
 from pangu.quantization.quantized_file import OUTPUT_MATRIX, SCALE, is_stored_turned
 
 # Tokens of a call, all rows together, when prompts are read.
 CHUNK = 64
 
 ACTIVATIONS = {"gelu_tanh": GELU_TANH, "gelu_erf": GELU_ERF, "fast_gelu": FAST_GELU}
+PATTERNS = {"full": FULL, "sliding_window": SLIDING_WINDOW, "strided": STRIDED, "fixed": FIXED}
 KINDS = {"float32": FP32, "float16": FP16, "uint16": BF16, "int8": INT8, "uint8": INT4}
 
 
@@ -71,8 +76,6 @@ class CompiledNetwork(Network):
     ) -> None:
         if config.softmax_dtype != "fp32":
             raise UserError("softmax_dtype fp16: the compiled engine computes in fp32; take --engine mindspore")
-        if config.target_in_trunk:
-            raise UserError("target_in_trunk: the compiled engine has not that table; take --engine mindspore")
         self.config, self.team = config, Team(threads)
         self.kept: list[np.ndarray] = []  # what the tables point to
         self.prefixes = parameters.layer_prefixes(config.num_blocks, config.query_layer)
@@ -118,14 +121,15 @@ class CompiledNetwork(Network):
         return self.matrix(weight.T if turned else weight, scale, weights[f"{name}.bias"])
 
     def tables(self, weights: Mapping[str, np.ndarray]) -> list[list[int]]:
-        """Return the output matrix and the tables of words, positions and queries."""
+        """Return the output matrix and the tables of words, positions, queries and targets."""
         words = weights[parameters.WORD_TABLE]
         positions = weights[parameters.POSITION_TABLE]
         queries = weights.get(parameters.QUERY_TABLE, positions)
+        targets = weights.get(parameters.TARGET_TABLE, positions)
         head = weights.get(OUTPUT_MATRIX, words)
         return [
             self.matrix(head, weights.get(OUTPUT_MATRIX + SCALE), None),
-            *(self.matrix(table, None, None) for table in (words, positions, queries)),
+            *(self.matrix(table, None, None) for table in (words, positions, queries, targets)),
         ]
 
     def adapter_table(self, adapters: Sequence[Adapter]) -> tuple[np.ndarray, int]:
@@ -249,11 +253,15 @@ class CompiledBatch(DecodingBatch):
             "AFTER_QUERY": int(config.final_norm == "after_query"),
             "ACTIVATION": ACTIVATIONS[config.activation],
             "RANK": network.rank,
+            "PATTERN": PATTERNS[config.attention.pattern],
+            "SPAN": config.attention.span or 0,
+            "SUMMARY": config.attention.summary,
+            "TARGET_IN_TRUNK": int(config.target_in_trunk),
             "THREADS": network.team.threads,
             "SCRATCH_WIDTH": self.arrays["SCRATCH"].shape[1],
         }
         entries = sizes | {name: array.ctypes.data for name, array in self.arrays.items()}
-        self.job = np.array([entries.get(place, 0) for place in step.PLACES], np.int64)
+        self.job = np.array([entries.get(place, 0) for place in phases.PLACES], np.int64)
 
     def begin_with(self, prefix: np.ndarray) -> None:
         """Put keys and values [layers, 2, n, d] into the first slots of every row, where they stay."""
@@ -271,16 +279,16 @@ class CompiledBatch(DecodingBatch):
 
     def working_memory(self, slots: int, value_width: int) -> dict[str, np.ndarray]:
         """Return everything that a call writes, but for the caches."""
-        config, tokens, line = self.network.config, self.tokens, step.LINE // 8
+        config, tokens, line = self.network.config, self.tokens, phases.LINE // 8
         hidden, inner = config.hidden_size, config.ffn_hidden_size
         widths = dict.fromkeys(("STREAM", "CHOSEN", "NORMED", "ASKED", "Q", "K", "V", "ATTENDED", "PROJECTED"), hidden)
         widths |= {"INNER_ROWS": inner, "NARROW": 3 * self.network.rank, "LOGITS": config.vocab_size}
         arrays = {name: np.zeros((tokens, width), np.float32) for name, width in widths.items()}
         scratch = max(4 * hidden, 4 * inner, 8 * 512, slots) + 16
         arrays["SCRATCH"] = np.zeros((self.network.team.threads, scratch), np.float32)
-        arrays |= {name: np.zeros(tokens, np.int64) for name in ("IDS", "AT", "SLOT", "ADAPTER")}
+        arrays |= {name: np.zeros(tokens, np.int64) for name in ("IDS", "AT", "ASKS", "SLOT", "ADAPTER")}
         arrays |= {"RUN": np.zeros((tokens, 3), np.int64), "WANT": np.zeros((tokens, 2), np.int64)}
-        counters = config.num_layers * step.PHASES + step.LAST_PHASES
+        counters = config.num_layers * phases.PHASES + phases.LAST_PHASES
         arrays |= {name: np.zeros((counters, line), np.int64) for name in ("CLAIMED", "DONE")}
         arrays["CALL"] = np.zeros(line, np.int64)
         return arrays
@@ -338,21 +346,22 @@ class CompiledBatch(DecodingBatch):
             arrays["IDS"][here] = ids
             arrays["SLOT"][here] = slots + self.first
             arrays["AT"][here] = slots if part.positions is None else part.positions[start:end]
+            asks = arrays["AT"][here] if part.query_positions is None else part.query_positions[start:end]
+            arrays["ASKS"][here] = asks
             arrays["ADAPTER"][here] = -1 if part.adapter is None else part.adapter
             adapted = adapted or part.adapter is not None
             arrays["RUN"][runs] = token, token + count, part.row
             first = max(start, len(part.ids) - part.wanted)
             for place in range(first, end):
-                asks = arrays["AT"][token + place - start]
-                if part.query_positions is not None:
-                    asks = part.query_positions[place]
-                arrays["WANT"][wanted] = token + place - start, asks
+                own = token + place - start
+                arrays["WANT"][wanted] = own, arrays["ASKS"][own]
                 wanted += 1
             counts.append((number, max(0, end - first)))
             self.lengths[part.row] = length + count
             token, runs = token + count, runs + 1
         job = self.job
-        job[step.TOKENS], job[step.RUNS], job[step.WANTED], job[step.ADAPTED] = token, runs, wanted, int(adapted)
+        job[phases.TOKENS], job[phases.RUNS] = token, runs
+        job[phases.WANTED], job[phases.ADAPTED] = wanted, int(adapted)
         self.network.team.run(job, self)
         logits, place = arrays["LOGITS"], 0
         for number, count in counts:

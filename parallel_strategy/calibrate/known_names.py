@@ -35,6 +35,7 @@ FRAMEWORKS = [
     (r"NeMo", "megatron-bridge"),
     (r"Megatron-LM", "megatron-lm-2022"),
     (r"nanotron", "nanotron"),
+    (r"InternEvo|InternLM", "internevo"),
     (r"Composer FSDP", "composer-fsdp"),
     (r"FSDP", "fsdp-meta"),
     (r"MindSpeed|ModelLink", "mindspeed"),
@@ -57,9 +58,18 @@ EXPERTS: list[tuple[str, dict[str, int]]] = [
     (r"mixtral.*8x22", {"count": 8, "top_k": 2, "ffn_hidden_size": 16384}),
     (r"mixtral", {"count": 8, "top_k": 2, "ffn_hidden_size": 14336}),
     (r"minicpm-8x2b", {"count": 8, "top_k": 2, "ffn_hidden_size": 5760}),
-    (r"deepseek-?v?3", {"count": 256, "top_k": 8, "ffn_hidden_size": 2048, "shared": 1, "first_layer": 3}),
-    (r"deepseek-?v?2-?lite", {"count": 64, "top_k": 6, "ffn_hidden_size": 1408, "shared": 2, "first_layer": 1}),
-    (r"deepseek-?v?2", {"count": 160, "top_k": 6, "ffn_hidden_size": 1536, "shared": 2, "first_layer": 1}),
+    (
+        r"deepseek-?(v?3(?![\db])|r1(?!.*distill))",
+        {"count": 256, "top_k": 8, "ffn_hidden_size": 2048, "shared": 1, "first_layer": 3},
+    ),
+    (
+        r"deepseek-(coder-)?v?2(\.5)?-?lite",
+        {"count": 64, "top_k": 6, "ffn_hidden_size": 1408, "shared": 2, "first_layer": 1},
+    ),
+    (
+        r"deepseek-?(coder-)?v?2(?![\db])",
+        {"count": 160, "top_k": 6, "ffn_hidden_size": 1536, "shared": 2, "first_layer": 1},
+    ),
     (r"deepseek-?moe", {"count": 64, "top_k": 6, "ffn_hidden_size": 1408, "shared": 2, "first_layer": 1}),
     (r"kimi-?k2", {"count": 384, "top_k": 8, "ffn_hidden_size": 2048, "shared": 1, "first_layer": 1}),
     (r"qwen3.*235b", {"count": 128, "top_k": 8, "ffn_hidden_size": 1536}),
@@ -75,7 +85,7 @@ EXPERTS: list[tuple[str, dict[str, int]]] = [
 ]
 LATENT = {"query_rank": 1536, "key_value_rank": 512, "head_size": 128, "rotary_head_size": 64, "value_head_size": 128}
 # heads whose width is not hidden size over their number
-HEAD_SIZES = [(r"qwen3", 128), (r"gpt-?oss", 64), (r"mistral-?nemo", 128), (r"gemma", 256)]
+HEAD_SIZES = [(r"qwen3(?!\d)", 128), (r"gpt-?oss", 64), (r"mistral-?nemo", 128), (r"gemma", 256)]
 
 
 def cluster_of(hardware: str) -> str | None:
@@ -112,11 +122,12 @@ def model_traits(name: str) -> dict[str, object]:
     experts = next((sizes for pattern, sizes in EXPERTS if re.search(pattern, low)), None)
     if experts is not None:
         traits["experts"] = experts
-        if re.search(r"deepseek-?v?[23]|kimi", low):
+        if re.search(r"deepseek-?(coder-)?(v?[23]|r1)|kimi", low):
             traits["latent_attention"] = LATENT | ({"query_rank": 0} if "lite" in low else {})
     head_size = next((size for pattern, size in HEAD_SIZES if re.search(pattern, low)), None)
     if head_size is not None:
         traits["head_size"] = head_size
     if "vocab_size" not in traits and re.search(r"llama|baichuan-", low):
-        traits["vocab_size"] = 32000 if "llama" in low else 64000
+        third = re.search(r"llama-?3([.-]|[1-3]-|$)", low)  # llama-33b is of the first generation
+        traits["vocab_size"] = 128256 if third else 32000 if "llama" in low else 64000
     return traits

@@ -10,7 +10,7 @@ A job is one int64 table of sizes and addresses: the names below are places in i
 
 import numpy as np
 
-from pangu.generation.compiled_kernels import (
+from pangu.generation.compiled.products import (
     ADDRESS,
     COLUMNS,
     GELU_TANH,
@@ -26,7 +26,7 @@ from pangu.generation.compiled_kernels import (
     product,
     widen,
 )
-from pangu.generation.compiled_vectors import (
+from pangu.generation.compiled.vectors import (
     add,
     claim,
     compiled,
@@ -43,35 +43,36 @@ from pangu.generation.compiled_vectors import (
     write_shared,
 )
 
-# The matrices of a layer, in the order of the table; behind those of all layers come four more.
+# The matrices of a layer, in the order of the table; behind those of all layers come HEAD and the tables.
 QUERY, KEY, VALUE, PROJECT, MAPPING, PROJECTION, PARTS = range(7)
-HEAD, WORDS, POSITIONS, QUERIES, TABLES = range(5)
+HEAD, WORDS, POSITIONS, QUERIES, TARGETS, TABLES = range(6)
 
 # Sizes. ROWS: of the caches; SLOTS: of a row, a multiple of 16; VALUE_WIDTH: the head size as a multiple of 16;
 # AFTER_QUERY: the final norm follows the query layer; RANK: room for an adapter's inner numbers.
+# PATTERN, SPAN, SUMMARY: which slots are seen (`is_seen`). TARGET_IN_TRUNK: the input says which position is asked for.
 # TOKENS, RUNS, WANTED, ADAPTED: of a call: tokens, runs of neighbouring tokens of one row, tokens whose logits are
 # wanted, and whether any token has an adapter.
 SIZES = (
     "LAYERS HIDDEN HEADS HEAD_SIZE INNER VOCABULARY SLOTS VALUE_WIDTH ROWS QUERY_LAYER AFTER_QUERY ACTIVATION RANK "
-    "THREADS TOKENS RUNS WANTED ADAPTED"
+    "PATTERN SPAN SUMMARY TARGET_IN_TRUNK THREADS TOKENS RUNS WANTED ADAPTED"
 )
 # Addresses. Weights: MATRICES int64 [layers · PARTS + TABLES, COLUMNS], NORMS fp32 [layers, 4, d], END_NORM [2, d],
 # ADAPTERS int64 [adapters, layers · PARTS, 3]: two matrices [rank, in] and [out, rank], and the rank.
 # BOTTLENECKS int64 [layers, 2, 2, COLUMNS], or 0: the matrices down and up behind attention and behind feed-forward.
-# A call, int64: IDS, AT (positions), SLOT, ADAPTER (-1: none) [tokens], RUN [runs, 3]: first token, the one behind the
-# last, row; WANT [wanted, 2]: token, query position.
+# A call, int64: IDS, AT (positions), ASKS (query positions), SLOT, ADAPTER (-1: none) [tokens], RUN [runs, 3]: first
+# token, the one behind the last, row; WANT [wanted, 2]: token, query position.
 # Work, fp32 [tokens, …]; the caches [layers, rows, heads, …]; SCRATCH [threads, SCRATCH_WIDTH].
 # The board, int64 [·, 8]: CALL: which call runs; CLAIMED, DONE: blocks of each phase, tagged with the call.
 ADDRESSES = (
-    "MATRICES NORMS END_NORM ADAPTERS BOTTLENECKS IDS AT SLOT ADAPTER RUN WANT "
+    "MATRICES NORMS END_NORM ADAPTERS BOTTLENECKS IDS AT ASKS SLOT ADAPTER RUN WANT "
     "STREAM CHOSEN NORMED ASKED Q K V ATTENDED PROJECTED INNER_ROWS NARROW LOGITS KEY_CACHE VALUE_CACHE "
     "SCRATCH SCRATCH_WIDTH CALL CLAIMED DONE"
 )
 PLACES = (SIZES + " " + ADDRESSES).split()
 (
     LAYERS, HIDDEN, HEADS, HEAD_SIZE, INNER, VOCABULARY, SLOTS, VALUE_WIDTH, ROWS, QUERY_LAYER, AFTER_QUERY, ACTIVATION,
-    RANK, THREADS, TOKENS, RUNS, WANTED, ADAPTED,
-    MATRICES, NORMS, END_NORM, ADAPTERS, BOTTLENECKS, IDS, AT, SLOT, ADAPTER, RUN, WANT,
+    RANK, PATTERN, SPAN, SUMMARY, TARGET_IN_TRUNK, THREADS, TOKENS, RUNS, WANTED, ADAPTED,
+    MATRICES, NORMS, END_NORM, ADAPTERS, BOTTLENECKS, IDS, AT, ASKS, SLOT, ADAPTER, RUN, WANT,
     STREAM, CHOSEN, NORMED, ASKED, Q, K, V, ATTENDED, PROJECTED, INNER_ROWS, NARROW, LOGITS, KEY_CACHE, VALUE_CACHE,
     SCRATCH, SCRATCH_WIDTH, CALL, CLAIMED, DONE,
 ) = range(len(PLACES))  # fmt: skip
@@ -223,12 +224,21 @@ def linear(job, index, part, x, count, y, chosen, block, activation, onto, threa
 
 @compiled
 def embed(job, token, thread):
-    """stream = words[id] + positions[position]."""
-    size, base = job[HIDDEN], job[LAYERS] * PARTS
-    words, positions = matrix_at(job, base + WORDS), matrix_at(job, base + POSITIONS)
-    target, scratch = job[STREAM] + 4 * token * size, job[SCRATCH] + 4 * job[SCRATCH_WIDTH] * thread
-    widen(column(words, KIND), column(words, ADDRESS), 0, integer_at(job[IDS] + 8 * token), size, target)
-    widen(column(positions, KIND), column(positions, ADDRESS), 0, integer_at(job[AT] + 8 * token), size, scratch)
+    """stream = words[id] + positions[position], + targets[query position] where the trunk is told of it."""
+    size, words = job[HIDDEN], matrix_at(job, job[LAYERS] * PARTS + WORDS)
+    stream = job[STREAM] + 4 * token * size
+    widen(column(words, KIND), column(words, ADDRESS), 0, integer_at(job[IDS] + 8 * token), size, stream)
+    add_row(job, POSITIONS, integer_at(job[AT] + 8 * token), stream, thread)
+    if job[TARGET_IN_TRUNK]:
+        add_row(job, TARGETS, integer_at(job[ASKS] + 8 * token), stream, thread)
+
+
+@compiled
+def add_row(job, table, row, target, thread):
+    """target += a row of a table."""
+    size, matrix = job[HIDDEN], matrix_at(job, job[LAYERS] * PARTS + table)
+    scratch = job[SCRATCH] + 4 * job[SCRATCH_WIDTH] * thread
+    widen(column(matrix, KIND), column(matrix, ADDRESS), 0, row, size, scratch)
     whole = size // 16 * 64
     for place in range(0, whole, 64):
         store(target + place, add(load_fp32(target + place), load_fp32(scratch + place)))
@@ -290,7 +300,10 @@ def attend_head(job, layer, run, head, thread):
         if start <= token and token < end:
             shift, seen = 4 * (number * hidden + head * size), integer_at(job[SLOT] + 8 * token) + 1
             query, out = job[Q] + shift, job[ATTENDED] + shift
-            attend(query, keys, values, seen, size, job[SLOTS], job[VALUE_WIDTH], scale, scores, out)
+            attend(
+                query, keys, values, seen, size, job[SLOTS], job[VALUE_WIDTH], scale, scores, out,
+                job[PATTERN], job[SPAN], job[SUMMARY],
+            )  # fmt: skip
 
 
 @compiled

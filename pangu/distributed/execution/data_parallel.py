@@ -10,10 +10,10 @@ from pathlib import Path
 from mindspore import Parameter, nn
 
 from pangu.checkpoint.open import TrainingState
-from pangu.distributed.execution import Execution
-from pangu.distributed.reduction import SumOverRanks
-from pangu.distributed.sharded_optimizer import ShardedAdamW
-from pangu.distributed.shards import part_of, save_shards
+from pangu.distributed.execution.one_device import Execution
+from pangu.distributed.execution.reduction import SumOverRanks
+from pangu.distributed.execution.sharded_optimizer import ShardedAdamW
+from pangu.distributed.sharded_checkpoint import part_of, save_shards
 from pangu.model.dropout import Dropout
 from pangu.model.network import read_weights
 from pangu.training.optimizer import AdamW

@@ -13,8 +13,8 @@ import numpy as np
 from mindspore import Parameter, Tensor
 
 from pangu.checkpoint.open import TrainingState, with_moments
-from pangu.distributed.execution import Execution, Job
-from pangu.distributed.shards import part_of, save_shards
+from pangu.distributed.execution.one_device import Execution, Job
+from pangu.distributed.sharded_checkpoint import part_of, save_shards
 from pangu.formats.parameter_layout import ParameterLayout
 from pangu.foundation.errors import UserError
 from pangu.parameters import WORD_TABLE
@@ -31,8 +31,6 @@ class SemiAuto(Execution):
     def __init__(self, job: Job) -> None:
         """Compile. Raises UserError for what MindSpore cannot do."""
         assert job.strategy
-        if not job.config.objectives.is_causal:
-            raise UserError(f"{job.strategy.path}: what MindSpore applies trains causal rows only: no `objectives`")
         super().__init__(job)
         stage = max(first for first in job.strategy.stage_layouts if first <= job.world.rank)
         self.layouts: Mapping[str, ParameterLayout] = with_moments(job.strategy.stage_layouts[stage])
@@ -47,7 +45,7 @@ class SemiAuto(Execution):
         strategy = self.job.strategy
         assert strategy
         try:
-            return apply(strategy.setup, super().make_step())
+            return apply(strategy.setup, super().make_step(), row_axes=self.job.example.ndim - 1)
         except UserError as error:
             raise UserError(f"{strategy.path}: {error}") from None
 

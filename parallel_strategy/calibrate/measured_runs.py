@@ -16,7 +16,7 @@ from typing import Any
 
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
-from parallel_strategy.calibrate.names import cluster_of, framework_of, model_traits
+from parallel_strategy.calibrate.known_names import cluster_of, framework_of, model_traits
 from parallel_strategy.graph.program import Program
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.framework import FrameworkSpec

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pangu.foundation.best_effort import BestEffortFile, first_line_of, warn
 from pangu.foundation.json_text import dumps
-from pangu.training.metrics import records_with_ends
+from pangu.training.step_metrics import records_with_ends
 from pangu.training.trainer import Trainer
 
 SAMPLES = "samples.jsonl"

@@ -99,6 +99,11 @@ class Settings:
         for name, holds, rule in rules:
             if not holds:
                 raise UserError(f"{name} = {getattr(self, name)!r}: {rule}")
+        if self.method in VIRTUAL and config.attention.pattern != "full":
+            raise UserError(
+                f"method = {self.method!r}: virtual tokens are seen by all, which attention.pattern "
+                f"{config.attention.pattern} does not let them; take lora or adapter"
+            )
         if self.method in ("prompt", "p-tuning") and config.target_in_trunk:
             raise UserError(f"method = {self.method!r}: not for a network with target_in_trunk; take prefix")
         modules = adapter_file.module_names(self.modules)

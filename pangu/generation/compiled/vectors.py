@@ -416,7 +416,7 @@ def entry(function):  # type: ignore[no-untyped-def]
 
 def source_digest() -> str:
     """Of every file that compiled code is made of."""
-    sources = sorted(Path(__file__).parent.glob("compiled_*.py"))
+    sources = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 

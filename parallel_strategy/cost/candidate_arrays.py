@@ -73,12 +73,16 @@ class CostRows:
             self._extents[axis] = [(np.array(rows), *first[spans]) for spans, rows in of_rows.items()]
         return self._extents[axis]
 
-    def collective(self, op: str, axis: str, size: np.ndarray) -> np.ndarray:
-        """Return [row, ...] seconds of one collective of these bytes."""
+    def collective(
+        self, op: str, axis: str, size: np.ndarray, messages: np.ndarray | None = None, *, by_owner: bool = False
+    ) -> np.ndarray:
+        """Return [row, ...] seconds of one collective of these bytes, or of so many that have them together;
+        `by_owner`: of one for each member."""
         seconds = np.zeros_like(size, dtype=float)
         for rows, members, stride in self.extents(axis):
             if members > 1:
-                seconds[rows] = self.network.seconds_of_sizes(op, size[rows], members, stride)
+                count = members if by_owner else 1.0 if messages is None else messages[rows]
+                seconds[rows] = count * self.network.seconds_of_sizes(op, size[rows] / count, members, stride)
         return seconds
 
     def _seconds(self, traffic: "ZeroTraffic", role: str, spread: np.ndarray | None = None) -> np.ndarray:
@@ -89,10 +93,18 @@ class CostRows:
         for key in dict.fromkeys(key for one in sizes for key in one):
             bytes_ = np.stack([one.get(key, np.zeros(traffic.holders(role))) for one in sizes])
             sent = (bytes_ if spread is None else bytes_ @ spread.T)[traffic.index]
-            seconds = self.collective(*key, sent)
+            seconds = self.collective(*key, sent, self._messages(role), by_owner=self._by_owner(role))
             total = seconds if total is None else total + seconds
         width = traffic.holders(role) if spread is None else len(spread)
         return np.zeros((len(self.groups), width)) if total is None else total
+
+    def _messages(self, role: str) -> np.ndarray | None:
+        """Return [row, slot] how many messages the traffic of a block is, where it is not one."""
+        by_weight = role.startswith("block_") and self.framework.weights_sent == "weight"
+        return np.maximum(1.0, self.table.matrices) if by_weight else None
+
+    def _by_owner(self, role: str) -> bool:
+        return role == "gather" and self.framework.weights_sent == "owner"
 
     def sharded(self, traffic: "ZeroTraffic") -> WeightSeconds:
         """ZeRO-3's traffic with every block."""

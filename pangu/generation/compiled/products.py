@@ -9,7 +9,7 @@ from math import sqrt
 
 import numpy as np
 
-from pangu.generation.compiled_vectors import (
+from pangu.generation.compiled.vectors import (
     add,
     bfloat_at,
     byte_at,
@@ -64,6 +64,8 @@ _ROOT_HALF = _f32(sqrt(0.5))
 _ERF_P = _f32(0.3275911)
 _ERF_1, _ERF_2, _ERF_3, _ERF_4, _ERF_5 = map(_f32, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
 UNSEEN = _f32(-1e30)
+# Patterns of attention.
+FULL, SLIDING_WINDOW, STRIDED, FIXED = range(4)
 AHEAD = 20480  # bytes
 
 
@@ -573,12 +575,35 @@ def mix_four(values, scores, seen, width, share, out):
 
 
 @compiled
-def attend(query, keys, values, seen, head_size, slots, value_width, scale, scores, out):
+def is_seen(asking, slot, pattern, span, summary):
+    """Whether a place sees a slot before it (`pangu.model.attention_pattern`)."""
+    if pattern == SLIDING_WINDOW:
+        return asking - slot < span
+    if pattern == STRIDED:
+        return asking - slot < span or (asking - slot) % span == 0
+    return asking // span == slot // span or slot % span >= span - summary
+
+
+@compiled
+def hide_slots(scores, seen, pattern, span, summary):
+    """-1e30 for the slots that the last of `seen` does not see. Returns the largest of the others."""
+    top = UNSEEN
+    for slot in range(seen):
+        if is_seen(seen - 1, slot, pattern, span, summary):
+            top = max(top, float_at(scores + 4 * slot))
+        else:
+            put_float(scores + 4 * slot, UNSEEN)
+    return top
+
+
+@compiled
+def attend(query, keys, values, seen, head_size, slots, value_width, scale, scores, out, pattern, span, summary):
     """softmax(query · keys · scale) values over the first `seen` slots -> out [head_size].
 
-    scores: room for `slots` numbers.
+    scores: room for `slots` numbers. pattern: which of the slots are seen, FULL: all.
     """
-    top = spread(score_slots(query, keys, seen, head_size, slots, scale, scores))
+    largest = score_slots(query, keys, seen, head_size, slots, scale, scores)
+    top = spread(hide_slots(scores, seen, pattern, span, summary) if pattern != FULL else largest)
     total = spread(_ZERO)
     for slot in range(0, seen, 16):
         weight = exponential(subtract(load_fp32(scores + 4 * slot), top))

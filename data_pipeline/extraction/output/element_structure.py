@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipeline.extraction.page import CHARACTERS, TAG, TAGS, FlatPage
+from data_pipeline.extraction.parsed_page import CHARACTERS, TAG, TAGS, FlatPage
 from data_pipeline.kernels.compiled import compiled
 
 MAX_CELL_LINES = 12  # longer cells are the columns of an old layout

@@ -7,8 +7,8 @@ import numpy as np
 from parallel_strategy.graph.collectives import OUTSIDE
 from parallel_strategy.graph.operator import Block, Collective
 from parallel_strategy.graph.program import Program
-from parallel_strategy.graph.sharding import Node, is_partial, step_collectives
 from parallel_strategy.graph.tasks import TaskNode
+from parallel_strategy.graph.weight_collectives import Node, is_partial, step_collectives
 from parallel_strategy.mindspore.pangu_network import WORD_TABLES
 from parallel_strategy.schedule.simulate import Deadlock
 from parallel_strategy.virtual.adam import Adam
