@@ -133,7 +133,9 @@ def check_same(out: Path, said: dict[str, Any]) -> None:
             raise UserError(
                 f"{out}: holds a fine-tuning with another {name.replace('_digest', '')}; give another --out"
             )
-    theirs, ours = before.get("settings", {}), json.loads(dumps(said["settings"]))
+    # A setting that came later than the directory is as it was before there was a choice.
+    theirs = json.loads(dumps(asdict(Settings()))) | before.get("settings", {})
+    ours = json.loads(dumps(said["settings"]))
     for name in ours:
         if name not in ("steps", "checkpoint_every", "validation") and theirs.get(name) != ours[name]:
             raise UserError(

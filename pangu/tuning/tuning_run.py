@@ -34,7 +34,7 @@ from pangu.training.step_metrics import records_with_ends
 from pangu.tuning import adapter_file, soft_prompt
 from pangu.tuning.aims import Aim, Answers, Distillation, Preferences, mean_nats
 from pangu.tuning.methods import METHODS
-from pangu.tuning.methods.stand_in import arrays_of, load_arrays
+from pangu.tuning.methods.insertion import arrays_of, load_arrays
 from pangu.tuning.teacher import Teacher
 from pangu.tuning.template import Template
 from pangu.tuning.training_rows import Data
@@ -201,7 +201,7 @@ class Run:
             ms.Tensor(rows_of_rank(rows, self.settings.accumulate, self.world.size, self.world.rank)),
             scalar(self.aim.predictions(rows)),
             scalar(1.0),
-            ms.Tensor((self.settings.seed * 7_368_787 + self.step) % (1 << 31), ms.int32),
+            ms.Tensor((self.settings.seed * 7_368_787 + self.step * self.settings.accumulate) % (1 << 31), ms.int32),
             scalar(scalars.learning_rate),
             scalar(scalars.epsilon),
             scalar(scalars.decay),
@@ -278,16 +278,20 @@ class Run:
             write_whole(path, dumps(found))
         return found
 
+    def metrics_file(self) -> BestEffortFile:
+        """Return what is told of each step; a full disk never costs what is trained."""
+        metrics = self.out / "metrics.jsonl"
+        ends = [end for record, end in records_with_ends(metrics) if record["step"] <= self.step]
+        return BestEffortFile(metrics, ends[-1] if ends else 0)
+
     def train(self) -> bool:
         """Make the updates that are left -> whether it was interrupted."""
         settings = self.settings
-        metrics = self.out / ("metrics.jsonl" if self.world.is_first else f"metrics-{self.world.rank}.jsonl")
-        ends = [end for record, end in records_with_ends(metrics) if record["step"] <= self.step]
-        told = BestEffortFile(metrics, ends[-1] if ends else 0)  # a full disk never costs what is trained
+        told = self.metrics_file() if self.world.is_first else None
         with (
             Interrupts() as interrupts,
             Progress("finetune", settings.steps, unit="steps", done=self.step, status="compiling") as progress,
-            contextlib.closing(told),
+            contextlib.closing(told) if told else contextlib.nullcontext(),
         ):
             stops = interrupts.asked
             while self.step < settings.steps and not stops:
@@ -295,9 +299,9 @@ class Run:
                     self.reduction.ask(interrupts.asked)
                 loss = self.update()
                 record = {"step": self.step, "loss": loss, "learning_rate": self.schedule(self.step - 1)}
-                if self.world.is_first:
+                if told:
                     told.append((dumps(record) + "\n").encode())
-                    progress.update(self.step, f"loss {loss:.4f}")
+                progress.update(self.step, f"loss {loss:.4f}")
                 stops = interrupts.asked if self.reduction is None else self.reduction.asked_by_any()
                 if self.step == settings.steps or self.step % settings.checkpoint_every == 0 or stops:
                     self.save()

@@ -3,7 +3,7 @@
 from pangu.config import ModelConfig
 from pangu.model import PanguAlpha
 from pangu.tuning.methods.method import Method
-from pangu.tuning.methods.stand_in import freeze
+from pangu.tuning.methods.insertion import freeze
 from pangu.tuning.tuning_settings import Settings
 
 

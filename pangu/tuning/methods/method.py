@@ -10,7 +10,7 @@ from mindspore import nn
 from pangu.config import ModelConfig
 from pangu.model import PanguAlpha
 from pangu.tuning import adapter_file
-from pangu.tuning.methods.stand_in import arrays_of
+from pangu.tuning.methods.insertion import arrays_of
 from pangu.tuning.tuning_settings import Settings
 
 

@@ -14,7 +14,7 @@ from pangu.model import PanguAlpha
 from pangu.model.attention import Attention
 from pangu.training.objectives.batch import Batch
 from pangu.tuning.methods.method import Method
-from pangu.tuning.methods.stand_in import freeze, stand_in, weight
+from pangu.tuning.methods.insertion import freeze, stand_in, weight
 from pangu.tuning.soft_prompt import write_prefix
 from pangu.tuning.tuning_settings import Settings
 
