@@ -14,8 +14,8 @@ from pangu.model import PanguAlpha
 from pangu.model.activation import ACTIVATIONS
 from pangu.model.linear import Affine, Linear
 from pangu.tuning.adapter_file import BOTTLENECK, bottleneck_places
-from pangu.tuning.methods.method import Method, start_matrix
 from pangu.tuning.methods.insertion import freeze, stand_in, weight
+from pangu.tuning.methods.method import Method, start_matrix
 from pangu.tuning.tuning_settings import Settings
 
 

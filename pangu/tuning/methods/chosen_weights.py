@@ -2,8 +2,8 @@
 
 from pangu.config import ModelConfig
 from pangu.model import PanguAlpha
-from pangu.tuning.methods.method import Method
 from pangu.tuning.methods.insertion import freeze
+from pangu.tuning.methods.method import Method
 from pangu.tuning.tuning_settings import Settings
 
 

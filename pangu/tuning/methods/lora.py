@@ -13,8 +13,8 @@ from pangu.config import ModelConfig
 from pangu.model import PanguAlpha
 from pangu.model.linear import Linear
 from pangu.tuning.adapter_file import LoraMatrices, layers_of, write_lora
-from pangu.tuning.methods.method import Method, start_matrix
 from pangu.tuning.methods.insertion import freeze, stand_in, weight
+from pangu.tuning.methods.method import Method, start_matrix
 from pangu.tuning.tuning_settings import Settings
 
 

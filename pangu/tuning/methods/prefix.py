@@ -13,8 +13,8 @@ from pangu.config import ModelConfig
 from pangu.model import PanguAlpha
 from pangu.model.attention import Attention
 from pangu.training.objectives.batch import Batch
-from pangu.tuning.methods.method import Method
 from pangu.tuning.methods.insertion import freeze, stand_in, weight
+from pangu.tuning.methods.method import Method
 from pangu.tuning.soft_prompt import write_prefix
 from pangu.tuning.tuning_settings import Settings
 

@@ -19,8 +19,8 @@ from pangu.model import PanguAlpha
 from pangu.model.attention_mask import MASKED_SCORE
 from pangu.model.embedding import Embedding
 from pangu.training.objectives.batch import Batch
-from pangu.tuning.methods.method import Method, start_matrix
 from pangu.tuning.methods.insertion import freeze, stand_in, weight
+from pangu.tuning.methods.method import Method, start_matrix
 from pangu.tuning.soft_prompt import write_prompt
 from pangu.tuning.tuning_settings import Settings
 
