@@ -104,7 +104,7 @@ def test_trained_weights_are_as_many_as_the_formula_says(base: Path, tuned) -> N
     assert soft_prompt.read_virtual(tuned["p-tuning"][0], config).size == count * hidden
 
 
-@pytest.mark.parametrize("method", NEW)
+@pytest.mark.parametrize("method", ["adapter", "prefix", "p-tuning"])  # which begins as `prompt` does
 def test_a_method_begins_as_its_base_and_changes_nothing_of_it(base: Path, method: str) -> None:
     """Virtual tokens begin as words: the base with these words in front computes the same."""
     import mindspore as ms

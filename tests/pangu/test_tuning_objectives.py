@@ -236,7 +236,12 @@ def test_what_processes_cannot_share_is_one_line(base: Path, tmp_path: Path, cap
 
     words = ["finetune", str(base), "--data", "no.txt", "--out", str(tmp_path / "out")]
     (tmp_path / "machine.yaml").write_text(yaml.safe_dump(distributed_run.MACHINE))
-    strategy = {"model": {"size": "tiny"}, "cluster": {"file": "machine.yaml"}, "batch": {"global": 4, "micro": 2}}
+    (tmp_path / "model.yaml").write_text((base.parent / "model.yaml").read_text())
+    strategy = {
+        "model": {"file": "model.yaml"},
+        "cluster": {"file": "machine.yaml"},
+        "batch": {"global": 4, "micro": 2},
+    }
     (tmp_path / "strategy.yaml").write_text(yaml.safe_dump({**strategy, "mesh": {"tp": 2}}))
     for more, message in (
         (["--workers", "0"], "--workers 0: must be at least 1"),
