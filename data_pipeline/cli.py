@@ -21,6 +21,7 @@ VERBS = {
     "quality": "train, use and evaluate models of how good a text is",
     "review": "judge a sample of documents by hand, in a local web page",
     "compare": "train the same small model on two corpora and compare perplexity on clean text",
+    "warm": "compile the kernels ahead of the first run, for every user",
     "dedup-check": "say what fuzzy deduplication finds, on planted duplicates",
 }
 

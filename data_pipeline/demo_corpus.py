@@ -95,7 +95,7 @@ def download(folder: Path) -> Path:
 
 
 def newspaper_articles(lines: Iterable[str]) -> Iterator[Document]:
-    """Articles from tagged lines `迈向/v  充满/v …`: a new one begins where a headline follows a text."""
+    """Yield articles from tagged lines `迈向/v  充满/v …`: a new one begins where a headline follows a text."""
     paragraphs: list[str] = []
     number = 0
     in_text = False
@@ -121,7 +121,8 @@ def untagged(line: str) -> str:
 
 
 def is_headline(paragraph: str) -> bool:
-    """Short, without a full stop inside or a sentence mark at the end; a note in brackets at its end does not count."""
+    """Return whether it is short, without a full stop inside or a sentence mark at the end; a note in brackets at its
+    end does not count."""
     title = re.sub("（[^（）]*）$", "", paragraph)
     return 0 < len(title) <= HEADLINE_CHARACTERS and "。" not in title and title[-1] not in _SENTENCE_ENDS
 
@@ -135,7 +136,7 @@ def reviews(texts: dict[str, str]) -> Iterator[Document]:
 
 
 def _members(archive: Path, names: Iterable[str]) -> dict[str, str]:
-    """Some text files of a tar archive, read in memory: nothing is unpacked."""
+    """Return some text files of a tar archive, read in memory: nothing is unpacked."""
     texts: dict[str, str] = {}
     with tarfile.open(archive) as tar:
         for name in names:

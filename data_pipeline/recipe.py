@@ -202,12 +202,15 @@ def _stage(entry: Any, index: int, recipe: _Recipe, path: Path, document: Docume
     settings = checked(module.Settings, document, (*location, kind), settings)
     presets = {source.name: source.preset for source in recipe.sources if source.preset is not None}
     settings = settings.with_presets(recipe.preset, presets)
-    settings = settings.completed(recipe.seed, [source.name for source in recipe.sources], path.parent)
+    try:
+        settings = settings.completed(recipe.seed, [source.name for source in recipe.sources], path.parent)
+    except ValueError as error:
+        raise document.mistake(str(error), (*location, kind)) from error
     return Stage(name, kind, settings, module.STEPS)
 
 
 def _check_order(stages: tuple[Stage, ...], document: Document) -> None:
-    """`read` comes first and once, and every file a stage needs has been made by an earlier stage."""
+    """Check that `read` comes first and once, and that an earlier stage has made every file a stage needs."""
     for index, stage in enumerate(stages):
         if (stage.kind == "read") != (index == 0):
             raise document.mistake(

@@ -95,17 +95,18 @@ class ModelConfig(SettingsFile):
 
     @property
     def num_blocks(self) -> int:
-        """Layers that are not the query layer."""
+        """Return layers that are not the query layer."""
         return self.num_layers - int(self.query_layer)
 
     @property
     def num_parameters(self) -> int:
-        """Exact count: L (4d²+4d + 2df+f+d + 4d) + V d + S d (twice with a query layer) + 2d; S d for the target."""
+        """Return the exact count: L (4d²+4d + 2df+f+d + 4d) + V d + S d (twice with a query layer) + 2d; S d for the
+        target."""
         return parameters.count(self)
 
     @property
     def training_flops_per_token(self) -> int:
-        """Forward and backward model FLOPs a token, without recomputation: three times the forward's.
+        """Return forward and backward model FLOPs a token, without recomputation: three times the forward's.
 
         Matrix products only: 2 FLOPs a weight of the layers and the output matrix, and 4·S·d a layer for scores and
         context over the whole context (Narayanan et al. 2021, eq. 3, counted the same way).

@@ -11,7 +11,7 @@ from pangu.foundation.errors import UserError
 
 
 def use_device(target: str = "CPU") -> None:
-    """Compiled graphs on this device. Raises UserError where MindSpore cannot use it."""
+    """Compile graphs for this device. Raises UserError where MindSpore cannot use it."""
     try:
         # MindSpore's default on a CPU leaves nearly everything to one thread. (Its advertised replacement,
         # runtime.dispatch_threads_num, does something else: it made the step twice as slow.)
@@ -24,6 +24,6 @@ def use_device(target: str = "CPU") -> None:
 
 
 def check_dtype(config: ModelConfig) -> None:
-    """Raises UserError where the device in use cannot compute in the model's type."""
+    """Raise UserError where the device in use cannot compute in the model's type."""
     if config.compute_dtype == "bf16" and ms.get_context("device_target") == "CPU":
         raise UserError("compute_dtype bf16: MindSpore has no bf16 kernels for a CPU; use fp32 (or fp16, slow)")

@@ -6,7 +6,7 @@ model.log_likelihood([("四川的省会是", "成都")])
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -40,12 +40,12 @@ class Perplexity:
 
     @property
     def per_token(self) -> float:
-        """exp(nats / tokens)."""
+        """Return exp(nats / tokens)."""
         return math.exp(self.nats / self.tokens)
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits for each byte of UTF-8: comparable between tokenizers."""
+        """Return bits for each byte of UTF-8: comparable between tokenizers."""
         return self.nats / math.log(2) / self.bytes
 
     def to_dict(self) -> dict[str, float]:
@@ -69,9 +69,11 @@ def load(
     dtype: str | None = None,
     engine: Literal["compiled", "mindspore"] | None = None,
     batch_size: int = 8,
+    adapters: Mapping[str, Path | str] | None = None,
 ) -> "LanguageModel":
     """Load a run directory, a checkpoint, or weights of any form that `convert` reads.
 
+    adapters: {name: directory} of LoRA adapters that share the weights: `model.adapted(name)` answers with one.
     model: a model.yaml or the name of a size, where nothing that lies with the weights says it. dtype: fp32, fp16 or
     bf16 (None: fp32 on a CPU). engine: None: the compiled one on a CPU, MindSpore's elsewhere.
     Raises UserError in one line.
@@ -84,14 +86,21 @@ def load(
 
         use_device(device)
     dtype = dtype or ("fp32" if device == "CPU" and engine == "mindspore" else None)
-    return LanguageModel(Generator.load(path, model, tokenizer, dtype, batch_size, engine), str(path))
+    generator = Generator.load(path, model, tokenizer, dtype, batch_size, engine, adapters=adapters)
+    return LanguageModel(generator, str(path), adapters)
 
 
 class LanguageModel:
     """A network with its tokenizer. `source` is the path that it was loaded from."""
 
-    def __init__(self, generator: "Generator", source: str = "") -> None:
-        self.generator, self.source = generator, source
+    def __init__(
+        self, generator: "Generator", source: str = "", adapters: Mapping[str, Path | str] | None = None
+    ) -> None:
+        self.generator, self.source, self.adapters = generator, source, dict(adapters or {})
+
+    def adapted(self, name: str) -> "LanguageModel":
+        """Return a model that shares these weights and answers with an adapter, in its template. Raises UserError."""
+        return LanguageModel(self.generator.adapted(name), str(self.adapters.get(name, "")))
 
     @property
     def config(self) -> "ModelConfig":
@@ -102,7 +111,7 @@ class LanguageModel:
     def tokenizer(self) -> "Tokenizer":
         """Return the tokenizer. Raises UserError where none lies beside the weights."""
         if self.generator.tokenizer is None:
-            raise UserError(f"{self.source}: no tokenizer lies beside it; give tokenizer=")
+            raise UserError(f"{self.source}: no tokenizer lies beside it; give one (--tokenizer, or tokenizer=)")
         return self.generator.tokenizer
 
     def ids(self, text: Text) -> list[int]:

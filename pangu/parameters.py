@@ -58,7 +58,7 @@ class Sizes(Protocol):
 
     @property
     def num_blocks(self) -> int:
-        """Layers that are not the query layer."""
+        """Return layers that are not the query layer."""
 
     @property
     def hidden_size(self) -> int: ...

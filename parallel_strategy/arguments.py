@@ -22,7 +22,7 @@ def whole_number(text: str) -> int:
 
 
 def share(text: str) -> float:
-    """From 0 to below 1."""
+    """Return a number from 0 to below 1."""
     number = float(text)
     if not 0 <= number < 1:
         raise ValueError

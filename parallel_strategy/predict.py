@@ -99,7 +99,7 @@ class Prediction:
 
     @cached_property
     def phases(self) -> Phases:
-        """Of each distinct place."""
+        """Return the phases of each distinct place."""
         strategy = self.setup.strategy
         return phases(
             self.rows.table.times,
@@ -113,7 +113,7 @@ class Prediction:
 
     @cached_property
     def overrides(self) -> np.ndarray | None:
-        """[place, slot] seconds that overridden operators add, forward and backward."""
+        """Return [place, slot] seconds that overridden operators add, forward and backward."""
         seconds = self.price.overrides
         if not seconds:
             return None
@@ -137,7 +137,7 @@ class Prediction:
 
     @cached_property
     def copied(self) -> np.ndarray:
-        """[1, place] seconds of copying a chunk's share of saved activations to the host, or back."""
+        """Return [1, place] seconds of copying a chunk's share of saved activations to the host, or back."""
         table, strategy = self.rows.table, self.setup.strategy
         saved = kept_bytes(table.saved, table, self.places, strategy.recompute.mode)
         return strategy.offload.activation * saved / (self.setup.cluster.host.h2d_gbps * 1e9)
@@ -228,7 +228,7 @@ class Prediction:
         return self.step_end(self.replayed.finish) * self.factor
 
     def gradients_done(self, finish: list[float]) -> float:
-        """When the last stage has its gradients: their norm joins the stages before the update."""
+        """Return when the last stage has its gradients: their norm joins the stages before the update."""
         gradients = np.asarray(self.tail.gradient_reduce + self.tail.embedding_reduce)
         return float(gradients_end(np.array([finish]), gradients)[0])
 
@@ -258,7 +258,7 @@ class Prediction:
 
     @cached_property
     def activations(self) -> tuple[np.ndarray, np.ndarray]:
-        """[1, place] bytes that one micro-batch keeps until its backward, and that backward needs beside."""
+        """Return [1, place] bytes that one micro-batch keeps until its backward, and that backward needs beside."""
         table, strategy = self.rows.table, self.setup.strategy
         kept = kept_bytes(table.kept, table, self.places, strategy.recompute.mode)
         return kept * (1.0 - strategy.offload.activation), working_bytes(table, self.places, strategy.recompute.mode)
@@ -270,14 +270,14 @@ class Prediction:
 
     @cached_property
     def memory(self) -> StageMemory:
-        """At the fullest moment of each stage, as arrays [1, stage]."""
+        """Return the memory at the fullest moment of each stage, as arrays [1, stage]."""
         schedule = self.setup.strategy.pipeline.schedule
         fullest = at_the_fullest(schedule, self.places, *self.activations, self.rows.micro_batches)
         return self.resident.with_activations(self.setup.framework, *fullest)
 
     @cached_property
     def host_gib(self) -> float:
-        """Of the fullest server's own memory."""
+        """Return the GiB of the fullest server's own memory."""
         strategy, table = self.setup.strategy, self.rows.table
         kept = kept_bytes(table.kept, table, self.places, strategy.recompute.mode) * strategy.offload.activation
         schedule, m = strategy.pipeline.schedule, self.rows.micro_batches
@@ -307,7 +307,7 @@ class Prediction:
 
     @cached_property
     def gib(self) -> float:
-        """Of the fullest stage."""
+        """Return the GiB of the fullest stage."""
         return float(np.asarray(self.memory.total).max())
 
     @property
@@ -337,7 +337,7 @@ class Prediction:
 
     @property
     def model_flops_utilisation(self) -> float:
-        """Matrix-product FLOPs of forward and backward, without recomputation, over peak."""
+        """Return matrix-product FLOPs of forward and backward, without recomputation, over peak."""
         devices = self.setup.strategy.mesh.devices
         peak = self.setup.cluster.device.peak(self.setup.model.compute_dtype)
         return self.program.flops_per_step() / (self.seconds * devices * peak)

@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ from hypothesis import settings
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile("same")
+
+# Messages are compared in English, whatever the machine's language.
+if os.environ.get("LC_ALL"):
+    os.environ["LANG"] = os.environ.pop("LC_ALL")
+os.environ["LC_MESSAGES"] = "C"
+os.environ.pop("LANGUAGE", None)
 
 # Files that take longest. They begin first, so that two workers end at about the same time.
 LONGEST = (

@@ -4,10 +4,6 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from data_pipeline.commands.run import harsh_rules
-from data_pipeline.engine.local import StageSummary
 from tests.conftest import REPOSITORY
 
 SCRIPT = (REPOSITORY / "run_scripts/quickstart.sh").read_text(encoding="utf-8")
@@ -54,11 +50,3 @@ def test_a_new_choice_that_the_kept_file_would_not_obey_is_refused(tmp_path: Pat
     assert "steps: 200" in done.stderr
     assert file.read_text() == "steps: 100\nseed: 7\n"
     assert {path.name for path in tmp_path.iterdir()} == {"train.yaml", ".written-train.yaml"}
-
-
-@pytest.mark.parametrize(("count", "is_said"), [(18_140, True), (10_001, True), (10_000, False)])
-def test_a_rule_that_drops_more_than_half_is_said(count: int, is_said: bool) -> None:
-    lines = harsh_rules([StageSummary("clean", "clean", 20_000, 1, dropped={"too_short": count})])
-    assert bool(lines) == is_said
-    if is_said:
-        assert f"too_short, drops {count:,} of 20,000 documents" in lines[0] and "clean.minimum_characters" in lines[0]

@@ -15,7 +15,12 @@ from tests.conftest import REPOSITORY
 
 PACKAGES = ("pangu", "parallel_strategy", "data_pipeline")
 # What modules of foundation need; all others need nothing.
-LIBRARIES = {"settings": {"pydantic", "yaml"}, "yaml_document": {"yaml"}, "terminal": {"rich"}}
+LIBRARIES = {
+    "settings": {"pydantic", "yaml"},
+    "yaml_document": {"yaml"},
+    "terminal": {"rich"},
+    "word_list": {"ahocorasick"},
+}
 # Modules that import MindSpore at once, and those that do when a function is called.
 ON_MINDSPORE = (
     "pangu.model.", "pangu.training.", "pangu.distributed.", "pangu.device", "pangu.generation.mindspore_decoder",
@@ -242,3 +247,24 @@ def test_every_argument_of_every_verb_has_help(package: str) -> None:
 def test_a_wrong_verb_is_exit_code_2(package: str) -> None:
     result = subprocess.run([sys.executable, "-m", package, "no-such-verb"], cwd=REPOSITORY, capture_output=True)
     assert result.returncode == 2 and b"no-such-verb" in result.stderr
+
+
+# What describes only parameters may begin with their names, and a cell's `construct` with its arrays.
+SHAPES = ("construct", "__init__")
+NOT_IMPERATIVE = re.compile(
+    r"(The|A|An|Of|What|Whether|Every|Each|How|Where|When|Which|Why|All|From|In|By|At|One|Into|With|Without|As|For)\b"
+    r"|[^A-Z\s]|[A-Z]\w*[^s]s\b"
+)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_function_says_first_what_it_does(package: str) -> None:
+    """The first line of a docstring is an imperative: "Return the rows", not "The rows" or "Returns the rows"."""
+    wrong = []
+    for name, file in modules().items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if name.startswith(package) else ():
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in SHAPES:
+                text = ast.get_docstring(node)
+                if text and NOT_IMPERATIVE.match(text):
+                    wrong.append(f"{name}.{node.name}: {text.splitlines()[0]}")
+    assert wrong == []

@@ -121,7 +121,7 @@ def _print_recalls(heading: str, recalls: "list[Recall]") -> None:
 
 
 def _sample(paths: list[Path], field: str, documents: int, seed: int) -> list[str]:
-    """At most `documents` texts, each with the same chance whatever file it is in (reservoir sampling)."""
+    """Return at most `documents` texts, each with the same chance whatever file it is in (reservoir sampling)."""
     import random
 
     randomness = random.Random(seed)

@@ -135,7 +135,7 @@ def _files(arguments: list[str]) -> Iterator[str]:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """Pages and archives in a folder and below, by name; links to folders are not followed."""
+    """Yield pages and archives in a folder and below, by name; links to folders are not followed."""
     for path, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
@@ -156,7 +156,13 @@ def _write(files: list[str], work: Work, workers: int, out: IO[bytes], total: Ou
 
 def _outcomes(files: list[str], work: Work, workers: int) -> Iterator[Outcome]:
     """Yield the tasks' outcomes in the order of the files."""
+    from data_pipeline.kernels import first_use
+
     tasks, size = _tasks(files)
+    packed = sum(file.lower().endswith(ARCHIVE_ENDINGS) for file in files)
+    told = first_use.prepare((), first_use.PLAIN_PAGE_BYTES + 1 if packed else size, has_pages=True)
+    if told:
+        print(told, file=sys.stderr)
     if workers == 1 or len(tasks) == 1 or size < ALONE_BYTES:
         yield from map(work, tasks)
         return
@@ -181,7 +187,7 @@ def _outcomes(files: list[str], work: Work, workers: int) -> Iterator[Outcome]:
 
 
 def _parallel(tasks: list[list[str]], work: Work, workers: int) -> Iterator[Outcome]:
-    """Outcomes in order, with few tasks ahead of the one that is awaited, so that memory stays flat."""
+    """Yield outcomes in order, with few tasks ahead of the one that is awaited, so that memory stays flat."""
     # to write to a process that was killed must raise here, not end the command
     before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     waiting: list[Future[Outcome]] = []
@@ -202,7 +208,7 @@ def _parallel(tasks: list[list[str]], work: Work, workers: int) -> Iterator[Outc
 
 
 def _tasks(files: list[str]) -> tuple[list[list[str]], int]:
-    """Neighbouring files together, about TASK_BYTES a task; and the bytes of all."""
+    """Return neighbouring files together, about TASK_BYTES a task; and the bytes of all."""
     tasks: list[list[str]] = []
     size = total = 0
     for file in files:

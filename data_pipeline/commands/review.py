@@ -73,7 +73,7 @@ def _session(arguments: argparse.Namespace) -> "Session":
 
 
 def _serve(session: "Session", port: int, opens: bool) -> None:
-    """Until Ctrl-C or SIGTERM."""
+    """Serve until Ctrl-C or SIGTERM."""
     import signal
     import threading
 

@@ -9,16 +9,14 @@ The output directory then holds `documents/` (what was kept, Parquet), `rejects/
 import argparse
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pangu.foundation.best_effort import warn
 from pangu.foundation.field_arguments import add_set
 
 if TYPE_CHECKING:
-    from data_pipeline.engine.local import StageSummary
+    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,23 +38,6 @@ def _directory(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("is empty")
     return Path(text)
-
-
-def harsh_rules(summaries: "Sequence[StageSummary]") -> list[str]:
-    """Return a line for each rule that alone drops more than half of what its stage is given."""
-    from data_pipeline.stages.clean.stage import THRESHOLDS
-
-    lines = []
-    for summary in summaries:
-        for reason, count in summary.dropped.items():
-            if count > summary.documents_in / 2:
-                name = THRESHOLDS[reason][1] if reason in THRESHOLDS else None
-                setting = f"{summary.name}.{name}" if name else f"the settings of {summary.name}"
-                lines.append(
-                    f"{summary.name}: one rule, {reason}, drops {count:,} of {summary.documents_in:,} documents: is "
-                    f"that meant? {setting} in the recipe decides it (init: --set)"
-                )
-    return lines
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -96,7 +77,5 @@ def run(arguments: argparse.Namespace) -> int:
         print_funnel(summaries)
         rejects = sum(sum(summary.dropped.values()) for summary in summaries)
         kept = next((summary.documents for summary in reversed(summaries) if summary.documents_in), 0)
-        for line in harsh_rules(summaries):
-            warn(f"warning: {line}")
         print(f"{arguments.out}: {kept} documents, {rejects} rejects; done in {progress.duration(seconds)}")
     return 0

@@ -92,7 +92,8 @@ def _with_bounds(rule: "Threshold", arguments: argparse.Namespace) -> "Threshold
 
 
 def compare(root: Path, current: "Threshold | None", proposed: "Threshold", samples: int) -> dict[str, Any]:
-    """Counts, a table of thresholds, and the documents for which the new bound changes something (nearest first)."""
+    """Return counts, a table of thresholds, and the documents for which the new bound changes something (nearest
+    first)."""
     import numpy as np
 
     from data_pipeline.engine.browse import stages_of

@@ -40,7 +40,7 @@ def _exact(text: str, randomness: random.Random) -> str:
 
 
 def _typography(text: str, randomness: random.Random) -> str:
-    """Full-width to half-width and back, other line breaks, spaces: the normal form does not change."""
+    """Change widths of characters, line breaks and spaces: the normal form does not change."""
     changed = []
     for character in text:
         if character in "，；：！？":
@@ -55,7 +55,7 @@ def _typography(text: str, randomness: random.Random) -> str:
 
 
 def _header_footer(text: str, randomness: random.Random) -> str:
-    """About a twentieth of the text before and after it, as a site's frame does."""
+    """Add about a twentieth of the text before and after it, as a site's frame does."""
     size = max(4, len(text) // 40)
     header = chinese_grammar.document(randomness, size)[:size]
     footer = chinese_grammar.document(randomness, size)[:size]

@@ -17,7 +17,7 @@ from pangu.foundation.errors import UserError
 
 @contextlib.contextmanager
 def reading(root: Path) -> Iterator[None]:
-    """Turns what a missing or damaged file of the run raises into one line."""
+    """Turn what a missing or damaged file of the run raises into one line."""
     try:
         yield
     except BrokenPipeError:  # whoever reads the output has gone

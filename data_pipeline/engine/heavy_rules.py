@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.stages import load_stage
+
 # so many documents of a source are enough to speak while it is being read, and so many when it is done
 ENOUGH, ENOUGH_AT_END = 200, 20
 SHARE = 0.5
@@ -18,6 +20,7 @@ class HeavyRules:
 
     def __init__(self, stage: str, kind: str, root: Path):
         self.stage, self.kind, self.root = stage, kind, root
+        self.settings: dict[str, tuple[str, str, str]] = getattr(load_stage(kind), "THRESHOLDS", {})
         self.seen: Counter[str] = Counter()
         self.dropped: dict[str, Counter[str]] = {}
         self.said: set[tuple[str, str]] = set()
@@ -45,7 +48,9 @@ class HeavyRules:
         return lines
 
     def _line(self, source: str, rule: str, count: int, seen: int) -> str:
-        hint = "; if it is good text, give the source another `preset`" if self.kind in _WITH_PRESETS else ""
+        setting = self.settings[rule][1] if rule in self.settings else None
+        hint = f"; `{setting}` of {self.stage} decides it" if setting else ""
+        hint += "; if it is good text, give the source another `preset`" if self.kind in _WITH_PRESETS else ""
         return (
             f"{self.stage}: the rule {rule} takes {count / seen:.0%} of source {source},"
             f" {count:,} of {seen:,} documents;"

@@ -18,6 +18,7 @@ from data_pipeline.engine.manifest import Finished, Manifest
 from data_pipeline.engine.plan import Inventory, PlannedStep, plan_step
 from data_pipeline.engine.pool import Job, Pool, describe_system_error
 from data_pipeline.engine.whole import checksum, commit_directory, link, locked
+from data_pipeline.kernels.first_use import use_python
 from data_pipeline.recipe import Recipe
 from pangu.foundation.errors import UserError
 
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
     from data_pipeline.engine.spark import SparkEngine
 
 MINIMUM_FREE_BYTES = 64 << 20
+# stages whose work is as large as the sources: a little of it is done without compiled kernels
+PLAIN_STAGES = frozenset(
+    (
+        *("read", "clean", "filter", "dedup_exact", "dedup_fuzzy", "dedup_paragraph", "dedup_substring"),
+        *("tokenizer", "mix", "pack", "export"),
+    )
+)
 
 
 class Reporter(Protocol):
@@ -71,6 +79,8 @@ def run(
     recipe: Recipe, root: Path, reporter: Reporter, *, until: str | None = None, verify: bool = False
 ) -> list[StageSummary]:
     """Run what is not up to date; return a summary for each stage. Every failure of the user's is a UserError."""
+    for stage in recipe.stages:
+        stage.settings.check_output(stage.name, root)
     with locked(root):
         root = root.absolute()  # workers may have working directories of their own
         temporary = root / "tmp"
@@ -90,6 +100,7 @@ def run(
         except OSError as error:
             raise UserError(describe_system_error(error) or str(error)) from error
         finally:
+            use_python(False)
             manifest.close()
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -110,11 +121,15 @@ def _run_stages(
     inventory = Inventory()
     summaries: list[StageSummary] = []
     published: dict[str, dict[str, Path]] = {"documents": {}, "rejects": {}}
+    is_prepared = False
     for stage in recipe.stages:
         inventory.begin_stage()
         summary = StageSummary(stage.name, stage.kind)
         for step in stage.steps:
             plan = plan_step(recipe, stage, step, inventory, manifest)
+            if plan.to_run and not is_prepared:
+                is_prepared = True
+                reporter.say(_prepare_kernels(recipe))
             rows = _run_step(plan, manifest, engine, reporter)
             inventory.advance(plan, rows, manifest.root)
             _add(summary, rows, len(plan.tasks), len(plan.done))
@@ -129,6 +144,24 @@ def _run_stages(
     for folder, files in published.items():
         publish(manifest.root, folder, files)
     return summaries
+
+
+def _prepare_kernels(recipe: Recipe) -> list[str]:
+    """Choose how kernels run where there is no machine code yet; return what a user should know of it."""
+    from data_pipeline.kernels import first_use
+    from data_pipeline.stages.read.source_files import text_size  # what it needs is slow to import
+
+    size, has_pages = text_size(recipe.sources, recipe.path.parent, first_use.PLAIN_PAGE_BYTES)
+    is_simple = all(
+        stage.kind in PLAIN_STAGES and getattr(stage.settings, "against", None) is None for stage in recipe.stages
+    )
+    told = first_use.prepare(
+        [stage.kind for stage in recipe.stages],
+        size,
+        has_pages=has_pages,
+        is_small_enough=is_simple and recipe.engine == "local",
+    )
+    return [told] if told else []
 
 
 def _run_step(plan: PlannedStep, manifest: Manifest, engine: Engine, reporter: Reporter) -> list[Finished]:
@@ -195,7 +228,7 @@ def _forget_old_stages(recipe: Recipe, manifest: Manifest) -> None:
 
 
 def _forget_damaged(manifest: Manifest, recipe: Recipe) -> None:
-    """`--verify`: read every file again and forget the tasks whose bytes are not those that were written."""
+    """Read every file again (`--verify`) and forget the tasks whose bytes are not those that were written."""
     for stage in recipe.stages:
         for step in stage.steps:
             name = f"{stage.name}/{step.name}"

@@ -19,7 +19,7 @@ VERSION = 1
 
 
 def digest(*parts: str) -> str:
-    """xxh3-128 of some strings, kept apart."""
+    """Return xxh3-128 of some strings, kept apart."""
     return xxhash.xxh3_128_hexdigest("\x1f".join(parts).encode("utf-8", "surrogateescape"))
 
 
@@ -106,7 +106,7 @@ class Manifest:
         }
 
     def record(self, step: str, row: Finished) -> None:
-        """One finished task; its files are in place already."""
+        """Record a finished task; its files are in place already."""
         outputs = json.dumps([asdict(output) for output in row.outputs])
         with self.connection:
             self.connection.execute(

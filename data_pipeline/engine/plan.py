@@ -276,7 +276,7 @@ def explain(plan: PlannedStep, manifest: Manifest) -> list[str]:
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings inside settings by dotted names, so that only what changed is named."""
+    """Yield settings inside settings by dotted names, so that only what changed is named."""
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")

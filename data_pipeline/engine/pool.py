@@ -70,12 +70,12 @@ class Progress:
         return record not in self.skip
 
     def unit(self) -> None:
-        """A new unit of work begins whose record is not named."""
+        """Begin a unit of work whose record is not named."""
         self._slots[_KNOWN] = 0
         self._slots[_UNIT] += 1
 
     def done(self, documents: int, size: int) -> None:
-        """So many more documents, and bytes of input, are done."""
+        """Count documents, and bytes of input, that are done."""
         self._slots[_DOCUMENTS] += documents
         self._slots[_BYTES] += size
 

@@ -76,7 +76,7 @@ class Progress:
             self.seen += counts["documents_in"]
 
     def tick(self, documents: int, size: int) -> None:
-        """What the tasks that are running have done so far."""
+        """Show what the tasks that are running have done so far."""
         self.running_documents, self.running_bytes = documents, size
 
     def share(self, is_counted_in_rows: bool) -> float:
@@ -85,7 +85,7 @@ class Progress:
         return min(1.0, (self.done_size + running) / self.total_size) if self.total_size else 0.0
 
     def cells(self, now: float, is_counted_in_rows: bool) -> list[str]:
-        """documents, MB/s, kept and time left."""
+        """Return documents, MB/s, kept and time left."""
         seconds = max(now - self.started, 1e-3)
         documents, size = self.documents + self.running_documents, self.bytes + self.running_bytes
         share = self.share(is_counted_in_rows)
@@ -185,7 +185,7 @@ def _is_counted_in_rows(plan: PlannedStep) -> bool:
 
 
 def summary_cells(summary: StageSummary) -> list[str]:
-    """documents, MB/s, kept and a note, for a stage that is done."""
+    """Return documents, MB/s, kept and a note, for a stage that is done."""
     note = summary.state if summary.state != "finished" else "up to date" if summary.tasks == summary.reused else ""
     if not summary.documents_in:
         return [
@@ -212,10 +212,7 @@ def reporter(recipe: Recipe) -> Any:
     import contextlib
 
     from data_pipeline.engine.forecast import forecast
-    from data_pipeline.kernels.first_use import MESSAGE, missing_kernels
 
-    if missing_kernels(stage.kind for stage in recipe.stages):
-        print(MESSAGE, file=sys.stderr)
     unread = [line for line in files_in_words(recipe) if "not read" in line]
     for line in (*unread, *forecast(recipe, recipe.path.parent)):
         print(line, file=sys.stderr)

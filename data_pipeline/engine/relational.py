@@ -7,7 +7,8 @@ import pyarrow as pa
 
 
 def first_of_group(table: str, key: Sequence[str], order: Sequence[str]) -> str:
-    """SQL: every row of `table` that is not the first of its group, with the `doc_id` of the first as `representative`.
+    """Return SQL: every row of `table` that is not the first of its group, with the `doc_id` of the first as
+    `representative`.
 
     `order` must end in something unique, so that the first is the same on every engine.
     """

@@ -66,7 +66,7 @@ class SparkEngine:
 
     @property
     def session(self) -> Any:
-        """Started when the first task needs it: a run that is up to date starts no Spark."""
+        """Return Spark's session, started when the first task needs it: a run that is up to date starts no Spark."""
         if self._session is None:
             with _told_in_one_line("Spark does not start"):
                 self._session = start_session(self.root / "tmp" / "spark", self.workers, self.memory_bytes)
@@ -135,7 +135,7 @@ class SparkEngine:
 
 @contextlib.contextmanager
 def _told_in_one_line(what: str) -> Iterator[None]:
-    """Exceptions of Spark, or of a JVM that died, as a UserError."""
+    """Raise exceptions of Spark, or of a JVM that died, as a UserError."""
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
 
@@ -168,9 +168,8 @@ def _result(job: Job, outcome: tuple[str, Any]) -> Any:
 
 
 def run_supervised(job: Job) -> tuple[str, Any]:
-    """In an executor: the job in a process of its own, which is replaced when it dies. Errors are told, not raised:
-    Spark would try the task again and hide the message in a stack of its own.
-    """
+    """Run the job in a process of its own (in an executor), which is replaced when it dies. Errors are told, not
+    raised: Spark would try the task again and hide the message in a stack of its own."""
     try:
         for _, result in _executor_pool().run([job]):
             return "done", result

@@ -52,7 +52,7 @@ def is_submitted() -> bool:
 
 
 def java_home(spark: int) -> Path | None:
-    """JAVA_HOME for a major version of Spark; None where the `java` on the path is the first that will do."""
+    """Return JAVA_HOME for a major version of Spark; None where the `java` on the path is the first that will do."""
     legal = JAVA_VERSIONS[spark]
     places = [(home, Path(home) / "bin" / "java") for home in (os.environ.get("JAVA_HOME"), _packaged_java()) if home]
     on_path = shutil.which("java")

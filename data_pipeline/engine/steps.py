@@ -45,9 +45,12 @@ class StageSettings(Section):
         """Return these settings with the recipe's preset and those of its sources, for a stage that has presets."""
         return self
 
+    def check_output(self, stage: str, root: Path) -> None:
+        """Raise a UserError where a run with these settings cannot write to this output directory."""
+
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "StageSettings":
         """Return these settings with what the recipe says elsewhere filled in: `seed`, the order of the sources,
-        relative paths.
+        relative paths. A ValueError `FIELD: what is wrong` says why not.
         """
         if "seed" in type(self).model_fields and getattr(self, "seed", None) is None:
             return self.model_copy(update={"seed": seed})

@@ -104,7 +104,7 @@ def job(name: str, task: ReadTask | MapTask | GroupByTask | FilesTask) -> Job:
 
 
 def run_read(task: ReadTask, progress: Progress) -> Result:
-    """Records with a reason to the rejects, the others to shards of about `shard_bytes` of text."""
+    """Write records with a reason to the rejects, the others to shards of about `shard_bytes` of text."""
     start = time.perf_counter()
     schema = record.schema(task.step.signals)
     writers = _Split(task.root, task.folder, task.item.name, schema, task.shard_bytes)

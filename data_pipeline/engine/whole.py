@@ -46,7 +46,7 @@ class WholeFile(AtomicFile):
 
 
 def checksum(path: Path) -> str:
-    """xxh3-128 of a file's bytes."""
+    """Return xxh3-128 of a file's bytes."""
     digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -55,7 +55,7 @@ def checksum(path: Path) -> str:
 
 
 def link(source: Path, target: Path) -> None:
-    """A second name for a file that never changes; a copy where the file system has no hard links."""
+    """Give a file that never changes a second name; make a copy where the file system has no hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)

@@ -111,7 +111,7 @@ def site_of(html: bytes) -> str:
 
 
 def corpus_texts(folder: Path) -> list[Text]:
-    """Real Chinese texts for the invented pages: news, questions and answers, laws, manuals, classics."""
+    """Return real Chinese texts for the invented pages: news, questions and answers, laws, manuals, classics."""
     chooser, texts = random.Random(1), []
     for name, count in CORPUS.items():
         with gzip.open(folder / f"{name}.jsonl.gz", "rt") as file:

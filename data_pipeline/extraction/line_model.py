@@ -50,7 +50,7 @@ class Trees:
 
     @classmethod
     def from_lightgbm(cls, trees: list[dict[str, Any]]) -> "Trees":
-        """From LightGBM's `dump_model()["tree_info"][i]["tree_structure"]`, none deeper than TREE_DEPTH."""
+        """Read LightGBM's `dump_model()["tree_info"][i]["tree_structure"]`, none deeper than TREE_DEPTH."""
         inner = 2**TREE_DEPTH - 1
         feature = np.zeros((len(trees), inner), np.uint16)
         threshold = np.full((len(trees), inner), np.inf, np.float32)
@@ -73,7 +73,7 @@ class Trees:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Trees":
-        """From `to_json`."""
+        """Read what `to_json` wrote."""
         threshold = [[np.inf if x is None else x for x in row] for row in data["threshold"]]
         return cls(
             np.array(data["feature"], np.uint16), np.array(threshold, np.float32), np.array(data["leaf"], np.float32)

@@ -196,7 +196,7 @@ def _measure(
 
 @compiled
 def _ends_sentence(text, start, end):
-    """Whether a line ends as sentences do: 。！？；：…”」』）, with their ASCII forms."""
+    """Return whether a line ends as sentences do: 。！？；：…”」』）, with their ASCII forms."""
     if end - start >= 3:
         a, b, c = text[end - 3], text[end - 2], text[end - 1]
         if a == 0xE3 and b == 0x80 and (c == 0x82 or c == 0x8D or c == 0x8F or c == 0x8B):  # 。」』》
@@ -210,7 +210,7 @@ def _ends_sentence(text, start, end):
 
 @compiled
 def _paths(parent, tag, names):
-    """The first node whose chain of (tag, names) is the same: lines with one path are of one kind (posts, list
+    """Return the first node whose chain of (tag, names) is the same: lines with one path are of one kind (posts, list
     entries)."""
     nodes = parent.size
     code = np.zeros(nodes, np.int64)
@@ -228,7 +228,7 @@ def _paths(parent, tag, names):
 
 @compiled
 def evaluate_trees(rows, feature, threshold, leaf):
-    """The logistic function of the sum over trees, float64 [rows].
+    """Return the logistic function of the sum over trees, float64 [rows].
 
     `feature` and `threshold` are [trees, 2^TREE_DEPTH - 1], `leaf` is [trees, 2^TREE_DEPTH]: complete trees in heap
     order, so that a step down is arithmetic instead of a branch that the processor would have to guess. Unsigned
@@ -248,8 +248,8 @@ def evaluate_trees(rows, feature, threshold, leaf):
 
 
 def node_kinds(page: FlatPage) -> np.ndarray:
-    """For each element the first one whose tags and names up to the root are the same (posts of a thread, entries of
-    a list)."""
+    """Return for each element the first one whose tags and names up to the root are the same (posts of a thread,
+    entries of a list)."""
     return _paths(page.node_parent, page.node_tag, page.node_names)
 
 

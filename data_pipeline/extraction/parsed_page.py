@@ -163,7 +163,8 @@ def _put_character(text, size, point):
 
 @compiled
 def _read_entity(page, at):
-    """The entity at `page[at] == '&'`: (code point, its length in bytes), or (-1, 0) where it is a plain ampersand."""
+    """Return the entity at `page[at] == '&'`: (code point, its length in bytes), or (-1, 0) where it is a plain
+    ampersand."""
     end = page.size
     i = at + 1
     if i < end and page[i] == 35:  # '#'
@@ -210,7 +211,7 @@ def _read_entity(page, at):
 
 @compiled
 def _name_bits(page, start, end, names):
-    """The groups of names that the attribute value `page[start:end]` holds."""
+    """Return the groups of names that the attribute value `page[start:end]` holds."""
     step, found, whole_length, whole_bits = names
     bits, state = np.int64(0), 0
     for i in range(start, min(end, start + 400)):
@@ -235,7 +236,7 @@ def _name_bits(page, start, end, names):
 
 @compiled
 def _hides(page, start, end):
-    """Whether a `style` value says display:none or visibility:hidden."""
+    """Return whether a `style` value says display:none or visibility:hidden."""
     matched_none, matched_hidden = 0, 0
     none, hidden = b"display:none", b"visibility:hidden"
     for i in range(start, min(end, start + 400)):
@@ -253,7 +254,8 @@ def _hides(page, start, end):
 
 @compiled
 def _find_raw_end(page, at, name_at, name_end):
-    """Past the `</name>` that ends raw text which starts at `at`; the end of the page where there is none."""
+    """Return the place past the `</name>` that ends raw text which starts at `at`; the end of the page where there is
+    none."""
     length, end = name_end - name_at, page.size
     i = at
     while i + 2 + length <= end:
@@ -271,8 +273,8 @@ def _find_raw_end(page, at, name_at, name_end):
 
 @compiled
 def _skip_markup(page, at, comment_may_end):
-    """Past the comment, doctype or instruction at `page[at:]` = '<!' or '<?': (where it ends, whether comments still
-    can).
+    """Return the place past the comment, doctype or instruction at `page[at:]` = '<!' or '<?': (where it ends, whether
+    comments still can).
 
     A comment without an end is read up to its next '>', and no later one is searched for its end: the page is read
     once."""
@@ -294,7 +296,7 @@ def _skip_markup(page, at, comment_may_end):
 
 @compiled
 def _read_name(page, at):
-    """The tag name at `page[at:]`: (its code, where it ends)."""
+    """Return the tag name at `page[at:]`: (its code, where it ends)."""
     code, i = np.int64(0), at
     while i < page.size and page[i] > 32 and page[i] != 62 and page[i] != 47 and page[i] != 60:
         code = (code * 131 + (page[i] | 32 if 65 <= page[i] <= 90 else page[i])) & 0x7FFFFFFFFFFFFF
@@ -304,8 +306,8 @@ def _read_name(page, at):
 
 @compiled
 def _read_attributes(page, at, names):
-    """The attributes of a start tag: (group bits of class and id, whether it is hidden, whether it has a target, its
-    end)."""
+    """Return the attributes of a start tag: (group bits of class and id, whether it is hidden, whether it has a target,
+    its end)."""
     end = page.size
     bits, hidden, has_target = np.int64(0), False, False
     i = at
@@ -360,7 +362,7 @@ def _read_attributes(page, at, names):
 
 @compiled
 def _end_tag_depth(number, tag_of, stack, depth):
-    """The depth that remains after the end tag `number`, or -1 where it has no start tag within reach."""
+    """Return the depth that remains after the end tag `number`, or -1 where it has no start tag within reach."""
     k = depth
     while k > max(0, depth - MAX_SEARCH):
         open_tag = tag_of[stack[k]]
@@ -380,8 +382,8 @@ def _end_tag_depth(number, tag_of, stack, depth):
 
 @compiled
 def _start_tag_depth(number, tag_of, stack, depth):
-    """The depth at which the start tag `number` stands, after the elements that it ends (`<li>` ends an open `li`,
-    ...)."""
+    """Return the depth at which the start tag `number` stands, after the elements that it ends (`<li>` ends an open
+    `li`, ...)."""
     is_cell = number == _TD or number == _TH
     left = depth
     if depth > 0 and tag_of[stack[depth]] == _P:
@@ -436,7 +438,7 @@ def _count(point, counts):
 
 @compiled
 def _read_character(page, at):
-    """The character at `page[at]`, entities resolved: (code point, bytes)."""
+    """Return the character at `page[at]`, entities resolved: (code point, bytes)."""
     c, left = np.int64(page[at]), page.size - at
     if c == 38:
         point, width = _read_entity(page, at)
@@ -462,7 +464,8 @@ def _is_space(point):
 
 @compiled
 def _is_invisible(point):
-    """Zero-width characters, soft hyphens, marks of direction: they stand inside words and show nothing."""
+    """Return whether it is a zero-width character, soft hyphen or mark of direction: they stand inside words and show
+    nothing."""
     return (
         0x200B <= point <= 0x200F or point == 0xFEFF or point == 0xAD or 0x202A <= point <= 0x202E
         or 0x2060 <= point <= 0x2069 or point == 0x180E
@@ -471,7 +474,8 @@ def _is_invisible(point):
 
 @compiled
 def _joins(joiner, before, after):
-    """Whether a joiner (U+200C, U+200D) means something: in an emoji of several, in Arabic and Indian scripts."""
+    """Return whether a joiner (U+200C, U+200D) means something: in an emoji of several, in Arabic and Indian
+    scripts."""
     if 0x0600 <= before <= 0x0DFF and 0x0600 <= after <= 0x0DFF:
         return True
     is_emoji = before >= 0x1F000 or 0x2190 <= before <= 0x2BFF or before == 0xFE0F
@@ -522,7 +526,7 @@ def _write_script(text, start, size, is_superscript, is_linked):
 
 @compiled
 def _is_linked(mark_place, mark_kind, marks, start):
-    """Whether the text from `start` on is a link of its own: the last link began there."""
+    """Return whether the text from `start` on is a link of its own: the last link began there."""
     found = False
     for k in range(max(0, marks - 2), marks):
         found |= mark_kind[k] == LINK and mark_place[k] >= start
@@ -531,7 +535,7 @@ def _is_linked(mark_place, mark_kind, marks, start):
 
 @compiled
 def _script_point(c, is_superscript):
-    """The raised or lowered form of a digit, sign, `n` or `i`."""
+    """Return the raised or lowered form of a digit, sign, `n` or `i`."""
     if c == 110:
         return 0x207F if is_superscript else 0x2099
     if c == 105:

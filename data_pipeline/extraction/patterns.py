@@ -134,7 +134,8 @@ class Automaton:
 
 
 def build_automaton(groups: dict[str, str]) -> Automaton:
-    """Aho and Corasick, "Efficient string matching" (CACM 1975), with failure links resolved into the table."""
+    """Return the automaton of Aho and Corasick, "Efficient string matching" (CACM 1975), with failure links resolved
+    into the table."""
     trie: list[dict[int, int]] = [{}]
     found, whole = [0], [dict[int, int]()]
     for bit, words in enumerate(groups.values()):

@@ -33,7 +33,7 @@ SECOND_LOOK = [
 
 @compiled
 def _title_match(text, start, end, title_start, title_end):
-    """How many bytes from the beginning of a line stand in the title, at most."""
+    """Return how many bytes from the beginning of a line stand in the title, at most."""
     best = 0
     for i in range(title_start, title_end):
         if text[i] == text[start]:
@@ -46,7 +46,7 @@ def _title_match(text, start, end, title_start, title_end):
 
 @compiled
 def _find_headline(text, tag, line_start, line_end, line_node, title_tag, h1, h3):
-    """The line that repeats the most of the title, headings first; -1 where none repeats enough of it."""
+    """Return the line that repeats the most of the title, headings first; -1 where none repeats enough of it."""
     lines = line_node.size
     title = -1
     for i in range(lines):
@@ -175,7 +175,8 @@ def _measure_surroundings(
 
 @compiled
 def _measure_home(headline, size, good, common, line_node, counts, phrases, byline, path_of, kind_size, rows, at):
-    """The *home* of the headline is the least element that holds it and the first good text behind it."""
+    """Measure the *home* of the headline, which is the least element that holds it and the first good text behind
+    it."""
     lines = line_node.size
     home, other, last = -1, -1, -1
     for i in range(headline + 1, lines):
@@ -211,7 +212,7 @@ def _measure_home(headline, size, good, common, line_node, counts, phrases, byli
 
 @compiled
 def _count_siblings(parent, path_of, siblings):
-    """How many elements of one kind one parent has, each element of them."""
+    """Count for each element how many of its kind its parent has."""
     nodes = parent.size
     code = np.zeros(nodes, np.int64)
     for node in range(1, nodes):
@@ -227,7 +228,7 @@ def _count_siblings(parent, path_of, siblings):
 
 @compiled
 def _repeats(text, line_start, line_end):
-    """How many lines of the page say the same, each line of them."""
+    """Count for each line how many lines of the page say the same."""
     lines = line_start.size
     code = np.zeros(lines, np.int64)
     for i in range(lines):

@@ -1,47 +1,134 @@
-"""Whether the kernels have been compiled for this installation: without the compiler, which takes long to import.
+"""Which machine code there is, and what a process does while there is none: without importing the compiler.
 
-numba keeps machine code beside the source, or in the folder that NUMBA_CACHE_DIR or the user's cache names. The first
-use of a version compiles it (20 to 30 s of processor time), in silence; here it can be asked beforehand."""
+The first use of a version compiles its kernels: 20 to 30 s of processor time for the stages of a recipe, as much for
+web pages. A process that has little to do runs them as Python instead (`prepare`); any other says that it compiles."""
 
+import hashlib
 import os
+import shutil
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
-# the kernels that stages call first; what is not here compiles in a second or two
+# the modules of kernels that each kind of stage calls
 STAGE_KERNELS = {
+    "read": (),
     "clean": ("survey",),
-    "filter": ("text_signals",),
+    "filter": ("text_signals", "survey"),
     "dedup_fuzzy": ("minhash", "normal_form"),
-    "dedup_paragraph": ("paragraphs",),
+    "dedup_paragraph": ("paragraphs", "minhash"),
+    "dedup_substring": ("windows", "minhash"),
     "decontaminate": ("contamination",),
 }
-MESSAGE = "first use of this version here: kernels are compiled and kept for later runs (20 to 30 s of processor time)"
+PAGE_KERNELS = ("page", "measures", "surroundings", "structure")
+MESSAGE = (
+    "first use of this version here: kernels are compiled and kept for later runs (20 to 30 s of processor time);"
+    " `data-pipeline warm` does it beforehand"
+)
+PLAIN_MESSAGE = "kernels are not compiled yet, and this is small: done without; `data-pipeline warm` makes it faster"
+# so many bytes are done as Python in less time than it takes to compile; pages cost more, because markup is read too
+PLAIN_TEXT_BYTES = 256 << 10
+PLAIN_PAGE_BYTES = 512 << 10
+KEPT_VERSIONS = 6
+_PACKAGE = Path(__file__).parent.parent
+_mode = {"plain": False, "beside": False}
+_overflow: list[str] = []
 
 
-def missing_kernels(stages: Iterable[str]) -> list[str]:
-    """Return the kernels of some kinds of stages that have no machine code newer than their source."""
+def is_plain() -> bool:
+    """Return whether kernels run as Python in this process."""
+    return _mode["plain"]
+
+
+def prepare(stages: Iterable[str], size: int, *, has_pages: bool = False, is_small_enough: bool = True) -> str | None:
+    """Choose how kernels run in this process and those that it forks, and return what a user should be told.
+
+    size: bytes of text or pages that will pass them. is_small_enough: False forbids Python."""
+    missing = missing_kernels(stages, has_pages)
+    limit = PLAIN_PAGE_BYTES if has_pages else PLAIN_TEXT_BYTES
+    use_python(bool(missing) and is_small_enough and size <= limit)
+    if not missing:
+        return None
+    return PLAIN_MESSAGE if is_plain() else MESSAGE
+
+
+def use_python(is_plain: bool) -> None:
+    """Run kernels as Python from now on, or as machine code."""
+    import numpy as np
+
+    if is_plain and not _mode["plain"]:
+        # hashes wrap around, in machine code too
+        _overflow.append(np.seterr(over="ignore")["over"])
+    elif _mode["plain"] and not is_plain:
+        np.seterr(over=_overflow.pop())  # type: ignore[arg-type]
+    _mode["plain"] = is_plain
+
+
+def missing_kernels(stages: Iterable[str], has_pages: bool = False) -> list[str]:
+    """Return the modules of kernels, of some kinds of stages and of web pages, that have no machine code."""
     wanted = dict.fromkeys(name for stage in stages for name in STAGE_KERNELS.get(stage, ()))
+    if has_pages:
+        wanted |= dict.fromkeys(PAGE_KERNELS)
     return [name for name in wanted if not _is_compiled(name)]
 
 
 def _is_compiled(name: str) -> bool:
-    source = Path(__file__).with_name(f"{name}.py")
-    changed = source.stat().st_mtime
-    return any(
-        index.stat().st_mtime >= changed
-        for folder in _folders()
-        if folder.is_dir()
-        for index in folder.glob(f"{name}.*.nbi")
-    )
+    source = next(source for source in _sources(_PACKAGE) if source.stem == name)
+    return any(any(folder.glob(f"{name}.*.nbi")) for folder in folders(source) if folder.is_dir())
 
 
-def _folders() -> list[Path]:
-    """Return where numba may keep machine code of this package."""
-    own = Path(__file__).parent
+def folders(source: Path) -> list[Path]:
+    """Return where the machine code of a source may lie: beside it, in the user's cache."""
+    return [_beside(source), user_folder(source)]
+
+
+def folders_to_write(source: Path) -> list[Path]:
+    """Return where machine code goes, the best place first."""
+    return folders(source) if _mode["beside"] else folders(source)[::-1]
+
+
+def write_beside() -> None:
+    """Keep machine code beside the sources from now on, where every user finds it, if that folder can be written."""
+    _mode["beside"] = True
+
+
+def user_folder(source: Path) -> Path:
+    """Return the folder of this version in the user's cache, or in NUMBA_CACHE_DIR."""
     named = os.environ.get("NUMBA_CACHE_DIR")
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba"
-    roots = [Path(named)] if named else [user]
-    folders = [own / "__pycache__"]
-    for root in roots:
-        folders += [root, *(path for path in root.glob("kernels_*") if path.is_dir())]
-    return folders
+    try:
+        root = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # nobody's home
+        root = Path(os.devnull)
+    return root / "pangu-alpha" / "kernels" / _name(source)
+
+
+def _beside(source: Path) -> Path:
+    return source.parent / "__pycache__" / _name(source)
+
+
+def _name(source: Path) -> str:
+    return f"{source.parent.name}-{sources_digest(source.parent)}"
+
+
+@cache
+def sources_digest(folder: Path) -> str:
+    """Return what changes when a kernel does: of the folder's own ones, and of those that every kernel may call."""
+    digest = hashlib.sha256()
+    for source in sorted({*_sources(folder, is_deep=False), *_sources(Path(__file__).parent)}):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _sources(folder: Path, is_deep: bool = True) -> list[Path]:
+    """Return the modules that define kernels."""
+    found = folder.rglob("*.py") if is_deep else folder.glob("*.py")
+    return [path for path in sorted(found) if b"\n@compiled\n" in path.read_bytes()]
+
+
+def remove_old(folder: Path) -> None:
+    """Remove machine code of versions that have not been used for longest, beside that of this one."""
+    kind = folder.name.rpartition("-")[0]
+    others = [path for path in folder.parent.glob(f"{kind}-*") if path != folder and len(path.name) == len(folder.name)]
+    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT_VERSIONS:]:
+        shutil.rmtree(path, ignore_errors=True)

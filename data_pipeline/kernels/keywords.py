@@ -1,13 +1,9 @@
-"""Counts words of a list in texts, all words in one pass (Aho and Corasick 1975; the pyahocorasick package)."""
+"""Count words of a list in texts."""
 
-from collections.abc import Iterable
-from pathlib import Path
-
-import ahocorasick
 import numpy as np
 import pyarrow as pa
 
-from pangu.foundation.errors import UserError
+from pangu.foundation.word_list import WordList
 
 # What a number of hits is held against:
 #   count                 all hits, overlapping ones too (PanGu-α: more than 3 of its 724 words)
@@ -17,31 +13,8 @@ from pangu.foundation.errors import UserError
 MODES = ("count", "distinct", "per_1000_characters", "distinct_per_line")
 
 
-class Keywords:
-    """A list of words to look for. Letter case counts for nothing."""
-
-    def __init__(self, words: Iterable[str]) -> None:
-        self._automaton = ahocorasick.Automaton()
-        for word in {word.strip().lower() for word in words} - {""}:
-            self._automaton.add_word(word, word)
-        self._automaton.make_automaton()
-
-    @classmethod
-    def load(cls, path: Path) -> "Keywords":
-        """Return a UTF-8 file with a word a line; blank lines and lines that begin with # do not count."""
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the list as UTF-8") from error
-        return cls(line for line in lines if not line.startswith("#"))
-
-    def hits(self, text: str) -> list[str]:
-        """Return every occurrence of every word, in the order of their ends; words inside others count too."""
-        if not len(self._automaton):
-            return []
-        return [word for _, word in self._automaton.iter(text.lower())]
+class Keywords(WordList):
+    """A list of words whose occurrences are counted."""
 
     def counts(self, texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """Return float64[rows, 2]: all hits in each text, and how many different words they are."""

@@ -63,7 +63,7 @@ def _distinct_words(values: np.ndarray, start: int, count: int, gram: int) -> np
 
 @compiled
 def _fill(words: np.ndarray, hashes: np.ndarray, turn: int, seed: int, slots: np.ndarray) -> None:
-    """One round of the sketch: lower `slots` to the least value that the n-grams `words` have in each."""
+    """Make one round of the sketch: lower `slots` to the least value that the n-grams `words` have in each."""
     size = np.uint64(slots.size)
     salt = mix(np.uint64(seed) + np.uint64(turn) * _ROUND)
     high = np.uint64(turn) << np.uint64(32)

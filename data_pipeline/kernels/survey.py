@@ -62,7 +62,7 @@ class Words(NamedTuple):
 
 
 def words(items: frozenset[str], item: int, line: int) -> Words:
-    """Items as the kernel looks for them."""
+    """Return items as the kernel looks for them."""
     hashes = []
     for text in items:
         word = 0

@@ -171,7 +171,7 @@ def _share(part: int, whole: int) -> float:
 
 @compiled
 def _measure_classes(counts: np.ndarray, class_bits: np.ndarray, out: np.ndarray) -> None:
-    """Signals 0 to 10, from how often each class of characters occurs; without the runs of signal 9."""
+    """Measure signals 0 to 10, from how often each class of characters occurs; without the runs of signal 9."""
     totals = np.zeros(14, np.int64)
     characters = 0
     special = 0
@@ -196,7 +196,8 @@ def _measure_classes(counts: np.ndarray, class_bits: np.ndarray, out: np.ndarray
 def _measure_runs(
     text: np.ndarray, bits: np.ndarray, stop_words: np.ndarray, units: np.ndarray, out: np.ndarray
 ) -> int:
-    """Signals 9 (its runs), 11 and 12. Writes the text's units (uint32) to `units` and returns how many there are."""
+    """Measure signals 9 (its runs), 11 and 12. Writes the text's units (uint32) to `units` and returns how many there
+    are."""
     stop_seen = np.zeros(stop_words.size, np.int64)
     written = 0
     terms = 0
@@ -241,7 +242,8 @@ def _measure_runs(
 
 @compiled
 def _measure_lines(text: np.ndarray, bits: np.ndarray, out: np.ndarray) -> None:
-    """Signals 13 to 20. A line is what stands between line feeds, without white space at its ends, if not empty."""
+    """Measure signals 13 to 20. A line is what stands between line feeds, without white space at its ends, if not
+    empty."""
     most = 1
     for i in range(text.size):
         most += text[i] == 10
@@ -370,7 +372,7 @@ def _repeated_grams(units: np.ndarray, gram: int, at: np.ndarray) -> np.ndarray:
 
 @compiled
 def _measure_repetition(units: np.ndarray, out: np.ndarray) -> None:
-    """Signals 21 to 26.
+    """Measure signals 21 to 26.
 
     An n-gram can occur twice only where the shorter n-gram that it begins with does, so each size looks at what the
     size before it has left: nearly nothing in ordinary text.

@@ -104,7 +104,7 @@ class Classifier:
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^-x) without overflow."""
+    """Return 1 / (1 + e^-x) without overflow."""
     return np.where(values >= 0, 1, np.exp(np.minimum(values, 0))) / (1 + np.exp(-np.abs(values)))
 
 
@@ -167,7 +167,7 @@ def _held_out(texts: pa.Array, labels: np.ndarray, share: float) -> np.ndarray:
 
 
 def calibrate(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Slope and intercept of P(good) = σ(slope · score + intercept): maximum likelihood by Newton's method, with
+    """Return slope and intercept of P(good) = σ(slope · score + intercept): maximum likelihood by Newton's method, with
     Platt's targets (N₊+1)/(N₊+2) and 1/(N₋+2) in place of 1 and 0.
     """
     good = labels == 1

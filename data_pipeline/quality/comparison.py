@@ -73,7 +73,7 @@ class Trial:
 
     @property
     def steps(self) -> int:
-        """Updates: as many whole batches as the budget has."""
+        """Return updates: as many whole batches as the budget has."""
         return self.tokens // (self.batch_size * self.seq_length)
 
 
@@ -228,7 +228,8 @@ def _texts(paths: Sequence[str], text_field: str) -> Iterator[str]:
 
 
 def sample_bytes(texts: Iterable[str], limit: int, seed: int) -> list[str]:
-    """Different texts of about `limit` bytes (UTF-8) together, those of smallest hash with the seed, in its order.
+    """Return different texts of about `limit` bytes (UTF-8) together, those of smallest hash with the seed, in its
+    order.
 
     The first text that goes over the limit is still taken. The order of `texts` does not matter.
     """
@@ -369,7 +370,7 @@ def _train(folder: Path, label: str, plan: Trial, seed: int) -> Training:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, with the place of `pangu` on the path, wherever the command was called."""
+    """Return this process's environment, with the place of `pangu` on the path, wherever the command was called."""
     specification = importlib.util.find_spec("pangu")
     if specification is None or specification.origin is None:
         raise UserError("the package `pangu`, which trains, is not installed here")

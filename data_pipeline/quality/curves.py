@@ -99,7 +99,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> 
 
 
 def calibration_bins(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each bin of equal width: examples, mean probability, share of good ones (NaN where a bin is empty)."""
+    """Return of each bin of equal width: examples, mean probability, share of good ones (NaN where a bin is empty)."""
     place = np.minimum((probabilities * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     count = np.bincount(place, minlength=CALIBRATION_BINS)
     with np.errstate(invalid="ignore"):

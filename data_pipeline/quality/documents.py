@@ -133,9 +133,8 @@ def examples(documents: Iterable[Document], side: Side) -> Iterator[str]:
 
 
 def sample_texts(texts: Iterable[str], most: int, seed: int) -> list[str]:
-    """At most `most` different texts, those of smallest hash with `seed`: the same whatever the order, held in memory
-    only up to twice as many. Ordered by that hash.
-    """
+    """Return at most `most` different texts, those of smallest hash with `seed`: the same whatever the order, held in
+    memory only up to twice as many. Ordered by that hash."""
     chosen: dict[int, str] = {}
     limit = 1 << 64
     for text in texts:

@@ -29,7 +29,7 @@ class ModelContent:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of kind, settings and arrays."""
+        """Return SHA-256 (hex) of kind, settings and arrays."""
         digest = hashlib.sha256(json.dumps([FORMAT_VERSION, self.kind, self.about], sort_keys=True).encode())
         for name, array in sorted(self.arrays.items()):
             digest.update(f"{name} {array.dtype.str} {array.shape}".encode())

@@ -147,7 +147,7 @@ def train(texts: Iterable[str], settings: LanguageModelSettings) -> LanguageMode
 
 
 def _up_to(texts: Iterable[str], most: int) -> Iterator[str]:
-    """Texts until they have `most` characters together; the last one is cut."""
+    """Yield texts until they have `most` characters together; the last one is cut."""
     left = most
     for text in texts:
         if left <= 0:
@@ -200,7 +200,7 @@ def _number_lines(
 
 
 def _estimate(words: np.ndarray, vocabulary: int, settings: LanguageModelSettings) -> tuple[Level, ...]:
-    """Modified Kneser-Ney over `words`; nodes of the trie, depth by depth.
+    """Return modified Kneser-Ney over `words`; nodes of the trie, depth by depth.
 
     `nodes` holds, for each position and the order at hand, the node of the n-gram that ends there, -1 where the line is
     not that long. The parent of a node is its n-gram without the first word (the one to back off to), its context is
@@ -235,7 +235,7 @@ def _smooth(
     vocabulary: int,
     settings: LanguageModelSettings,
 ) -> tuple[Level, ...]:
-    """Probabilities and back-offs of all nodes, without those that `prune` leaves out."""
+    """Return probabilities and back-offs of all nodes, without those that `prune` leaves out."""
     orders = len(parents)
     kept = [np.ones(raw.size, bool) if n < 3 else raw > settings.prune for n, raw in enumerate(raw_counts)]
     back_offs: list[np.ndarray] = []
@@ -263,9 +263,8 @@ def _smooth(
 
 
 def _adjusted(raw: np.ndarray, left: np.ndarray, parents_of_next: np.ndarray | None) -> np.ndarray:
-    """Kneser-Ney's counts: how many different words stand before an n-gram; how often it occurs where none can (it
-    begins with <s>) or none is looked at (the highest order).
-    """
+    """Return Kneser-Ney's counts: how many different words stand before an n-gram; how often it occurs where none can
+    (it begins with <s>) or none is looked at (the highest order)."""
     if parents_of_next is None:
         return raw.copy()
     return np.where(left == BEGIN, raw, np.bincount(parents_of_next, minlength=raw.size))

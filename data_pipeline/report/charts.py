@@ -13,7 +13,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 8, 8, 20, 20
 
 
 def histogram(found: Histogram) -> str:
-    """Kept documents and, on top of them, dropped ones; a dashed line at each threshold."""
+    """Return kept documents and, on top of them, dropped ones; a dashed line at each threshold."""
     most = max(int((found.kept + found.dropped).max()), 1)
     inner = _WIDTH - _LEFT - _RIGHT
     height = _HEIGHT - _TOP - _BOTTOM

@@ -149,7 +149,7 @@ def _settings(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def _sources(stages: list[Shards]) -> list[SourceRow]:
-    """Documents and bytes of each source: read, dropped where, and left in the end."""
+    """Return documents and bytes of each source: read, dropped where, and left in the end."""
     rows: dict[str, SourceRow] = {}
 
     def add(path: Path, is_kept: bool, is_first: bool, is_last: bool, stage: str) -> None:
@@ -180,7 +180,7 @@ def _sources(stages: list[Shards]) -> list[SourceRow]:
 
 
 def _languages(stages: list[Shards]) -> Counter:
-    """By the column `lang`, or where that is empty by the shares of scripts; of what is left in the end."""
+    """Count by the column `lang`, or where that is empty by the shares of scripts; of what is left in the end."""
     counts: Counter = Counter()
     for path in stages[-1].kept if stages else ():
         present = set(signal_names(Shards("", "", (path,), ())))
@@ -299,7 +299,7 @@ class _Lottery:
 
 
 def _samples(shards: Shards, amounts: Amounts) -> list[RuleSamples]:
-    """Random documents for each reason of a stage, and random ones that it kept."""
+    """Return random documents for each reason of a stage, and random ones that it kept."""
     lotteries: dict[str, _Lottery] = {}
     counts: Counter = Counter()
     kept = _Lottery(f"kept {shards.stage}", 4 * amounts.samples)
@@ -328,7 +328,7 @@ def _samples(shards: Shards, amounts: Amounts) -> list[RuleSamples]:
 
 
 def _clusters(stages: list[Shards], amounts: Amounts) -> tuple[list[Cluster], Counter]:
-    """Clusters side by side: the largest ones and random ones; and how many there are of each size."""
+    """Return clusters side by side: the largest ones and random ones; and how many there are of each size."""
     clusters: list[Cluster] = []
     sizes: Counter = Counter()
     for shards in stages:

@@ -11,7 +11,7 @@ _INVISIBLE = re.compile(
 
 
 def text(value: object) -> str:
-    """For the inside of an element or of an attribute in quotation marks."""
+    """Escape for the inside of an element or of an attribute in quotation marks."""
     shown = _CONTROLS.sub(lambda match: "␡" if match[0] == "\x7f" else chr(0x2400 + ord(match[0])), str(value))
     return html.escape(_INVISIBLE.sub("▯", shown), quote=True)
 

@@ -13,15 +13,6 @@ from data_pipeline.engine.browse import Shards
 from data_pipeline.engine.local import open_manifest
 from data_pipeline.stages import load_stage
 
-# reason -> (signal, the setting that bounds it, which bound that is), for stages that do not say it themselves
-_THRESHOLDS = {
-    "quality": {
-        "spam": ("spam_probability", "spam_maximum", "maximum"),
-        "quality": ("quality_probability", "quality_minimum", "minimum"),
-        "perplexity": ("perplexity", "perplexity_maximum", "maximum"),
-    }
-}
-
 
 @dataclass(frozen=True)
 class Threshold:
@@ -91,7 +82,7 @@ def _of_stage(name: str, kind: str, settings: dict[str, Any]) -> list[Threshold]
             for rule, bound in settings["rules"].items()
             if bound.get("enabled", True)
         ]  # fmt: skip
-    declared = getattr(load_stage(kind), "THRESHOLDS", _THRESHOLDS.get(kind, {}))
+    declared = getattr(load_stage(kind), "THRESHOLDS", {})
     found = []
     for rule, (signal, setting, side) in declared.items():
         value = settings.get(setting)

@@ -100,7 +100,7 @@ class Session:
         return next((number for number, item in enumerate(self.items) if item.verdict is None), len(self.items))
 
     def summary(self) -> dict[str, Any]:
-        """Counts, and the share of junk with its 95 % interval, over all and by source."""
+        """Return counts, and the share of junk with its 95 % interval, over all and by source."""
         judged = [item for item in self.items if item.verdict in ("keep", "junk")]
         sources = sorted({item.source for item in judged})
         return {

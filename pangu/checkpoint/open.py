@@ -119,7 +119,7 @@ def step_directory(run: Path, step: int) -> Path:
 
 
 def step_directories(run: Path) -> list[Path]:
-    """Checkpoint directories of a run, newest first, whole or not."""
+    """Return checkpoint directories of a run, newest first, whole or not."""
     parent = checkpoints_directory(run)
     if not parent.is_dir():
         return []

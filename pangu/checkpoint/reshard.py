@@ -47,7 +47,7 @@ Stages = Mapping[int, Mapping[str, ParameterLayout]]
 
 
 def open_source_of(path: Path, layouts: Stages | None) -> Source:
-    """Any checkpoint, put together. A training checkpoint is compared with its checksums first.
+    """Return any checkpoint, put together. A training checkpoint is compared with its checksums first.
 
     layouts: what the shards of a directory hold; None: as its own strategy file says.
     """
@@ -150,7 +150,7 @@ def make_plan(
 
 
 def check_names(where: str, chosen: Sequence[str], to: Stages) -> None:
-    """The weights of the source and of the layout must be the same."""
+    """Raise UserError where the weights of the source and of the layout are not the same."""
     known = {name for held in to.values() for name in held}
     missing = sorted(name for name in known - set(chosen) if not name.startswith(MOMENTS))
     foreign = sorted(name for name in set(chosen) - known if names.recognise(name)[0])
@@ -232,7 +232,7 @@ def write_plan(plan: Plan, out: Path, advance: Callable[[int], None]) -> None:
 
 
 def write_tensors(plan: Plan, files: Mapping[str, ShardFile], is_ckpt: bool, advance: Callable[[int], None]) -> None:
-    """Each parameter in turn, to every file that has a part of it."""
+    """Write each parameter in turn to every file that has a part of it."""
     wanted: dict[str, list[tuple[ShardFile, ParameterLayout, tuple[int, ...]]]] = {name: [] for name in plan.order}
     metadata = metadata_of(plan.model, plan.source.metadata.get(TOKENIZER_KEY))
     for target in plan.targets:

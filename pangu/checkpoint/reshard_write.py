@@ -41,11 +41,11 @@ class ShardFile:
         self.unsynced = 0
 
     def begin(self, headers: Sequence[tuple[bytes, int]]) -> None:
-        """The next tensor: what stands before each piece of it, and the bytes of the piece."""
+        """Begin the next tensor: what stands before each piece of it, and the bytes of the piece."""
         self.headers.extend(headers)
 
     def append(self, content: memoryview) -> None:
-        """Bytes of the tensor in hand."""
+        """Write bytes of the tensor in hand."""
         pieces: list[bytes | memoryview] = []
         while self.headers or len(content):
             if not self.left and self.headers:
@@ -94,7 +94,7 @@ class Part:
 
     @property
     def rows(self) -> range:
-        """Of the parameter."""
+        """Return the rows of the parameter."""
         return range(self.cell[0] * self.shape[0], (self.cell[0] + 1) * self.shape[0]) if self.shape else range(1)
 
     def cut(self, band: np.ndarray, first: int) -> np.ndarray:

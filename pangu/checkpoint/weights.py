@@ -50,7 +50,7 @@ def model_of(path: Path, source: Source | None = None) -> ModelConfig | None:
 def fits(source: Source, model: ModelConfig) -> bool:
     """Return whether weights have the sizes of a network."""
     try:
-        found = names.sort_names(source.tensors)
+        found = names.sorted_names_of(source)
         infos = {ours: source.tensors[name].shape for name, ours in found.weights.items()}
         if found.is_torch:
             infos = {ours: shape[::-1] if names.is_transposed(ours) else shape for ours, shape in infos.items()}
@@ -72,10 +72,7 @@ def open_weights(path: Path) -> Source:
 def read_weights(source: Source) -> dict[str, np.ndarray]:
     """Read every weight, under the released names and in their orientation; bf16 becomes fp32. Raises UserError."""
     where = str(source.path)
-    try:
-        found = names.sort_names(source.tensors)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    found = names.sorted_names_of(source)
     if found.foreign:
         raise UserError(f"{where}: {found.foreign[0]!r} is no parameter of PanGu-α ({len(found.foreign)} such)")
     weights = {}
@@ -101,7 +98,7 @@ def stored_weights(source: Source) -> dict[str, np.ndarray]:
         return dict(source.stored)
     if not isinstance(source, FileSource):
         return read_weights(source)
-    found = names.sort_names(source.tensors)
+    found = names.sorted_names_of(source)
     if found.foreign:
         return read_weights(source)  # says what is wrong
     tensors = map_tensors(source)

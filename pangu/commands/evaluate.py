@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pangu.commands.model_arguments import add_scoring_arguments, load_model
 from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,10 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoints", metavar="STEPS", help="a learning curve over a run's checkpoints: all, or 200,400"
     )
     parser.add_argument("--out", metavar="DIR", help="default: evaluation/ in the run, else here")
-    parser.add_argument("--network", metavar="MODEL", help="model.yaml or a size, where the weights do not say it")
-    parser.add_argument("--tokenizer", metavar="PATH", help="tokenizer directory or .model file (default: the run's)")
-    parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], default="CPU", help="default: CPU")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="documents at a time (default: 8)")
+    add_scoring_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
 
 
@@ -60,19 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("a model and --data are needed (or --list)")
     from pangu.evaluation.evaluate import default_folder, evaluate
     from pangu.evaluation.page import write_page
-    from pangu.language_model import load
 
     for name in arguments.task or []:
         load_task(name).template(arguments.variant)
-
-    def loaded(path: str | Path) -> "LanguageModel":
-        return load(
-            path,
-            model=arguments.network,
-            tokenizer=arguments.tokenizer,
-            device=arguments.device,
-            batch_size=arguments.batch_size,
-        )
 
     def scores_of(model: "LanguageModel", out: Path) -> "list[Score]":
         return evaluate(
@@ -87,9 +75,12 @@ def run(arguments: argparse.Namespace) -> int:
             corpus=arguments.corpus,
         )
 
+    def of(path: Path) -> argparse.Namespace:
+        return argparse.Namespace(**{**vars(arguments), "model": str(path)})
+
     if arguments.checkpoints:
-        return print_curve(arguments, lambda path, out: scores_of(loaded(path), out))
-    model = loaded(arguments.model)
+        return print_curve(arguments, lambda path, out: scores_of(load_model(of(path)), out))
+    model = load_model(arguments)
     out = Path(arguments.out) if arguments.out else default_folder(model)
     scores = scores_of(model, out)
     write_page(out / "index.html", f"Evaluation of {arguments.model}", scores)

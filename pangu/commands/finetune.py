@@ -13,6 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
+from pangu.commands.model_arguments import add_device_argument
 from pangu.foundation.errors import UserError
 
 
@@ -80,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=1, metavar="N", help="draws start, order and validation (default: 1)"
     )
     parser.add_argument("--tokenizer", metavar="PATH", help="tokenizer directory or .model file (default: the base's)")
-    parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], default="CPU", help="default: CPU")
+    add_device_argument(parser)
     parser.add_argument(
         "--workers", type=int, metavar="N", help="data-parallel processes that share each batch (default: 1)"
     )

@@ -20,12 +20,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pangu.commands.model_arguments import add_device_argument
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
 
 if TYPE_CHECKING:
     from pangu.generation import GenerationOptions, Generator
     from pangu.generation.prompt_files import Request
+
+
+ADAPTER = "adapter"  # the name of the one that --adapter gives
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     overflow.add_argument("--slide", action="store_true", help="write on beyond the context, forgetting its older half")
     parser.add_argument("--json", action="store_true", help="a JSON object a line: prompt, text, ids, finish, seed")
     parser.add_argument("--logprobs", action="store_true", help="with --json: log-probability of each new token")
+    parser.add_argument("--adapter", metavar="DIR", help="a LoRA adapter, kept beside the weights (compiled engine)")
     parser.add_argument("--chat", action="store_true", help="ask in the template that was stored with an adapter")
     parser.add_argument("--engine", choices=["compiled", "mindspore"], help="default: compiled on a CPU")
     parser.add_argument("--threads", type=int, metavar="N", help="of the compiled engine (default: one a core)")
@@ -78,9 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["fp32", "fp16", "bf16"],
         help="of the weights (default: as stored; mindspore: fp32 on a CPU)",
     )
-    parser.add_argument(
-        "--device", choices=["CPU", "Ascend", "GPU"], default="CPU", help="where to compute (default CPU)"
-    )
+    add_device_argument(parser)
 
 
 def options_of(arguments: argparse.Namespace) -> "GenerationOptions":
@@ -230,7 +233,10 @@ def load_generator(arguments: argparse.Namespace) -> "Generator":
         arguments.batch_size,
         engine,
         arguments.threads,
+        {ADAPTER: arguments.adapter} if arguments.adapter else None,
     )
+    if arguments.adapter:
+        generator = generator.adapted(ADAPTER)
     if arguments.draft:
         generator.speculate(arguments.draft, arguments.draft_tokens)
     if generator.tokenizer is None:
@@ -249,7 +255,7 @@ def run(arguments: argparse.Namespace) -> int:
         assert generator.tokenizer
         options = replace(options, stop_ids=(*options.stop_ids, generator.tokenizer.special.end_of_document))
     if arguments.chat:
-        rows = [row | {"prompt": asked(arguments.checkpoint, row["prompt"])} for row in rows or []]
+        rows = [row | {"prompt": asked(arguments.adapter or arguments.checkpoint, row["prompt"])} for row in rows or []]
     if arguments.fill is not None:
         for text in arguments.fill:
             answer_fill(generator, text, options, arguments)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pangu.commands.model_arguments import add_device_argument
 from pangu.foundation.atomic_file import whole_file
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
@@ -27,13 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eod", type=int, help="id that ends a document")
     parser.add_argument("--pad", type=int, help="id of padding")
     parser.add_argument("--dtype", choices=["fp32", "fp16"], help="compute dtype (default: the model's)")
-    parser.add_argument(
-        "--device", choices=["CPU", "Ascend", "GPU"], default="CPU", help="where to compute (default CPU)"
-    )
+    add_device_argument(parser)
 
 
 def read_ids(path: str, vocab_size: int, seq_length: int) -> np.ndarray:
-    """int32 [B, S], checked."""
+    """Return int32 [B, S], checked."""
     try:
         ids = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -77,12 +77,12 @@ def is_plain(prompt: str) -> bool:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from pangu.checkpoint.contents import contents_of
     from pangu.checkpoint.open import BEST, meant_checkpoint
     from pangu.distributed.predictor import (
         Prediction,
         Predictor,
         check_all,
-        contents_of,
         described,
         processes_of,
         shares_of,

@@ -20,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pangu.commands.model_arguments import add_scoring_arguments, load_model
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 
@@ -30,10 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a run, a checkpoint, or weights of any form")
     parser.add_argument("file", help="JSON lines; - is standard input")
     parser.add_argument("--out", metavar="FILE", help="default: standard output")
-    parser.add_argument("--network", metavar="MODEL", help="model.yaml or a size, where the weights do not say it")
-    parser.add_argument("--tokenizer", metavar="PATH", help="tokenizer directory or .model file (default: the run's)")
-    parser.add_argument("--device", choices=["CPU", "Ascend", "GPU"], default="CPU", help="default: CPU")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="texts at a time (default: 8)")
+    add_scoring_arguments(parser)
     parser.add_argument(
         "--by-position", type=int, metavar="PARTS", help="of texts: nats a token in parts of the context"
     )
@@ -61,6 +59,8 @@ def read_line(line: str, place: str) -> dict[str, str]:
     for name in names:
         if not isinstance(row, dict) or not isinstance(row.get(name), str):
             raise UserError(f"{place}: field {name!r}: must be text; give context and continuation, or text")
+        if any("\ud800" <= character <= "\udfff" for character in row[name]):
+            raise UserError(f"{place}: field {name!r}: holds half of a surrogate pair, which UTF-8 has no place for")
     if not row[names[-1]]:
         raise UserError(f"{place}: field {names[-1]!r}: is empty; there is nothing to score")
     return {name: row[name] for name in names}
@@ -104,15 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f'{arguments.file}: object {number}: --by-position takes whole texts, {{"text": ..}}')
     from pangu.foundation.atomic_file import whole_file
     from pangu.foundation.json_text import dumps
-    from pangu.language_model import load
 
-    model = load(
-        arguments.model,
-        model=arguments.network,
-        tokenizer=arguments.tokenizer,
-        device=arguments.device,
-        batch_size=arguments.batch_size,
-    )
+    model = load_model(arguments)
     if arguments.by_position:
         found = by_position(model, [row["text"] for row in rows], arguments.by_position)
     else:

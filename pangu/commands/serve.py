@@ -2,6 +2,7 @@
 
     python -m pangu serve work/run
     python -m pangu serve work/run poet=work/poet --port 8000
+    python -m pangu serve work/run --adapter poet=work/poet --adapter clerk=work/clerk
     PANGU_API_KEY=.. python -m pangu serve work/run --host 0.0.0.0 --allow-host pangu.example.org
 
 It listens on 127.0.0.1 alone. Any other address needs a key: the variable PANGU_API_KEY, or --api-key-file.
@@ -13,8 +14,10 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
+from pangu.commands.model_arguments import add_loading_arguments
 from pangu.foundation.errors import UserError
 
 
@@ -38,19 +41,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--queue", type=int, default=64, metavar="N", help="answers that may wait, then 429 (default: 64)"
     )
     parser.add_argument("--seconds", type=float, default=600, metavar="S", help="time for an answer (default: 600)")
-    parser.add_argument("--network", metavar="MODEL", help="model.yaml or a size, where the weights do not say it")
-    parser.add_argument("--tokenizer", metavar="PATH", help="tokenizer directory or .model file (default: the run's)")
+    parser.add_argument(
+        "--adapter", action="append", default=[], metavar="NAME=DIR", help="a LoRA adapter of the model; repeatable"
+    )
+    parser.add_argument(
+        "--prefix-rows", type=int, default=4, metavar="N", help="rows that keep what was read; -1: none (default: 4)"
+    )
+    parser.add_argument("--word-list", metavar="FILE", help="refuse prompts and end answers with one of its words")
+    add_loading_arguments(parser)
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], help="how matrices are kept (default: as stored)")
 
 
-def named(models: list[str]) -> dict[str, str]:
+def named(models: list[str], used: Collection[str] = ()) -> dict[str, str]:
     """Return {name: path}; a model without a name has that of its folder. Raises UserError for a name used twice."""
     found: dict[str, str] = {}
     for text in models:
         name, separator, path = text.partition("=")
         if not separator or Path(text).exists():
             name, path = Path(text).resolve().name, text
-        if not name or name in found:
+        if not name or name in found or name in used:
             raise UserError(f"{text}: the name {name!r} is empty or used twice; write NAME=PATH")
         found[name] = path
     return found
@@ -80,11 +89,20 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from pangu.foundation.word_list import WordList
     from pangu.serving.guard import LOOPBACK, Policy
 
     keys, paths = keys_of(arguments.api_key_file), named(arguments.models)
     if arguments.host not in LOOPBACK and not keys:
         raise UserError(f"--host {arguments.host}: others can reach it: set PANGU_API_KEY or give --api-key-file")
+    if arguments.prefix_rows < -1:
+        raise UserError(f"--prefix-rows {arguments.prefix_rows}: must be -1 (off), 0 or more")
+    adapters = named(arguments.adapter, set(paths))
+    if adapters and len(paths) != 1:
+        raise UserError("--adapter: goes with one model; a second model has adapters in a server of its own")
+    words = WordList.load(Path(arguments.word_list)) if arguments.word_list else None
+    if words is not None and not len(words):
+        raise UserError(f"{arguments.word_list}: holds no word; write one a line")
     if arguments.rows < 1 or arguments.queue < 0 or not 0 <= arguments.port < 65536:
         raise UserError("--rows must be at least 1, --queue at least 0, --port in 0..65535")
     import uvicorn
@@ -93,9 +111,13 @@ def run(arguments: argparse.Namespace) -> int:
     from pangu.serving.application import Server
 
     models = {
-        name: load(path, model=arguments.network, tokenizer=arguments.tokenizer, dtype=arguments.dtype)
+        name: load(
+            path, model=arguments.network, tokenizer=arguments.tokenizer, dtype=arguments.dtype, adapters=adapters
+        )
         for name, path in paths.items()
     }
+    for base in list(models.values()):
+        models |= {name: base.adapted(name) for name in adapters}
     for model in models.values():
         _ = model.tokenizer
     hosts = (
@@ -104,7 +126,8 @@ def run(arguments: argparse.Namespace) -> int:
         *arguments.allow_host,
     )
     policy = Policy(keys, tuple(host.lower() for host in hosts), tuple(arguments.allow_origin))
-    server = Server(models, policy, arguments.rows, arguments.queue, arguments.seconds)
+    prefix_rows = None if arguments.prefix_rows < 0 else arguments.prefix_rows
+    server = Server(models, policy, arguments.rows, arguments.queue, arguments.seconds, prefix_rows, words)
     server.start()
     config = uvicorn.Config(
         server.application(),

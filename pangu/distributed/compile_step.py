@@ -102,7 +102,7 @@ def absolute(path: str | None) -> str | None:
 
 
 def build_step(config: ModelConfig, accumulate: int):
-    """Network, loss, optimizer and step as a training run builds them, with parameters that hold no memory."""
+    """Return network, loss, optimizer and step as a training run builds them, with parameters that hold no memory."""
     from mindspore.nn.utils import no_init_parameters
 
     from pangu.model import PanguAlpha

@@ -10,7 +10,6 @@ The directory of the logs holds what is known so far, so that a call that was cu
 Texts do not depend on how prompts are shared out, for a prompt's text is a function of the seed and of the prompt.
 """
 
-import hashlib
 import json
 import os
 import shlex
@@ -26,9 +25,9 @@ from types import FrameType
 
 import psutil
 
-from pangu.checkpoint.open import MOMENTS, STATE, file_digest, meant_checkpoint, open_checkpoint
-from pangu.checkpoint.weights import model_of, open_weights, tokenizer_of
-from pangu.config import load_size
+from pangu.checkpoint.contents import digest_of
+from pangu.checkpoint.open import MOMENTS, STATE, meant_checkpoint, open_checkpoint
+from pangu.checkpoint.weights import open_weights, tokenizer_of
 from pangu.distributed.launch import Check, check_device, check_modules
 from pangu.distributed.process_group import cores_of
 from pangu.distributed.supervise import without_complaint
@@ -42,9 +41,9 @@ from pangu.foundation.processes import Child, last_error
 
 POLL_SECONDS = 0.1
 USER_MISTAKE, INTERRUPTED = 2, 130
-# By which each kind of device is told which one of it a process may see.
 # Options that name files: what is in them counts, not their names.
 CONTENT_OPTIONS = ("--model=", "--tokenizer=")
+# By which each kind of device is told which one of it a process may see.
 VISIBLE = {"Ascend": "ASCEND_RT_VISIBLE_DEVICES", "GPU": "CUDA_VISIBLE_DEVICES"}
 
 
@@ -72,33 +71,6 @@ class Prediction:
         """Return what one process runs."""
         words = ["-m", "pangu", "generate", str(self.checkpoint), "--file", str(prompts), "--json"]
         return [sys.executable, *words, *self.options]
-
-
-def digest_of(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def contents_of(path: Path, model: str | None, tokenizer: str | None) -> dict[str, str]:
-    """Return digests of weights, network and tokenizer as they lie on the disk now. Raises UserError."""
-    from pangu.tokenizer import Tokenizer
-    from pangu.tuning import adapter_file
-
-    state, source = path / STATE, None
-    if adapter_file.is_adapter(path):
-        weights, model = adapter_file.contents(path), None  # --model says where the base is
-    elif state.is_file():
-        weights = open_checkpoint(path).digests
-    else:
-        source = open_weights(path)
-        with source:
-            weights = {file.name: file_digest(file) for file in source.files}
-    network = load_size(model) if model else model_of(path, source)
-    place = Path(tokenizer) if tokenizer else tokenizer_of(path)
-    return {
-        "weights": digest_of(weights),
-        "network": digest_of(network.model_dump(mode="json") if network else None),
-        "tokenizer": Tokenizer.load(place).fingerprint if place else "",
-    }
 
 
 def shares_of(indices: Sequence[int], workers: int) -> list[list[int]]:
@@ -227,7 +199,7 @@ class Start:
 
 
 def answers_of(folder: Path) -> dict[int, str]:
-    """{prompt: JSON line} of what the processes of one start have said; a line that was cut off is left out."""
+    """Return {prompt: JSON line} of what the processes of one start have said; a line that was cut off is left out."""
     try:
         shares = json.loads((folder / "shares.json").read_text(encoding="utf-8"))
     except FileNotFoundError:  # cut off before anything was started

@@ -115,7 +115,7 @@ class StoredCheckpoint:
 
     @cached_property
     def own(self) -> Source | None:
-        """This rank's shard."""
+        """Return this rank's shard."""
         folder = self.directory / rank_folder(self.rank)
         if not self.layouts or not folder.is_dir() or rank_files(folder) != [folder / SHARD]:
             return None
@@ -123,7 +123,8 @@ class StoredCheckpoint:
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of every whole tensor. Of a sharded checkpoint as the first rank of each stage tells: no other is opened."""
+        """Return the shape of every whole tensor. Of a sharded checkpoint as the first rank of each stage tells: no
+        other is opened."""
         if not self.is_sharded:
             return {name: info.shape for name, info in self.all.tensors.items()}
         found: dict[str, tuple[int, ...]] = {}

@@ -68,7 +68,7 @@ class RunStrategy:
 
     @cached_property
     def stage_layouts(self) -> dict[int, dict[str, ParameterLayout]]:
-        """{first rank of a pipeline stage: {weight: layout}}, under the released names."""
+        """Return {first rank of a pipeline stage: {weight: layout}}, under the released names."""
         mesh = self.setup.strategy.mesh
         ranks = mesh.devices // mesh.pp
         stages: dict[int, dict[str, ParameterLayout]] = {stage * ranks: {} for stage in range(mesh.pp)}

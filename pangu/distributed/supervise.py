@@ -112,7 +112,7 @@ class Attempt:
         return DIED.search(self.output.read_text(encoding="utf-8", errors="replace")) is not None
 
     def exit_code(self) -> int:
-        """0 when all ended well; else the code of the worker that ended first, as msrun tells it."""
+        """Return 0 when all ended well; else the code of the worker that ended first, as msrun tells it."""
         told = DIED.search(self.output.read_text(encoding="utf-8", errors="replace"))
         if told:
             return int(told[1])
@@ -167,7 +167,7 @@ class SignsOfLife:
 
 
 def modified(path: Path) -> int:
-    """When, in nanoseconds; 0 where there is no such file."""
+    """Return the time in nanoseconds; 0 where there is no such file."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
@@ -213,7 +213,7 @@ class Supervisor:
             warn(f"all are stopped; starting again from {place}")
 
     def watch(self, attempt: Attempt) -> int:
-        """Until an attempt has ended, by itself or stopped from here; its exit code."""
+        """Wait until an attempt has ended, by itself or stopped from here; return its exit code."""
         deadline, passed_on = None, False
         signs = SignsOfLife(self.run_directory, attempt.logs, self.stall)
         try:

@@ -196,8 +196,8 @@ def limited(documents: list[Document], limit: int | None, seed: int) -> list[Doc
 
 def identity(model: "LanguageModel") -> dict[str, str]:
     """Return digests of what the answers depend on: weights, network and tokenizer."""
+    from pangu.checkpoint.contents import contents_of
     from pangu.checkpoint.open import meant_checkpoint
-    from pangu.distributed.predictor import contents_of
 
     own = {"network": json.dumps(model.config.model_dump(mode="json"), sort_keys=True)}
     own["tokenizer"] = model.tokenizer.fingerprint

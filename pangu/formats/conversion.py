@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of the model, each counted once."""
+        """Return parameters of the model, each counted once."""
         return sum(TensorInfo(None, shape).size for shape in self.shape.shapes().values())
 
     @property
@@ -75,10 +75,7 @@ def make_plan(
     if keep_optimizer and target == "pytorch":
         raise UserError("--keep-optimizer: the PyTorch port's names have no place for Adam's moments")
     where = str(source.path)
-    try:
-        found = names.sort_names(source.tensors)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    found = names.sorted_names_of(source)
     if found.foreign:
         raise UserError(f"{where}: {len(found.foreign)} parameters are not PanGu-α's: {listed(found.foreign)}")
     outputs = dict(found.weights) | (found.optimizer if keep_optimizer else {})
@@ -155,7 +152,7 @@ def with_master_name(canonical: str) -> str:
 
 
 def check_tied(source: Source, head: str, word_table: str) -> None:
-    """The port stores its output matrix apart; ours is the word table, so they must be equal to the bit."""
+    """Raise UserError where the port's output matrix is not our word table, bit for bit."""
     infos = source.tensors[head], source.tensors[word_table]
     # One at a time, so that one parameter is in memory.
     if infos[0] == infos[1] and digest(source, head) == digest(source, word_table):

@@ -53,7 +53,7 @@ class TensorInfo:
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Return elements."""
         count = 1
         for length in self.shape:
             count *= length
@@ -61,7 +61,7 @@ class TensorInfo:
 
     @property
     def rows(self) -> int:
-        """Length of the first axis; a scalar is one row."""
+        """Return length of the first axis; a scalar is one row."""
         return self.shape[0] if self.shape else 1
 
     @property
@@ -97,7 +97,7 @@ def cast(array: np.ndarray, source: DataType, target: DataType) -> np.ndarray:
 
 
 def to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """float32 -> the upper 16 bits (uint16), rounded to nearest even; a NaN stays a NaN."""
+    """Return float32 -> the upper 16 bits (uint16), rounded to nearest even; a NaN stays a NaN."""
     bits = values.view(np.uint32)
     rounded = ((bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16).astype(np.uint16)
     quiet_nan = (bits >> 16).astype(np.uint16) | np.uint16(0x40)

@@ -14,6 +14,7 @@ from pangu.formats.source import Source
 from pangu.foundation.errors import UserError
 from pangu.parameters import POSITION_TABLE, QUERY_TABLE, TARGET_TABLE
 
+MOST_STRETCHED = 32  # times; beyond, new rows between two old ones can hardly be told apart
 # How far ahead of its own number a row asks.
 AHEAD = {POSITION_TABLE: 0, QUERY_TABLE: 1, TARGET_TABLE: 1}
 
@@ -43,6 +44,11 @@ class LongerContext(Source):
                 if info.rows >= length:
                     raise UserError(
                         f"--context {length}: the model's context is {info.rows} already; give a longer one"
+                    )
+                if length > MOST_STRETCHED * info.rows:
+                    raise UserError(
+                        f"--context {length}: is more than {MOST_STRETCHED} times the model's {info.rows}; stretch it "
+                        f"to {MOST_STRETCHED * info.rows} at most, and train in between"
                     )
                 if info.data_type is None:
                     raise UserError(f"{source.path}: {name} is not of floating-point numbers")

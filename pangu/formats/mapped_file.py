@@ -15,7 +15,7 @@ from pangu.foundation.errors import UserError
 
 
 def map_tensors(source: FileSource) -> dict[str, np.ndarray]:
-    """Arrays that cannot be written to, by the names in the file. bf16 is uint16, as stored.
+    """Return arrays that cannot be written to, by the names in the file. bf16 is uint16, as stored.
 
     Raises UserError for a type that no weights of ours have.
     """

@@ -15,18 +15,20 @@ from pathlib import Path
 from pangu.formats.data_types import BY_MINDSPORE, TensorInfo
 from pangu.formats.model_metadata import KEY, TOKENIZER_KEY
 from pangu.formats.regular_file import OpenFiles, opened
-from pangu.formats.wire import (
+from pangu.foundation.errors import UserError
+from pangu.foundation.protobuf import (
     BYTES,
     Reader,
     WireError,
     encode_length,
-    encode_varint,
+    encode_message,
+    encode_number,
+    encode_numbers,
     fields,
     integers,
     text,
     window_reader,
 )
-from pangu.foundation.errors import UserError
 
 LARGEST_VALUE = 512 << 20
 LARGEST_STRING = 1 << 20
@@ -123,11 +125,8 @@ def metadata_values(metadata: Mapping[str, str]) -> bytes:
 
 def string_value(name: str, content: str) -> bytes:
     """Return a string as `mindspore.save_checkpoint` writes one that its `append_dict` holds."""
-    tag, stored = name.encode(), content.encode("utf-32-le")
-    dims, type_name = encode_varint(1 << 3) + encode_varint(0), b"str"
-    tensor = dims + encode_length(2, len(type_name)) + type_name + encode_length(3, len(stored)) + stored
-    value = encode_length(1, len(tag)) + tag + encode_length(2, len(tensor)) + tensor
-    return encode_length(1, len(value)) + value
+    tensor = encode_number(1, 0) + encode_message(2, "str") + encode_message(3, content.encode("utf-32-le"))
+    return encode_message(1, encode_message(1, name) + encode_message(2, tensor))
 
 
 def without_crc(descriptor: int, size: int) -> int:
@@ -199,10 +198,9 @@ def value_headers(name: str, info: TensorInfo) -> Iterator[tuple[bytes, int]]:
     """Yield what stands before each piece of a tensor in a `.ckpt`: (bytes to write, bytes of content that follow
     them)."""
     assert info.data_type is not None
-    type_name, tag = info.data_type.mindspore.encode(), name.encode()
-    dims = b"".join(encode_varint(1 << 3) + encode_varint(length) for length in info.shape)
+    before = encode_numbers(info.shape) + encode_message(2, info.data_type.mindspore)
     for start in range(0, max(1, info.nbytes), LARGEST_VALUE):
         size = min(LARGEST_VALUE, info.nbytes - start)
-        tensor = dims + encode_length(2, len(type_name)) + type_name + encode_length(3, size)
-        value = encode_length(1, len(tag)) + tag + encode_length(2, len(tensor) + size) + tensor
+        tensor = before + encode_length(3, size)
+        value = encode_message(1, name) + encode_length(2, len(tensor) + size) + tensor
         yield encode_length(1, len(value) + size) + value, size

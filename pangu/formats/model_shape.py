@@ -28,7 +28,7 @@ class ModelShape:
         return self.num_blocks + int(self.query_layer)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """{canonical name: shape} of every weight, in canonical order."""
+        """Return {canonical name: shape} of every weight, in canonical order."""
         return parameters.shapes(self)
 
     def check(self, model: ModelConfig, where: str) -> None:

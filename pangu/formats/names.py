@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pangu import parameters
+from pangu.formats.source import Source
 from pangu.foundation.errors import UserError
 from pangu.parameters import BLOCK, FINAL_NORM, POSITION_TABLE, QUERY_LAYER, QUERY_TABLE, WORD_TABLE
 
@@ -101,6 +102,14 @@ class SortedNames:
     """the query layer had the name of a block; in MindSpore's names only the first pipeline network did that"""
 
 
+def sorted_names_of(source: Source) -> SortedNames:
+    """Return `sort_names` of some weights. Raises UserError that names their file."""
+    try:
+        return sort_names(source.tensors)
+    except UserError as error:
+        raise UserError(f"{source.path}: {error}") from None
+
+
 def sort_names(names: Iterable[str]) -> SortedNames:
     """Tell the names of a checkpoint apart; it needs all of them at once, to know which block is the query layer.
 
@@ -135,14 +144,14 @@ def sort_names(names: Iterable[str]) -> SortedNames:
 
 
 def strip_wrapper(name: str) -> str:
-    """Without the `network.` that wrapping Cells put before a name."""
+    """Return it without the `network.` that wrapping Cells put before a name."""
     while name.startswith("network."):
         name = name.removeprefix("network.")
     return name
 
 
 def recognise(name: str) -> tuple[str, str]:
-    """(canonical name, "mindspore" or "torch"), or ("", "") for a name that is not in the table.
+    """Return (canonical name, "mindspore" or "torch"), or ("", "") for a name that is not in the table.
 
     Every numbered layer is still a block.
     """
@@ -164,7 +173,7 @@ def recognise(name: str) -> tuple[str, str]:
 
 
 def name_query_layer(result: SortedNames) -> None:
-    """Where there is a query table but no query layer, the last block is the query layer: rename it."""
+    """Rename the last block: it is the query layer where there is a query table but no query layer."""
     canonical = set(result.weights.values())
     blocks = {block_number(name) for name in canonical} - {None}
     if QUERY_TABLE not in canonical or any(name.startswith(QUERY_LAYER) for name in canonical) or not blocks:
@@ -183,7 +192,7 @@ def block_number(canonical: str) -> int | None:
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """{name in a checkpoint: canonical name} of its weights; optimizer states and counters are left out.
+    """Return {name in a checkpoint: canonical name} of its weights; optimizer states and counters are left out.
 
     For MindSpore's spellings. Raises UserError for the PyTorch port's, whose matrices need transposing, and for names
     of another model.
@@ -206,7 +215,7 @@ def is_transposed(canonical: str) -> bool:
 
 
 def torch_names(num_blocks: int, query_layer: bool) -> dict[str, str]:
-    """{canonical name: the PyTorch port's} of a model, in canonical order."""
+    """Return {canonical name: the PyTorch port's} of a model, in canonical order."""
     result: dict[str, str] = {}
     singles = {ours: torch for torch, ours in _TORCH_SINGLE_PARTS.items()}
     for ours in parameters.canonical_order(num_blocks, query_layer):

@@ -45,34 +45,34 @@ class ParameterLayout:
 
     @property
     def num_ranks(self) -> int:
-        """Ranks of this parameter's stage."""
+        """Return ranks of this parameter's stage."""
         return prod(self.device_matrix)
 
     @cached_property
     def free_axes(self) -> list[int]:
-        """Device axes, from the left, that split no axis of the tensor: along them the part is the same."""
+        """Return device axes, from the left, that split no axis of the tensor: along them the part is the same."""
         used = {len(self.device_matrix) - 1 - axis for axes in self.tensor_map for axis in axes}
         return [axis for axis in range(len(self.device_matrix)) if axis not in used]
 
     @property
     def group_size(self) -> int:
-        """Ranks that hold the same part, were it not for optimizer sharding."""
+        """Return ranks that hold the same part, were it not for optimizer sharding."""
         return prod(self.device_matrix[axis] for axis in self.free_axes)
 
     @property
     def group_step(self) -> int:
-        """Distance of neighbouring ranks in the group, 0 where it is not one distance."""
+        """Return distance of neighbouring ranks in the group, 0 where it is not one distance."""
         axes = [axis for axis in self.free_axes if self.device_matrix[axis] > 1]
         return prod(self.device_matrix[axes[0] + 1 :]) if len(axes) == 1 else 0
 
     @property
     def optimizer_shards(self) -> int:
-        """Into how many pieces optimizer sharding splits the first axis of a part."""
+        """Return into how many pieces optimizer sharding splits the first axis of a part."""
         return self.group_size if self.optimizer_shard_size == -1 else max(1, self.optimizer_shard_size)
 
     @cached_property
     def grid(self) -> tuple[int, ...]:
-        """Parts along each axis of the tensor, optimizer sharding included."""
+        """Return parts along each axis of the tensor, optimizer sharding included."""
         splits = [prod(self.device_matrix[-1 - axis] for axis in axes) for axes in self.tensor_map]
         if splits:
             splits[0] *= self.optimizer_shards
@@ -133,7 +133,7 @@ def owners(layout: ParameterLayout) -> dict[tuple[int, ...], int]:
 
 @lru_cache(maxsize=256)
 def owners_of_row(layout: ParameterLayout) -> dict[int, list[tuple[tuple[int, ...], int]]]:
-    """`owners` of a tensor that is no scalar, by the part's place along the first axis."""
+    """Return `owners` of a tensor that is no scalar, by the part's place along the first axis."""
     rows: dict[int, list[tuple[tuple[int, ...], int]]] = {}
     for cell, rank in owners(layout).items():
         rows.setdefault(cell[0], []).append((cell, rank))

@@ -30,7 +30,7 @@ def open_regular(path: Path) -> int:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """`open_regular` for the length of a block."""
+    """Yield `open_regular` for the length of a block."""
     descriptor = open_regular(path)
     try:
         yield descriptor
@@ -45,7 +45,7 @@ def file_size(path: Path) -> int:
 
 
 def read_bytes(path: Path, offset: int, size: int) -> bytes:
-    """Exactly `size` bytes from `offset` on; the caller has checked `size` against the file's."""
+    """Return exactly `size` bytes from `offset` on; the caller has checked `size` against the file's."""
     content = bytearray(size)
     with OpenFiles() as files:
         files.read_into(path, offset, memoryview(content))

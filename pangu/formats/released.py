@@ -30,7 +30,8 @@ class ReleasedShards(ShardSet):
         self.files += [path for path, _, _ in self.tables.values()]
 
     def gather_infos(self) -> dict[str, TensorInfo]:
-        """{name: whole parameter} of everything in the shards. Raises UserError where strategy and shards disagree."""
+        """Return {name: whole parameter} of everything in the shards. Raises UserError where strategy and shards
+        disagree."""
         tensors: dict[str, TensorInfo] = {}
         unknown, wrong = [], []
         for index in {id(index): index for index in self.indices.values()}.values():
@@ -57,7 +58,7 @@ class ReleasedShards(ShardSet):
         return tensors
 
     def find_tables(self, folder: Path, present: dict[str, TensorInfo]) -> dict[str, tuple[Path, TensorInfo, int]]:
-        """{name: (file, what it is, offset)} of the embeddings that the shards do not hold."""
+        """Return {name: (file, what it is, offset)} of the embeddings that the shards do not hold."""
         held = set(names.sort_names(present).weights.values())
         wanted = {file: name for file, name in EMBEDDINGS.items() if name not in held}
         known = held | set(names.sort_names(self.layouts).weights.values())

@@ -42,7 +42,7 @@ def holds_shards(folder: Path) -> bool:
 
 
 def list_shards(folder: Path) -> list[tuple[int, Path]]:
-    """(rank, file) of `filerted_N.ckpt`, or of the one file in each `rank_N/`; a rank may come up twice."""
+    """Return (rank, file) of `filerted_N.ckpt`, or of the one file in each `rank_N/`; a rank may come up twice."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -60,7 +60,7 @@ def rank_files(folder: Path) -> list[Path]:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """`0, 3-7, 9` for sorted numbers."""
+    """Return `0, 3-7, 9` for sorted numbers."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
@@ -100,10 +100,11 @@ class ShardSet(Source):
 
     @abstractmethod
     def gather_infos(self) -> dict[str, TensorInfo]:
-        """{name: whole parameter} of everything in the shards. Raises UserError where strategy and shards disagree."""
+        """Return {name: whole parameter} of everything in the shards. Raises UserError where strategy and shards
+        disagree."""
 
     def find_ranks(self) -> dict[int, Path]:
-        """{rank: file}; what is missing, superfluous or there twice becomes a problem."""
+        """Return {rank: file}; what is missing, superfluous or there twice becomes a problem."""
         paths: dict[int, Path] = {}
         superfluous, twice = [], []
         for rank, path in list_shards(self.folder):
@@ -133,7 +134,8 @@ class ShardSet(Source):
             self.problems.append(f"{len(items)} {what}: {', '.join(items[:MOST_LISTED])}{more}")
 
     def index_shards(self) -> dict[int, CheckpointIndex]:
-        """{rank: index}. Shards are alike: one that agrees in every byte between its tensors shares its index."""
+        """Return {rank: index}. Shards are alike: one that agrees in every byte between its tensors shares its
+        index."""
         indices: dict[int, CheckpointIndex] = {}
         known: list[CheckpointIndex] = []
         unreadable = []
@@ -155,7 +157,7 @@ class ShardSet(Source):
         return [range(first, first + count) for first, count in sorted(firsts.items())]
 
     def compare_structures(self) -> None:
-        """Shards of one stage hold the same parameters with the same shapes; those that differ from most are named."""
+        """Name shards of a stage that hold other parameters, or other shapes, than most of them."""
         odd = []
         for stage in self.stages():
             held = {rank: self.indices[rank] for rank in stage if rank in self.indices}
@@ -185,7 +187,7 @@ class ShardSet(Source):
         self.report("of another model or training step", strangers)
 
     def copies(self, ranks: list[int], name: str, layout: ParameterLayout) -> list[str]:
-        """Shards with the same bytes as one that must hold another part of the parameter."""
+        """Return shards with the same bytes as one that must hold another part of the parameter."""
         first_with: dict[bytes, int] = {}
         found = []
         for rank in ranks:
@@ -199,7 +201,7 @@ class ShardSet(Source):
         return found
 
     def strangers(self, ranks: list[int], name: str) -> list[str]:
-        """Shards whose value of a shared parameter is not that of most."""
+        """Return shards whose value of a shared parameter is not that of most."""
         values = {rank: sample_of(self.indices[rank].tensors[name], self.paths[rank]) for rank in ranks}
         usual = Counter(values.values()).most_common(1)[0][0]
         odd = [rank for rank in ranks if values[rank] != usual]

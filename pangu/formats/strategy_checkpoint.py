@@ -19,19 +19,20 @@ from pathlib import Path
 
 from pangu.formats.parameter_layout import ParameterLayout
 from pangu.formats.regular_file import file_size, read_bytes
-from pangu.formats.wire import (
+from pangu.foundation.errors import UserError
+from pangu.foundation.protobuf import (
     BYTES,
     VARINT,
     Reader,
     WireError,
     bytes_reader,
-    encode_length,
-    encode_varint,
+    encode_message,
+    encode_number,
+    encode_numbers,
     fields,
     integers,
     text,
 )
-from pangu.foundation.errors import UserError
 
 LARGEST_FILE = 256 << 20
 MOST_RANKS = 1 << 20
@@ -50,7 +51,7 @@ class RawLayout:
     optimizer_shard_size: int
 
     def layout(self, first_rank: int) -> ParameterLayout:
-        """Raises ValueError for what no shard of ours can have."""
+        """Raise ValueError for what no shard of ours can have."""
         if self.field or self.parameter_split_shape:
             raise ValueError("splits its parameter unevenly (field or param_split_shape), which is not supported")
         sharded = self.optimizer_shard_step != 0
@@ -66,7 +67,7 @@ class RawLayout:
 
 
 def read_strategy(paths: Sequence[Path]) -> dict[str, ParameterLayout]:
-    """{parameter name: layout} of one strategy file, or of the files of all pipeline stages.
+    """Return {parameter name: layout} of one strategy file, or of the files of all pipeline stages.
 
     A parameter that several stages hold is taken from the first of them. Raises UserError that names the file and the
     parameter.
@@ -78,7 +79,7 @@ def read_strategy(paths: Sequence[Path]) -> dict[str, ParameterLayout]:
 
 
 def read_stages(paths: Sequence[Path]) -> dict[int, dict[str, ParameterLayout]]:
-    """{first rank of a pipeline stage: {parameter name: layout}}."""
+    """Return {first rank of a pipeline stage: {parameter name: layout}}."""
     stages: dict[int, dict[str, ParameterLayout]] = {}
     for path in paths:
         for stage, name, raw in read_file(path):
@@ -94,7 +95,7 @@ def read_stages(paths: Sequence[Path]) -> dict[int, dict[str, ParameterLayout]]:
 
 
 def read_file(path: Path) -> Iterator[tuple[int, str, RawLayout]]:
-    """(stage, parameter, layout) of every entry of one file."""
+    """Yield (stage, parameter, layout) of every entry of one file."""
     size = file_size(path)
     if size > LARGEST_FILE:
         raise UserError(f"{path}: {NOT_A_STRATEGY}: it has {size} bytes")
@@ -182,41 +183,27 @@ def encode_strategy(layouts: Iterable[tuple[str, ParameterLayout]]) -> bytes:
     several stages hold is there once for each."""
     layouts = list(layouts)
     stages = {layout.first_rank // layout.num_ranks for _, layout in layouts}
-    content = bytearray(encode_varint(1 << 3) + encode_varint(1))
+    content = bytearray(encode_number(1, 1))
     for stage in sorted(stages):
         # An operator, because readers take the stage from the first one.
-        number = encode_length(2, len(encode_stage(stage))) + encode_stage(stage)
-        operator = b"Parameters" if len(stages) == 1 else f"{stage}-Parameters".encode()
-        item = encode_length(1, len(operator)) + operator + number
-        content += encode_length(2, len(item)) + item
+        operator = "Parameters" if len(stages) == 1 else f"{stage}-Parameters"
+        content += encode_message(2, encode_message(1, operator) + encode_message(2, encode_number(1, stage)))
     for name, layout in layouts:
         shown = name if stages == {0} else f"{layout.first_rank // layout.num_ranks}-{name}"
         content += encode_layout(shown, layout)
     return bytes(content)
 
 
-def encode_stage(stage: int) -> bytes:
-    return encode_varint(1 << 3) + encode_varint(stage)
-
-
 def encode_layout(name: str, layout: ParameterLayout) -> bytes:
     """Return one parallel_layout_item."""
-
-    def dims(field: int, numbers: Sequence[int]) -> bytes:
-        # Each number on its own: the message is proto2, where repeated numbers are not packed.
-        body = b"".join(encode_varint(1 << 3) + encode_varint(n & ((1 << 64) - 1)) for n in numbers)
-        return encode_length(field, len(body)) + body
-
-    body = dims(1, layout.device_matrix)
+    body = encode_message(1, encode_numbers(layout.device_matrix))
     if all(len(axes) <= 1 for axes in layout.tensor_map):
-        body += dims(2, [axes[0] if axes else -1 for axes in layout.tensor_map])
+        body += encode_message(2, encode_numbers(axes[0] if axes else -1 for axes in layout.tensor_map))
     else:
-        body += b"".join(dims(2, axes or (-1,)) for axes in layout.tensor_map)
-    body += dims(3, ()) + dims(4, ())
+        body += b"".join(encode_message(2, encode_numbers(axes or (-1,))) for axes in layout.tensor_map)
+    body += encode_message(3, b"") + encode_message(4, b"")
     sharded = layout.optimizer_shard_size != 0
     step = (layout.optimizer_shard_step or layout.group_step or 1) if sharded else 0
     for field, value in ((5, 0), (6, step), (7, layout.optimizer_shard_size if sharded else 0)):
-        body += encode_varint(field << 3) + encode_varint(value & ((1 << 64) - 1))
-    label = name.encode()
-    item = encode_length(1, len(label)) + label + encode_length(2, len(body)) + body
-    return encode_length(3, len(item)) + item
+        body += encode_number(field, value)
+    return encode_message(3, encode_message(1, name) + encode_message(2, body))

@@ -59,7 +59,7 @@ def index_torch_file(path: Path) -> dict[str, TorchTensor]:
 
 
 def locate(path: Path, file_size: int, entry: zipfile.ZipInfo) -> tuple[int, int]:
-    """(offset, bytes) of an entry's content, which must be stored as it is and lie inside the file."""
+    """Return (offset, bytes) of an entry's content, which must be stored as it is and lie inside the file."""
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.compress_size != entry.file_size:
         raise UserError(f"{path}: {entry.filename} is compressed or encrypted, which torch.save never does")
     if entry.header_offset + LOCAL_HEADER_SIZE > file_size:

@@ -48,7 +48,7 @@ class View:
 
 
 def read_views(content: bytes) -> dict[str, View]:
-    """{name: tensor} of data.pkl. What else stands in the dictionary is left out. Raises PickleError."""
+    """Return {name: tensor} of data.pkl. What else stands in the dictionary is left out. Raises PickleError."""
     try:
         document = Machine().run(content)
     except PickleError:

@@ -9,6 +9,9 @@ import errno
 import os
 import sys
 from pathlib import Path
+from typing import TextIO
+
+from pangu.foundation.translation import translated
 
 # What the system says where there is no room: full disk, quota, limit of a file, a file system or a terminal that went.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -17,13 +20,18 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 def warn(line: str) -> None:
     """Print one line to standard error, if that can be written."""
     with contextlib.suppress(OSError, ValueError):  # ValueError: it has been closed
-        print(line, file=sys.stderr, flush=True)
+        print(translated(line), file=sys.stderr, flush=True)
 
 
 def say(line: str) -> None:
     """Print one line to standard output, if that can be written."""
     with contextlib.suppress(OSError, ValueError):
-        print(line, flush=True)
+        print(translated(line), flush=True)
+
+
+def tell(text: str, *, to: TextIO | None = None, end: str = "\n", flush: bool = False) -> None:
+    """Print what a person reads, as `print` does. Raises OSError."""
+    print(translated(text), file=to, end=end, flush=flush)
 
 
 def discard_standard_output() -> None:

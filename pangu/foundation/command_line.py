@@ -17,6 +17,17 @@ from typing import Any, NoReturn
 
 from pangu.foundation.best_effort import NO_ROOM, discard_standard_output, reason_of, warn
 from pangu.foundation.errors import UserError
+from pangu.foundation.translation import (
+    LANGUAGES,
+    OPTION,
+    can_show_chinese,
+    language_of_environment,
+    taken_option,
+    translated,
+    translated_paragraphs,
+    use_language,
+    wrapped,
+)
 from pangu.foundation.version import __version__
 
 DONE, MISTAKE, DOES_NOT_FIT, INTERRUPTED = 0, 2, 3, 128 + signal.SIGINT
@@ -37,11 +48,15 @@ def main(package: str, verbs: Mapping[str, str], argv: Sequence[str] | None = No
 
     verbs: each with its line of help.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    given, argv = taken_option(sys.argv[1:] if argv is None else argv)
     show_everything()
+    use_language((given or language_of_environment()) if can_show_chinese() else "en")
     chosen = next((word for word in argv if not word.startswith("-")), None)
     is_json = "--json" in argv
     try:
+        if given is not None and given not in LANGUAGES:
+            use_language("en")
+            raise UserError(f"{OPTION} {given}: is unknown; known: {', '.join(LANGUAGES)}")
         parser, run = _parser(package, verbs, chosen)
         arguments = parser.parse_args(argv)
         code = run(arguments)
@@ -84,6 +99,33 @@ def nearest(given: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+class Help(argparse.HelpFormatter):
+    """Help in the language of the process; lines are as long as they look, also in Chinese."""
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        super().add_usage(usage, actions, groups, translated("usage: ") if prefix is None else prefix)
+
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(translated(heading or ""))
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return translated(action.help) if action.help else action.help
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrapped(" ".join(text.split()), width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = wrapped(" ".join(translated_paragraphs(text).split()), width - len(indent))
+        return "\n".join(indent + line for line in lines)
+
+
+class VerbHelp(Help):
+    """The same for a verb: its text stands as it was written."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "".join(indent + line for line in translated_paragraphs(text, width).splitlines(keepends=True))
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose complaint is one line with the nearest legal word.
 
@@ -91,6 +133,13 @@ class Parser(argparse.ArgumentParser):
     """
 
     inner: "Parser | None" = None
+
+    def __init__(self, *names: Any, formatter_class: Any = Help, **settings: Any) -> None:
+        super().__init__(*names, formatter_class=formatter_class, **settings)
+        # Taken from the command line before the parser sees it; here for the help.
+        self.add_argument(
+            OPTION, choices=LANGUAGES, help="of help and messages (default: as LC_ALL, LC_MESSAGES or LANG say)"
+        )
 
     def error(self, message: str) -> NoReturn:
         if self.inner is not None:
@@ -112,14 +161,14 @@ def _parser(
     """Return the parser, and the function that runs the chosen verb."""
     prog = f"python -m {package}"
     description = (sys.modules[package].__doc__ or "").strip()
-    parser = Parser(prog=prog, description=description, epilog=EXIT_CODES)
+    parser = Parser(prog=prog, description=description, epilog=EXIT_CODES, formatter_class=VerbHelp)
     parser.add_argument("--version", action="version", version=f"{package} {__version__}")
     if chosen is not None and chosen not in verbs:
         raise UserError(f"unknown verb {chosen!r}{nearest(chosen, list(verbs))}; `{prog} --help` lists them")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
     run: Any = None
     for verb, summary in verbs.items():
-        subparser = subparsers.add_parser(verb, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        subparser = subparsers.add_parser(verb, help=summary, formatter_class=VerbHelp)
         if verb == chosen:
             module = importlib.import_module(f"{package}.commands.{verb.replace('-', '_')}")
             subparser.description = module.__doc__
@@ -137,7 +186,7 @@ def _mistake(message: str, is_json: bool) -> int:
         place = {name: part for name, part in parts.groupdict().items() if part and name != "what"} if parts else {}
         if "line" in place:
             place["line"] = int(place["line"])
-        _print_json({"error": line, **(place if "line" in place or "field" in place else {})})
+        _print_json({"error": translated(line), **(place if "line" in place or "field" in place else {})})
     warn(f"error: {line}")
     return MISTAKE
 

@@ -6,6 +6,9 @@ even if the escaping failed.
 
 import html
 
+from pangu.foundation.translation import language, translated, translated_html
+
+LOCALES = {"en": "en", "zh": "zh-CN"}
 # Colours have a contrast of 4.5 : 1 or more on both grounds (WCAG 2.2, 1.4.3).
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #56606f; --faint: #667080; --line: #dfe4ec; --paper: #ffffff;
@@ -41,9 +44,9 @@ def page(title: str, body: str, *, style: str = "", script: str = "", head: str 
     css = style if is_bare else STYLE + style
     has_script = bool(script or "<script" in head)
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<!DOCTYPE html>\n<html lang="{LOCALES[language()]}"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy(has_script)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{html.escape(title)}</title><style>{css}</style>{head}</head>"
-        f"<body>{body}{f'<script>{script}</script>' if script else ''}</body></html>\n"
+        f"<title>{html.escape(translated(title))}</title><style>{css}</style>{head}</head>"
+        f"<body>{translated_html(body)}{f'<script>{script}</script>' if script else ''}</body></html>\n"
     )

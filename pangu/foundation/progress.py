@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pangu.foundation.best_effort import warn
+from pangu.foundation.translation import translated
 
 LINE_SECONDS = 10.0
 # Before this much time, or this share of the work, a guess at the time left would only jump about.
@@ -52,7 +53,7 @@ class Estimate:
 
     @property
     def rate(self) -> float:
-        """Units a second since the beginning."""
+        """Return units a second since the beginning."""
         return (self.done - self.first) / max(self.now() - self.started, 1e-3)
 
     @property
@@ -111,7 +112,7 @@ class Progress:
         if status is not None:
             self.status = status
         if self.bar is not None:
-            self.bar.update(0, completed=self.estimate.done, status=self.status, total=self.estimate.total)
+            self.bar.update(0, completed=self.estimate.done, status=translated(self.status), total=self.estimate.total)
         elif self.has_lines and time.monotonic() - self.told > LINE_SECONDS:
             self.say()
 
@@ -128,7 +129,8 @@ class Progress:
     def __enter__(self) -> Self:
         if self.has_bar:
             self.bar = _bar(self.unit)
-            self.bar.add_task(self.title, total=self.estimate.total, completed=self.estimate.done, status=self.status)
+            done, status = self.estimate.done, translated(self.status)
+            self.bar.add_task(translated(self.title), total=self.estimate.total, completed=done, status=status)
             self.bar.start()
         elif self.has_lines and self.announce:
             self.say()

@@ -7,15 +7,24 @@ from typing import Any
 from rich.console import Console, ConsoleOptions
 from rich.table import Table
 
+from pangu.foundation.translation import translated
+
 WIDE = 120  # columns of a pipe or a file
 WORDS = 20  # columns below which a column of words is not narrowed
 
 
+class TranslatingConsole(Console):
+    """A console that prints text in the language of the process."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(translated(one) if isinstance(one, str) else one for one in objects), **options)
+
+
 def console() -> Console:
     """Return standard output, WIDE columns where it is no terminal and nothing says how wide it is."""
-    found = Console()
+    found = TranslatingConsole()
     if not found.is_terminal and "COLUMNS" not in os.environ:
-        found = Console(width=WIDE)
+        found = TranslatingConsole(width=WIDE)
     return found
 
 
@@ -32,7 +41,7 @@ class StackedTable(Table):
         super().__init__(
             box=None,
             padding=(0, gap, 0, 0),
-            title=title,
+            title=translated(title or "") or None,
             title_justify="left",
             title_style="bold",
             header_style="bold underline",
@@ -41,7 +50,7 @@ class StackedTable(Table):
         self.gap = gap
         self.is_words = [index == 0 or name in left for index, name in enumerate(columns)]
         for name, words in zip(columns, self.is_words, strict=True):
-            self.add_column(name, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+            self.add_column(translated(name), justify="left" if words else "right", no_wrap=not words, overflow="fold")
 
     def needed(self, shown: Console, options: ConsoleOptions) -> list[int]:
         """Return the width that each column needs, the gap too."""

@@ -198,7 +198,8 @@ def _decoded(content: bytes, where: str) -> str:
 
 
 def _check_depth(text: str, where: str) -> None:
-    """The parser goes through any depth. What builds nodes of its events calls itself for each level."""
+    """Refuse too deep a document: the parser goes through any depth. What builds nodes of its events calls itself for
+    each level."""
     depth = 0
     for event in yaml.parse(text.removeprefix("\ufeff"), Loader=Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -227,7 +228,7 @@ def _check_nodes(document: Document) -> None:
 
 
 def _check_keys(document: Document, node: yaml.Node) -> None:
-    """YAML would silently take the last of two equal keys."""
+    """Refuse two equal keys: YAML would silently take the last one."""
     seen: set[str] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):

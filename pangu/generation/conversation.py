@@ -45,7 +45,7 @@ def history_file() -> Path:
 
 @contextlib.contextmanager
 def line_editing() -> Iterator[None]:
-    """While entered, the arrow keys and BackSpace work as in a shell, and lines of earlier sessions come back."""
+    """Let the arrow keys and BackSpace work as in a shell, and lines of earlier sessions come back."""
     try:
         import readline
     except ImportError:

@@ -54,6 +54,10 @@ class DecodingBatch(ABC):
         """Forget all but the first `length` tokens of a row."""
         raise NotImplementedError
 
+    def share(self, source: int, target: int, first: int, length: int) -> None:
+        """Let a row hold the first `length` tokens that another has read, where it has the first `first` of them."""
+        raise NotImplementedError
+
     def prefill(
         self,
         sequences: Sequence[Sequence[int]],
@@ -86,4 +90,4 @@ class Network(ABC):
 
     @abstractmethod
     def open(self, rows: int, slots: int) -> DecodingBatch:
-        """Caches for `slots` tokens, a multiple of SLOTS, in each of `rows` rows."""
+        """Return caches for `slots` tokens, a multiple of SLOTS, in each of `rows` rows."""

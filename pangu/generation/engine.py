@@ -4,6 +4,7 @@ The caches hold what prompt and new tokens need and not the whole context; cache
 too large, are used again.
 """
 
+import copy
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from pangu.generation.speculation import Draft
     from pangu.tokenizer import Tokenizer
 
-Finish = Literal["length", "stop_id", "stop_string"]
+Finish = Literal["length", "stop_id", "stop_string", "filtered"]
+# {name of a linear layer: (A [rank, in], B [out, rank])}: what an adapter adds to a network, B scaled.
+LowRank = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,16 @@ def make_network(
     weights: Mapping[str, np.ndarray],
     engine: EngineName,
     threads: int | None,
+    adapters: Sequence[LowRank] = (),
     additions: Additions = NOTHING,
 ) -> Network:
-    """Imports what an engine needs only where it is used: MindSpore takes seconds to start."""
+    """Import what an engine needs only where it is used: MindSpore takes seconds to start."""
     if engine == "compiled":
-        from pangu.generation.compiled.compiled_network import CompiledNetwork
+        from pangu.generation.compiled.compiled_network import Adapter, CompiledNetwork
 
-        return CompiledNetwork(config, weights, threads=threads, additions=additions)
+        return CompiledNetwork(config, weights, [Adapter(one) for one in adapters], threads, additions)
+    if adapters:
+        raise UserError("adapters beside their base are for the compiled engine; load the adapter itself, or merge it")
     from pangu.generation.mindspore_decoder import MindSporeNetwork
 
     return MindSporeNetwork(config, weights, additions)
@@ -75,6 +81,7 @@ def make_network(
 class Generator:
     """Continues prompts with one set of weights (released names).
 
+    adapters: low-rank matrices by name, kept beside the weights; `adapted` chooses one.
     threads: of the compiled engine; None: as many as there are cores.
     engine: None: the default for a CPU. "mindspore" runs compiled graphs after `use_device`, and operator by operator
     in MindSpore's PyNative mode, for looking inside.
@@ -88,6 +95,7 @@ class Generator:
         batch_size: int = 8,
         engine: EngineName | None = None,
         threads: int | None = None,
+        adapters: Mapping[str, LowRank] | None = None,
         additions: Additions = NOTHING,
     ) -> None:
         if batch_size < 1:
@@ -98,7 +106,10 @@ class Generator:
             )
         self.config, self.tokenizer, self.batch_size = config, tokenizer, batch_size
         self.byte_tokens = ByteTokens(tokenizer) if tokenizer else None
-        self.network = make_network(config, weights, engine or default_engine(config), threads, additions)
+        self.adapters = list(adapters or {})
+        self.adapter: int | None = None  # the number of the one that is chosen
+        beside = list((adapters or {}).values())
+        self.network = make_network(config, weights, engine or default_engine(config), threads, beside, additions)
         self.batches: dict[tuple[int, int], DecodingBatch] = {}
         self.draft: Draft | None = None
 
@@ -113,6 +124,14 @@ class Generator:
         config, weights, _ = load_for_inference(checkpoint, as_stored=True)
         self.draft = Draft(self.config, CompiledNetwork(config, weights, threads=self.network.team.threads), count)
 
+    def adapted(self, name: str) -> "Generator":
+        """Return one that shares the weights and answers with an adapter. Raises UserError for an unknown name."""
+        if name not in self.adapters:
+            raise UserError(f"adapter {name!r} is unknown; loaded are: {', '.join(self.adapters) or 'none'}")
+        other = copy.copy(self)
+        other.adapter = self.adapters.index(name)
+        return other
+
     @classmethod
     def load(
         cls,
@@ -123,15 +142,17 @@ class Generator:
         batch_size: int = 8,
         engine: EngineName | None = None,
         threads: int | None = None,
+        adapters: Mapping[str, Path | str] | None = None,
     ) -> "Generator":
-        """From a run, a checkpoint, weights of any form (`load_for_inference`), or an adapter with its base.
+        """Load a run, a checkpoint, weights of any form (`load_for_inference`), or an adapter with its base.
 
+        adapters: {name: directory} of LoRA adapters that are kept beside the weights, for `adapted` to choose from.
         dtype: what MindSpore computes in, or what the compiled engine stores the matrices in (None: as in the file).
         """
         from pangu.checkpoint.weights import load_for_inference
         from pangu.tokenizer import Tokenizer
         from pangu.tuning.adapted import load_adapted
-        from pangu.tuning.adapter_file import is_adapter
+        from pangu.tuning.adapter_file import is_adapter, low_rank
 
         if is_adapter(Path(checkpoint)):
             # --model says where the base is: the adapter says what network it has.
@@ -143,16 +164,18 @@ class Generator:
             if engine is None and default_engine(config) == "mindspore":
                 config, weights, place = load_for_inference(checkpoint, model, tokenizer)
         engine = engine or default_engine(config)
+        beside = {name: low_rank(Path(folder), config, weights) for name, folder in (adapters or {}).items()}
         if dtype and engine == "mindspore":
             config = config.model_copy(update={"compute_dtype": dtype})
         elif dtype:
             from pangu.generation.compiled.compiled_network import stored_as
 
             weights = stored_as(weights, dtype)
-        return cls(config, weights, Tokenizer.load(place) if place else None, batch_size, engine, threads, additions)
+        tokens = Tokenizer.load(place) if place else None
+        return cls(config, weights, tokens, batch_size, engine, threads, beside, additions)
 
     def open(self, rows: int, tokens: int) -> DecodingBatch:
-        """Caches for `tokens` tokens in each of `rows` rows."""
+        """Return caches for `tokens` tokens in each of `rows` rows."""
         slots = -(-tokens // SLOTS) * SLOTS
         fitting = [size for count, size in self.batches if count == rows and slots <= size <= 2 * slots]
         key = (rows, min(fitting, default=slots))
@@ -217,7 +240,8 @@ class Generator:
     def stream(
         self, prompts: Sequence[Sequence[int]], options: GenerationOptions | Sequence[GenerationOptions]
     ) -> Iterator[Piece]:
-        """Pieces as they come, `batch_size` prompts at a time. Every prompt is checked before anything is computed."""
+        """Yield pieces as they come, `batch_size` prompts at a time. Every prompt is checked before anything is
+        computed."""
         each = for_each(prompts, options)
         return self.pieces(self.fit_all(prompts, each), each)
 
@@ -236,10 +260,10 @@ class Generator:
 
     def begin(self, number: int, prompt: list[int], options: GenerationOptions) -> "RunningSequence":
         """Return a sequence that has not read its prompt yet; `prompt` is as `fit` leaves it."""
-        return RunningSequence(number, prompt, options, self.tokenizer, self.byte_tokens)
+        return RunningSequence(number, prompt, options, self.tokenizer, self.byte_tokens, self.adapter)
 
     def run(self, batch: DecodingBatch, sequences: list["RunningSequence"]) -> Iterator[Piece]:
-        """Until every sequence has ended; a free row takes the next as soon as the engine can."""
+        """Work until every sequence has ended; a free row takes the next as soon as the engine can."""
         for row in range(batch.rows):
             batch.release(row)
         waiting, running = deque(sequences), dict[int, RunningSequence]()
@@ -296,7 +320,8 @@ class Generator:
                 running[free.pop(0)] = waiting.popleft()
         parts = []
         for row, sequence in running.items():
-            parts.append(RowTokens(row, sequence.ids[-1:] if batch.lengths[row] else sequence.ids))
+            ids = sequence.ids[-1:] if batch.lengths[row] else sequence.ids
+            parts.append(RowTokens(row, ids, adapter=sequence.adapter))
         return parts
 
 
@@ -310,8 +335,9 @@ class RunningSequence:
         options: GenerationOptions,
         tokenizer: "Tokenizer | None",
         byte_tokens: ByteTokens | None = None,
+        adapter: int | None = None,
     ) -> None:
-        self.number, self.ids, self.options = number, list(prompt), options
+        self.number, self.ids, self.options, self.adapter = number, list(prompt), options, adapter
         self.sampler = Sampler(options, prompt)
         # A model may have more rows than its tokenizer has ids; those are never drawn.
         self.vocab_size = tokenizer.vocab_size if tokenizer else None
@@ -322,7 +348,7 @@ class RunningSequence:
 
     @property
     def remaining(self) -> int:
-        """New tokens that may still come."""
+        """Return new tokens that may still come."""
         return self.options.max_new_tokens - self.count
 
     def take(self, logits: np.ndarray) -> Piece:

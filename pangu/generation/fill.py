@@ -66,7 +66,7 @@ def fill(
     ids = list(known)
     left = [place for place, token in enumerate(known) if token is None]
     sampler = Sampler(options, [token for token in known if token is not None])
-    row = GapRow(generator.open(1, len(known)), known, left[0])
+    row = GapRow(generator.open(1, len(known)), known, left[0], generator.adapter)
     places: list[int] = []
     while left:
         place, logits = (left[0], row.ask(left[0])) if gap_order == "left" else row.surest(left)
@@ -162,15 +162,17 @@ def check_gaps(generator: "Generator", known: Sequence[int | None]) -> None:
 class GapRow:
     """A row of caches whose last token may ask for one gap after the other."""
 
-    def __init__(self, batch: DecodingBatch, known: Sequence[int | None], first_gap: int) -> None:
+    def __init__(
+        self, batch: DecodingBatch, known: Sequence[int | None], first_gap: int, adapter: int | None = None
+    ) -> None:
         """Read the known tokens; the last of them asks for `first_gap`."""
-        self.batch = batch
+        self.batch, self.adapter = batch, adapter
         batch.release(0)
         places = [place for place, token in enumerate(known) if token is not None]
         ids = [token for token in known if token is not None]
         self.last, self.asked = (ids[-1], places[-1]), first_gap
         asks = [*(place - 1 for place in places[1:]), first_gap - 1]
-        (logits,) = batch.read([RowTokens(0, ids, 1, places, asks)])
+        (logits,) = batch.read([RowTokens(0, ids, 1, places, asks, adapter)])
         self.logits = check_finite(logits[-1])
 
     def ask(self, gap: int) -> np.ndarray:
@@ -182,7 +184,7 @@ class GapRow:
 
     def read(self, token: int, place: int, gap: int) -> None:
         """Read a token that stands at `place` and asks for `gap`."""
-        (logits,) = self.batch.read([RowTokens(0, [token], 1, [place], [gap - 1])])
+        (logits,) = self.batch.read([RowTokens(0, [token], 1, [place], [gap - 1], self.adapter)])
         self.last, self.asked, self.logits = (token, place), gap, check_finite(logits[-1])
 
     def surest(self, gaps: Sequence[int]) -> tuple[int, np.ndarray]:

@@ -61,7 +61,7 @@ def score(
         rows = min(generator.batch_size, len(contexts))
         batch = generator.open(rows, _longest(waiting[0]))
         walk = _cut_back if batch.admits_any_time else _one_by_one
-        for number, scored in walk(batch, waiting):
+        for number, scored in walk(batch, waiting, generator.adapter):
             results[number] = scored
             if done:
                 done(number)
@@ -81,11 +81,11 @@ def check(generator: "Generator", context: Sequence[int], rest: Sequence[int], p
 
 
 def _longest(context: _Context) -> int:
-    """Tokens that are read for a context's longest continuation; its last one is only predicted."""
+    """Return tokens that are read for a context's longest continuation; its last one is only predicted."""
     return len(context.ids) + max(len(rest) for _, rest in context.rests) - 1
 
 
-def _cut_back(batch: DecodingBatch, waiting: deque[_Context]) -> Iterator[tuple[int, Scored]]:
+def _cut_back(batch: DecodingBatch, waiting: deque[_Context], adapter: int | None) -> Iterator[tuple[int, Scored]]:
     """Yield every row reads a context and then its continuations, each from the context's end."""
     rows: list[_Context | None] = [None] * batch.rows
     first_logits: dict[int, np.ndarray] = {}
@@ -95,7 +95,7 @@ def _cut_back(batch: DecodingBatch, waiting: deque[_Context]) -> Iterator[tuple[
             if context is None and waiting:
                 rows[row] = waiting.popleft()
                 batch.release(row)
-                parts.append(RowTokens(row, rows[row].ids))  # type: ignore[union-attr]
+                parts.append(RowTokens(row, rows[row].ids, adapter=adapter))  # type: ignore[union-attr]
             elif context is not None:
                 number, rest = context.rests[-1]
                 if len(rest) == 1:
@@ -104,7 +104,7 @@ def _cut_back(batch: DecodingBatch, waiting: deque[_Context]) -> Iterator[tuple[
                     if not context.rests:
                         rows[row] = None
                     continue
-                parts.append(RowTokens(row, rest[:-1], len(rest) - 1))
+                parts.append(RowTokens(row, rest[:-1], len(rest) - 1, adapter=adapter))
         for part, logits in zip(parts, batch.read(parts) if parts else [], strict=True):
             context = rows[part.row]
             assert context is not None
@@ -118,8 +118,8 @@ def _cut_back(batch: DecodingBatch, waiting: deque[_Context]) -> Iterator[tuple[
                 rows[part.row] = None
 
 
-def _one_by_one(batch: DecodingBatch, waiting: deque[_Context]) -> Iterator[tuple[int, Scored]]:
-    """Yield one continuation at a time, a token a step: what every engine can do."""
+def _one_by_one(batch: DecodingBatch, waiting: deque[_Context], adapter: int | None) -> Iterator[tuple[int, Scored]]:
+    """Yield one continuation at a time, a token a step: what every engine can do. adapter: always None."""
     for context in waiting:
         for number, rest in context.rests:
             batch.release(0)

@@ -64,7 +64,7 @@ class MindSporeBatch(DecodingBatch):
         self.lengths[row] = 0
 
     def read(self, parts: Sequence[RowTokens]) -> list[np.ndarray]:
-        """All parts are prompts of empty rows, or each is one token."""
+        """Read parts: all are prompts of empty rows, or each is one token."""
         if any(part.wanted != 1 or part.adapter is not None for part in parts):
             raise UserError("adapters and the logits of more than one token are for the compiled engine")
         if any(part.positions is not None or part.query_positions is not None for part in parts):
@@ -102,7 +102,7 @@ class MindSporeBatch(DecodingBatch):
         positions: np.ndarray | None = None,
         query_positions: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Each of the two shapes has a phase of its own.
+        """Call the network; each of the two shapes has a phase of its own.
 
         MindSpore runs a Cell that it has compiled under one of these two names without asking again whether it must be
         compiled: that would take longer than the smaller networks themselves.
@@ -136,7 +136,7 @@ class MindSporeBatch(DecodingBatch):
         return np.stack([logits[(len(sequence) - 1) // CHUNK][row] for row, sequence in enumerate(sequences)])
 
     def in_chunks(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
-        """int32 [rows, a multiple of CHUNK], filled up with zeros."""
+        """Return int32 [rows, a multiple of CHUNK], filled up with zeros."""
         whole = np.zeros((self.rows, -(-max(map(len, rows)) // CHUNK) * CHUNK), np.int32)
         for row, sequence in enumerate(rows):
             whole[row, : len(sequence)] = sequence

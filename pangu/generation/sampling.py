@@ -86,11 +86,11 @@ class Sampler:
         self.followers.setdefault(tuple(ngram[:-1]), []).append(ngram[-1])
 
     def uniform(self) -> float:
-        """In [0, 1), 53 bits of one draw of the generator (NumPy keeps the raw stream stable)."""
+        """Return a number in [0, 1), 53 bits of one draw of the generator (NumPy keeps the raw stream stable)."""
         return (int(self.random.random_raw()) >> 11) * 2.0**-53
 
     def penalised(self, logits: np.ndarray) -> np.ndarray:
-        """Logits [V] after the penalties: a copy where there are any."""
+        """Return logits [V] after the penalties: a copy where there are any."""
         options = self.options
         if options.no_repeat_ngram:
             length = options.no_repeat_ngram - 1

@@ -43,7 +43,7 @@ class Draft:
         self.read = [[] for _ in range(rows)]
 
     def guess(self, wanted: dict[int, tuple[Sequence[int], int]]) -> dict[int, list[int]]:
-        """{row: (the ids of its sequence, most guesses)} -> {row: guesses}."""
+        """Return {row: (the ids of its sequence, most guesses)} -> {row: guesses}."""
         assert self.batch is not None
         guesses: dict[int, list[int]] = {row: [] for row, (_, most) in wanted.items() if most > 0}
         parts = []

@@ -45,7 +45,7 @@ class TextStream:
         return certain
 
     def beginning_of_stop(self) -> int:
-        """Length of the longest end of the held text that a stop string begins with."""
+        """Return length of the longest end of the held text that a stop string begins with."""
         return max(
             (
                 length

@@ -55,19 +55,19 @@ class Attention(nn.Cell):
         self.reshape = ops.Reshape()
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """[B, S, d] -> [B, H, S, d/H]."""
+        """Return [B, S, d] -> [B, H, S, d/H]."""
         return self.split_transpose(self.reshape(x, (*x.shape[:2], self.num_heads, self.head_size)), (0, 2, 1, 3))
 
     def queries(self, x: Tensor) -> Tensor:
-        """[B, S, d] -> scaled queries [B, H, S, d/H]."""
+        """Return [B, S, d] -> scaled queries [B, H, S, d/H]."""
         return self.split_heads(self.scale_queries(self.dense1(x), self.scale))
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, S, d] -> scaled keys and values, both [B, H, S, d/H]."""
+        """Return [B, S, d] -> scaled keys and values, both [B, H, S, d/H]."""
         return self.split_heads(self.scale_keys(self.dense2(x), self.scale)), self.split_heads(self.dense3(x))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, attention_bias: Tensor, dropout_seed: Tensor) -> Tensor:
-        """Queries [B, H, Q, d/H], keys and values [B, H, K, d/H], attention_bias [B, 1, Q, K] -> [B, Q, d]."""
+        """Return queries [B, H, Q, d/H], keys and values [B, H, K, d/H], attention_bias [B, 1, Q, K] -> [B, Q, d]."""
         if self.fused and not (self.training and self.probability_dropout.rate):
             heads = self.flash_attention(query, key, value, attention_bias)
         else:

@@ -14,7 +14,8 @@ from pangu.config import AttentionConfig
 
 
 def seen_places(asking: Tensor, places: Tensor, pattern: str, span: int, summary: int) -> Tensor:
-    """Places that ask, int32 [..., Q, 1], and places [..., 1, K] -> bool [..., Q, K]; `full` is not asked here."""
+    """Return places that ask, int32 [..., Q, 1], and places [..., 1, K] -> bool [..., Q, K]; `full` is not asked
+    here."""
     distance = asking - places
     if pattern == "sliding_window":
         return distance < span

@@ -53,7 +53,7 @@ class Decoder(nn.Cell):
         self.cast = ops.Cast()
 
     def embed(self, ids: Tensor, positions: Tensor, dropout_seed: Tensor) -> Tensor:
-        """[B, S] -> [B, S, d] in the compute dtype."""
+        """Return [B, S] -> [B, S, d] in the compute dtype."""
         hidden = self.embedding_add(self.word_embedding(ids), self.position_embedding(positions))
         return self.cast(self.embedding_dropout(hidden, dropout_seed), self.dtype)
 
@@ -92,7 +92,7 @@ class PanguAlpha(nn.Cell):
             dropout.site = site
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden [..., d] -> logits fp32 [..., V]."""
+        """Return hidden [..., d] -> logits fp32 [..., V]."""
         table = self.cast(self.output_table, self.dtype)
         rows = self.head(self.reshape(hidden, (-1, hidden.shape[-1])), table)
         return self.reshape(self.cast(rows, ms.float32), (*hidden.shape[:-1], -1))

@@ -77,13 +77,13 @@ class CachedAttention(nn.Cell):
         self.clear, self.add = ops.ScatterNdMul(), ops.ScatterNdAdd()
 
     def by_head(self, x: Tensor, tokens: int) -> Tensor:
-        """[B·T, d] -> [B·H, T, d/H]."""
+        """Return [B·T, d] -> [B·H, T, d/H]."""
         if tokens > 1:
             x = self.transpose(x.reshape((-1, tokens, self.heads, self.head_size)), (0, 2, 1, 3))
         return x.reshape((-1, tokens, self.head_size))
 
     def by_token(self, x: Tensor, tokens: int) -> Tensor:
-        """[B·H, T, d/H] -> [B·T, d]."""
+        """Return [B·H, T, d/H] -> [B·T, d]."""
         if tokens > 1:
             x = self.transpose(x.reshape((-1, self.heads, tokens, self.head_size)), (0, 2, 1, 3))
         return x.reshape((-1, self.hidden))
@@ -235,7 +235,7 @@ class CachedDecoder(nn.Cell):
         return self.cast(self.matmul(hidden, self.weights.head), ms.float32)
 
     def slots(self, steps: Tensor) -> Tensor:
-        """steps [B, T] -> where their keys and values go: (row·H + head, step), [B·H, T, 2]."""
+        """Return steps [B, T] -> where their keys and values go: (row·H + head, step), [B·H, T, 2]."""
         batch, tokens = steps.shape
         shape = (batch, self.heads, tokens)
         rows = Tensor(np.broadcast_to(np.arange(batch * self.heads, dtype=np.int32).reshape(batch, -1, 1), shape))
@@ -243,7 +243,8 @@ class CachedDecoder(nn.Cell):
         return ops.stack((rows, columns), -1).reshape((-1, tokens, 2))
 
     def attention_bias(self, steps: Tensor) -> Tensor:
-        """steps [B, T] -> [B, 1, T, C]: 0 for the slots up to a step's own that its pattern sees, else -10000."""
+        """Return steps [B, T] -> [B, 1, T, C]: 0 for the slots up to a step's own that its pattern sees, else
+        -10000."""
         asking = steps.reshape((*steps.shape, 1))
         hidden = self.all_slots > asking
         if self.pattern != "full":

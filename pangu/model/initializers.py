@@ -12,7 +12,7 @@ def word_table(config: ModelConfig) -> Initializer:
 
 
 def position_table(config: ModelConfig) -> Initializer:
-    """`released` is cut at two deviations. MindSpore's bounds were in deviations then and are absolute now."""
+    """Cut `released` at two deviations. MindSpore's bounds were in deviations then and are absolute now."""
     return TruncatedNormal(0.02, a=-0.04, b=0.04) if config.initializer == "released" else Normal(0.01)
 
 

@@ -1,10 +1,10 @@
 """From a configuration and arrays to a network on a device."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Parameter, Tensor
 
 from pangu.config import ModelConfig
 from pangu.device import check_dtype
@@ -36,4 +36,9 @@ def load_weights(network: PanguAlpha, weights: Mapping[str, np.ndarray]) -> None
 
 def read_weights(network: PanguAlpha) -> dict[str, np.ndarray]:
     """Return copies of the weights, fp32, by released name."""
-    return {parameter.name: parameter.asnumpy().copy() for parameter in network.trainable_params()}
+    return {name: value.copy() for name, value in values_of(network.trainable_params()).items()}
+
+
+def values_of(parameters: Iterable[Parameter]) -> dict[str, np.ndarray]:
+    """Return the values by name, to be used before the next step: on a CPU they are the memory that it writes into."""
+    return {parameter.name: parameter.asnumpy() for parameter in parameters}

@@ -60,7 +60,7 @@ class Calibration:
 
     @classmethod
     def begin(cls, config: ModelConfig, ids: np.ndarray, tables: Mapping[str, np.ndarray]) -> "Calibration":
-        """ids int [rows, tokens]; tables by released name."""
+        """Return ids int [rows, tokens]; tables by released name."""
         tokens = ids.shape[1]
         positions = tables[parameters.POSITION_TABLE][:tokens]
         stream = tables[parameters.WORD_TABLE][ids] + positions
@@ -70,7 +70,7 @@ class Calibration:
         return cls(config, stream.astype(np.float32), None if queries is None else queries[:tokens])
 
     def norm_before_query(self, gamma: np.ndarray, beta: np.ndarray) -> None:
-        """The final norm where it stands before the query layer."""
+        """Apply the final norm where it stands before the query layer."""
         self.stream = layer_norm(self.stream, gamma, beta)
 
     def watch(self, weights: LayerWeights, is_query_layer: bool) -> None:
@@ -119,18 +119,18 @@ class Calibration:
         return row + linear("output.projection", inner)
 
     def by_head(self, x: np.ndarray) -> np.ndarray:
-        """[tokens, d] -> [heads, tokens, d/heads]."""
+        """Return [tokens, d] -> [heads, tokens, d/heads]."""
         return x.reshape(len(x), self.config.num_heads, self.config.head_size).transpose(1, 0, 2)
 
 
 def layer_norm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
+    """Return softmax over the last axis."""
     centred = x - x.mean(axis=-1, keepdims=True)
     return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + EPSILON) * gamma + beta
 
 
 def causal_attention(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """[heads, tokens, d/heads] each."""
+    """Return [heads, tokens, d/heads] each."""
     scores = query @ key.transpose(0, 2, 1) / np.float32(np.sqrt(query.shape[-1]))
     scores[:, ~np.tri(scores.shape[1], dtype=bool)] = -np.inf
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))

@@ -76,7 +76,7 @@ class DequantizedSource(Source):
         self.newest: tuple[str, np.ndarray] | None = None
 
     def info(self, name: str) -> TensorInfo:
-        """Type and shape of a weight, whose matrix is not made for it."""
+        """Return type and shape of a weight, whose matrix is not made for it."""
         tensor = self.stored[name]
         if tensor.dtype.itemsize > 1:
             kinds = {"float32": "fp32", "float16": "fp16", "uint16": "bf16"}

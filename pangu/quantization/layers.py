@@ -120,7 +120,8 @@ class LayerQuantizer:
 
 
 def statistics_of(part: str, statistics: Mapping[str, Statistics], is_query_layer: bool) -> Statistics | None:
-    """Of what a matrix of a layer reads. The query layer's queries come from a table of their own."""
+    """Return the statistics of what a matrix of a layer reads. The query layer's queries come from a table of their
+    own."""
     if is_query_layer and part == "attention.dense1.weight":
         return statistics.get("query_input")
     source = next(name for name, matrices in INPUTS.items() if part.removesuffix(".weight") in matrices)

@@ -55,7 +55,7 @@ class Quantization:
         return found
 
     def dump(self) -> str:
-        """JSON for the header."""
+        """Return JSON for the header."""
         return json.dumps(asdict(self))
 
 
@@ -88,7 +88,7 @@ def read_quantized(path: Path) -> tuple[Quantization, dict[str, np.ndarray]] | N
 def check_matrix(
     quantization: Quantization, name: str, codes: np.ndarray, scales: np.ndarray | None, path: Path
 ) -> None:
-    """Raises UserError where a matrix is not what the header says."""
+    """Raise UserError where a matrix is not what the header says."""
     bits = quantization.output_bits if name == OUTPUT_MATRIX else quantization.bits
     expected = np.int8 if bits == 8 else np.uint8
     shape = (len(codes),) if bits == 8 else (len(codes), codes.shape[-1] * 2 // GROUP)
@@ -99,7 +99,7 @@ def check_matrix(
 
 
 def dequantized(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Full precision by released name, each matrix as a file of full precision holds it."""
+    """Return full precision by released name, each matrix as a file of full precision holds it."""
     return {name: full_precision(tensors, name) for name in tensors if is_weight(name)}
 
 

@@ -27,21 +27,22 @@ class Quantized:
 
 
 def check_finite(weight: np.ndarray, name: str) -> None:
-    """Raises UserError that names a weight with a NaN or an infinity."""
+    """Raise UserError that names a weight with a NaN or an infinity."""
     if not np.isfinite(weight).all():
         place = tuple(int(index) for index in np.argwhere(~np.isfinite(weight))[0])
         raise UserError(f"{name}: holds {weight[place]} at {list(place)}; such weights cannot be quantised")
 
 
 def row_scales(weight: np.ndarray) -> np.ndarray:
-    """fp32 [out] for int8."""
+    """Return fp32 [out] for int8."""
     scales = np.abs(weight).max(axis=1).astype(np.float32) / np.float32(LARGEST[8])
     scales[scales < np.finfo(np.float32).tiny] = 1
     return scales
 
 
 def group_scales(groups: np.ndarray) -> np.ndarray:
-    """Largest numbers along the last axis -> fp16 scales for int4, never so small that half a step is exceeded."""
+    """Return largest numbers along the last axis -> fp16 scales for int4, never so small that half a step is
+    exceeded."""
     largest = np.abs(groups).max(axis=-1).astype(np.float32)
     with np.errstate(over="ignore"):
         scales = (largest / np.float32(LARGEST[4])).astype(np.float16)
@@ -54,19 +55,19 @@ def group_scales(groups: np.ndarray) -> np.ndarray:
 
 
 def codes_of(weight: np.ndarray, scales: np.ndarray, bits: Bits) -> np.ndarray:
-    """int8 codes of weights over scales that broadcast."""
+    """Return int8 codes of weights over scales that broadcast."""
     largest = LARGEST[bits]
     return np.clip(np.rint(weight / scales.astype(np.float32)), -largest, largest).astype(np.int8)
 
 
 def pack(codes: np.ndarray) -> np.ndarray:
-    """int8 codes [out, in] in -8..7 -> uint8 [out, in/2]."""
+    """Return int8 codes [out, in] in -8..7 -> uint8 [out, in/2]."""
     groups = (codes.reshape(len(codes), -1, 2, GROUP // 2) + np.int8(8)).astype(np.uint8)
     return (groups[:, :, 0] | (groups[:, :, 1] << 4)).reshape(len(codes), -1)
 
 
 def unpack(packed: np.ndarray) -> np.ndarray:
-    """uint8 [out, in/2] -> int8 codes [out, in]."""
+    """Return uint8 [out, in/2] -> int8 codes [out, in]."""
     halves = packed.reshape(len(packed), -1, 1, GROUP // 2)
     both = np.concatenate([halves & 15, halves >> 4], axis=2)
     return (both.astype(np.int8) - np.int8(8)).reshape(len(packed), -1)
@@ -85,13 +86,13 @@ def round_to_nearest(weight: np.ndarray, bits: Bits, name: str) -> Quantized:
 
 
 def check_groups(inputs: int, name: str) -> None:
-    """Raises UserError where a row is not whole groups."""
+    """Raise UserError where a row is not whole groups."""
     if inputs % GROUP:
         raise UserError(f"{name}: has {inputs} inputs, int4 needs a multiple of {GROUP}; take int8")
 
 
 def dequantize(quantized: Quantized) -> np.ndarray:
-    """fp32 [out, in]."""
+    """Return fp32 [out, in]."""
     if quantized.codes.dtype == np.int8:
         return quantized.codes.astype(np.float32) * quantized.scales[:, None]
     codes = unpack(quantized.codes)

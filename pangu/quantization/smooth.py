@@ -11,7 +11,7 @@ import numpy as np
 
 
 def factors(largest_inputs: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarray:
-    """fp32 [in]; 1 where an input was never seen or has no weights. matrices [out, in] read the same inputs."""
+    """Return fp32 [in]; 1 where an input was never seen or has no weights. matrices [out, in] read the same inputs."""
     largest_weights = np.max([np.abs(matrix).max(axis=0) for matrix in matrices], axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.sqrt(largest_inputs / largest_weights)

@@ -59,6 +59,7 @@ class Sampling(BaseModel):
     top_k: Annotated[int, Field(ge=0)] = 0
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
     priority: Annotated[int, Field(ge=-100, le=100, description="lower goes first")] = 0
+    deadline: Annotated[float, Field(gt=0, description="seconds after which nobody waits any more")] | None = None
 
     def stops(self) -> tuple[str, ...]:
         """Return the stop strings. Raises RequestError where there are too many."""

@@ -34,6 +34,7 @@ class Statistics:
     running: int = 0
     waiting: int = 0
     tokens_in: int = 0
+    tokens_shared: int = 0
     tokens_out: int = 0
     rejected: int = 0
     ended: int = 0
@@ -53,6 +54,7 @@ class Statistics:
             add(name, "gauge", told, [f"pangu_{name} {getattr(self, name)}"])
         for name, told in (
             ("tokens_in", "tokens of prompts that were read"),
+            ("tokens_shared", "tokens of prompts that a row held already"),
             ("tokens_out", "tokens that were generated"),
             ("rejected", "requests that were turned away because the queue was full"),
             ("ended", "sequences that ended"),

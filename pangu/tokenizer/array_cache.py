@@ -59,13 +59,13 @@ def cached(name: str, build: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def cache_directory() -> Path:
-    """`$XDG_CACHE_HOME/pangu-alpha`, else `~/.cache/pangu-alpha`."""
+    """Return `$XDG_CACHE_HOME/pangu-alpha`, else `~/.cache/pangu-alpha`."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(root) / "pangu-alpha"
 
 
 def _forget_old_files(directory: Path) -> None:
-    """Every tokenizer that is ever trained leaves files here: keep those last used."""
+    """Keep the files last used: every tokenizer that is ever trained leaves some here."""
     for path in sorted(directory.iterdir(), key=os.path.getmtime)[:-FILES_KEPT]:
         path.unlink()
 

@@ -47,7 +47,7 @@ def _progress(file: IO[bytes]) -> Progress:
 
 @contextmanager
 def output(path: str) -> Iterator[IO[bytes]]:
-    """Standard output for `-`, else a file that appears whole or not at all."""
+    """Yield standard output for `-`, else a file that appears whole or not at all."""
     if path == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 def map_in_order(
     function: Callable[[State, Item], Result], state: State, items: Iterable[Item], processes: int
 ) -> Iterator[Result]:
-    """`function(state, item)` for each item, in the order of the items, by so many processes (1: by this one).
+    """Yield `function(state, item)` for each item, in the order of the items, by so many processes (1: by this one).
 
     `state` is sent to each process once. The items are taken as results are asked for, a few ahead, so that memory does
     not grow with their number. The processes start afresh (spawn): the caller may have threads.

@@ -95,7 +95,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """From a `.model` file, or from a directory with `vocab.model`; `tokenizer.json` beside the model is read."""
+        """Load a `.model` file, or a directory with `vocab.model`; `tokenizer.json` beside the model is read."""
         path = Path(path)
         if path.is_dir():
             path = path / MODEL_NAME
@@ -115,7 +115,7 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the model and the settings: equal for tokenizers that give equal ids."""
+        """Return SHA-256 of the model and the settings: equal for tokenizers that give equal ids."""
         return hashlib.sha256(self.model + self._settings().encode()).hexdigest()
 
     def _settings(self) -> str:
@@ -293,7 +293,7 @@ def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _code_points(text: str) -> np.ndarray:
-    """uint32[len(text)]."""
+    """Return uint32[len(text)]."""
     try:
         return np.frombuffer(text.encode("utf-32-le"), np.uint32)
     except UnicodeEncodeError as error:

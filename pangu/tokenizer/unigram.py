@@ -183,7 +183,8 @@ def _normalise(points: np.ndarray, ends: np.ndarray, tables: Unigram, symbols: n
 def _find_best_path(
     symbols: np.ndarray, tables: Unigram, score: np.ndarray, start: np.ndarray, piece: np.ndarray
 ) -> None:
-    """For each place where a piece of the best paths stops: the sum until there, where the piece starts, its id."""
+    """Write for each place where a piece of the best paths stops: the sum until there, where the piece starts, its
+    id."""
     length = len(symbols)
     links, scores = tables.links, tables.scores
     unknown_score, unknown_id = tables.unknown_score[0], tables.unknown_id[0]

@@ -177,7 +177,7 @@ def samples_of_batch(samples: int, config: TrainConfig, batch: int) -> list[int]
 
 
 def training_batches(split: Split, batch: int, seed: int, first_batch: int) -> Iterator[np.ndarray]:
-    """Batches int32 [batch, S+1] without end, from the batch with index `first_batch` on.
+    """Yield batches int32 [batch, S+1] without end, from the batch with index `first_batch` on.
 
     Epoch follows epoch without a gap: sample i of the stream is sample i mod n of epoch i div n, so a batch may hold
     the end of one and the beginning of the next, and nothing is left out.
@@ -194,7 +194,7 @@ def training_batches(split: Split, batch: int, seed: int, first_batch: int) -> I
 
 
 def unigram_nats(train: Split, heldout: Split, vocab_size: int, pad: int, most_samples: int = 20_000) -> float:
-    """Nats a token of the held-out labels under the add-one unigram model of the training split.
+    """Return nats a token of the held-out labels under the add-one unigram model of the training split.
 
     The baseline that knows how often each token occurs and nothing of order; counted where the loss counts, over the
     first `most_samples` samples of each split.

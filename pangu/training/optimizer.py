@@ -8,9 +8,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from pangu.model.network import values_of
+
 
 def is_decayed(name: str) -> bool:
-    """Weight decay is for everything but norms and biases; the embedding tables are decayed, as in the original."""
+    """Return whether weights decay: all but norms and biases do; the embedding tables are decayed, as in the
+    original."""
     return "layernorm" not in name and "bias" not in name
 
 
@@ -67,8 +70,8 @@ class AdamW(nn.Cell):
         """Do nothing: these are the network's own parameters, and whole."""
 
     def states(self) -> dict[str, np.ndarray]:
-        """Return copies of the moments by name."""
-        return {p.name: p.asnumpy().copy() for p in (*self.first, *self.second)}
+        """Return the moments by name, as `values_of` does."""
+        return values_of((*self.first, *self.second))
 
     def load_states(self, moments: Mapping[str, np.ndarray]) -> None:
         """Take these moments."""
@@ -114,7 +117,8 @@ MAP = ops.HyperMap()
 
 
 def sum_of_squares(gradient: Tensor) -> Tensor:
-    """Σg², fp32 [1]. In two sums: a CPU takes the one over the last axis in all threads, one over everything in one."""
+    """Return σg², fp32 [1]. In two sums: a CPU takes the one over the last axis in all threads, one over everything in
+    one."""
     return ONE_SUM(ops.reduce_sum(ops.reduce_sum(ops.square(gradient), -1)), 0)
 
 
@@ -124,7 +128,7 @@ def shared_sum_of_squares(gradient: Tensor, holders: int) -> Tensor:
 
 
 def global_norm(gradients: tuple[Tensor, ...], holders: tuple[int, ...] | None = None) -> Tensor:
-    """√Σg² over all gradients, fp32 scalar; infinite or NaN exactly when some gradient is, or the sum overflows.
+    """Return √Σg² over all gradients, fp32 scalar; infinite or NaN exactly when some gradient is, or the sum overflows.
 
     holders: how many of the devices' parameters each one stands for, where a sum over devices counts it so often.
     """

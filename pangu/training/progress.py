@@ -35,7 +35,7 @@ class TrainingProgress:
         return self.progress.has_bar
 
     def step(self, step: int, loss: float, tokens: int) -> None:
-        """One update is done; `tokens` went through it."""
+        """Count an update that is done; `tokens` went through it."""
         now = time.perf_counter()
         self.step_seconds, self.last = now - self.last, now
         speed = tokens / self.step_seconds
@@ -46,14 +46,15 @@ class TrainingProgress:
         self.progress.update(step, status)
 
     def evaluated(self, loss: float) -> None:
-        """An evaluation is done."""
+        """Say that an evaluation is done."""
         self.heldout = f" · held out {loss:.3f}"
 
     def resume_clock(self) -> None:
-        """The time since the last step went into something that is not training: do not count it."""
+        """Leave out the time since the last step: it went into something that is not training."""
         self.last = time.perf_counter()
 
     @property
     def mfu(self) -> float:
-        """Model FLOPs utilisation: matrix-product FLOPs of forward and backward over the measured matmul peak."""
+        """Return model FLOPs utilisation: matrix-product FLOPs of forward and backward over the measured matmul
+        peak."""
         return self.tokens_per_second * self.flops_per_token / self.peak_flops

@@ -150,7 +150,8 @@ def model_of(config: TrainConfig, data: PackedData) -> ModelConfig:
 
 
 def matmul_peak(size: int = 1024) -> float:
-    """FLOP/s of this device's fp32 matrix product at 1024³, the best of several: what MFU is measured against."""
+    """Return FLOP/s of this device's fp32 matrix product at 1024³, the best of several: what MFU is measured
+    against."""
     import mindspore as ms
     from mindspore import ops
 
@@ -212,7 +213,7 @@ def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = Fa
 
 
 def check_world(world: World, config: TrainConfig, strategy: RunStrategy | None) -> None:
-    """Raises UserError where the processes that were started cannot do what the strategy says."""
+    """Raise UserError where the processes that were started cannot do what the strategy says."""
     if strategy and strategy.devices != world.size:
         raise UserError(
             f"{strategy.path}: is for {strategy.devices} devices, {world.size} started: "
@@ -243,7 +244,7 @@ def find_checkpoint(run: Path, world: World) -> Checkpoint | None:
 
 
 def loop(trainer: Trainer, run: Path) -> Summary:
-    """Steps, evaluations and checkpoints until the end or an interrupt."""
+    """Train until the end or an interrupt, with evaluations and checkpoints."""
     config, data, world = trainer.config, trainer.data, trainer.world
     first = trainer.state.step
     tracker = Tracker(config.track, run, config.model_dump(mode="json")) if config.track and world.is_first else None
@@ -319,7 +320,7 @@ def summarise(trainer: Trainer, run: Path, path: Path | None, progress: Training
 
 
 def report(metrics: dict, state: TrainingState, progress: TrainingProgress) -> None:
-    """One line in this rank's log."""
+    """Write one line in this rank's log."""
     warn(
         f"step {state.step}: loss {metrics['loss']:.4f}, held out {state.heldout_loss or math.nan:.4f}, "
         f"{progress.tokens_per_second:,.0f} tokens/s"

@@ -64,7 +64,7 @@ class TrainStep(nn.Cell):
     def loss_and_gradients(
         self, rows: Tensor, scale: Tensor, dropout_seed: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Sums over all parts of the rows, scaled. Scale and seed: scalars, or one of each for every part."""
+        """Return sums over all parts of the rows, scaled. Scale and seed: scalars, or one of each for every part."""
         if self.cuts_rows_itself or self.accumulate == 1:
             return self.value_and_grad(rows, scale, dropout_seed)
         size = rows.shape[0] // self.accumulate

@@ -158,7 +158,7 @@ class Trainer:
         return replace(state, overflows=state.overflows + 1)
 
     def evaluate(self) -> float:
-        """Held-out loss in nats a token over the first `evaluate_samples` samples, which the ranks share out."""
+        """Return held-out loss in nats a token over the first `evaluate_samples` samples, which the ranks share out."""
         split = self.data.split("heldout")
         self.network.set_train(False)
         total, predictions = 0.0, 0

@@ -23,6 +23,7 @@ from pangu import parameters
 from pangu.checkpoint.open import file_digest
 from pangu.checkpoint.weights import check_finite
 from pangu.config import ModelConfig
+from pangu.formats.data_types import BF16, FP32, cast
 from pangu.formats.names import is_transposed, torch_names
 from pangu.formats.open_source import open_source
 from pangu.formats.safetensors_file import write_tensors
@@ -122,7 +123,10 @@ def digest_of(weights: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(weights[name], np.float32).view(np.uint8).data)
+        array = weights[name]
+        if array.dtype == np.uint16:  # bf16 as it is stored
+            array = cast(array, BF16, FP32)
+        digest.update(np.ascontiguousarray(array, np.float32).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -230,6 +234,25 @@ def merged(weights: Mapping[str, np.ndarray], lora: LoraMatrices) -> dict[str, n
         base = np.asarray(result[name], np.float32)
         result[name] = (base + (delta.T if is_transposed(name) else delta)).astype(np.float32)
     return result
+
+
+def low_rank(
+    folder: Path, config: ModelConfig, weights: Mapping[str, np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return {linear layer: (A, alpha/r · B)}, to add to a base without merging. Raises UserError.
+
+    weights: of the base, as stored. Quantised ones cannot be compared with those that the adapter was made for.
+    """
+    if not is_adapter(folder):
+        raise UserError(f"{folder}: is no adapter: it has neither {TUNING} nor {CONFIG}")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: trained whole weights, which cannot stand beside others; load it as a model")
+    said = read_tuning(folder) if (folder / TUNING).is_file() else {}
+    is_quantized = any(array.dtype.itemsize == 1 for array in weights.values())
+    if said and not is_quantized and said.get("base_digest") != digest_of(weights):
+        raise UserError(f"{folder}: was made for other weights; give its own base")
+    lora = read_lora(folder, config)
+    return {layer: (first, np.float32(lora.scale) * second) for layer, (first, second) in lora.matrices.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:

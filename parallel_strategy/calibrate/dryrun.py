@@ -106,7 +106,7 @@ def parts(row: DryRun) -> tuple[float, float]:
 
 
 def fit_dryruns(rows: list[DryRun]) -> DryRunFit:
-    """Least squares of relative errors."""
+    """Return least squares of relative errors."""
     peaks = np.array([row.megabytes * 1e6 for row in rows])
     static, moving = np.array([parts(row) for row in rows]).T
     columns = np.stack([moving, np.full(len(rows), 1e9)], axis=1) / peaks[:, None]

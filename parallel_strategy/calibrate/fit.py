@@ -149,7 +149,8 @@ def _used(rows: list[MeasuredRow]) -> dict[str, bool]:
 
 
 def fit_memory(rows: list[MeasuredRow]) -> dict[str, float]:
-    """Runtime context and allocator loss from measured memory: least absolute deviations on a grid around the file."""
+    """Return runtime context and allocator loss from measured memory: least absolute deviations on a grid around the
+    file."""
     measured = [
         row
         for row in rows

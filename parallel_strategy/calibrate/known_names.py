@@ -8,6 +8,7 @@ CLUSTERS = [
     (r"GB200", "gb200-nvl72"),
     (r"B300", "dgx-b300"),
     (r"B200", "dgx-b200"),
+    (r"H100.*500 ?W", "h100-500w"),
     (r"(?i)H200|H100", "dgx-h100"),
     (r"V100.*Jean Zay", "jean-zay-v100"),
     (r"Jean Zay", "jean-zay-a100"),
@@ -37,6 +38,7 @@ FRAMEWORKS = [
     (r"nanotron", "nanotron"),
     (r"InternEvo|InternLM", "internevo"),
     (r"Composer FSDP", "composer-fsdp"),
+    (r"torchtitan", "torchtitan"),
     (r"FSDP", "fsdp-meta"),
     (r"MindSpeed|ModelLink", "mindspeed"),
     (r"MindFormers", "mindformers"),
@@ -99,7 +101,21 @@ def framework_of(framework: str, source: str = "", hardware: str = "") -> str | 
         return "megatron-lm-2021"
     if framework == "Megatron-DeepSpeed" and re.search(r"A100.*Jean Zay", hardware):
         return "megatron-deepspeed-bloom"
-    return next((preset for pattern, preset in FRAMEWORKS if re.search(pattern, framework)), None)
+    preset = next((preset for pattern, preset in FRAMEWORKS if re.search(pattern, framework)), None)
+    return _bridge_of(source, hardware) if preset == "megatron-bridge" else preset
+
+
+def _bridge_of(source: str, hardware: str) -> str:
+    """Return the preset of a release of Megatron-Bridge: what its recipes for the hardware leave to the host."""
+    named = re.search(r"\[(\d\d\.\d\d)[\d.]* NeMo", source)
+    release, is_rack = named.group(1) if named else "", re.search(r"GB[23]00", hardware)
+    if not release or release < "25.11":
+        return "megatron-bridge-eager"
+    if release < "26.04":
+        return "megatron-bridge-fused-router" if is_rack else "megatron-bridge-eager"
+    if release < "26.06" or "H100" in hardware:
+        return "megatron-bridge-layer-graphs" if is_rack else "megatron-bridge-fused-router"
+    return "megatron-bridge"
 
 
 def model_traits(name: str) -> dict[str, object]:
@@ -115,6 +131,8 @@ def model_traits(name: str) -> dict[str, object]:
             traits = {"position": "alibi", "dropout_rate": 0.0}
         return traits
     traits = dict(LLAMA)
+    if re.search(r"gpt-?oss", low):
+        traits.update(bias=True)
     if re.search(r"glm", low):
         traits.update(num_heads=32)
     if re.search(r"qwen2?-?(0\.?5b|1\.?5b)|qwen2-(0point5b|1point5b)|gemma", low):

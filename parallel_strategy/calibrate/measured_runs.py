@@ -16,6 +16,7 @@ from typing import Any
 
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
+from parallel_strategy.calibrate.columns import REQUIRED
 from parallel_strategy.calibrate.known_names import cluster_of, framework_of, model_traits
 from parallel_strategy.graph.program import Program
 from parallel_strategy.spec.cluster import ClusterSpec
@@ -23,7 +24,6 @@ from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.spec.strategy import CHUNKED, Setup, StrategySpec, divisors, even_stages, nearest
 
-REQUIRED = ("id", "hw", "framework", "n_dev", "layers", "hidden", "seq", "tp", "pp", "gbs")
 # (pattern, dtype) of what a table calls its precision, the first that matches
 PRECISIONS = (
     (r"fp4", "fp4"),
@@ -62,7 +62,7 @@ class MeasuredRow:
 
     @cached_property
     def share_of_peak(self) -> float:
-        """Of the devices' peak, that the measured time implies: model FLOPs, nothing recomputed."""
+        """Return the share of the devices' peak that the measured time implies: model FLOPs, nothing recomputed."""
         if not self.seconds:
             return 0.0
         peak = self.setup.cluster.device.peak(self.setup.model.compute_dtype)
@@ -85,8 +85,9 @@ class Skipped:
     reason: str
 
 
-def read_rows(path: Path | str) -> tuple[list[MeasuredRow], list[Skipped]]:
-    """Return all rows that can be turned into setups, and why the others cannot."""
+def read_rows(path: Path | str, place: ClusterSpec | None = None) -> tuple[list[MeasuredRow], list[Skipped]]:
+    """Return all rows that can be turned into setups, and why the others cannot. place: where all of them ran,
+    whatever their `hw` says."""
     path = Path(path)
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -94,7 +95,7 @@ def read_rows(path: Path | str) -> tuple[list[MeasuredRow], list[Skipped]]:
             missing = [name for name in REQUIRED if name not in (reader.fieldnames or ())]
             if missing:
                 raise UserError(
-                    f"{path}: column {missing[0]!r} is missing; the columns are those of the validation tables"
+                    f"{path}: column {missing[0]!r} is missing; `validate --template FILE` writes one with all"
                 )
             records = [{name: row.get(name) or "" for name in reader.fieldnames or ()} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -103,7 +104,8 @@ def read_rows(path: Path | str) -> tuple[list[MeasuredRow], list[Skipped]]:
     skipped: list[Skipped] = []
     for record in records:
         try:
-            rows.append(_row(record, path.stem))
+            row = _row(record, path.stem, "a100-server" if place is not None else None)
+            rows.append(row if place is None else _moved(row, place))
         except (UserError, ValueError, ArithmeticError) as error:
             skipped.append(Skipped(record.get("id", "?"), " ".join(str(error).split())[:200]))
     return rows, skipped
@@ -113,18 +115,21 @@ def read_all(paths: list[str], cluster: str | None = None) -> list[MeasuredRow]:
     """Return rows of several files; what is skipped is said on standard error. `cluster`: a preset or file for every
     row."""
     rows: list[MeasuredRow] = []
+    place = None if cluster is None else cluster_at(cluster)
     for path in paths:
-        found, skipped = read_rows(path)
+        found, skipped = read_rows(path, place)
         rows += found
         reasons: dict[str, int] = {}
         for one in skipped:
             reasons[one.reason] = reasons.get(one.reason, 0) + 1
         for reason, count in reasons.items():
             print(f"{path}: skipped {count} row{'s' if count > 1 else ''}: {reason}", file=sys.stderr)
-    if cluster is not None:
-        spec = ClusterSpec.load(cluster) if cluster.endswith((".yaml", ".yml")) else ClusterSpec.preset(cluster)
-        rows = [_moved(row, spec) for row in rows]
     return rows
+
+
+def cluster_at(name: str) -> ClusterSpec:
+    """Return a cluster by the name of a preset or of a file."""
+    return ClusterSpec.load(name) if name.endswith((".yaml", ".yml")) else ClusterSpec.preset(name)
 
 
 def _moved(row: MeasuredRow, cluster: ClusterSpec) -> MeasuredRow:
@@ -135,9 +140,11 @@ def _moved(row: MeasuredRow, cluster: ClusterSpec) -> MeasuredRow:
     return replace(row, setup=moved, group=f"{cluster.name}/{setup.framework.name}")
 
 
-def _row(record: dict[str, str], table: str) -> MeasuredRow:
-    cluster_name = cluster_of(record["hw"])
-    framework_name = framework_of(record["framework"], record.get("source", ""), record["hw"])
+def _row(record: dict[str, str], table: str, place: str | None = None) -> MeasuredRow:
+    hardware, software = record["hw"], record["framework"]
+    cluster_name = place or (hardware if hardware in ClusterSpec.preset_names() else cluster_of(hardware))
+    is_preset = software in FrameworkSpec.preset_names()
+    framework_name = software if is_preset else framework_of(software, record.get("source", ""), hardware)
     if cluster_name is None:
         raise UserError(f"hw {record['hw']!r} is not known")
     if framework_name is None:
@@ -156,7 +163,9 @@ def _row(record: dict[str, str], table: str) -> MeasuredRow:
         memory_kind=record.get("mem_kind", ""),
         oom=memory == "OOM",
         setup=setup,
-        software=" ".join([record["framework"], *re.findall(r"@[\w.-]+", record.get("source", ""))]),
+        software=" ".join(
+            [record["framework"], *re.findall(r"@[\w.-]+|\[[\d.]+ NeMo Container", record.get("source", ""))]
+        ),
     )
 
 
@@ -185,6 +194,10 @@ def setup_of(record: dict[str, str], cluster_name: str, framework_name: str) -> 
     if vpp * pp > model.num_layers:
         vpp = max(1, model.num_layers // pp)
     mode, per_stage = _recompute(record.get("recompute", ""), pp)
+    if "AC per op" in record.get("quality", ""):  # attention is kept, every other product computed again
+        mode, per_stage = "full", [(layers + 1) // 2 for layers in stages or even_stages(model.num_layers, pp)]
+    if "no compile" in notes:
+        framework = framework.model_copy(update={"fused_norm": False, "fused_bias_activation": False})
     zero = _whole(record, "zero", 0)
     accumulate = _note(notes, "interleave")
     fields = {

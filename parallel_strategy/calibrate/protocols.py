@@ -53,7 +53,7 @@ def run_cv(rows: list[MeasuredRow], parts: int = 5) -> list[Outcome]:
 
 
 def run_p2(rows: list[MeasuredRow]) -> list[tuple[str, list[Outcome]]]:
-    """Folds: (model size left out, its outcomes)."""
+    """Return folds: (model size left out, its outcomes)."""
     folds = []
     for size in sorted({row.size for row in rows if row.scored and row.seconds}):
         rest = [row for row in rows if row.size != size]

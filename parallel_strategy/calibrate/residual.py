@@ -79,8 +79,8 @@ def shape_features(model: ModelSpec, strategy: StrategySpec) -> list[float]:
 
 
 def covariance(first: RowShapes, seen: RowShapes, kind: Kind) -> np.ndarray:
-    """Of the residuals of two lists of rows. Where all rows that were seen are of one release, what they share is the
-    machine's."""
+    """Return the covariance of the residuals of two lists of rows. Where all rows that were seen are of one release,
+    what they share is the machine's."""
     release = RELEASE if len(set(seen.software)) > 1 else 0.0
     total = release**2 * (first.software[:, None] == seen.software[None, :]).astype(np.float64)
     for amplitude, scale in zip(kind.amplitudes, SCALES, strict=True):
@@ -116,7 +116,7 @@ class ShapeResidual:
 
 
 def solve(residuals: np.ndarray, derivatives: np.ndarray, widths: np.ndarray, shapes: RowShapes) -> Solution:
-    """`residuals` [rows]: ln(measured / predicted) before any figure is moved; `derivatives` [rows, figures].
+    """Return `residuals` [rows]: ln(measured / predicted) before any figure is moved; `derivatives` [rows, figures].
 
     Every kind of machine is solved for, and weighted by how well it predicts each row from the others.
     """

@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from pangu.foundation.progress import Progress
     from parallel_strategy.loading import load_setup
     from parallel_strategy.mindspore.dryrun.difference import (
         differences,
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         fused_differences,
         of_mindspore,
     )
-    from parallel_strategy.mindspore.dryrun.job import compile_rank, write_skeleton
+    from parallel_strategy.mindspore.dryrun.job import compile_rank, expected_seconds, write_skeleton
     from parallel_strategy.mindspore.limits import check_supported
 
     setup = load_setup(arguments.strategy, check_supported, changes=arguments.set)
@@ -53,9 +54,20 @@ def run(arguments: argparse.Namespace) -> int:
         count = write_skeleton(Path(arguments.strategy), setup, arguments.skeleton)
         print(f"wrote {arguments.skeleton}: {count} operators")
         return 0
-    compiled = compile_rank(
-        Path(arguments.strategy), setup, arguments.rank, keep=arguments.keep_graph, load=arguments.load
-    )
+    expected = expected_seconds(setup, arguments.rank)
+    with Progress("compile", expected, unit="s", status="about so long on a quiet core", announce=True) as progress:
+
+        def tell(elapsed: float) -> None:
+            late = elapsed > expected
+            progress.update(
+                elapsed,
+                status="longer than expected: others use the machine, or the graph is large" if late else None,
+                total=1.25 * elapsed if late else None,
+            )
+
+        compiled = compile_rank(
+            Path(arguments.strategy), setup, arguments.rank, keep=arguments.keep_graph, load=arguments.load, tell=tell
+        )
     found = []
     if arguments.diff:
         expected = emulated(setup, arguments.rank, whole_batch=compiled.whole_batch)

@@ -4,7 +4,10 @@ P3 (the default) has seen no row. P1 calibrates on at most a fifth of each machi
 leaves one model size out at a time. CV calibrates on four fifths and scores the fifth, five times. With --calibration,
 rows that the file saw are left out of the score. A table of dry-run peaks (`peak_mb_dryrun`) is scored for memory.
 
+--template writes a table to fill in; docs/measured_runs.md says what its columns mean.
+
 example:
+  python -m parallel_strategy validate --template rows.csv
   python -m parallel_strategy validate rows.csv
   python -m parallel_strategy validate rows.csv --protocol P1 --out predictions.csv --scatter scatter.png
   python -m parallel_strategy validate rows.csv --calibration calibration.json
@@ -15,7 +18,8 @@ import json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("rows", nargs="+", help="CSV files of measured runs")
+    parser.add_argument("rows", nargs="*", help="CSV files of measured runs")
+    parser.add_argument("--template", metavar="FILE", help="only write a table of two rows to fill in")
     parser.add_argument(
         "--protocol",
         choices=("P1", "P2", "P3", "CV"),
@@ -35,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
     from pathlib import Path
 
+    from pangu.foundation.errors import UserError
     from parallel_strategy.calibrate.dryrun import is_dryrun_table, read_dryruns, run_dryruns, score_dryruns
     from parallel_strategy.calibrate.fit import Calibration
     from parallel_strategy.calibrate.measured_runs import read_all
@@ -43,6 +48,12 @@ def run(arguments: argparse.Namespace) -> int:
     from parallel_strategy.cost.memory import GIB
     from parallel_strategy.report.validation import print_scores, write_predictions, write_scatter
 
+    if arguments.template is not None:
+        from parallel_strategy.commands.calibrate import write_template
+
+        return write_template(arguments.template)
+    if not arguments.rows:
+        raise UserError("validate: give CSV files of measured runs; --template FILE writes a table to fill in")
     dryruns = {Path(path).stem: read_dryruns(path) for path in arguments.rows if is_dryrun_table(path)}
     rows = read_all([path for path in arguments.rows if Path(path).stem not in dryruns], arguments.cluster)
     folds: list[tuple[str, list]] = []

@@ -107,9 +107,10 @@ class CostRows:
         return role == "gather" and self.framework.weights_sent == "owner"
 
     def sharded(self, traffic: "ZeroTraffic") -> WeightSeconds:
-        """ZeRO-3's traffic with every block."""
+        """Return ZeRO-3's traffic with every block."""
         roles = ("block_gather", "block_gather_again", "block_scatter")
-        return WeightSeconds(*(self._seconds(traffic, role) for role in roles))
+        times = self.micro_batches[:, None] if self.framework.keeps_gathered and self.pp > 1 else 1.0
+        return WeightSeconds(*(self._seconds(traffic, role) / times for role in roles))
 
     def _spread(self, traffic: "ZeroTraffic") -> tuple[np.ndarray, np.ndarray]:
         """Return (distinct stages as rows of holders, which of them each stage is)."""

@@ -119,6 +119,20 @@ class Network:
         )
         return ring, Line("hierarchical", start + alpha, beta)
 
+    def dispatch_seconds(self, bytes_: float, size: int, stride: int, chosen: int) -> float:
+        """Return the time of an all-to-all of tokens that go to `chosen` experts each, of which a server takes all by
+        one copy and hands them on. `bytes_`: a copy for every expert."""
+        if size <= 1 or bytes_ <= 0:
+            return 0.0
+        (whole,) = self.lines("all_to_all", size, stride)
+        slowest = 0.0
+        for span in self.spans(size, stride):
+            units = size / span.members
+            copies = units * (1.0 - (1.0 - 1.0 / units) ** chosen) * (1.0 - 1.0 / units)
+            rate = self.cluster.topology[span.level].device_gbps(span.groups) * 1e9
+            slowest = max(slowest, copies / chosen / rate)
+        return whole.alpha + min(whole.beta, slowest) * bytes_
+
     def seconds(self, op: str, bytes_: float, size: int, stride: int) -> float:
         """Return the time of one collective, by the algorithm that is fastest for its size."""
         if size <= 1 or bytes_ <= 0:

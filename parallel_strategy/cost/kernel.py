@@ -11,6 +11,7 @@ from parallel_strategy.spec.cluster import Device
 from parallel_strategy.spec.framework import FrameworkSpec
 
 SPLITS = (1, 2, 4, 8)
+SAME_WAVE = 0.995  # so much of a wave is spread over all cores without another one
 NARROW = ("fp8", "fp4")  # products in these; everything between them in 16 bits
 
 
@@ -29,26 +30,33 @@ def matmul_seconds(
     a whole row, so only the lengths of rows must be aligned.
     """
     gemm = device.gemm
-    per_core = device.peak(dtype) * gemm.eff_max / gemm.cores
+    free = (True, False, False) if tokens is None else tokens
+    per_core = device.peak(dtype) * gemm.eff_max * device.clock / gemm.cores
     largest = gemm.tiles[0][0] * gemm.tiles[0][1]
     best = np.full(m.shape, np.inf)
     for rows, columns in gemm.tiles:
         efficiency = gemm.small_tile_eff ** np.log2(largest / (rows * columns))
         for high, wide in {(rows, columns), (columns, rows)}:
-            tiles = np.ceil(m / high) * np.ceil(n / wide) * batch
+            tiles = _tiles(m, high, free[0]) * _tiles(n, wide, free[1]) * batch
             for split in SPLITS:
-                waves = np.ceil(tiles * split / gemm.cores)
+                waves = np.ceil(tiles * split / gemm.cores * SAME_WAVE)
                 depth = np.ceil(k / split) + gemm.k_half
                 best = np.minimum(best, waves * (2.0 * high * wide * depth) / (per_core * efficiency))
     efficiency = np.ones(m.shape)
     of_batch = gemm.misaligned_batch_eff or gemm.misaligned_eff
     misaligned = np.where(batch > 1, of_batch, gemm.misaligned_eff)
-    for size, free in zip((m, n, k), (True, False, False) if tokens is None else tokens, strict=True):
+    for size, counts_tokens in zip((m, n, k), free, strict=True):
         steps = np.where(
             size % gemm.align != 0, misaligned, np.where(size % gemm.good_align != 0, gemm.poor_align_eff, 1.0)
         )
-        efficiency = np.where(free, efficiency, np.minimum(efficiency, steps))
+        efficiency = np.where(counts_tokens, efficiency, np.minimum(efficiency, steps))
     return best / efficiency
+
+
+def _tiles(size: np.ndarray, tile: int, counts_tokens: np.ndarray | bool) -> np.ndarray:
+    """Return how many tiles a size takes. Of tokens a started tile counts as far as it is filled: libraries have tiles
+    of several heights, and hand what is left over to all cores."""
+    return np.where(counts_tokens, np.maximum(1.0, size / tile), np.ceil(size / tile))
 
 
 def kernel_seconds(table: KernelTable, device: Device, framework: FrameworkSpec, dtype: str) -> np.ndarray:
@@ -61,23 +69,36 @@ def kernel_seconds(table: KernelTable, device: Device, framework: FrameworkSpec,
     if products.any():
         m, n, k, batch = (column[products] for column in (table.m, table.n, table.k, table.batch))
         memory = table.bytes[products] / (device.hbm.gbps * 1e9 * device.hbm.eff)
-        compute = matmul_seconds(device, dtype, m, n, k, batch, table.tokens[:, products])
+        tokens = table.tokens[:, products]
+        compute = matmul_seconds(device, dtype, m, n, k, batch, tokens)
+        if device.gemm.grouped_eff < 1:  # products with weights count tokens in one size, attention's in two
+            compute = compute / np.where((batch > 1) & (tokens.sum(axis=0) == 1), device.gemm.grouped_eff, 1.0)
         seconds[products] = np.maximum(compute, memory) + device.gemm.launch_us * 1e-6
         if dtype in NARROW:
             # forward quantizes its input and backward its gradient, each also transposed for the weight's product: 2
-            # bytes read and 2 written an element; weights are quantized once
+            # bytes read and 2 written an element, where the scale is not sought first; weights are quantized once
             paid = np.where(table.phase[products] < Phase.BACKWARD_WEIGHT, m * k * batch, 0.0)
             bandwidth = device.hbm.gbps * 1e9 * device.hbm.eff * device.vector.eff
-            seconds[products] += 4.0 * paid / bandwidth + np.where(paid > 0, device.vector.launch_us * 1e-6, 0.0)
+            seconds[products] += framework.quantize_bytes * paid / bandwidth + np.where(
+                paid > 0, device.vector.launch_us * 1e-6, 0.0
+            )
     if table.flash.any():
         flash = table.flash
         backward = np.where(table.phase[flash] > 0, 0.8, 1.0)
         rate = device.peak("bf16" if dtype in NARROW else dtype) * device.flash_eff * framework.flash_scale * backward
+        rate = rate * device.clock * np.where(table.flash_ring[flash], framework.ring_scale, 1.0)
+        rate = rate * narrow_head_share(device, table.flash_head[flash])
         memory = table.bytes[flash] / (device.hbm.gbps * 1e9 * device.hbm.eff)
         seconds[flash] = (
             np.maximum(table.flops[flash] / rate, memory) + device.gemm.launch_us * 1e-6 * table.launches[flash]
         )
     return seconds
+
+
+def narrow_head_share(device: Device, width: np.ndarray | float) -> np.ndarray | float:
+    """Return what narrow heads leave of fused attention's rate."""
+    full = device.flash_full_head
+    return np.sqrt(np.minimum(1.0, width / full)) if full else 1.0
 
 
 def kind_speeds(table: KernelTable, measured: dict[str, list[tuple[float, float]]]) -> np.ndarray:

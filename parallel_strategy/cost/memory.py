@@ -76,13 +76,18 @@ def resident_bytes(
     zero: int,
     host_optimizer: bool,
 ) -> Resident:
-    """`held`: [stage, slot] blocks; `shards`: [candidate] ranks that share dense weights and experts; `owned`:
-    [candidate, stage] elements that a rank updates; `zero`: level of optimizer sharding."""
+    """Return bytes. `held`: [stage, slot] blocks; `shards`: [candidate] ranks that share dense weights and experts;
+    `owned`: [candidate, stage] elements that a rank updates; `zero`: level of optimizer sharding."""
     gradient, states = gradient_and_state_bytes(framework, dtype)
     weights, gradients = np.zeros_like(owned), np.zeros_like(owned)
+    is_whole = framework.keeps_gathered and zero >= 3 and held.shape[0] > 1
     for elements, size in zip((table.dense @ held.T, table.expert @ held.T), shards, strict=True):
         weights = weights + elements / (size[:, None] if zero >= 3 else 1) * framework.weight_bytes
         gradients = gradients + elements / (size[:, None] if zero >= 2 else 1) * gradient
+        if is_whole:  # beside the shards, where they are any
+            alone = size[:, None] > 1
+            weights = weights + alone * elements * framework.weight_bytes_sent
+            gradients = gradients + alone * elements * gradient
     buffers = np.full((len(owned), 1), framework.workspace_mib * 2**20)
     if zero >= 3:  # the layer that runs and the one that is fetched
         largest = (table.dense + table.expert).max(axis=-1)

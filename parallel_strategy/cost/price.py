@@ -4,7 +4,7 @@ The closed form adds them up, the event simulation replays them, reports explain
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -28,7 +28,7 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """Device and host work beside one another; the slower of the two sets the pace."""
+        """Return the time of device and host, which work beside one another; the slower sets the pace."""
         return float(smooth_maximum(self.device + self.tensor, self.host))
 
     def __add__(self, other: "Cost") -> "Cost":
@@ -50,6 +50,9 @@ class BlockCost:
 
     def times(self, count: float) -> "BlockCost":
         return BlockCost(*(getattr(self, field.name).times(count) for field in fields(self)))
+
+
+ROUTER_KERNELS = 8  # of `experts.route`, which the block's kernels have already
 
 
 def network_of(setup: Setup, devices: int) -> Network:
@@ -115,6 +118,8 @@ class Price:
             side = 0 if collective.phase == Phase.FORWARD else 1
             seconds = self.collective(collective.op, collective.axis, collective.bytes)
             share = framework.tp_overlap if side == 0 else max(framework.tp_overlap, framework.tp_backward_overlap)
+            if collective.axis == "ep":
+                seconds, share = self._exchange(collective)
             if ".again" in collective.name and collective.axis == "tp":
                 share = max(share, 0.9)  # gathered while the input gradient is computed
             if collective.axis == "cp":
@@ -122,7 +127,7 @@ class Price:
             exposed[side] += seconds * (1 - share)
             hidden[side] += seconds * share
             issued[side] += 1
-        scale = self.cluster.host.launch_scale * 1e-6
+        scale = self.cluster.host.launch_scale * 1e-6 * (1.0 - framework.graphs)
         layer = framework.host_us_per_layer if block.kind not in ("embedding", "head") else 0.0
         launches = table.launches
         tensor_host = framework.host_us_per_collective
@@ -164,9 +169,38 @@ class Price:
             scale * float(launches[backward_weight].sum()) * framework.host_us_per_launch_backward,
         )
         costs = [fore, again, selective, back, weight]
+        if block.kind == "expert_layer":
+            costs = self._with_experts_issued(costs, scale)
         if framework.launch_blocking:
             costs = [Cost(cost.device + cost.host, cost.tensor) for cost in costs]
         return BlockCost(*costs)
+
+    def _exchange(self, node: Collective) -> tuple[float, float]:
+        """Return the seconds of sending tokens to experts, or back, and the share of them that is hidden."""
+        experts, habits = self.program.model.experts, self.framework.experts
+        members, stride = self.program.group(node.axis)
+        crossing = (
+            self.network.capacity[self.network.spans(members, stride)[-1].level] >= self.cluster.devices_per_server
+        )
+        share = max(habits.overlap, habits.network_overlap if members > 1 and crossing else 0.0)
+        if habits.dispatch == "expert" or experts is None:
+            return self.collective(node.op, node.axis, node.bytes), share
+        return self.network.dispatch_seconds(node.bytes, members, stride, experts.top_k), share
+
+    def _with_experts_issued(self, costs: list[Cost], scale: float) -> list[Cost]:
+        """Return the costs of all phases with what the host issues for experts beside the kernels of the block: those
+        of routing, and some for each expert of a rank."""
+        framework, experts = self.framework, self.program.model.experts
+        habits = framework.experts
+        assert experts is not None
+        here = experts.count // self.program.shard.ep
+        routed, each = max(0.0, habits.router_launches - ROUTER_KERNELS), habits.launches_per_expert * here
+        forward = scale * framework.host_us_per_launch * (routed + each)
+        backward = scale * framework.host_us_per_launch_backward * (routed / 2 + 2 * each)
+        issued = (forward, forward, 0.0, backward / 2, backward / 2)
+        if habits.waits_for_counts:
+            return [replace(cost, device=cost.device + extra) for cost, extra in zip(costs, issued, strict=True)]
+        return [replace(cost, host=cost.host + extra) for cost, extra in zip(costs, issued, strict=True)]
 
     @cached_property
     def overrides(self) -> dict[int | str, float]:

@@ -82,7 +82,7 @@ class BlockSharding:
 
     @cached_property
     def options(self) -> dict[str, np.ndarray]:
-        """[choices, axes] of every operator: what each axis does to it. Illegal ones are left out."""
+        """Return [choices, axes] of every operator: what each axis does to it. Illegal ones are left out."""
         return {operator.name: self._legal(operator) for operator in self.operators}
 
     def _legal(self, operator: Operator) -> np.ndarray:
@@ -96,7 +96,7 @@ class BlockSharding:
         return every[fits]
 
     def parts(self, options: np.ndarray, kinds: tuple[int, ...]) -> np.ndarray:
-        """Into how many parts the axes that do one of `kinds` cut."""
+        """Return into how many parts the axes that do one of `kinds` cut."""
         sizes = np.array([axis.size for axis in self.axes], dtype=np.int64)
         return np.where(np.isin(options, kinds), sizes, 1).prod(axis=-1)
 
@@ -195,7 +195,7 @@ class BlockSharding:
         return tables
 
     def seconds(self, choice: dict[str, int], name: str) -> float:
-        """Of one operator under a choice of all, its inputs' redistribution included."""
+        """Return the seconds of one operator under a choice of all, its inputs' redistribution included."""
         total = float(self.own_seconds(name)[choice[name]])
         for source in self.by_name[name].inputs:
             total += float(self.redistribution(source, name)[choice[source], choice[name]])

@@ -56,7 +56,7 @@ def phases(
     two_halves: bool = False,
     overrides: np.ndarray | None = None,
 ) -> Phases:
-    """`times`: of a BlockTable, [candidate, phase, 3, slot]; `mode`: of recomputation; `two_halves`: one half's
+    """Return `times`: of a BlockTable, [candidate, phase, 3, slot]; `mode`: of recomputation; `two_halves`: one half's
     collectives run beside the other's computation; `overrides`: [place, slot] seconds
     that overridden operators add."""
     totals = [np.zeros((len(times), 3, len(places.counts))) for _ in range(4)]
@@ -114,8 +114,8 @@ def _interleaved(cost: np.ndarray, count: np.ndarray, interference: float) -> np
 
 
 def chunk_seconds(parts: Phases, slowest: np.ndarray, copied: np.ndarray | float = 0.0) -> ChunkSeconds:
-    """`slowest`: [candidate] time of the slowest rank over the mean; `copied`: [candidate, place] seconds of moving
-    activations to the host, which runs beside."""
+    """Return `slowest`: [candidate] time of the slowest rank over the mean; `copied`: [candidate, place] seconds of
+    moving activations to the host, which runs beside."""
     forward = _pace(parts.forward)
     both = _pace(parts.backward_input + parts.backward_weight)
     back, weight = parts.backward_input, parts.backward_weight

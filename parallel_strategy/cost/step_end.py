@@ -63,7 +63,7 @@ def update_seconds(
     devices: int,
     host_optimizer: bool,
 ) -> np.ndarray:
-    """`owned`: elements that a rank updates; `weights`: how many tensors a stage has."""
+    """Return bytes. `owned`: elements that a rank updates; `weights`: how many tensors a stage has."""
     hbm, host = cluster.device.hbm, cluster.host
     if host_optimizer:
         copied = owned * (framework.gradient_bytes_sent + framework.weight_bytes_sent)

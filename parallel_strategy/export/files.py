@@ -55,8 +55,8 @@ def export(setup: Setup, strategy_file: str, hosts: Path | None, skeleton: Path 
 
 
 def operator_strategy(setup: Setup, skeleton: Path) -> bytes:
-    """Strategies of operators under MindSpore's names. Raises UserError for a file that is no skeleton of this network,
-    and for a strategy that MindSpore reads in no such file."""
+    """Return strategies of operators under MindSpore's names. Raises UserError for a file that is no skeleton of this
+    network, and for a strategy that MindSpore reads in no such file."""
     from parallel_strategy.mindspore.limits import check_supported
     from parallel_strategy.mindspore.strategy_file import operator_strategy_json
 

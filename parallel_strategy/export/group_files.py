@@ -6,33 +6,13 @@ Protobuf, as `set_group_ckpt_save_file` writes it and `restore_group_info_list` 
                       2 ckpt_restore_rank_list {1 dim}}
 """
 
-from collections.abc import Iterable
-
+from pangu.foundation.protobuf import encode_message, encode_numbers
 from parallel_strategy.placement import group_ranks
 from parallel_strategy.spec.strategy import Setup
 
 
-def varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def message(number: int, content: bytes) -> bytes:
-    """Return an embedded message or a string."""
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def numbers(values: Iterable[int]) -> bytes:
-    """RankList: each number by itself, as proto2 has it."""
-    return b"".join(varint(1 << 3) + varint(value) for value in values)
-
-
 def groups_of(setup: Setup, rank: int) -> dict[str, list[int]]:
-    """{axis: ranks} of the groups in which a rank communicates."""
+    """Return {axis: ranks} of the groups in which a rank communicates."""
     mesh = setup.strategy.mesh
     return {axis: group_ranks(mesh, axis, rank) for axis in mesh.axes if getattr(mesh, axis) > 1}
 
@@ -55,5 +35,6 @@ def group_file(setup: Setup, rank: int) -> bytes:
     """Return the file of one rank."""
     content = b""
     for axis, ranks in groups_of(setup, rank).items():
-        content += message(1, message(1, f"{axis}-{ranks[0]}".encode()) + message(2, numbers(ranks)))
-    return content + message(2, numbers(same_checkpoint(setup, rank)))
+        group = encode_message(1, f"{axis}-{ranks[0]}") + encode_message(2, encode_numbers(ranks))
+        content += encode_message(1, group)
+    return content + encode_message(2, encode_numbers(same_checkpoint(setup, rank)))

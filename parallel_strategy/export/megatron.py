@@ -53,7 +53,7 @@ def optimizer(setup: Setup) -> list:
 
 
 def offloads_optimizer(setup: Setup) -> bool:
-    """Megatron's optimizer on the host is a form of its distributed one."""
+    """Return whether the optimizer is on the host: in Megatron that is a form of its distributed one."""
     return setup.strategy.offload.optimizer and setup.strategy.zero.stage > 0
 
 
@@ -64,7 +64,7 @@ def needs_one_connection(setup: Setup) -> bool:
 
 
 def pipeline(setup: Setup) -> list:
-    """Uneven stages: the first and the last by arguments of their own, others by a drawing of all."""
+    """Return uneven stages: the first and the last by arguments of their own, others by a drawing of all."""
     strategy, model = setup.strategy, setup.model
     pp, vpp = strategy.mesh.pp, strategy.pipeline.vpp
     words: list = []

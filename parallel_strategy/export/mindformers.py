@@ -12,7 +12,7 @@ NEAR = {"interleaved": "1f1b"}
 
 
 def chunks(setup: Setup) -> int:
-    """Chunks of layers on each stage: two where the schedule leads there and back again."""
+    """Return chunks of layers on each stage: two where the schedule leads there and back again."""
     pipeline = setup.strategy.pipeline
     return 2 if pipeline.schedule == "zb_v" and setup.strategy.mesh.pp > 1 else pipeline.vpp
 
@@ -26,7 +26,7 @@ def offsets(setup: Setup) -> list[int]:
 
 
 def recompute_layers(setup: Setup) -> list[int]:
-    """Recomputed layers of each stage."""
+    """Return recomputed layers of each stage."""
     recompute = setup.strategy.recompute
     stages = setup.strategy.layers_of_stages(setup.model.num_layers)
     if recompute.mode == "none":
@@ -58,7 +58,7 @@ def unsaid(setup: Setup) -> list[str]:
 
 
 def fusion(setup: Setup) -> dict:
-    """MindSpore's `comm_fusion`: collectives of gradients, and of shards, of `bucket_mb` each."""
+    """Return MindSpore's `comm_fusion`: collectives of gradients, and of shards, of `bucket_mb` each."""
     zero = setup.strategy.zero
     if zero.bucket_mb is None:
         return {}
@@ -68,7 +68,8 @@ def fusion(setup: Setup) -> dict:
 
 
 def configuration(setup: Setup) -> dict:
-    """`parallel`, `parallel_config`, `recompute_config` and what of `model` and `runner_config` belongs to them."""
+    """Return `parallel`, `parallel_config`, `recompute_config` and what of `model` and `runner_config` belongs to
+    them."""
     strategy, model = setup.strategy, setup.model
     mesh, zero, recompute = strategy.mesh, strategy.zero, strategy.recompute
     layers = recompute_layers(setup)

@@ -14,7 +14,7 @@ ASCEND_ENVIRONMENT = {
 
 
 def environment(setup: Setup) -> dict[str, tuple[str, str]]:
-    """{variable: (value, what it is for)}."""
+    """Return {variable: (value, what it is for)}."""
     if is_ascend(setup):
         return dict(ASCEND_ENVIRONMENT)
     a_server = str(devices_used(setup)[1])
@@ -26,8 +26,8 @@ def is_ascend(setup: Setup) -> bool:
 
 
 def command(setup: Setup, rank_table: str | None) -> list[str]:
-    """msrun's words, without the program; $MASTER, $PORT and $NODE_RANK stand for what differs by node, $HERE for the
-    directory of the exported files."""
+    """Return msrun's words, without the program; $MASTER, $PORT and $NODE_RANK stand for what differs by node, $HERE
+    for the directory of the exported files."""
     servers, a_server = devices_used(setup)
     words = [
         "msrun",

@@ -56,7 +56,7 @@ def read_hosts(path: Path, devices_per_server: int) -> list[ServerEntry]:
 
 
 def devices_used(setup: Setup) -> tuple[int, int]:
-    """Servers, and devices of each, that the strategy uses."""
+    """Return servers, and devices of each, that the strategy uses."""
     devices = setup.strategy.mesh.devices
     a_server = min(devices, setup.cluster.devices_per_server)
     if devices % a_server:

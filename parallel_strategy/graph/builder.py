@@ -6,6 +6,7 @@ The order of calls is the order of execution; backward runs the operators from t
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from parallel_strategy.graph.operator import Block, Collective, Kernel, Parameter, Phase, Saved
 from parallel_strategy.spec.framework import TENSORS, Composed
@@ -53,7 +54,7 @@ class BlockBuilder:
         partial_over_tp: bool = False,
         tokens: str = "m",
     ) -> None:
-        """y[m, n] = x[m, k] w[k, n], `batch` of them. Without weights both operands are activations (scores,
+        """Add y[m, n] = x[m, k] w[k, n], `batch` of them. Without weights both operands are activations (scores,
         context). `split`: tensor parallelism cuts the weight's `columns` (n) or `rows` (k). `tokens`: which of m, n, k
         count tokens."""
         of_input, of_weight = tokens.translate(INPUT_GRADIENT), tokens.translate(WEIGHT_GRADIENT)
@@ -97,8 +98,8 @@ class BlockBuilder:
         backward_launches: float = 1,
         size: float = 0.0,
     ) -> None:
-        """An element-wise or reducing operator: bytes that it reads and writes, forward and backward. `size`: of its
-        main tensor, over which the kernels run that it is composed of where the framework says so."""
+        """Add an element-wise or reducing operator: bytes that it reads and writes, forward and backward. `size`: of
+        its main tensor, over which the kernels run that it is composed of where the framework says so."""
         if size and (parts := self.composed.get(name.rsplit(".", 1)[-1])):
             self._add(
                 _kernels(name, Phase.FORWARD, parts.forward, size),
@@ -110,17 +111,23 @@ class BlockBuilder:
             undo.append(Kernel(f"{name}.gradient", Phase.BACKWARD_INPUT, backward, launches=backward_launches))
         self._add([Kernel(name, Phase.FORWARD, forward, launches=launches)] if launches else [], undo)
 
-    def flash(self, name: str, flops: float, moved: float) -> None:
-        """Fused attention; backward computes the scores again and has 5 products for 2 (Dao et al. 2022)."""
+    def flash(self, name: str, flops: float, moved: float, *, ring: bool, head: float) -> None:
+        """Add fused attention; backward computes the scores again and has 5 products for 2 (Dao et al. 2022)."""
+        of_both: dict[str, Any] = {"flops": flops, "flash": True, "ring": ring, "head": head}
         self._add(
-            [Kernel(name, Phase.FORWARD, moved, flops=flops, flash=True, launches=2)],
-            [Kernel(f"{name}.gradient", Phase.BACKWARD_INPUT, 2 * moved, flops=2.5 * flops, flash=True, launches=3)],
+            [Kernel(name, Phase.FORWARD, moved, launches=2, **of_both)],
+            [
+                Kernel(
+                    f"{name}.gradient", Phase.BACKWARD_INPUT, 2 * moved, launches=3, **of_both | {"flops": 2.5 * flops}
+                )
+            ],
         )
 
     def communicate(
         self, name: str, op: str, axis: str, size: float, *, backward: str | None = "conjugate", dtype: str = ""
     ) -> None:
-        """A collective of forward and what it becomes in backward (`None`: nothing). `dtype`: absent, activations'."""
+        """Add a collective of forward and what it becomes in backward (`None`: nothing). `dtype`: absent,
+        activations'."""
         undo: list[Kernel | Collective] = []
         if backward is not None:
             back = CONJUGATE[op] if backward == "conjugate" else backward
@@ -143,7 +150,7 @@ class BlockBuilder:
         split: int | None = None,
         partial_over_tp: bool = False,
     ) -> None:
-        """A weight of this shape on this rank."""
+        """Add a weight of this shape on this rank."""
         replicated = split is None and not expert
         self.block.parameters.append(
             Parameter(name, float(math.prod(shape)), expert, replicated, shape, split, partial_over_tp)

@@ -7,7 +7,7 @@ from parallel_strategy.spec.model import ModelSpec
 
 
 def build_embedding(model: ModelSpec, framework: FrameworkSpec, shard: Shard) -> Block:
-    """Word (and position) embedding, their sum and dropout. A split vocabulary sums the partial rows over tp."""
+    """Add word (and position) embedding, their sum and dropout. A split vocabulary sums the partial rows over tp."""
     tokens, hidden = shard.tokens(model), model.hidden_size
     block = Block("embedding", input_bytes=0.0)
     builder = builder_of(block, model, framework)
@@ -43,7 +43,7 @@ def build_embedding(model: ModelSpec, framework: FrameworkSpec, shard: Shard) ->
 
 
 def build_head(model: ModelSpec, framework: FrameworkSpec, shard: Shard, *, owns_table: bool) -> Block:
-    """Last norm, logits and cross entropy. With a split vocabulary the loss needs three small sums over tp.
+    """Add last norm, logits and cross entropy. With a split vocabulary the loss needs three small sums over tp.
 
     `owns_table`: the word table is a parameter here too (untied, or tied with a first stage on other ranks).
     """

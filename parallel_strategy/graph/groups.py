@@ -37,7 +37,7 @@ class Groups:
         return tuple(rank for rank in range(self.mesh.devices) if self.coordinate("pp", rank) == stage)
 
     def _members(self, axis: str, rank: int) -> tuple[int, ...]:
-        """`members`: the ranks of this rank's group, in the group's own order."""
+        """Return `members`: the ranks of this rank's group, in the group's own order."""
         mesh = self.mesh
         if axis in ("pp", "dp", "cp", "tp"):
             return self._varied(rank, axis)
@@ -65,7 +65,7 @@ class Groups:
         raise ValueError(f"axis {axis!r} is unknown")
 
     def _extent(self, axis: str) -> tuple[int, int]:
-        """`extent`: (size, stride in ranks) of a group, which is all that a cost model needs of it."""
+        """Return `extent`: (size, stride in ranks) of a group, which is all that a cost model needs of it."""
         mesh, strides = self.mesh, self.strides
         weights = mesh.dp * mesh.cp
         stride = min(strides["dp"], strides["cp"]) if mesh.cp > 1 else strides["dp"]

@@ -33,8 +33,8 @@ class Shard:
 
     @property
     def tokens_split(self) -> bool:
-        """Between the matrix products each rank of the tensor group has other tokens: whole weights that are used there
-        get a part of their gradient only."""
+        """Return whether between matrix products each rank of the tensor group has other tokens: whole weights that are
+        used there get a part of their gradient only."""
         return self.sequence_parallel and self.tp > 1
 
 
@@ -62,7 +62,7 @@ def builder_of(block: Block, model: ModelSpec, framework: FrameworkSpec) -> Bloc
 
 
 def norm(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shard: Shard, name: str) -> None:
-    """LayerNorm or RMSNorm over the residual stream; keeps its input."""
+    """Add LayerNorm or RMSNorm over the residual stream; keeps its input."""
     size = shard.boundary_tokens(model) * model.hidden_size * builder.element
     launches = 1 if framework.fused_norm else 6
     passes = 2 if framework.fused_norm else 8
@@ -76,7 +76,7 @@ def norm(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shar
 
 
 def gather_input(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: str) -> None:
-    """What a column-split matmul needs before it (Megatron's f, or g-bar with sequence parallelism)."""
+    """Add what a column-split matmul needs before it (Megatron's f, or g-bar with sequence parallelism)."""
     if shard.tp == 1:
         return
     size = shard.tokens(model) * model.hidden_size * builder.element
@@ -87,7 +87,7 @@ def gather_input(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: st
 
 
 def gather_again(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: str) -> None:
-    """The gathered input is not kept, so backward gathers it again for the weight gradient: called after the matmuls
+    """Gather the input again in backward, for the weight gradient, because it is not kept: called after the matmuls
     that need it, since backward runs the calls from the last one back. MindSpore's compiler keeps it."""
     if shard.tokens_split and not builder.partial:
         size = shard.tokens(model) * model.hidden_size * builder.element
@@ -95,13 +95,13 @@ def gather_again(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: st
 
 
 def keep_input(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: str) -> None:
-    """What stays of a matmul's input: this rank's tokens, or all that were gathered where they are not again."""
+    """Keep what stays of a matmul's input: this rank's tokens, or all that were gathered where they are not again."""
     tokens = shard.tokens(model) if builder.partial else shard.boundary_tokens(model)
     builder.keep(name, tokens * model.hidden_size * builder.element)
 
 
 def reduce_output(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: str) -> None:
-    """What a row-split matmul needs after it (Megatron's g, or f-bar with sequence parallelism)."""
+    """Add what a row-split matmul needs after it (Megatron's g, or f-bar with sequence parallelism)."""
     if shard.tp == 1:
         return
     size = shard.tokens(model) * model.hidden_size * builder.element
@@ -112,7 +112,7 @@ def reduce_output(builder: BlockBuilder, model: ModelSpec, shard: Shard, name: s
 
 
 def residual(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shard: Shard, name: str) -> None:
-    """Bias, dropout and the addition to the residual stream; keeps the dropout mask."""
+    """Add bias, dropout and the addition to the residual stream; keeps the dropout mask."""
     elements = shard.boundary_tokens(model) * model.hidden_size
     size = elements * builder.element
     dropout = model.dropout_rate > 0
@@ -190,7 +190,8 @@ def _attention(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec
 
 
 def _latent_projections(builder: BlockBuilder, model: ModelSpec, shard: Shard, rows: int, heads: float) -> None:
-    """Queries and keys with values through low ranks (DeepSeek-V2, section 2.1). The down projections are not split."""
+    """Add queries, and keys with values, through low ranks (DeepSeek-V2, section 2.1). The down projections are not
+    split."""
     latent = model.latent_attention
     assert latent is not None
     hidden, element = model.hidden_size, builder.element
@@ -216,7 +217,7 @@ def _core_attention(
     key_size: float,
     value_size: float,
 ) -> None:
-    """Scores, softmax, dropout and the weighted sum of values. Everything here is what selective recompute runs
+    """Add scores, softmax, dropout and the weighted sum of values. Everything here is what selective recompute runs
     again."""
     seq, rows = model.seq_length, model.seq_length // shard.cp
     batch = int(shard.micro * heads)
@@ -226,7 +227,9 @@ def _core_attention(
     if framework.attention == "flash":
         half = 0.5 if framework.causal_flash else 1.0
         flops = 2.0 * batch * rows * seq * (model.head_width + model.value_head_width) * half
-        builder.flash("attention.core", flops, query_size + key_size + value_size + query_size)
+        moved = query_size + key_size + value_size + query_size
+        head = (model.head_width + model.value_head_width) / 2
+        builder.flash("attention.core", flops, moved, ring=shard.cp > 1, head=head)
         builder.keep("attention.log_sum", 4.0 * batch * rows)
         return
     scores = float(batch) * rows * seq
@@ -283,7 +286,7 @@ def _gated_or_plain(
     batch: int = 1,
     expert: bool = False,
 ) -> None:
-    """Up projection, activation, down projection; `batch` experts of `rows` tokens each."""
+    """Add up projection, activation, down projection; `batch` experts of `rows` tokens each."""
     element = builder.element
     ups = 2 if model.gated_ffn else 1
     size = float(batch) * rows * width * element
@@ -305,7 +308,7 @@ def _gated_or_plain(
 
 
 def _experts(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shard: Shard) -> None:
-    """Router, dispatch over ep, grouped matmuls, combine; balanced load times the capacity factor."""
+    """Add router, dispatch over ep, grouped matmuls, combine; balanced load times the capacity factor."""
     experts = model.experts
     assert experts is not None
     hidden, element = model.hidden_size, builder.element

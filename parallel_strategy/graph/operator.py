@@ -39,6 +39,8 @@ class Kernel:
     launches: float = 1.0
     kind: str = ""
     tokens: str = "m"  # which of m, n, k count tokens: rows and what is summed over, which need no alignment
+    ring: bool = False  # attention to keys that pass by in parts
+    head: float = 0.0  # of attention: size of a head
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class Block:
 
     @property
     def attention_bytes(self) -> float:
-        """Part of `saved_bytes` that selective recompute drops."""
+        """Return part of `saved_bytes` that selective recompute drops."""
         return sum(tensor.bytes for tensor in self.saved if tensor.attention)
 
     def elements(self, expert: bool) -> float:
@@ -138,6 +140,8 @@ class KernelTable:
     flash: np.ndarray
     attention: np.ndarray  # inside the part that selective recompute runs again
     launches: np.ndarray
+    flash_ring: np.ndarray  # attention to keys that pass by in parts
+    flash_head: np.ndarray  # of attention: size of a head
     tokens: np.ndarray  # [m n k, kernel] whether the size counts tokens
     kinds: tuple[str, ...] = ()  # empty where no kernel has a kind
 
@@ -156,13 +160,15 @@ class KernelTable:
                     x.flash,
                     x.name.startswith("attention.core"),
                     x.launches,
+                    x.ring,
+                    x.head,
                 )
                 for x in kernels
             ],
             dtype=np.float64,
-        ).reshape(-1, 10)
-        columns: list[Any] = [rows[:, i] for i in range(10)]
-        for index in (7, 8):
+        ).reshape(-1, 12)
+        columns: list[Any] = [rows[:, i] for i in range(12)]
+        for index in (7, 8, 10):
             columns[index] = columns[index].astype(bool)
         columns.append(np.array([[size in kernel.tokens for kernel in kernels] for size in "mnk"], dtype=bool))
         kinds = tuple(kernel.kind for kernel in kernels)

@@ -91,12 +91,12 @@ class Program:
 
     @cached_property
     def blocks(self) -> dict[str, Block]:
-        """Distinct blocks by kind."""
+        """Return distinct blocks by kind."""
         return {piece.block.kind: piece.block for chunk in self.chunks for piece in chunk.pieces}
 
     @cached_property
     def tied_across_stages(self) -> bool:
-        """The word table is on the first and on the last stage, and its gradients are summed between them."""
+        """Return whether the word table is on the first and on the last stage, which sum its gradients."""
         return self.model.tied_embedding and self.chunks[0].stage != self.chunks[-1].stage
 
     def _chunks(self) -> tuple[Chunk, ...]:
@@ -180,7 +180,7 @@ class Program:
 
     @cached_property
     def total_parameters(self) -> float:
-        """Parameters of the whole model."""
+        """Return parameters of the whole model."""
         return model_parameters(self.setup.model)
 
     def flops_per_step(self) -> float:

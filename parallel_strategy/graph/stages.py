@@ -41,7 +41,7 @@ class Places:
 
     @classmethod
     def of(cls, model: ModelSpec, strategy: StrategySpec, *, by_layer: bool = False) -> "Places":
-        """`by_layer`: chunks of other layers are other places, however alike they are."""
+        """Return `by_layer`: chunks of other layers are other places, however alike they are."""
         pp, per_stage = strategy.mesh.pp, strategy.chunks_per_stage
         known: dict[tuple[tuple[str, int, int, int], ...], int] = {}
         rows: list[tuple[Run, ...]] = []
@@ -62,7 +62,7 @@ class Places:
 
     @property
     def held(self) -> np.ndarray:
-        """[stage, slot] blocks that a stage holds: a head that runs several times is held once."""
+        """Return [stage, slot] blocks that a stage holds: a head that runs several times is held once."""
         held = self.counts[self.index].sum(axis=1)
         held[:, HEAD] = np.minimum(held[:, HEAD], 1)
         return held

@@ -63,8 +63,9 @@ def is_accumulated_twice(program: Program) -> bool:
 
 
 def _may_be_cut(program: Program, parameter: Parameter, layer: int, shards: int) -> bool:
-    """MindSpore leaves a weight whole that is small, named, or whose first dimension does not divide. And a tied table
-    at level 3 with micro-batches: 2.10 does not compile the sum of its two readers' gradients."""
+    """Leave a weight whole that MindSpore leaves whole: one that is small, named, or whose first dimension does not
+    divide. And a tied table at level 3 with micro-batches: 2.10 does not compile the sum of its two readers' gradients.
+    """
     zero, model = program.setup.strategy.zero, program.model
     if zero.level == 3 and parameter.name in WORD_TABLES and is_accumulated_twice(program):
         return False
@@ -271,7 +272,7 @@ def gradient_collectives(program: Program, holding: Holding) -> list[Node]:
 
 
 def _one_by_one(program: Program, holding: Holding) -> list[Node]:
-    """`gradient_collectives` of a framework that has a collective for every weight."""
+    """Return `gradient_collectives` of a framework that has a collective for every weight."""
     phase = Phase.BACKWARD_WEIGHT
     nodes = list(_scatter_each(program, holding.parameters)) if program.setup.strategy.zero.stage == 1 else []
     for layer, parameter in holding.parameters:
@@ -290,7 +291,7 @@ def _one_by_one(program: Program, holding: Holding) -> list[Node]:
 
 
 def weight_collectives(program: Program, holding: Holding) -> list[Node]:
-    """Levels 1 and 2: these weights, gathered once they are updated."""
+    """Gather these weights once they are updated (levels 1 and 2)."""
     if program.setup.strategy.zero.stage not in (1, 2):
         return []
     phase, width = Phase.BACKWARD_WEIGHT, program.setup.framework.weight_bytes_sent

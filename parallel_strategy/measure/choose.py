@@ -11,7 +11,8 @@ BACKENDS = ("auto", "torch", "mindspore", "numpy")
 
 
 def backend_of(name: str) -> Backend:
-    """`auto`: a GPU through PyTorch, else Ascend through MindSpore, else this CPU through MindSpore, else numpy."""
+    """Choose the device for `auto`: a GPU through PyTorch, else Ascend through MindSpore, else this CPU through
+    MindSpore, else numpy."""
     if name in ("auto", "torch"):
         try:
             import torch

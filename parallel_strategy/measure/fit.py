@@ -65,8 +65,8 @@ def cluster_of(measured: Measured, devices: int = 1, name: str = "this-machine")
 
 
 def _memory(measured: Measured) -> tuple[Memory, Vector]:
-    """Bandwidth from the largest copy; the share of it that kernels reach from all the others. Where kinds of kernels
-    were told apart, the share is that of the plainest, and theirs stand over it, size by size."""
+    """Return bandwidth from the largest copy; the share of it that kernels reach from all the others. Where kinds of
+    kernels were told apart, the share is that of the plainest, and theirs stand over it, size by size."""
     gb, launch = measured.memory_gb, measured.launch_seconds
     memory = Memory(gb=round(gb, 2), usable_gb=round(0.94 * gb, 2), gbps=round(_copy_gbps(measured), 2), eff=1.0)
     largest = max(moved.bytes for moved in measured.moved)
@@ -205,6 +205,6 @@ def _lines(found: list[Collected]) -> dict[str, dict[int, tuple[float, float]]]:
 
 
 def _crowding(measured: Measured) -> dict[int, tuple[float, float]]:
-    """Processes that compute at once -> slow-down of products and of kernels bound by memory."""
+    """Return processes that compute at once -> slow-down of products and of kernels bound by memory."""
     found = {(one.name, one.members): round(max(1.0, one.slowdown), 3) for one in measured.crowded}
     return {members: (found["product", members], found["memory", members]) for members in sorted({n for _, n in found})}

@@ -87,7 +87,8 @@ class MindSporeBackend:
         return run
 
     def product(self, m: int, n: int, k: int, batch: int) -> Call:
-        """As `pangu` has them: the gradient of a weight has the tokens inside, scores the width of a head."""
+        """Make products as `pangu` has them: the gradient of a weight has the tokens inside, scores the width of a
+        head."""
         if batch == 1:
             turned = k > max(m, n)
             shape = (k, m) if turned else (m, k)
@@ -157,5 +158,5 @@ class MindSporeBackend:
         return {"product": self.product(512, 512, 512, 1), "memory": self._several(kernel, arity, inputs)}
 
     def collectives(self) -> list[Collected]:
-        """Among several processes: `workers` starts them."""
+        """Measure among several processes: `workers` starts them."""
         return []

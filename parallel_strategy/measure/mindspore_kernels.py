@@ -148,7 +148,7 @@ SMALL_KERNELS = 6
 
 
 def kinds(elements: int, random: Any) -> dict[str, tuple[Any, int, Callable[[], tuple[ms.Tensor, ...]], float]]:
-    """name -> (kernel, arity, a function that makes one set of inputs, bytes that one call moves).
+    """Return name -> (kernel, arity, a function that makes one set of inputs, bytes that one call moves).
 
     Shapes are those of a layer: [8, S, 512] activations, [8, 4, S, 256] scores, [S, 4096] logits.
     """

@@ -23,7 +23,7 @@ class NumpyBackend:
         self.random = np.random.default_rng(0)
 
     def synchronize(self) -> None:
-        """numpy returns when it is done."""
+        """Do nothing: numpy returns when it is done."""
 
     def product(self, m: int, n: int, k: int, batch: int) -> Call:
         shape = () if batch == 1 else (batch,)

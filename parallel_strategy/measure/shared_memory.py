@@ -17,7 +17,7 @@ REPEATS = 7
 
 
 def all_reduces(members: int) -> list[Collected]:
-    """Medians of all-reduces among `members` processes; none where there is only one."""
+    """Return medians of all-reduces among `members` processes; none where there is only one."""
     if members < 2:
         return []
     context = multiprocessing.get_context("spawn")

@@ -102,11 +102,12 @@ class Backend(Protocol):
     def synchronize(self) -> None: ...
     def product(self, m: int, n: int, k: int, batch: int) -> Call: ...
     def vectors(self, elements: int) -> dict[str, tuple[Call, float]]:
-        """Element-wise and reducing kernels over `elements`: the call and the bytes that one kernel has to move. The
-        names are those of `spec.framework.TENSORS` where the kinds of kernels shall be told apart, with `copy` else."""
+        """Return element-wise and reducing kernels over `elements`: the call and the bytes that one kernel has to move.
+        The names are those of `spec.framework.TENSORS` where the kinds of kernels shall be told apart, with `copy`
+        else."""
 
     def attention(self, batch: int, heads: int, sequence: int, width: int) -> Call | None:
-        """Fused causal attention forward; None where there is no such kernel."""
+        """Return fused causal attention forward; None where there is no such kernel."""
 
     def empty(self) -> tuple[Call, int]:
         """Return a call that runs this many kernels with nothing to do."""
@@ -163,7 +164,8 @@ def measure(backend: Backend, seconds: float, tell: Callable[[str], None] = lamb
 
 
 def product_shapes(kind: str) -> list[tuple[int, int, int, int]]:
-    """m, n, k, batch: products of transformers of several widths, forward and backward, and of their attention."""
+    """Return m, n, k, batch: products of transformers of several widths, forward and backward, and of their
+    attention."""
     if kind == "cpu":
         tokens: tuple[int, ...] = (512, 2048)
         widths: tuple[tuple[int, int], ...] = (

@@ -86,7 +86,7 @@ class TorchBackend:
 
 
 def all_reduce(rank: int, members: int, target: str, port: int, queue) -> None:
-    """One of `members` processes; the first puts (bytes, median seconds) into the queue."""
+    """Be one of `members` processes; the first puts (bytes, median seconds) into the queue."""
     import torch.distributed as distributed
 
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))

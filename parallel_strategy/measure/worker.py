@@ -22,7 +22,7 @@ COLLECTIVES = ("all_reduce", "all_gather", "broadcast")
 
 
 def keep_to_share_of_cores() -> float:
-    """As a process of training on a CPU does. Returns how many share a core."""
+    """Keep to the cores that a process of training has on a CPU. Returns how many share a core."""
     rank, workers = int(os.environ.get("DEVICE_ID", "0")), int(os.environ["MS_WORKER_NUM"])
     cores = len(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores_of(rank, workers))
@@ -125,7 +125,7 @@ class Together:
 def rate(
     call: Callable[[], object], synchronize: Callable[[], None], seconds: float, clock: Callable[[], float]
 ) -> float:
-    """Calls a second over a span of time: on the wall's clock a process that shares its core is counted with its
+    """Return calls a second over a span of time: on the wall's clock a process that shares its core is counted with its
     waits."""
     count, end, start = 0, time.perf_counter() + seconds, clock()
     while time.perf_counter() < end or count < 3:

@@ -20,7 +20,7 @@ STARTING = 180
 
 
 def msrun() -> str:
-    """MindSpore's launcher. Raises UserError where there is none."""
+    """Return MindSpore's launcher. Raises UserError where there is none."""
     beside = Path(sys.executable).with_name("msrun")
     found = str(beside) if beside.exists() else shutil.which("msrun")
     if found is None:
@@ -29,7 +29,7 @@ def msrun() -> str:
 
 
 def check_workers(workers: list[int], backend: str) -> None:
-    """Whether so many processes can be measured, and described by one file: one share of the cores for all of them."""
+    """Raise UserError where one file cannot describe so many processes: one share of the cores for all of them."""
     if not workers:
         return
     if workers[0] < 2:
@@ -54,7 +54,7 @@ def cores_of(process: int, processes: int) -> list[int]:
 
 @contextlib.contextmanager
 def keep_to_share(workers: list[int]) -> Iterator[None]:
-    """This process on the cores that the first of `workers` processes has in training."""
+    """Keep this process on the cores that the first of `workers` processes has in training."""
     cores = os.sched_getaffinity(0)
     if workers and not ASCEND_DRIVER.exists():
         os.sched_setaffinity(0, cores_of(0, workers[0]))

@@ -42,7 +42,7 @@ SCHEDULERS = {"1f1b": "1f1b", "gpipe": "gpipe", "mindspore_vpp": "1f1b", "zb_v":
 
 
 def start(setup: Setup) -> None:
-    """Compiled graphs for Ascend, and the process's place among the others."""
+    """Set compiled graphs for Ascend, and the process's place among the others."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="Ascend")
     init()
 
@@ -192,20 +192,13 @@ class ParallelStep:
             _clear_auto_parallel_context(self.whole)
 
     def __call__(
-        self,
-        rows: Tensor,
-        predictions: Tensor,
-        loss_scale: Tensor,
-        dropout_seed: Tensor,
-        learning_rate: Tensor,
-        epsilon: Tensor,
-        decay: Tensor,
+        self, rows: Tensor, predictions: Tensor, loss_scale: Tensor, dropout_seed: Tensor, *rates: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Do what the serial step does. rates: its learning rate, epsilon and decay."""
         step = self.step
-        step.loss_scale.set_data(loss_scale)
-        step.learning_rate.set_data(learning_rate)
-        step.epsilon.set_data(epsilon)
-        step.decay.set_data(decay)
+        holders = (step.loss_scale, step.learning_rate, step.epsilon, step.decay)
+        for holder, value in zip(holders, (loss_scale, *rates), strict=True):
+            holder.set_data(value)
         scale = float(loss_scale.asnumpy()) / float(predictions.asnumpy())
         return self.whole(*self.inputs(rows, scale, int(dropout_seed.asnumpy())))
 
@@ -277,7 +270,8 @@ def configured(setup: Setup, step: nn.Cell, files: StrategyFiles, row_axes: int)
 
 
 def fused(setup: Setup) -> dict[str, dict]:
-    """MindSpore's configuration of fused collectives: each kind up to a size in whole megabytes. Empty: its default."""
+    """Return MindSpore's configuration of fused collectives: each kind up to a size in whole megabytes. Empty: its
+    default."""
     size = whole_megabytes(setup)
     if size is None:
         return {}
@@ -332,7 +326,8 @@ def share_other_stages(setup: Setup, loss: nn.Cell) -> None:
 
 
 def recompute_layers(setup: Setup, loss: nn.Cell) -> None:
-    """The first layers of each stage, as many as the strategy says; `selective` is softmax and what it takes."""
+    """Recompute the first layers of each stage, as many as the strategy says; `selective` is softmax and what it
+    takes."""
     strategy = setup.strategy
     mode = strategy.recompute.mode
     wanted = recomputed_layers(setup)
@@ -351,5 +346,5 @@ def recompute_layers(setup: Setup, loss: nn.Cell) -> None:
 
 
 def put_on_host(optimizer: nn.Cell) -> None:
-    """Adam's kernel runs on the host, where its moments then are."""
+    """Run Adam's kernel on the host, where its moments then are."""
     optimizer.adam_weight_decay.set_device("CPU")

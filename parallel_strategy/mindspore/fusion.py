@@ -28,13 +28,13 @@ class Fused:
 
 
 def whole_megabytes(setup: Setup) -> int | None:
-    """`comm_fusion` takes whole megabytes. None: MindSpore's default."""
+    """Return `comm_fusion`, which takes whole megabytes. None: MindSpore's default."""
     limit = setup.strategy.zero.bucket_mb
     return None if limit is None else max(1, round(limit))
 
 
 def numbers(sizes: Iterable[int], limit: int) -> list[int]:
-    """MindSpore's fusion number of each, for `limit` bytes."""
+    """Return MindSpore's fusion number of each, for `limit` bytes."""
     found: list[int] = []
     number, room, first = 1, limit, True
     for size in sizes:

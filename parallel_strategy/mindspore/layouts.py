@@ -40,7 +40,7 @@ class Layout:
 
     @property
     def copies(self) -> int:
-        """Ranks of one stage that have the same slice."""
+        """Return ranks of one stage that have the same slice."""
         return math.prod(self.device_matrix) // math.prod(self.device_matrix[-1 - a] for a in self.tensor_map if a >= 0)
 
 

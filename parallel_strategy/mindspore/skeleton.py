@@ -38,8 +38,8 @@ def skeleton_setup(setup: Setup) -> Setup:
 
 
 def skeleton_json(saved: bytes, operators: Iterable[tuple[str, str]], setup: Setup) -> bytes:
-    """`saved`: what MindSpore wrote of `setup`; `operators`: (path, kind) of the network's. Raises UserError for a
-    name that is none of them."""
+    """Return `saved`: what MindSpore wrote of `setup`; `operators`: (path, kind) of the network's. Raises UserError for
+    a name that is none of them."""
     splits = operator_splits(setup)
     found: dict[str, dict[str, object]] = {}
     by_kind: dict[tuple[str, str], list[str]] = {}
@@ -65,7 +65,8 @@ def _inputs(path: str, splits: OperatorSplits) -> Split | None:
 
 
 def _cell_and_kind(name: str) -> tuple[str, str]:
-    """`backbone.blocks.0.attention`, `Transpose`. The network within the loss is left out, as in `apply.operators`."""
+    """Return `backbone.blocks.0.attention`, `Transpose`. The network within the loss is left out, as in
+    `apply.operators`."""
     *scopes, operator = name.split("/")
     attributes = [scope.rpartition("-")[0] for scope in scopes]
     inside = attributes[attributes.index("loss") + 1 :] if "loss" in attributes else []

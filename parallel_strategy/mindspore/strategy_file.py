@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pangu.foundation.errors import UserError
+from pangu.foundation.protobuf import encode_message, encode_number, encode_numbers
 from parallel_strategy.mindspore.device_matrix import Split
 from parallel_strategy.mindspore.layouts import Layout, parameter_layouts
 from parallel_strategy.mindspore.limits import check_propagated
@@ -57,7 +58,7 @@ def operator_strategies(setup: Setup, dialect: Dialect = "2.10") -> list[Operato
 
 
 def as_released(owned: OwnedParameter, inputs: Split) -> tuple[str, Split]:
-    """Kind and split in the released files: LayerNorm is Mul by gamma and TensorAdd of beta, only the biases of
+    """Return kind and split in the released files: LayerNorm is Mul by gamma and TensorAdd of beta, only the biases of
     queries, keys and values are BiasAdd, and positions were looked up as one row of ids."""
     if owned.operator == "LayerNorm":
         return ("Mul" if owned.parameter.endswith("gamma") else "TensorAdd"), (inputs[0], inputs[owned.operand])
@@ -79,16 +80,18 @@ def all_layouts(setup: Setup, stage: int | None = None) -> dict[str, Layout]:
 
 def parameter_strategy_protobuf(setup: Setup, stage: int, dialect: Dialect = "2.10") -> bytes:
     """Return what MindSpore's `save_param_strategy_file` writes on a rank of this stage."""
-    parts = [_number(1, stage if dialect == "2.10" else 1)]
+    parts = [encode_number(1, stage if dialect == "2.10" else 1)]
     for operator in operator_strategies(setup, dialect):
         if operator.stage == stage:
-            splits = b"".join(_message(2, _numbers(split)) for split in operator.in_strategy)
-            parts.append(_message(2, _text(1, operator.node_name) + _message(2, _number(1, stage) + splits)))
+            splits = b"".join(encode_message(2, encode_numbers(split)) for split in operator.in_strategy)
+            placed = encode_message(2, encode_number(1, stage) + splits)
+            parts.append(encode_message(2, encode_message(1, operator.node_name) + placed))
     for name, layout in all_layouts(setup, stage).items():
-        body = _message(1, _numbers(layout.device_matrix)) + _message(2, _numbers(layout.tensor_map))
-        body += _message(3, b"") + _message(4, b"") + _number(5, 0)
-        body += _number(6, layout.optimizer_shard_step) + _number(7, layout.optimizer_shard_size)
-        parts.append(_message(3, _text(1, name) + _message(2, body)))
+        matrix, tensor_map = encode_numbers(layout.device_matrix), encode_numbers(layout.tensor_map)
+        body = encode_message(1, matrix) + encode_message(2, tensor_map)
+        body += encode_message(3, b"") + encode_message(4, b"") + encode_number(5, 0)
+        body += encode_number(6, layout.optimizer_shard_step) + encode_number(7, layout.optimizer_shard_size)
+        parts.append(encode_message(3, encode_message(1, name) + encode_message(2, body)))
     return b"".join(parts)
 
 
@@ -116,7 +119,7 @@ def parameter_named_json(setup: Setup, stage: int) -> bytes:
 
 
 def operator_strategy_json(skeleton: bytes, setup: Setup) -> bytes:
-    """For `load_operator_strategy_file`: the split of every operator that the skeleton names.
+    """Return a file for `load_operator_strategy_file`: the split of every operator that the skeleton names.
 
     Raises UserError where the skeleton is none, or of a network with other operators.
     """
@@ -151,29 +154,3 @@ def _split_of_one(paths: list[str], splits: OperatorSplits) -> Split:
     if len(different) > 1:
         raise UserError(f"overrides: MindSpore's names do not tell {' and '.join(paths)} apart: split them alike")
     return different.pop()
-
-
-def _varint(value: int) -> bytes:
-    value &= (1 << 64) - 1  # a negative number is written as its 64-bit complement
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _numbers(values: tuple[int, ...]) -> bytes:
-    return b"".join(_number(1, value) for value in values)
-
-
-def _message(field: int, body: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(body)) + body
-
-
-def _text(field: int, text: str) -> bytes:
-    return _message(field, text.encode())

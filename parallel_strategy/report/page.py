@@ -103,7 +103,8 @@ def shown_stages(prediction: Prediction) -> list[int]:
 
 
 def timeline(prediction: Prediction, stages: list[int], go):
-    """A band per stage: what it computes, with idle time in red, and below it a thin lane for each link it uses."""
+    """Draw a band per stage: what it computes, with idle time in red, and below it a thin lane for each link it
+    uses."""
     row = {stage: index for index, stage in enumerate(stages)}
     found = [bar for bar in bars(prediction) if bar.stage in row]
     end = prediction.seconds
@@ -152,7 +153,7 @@ def _bars(
 
 
 def _usable(figure, gib: float, most: float) -> None:
-    """A line where memory ends, and room above it."""
+    """Draw a line where memory ends, and room above it."""
     figure.update_yaxes(range=[0, 1.1 * max(gib, most)])
     figure.add_hline(
         y=gib, line_dash="dash", line_color="#b23a48", annotation_text=f"usable: {gib:g} GiB",
@@ -218,7 +219,7 @@ def roofline(prediction: Prediction, go):
 
 
 def operator_bars(prediction: Prediction, go):
-    """The most expensive kernels, coloured by what bounds them, with what they reach of it."""
+    """Return the most expensive kernels, coloured by what bounds them, with what they reach of it."""
     device = prediction.setup.cluster.device
     peak, bandwidth = device.peak(prediction.setup.model.compute_dtype) / 1e12, device.hbm.gbps
     figure = go.Figure()

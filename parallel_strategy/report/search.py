@@ -148,7 +148,7 @@ def _on_host(row: dict[str, Any]) -> list[str]:
 
 
 def print_sharding(sharding: Sharding, console: Any) -> None:
-    """The operators of one layer of the winner, each with MindSpore's in_strategy."""
+    """Print the operators of one layer of the winner, each with MindSpore's in_strategy."""
     from parallel_strategy.report.console import table
 
     matrix = " x ".join(f"{name} {size}" for name, size in zip(sharding.axes, sharding.device_matrix, strict=True))
@@ -174,7 +174,7 @@ def _tuples(numbers: Iterable[Iterable[int]]) -> str:
 
 
 def _runs(numbers: list[int]) -> str:
-    """4,4,4,5 as 3x4 5."""
+    """Write 4,4,4,5 as 3x4 5."""
     words: list[list[int]] = []
     for number in numbers:
         if words and words[-1][1] == number:

@@ -86,7 +86,7 @@ def bars(prediction: Prediction) -> Iterator[Bar]:
 
 
 def link_seconds(prediction: Prediction, chunk: Chunk, kind: str, split: bool) -> dict[str, tuple[int, float]]:
-    """level of topology -> (collectives, seconds) inside one task of a chunk."""
+    """Return level of topology -> (collectives, seconds) inside one task of a chunk."""
     program, price = prediction.program, prediction.price
     strategy = prediction.setup.strategy
     found: dict[str, tuple[int, float]] = {}

@@ -16,7 +16,7 @@ COLOURS = {
 
 
 def chrome_trace(prediction: Prediction) -> str:
-    """JSON for chrome://tracing or ui.perfetto.dev; times in microseconds."""
+    """Return JSON for chrome://tracing or ui.perfetto.dev; times in microseconds."""
     program, mesh = prediction.program, prediction.setup.strategy.mesh
     stride = mesh.stride("pp")
     streams = ["compute", *(level.level for level in prediction.setup.cluster.topology), "copy"]

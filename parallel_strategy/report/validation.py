@@ -55,8 +55,8 @@ def print_scores(title: str, scores: list[Score], folds: list[tuple[str, Score]]
 
 
 def write_predictions(path: str, outcomes: list[Outcome], memory_only: dict[str, float] | None = None) -> None:
-    """`id, predicted_s, predicted_gib, oom`, and the interval that holds 4 of 5 measured times. `memory_only`: GiB of
-    rows that have no time."""
+    """Write `id, predicted_s, predicted_gib, oom`, and the interval that holds 4 of 5 measured times. `memory_only`:
+    GiB of rows that have no time."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "predicted_s", "predicted_gib", "oom", "low_s", "high_s"])

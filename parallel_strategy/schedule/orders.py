@@ -61,7 +61,7 @@ def _one_forward_one_backward(stage: int, pp: int, micro_batches: int) -> list[T
 
 
 def _interleaved(stage: int, pp: int, chunks: int, micro_batches: int, *, less_memory: bool) -> list[Task]:
-    """Megatron's depth-first order: pp micro-batches of a chunk, then of the next chunk, and so on.
+    """Return Megatron's depth-first order: pp micro-batches of a chunk, then of the next chunk, and so on.
 
     MindSpore's less-memory variant starts its backward earlier: one forward less per later stage in the warm-up.
     """
@@ -86,7 +86,8 @@ def _interleaved(stage: int, pp: int, chunks: int, micro_batches: int, *, less_m
 
 
 def _zero_bubble(stage: int, pp: int, micro_batches: int, *, wide: bool) -> list[Task]:
-    """ZB-H1 keeps 1F1B's memory: stage s may fall behind with s weight gradients. ZB-H2 has twice of both."""
+    """Return the orders of ZB-H1, which keeps 1F1B's memory: stage s may fall behind with s weight gradients. ZB-H2 has
+    twice of both."""
     warm = min(micro_batches, 2 * (pp - stage) - 1 if wide else pp - stage)
     lag = 2 * stage if wide else stage
     tasks = [Task("F", stage, m) for m in range(warm)]

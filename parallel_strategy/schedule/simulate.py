@@ -32,12 +32,13 @@ class Replay:
 
     @property
     def span(self) -> float:
-        """The longest a stage is at work: the step time where no barrier joins the stages between steps (ZB)."""
+        """Return the longest time a stage is at work: the step time where no barrier joins the stages between steps
+        (ZB)."""
         return max(end - start for start, end in zip(self.begin, self.finish, strict=True))
 
     @property
     def bubble(self) -> float:
-        """Idle share of the pipeline, averaged over stages."""
+        """Return idle share of the pipeline, averaged over stages."""
         return 1.0 - sum(self.busy) / (len(self.busy) * self.seconds)
 
 

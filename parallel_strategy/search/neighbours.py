@@ -46,8 +46,8 @@ def _signature(strategy: StrategySpec) -> dict[str, object]:
 
 
 def neighbours(setup: Setup, groups: list[Candidates], winner: Prediction, usable: float) -> list[Neighbour]:
-    """For each choice of the winner: the best candidates with another value of that choice and as much else alike as
-    can be."""
+    """Return for each choice of the winner the best candidates with another value of that choice and as much else alike
+    as can be."""
     mine = _signature(winner.setup.strategy)
     result = []
     fastest: dict[tuple[str, object], tuple[int, float, int]] = {}
@@ -90,7 +90,8 @@ def neighbours(setup: Setup, groups: list[Candidates], winner: Prediction, usabl
 
 
 def _refined_like(strategy: StrategySpec, winner: Setup, choice: str) -> StrategySpec:
-    """With the winner's values of what is not in the priced space, so that one choice is compared at a time."""
+    """Return it with the winner's values of what is not in the priced space, so that one choice is compared at a
+    time."""
     best, copies = winner.strategy, strategy.mesh.dp * strategy.mesh.cp
     zero: dict[str, object] = {"bucket_mb": best.zero.bucket_mb}
     size = best.zero.weight_shard_size
@@ -122,7 +123,7 @@ def _coded(values: list, rows: np.ndarray, mine: object) -> tuple[list, np.ndarr
 
 
 def _features(group: Candidates) -> dict[str, tuple[list, np.ndarray]]:
-    """For each choice: its values and, for every candidate, which of them it has."""
+    """Return for each choice its values and, for every candidate, which of them it has."""
     layouts, one = group.layouts, np.zeros(len(group.seconds), dtype=np.int64)
     orders = [" ".join(axis for axis in x.order if axis != "cp" or x.cp > 1) for x in layouts]
     recompute = [mode if part in (0.0, 1.0) else "some layers" for mode, part in group.recompute]
@@ -162,7 +163,7 @@ def refined_neighbours(winner: Prediction, usable: float, space: Space, known: K
 
 
 def reason(winner: Prediction, other: Prediction, usable: float, *, simulated: bool = False) -> str:
-    """In words: too large, or which part of the step grew the most."""
+    """Say in words: too large, or which part of the step grew the most."""
     dram = other.setup.cluster.host.dram_gb
     if other.host_gib > dram:
         return f"does not fit: {other.host_gib:.0f} GiB in a server's own memory of {dram:g}"

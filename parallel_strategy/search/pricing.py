@@ -208,7 +208,7 @@ class _Group:
             seconds[rows, level] = done[:, None] + self.levels[self.space.zero[level]].after[rows]
 
     def _rows(self, choice: int, half: int, schedule: int, levels: list[int], wanted: np.ndarray | None) -> np.ndarray:
-        """Layouts that need pricing with these choices."""
+        """Return layouts that need pricing with these choices."""
         rows = self.legal[:, half, schedule]
         if wanted is not None:
             rows = rows & wanted[:, choice, half, schedule, levels].any(axis=(1, 2))

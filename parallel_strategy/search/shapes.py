@@ -195,7 +195,7 @@ class Shapes:
         return BlockTable.stack(distinct).at(np.array(rows))
 
     def table(self, layout: MeshLayout, pp: int) -> BlockTable:
-        """Tables differ by shard shape and by where the groups lie over which the blocks communicate."""
+        """Return the table for a shard's shape and for where the groups lie over which the blocks communicate."""
         shape = (*self._shape(layout, pp), layout.micro)
         if shape not in self._axes:
             blocks = self._price(layout, pp).program.blocks.values()
@@ -246,7 +246,7 @@ class Shapes:
         return ZeroTraffic(distinct, np.array(rows))
 
     def _traffic_of(self, layout: MeshLayout, pp: int, micro_batches: int, zero: int) -> WeightBytes:
-        """It does not depend on the size of a micro-batch, nor on where the groups lie."""
+        """Return the traffic; the size of a micro-batch and where the groups lie do not matter."""
         shape = self._shape(layout, pp)
         key = (*shape, layout.dp, micro_batches, zero)
         if key not in self._traffic:

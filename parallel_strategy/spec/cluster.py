@@ -7,6 +7,10 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from parallel_strategy.spec.file import PRESETS, Section, SpecFile
 
+# Sustained clock of matrix products by power. Power goes with clock times the square of a voltage that falls with it,
+# down to a floor: between a third and all of the logarithm
+CLOCK_OF_POWER = 0.5
+
 
 class Memory(Section):
     gb: PositiveFloat
@@ -41,6 +45,9 @@ class Gemm(Section):
     )
     good_align: PositiveInt = Field(default=64, description="128 bytes: below it loads are not whole lines")
     poor_align_eff: float = Field(default=0.8, gt=0, le=1)
+    grouped_eff: float = Field(
+        default=1.0, gt=0, le=1, description="of a product of several experts over that of one as large"
+    )
     launch_us: NonNegativeFloat = Field(default=4.0, description="floor of one kernel on the device")
 
 
@@ -61,7 +68,21 @@ class Device(Section):
     flash_eff: float = Field(
         default=0.5, gt=0, le=1, description="of peak, forward fused attention; backward 0.8 of it"
     )
+    flash_full_head: NonNegativeFloat = Field(
+        default=0.0,
+        description="head size from which attention has flash_eff; below it by the square root, since the softmax of a "
+        "smaller head takes as long (FlashAttention-3: 0.7 at 64)",
+    )
+    power_watts: PositiveFloat | None = Field(default=None, description="limit of the card's power, where it is set")
+    rated_watts: PositiveFloat | None = Field(default=None, description="power at which the figures above were reached")
     vector: Vector = Vector()
+
+    @property
+    def clock(self) -> float:
+        """Return the clock under the limit of power, over that at the rated one."""
+        if not (self.power_watts and self.rated_watts):
+            return 1.0
+        return min(1.0, (self.power_watts / self.rated_watts) ** CLOCK_OF_POWER)
 
     def nearest_dtype(self, dtype: str) -> str:
         """Return the type itself, or the widest that comes next where the device has no such matrix products. Types of
@@ -126,7 +147,8 @@ class Level(Section):
         return start * 1e-6, a_megabyte * 1e-12
 
     def device_gbps(self, members: int) -> float:
-        """GB/s, one direction, that one device gets at this level when `members` sub-groups talk to each other."""
+        """Return GB/s, one direction, that one device gets at this level when `members` sub-groups talk to each
+        other."""
         if self.bus_gbps:
             below = [n for n in self.bus_gbps if n <= members] or [min(self.bus_gbps)]
             return self.bus_gbps[max(below)]
@@ -198,7 +220,7 @@ class ClusterSpec(SpecFile):
 
     @property
     def devices_per_server(self) -> int:
-        """Devices below the first level that is a network."""
+        """Return devices below the first level that is a network."""
         count = 1
         for level in self.topology:
             if level.nic_gbit is not None or level.level in ("rack", "spine", "network", "fabric"):
@@ -241,7 +263,8 @@ class ClusterSpec(SpecFile):
 
 
 def _crowding(known: dict[int, tuple[float, float]], count: int) -> tuple[float, float]:
-    """Slow-downs when `count` devices compute at once: between those that are known, and in proportion beyond them."""
+    """Return slow-downs when `count` devices compute at once: between those that are known, and in proportion beyond
+    them."""
     below, above = max(n for n in known if n <= count), min((n for n in known if n >= count), default=0)
     if not above:
         products, memory = known[below]

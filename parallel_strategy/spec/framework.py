@@ -88,6 +88,30 @@ class Composed(Section):
         return counts
 
 
+class ExpertHabits(Section):
+    """How a framework runs a layer of experts."""
+
+    router_launches: NonNegativeFloat = Field(
+        default=8.0, description="kernels of routing and permuting that the host issues forward; half as many backward"
+    )
+    launches_per_expert: NonNegativeFloat = Field(
+        default=0.0, description="kernels for each expert of a rank forward; twice as many backward. 0: grouped ones"
+    )
+    waits_for_counts: bool = Field(
+        default=False,
+        description="the host reads how many tokens each expert has before it issues the rest: nothing is issued "
+        "ahead, and what it issues for experts adds to the device's time",
+    )
+    overlap: float = Field(default=0.0, ge=0, le=1, description="share of the experts' all-to-all that is hidden")
+    network_overlap: float = Field(
+        default=0.0, ge=0, le=1, description="the same where the group crosses servers, if that is more"
+    )
+    dispatch: Literal["expert", "server"] = Field(
+        default="expert",
+        description="a token is sent once for every expert that it chose, or once to each rank and server of them",
+    )
+
+
 class FrameworkSpec(SpecFile):
     """Kernels, overlap, host and memory habits of one training framework."""
 
@@ -98,6 +122,14 @@ class FrameworkSpec(SpecFile):
     )
     causal_flash: bool = Field(default=True, description="the flash kernel skips the masked half")
     flash_scale: float = Field(default=1.0, gt=0, description="over the device's flash_eff: age of the kernel")
+    ring_scale: float = Field(
+        default=1.0, gt=0, le=1, description="of ring attention over one rank's: keys come in parts, results are merged"
+    )
+    quantize_bytes: NonNegativeFloat = Field(
+        default=4.0,
+        description="read and written for an element of a product in 8 or 4 bits; more where the largest value is "
+        "sought first",
+    )
     fused_norm: bool = True
     fused_bias_activation: bool = True
     fused_dropout_add: bool = True
@@ -136,6 +168,15 @@ class FrameworkSpec(SpecFile):
         default=False, description="what no gradient needs is not computed again: a layer's last product and its sum"
     )
     fp32_tables: bool = Field(default=False, description="rows of a split vocabulary are summed in fp32")
+    experts: ExpertHabits = Field(default=ExpertHabits(), description="mixtures of experts")
+    graphs: float = Field(
+        default=0.0, ge=0, le=1, description="share of the host's work on layers that CUDA graphs replay"
+    )
+    keeps_gathered: bool = Field(
+        default=False,
+        description="with pipeline stages level 3's weights stay gathered from the first micro-batch to the last, and "
+        "whole gradients are added up (FSDP without reshard after forward)",
+    )
     fp32_logits: bool = True
     fused_cross_entropy: bool = False
     kept_logits: bool = Field(

@@ -88,7 +88,7 @@ class ModelSpec(SpecFile):
 
     @property
     def head_width(self) -> int:
-        """Width of one query / key head."""
+        """Return width of one query / key head."""
         if self.latent_attention is not None:
             return self.latent_attention.head_size + self.latent_attention.rotary_head_size
         return self.head_size or self.hidden_size // self.num_heads

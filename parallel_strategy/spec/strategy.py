@@ -69,8 +69,8 @@ class Mesh(Section):
 
     @property
     def axes(self) -> list[str]:
-        """Outermost to innermost: those that `order` names, and before the innermost any other that is larger than
-        1."""
+        """Return the axes, outermost to innermost: those that `order` names, and before the innermost any other that is
+        larger than 1."""
         return list(_strides(tuple(self.order), self.pp, self.dp, self.cp, self.tp))
 
     def stride(self, axis: str) -> int:
@@ -257,7 +257,7 @@ class StrategySpec(SpecFile):
         return self
 
     def dump(self) -> str:
-        """YAML text that `parse` reads back to an equal strategy."""
+        """Return YAML text that `parse` reads back to an equal strategy."""
         return yaml.safe_dump(
             self.model_dump(mode="json", by_alias=True, exclude_none=True),
             sort_keys=False,
@@ -286,7 +286,7 @@ class StrategySpec(SpecFile):
         return self.batch.global_ // self.mesh.dp // self.batch.micro
 
     def check_model(self, model: ModelSpec) -> None:
-        """Rules that join the strategy with the model. Raises UserError with the nearest legal value."""
+        """Check the rules that join the strategy with the model. Raises UserError with the nearest legal value."""
         mesh, pipeline = self.mesh, self.pipeline
         if model.num_heads % mesh.tp:
             raise UserError(
@@ -318,7 +318,7 @@ class StrategySpec(SpecFile):
             )
 
     def check_stages(self, model: ModelSpec) -> None:
-        """Layers of each stage against its chunks and what it recomputes. Rows of measured runs need not obey."""
+        """Check layers of each stage against its chunks and what it recomputes. Rows of measured runs need not obey."""
         stages = self.layers_of_stages(model.num_layers)
         if min(stages) < self.chunks_per_stage:
             raise UserError(
@@ -332,7 +332,7 @@ class StrategySpec(SpecFile):
                 )
 
     def check_parts(self, model: ModelSpec, cluster: ClusterSpec) -> None:
-        """What must fall into equal parts, and the type that the device must have. Rows of measured runs need not
+        """Check what must fall into equal parts, and the type that the device must have. Rows of measured runs need not
         obey. Raises UserError with the nearest legal value."""
         for line in uneven_parts(model, self.mesh.tp, self.mesh.cp, sequence_parallel=self.tensor.sequence_parallel):
             raise UserError(line)

@@ -19,7 +19,7 @@ class Adam:
     def update(
         self, name: str, weight: np.ndarray, gradient: np.ndarray, first: np.ndarray, second: np.ndarray
     ) -> None:
-        """In place; element by element, so that a shard is updated as the whole would be."""
+        """Update in place, element by element, so that a shard is updated as the whole would be."""
         first *= self.beta1
         first += (1 - self.beta1) * gradient
         second *= self.beta2

@@ -16,12 +16,12 @@ ROTARY_BASE = 10000.0
 
 
 def _mean(x: np.ndarray) -> np.ndarray:
-    """Over the last axis, kept; `ndarray.mean` takes three times as long on small arrays."""
+    """Return over the last axis, kept; `ndarray.mean` takes three times as long on small arrays."""
     return np.add.reduce(x, axis=-1, keepdims=True) * x.dtype.type(1 / x.shape[-1])
 
 
 def normalise(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    """LayerNorm over the last axis, or RMSNorm where there is no bias."""
+    """Return LayerNorm over the last axis, or RMSNorm where there is no bias."""
     centred = x if bias is None else x - _mean(x)
     y = centred / np.sqrt(_mean(centred * centred) + x.dtype.type(NORM_EPSILON)) * weight
     return y if bias is None else y + bias
@@ -46,7 +46,7 @@ def over_rows(x: np.ndarray) -> np.ndarray:
 
 
 def weight_gradient(x: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """Of y = x w: [k, n]."""
+    """Return the gradient of w in y = x w: [k, n]."""
     return x.reshape(-1, x.shape[-1]).T @ gradient.reshape(-1, gradient.shape[-1])
 
 
@@ -75,7 +75,8 @@ def activate_gradient(kind: str, x: np.ndarray, gradient: np.ndarray) -> np.ndar
 
 
 def _gate(kind: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | float]:
-    """x sigmoid(inner): inner and its derivative. GELU by tanh is one of them, since tanh(u) = 2 sigmoid(2u) - 1."""
+    """Return x sigmoid(inner): inner and its derivative. GELU by tanh is one of them, since tanh(u) = 2 sigmoid(2u) -
+    1."""
     if kind == "gelu_tanh":
         a = x.dtype.type(2 * math.sqrt(2 / math.pi))
         b = x.dtype.type(2 * math.sqrt(2 / math.pi) * 0.044715)
@@ -118,7 +119,7 @@ def merge_heads(x: np.ndarray) -> np.ndarray:
 
 
 def _shared(x: np.ndarray, heads: int) -> np.ndarray:
-    """Keys or values of grouped-query attention, repeated for every query head of their group."""
+    """Return keys or values of grouped-query attention, repeated for every query head of their group."""
     return np.repeat(x, heads // x.shape[1], axis=1)
 
 
@@ -128,7 +129,7 @@ def _gathered(x: np.ndarray, groups: int) -> np.ndarray:
 
 
 def scores(query: np.ndarray, key: np.ndarray, width: int, penalty: np.ndarray) -> np.ndarray:
-    """Queries [B, T, H D], keys [B, S, K D], penalty [B, T, S] -> [B, H, T, S], scaled by 1/√D."""
+    """Return queries [B, T, H D], keys [B, S, K D], penalty [B, T, S] -> [B, H, T, S], scaled by 1/√D."""
     queries, keys = split_heads(query, width), split_heads(key, width)
     scale = query.dtype.type(1 / math.sqrt(width))
     return (queries @ _shared(keys, queries.shape[1]).swapaxes(-1, -2)) * scale + penalty[:, None]
@@ -154,7 +155,7 @@ def softmax_gradient(gradient: np.ndarray, probabilities: np.ndarray) -> np.ndar
 
 
 def context(probabilities: np.ndarray, value: np.ndarray, width: int) -> np.ndarray:
-    """Probabilities [B, H, T, S], values [B, S, K D] -> [B, T, H D]."""
+    """Return probabilities [B, H, T, S], values [B, S, K D] -> [B, T, H D]."""
     return merge_heads(probabilities @ _shared(split_heads(value, width), probabilities.shape[1]))
 
 
@@ -168,7 +169,7 @@ def context_to_value(gradient: np.ndarray, probabilities: np.ndarray, width: int
 
 
 def rotate(x: np.ndarray, positions: np.ndarray, width: int, *, back: bool = False) -> np.ndarray:
-    """Rotary positions (Su et al. 2021) on [B, T, H D] at positions [B, T]; `back`: as gradients turn."""
+    """Return rotary positions (Su et al. 2021) on [B, T, H D] at positions [B, T]; `back`: as gradients turn."""
     half = width // 2
     frequencies = ROTARY_BASE ** (-np.arange(half) / half)
     angles = positions[:, None, :, None] * frequencies
@@ -206,7 +207,8 @@ def scatter_rows(rows: int, ids: np.ndarray, gradient: np.ndarray) -> np.ndarray
 
 
 def route(logits: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Router logits [N, E] -> the chosen experts [N, k] and their shares [N, k], a softmax over the chosen ones."""
+    """Return router logits [N, E] -> the chosen experts [N, k] and their shares [N, k], a softmax over the chosen
+    ones."""
     chosen = np.argsort(-logits, axis=-1, kind="stable")[:, :top_k]
     return chosen, softmax(np.take_along_axis(logits, chosen, axis=-1))
 

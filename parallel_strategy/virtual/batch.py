@@ -34,7 +34,7 @@ class Tokens:
 
     @property
     def places(self) -> np.ndarray:
-        """Of the slice's tokens in the row."""
+        """Return the places of the slice's tokens in the row."""
         return self.first + np.arange(self.ids.shape[1])
 
 

@@ -43,8 +43,8 @@ class Communicator:
         maximum: bool = False,
         elements: int | None = None,
     ) -> Arrays:
-        """`along`: the dimension that is cut or joined. `elements`: of the whole tensor without padding, where it is
-        not to be counted in the arrays."""
+        """Return `along`: the dimension that is cut or joined. `elements`: of the whole tensor without padding, where
+        it is not to be counted in the arrays."""
         work = step.work
         assert isinstance(work, Collective)
         function = all_reduce_maximum if maximum else COLLECTIVES[work.op]

@@ -92,7 +92,7 @@ def _data_parallel(whole: StrategySpec, devices: int) -> int:
 
 
 def _micro_batches(whole: StrategySpec) -> int:
-    """Enough for the schedule's steady state."""
+    """Return micro-batches enough for the schedule's steady state."""
     count, pp = whole.micro_batches, whole.mesh.pp
     if pp == 1:
         return min(count, 2)

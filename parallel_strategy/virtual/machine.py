@@ -145,7 +145,7 @@ class Machine:
     # --- blocks ---
 
     def _block(self, steps: list[TaskNode], kind: str, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
-        """Consecutive nodes of one block in one task."""
+        """Run consecutive nodes of one block in one task."""
         block, layer = steps[0].block, steps[0].layer
         passing = self.passing[chunk, micro]
         if block is None:
@@ -249,7 +249,7 @@ class Machine:
         return np.split(hidden, values.tensors, axis=-1)[values.tensor] if self.program.recompute_gather else hidden
 
     def _forget(self, values: Values, block: Block, recomputed: bool) -> None:
-        """What backward must not find: all of a recomputed layer, and what is gathered again."""
+        """Forget what backward must not find: all of a recomputed layer, and what is gathered again."""
         recompute = self.program.setup.strategy.recompute
         if recomputed and recompute.mode == "selective":
             for name in ("attention.probabilities", "attention.dropped"):
@@ -278,7 +278,7 @@ class Machine:
     # --- collectives ---
 
     def _exchange(self, step: TaskNode, here: Layer, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
-        """A collective of a block."""
+        """Run a collective of a block."""
         assert isinstance(step.work, Collective)
         exchange = exchange_of(step.work)
         again = step.work.name.endswith(".again.gradient")
@@ -298,7 +298,7 @@ class Machine:
             here.values[rank].sent.update(zip(exchange.values, results[rank], strict=True))
 
     def _boundary(self, step: TaskNode, chunk: int, micro: int, ranks: tuple[int, ...]) -> None:
-        """Sends, receives, and what the tensor group gathers of a boundary that was sent in parts."""
+        """Run sends, receives, and what the tensor group gathers of a boundary that was sent in parts."""
         work = step.work
         assert isinstance(work, Collective)
         if work.name.startswith(("weights.", "gradients.")):

@@ -93,7 +93,7 @@ def prove(setup: Setup, dtype: str = "float64", steps: int = 2, seed: int = 1) -
 
 
 def _compare(difference: Difference, machine: Machine, runs: list[Weights], whole: Weights, when: str) -> None:
-    """Every run of every rank with its part of the whole."""
+    """Compare every run of every rank with its part of the whole."""
     for device, held in zip(machine.devices, runs, strict=True):
         for name, run in held.items():
             part = machine.parts.for_rank(device.rank, name[0], device.parameters[name])

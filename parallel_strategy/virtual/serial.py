@@ -195,7 +195,7 @@ class _Pass:
         return op.dropout(rate, site, tokens.numbers, tokens.places, channels, dtype=tokens.counted.dtype.type)
 
     def dropped_probabilities(self, site: int) -> np.ndarray | float:
-        """Site 3 n + 1 in layer n, on probabilities [B, H, T, S]."""
+        """Drop out site 3 n + 1 in layer n, on probabilities [B, H, T, S]."""
         tokens, rate = self.tokens, self.model.dropout_rate
         if not rate:
             return 1.0

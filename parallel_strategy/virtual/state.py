@@ -65,7 +65,7 @@ class VirtualDevice:
         return (layer, name) in self.parameters
 
     def rows(self, layer: int, name: str) -> int:
-        """Of a table, which need not be there."""
+        """Return the rows of a table, which need not be there."""
         return self.parameters[layer, name].shape[0]
 
     def add_gradient(self, layer: int, name: str, gradient: np.ndarray) -> None:
@@ -97,20 +97,21 @@ class VirtualDevice:
         return self.gradient_parts if name in self.gradient_parts else self.gradients
 
     def keep_unshared(self) -> None:
-        """Gradients that no group reduced are this rank's alone."""
+        """Keep gradients that no group reduced: they are this rank's alone."""
         for name in list(self.gradients):
             self.add_part(name, self.run_of(name, self.gradients.pop(name)))
 
     # the end of a step
 
     def keep_gradients(self) -> None:
-        """Whole gradients, reduced, become the run that this rank updates; weights that nothing used get zeros."""
+        """Make whole gradients, reduced, the run that this rank updates; weights that nothing used get zeros."""
         self.keep_unshared()
         for name, run in self.kept.items():
             self.gradient_parts.setdefault(name, np.zeros_like(run))
 
     def sum_of_squares(self) -> float:
-        """This rank's share of the squared norm: what several ranks of the norm's group hold counts once in all."""
+        """Return this rank's share of the squared norm: what several ranks of the norm's group hold counts once in
+        all."""
         program, total = self.program, 0.0
         separate = program.setup.framework.parameter_collectives
         everyone = separate or self.level > 0 or program.setup.strategy.mesh.ep > 1
@@ -126,7 +127,7 @@ class VirtualDevice:
         return total
 
     def update(self, adam: Adam) -> None:
-        """One update of this rank's runs; the norm of all gradients is `squares`."""
+        """Update this rank's runs; the norm of all gradients is `squares`."""
         factor = adam.clip_factor(self.squares**0.5)
         host = self.program.setup.strategy.offload.optimizer
         for name, run in self.kept.items():

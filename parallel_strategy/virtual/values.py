@@ -91,12 +91,13 @@ class Values:
         self.made[name] = self.made[name] + value if name in self.made else value
 
     def mine(self, x: np.ndarray) -> np.ndarray:
-        """This rank's tokens of what the whole tensor group has."""
+        """Return this rank's tokens of what the whole tensor group has."""
         rows = self.own.ids.shape[1]
         return x if x.shape[1] == rows else x[:, self.tensor * rows : (self.tensor + 1) * rows]
 
     def among_all(self, x: np.ndarray) -> np.ndarray:
-        """This rank's tokens at their place among those of the tensor group, the others zero: `mine`, backward."""
+        """Return this rank's tokens at their place among those of the tensor group, the others zero: `mine`,
+        backward."""
         rows, whole = self.own.ids.shape[1], self.tokens.ids.shape[1]
         if rows == whole:
             return x

@@ -63,7 +63,8 @@ class WeightTraffic:
                     device.gradients[name] = array
 
     def release(self, block: Block, layer: int, ranks: Iterable[int]) -> None:
-        """Level 3: a block's weights are there only while it runs. A word table that the head shares stays."""
+        """Release a block's weights (level 3): they are there only while it runs. A word table that the head shares
+        stays."""
         if self.level < 3:
             return
         shared = self.program.model.tied_embedding and not self.program.tied_across_stages
@@ -109,7 +110,7 @@ class WeightTraffic:
         return norm
 
     def _run(self, name: str, exchange: Callable[[TaskNode, list[int]], None], but: tuple[str, ...] = ()) -> None:
-        """Everyone's next nodes, as long as they have this name (with a dot at its end: begin with it). Ranks with
+        """Run everyone's next nodes, as long as they have this name (with a dot at its end: begin with it). Ranks with
         other nodes form other groups."""
 
         def is_next(nodes: list[Node]) -> bool:
@@ -150,7 +151,7 @@ class WeightTraffic:
         return exchange
 
     def _rows(self, rows: np.ndarray) -> Callable[[TaskNode, list[int]], None]:
-        """Everyone's rows on every rank."""
+        """Return everyone's rows on every rank."""
 
         def exchange(step: TaskNode, ranks: list[int]) -> None:
             groups, parts = self.program.groups, np.split(rows, self.program.setup.strategy.mesh.dp)

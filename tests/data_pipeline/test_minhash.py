@@ -150,7 +150,7 @@ def test_kernels_run_where_no_folder_for_machine_code_can_be_written(tmp_path):
     package = tmp_path / "site" / "data_pipeline"
     (package / "kernels").mkdir(parents=True)
     (package / "__init__.py").touch()
-    for name in ("kernels/compiled.py", "kernels/minhash.py"):
+    for name in (f"kernels/{module}.py" for module in ("compiled", "first_use", "machine_code", "minhash")):
         source = REPOSITORY / "data_pipeline" / name
         (package / name).write_bytes(source.read_bytes() if source.exists() else b"")
     (package / "kernels" / "__pycache__").write_text("a file, so that no folder can be made here even by root")

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,13 +78,3 @@ def test_a_terminal_sees_the_table_and_announcements(tmp_path: Path, recipe_at: 
     # elsewhere only announcements, on stderr
     done = subprocess.run([*command[:-1], str(tmp_path / "plain")], capture_output=True, text=True, cwd=REPOSITORY)
     assert "takes tokens" in done.stderr and "time left" not in done.stderr
-
-
-def test_kernels_that_are_not_compiled_yet_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from data_pipeline.kernels import first_use
-
-    monkeypatch.setattr(first_use, "_folders", lambda: [tmp_path])
-    assert first_use.missing_kernels(["read", "clean", "filter"]) == ["survey", "text_signals"]
-    (tmp_path / "survey._survey-120.py311.nbi").touch()
-    assert first_use.missing_kernels(["clean", "filter"]) == ["text_signals"]
-    assert first_use.missing_kernels(["read"]) == []

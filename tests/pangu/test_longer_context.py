@@ -54,6 +54,7 @@ def test_a_converted_model_has_the_longer_context(
         (["--context", "16"], "is 16 already; give a longer one"),
         (["--context", "8"], "is 16 already; give a longer one"),
         (["--context", "0"], "is 16 already; give a longer one"),
+        (["--context", "99999999999"], "to 512 at most"),
         (["--context", "40", "--keep-optimizer"], "moments are of the shorter tables"),
     ],
 )

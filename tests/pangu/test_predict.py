@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pangu.checkpoint.contents import contents_of
 from pangu.checkpoint.open import meant_checkpoint
 from pangu.cli import main
 from pangu.commands import generate, predict
-from pangu.distributed.predictor import Prediction, Predictor, contents_of, shares_of
+from pangu.distributed.predictor import Prediction, Predictor, shares_of
 from pangu.foundation.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.pangu.test_generation_command import COMMON, run_directory  # noqa: F401 - a fixture

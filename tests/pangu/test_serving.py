@@ -1,34 +1,30 @@
 """The server: OpenAI's protocol, continuous batching, and requests that no server should die of."""
 
-import asyncio
 import contextlib
 import http.client
 import json
 import re
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import pangu
 from pangu.cli import main
 from pangu.foundation.errors import UserError
-from pangu.generation.options import GenerationOptions
 from tests.browser import chromium
 from tests.pangu import small_model
 
-uvicorn = pytest.importorskip("uvicorn", reason="the server needs uvicorn (pip install 'pangu-alpha[serve]')")
+pytest.importorskip("uvicorn", reason="the server needs uvicorn (pip install 'pangu-alpha[serve]')")
 
-from pangu.serving import guard  # noqa: E402 (starlette may be absent)
-from pangu.serving.application import Server  # noqa: E402
-from pangu.serving.protocol import Message, RequestError, check_conversation  # noqa: E402
-from pangu.serving.scheduler import Answering, Event, QueueFull, Scheduler  # noqa: E402
-from pangu.serving.statistics import Statistics  # noqa: E402
+from pangu.serving import guard
+from pangu.serving.events import Event
+from pangu.serving.protocol import Message, RequestError, check_conversation
+from pangu.serving.scheduler import QueueFull
+from tests.pangu.served_model import answering, ask, completion, scheduler_of, serving, step
 
 PROMPTS = ["今天天气很好", "北京是中国的首都", "人", "他说：“你好！”然后就走了，再也没有回来。" * 3]
 
@@ -39,49 +35,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> pangu.LanguageModel:
     return pangu.load(path, tokenizer=path.parent / "tokenizer")
 
 
-@contextlib.contextmanager
-def serving(model: pangu.LanguageModel, policy: guard.Policy | None = None, **options: Any) -> Iterator[int]:
-    """A real server on a free port -> the port."""
-    server = Server({"small": model}, policy or guard.Policy(), **options)
-    server.start()
-    listening = socket.create_server(("127.0.0.1", 0))
-    uvicorn_server = uvicorn.Server(uvicorn.Config(server.application(), log_level="error"))
-    thread = threading.Thread(target=lambda: asyncio.run(uvicorn_server.serve([listening])), daemon=True)
-    thread.start()
-    try:
-        yield listening.getsockname()[1]
-    finally:
-        uvicorn_server.should_exit = True
-        thread.join(timeout=20)
-        server.stop(1)
-
-
 @pytest.fixture(scope="module")
 def port(model: pangu.LanguageModel) -> Iterator[int]:
     with serving(model, rows=4) as port:
         yield port
-
-
-def ask(
-    port: int, path: str, body: Any = None, method: str | None = None, **headers: str
-) -> tuple[int, Any, dict[str, str]]:
-    """-> (status, JSON or text, headers). body: an object, or bytes as they are."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-    given = {"Content-Type": "application/json"} if data is not None else {}
-    connection.request(method or ("GET" if data is None else "POST"), path, data, given | headers)
-    answer = connection.getresponse()
-    text = answer.read().decode()
-    connection.close()
-    with contextlib.suppress(ValueError):
-        return answer.status, json.loads(text), dict(answer.getheaders())
-    return answer.status, text, dict(answer.getheaders())
-
-
-def completion(port: int, **fields: Any) -> dict[str, Any]:
-    status, body, _ = ask(port, "/v1/completions", {"model": "small", **fields})
-    assert status == 200, body
-    return body
 
 
 def test_answers_are_those_of_generate_whatever_the_company(model: pangu.LanguageModel, port: int) -> None:
@@ -186,7 +143,8 @@ HOSTILE = {
     "too long": (json.dumps({"prompt": "天" * 3000}).encode(), 400, "context"),
     "too many tokens": (b'{"prompt": "x", "max_tokens": 100000}', 400, "max_tokens"),
     "other model": (b'{"prompt": "x", "model": "gpt-4"}', 404, "does not exist"),
-    "suffix": (b'{"prompt": "x", "suffix": "y"}', 400, "left to right"),
+    "a gap of nothing": (b'{"prompt": "x", "suffix": "y", "max_tokens": 0}', 400, "at least one token"),
+    "a long suffix": (json.dumps({"prompt": "x", "suffix": "天" * 600}).encode(), 400, "the context"),
     "large": (b'{"prompt": "' + b"x" * (2 << 20) + b'"}', 413, "larger than"),
     "bias": (b'{"prompt": "x", "logit_bias": {"a": 1}}', 400, "no token id"),
 }
@@ -267,31 +225,6 @@ def test_a_full_queue_says_when_to_come_back(model: pangu.LanguageModel) -> None
 
 
 # -- the scheduler ---------------------------------------------------------------------------------------------------
-
-
-def scheduler_of(model: pangu.LanguageModel, rows: int, most_waiting: int = 8) -> Scheduler:
-    """A scheduler whose steps the test takes itself."""
-    scheduler = Scheduler(model.generator, rows, most_waiting, Statistics())
-    scheduler.thread = threading.Thread(target=lambda: None)
-    scheduler.start()
-    return scheduler
-
-
-def step(scheduler: Scheduler) -> list[int]:
-    """One step of the engine's loop -> the tokens that each part read."""
-    if not scheduler.inbox.empty():
-        scheduler._collect()
-    scheduler._release_ended()
-    scheduler._admit()
-    parts = scheduler._parts()
-    for part, logits in zip(parts, scheduler.batch.read(parts), strict=True):
-        scheduler._take(part, logits)
-    return [len(part.ids) for part in parts]
-
-
-def answering(model: pangu.LanguageModel, prompt: str, events: list[Event], **fields: Any) -> Answering:
-    options = GenerationOptions(max_new_tokens=fields.pop("new", 50), seed=1)
-    return Answering(model.ids(prompt), options, events.append, **fields)
 
 
 def test_a_long_prompt_holds_nobody_up(model: pangu.LanguageModel) -> None:

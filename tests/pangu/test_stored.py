@@ -125,3 +125,18 @@ def test_the_newest_of_a_run_or_none(saved, tmp_path: Path) -> None:
             np.testing.assert_array_equal(np.asarray(stored.weights[name]), tensors[name])
     with pytest.raises(UserError, match="holds no whole checkpoint"):
         stored_checkpoint(tmp_path, ALONE)
+
+
+def test_a_checkpoint_is_written_from_the_memory_that_is_trained() -> None:
+    """No second copy of the state is made on a CPU: at 350M parameters it would take 4 GiB."""
+    from pangu.model.network import build, values_of
+    from pangu.training.optimizer import AdamW
+
+    sizes = {"num_layers": 2, "hidden_size": 16, "num_heads": 2, "ffn_hidden_size": 32, "vocab_size": 40}
+    network = build(ModelConfig.from_fields({**sizes, "compute_dtype": "fp32"}, "test"))
+    optimizer = AdamW(network.trainable_params(), 0.9, 0.95)
+    for told, parameters in (
+        (values_of(network.trainable_params()), network.trainable_params()),
+        (optimizer.states(), [*optimizer.first, *optimizer.second]),
+    ):
+        assert all(np.shares_memory(told[one.name], one.asnumpy()) for one in parameters)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from pangu.foundation.errors import UserError
 from parallel_strategy.cli import main
 from parallel_strategy.export.group_files import group_file
-from parallel_strategy.mindspore.dryrun import environment, stand_in
+from parallel_strategy.mindspore.dryrun import environment, job, stand_in
 from parallel_strategy.mindspore.dryrun.difference import differences, emulated, of_mindspore
 from parallel_strategy.mindspore.dryrun.job import Compiled, compile_rank, complaint
 from parallel_strategy.mindspore.layouts import parameter_layouts
@@ -18,7 +19,8 @@ from parallel_strategy.mindspore.strategy_file import (
     parameter_named_json,
     parameter_strategy_protobuf,
 )
-from parallel_strategy.spec.strategy import Setup
+from parallel_strategy.spec.model import ModelSpec
+from parallel_strategy.spec.strategy import Setup, StrategySpec
 from tests.parallel_strategy.test_released_strategy import messages
 
 REASON = stand_in.why_not()
@@ -284,3 +286,19 @@ def test_a_build_that_was_killed_is_built_again(tmp_path: Path, monkeypatch) -> 
     assert [path.name for path in folder.iterdir()] == ["cann"]
     # what nobody works on any more is gone, what another process builds is not
     assert not left.exists() and young.exists()
+
+
+def test_a_compilation_tells_how_long_it_has_taken_and_about_how_long_it_will(tmp_path: Path) -> None:
+    """Seen on quiet cores: 35 s for 64 layers of 1,024 on 16 stages with 32 micro-batches, 41 s at a width of 8,192."""
+    told: list[float] = []
+    slow = [sys.executable, "-c", "import time; time.sleep(1.2); print('done')"]
+    assert job._run(slow, {}, tmp_path, told.append).stdout == "done\n"
+    assert told and 1.0 <= told[0] < 60
+    for width, seconds in ((1024, 35.0), (8192, 41.0)):
+        sizes = {"hidden_size": width, "ffn_hidden_size": 4 * width, "num_heads": 16, "vocab_size": 1000}
+        model = ModelSpec(num_layers=64, seq_length=1024, **sizes)
+        strategy = StrategySpec.from_fields(
+            {"batch": {"global": 512}, "mesh": {"pp": 16, "dp": 16, "tp": 8}}, "expected"
+        )
+        setup = Setup.model_construct(model=model, strategy=strategy)
+        assert job.expected_seconds(setup, 0) == pytest.approx(seconds, rel=0.15)

@@ -134,6 +134,40 @@ def test_an_optimizer_shared_out_over_a_thousand_ranks_is_slower_than_over_eight
     assert seconds[1024, -1] > 1.5 * seconds[1024, 8]
 
 
+def test_a_card_with_less_power_computes_more_slowly_and_moves_memory_as_fast():
+    device = ClusterSpec.preset("h100-500w").device
+    full = device.model_copy(update={"power_watts": None})
+    large = [np.array([float(n)]) for n in (8192, 8192, 8192, 1)]
+    assert 1.1 < float(matmul_seconds(device, "bf16", *large)[0] / matmul_seconds(full, "bf16", *large)[0]) < 1.3
+    assert device.model_copy(update={"power_watts": 900.0}).clock == 1.0
+
+
+@pytest.mark.parametrize("cluster", ["dgx-a100", "atlas-800t-a2-910b2"])
+def test_a_few_tokens_more_change_the_time_in_proportion(cluster):
+    model = ModelSpec.preset("gpt-1.3b")
+    seconds = []
+    for tokens in (2043, 2048, 2053):
+        changed = model.model_copy(update={"seq_length": tokens})
+        seconds.append(Prediction(setup_of(changed, cluster, batch={"global": 8}, mesh={"dp": 8})).seconds)
+    assert max(seconds) / min(seconds) < 1.02
+
+
+def test_weights_that_stay_gathered_save_time_and_take_memory():
+    setup = setup_of(
+        ModelSpec.preset("llama2-13b"),
+        "h100-500w",
+        "torchtitan",
+        batch={"global": 64},
+        mesh={"pp": 2, "dp": 4},
+        zero={"optimizer_shard": True, "level": 3},
+    )
+    resharded = setup.framework.model_copy(update={"keeps_gathered": False})
+    kept, again = Prediction(setup), Prediction(setup.model_copy(update={"framework": resharded}))
+    assert kept.seconds < again.seconds
+    half = 13.0e9 / 2  # parameters of a stage: bf16 weights and fp32 gradients beside the shards
+    assert (kept.gib - again.gib) * 2**30 == pytest.approx(6 * half, rel=0.05)
+
+
 def test_pcie_between_the_groups_of_a_server_decides_eight_way_tensor_parallelism():
     network = Network(ClusterSpec.preset("atlas-800-910a"), 64)
     assert network.seconds("all_reduce", 1e8, 8, 1) > 2 * network.seconds("all_reduce", 1e8, 4, 1)

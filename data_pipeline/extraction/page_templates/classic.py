@@ -7,7 +7,7 @@ from data_pipeline.extraction.page_templates.pages import NAMES, PLACES, REPLIES
 
 
 def frame(page: TemplatePage, title: str, body: list) -> None:
-    """Head, navigation, the body's parts, side columns and footer, in one of the usual arrangements."""
+    """Write head, navigation, the body's parts, side columns and footer, in one of the usual arrangements."""
     page.add(
         f"<!DOCTYPE html><html><head><meta charset=utf-8><title>{html.escape(title)}_{page.one(PLACES)}_{page.one(SITES)}</title></head><body>"
     )
@@ -41,7 +41,7 @@ def frame(page: TemplatePage, title: str, body: list) -> None:
 
 
 def article(page: TemplatePage) -> None:
-    """News, a blog entry or an encyclopedia page: one text."""
+    """Write news, a blog entry or an encyclopedia page: one text."""
     title = page.headline()
 
     def head() -> None:
@@ -77,7 +77,7 @@ def article(page: TemplatePage) -> None:
 
 
 def thread(page: TemplatePage) -> None:
-    """A forum thread or a question with its answers: several texts by several people, all wanted."""
+    """Write a forum thread or a question with its answers: several texts by several people, all wanted."""
     question = page.random.choice(page.texts)
     layout = page.one(["table", "post", "floor", "cell", "reply", "answer-item", "l_post", "css-77", "box"])
     post_name, user_name = page.name("post"), page.name("user")
@@ -128,7 +128,7 @@ def thread(page: TemplatePage) -> None:
 
 
 def manual(page: TemplatePage) -> None:
-    """A page of documentation: its chapters on one side, headings, steps, code and tables in the text."""
+    """Write a page of documentation: its chapters on one side, headings, steps, code and tables in the text."""
     text = page.random.choice(page.texts)
 
     def contents() -> None:
@@ -162,7 +162,7 @@ def manual(page: TemplatePage) -> None:
 
 
 def encyclopedia(page: TemplatePage) -> None:
-    """Chapters with links in the sentences, tables and lists of facts that are links themselves, footnotes."""
+    """Write chapters with links in the sentences, tables and lists of facts that are links themselves, footnotes."""
     page.with_links = True
     text = page.random.choice(page.texts)
 
@@ -208,7 +208,7 @@ def encyclopedia(page: TemplatePage) -> None:
 
 
 def product(page: TemplatePage) -> None:
-    """A shop's or a company's page: a table of properties, a description, other goods around."""
+    """Write a shop's or a company's page: a table of properties, a description, other goods around."""
     text = page.random.choice(page.texts)
 
     def properties() -> None:
@@ -237,7 +237,7 @@ def product(page: TemplatePage) -> None:
 
 
 def index(page: TemplatePage) -> None:
-    """A front page or a list of headlines around one short notice."""
+    """Write a front page or a list of headlines around one short notice."""
 
     def notice() -> None:
         page.add("<div>")

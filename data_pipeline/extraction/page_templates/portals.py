@@ -75,7 +75,7 @@ def _wrapped(page: TemplatePage, part) -> None:
 
 
 def _hot_list(page: TemplatePage) -> None:
-    """Short headlines, often without addresses, because a script follows the click."""
+    """Write short headlines, often without addresses, because a script follows the click."""
     if page.chance(0.6):
         tag = page.one(["div", "h3", "h2", "p", "span"])
         page.add(f"<{tag}>{page.one(_BOX_TITLES)}</{tag}>")
@@ -93,7 +93,7 @@ def _hot_list(page: TemplatePage) -> None:
 
 
 def _stream(page: TemplatePage) -> None:
-    """Teasers of other articles: headline, first sentences, source and age."""
+    """Write teasers of other articles: headline, first sentences, source and age."""
     if page.chance(0.5):
         page.add(f"<h3>{page.one(_BOX_TITLES)}</h3>")
     item, linked, with_teaser, own = (
@@ -158,7 +158,7 @@ def _lines_of(page: TemplatePage, words: list[str], most: int) -> None:
 
 
 def _plain_paragraphs(page: TemplatePage, text: Text, count: int, style: str) -> None:
-    """Paragraphs of a text that is not wanted."""
+    """Write paragraphs of a text that is not wanted."""
     for line in text.paragraphs[:count]:
         words = html.escape(line)
         page.add(
@@ -171,7 +171,7 @@ def _plain_paragraphs(page: TemplatePage, text: Text, count: int, style: str) ->
 
 
 def _other_articles(page: TemplatePage, style: str, own: str, name: str) -> None:
-    """Whole articles behind the one that the page is about, in the same markup."""
+    """Write whole articles behind the one that the page is about, in the same markup."""
     for _ in range(page.random.randint(1, 4)):
         text = page.random.choice(page.texts)
         tag = "h1" if page.chance(0.6) else "h2"
@@ -211,7 +211,7 @@ def _comments(page: TemplatePage, kept: bool) -> None:
 
 
 def _around(page: TemplatePage, title: str, main, behind: list) -> None:
-    """The page around its main part: cookies, menus, hot words before, boxes behind, footer."""
+    """Write the page around its main part: cookies, menus, hot words before, boxes behind, footer."""
     site = page.one(SITES)
     title = title if page.chance(0.92) else site
     page.add(
@@ -242,7 +242,7 @@ def _around(page: TemplatePage, title: str, main, behind: list) -> None:
 
 
 def portal(page: TemplatePage) -> None:
-    """One article, often a short one, on a page that is mostly something else."""
+    """Write one article, often a short one, on a page that is mostly something else."""
     title = page.headline()
     style = page.one(["p", "p", "p", "span", "div", "section", "br"])
     own, name = _class(page), _class(page)
@@ -295,7 +295,7 @@ def portal(page: TemplatePage) -> None:
 
 
 def question(page: TemplatePage) -> None:
-    """A question and its answers: both are wanted, the furniture around each is not."""
+    """Write a question and its answers: both are wanted, the furniture around each is not."""
     asked = page.random.choice(page.texts)
     title = asked.title[:30] + "？"
 
@@ -372,7 +372,7 @@ def question(page: TemplatePage) -> None:
 
 
 def microblog(page: TemplatePage) -> None:
-    """A post and what others say to it: all of that is wanted, the boxes around are not."""
+    """Write a post and what others say to it: all of that is wanted, the boxes around are not."""
     text = page.random.choice(page.texts)
 
     def main() -> None:
@@ -393,7 +393,7 @@ def microblog(page: TemplatePage) -> None:
 
 
 def wiki(page: TemplatePage) -> None:
-    """An entry of an encyclopedia: its table of contents, box of facts, notes and categories are not its text."""
+    """Write an entry of an encyclopedia: its table of contents, box of facts, notes and categories are not its text."""
     text = page.random.choice(page.texts)
     page.with_links = True
     title = text.title[:16]

@@ -113,7 +113,7 @@ def _translated() -> tuple[re.Pattern[str], re.Pattern[str]]:
 
 @cache
 def _long_runs_of_marks(with_high: bool) -> re.Pattern[str]:
-    """More marks (characters of a combining class) in a row than may be; `with_high`: those above U+FFFF too."""
+    """Return a pattern of more marks (combining class) in a row than may be; `with_high`: those above U+FFFF too."""
     end = sys.maxunicode + 1 if with_high else 0x10000
     marks = "".join(chr(point) for point in range(0x300, end) if unicodedata.combining(chr(point)))
     return re.compile(f"[{marks}]{{{_MAXIMUM_MARKS + 1},}}")

@@ -107,7 +107,7 @@ def _is_id_card(text: str) -> bool:
 
 
 def _is_bank_card(text: str) -> bool:
-    """Luhn's check over 16 to 19 digits."""
+    """Check 16 to 19 digits by Luhn's formula."""
     digits = [int(character) for character in text if character.isdigit()]
     doubled = [digit if place % 2 == 0 else sum(divmod(2 * digit, 10)) for place, digit in enumerate(reversed(digits))]
     return 16 <= len(digits) <= 19 and sum(doubled) % 10 == 0 and len(set(digits)) > 2

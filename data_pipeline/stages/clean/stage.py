@@ -447,7 +447,7 @@ def _outside_structure(
 
 
 def _reason(found: Cleaned, title: str | None, settings: Settings) -> str | None:
-    """Rules 6 and 7."""
+    """Apply rules 6 and 7."""
     if settings.drop_title_only and is_title_only(found.text, title):
         return "title_only"
     contact = found.changes.contact_lines

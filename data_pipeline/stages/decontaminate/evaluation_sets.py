@@ -203,7 +203,8 @@ def _share(lines: Sequence[str], matches: Any) -> float:
 
 
 def _cloze(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Numbered lines; a passage ends where the numbers begin anew. What stands behind a further ||| is the answer."""
+    """Yield numbered lines; a passage ends where the numbers begin anew. What stands behind a further ||| is the
+    answer."""
     passage: list[str] = []
     start = 1
     before = 0
@@ -222,7 +223,7 @@ def _cloze(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _separator(lines: Sequence[str]) -> str | None:
-    """Tab or comma, where every line has the same number of them, and one at least."""
+    """Return tab or comma, where every line has the same number of them, and one at least."""
     filled = [line for line in lines[:200] if line.strip()]
     for mark in ("\t", ","):
         counts = {line.count(mark) for line in filled}

@@ -135,7 +135,7 @@ class Evaluation:
 
     @classmethod
     def build(cls, texts: Sequence[EvaluationText], gram: int) -> "Evaluation":
-        """Of texts in order: of equal n-grams the first counts."""
+        """Build it of texts in order: of equal n-grams the first counts."""
         column = pa.array([text.text for text in texts], pa.large_string())
         normal = contamination.placed(column, normal_form_table(True))
         hashes, places = contamination.grams(normal, gram)
@@ -224,7 +224,7 @@ def _evaluation(files: Sequence[Path]) -> Evaluation:
 
 
 def occurrences(batch: pa.RecordBatch, settings: Settings, files: Sequence[Path]) -> pa.RecordBatch:
-    """Distinct rows (document, n-gram) of the evaluation n-grams that a batch holds."""
+    """Return distinct rows (document, n-gram) of the evaluation n-grams that a batch holds."""
     evaluation = _evaluation(files)
     text = contamination.placed(batch.column("text"), normal_form_table(True))
     matches = contamination.find(text, evaluation.gram, evaluation.wanted, evaluation.filled)
@@ -285,7 +285,7 @@ def find_hits(
 
 
 def _runs(positions: np.ndarray, gram: int) -> list[tuple[int, int]]:
-    """Slices of sorted n-gram positions between which no more than BRIDGE characters are left over."""
+    """Return slices of sorted n-gram positions between which no more than BRIDGE characters are left over."""
     if not positions.size:
         return []
     cuts = np.flatnonzero(np.diff(positions) > gram + BRIDGE) + 1
@@ -397,7 +397,7 @@ def remove_hits(batch: pa.RecordBatch, settings: Settings, hits: pa.Table) -> pa
 
 
 def merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans that touch or overlap as one."""
+    """Return spans that touch or overlap as one."""
     result: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if result and start <= result[-1][1]:

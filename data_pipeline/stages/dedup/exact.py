@@ -15,9 +15,9 @@ from pydantic import Field
 
 from data_pipeline import record
 from data_pipeline.engine.relational import first_of_group
-from data_pipeline.engine.steps import Context, Global, GroupBy, Map, StageSettings
+from data_pipeline.engine.steps import Context, Global, GroupBy, Map
 from data_pipeline.stages.clean.characters import to_normal_form
-from data_pipeline.stages.dedup.old_corpus import OldKeys, checked_run, released_batches, run_identity
+from data_pipeline.stages.dedup.old_corpus import AgainstSettings, OldKeys, released_batches, run_identity
 
 KEYS = pa.schema(
     [
@@ -31,21 +31,17 @@ KEYS = pa.schema(
 VERDICTS = pa.schema([("shard", pa.string()), ("doc_id", pa.uint64()), ("representative", pa.uint64())])
 
 
-class Settings(StageSettings):
+class Settings(AgainstSettings):
     """Which of two equal documents stays."""
 
     prefer: tuple[str, ...] | None = Field(
         default=None, description="sources in order of preference; null: the order of the recipe"
     )
 
-    against: str | None = Field(
-        default=None, description="an earlier run: what it released is never replaced, and does not come out again"
-    )
-
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "Settings":
         """Return `prefer`, then the other sources in the recipe's order; the place of the old run."""
         prefer = tuple(dict.fromkeys((*(self.prefer or ()), *source_names)))
-        return self.model_copy(update={"prefer": prefer, "against": checked_run(self.against, base, "dedup_exact")})
+        return super().completed(seed, source_names, base).model_copy(update={"prefer": prefer})
 
 
 # the characters of ordinary Chinese texts that NFKC changes, and what it makes of them

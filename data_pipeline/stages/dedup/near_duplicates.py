@@ -30,8 +30,8 @@ from data_pipeline.engine.shard import read_batches
 from data_pipeline.engine.steps import Context, Global, GroupBy, InputFile, Map
 from data_pipeline.stages.dedup.exact import drop_for_representative
 from data_pipeline.stages.dedup.old_corpus import (
+    AgainstSettings,
     OldSignatures,
-    checked_run,
     run_identity,
     write_signatures,
 )
@@ -72,14 +72,11 @@ VERDICTS = pa.schema([("doc_id", pa.uint64()), ("representative", pa.uint64())])
 _COMPARED_BYTES = 32 << 20
 
 
-class Settings(FuzzySettings):
+class Settings(FuzzySettings, AgainstSettings):
     """What counts as a near-duplicate, and which document of a cluster stays."""
 
     quality: str | None = Field(
         default=None, description="the signal of which the greatest stays; null, and where equal: the longest document"
-    )
-    against: str | None = Field(
-        default=None, description="an earlier run: what it released is never replaced, and does not come out again"
     )
     against_similarity: float | None = Field(
         default=None,
@@ -89,12 +86,10 @@ class Settings(FuzzySettings):
     )
 
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "Settings":
-        """Return these settings with the place of the old run."""
+        """Return these settings with the place of the old run, and how like it a document may be."""
         completed = super().completed(seed, source_names, base)
-        assert isinstance(completed, Settings)
-        against = checked_run(self.against, base, "dedup_fuzzy")
-        similarity = None if against is None else self.against_similarity or self.similarity
-        return completed.model_copy(update={"against": against, "against_similarity": similarity})
+        similarity = None if self.against is None else self.against_similarity or self.similarity
+        return completed.model_copy(update={"against_similarity": similarity})
 
 
 def write_old_signatures(context: Context) -> dict[str, Any]:
@@ -200,7 +195,7 @@ class _Compared:
 
     @classmethod
     def load(cls, context: Context, settings: Settings) -> "_Compared":
-        """From the tables `candidates` and `sketches`."""
+        """Read the tables `candidates` and `sketches`."""
         documents = _numbers_in(context.inputs["candidates"])
         length, quality = np.zeros(documents.size, np.int64), np.zeros(documents.size)
         shape = (max(1, documents.size), settings.size)  # a file that is mapped must not be empty
@@ -217,7 +212,7 @@ class _Compared:
 
 
 def _numbers_in(files: Sequence[InputFile]) -> np.ndarray:
-    """int64: the distinct documents of PAIRS, ordered."""
+    """Return int64: the distinct documents of PAIRS, ordered."""
     known = np.zeros(0, np.int64)
     pending: list[np.ndarray] = []
     for file in files:
@@ -302,8 +297,8 @@ class _Texts:
 
 
 def _write_verdicts(context: Context, dropped: np.ndarray, representative: np.ndarray) -> int:
-    """VERDICTS of each shard: documents `dropped` (sorted) for their representative, and those equal to another one
-    for what stands for that one. Returns how many there are.
+    """Return VERDICTS of each shard: documents `dropped` (sorted) for their representative, and those equal to another
+    one for what stands for that one. Returns how many there are.
     """
     equal_files = {file.stem: file.path for file in context.inputs["exact"]}
     sketch_files = {file.stem: file.path for file in context.inputs["sketches"]}

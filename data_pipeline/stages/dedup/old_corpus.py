@@ -7,15 +7,17 @@ texts, as the keys of equal texts are. They lie sorted in files that workers map
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from data_pipeline.engine.code_digest import module_digest
 from data_pipeline.engine.manifest import Manifest, digest
 from data_pipeline.engine.shard import read_batches
+from data_pipeline.engine.steps import StageSettings
 from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,13 +32,41 @@ SIGNATURE_CODE = (
 _READ_ROWS = 4096
 
 
-def checked_run(against: str | None, base: Path, stage: str) -> str | None:
-    """Return the place of the old run. UserError where it is none, or has not come to its end."""
+class AgainstSettings(StageSettings):
+    """Settings of a stage that may compare with what an earlier run released."""
+
+    against: str | None = Field(
+        default=None, description="an earlier run: what it released is never replaced, and does not come out again"
+    )
+
+    def completed(self, seed: int, source_names: Sequence[str], base: Path) -> Self:
+        """Return these settings with the place of the old run."""
+        against = checked_run(self.against, base)
+        completed = super().completed(seed, source_names, base)
+        return cast(Self, completed.model_copy(update={"against": against}))
+
+    def check_output(self, stage: str, root: Path) -> None:
+        """Refuse a run whose output directory is the old run's."""
+        if self.against is not None and Path(self.against) == root.resolve():
+            raise UserError(f"--out {root}: it is also {stage}.against; new data need an output directory of their own")
+
+
+def checked_run(against: str | None, base: Path) -> str | None:
+    """Return the place of the old run. ValueError where it is none, or has not come to its end."""
     if against is None:
         return None
     root = (base / Path(against).expanduser()).resolve()
-    if not (root / "manifest.sqlite").is_file() or not (root / "documents").is_dir():
-        raise UserError(f"{stage}.against: {root}: not the output directory of a finished run")
+    if not (root / "manifest.sqlite").is_file():
+        raise ValueError(f"against: {root}: not the output directory of a finished run")
+    manifest = Manifest(root, read_only=True)
+    try:
+        finished = manifest.finished_stages()
+        left = [name for name, _ in manifest.stages() if name not in finished]
+    finally:
+        manifest.close()
+    if left or not (root / "documents").is_dir():
+        where = f"stage {left[0]} is not done" if left else "it has no documents/"
+        raise ValueError(f"against: {root}: this run is not finished ({where}); run it to its end")
     return str(root)
 
 
@@ -56,23 +86,33 @@ def released_batches(root: Path) -> Iterator[pa.RecordBatch]:
                 yield batch.select(["doc_id", "text"]).slice(start, _READ_ROWS)
 
 
-def stored_tables(root: Path, kind: str, step: str, wanted: dict[str, Any], code: Sequence[str]) -> list[Path]:
-    """Return the table files of a step of the old run, if it was made with these settings and this code."""
+def stored_tables(
+    root: Path, kind: str, step: str, wanted: dict[str, Any], code: Sequence[str]
+) -> tuple[list[Path], str]:
+    """Return the table files of a step of the old run, if it was made with these settings and this code.
+
+    Else none, and why: words for one line, empty where the run had no such stage."""
     manifest = Manifest(root, read_only=True)
+    why = ""
     try:
         for name, stage_kind in manifest.stages():
             recorded = manifest.step_settings(f"{name}/{step}") if stage_kind == kind else None
-            if recorded is None or any(recorded[0].get(key) != value for key, value in wanted.items()):
+            if recorded is None:
                 continue
-            if any(recorded[1].get(module) != module_digest(module) for module in code):
-                continue
+            other = [key for key, value in wanted.items() if recorded[0].get(key) != value]
             rows = manifest.finished(f"{name}/{step}").values()
             files = [root / output.path for row in rows for output in row.outputs]
-            if files and all(file.is_file() for file in files):
-                return files
+            if other:
+                why = ", ".join(f"{key} {recorded[0].get(key)} there, {wanted[key]} here" for key in other)
+            elif any(recorded[1].get(module) != module_digest(module) for module in code):
+                why = "made by another version of the code"
+            elif not files or not all(file.is_file() for file in files):
+                why = "files are missing"
+            else:
+                return files, ""
     finally:
         manifest.close()
-    return []
+    return [], why
 
 
 def released_ids(root: Path) -> np.ndarray:
@@ -146,12 +186,12 @@ class OldSignatures:
         return found, numbers
 
 
-def write_signatures(folder: Path, root: Path, settings: "FuzzySettings") -> dict[str, int]:
+def write_signatures(folder: Path, root: Path, settings: "FuzzySettings") -> dict[str, Any]:
     """Write what OldSignatures reads, for the documents that a run released."""
     from data_pipeline.stages.dedup.signatures import band_rows
 
     wanted = {name: getattr(settings, name) for name in SIGNATURE_SETTINGS}
-    stored = stored_tables(root, "dedup_fuzzy", "sketches", wanted, SIGNATURE_CODE)
+    stored, why = stored_tables(root, "dedup_fuzzy", "sketches", wanted, SIGNATURE_CODE)
     released = released_ids(root)
     doc_ids = np.zeros(released.size, np.uint64)
     shape = (released.size, settings.size)
@@ -177,7 +217,10 @@ def write_signatures(folder: Path, root: Path, settings: "FuzzySettings") -> dic
     for array in (signatures, buckets, rows):
         array.flush()
     np.save(folder / "doc_ids.npy", doc_ids)
-    return {"old_documents": released.size, "old_signatures_read": row if stored else 0}
+    counts: dict[str, Any] = {"old_documents": released.size, "old_signatures_read": row if stored else 0}
+    if why:
+        counts["announcement"] = [f"dedup_fuzzy: {root}: signatures are made again from its texts ({why})"]
+    return counts
 
 
 def _sketches(root: Path, stored: list[Path], settings: "FuzzySettings") -> Iterator[tuple[np.ndarray, np.ndarray]]:

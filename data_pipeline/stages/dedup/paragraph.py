@@ -5,18 +5,21 @@ Here a paragraph goes only if more than `documents` documents have it (its docum
 be no heading. Near-duplicate documents should be gone before, or each of their paragraphs looks like boilerplate.
 
 Map `paragraph_rows`, GroupBy FREQUENT_SQL, Map `remove_paragraphs`. Only (hash, document) pairs travel, never text.
+With `against` the documents of an old corpus count too; they are read only.
 A document of which nothing is left is dropped as `only_boilerplate`.
 """
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
 from data_pipeline import record
-from data_pipeline.engine.steps import GroupBy, Map, StageSettings
+from data_pipeline.engine.steps import Context, Global, GroupBy, Map
 from data_pipeline.kernels.normal_form import normal_form, normal_form_table
 from data_pipeline.kernels.paragraphs import (
     Paragraphs,
@@ -24,14 +27,16 @@ from data_pipeline.kernels.paragraphs import (
     paragraph_hash_reference,
     without_paragraphs,
 )
+from data_pipeline.stages.dedup.old_corpus import AgainstSettings, run_identity
+from data_pipeline.stages.dedup.old_parts import CountedNumbers, batches_before, times_in_old
 
-PARAGRAPHS = pa.schema([("paragraph", pa.int64()), ("document", pa.int64())])
+PARAGRAPHS = pa.schema([("paragraph", pa.int64()), ("document", pa.int64()), ("old_documents", pa.int64())])
 FREQUENT = pa.schema([("shard", pa.string()), ("paragraph", pa.int64()), ("documents", pa.int64())])
 SIGNALS = ("boilerplate_paragraphs", "boilerplate_characters")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
-class ParagraphSettings(StageSettings):
+class ParagraphSettings(AgainstSettings):
     """Which paragraphs are boilerplate."""
 
     documents: int = Field(default=10, ge=1, description="a paragraph in more documents than this is boilerplate")
@@ -50,17 +55,17 @@ class Removed:
     characters: np.ndarray  # int64[rows]: how many letters and digits these had
 
 
-# In DuckDB and Spark alike. Reads paragraphs(paragraph, document), distinct rows; gives the boilerplate.
+# In DuckDB and Spark alike. Reads paragraphs(paragraph, document, old_documents), distinct rows; gives the boilerplate.
 FREQUENT_SQL = """
-SELECT paragraph, count(*) AS documents
+SELECT paragraph, count(*) + max(old_documents) AS documents
 FROM paragraphs
 GROUP BY paragraph
-HAVING count(*) > {documents}
+HAVING count(*) + max(old_documents) > {documents}
 """
 
 
 def frequent_sql(settings: ParagraphSettings) -> str:
-    """FREQUENT_SQL with its threshold."""
+    """Return FREQUENT_SQL with its threshold."""
     return FREQUENT_SQL.format(documents=settings.documents)
 
 
@@ -72,15 +77,24 @@ def frequent_by_shard_sql(settings: ParagraphSettings) -> str:
     )
 
 
-def paragraph_rows(texts: pa.Array | pa.ChunkedArray, document: np.ndarray, settings: ParagraphSettings) -> pa.Table:
-    """Distinct rows (paragraph, document), both int64, of the paragraphs long enough; `document` numbers the rows."""
+def paragraph_rows(
+    texts: pa.Array | pa.ChunkedArray,
+    document: np.ndarray,
+    settings: ParagraphSettings,
+    old: CountedNumbers | None = None,
+) -> pa.Table:
+    """Return distinct rows (paragraph, document, old_documents), all int64, of the paragraphs long enough.
+
+    `document` numbers the rows; `old_documents` is how many documents of the old corpus have the paragraph."""
     found = find_paragraphs(texts, normal_form_table(settings.fold_traditional))
     long = found.length >= settings.minimum_characters
     row, hashes = found.row[long], found.hash[long].view(np.int64)
     order = np.lexsort((hashes, row))
     row, hashes = row[order], hashes[order]
     repeated = np.r_[False, (row[1:] == row[:-1]) & (hashes[1:] == hashes[:-1])][: row.size]
-    return pa.table({"paragraph": hashes[~repeated], "document": np.asarray(document, np.int64)[row[~repeated]]})
+    hashes, row = hashes[~repeated], row[~repeated]
+    columns = (hashes, np.asarray(document, np.int64)[row], times_in_old(old, hashes))
+    return pa.table(dict(zip(PARAGRAPHS.names, columns, strict=True)))
 
 
 def remove_paragraphs(
@@ -98,7 +112,7 @@ def remove_paragraphs(
 
 
 def _members(found: Paragraphs, boilerplate: np.ndarray) -> np.ndarray:
-    """bool: which paragraphs are boilerplate, by binary search."""
+    """Return bool: which paragraphs are boilerplate, by binary search."""
     known = np.unique(np.asarray(boilerplate, np.int64))
     if not known.size:
         return np.zeros(found.hash.size, bool)
@@ -135,9 +149,29 @@ def deduplicate_paragraphs_reference(texts: list[str], settings: ParagraphSettin
 Settings = ParagraphSettings
 
 
-def paragraph_batch(batch: pa.RecordBatch, settings: ParagraphSettings) -> pa.RecordBatch:
+def write_old_paragraphs(context: Context) -> dict[str, int]:
+    """Write the paragraphs of the old corpus with the number of documents that have them; nothing where there is
+    none.
+    """
+    settings: ParagraphSettings = context.settings
+    if settings.against is None:
+        return {}
+    documents = 0
+
+    def parts() -> Iterator[np.ndarray]:
+        nonlocal documents
+        for batch in batches_before(Path(settings.against or ""), "dedup_paragraph"):
+            documents += batch.num_rows
+            yield paragraph_rows(batch.column("text"), np.arange(batch.num_rows), settings)["paragraph"].to_numpy()
+
+    paragraphs = CountedNumbers.write(context, parts())
+    return {"old_documents": documents, "old_paragraphs": paragraphs}
+
+
+def paragraph_batch(batch: pa.RecordBatch, settings: ParagraphSettings, old: Sequence[Path]) -> pa.RecordBatch:
     """Return `paragraph_rows` of a batch of records."""
-    rows = paragraph_rows(batch.column("text"), record.signed_numbers(batch.column("doc_id")), settings)
+    document = record.signed_numbers(batch.column("doc_id"))
+    rows = paragraph_rows(batch.column("text"), document, settings, CountedNumbers.of(old))
     return pa.RecordBatch.from_arrays(
         [rows.column(name).combine_chunks() for name in PARAGRAPHS.names], schema=PARAGRAPHS
     )
@@ -167,13 +201,24 @@ def remove_boilerplate(batch: pa.RecordBatch, settings: ParagraphSettings, frequ
 
 
 _CODE = ("data_pipeline.kernels.paragraphs", "data_pipeline.kernels.normal_form", "data_pipeline.kernels.minhash")
+_OLD = ("data_pipeline.stages.dedup.old_corpus", "data_pipeline.stages.dedup.old_parts")
 STEPS = (
+    Global(
+        "old",
+        needs=(),
+        run=write_old_paragraphs,
+        reads=("against", "minimum_characters", "fold_traditional"),
+        identity=run_identity,
+        uses=(*_CODE, *_OLD),
+        libraries=("opencc",),
+    ),
     Map(
         "paragraphs",
+        needs=("documents", "old"),
         process=paragraph_batch,
         table=PARAGRAPHS,
         reads=("minimum_characters", "fold_traditional"),
-        uses=_CODE,
+        uses=(*_CODE, *_OLD),
         libraries=("opencc",),
     ),
     GroupBy("frequent", needs=("paragraphs",), sql=frequent_by_shard_sql, table=FREQUENT, reads=("documents",)),

@@ -61,7 +61,7 @@ class FuzzySettings(StageSettings):
 
     @property
     def size(self) -> int:
-        """Numbers in a signature."""
+        """Return numbers in a signature."""
         return self.bands * self.rows
 
 
@@ -93,12 +93,12 @@ class Clusters:
 
     @property
     def kept(self) -> np.ndarray:
-        """bool: the documents that stay."""
+        """Return bool: the documents that stay."""
         return self.representative == np.arange(self.representative.size)
 
 
 def sketch(texts: pa.Array | pa.ChunkedArray, settings: FuzzySettings, threads: int = 1) -> Sketch:
-    """Digest, length and signature of each text. Map kernel: rows do not depend on each other."""
+    """Return digest, length and signature of each text. Map kernel: rows do not depend on each other."""
     batches = _batches(texts)
     table = normal_form_table(settings.fold_traditional)
     if threads > 1 and len(batches) > 1:
@@ -112,7 +112,7 @@ def sketch(texts: pa.Array | pa.ChunkedArray, settings: FuzzySettings, threads: 
 
 
 def _batches(texts: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
-    """Slices of about _BATCH_BYTES each, so that normal forms never need memory for the whole column."""
+    """Return slices of about _BATCH_BYTES each, so that normal forms never need memory for the whole column."""
     chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
     batches = []
     for chunk in chunks:
@@ -198,7 +198,8 @@ EXACT_BY_SHARD_SQL = _EXACT_SQL.format(columns="shard, document") + "ORDER BY sh
 
 
 def candidates_sql(neighbours: int) -> str:
-    """SQL (DuckDB and Spark): band_keys(band, bucket, next_bucket, document) -> distinct pairs, left_doc < right_doc.
+    """Return SQL (DuckDB and Spark): band_keys(band, bucket, next_bucket, document) -> distinct pairs, left_doc <
+    right_doc.
 
     A bucket of n documents would make n² / 2 pairs. In the order of their next bucket, in which similar documents lie
     side by side, each is compared with the first and with the `neighbours` before it: all pairs of buckets up to
@@ -249,12 +250,12 @@ def candidate_pairs(keys: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.n
 
 
 def _pair_codes(one: np.ndarray, other: np.ndarray, documents: int) -> np.ndarray:
-    """int64: each unordered pair as one number; 2^31 documents fit, and engines take over long before."""
+    """Return int64: each unordered pair as one number; 2^31 documents fit, and engines take over long before."""
     return np.minimum(one, other) * documents + np.maximum(one, other)
 
 
 def _shared(ordered: np.ndarray) -> np.ndarray:
-    """bool: which elements of a sorted array are equal to a neighbour."""
+    """Return bool: which elements of a sorted array are equal to a neighbour."""
     equal = ordered[1:] == ordered[:-1]
     return np.r_[False, equal] | np.r_[equal, False] if ordered.size else np.zeros(0, bool)
 
@@ -364,7 +365,7 @@ def cluster(
     texts_of: Callable[[np.ndarray], pa.Array | pa.ChunkedArray],
     quality: np.ndarray | None = None,
 ) -> Clusters:
-    """Exact groups, then near-duplicates among one document of each. Rows must be in the order of their ids."""
+    """Return exact groups, then near-duplicates among one document of each. Rows must be in the order of their ids."""
     rank = quality_order(quality, sketches.length)
     exact = exact_representatives(sketches, rank)
     distinct = np.flatnonzero((exact == np.arange(exact.size)) & (sketches.length > 0))

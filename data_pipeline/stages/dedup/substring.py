@@ -10,56 +10,73 @@ with a lower number, or further up in the same one. Text is compared as it is, w
 
 Map `fingerprint_rows`, GroupBy REPEATED_SQL, Map `window_rows`, GroupBy LATER_SQL, Map `cut`. In the pipeline a
 document's number is its `doc_id`; one of which nothing is left is dropped as `only_repeats`.
+
+With `against` the documents of an old corpus come before all others; they are read only. Their fingerprints, and later
+their windows under fingerprints that the new documents have too, lie sorted in files that workers map.
 """
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import Field
 
 from data_pipeline import record
-from data_pipeline.engine.steps import GroupBy, Map, StageSettings
+from data_pipeline.engine.steps import Context, Global, GroupBy, Map
 from data_pipeline.kernels import windows
 from data_pipeline.kernels.normal_form import CodePoints, text_buffers
+from data_pipeline.stages.dedup.old_corpus import AgainstSettings, released_batches, run_identity
+from data_pipeline.stages.dedup.old_parts import CountedNumbers, times_in_old
 
-FINGERPRINTS = pa.schema([("fingerprint", pa.int64())])
-REPEATED = pa.schema([("shard", pa.string()), ("fingerprint", pa.int64())])
-WINDOWS = pa.schema([("document", pa.int64()), ("position", pa.int64()), ("window_hash", pa.int64())])
+# `is_old`: 1 where the old corpus has it too
+FINGERPRINTS = pa.schema([("fingerprint", pa.int64()), ("is_old", pa.int8())])
+REPEATED = pa.schema([("shard", pa.string()), ("fingerprint", pa.int64()), ("is_old", pa.int8())])
+WINDOWS = pa.schema(
+    [("document", pa.int64()), ("position", pa.int64()), ("window_hash", pa.int64()), ("is_old", pa.int8())]
+)
 LATER = pa.schema([("shard", pa.string()), ("document", pa.int64()), ("position", pa.int64())])
 SIGNALS = ("repeated_characters",)
 
 
-class SubstringSettings(StageSettings):
+class SubstringSettings(AgainstSettings):
     """How long a repeat must be."""
 
     length: int = Field(default=50, ge=8, le=10_000, description="characters of the shortest repeat that is cut")
 
     @property
     def gram(self) -> int:
-        """Characters under a fingerprint: half the length, so that few positions are selected and few collide."""
+        """Return characters under a fingerprint: half the length, so that few positions are selected and few
+        collide."""
         return self.length // 2
 
 
-# In DuckDB and Spark alike. Reads fingerprints(fingerprint).
-REPEATED_SQL = "SELECT fingerprint FROM fingerprints GROUP BY fingerprint HAVING count(*) > 1"
+# In DuckDB and Spark alike. Reads fingerprints(fingerprint, is_old).
+REPEATED_SQL = (
+    "SELECT fingerprint, max(is_old) AS is_old FROM fingerprints GROUP BY fingerprint"
+    " HAVING count(*) > 1 OR max(is_old) = 1"
+)
 
 # The same for each shard, where the table has a column `shard`.
 REPEATED_BY_SHARD_SQL = (
-    f"SELECT DISTINCT shard, fingerprint FROM fingerprints JOIN ({REPEATED_SQL}) AS repeated USING (fingerprint)"
-    " ORDER BY shard, fingerprint"
+    "SELECT DISTINCT own.shard, own.fingerprint, repeated.is_old FROM fingerprints AS own"
+    f" JOIN ({REPEATED_SQL}) AS repeated ON own.fingerprint = repeated.fingerprint"
+    " ORDER BY own.shard, own.fingerprint"
 )
 
-# Reads windows(document, position, window_hash); gives the windows that begin a repeat of an earlier one.
+# Reads windows(document, position, window_hash, is_old); gives the windows that begin a repeat of an earlier one.
 _LATER_SQL = """
 SELECT {columns}
 FROM (
-    SELECT {columns},
+    SELECT {columns}, is_old,
            row_number() OVER (PARTITION BY window_hash ORDER BY document, position) AS occurrence
     FROM windows
 ) AS numbered
-WHERE occurrence > 1
+WHERE occurrence > 1 OR is_old = 1
 """
 LATER_SQL = _LATER_SQL.format(columns="document, position")
 LATER_BY_SHARD_SQL = _LATER_SQL.format(columns="shard, document, position") + "ORDER BY shard, document, position"
@@ -80,31 +97,33 @@ def _code_points(texts: pa.Array | pa.ChunkedArray) -> CodePoints:
     return CodePoints(values[: windows.code_points(data, offsets, values, ends)], ends)
 
 
-def fingerprint_rows(texts: pa.Array | pa.ChunkedArray, settings: SubstringSettings) -> pa.Table:
-    """Return one row (fingerprint int64) for each selected position of each text."""
+def fingerprint_rows(
+    texts: pa.Array | pa.ChunkedArray, settings: SubstringSettings, old: CountedNumbers | None = None
+) -> pa.Table:
+    """Return one row of FINGERPRINTS for each selected position of each text."""
     values, offsets = _code_points(texts)
     rows, out = np.empty(values.size, np.int64), np.empty(values.size, np.uint64)
     count = windows.fingerprints(values, offsets, settings.length, settings.gram, rows, out)
-    return pa.table({"fingerprint": out[:count].view(np.int64)})
+    found = out[:count].view(np.int64)
+    return pa.table([found, times_in_old(old, found) > 0], names=FINGERPRINTS.names).cast(FINGERPRINTS)
 
 
 def window_rows(
-    texts: pa.Array | pa.ChunkedArray, document: np.ndarray, repeated: np.ndarray, settings: SubstringSettings
+    texts: pa.Array | pa.ChunkedArray,
+    document: np.ndarray,
+    repeated: np.ndarray,
+    settings: SubstringSettings,
+    old: CountedNumbers | None = None,
 ) -> pa.Table:
-    """Return rows (document, position, window_hash), int64, of the windows under the fingerprints `repeated`
-    (int64)."""
+    """Return rows of WINDOWS: the windows under the fingerprints `repeated` (int64)."""
     values, offsets = _code_points(texts)
     wanted = np.sort(np.asarray(repeated, np.int64).view(np.uint64))
     rows, positions = np.empty(values.size, np.int64), np.empty(values.size, np.int64)
     out = np.empty(values.size, np.uint64)
     count = windows.windows(values, offsets, settings.length, settings.gram, wanted, rows, positions, out)
-    return pa.table(
-        {
-            "document": np.asarray(document, np.int64)[rows[:count]],
-            "position": positions[:count],
-            "window_hash": out[:count].view(np.int64),
-        }
-    )
+    hashes = out[:count].view(np.int64)
+    columns = [np.asarray(document, np.int64)[rows[:count]], positions[:count], hashes, times_in_old(old, hashes) > 0]
+    return pa.table(columns, names=WINDOWS.names).cast(WINDOWS)
 
 
 def cut(texts: pa.Array | pa.ChunkedArray, document: np.ndarray, later: pa.Table, settings: SubstringSettings) -> Cut:
@@ -167,9 +186,43 @@ def deduplicate_substrings_reference(texts: list[str], length: int) -> list[str]
 Settings = SubstringSettings
 
 
-def fingerprint_batch(batch: pa.RecordBatch, settings: SubstringSettings) -> pa.RecordBatch:
+def write_old_fingerprints(context: Context) -> dict[str, int]:
+    """Write the fingerprints of the old corpus; nothing where there is none."""
+    settings: SubstringSettings = context.settings
+    if settings.against is None:
+        return {}
+    documents = 0
+
+    def parts() -> Iterator[np.ndarray]:
+        nonlocal documents
+        for batch in released_batches(Path(settings.against or "")):
+            documents += batch.num_rows
+            yield fingerprint_rows(batch.column("text"), settings)["fingerprint"].to_numpy()
+
+    CountedNumbers.write(context, parts())
+    return {"old_documents": documents}
+
+
+def write_old_windows(context: Context) -> dict[str, int]:
+    """Write the windows of the old corpus under fingerprints that the new documents have too."""
+    settings: SubstringSettings = context.settings
+    if settings.against is None:
+        return {}
+    shared = [np.zeros(0, np.int64)]
+    for file in context.inputs["repeated"]:
+        rows = pq.read_table(file.path, columns=["fingerprint", "is_old"])
+        shared.append(rows.filter(pc.equal(rows.column("is_old"), 1)).column("fingerprint").to_numpy())
+    wanted = np.unique(np.concatenate(shared))
+    found = (
+        window_rows(batch.column("text"), np.arange(batch.num_rows), wanted, settings)["window_hash"].to_numpy()
+        for batch in released_batches(Path(settings.against))
+    )
+    return {"old_windows": CountedNumbers.write(context, found)}
+
+
+def fingerprint_batch(batch: pa.RecordBatch, settings: SubstringSettings, old: Sequence[Path]) -> pa.RecordBatch:
     """Return `fingerprint_rows` of a batch of records."""
-    return _one_batch(fingerprint_rows(batch.column("text"), settings))
+    return _one_batch(fingerprint_rows(batch.column("text"), settings, CountedNumbers.of(old)))
 
 
 def repeated_sql(settings: SubstringSettings) -> str:
@@ -177,10 +230,13 @@ def repeated_sql(settings: SubstringSettings) -> str:
     return REPEATED_BY_SHARD_SQL
 
 
-def window_batch(batch: pa.RecordBatch, settings: SubstringSettings, repeated: pa.Table) -> pa.RecordBatch:
+def window_batch(
+    batch: pa.RecordBatch, settings: SubstringSettings, repeated: pa.Table, old: Sequence[Path]
+) -> pa.RecordBatch:
     """Return `window_rows` of a batch of records."""
     document = record.signed_numbers(batch.column("doc_id"))
-    return _one_batch(window_rows(batch.column("text"), document, repeated.column("fingerprint").to_numpy(), settings))
+    wanted = repeated.column("fingerprint").to_numpy()
+    return _one_batch(window_rows(batch.column("text"), document, wanted, settings, CountedNumbers.of(old)))
 
 
 def later_sql(settings: SubstringSettings) -> str:
@@ -211,10 +267,27 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
 
 
 _CODE = ("data_pipeline.kernels.windows", "data_pipeline.kernels.minhash", "data_pipeline.kernels.normal_form")
+_OLD = ("data_pipeline.stages.dedup.old_corpus", "data_pipeline.stages.dedup.old_parts")
 STEPS = (
-    Map("fingerprints", process=fingerprint_batch, table=FINGERPRINTS, uses=_CODE),
+    Global("old", needs=(), run=write_old_fingerprints, identity=run_identity, uses=(*_CODE, *_OLD)),
+    Map(
+        "fingerprints",
+        needs=("documents", "old"),
+        process=fingerprint_batch,
+        table=FINGERPRINTS,
+        reads=("length",),
+        uses=(*_CODE, *_OLD),
+    ),
     GroupBy("repeated", needs=("fingerprints",), sql=repeated_sql, table=REPEATED, reads=()),
-    Map("windows", needs=("documents", "repeated"), process=window_batch, table=WINDOWS, uses=_CODE),
+    Global("old_windows", needs=("repeated",), run=write_old_windows, identity=run_identity, uses=(*_CODE, *_OLD)),
+    Map(
+        "windows",
+        needs=("documents", "repeated", "old_windows"),
+        process=window_batch,
+        table=WINDOWS,
+        reads=("length",),
+        uses=(*_CODE, *_OLD),
+    ),
     GroupBy("later", needs=("windows",), sql=later_sql, table=LATER, reads=()),
-    Map("records", needs=("documents", "later"), process=cut_repeats, signals=SIGNALS),
+    Map("records", needs=("documents", "later"), process=cut_repeats, signals=SIGNALS, reads=("length",)),
 )

@@ -47,7 +47,7 @@ class AddressLists:
 
     @classmethod
     def read(cls, paths: Sequence[Path]) -> "AddressLists":
-        """From lists as a person keeps them. UserError names the file and the line of a mistake."""
+        """Read lists as a person keeps them. UserError names the file and the line of a mistake."""
         hashes: list[int] = []
         expressions: list[str] = []
         for path in paths:
@@ -60,20 +60,20 @@ class AddressLists:
         return cls(np.unique(np.array(hashes, np.uint64)), expressions)
 
     def save(self, directory: Path) -> None:
-        """As `load` reads them."""
+        """Save them as `load` reads them."""
         np.save(directory / "hashes.npy", self.hashes)
         text = "".join(f"{expression.pattern}\n" for expression in self.expressions)
         (directory / "expressions.txt").write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, files: Sequence[Path]) -> "AddressLists":
-        """From the files that `save` wrote; the hashes stay on the disk."""
+        """Read the files that `save` wrote; the hashes stay on the disk."""
         by_name = {path.name: path for path in files}
         expressions = by_name["expressions.txt"].read_text(encoding="utf-8").split("\n")[:-1]
         return cls(np.load(by_name["hashes.npy"], mmap_mode="r"), expressions)
 
     def find(self, addresses: pa.Array | pa.ChunkedArray) -> list[str | None]:
-        """For each address the entry that lists it, None where none does."""
+        """Find for each address the entry that lists it, None where none does."""
         candidates: list[tuple[int, str]] = []
         hashes: list[int] = []
         found: list[str | None] = [None] * len(addresses)

@@ -198,7 +198,7 @@ def sizes(batch: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
 
 
 def tokenizer_identity(settings: Settings) -> str:
-    """Digests of the tokenizer's files, if there is one."""
+    """Return digests of the tokenizer's files, if there is one."""
     if settings.tokenizer is None:
         return ""
     path = Path(settings.tokenizer)
@@ -231,7 +231,7 @@ def sizes_with(batch: pa.RecordBatch, settings: Settings, _: Any) -> pa.RecordBa
 
 
 def totals_sql(settings: Settings) -> str:
-    """Documents and tokens by source and bucket."""
+    """Return documents and tokens by source and bucket."""
     return (
         "SELECT source, bucket, count(*) AS documents, CAST(sum(tokens) AS BIGINT) AS tokens"
         " FROM sizes GROUP BY source, bucket ORDER BY source, bucket"
@@ -267,7 +267,7 @@ def make_plan(settings: Settings, totals: pa.Table) -> list[SourcePlan]:
 
 
 def _taken(name: str, weight: float | None, table: pa.Table, wanted: float, note: str) -> SourcePlan:
-    """Whole epochs, and so many buckets more that the tokens come nearest to what is wanted."""
+    """Return whole epochs, and so many buckets more that the tokens come nearest to what is wanted."""
     columns = {column: table.column(column).to_numpy() for column in ("bucket", "documents", "tokens")}
     documents, tokens = int(columns["documents"].sum()), int(columns["tokens"].sum())
     if not tokens:

@@ -232,8 +232,8 @@ def write_layout(context: Context) -> dict[str, Any]:
 
 
 def heldout_limit(connection: Any, fraction: float) -> int:
-    """Documents whose text hash is below this are held out. With a fraction above 0, neither split is empty if there
-    are two different texts.
+    """Return the text hash below which documents are held out. With a fraction above 0, neither split is empty if
+    there are two different texts.
     """
     limit = int(fraction * 2**64)
     if not limit:
@@ -373,7 +373,7 @@ def gather(
 
 
 def sample_count(ids: int, settings: Settings) -> int:
-    """Samples that so many ids of one file (at least one) fill, the last one in part."""
+    """Return samples that so many ids of one file (at least one) fill, the last one in part."""
     return max(1, -(-(ids - settings.overlap) // settings.stride))
 
 
@@ -383,7 +383,7 @@ def cut(row: np.ndarray, settings: Settings) -> np.ndarray:
 
 
 def provenance(layout: pa.Table, begin: int, size: int, length: int, stride: int) -> pa.Table:
-    """DOCUMENTS: which pieces of which documents the samples of a file are made of, in order."""
+    """Return DOCUMENTS: which pieces of which documents the samples of a file are made of, in order."""
     positions = layout.column("position").to_numpy() - begin
     tokens = layout.column("tokens").to_numpy()
     from_id = np.maximum(positions, 0)

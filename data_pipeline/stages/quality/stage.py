@@ -47,6 +47,12 @@ from pangu.foundation.errors import UserError
 SIGNALS = ("spam_probability", "quality_probability", "perplexity", "perplexity_bucket")
 MEASURED = pa.schema([("doc_id", pa.uint64()), *((name, pa.float64()) for name in SIGNALS[:3])])
 BUCKETS = ("head", "middle", "tail")
+# reason -> (signal, the setting that bounds it, which bound that is), for `tune`
+THRESHOLDS = {
+    "spam": ("spam_probability", "spam_maximum", "maximum"),
+    "quality": ("quality_probability", "quality_minimum", "minimum"),
+    "perplexity": ("perplexity", "perplexity_maximum", "maximum"),
+}
 OF_SOURCE = "source:"
 _ROLES = ("spam", "quality", "language_model")
 

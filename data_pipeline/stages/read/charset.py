@@ -156,7 +156,8 @@ def _decode(data: bytes, encoding: str) -> tuple[str, int]:
 
 
 def _utf16_by_nul(data: bytes) -> str | None:
-    """UTF-16 without a mark shows as NUL bytes at every other place, for its markup, spaces and line ends are ASCII."""
+    """Recognise UTF-16 without a mark, which shows as NUL bytes at every other place, for its markup, spaces and line
+    ends are ASCII."""
     head = data[:4096]
     nul = head.count(0)
     if nul < 2 or nul * 50 < len(head):

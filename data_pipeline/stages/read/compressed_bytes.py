@@ -55,7 +55,7 @@ class _Decoder(Protocol):
 
 
 def compression_of(head: bytes) -> Compression:
-    """By the first bytes, not by the name: names lie."""
+    """Tell the compression by the first bytes, not by the name: names lie."""
     return next((name for magic, name in _MAGIC if head.startswith(magic)), "none")
 
 
@@ -234,13 +234,13 @@ class _FrameDecoder:
 
 
 def _zstd_pieces(decoder: Any, step: bytes) -> Iterator[bytes]:
-    """At most 32 MiB: 128 KiB for each 4 bytes."""
+    """Yield at most 32 MiB: 128 KiB for each 4 bytes."""
     if piece := decoder.decompress(step):
         yield piece
 
 
 def _bzip2_pieces(decoder: Any, step: bytes) -> Iterator[bytes]:
-    """40 bytes may be 45 MB, so they are taken out bit by bit."""
+    """Take bytes out bit by bit: 40 bytes may be 45 MB."""
     if piece := decoder.decompress(step, BLOCK):
         yield piece
     while not decoder.eof and not decoder.needs_input:

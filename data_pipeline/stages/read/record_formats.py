@@ -216,7 +216,7 @@ def repaired(text: str) -> str:
 
 
 def decode(data: bytes) -> str | None:
-    """UTF-8, else the encoding that `charset` finds, else None. Damaged bytes may be MAXIMUM_DAMAGE of the
+    """Return UTF-8, else the encoding that `charset` finds, else None. Damaged bytes may be MAXIMUM_DAMAGE of the
     characters.
     """
     try:

@@ -233,6 +233,22 @@ def count_kinds(sources: Sequence[Source], base: Path) -> dict[str, dict[str, in
     }
 
 
+def text_size(sources: Sequence[Source], base: Path, limit: int) -> tuple[int, bool]:
+    """Return how many bytes of text the sources hold, about, and whether pages may be among them. No file is opened;
+    above `limit` no more is looked at.
+    """
+    size, has_pages = 0, False
+    for source in sources:
+        for found in _find(source, base):
+            is_plain = found.format in ("jsonl", "csv", "txt", "parquet", "arrow")
+            has_pages |= source.fields.html is not None or not is_plain
+            is_packed = found.format in ("parquet", "zip", "tar", "docx", "epub", "wacz")
+            size += found.size * EXPANSION if is_packed else _weight(found)
+            if size > limit:
+                return size, has_pages
+    return size, has_pages
+
+
 def kinds_in_words(kinds: Mapping[str, int]) -> str:
     """Return `3 html, 1 txt; not read: 2 .bin`."""
     read = [f"{number:,} {kind}" for kind, number in sorted(kinds.items()) if not kind.startswith(UNSUPPORTED)]

@@ -45,7 +45,7 @@ class WarcRecord:
 
     @property
     def record_id(self) -> str | None:
-        """WARC-Record-ID without its angle brackets, such as `urn:uuid:...`."""
+        """Return WARC-Record-ID without its angle brackets, such as `urn:uuid:...`."""
         return _record_id(self.headers)
 
 
@@ -204,7 +204,7 @@ class _Stream:
         return bytes(self._window[self._start : self._start + size])
 
     def skip(self, size: int) -> None:
-        """Forward by `size` bytes, or up to the end or damage."""
+        """Go forward by `size` bytes, or up to the end or damage."""
         while size > 0:
             self.fill(min(size, 1 << 20))
             step = min(size, self._left())
@@ -220,7 +220,7 @@ class _Stream:
             self.offset += 1
 
     def seek_record(self, keep: int = 0) -> bytes:
-        """Forward to the next line that begins a record, or up to the end or damage; returns up to `keep` of what it
+        """Go forward to the next line that begins a record, or up to the end or damage; returns up to `keep` of what it
         passes."""
         passed = bytearray()
         while True:

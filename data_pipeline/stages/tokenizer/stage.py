@@ -101,7 +101,7 @@ def existing_model(settings: Settings) -> str:
 
 
 def sample_texts(context: Context, sample_bytes: ByteSize, seed: int) -> Iterator[str]:
-    """Documents that hold about `sample_bytes` of text together: those whose hash with `seed` is small, in their
+    """Yield documents that hold about `sample_bytes` of text together: those whose hash with `seed` is small, in their
     order.
     """
     documents = context.inputs["documents"]

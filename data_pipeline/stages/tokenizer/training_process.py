@@ -66,7 +66,8 @@ def train_tokenizer(
 
 
 def sample_evenly(lines: Iterable[str], size: int, generator: random.Random) -> list[str]:
-    """At most `size` of the lines, each with the same chance (Vitter's algorithm R), in the order of their places."""
+    """Return at most `size` of the lines, each with the same chance (Vitter's algorithm R), in the order of their
+    places."""
     sample: list[str] = []
     for seen, line in enumerate(lines):
         if seen < size:

@@ -97,10 +97,10 @@ class Execution:
 
     def save(self, run: Path, state: TrainingState, decided: dict) -> Path:
         """Write a checkpoint: here the first rank does, whole."""
-        from pangu.model.network import read_weights
+        from pangu.model.network import values_of
 
         if self.world.is_first:
-            weights, moments = read_weights(self.job.network), self.optimizer.states()
+            weights, moments = values_of(self.job.network.trainable_params()), self.optimizer.states()
             save_checkpoint(run, state, weights, moments, self.job.network.config, decided)
         return step_directory(run, state.step)
 

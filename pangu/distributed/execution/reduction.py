@@ -52,7 +52,8 @@ class SumOverRanks(nn.Cell):
 
 
 def buckets(sizes: list[int], largest: int = BUCKET) -> list[tuple[int, int]]:
-    """Runs of neighbouring tensors [first, last) that fit into `largest` elements; one that is larger goes alone."""
+    """Return runs of neighbouring tensors [first, last) that fit into `largest` elements; one that is larger goes
+    alone."""
     runs: list[tuple[int, int]] = []
     first, held = 0, 0
     for index, size in enumerate(sizes):

@@ -50,7 +50,7 @@ class SemiAuto(Execution):
             raise UserError(f"{strategy.path}: {error}") from None
 
     def parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Weights and moments of this rank's stage, by the names that checkpoints give them."""
+        """Yield weights and moments of this rank's stage, by the names that checkpoints give them."""
         for parameter in (*self.optimizer.parameters, *self.optimizer.first, *self.optimizer.second):
             name = parameter.name.replace(COPY, WORD_TABLE)
             if name in self.layouts:
@@ -67,6 +67,6 @@ class SemiAuto(Execution):
 
     def save(self, run: Path, state: TrainingState, decided: dict) -> Path:
         assert self.job.strategy
-        parts = {name: parameter.asnumpy().copy() for name, parameter in self.parameters()}
+        parts = {name: parameter.asnumpy() for name, parameter in self.parameters()}
         stages = self.job.strategy.stage_layouts.values()
         return save_shards(run, state, parts, stages, self.job.network.config, decided, self.world)

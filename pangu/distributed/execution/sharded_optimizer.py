@@ -11,6 +11,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from pangu.formats.parameter_layout import ParameterLayout
+from pangu.model.network import values_of
 from pangu.training.optimizer import AdamW
 
 PART = "part."
@@ -79,8 +80,8 @@ class ShardedAdamW(nn.Cell):
                 part.set_data(Tensor(whole.asnumpy()[rows[0] : rows[1]]))
 
     def states(self) -> dict[str, np.ndarray]:
-        """This rank's parts of the moments, by the names that one process gives the whole ones."""
-        return {p.name.replace(PART, ""): p.asnumpy().copy() for p in (*self.first, *self.second)}
+        """Return this rank's parts of the moments, by the names that one process gives the whole ones."""
+        return {name.replace(PART, ""): value for name, value in values_of((*self.first, *self.second)).items()}
 
     def load_states(self, moments: Mapping[str, np.ndarray]) -> None:
         """Take this rank's parts of whole moments."""
@@ -100,7 +101,7 @@ def rows_of(layout: ParameterLayout, rank: int, shape: tuple[int, ...]) -> tuple
 
 
 def gathering(layouts: Mapping[str, ParameterLayout], parameters: list[Parameter], rank: int) -> nn.Cell:
-    """AllGather along axis 0 over the ranks that together hold one copy of the split parameters."""
+    """Return AllGather along axis 0 over the ranks that together hold one copy of the split parameters."""
     from mindspore.communication import create_group, get_group_size
 
     layout = next(layouts[p.name] for p in parameters if layouts[p.name].num_parts > 1)

@@ -133,7 +133,7 @@ class CompiledNetwork(Network):
         ]
 
     def adapter_table(self, adapters: Sequence[Adapter]) -> tuple[np.ndarray, int]:
-        """int64 [adapters, layers · parts, 3] and the largest rank."""
+        """Return int64 [adapters, layers · parts, 3] and the largest rank."""
         names = [f"{prefix}{name}" for prefix in self.prefixes for name in parameters.LINEAR_LAYERS]
         table = np.zeros((max(1, len(adapters)), len(names), 3), np.int64)
         for number, adapter in enumerate(adapters):
@@ -173,7 +173,7 @@ class CompiledNetwork(Network):
 
 
 def wide(array: np.ndarray) -> np.ndarray:
-    """fp32, row-major; uint16 holds bf16."""
+    """Return fp32, row-major; uint16 holds bf16."""
     if array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)
     return np.ascontiguousarray(array, np.float32)
@@ -196,7 +196,7 @@ def stored_as(weights: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.nda
 
 
 def check_stored(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> None:
-    """Raises UserError that names a weight which is missing, left over, of another shape or an unknown type."""
+    """Raise UserError that names a weight which is missing, left over, of another shape or an unknown type."""
     full: dict[str, tuple[int, ...]] = {}
     for name, array in weights.items():
         if name.endswith(SCALE) or name == OUTPUT_MATRIX:
@@ -335,7 +335,7 @@ class CompiledBatch(DecodingBatch):
             raise ValueError(f"{part} does not fit {self.rows} rows of {self.slots} tokens after {length} in this one")
 
     def call(self, pending: list[tuple[int, RowTokens, int, int]], results: list[list[np.ndarray]]) -> None:
-        """One call: (number of the part, part, first token, the one behind the last) of each row in it."""
+        """Make one call: (number of the part, part, first token, the one behind the last) of each row in it."""
         arrays, token, wanted, runs = self.arrays, 0, 0, 0
         counts: list[tuple[int, int]] = []
         adapted = False
@@ -371,6 +371,14 @@ class CompiledBatch(DecodingBatch):
 
     def release(self, row: int) -> None:
         self.lengths[row] = 0
+
+    def share(self, source: int, target: int, first: int, length: int) -> None:
+        """Copy keys and values, also those of a row that was released since."""
+        if source != target:
+            keys, values = self.arrays["KEY_CACHE"], self.arrays["VALUE_CACHE"]
+            keys[:, target, :, :, first:length] = keys[:, source, :, :, first:length]
+            values[:, target, :, first:length] = values[:, source, :, first:length]
+        self.lengths[target] = length
 
     def rewind(self, row: int, length: int) -> None:
         """Forget all but the first `length` tokens of a row."""

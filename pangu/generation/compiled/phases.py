@@ -96,7 +96,7 @@ PATIENCE = 2000  # rounds of waiting before a thread offers its core to another
 
 @compiled
 def take_block(job, phase, number, total):
-    """The number of a block that is now this thread's; -1 where none is left, or the call is over."""
+    """Return the number of a block that is now this thread's; -1 where none is left, or the call is over."""
     address = job[CLAIMED] + LINE * phase
     while True:
         seen = read_shared(address)
@@ -127,7 +127,7 @@ def wait_for_phase(job, phase, number, total):
 
 @compiled
 def set_counters(job, number):
-    """Every counter to zero, tagged with a call; 0 lets nobody claim anything."""
+    """Set every counter to zero, tagged with a call; 0 lets nobody claim anything."""
     for phase in range(job[LAYERS] * PHASES + LAST_PHASES):
         write_shared(job[CLAIMED] + LINE * phase, number << COUNT_BITS)
         write_shared(job[DONE] + LINE * phase, number << COUNT_BITS)
@@ -135,7 +135,7 @@ def set_counters(job, number):
 
 @compiled
 def wait_for_call(job, last, rounds):
-    """The number of a call after `last`, or -1 after so many rounds of waiting."""
+    """Return the number of a call after `last`, or -1 after so many rounds of waiting."""
     for _ in range(rounds):
         number = read_shared(job[CALL])
         if number > last:
@@ -146,7 +146,7 @@ def wait_for_call(job, last, rounds):
 
 @compiled
 def rows_a_block(job, outputs, inputs, tokens):
-    """Outputs of a product that make a block, a multiple of 16."""
+    """Return outputs of a product that make a block, a multiple of 16."""
     if job[THREADS] == 1:
         return outputs + 16
     wanted = max(BLOCK_PRODUCTS // (inputs * tokens), outputs // MOST_BLOCKS)
@@ -155,7 +155,7 @@ def rows_a_block(job, outputs, inputs, tokens):
 
 @compiled
 def blocks_of_rows(job, matrix, tokens):
-    """Into how many blocks the outputs of a matrix are cut."""
+    """Return into how many blocks the outputs of a matrix are cut."""
     outputs = column(matrix, OUTPUTS)
     size = rows_a_block(job, outputs, column(matrix, INPUTS), tokens)
     return (outputs + size - 1) // size
@@ -163,13 +163,14 @@ def blocks_of_rows(job, matrix, tokens):
 
 @compiled
 def matrix_at(job, index):
-    """The address of a row of the table of matrices."""
+    """Return the address of a row of the table of matrices."""
     return job[MATRICES] + 8 * COLUMNS * index
 
 
 @compiled
 def adapter_of(job, token, index, chosen):
-    """The address of a token's adapter of a matrix, 0 where it has none; `chosen`: token counts the wanted ones."""
+    """Return the address of a token's adapter of a matrix, 0 where it has none; `chosen`: token counts the wanted
+    ones."""
     if not job[ADAPTED]:
         return 0
     owner = integer_at(job[WANT] + 16 * token) if chosen else token
@@ -182,13 +183,13 @@ def adapter_of(job, token, index, chosen):
 
 @compiled
 def narrow_of(job, token, part):
-    """Where the inner numbers of a token's adapter are kept."""
+    """Return where the inner numbers of a token's adapter are kept."""
     return job[NARROW] + 4 * job[RANK] * (3 * token + part)
 
 
 @compiled
 def adapt(job, index, part, x, chosen, first, last):
-    """Tokens first..last of x times the first matrix of their adapters."""
+    """Multiply tokens first..last of x with the first matrix of their adapters."""
     inputs = column(matrix_at(job, index), INPUTS)
     for token in range(first, last):
         adapter = adapter_of(job, token, index, chosen)
@@ -224,7 +225,7 @@ def linear(job, index, part, x, count, y, chosen, block, activation, onto, threa
 
 @compiled
 def embed(job, token, thread):
-    """stream = words[id] + positions[position], + targets[query position] where the trunk is told of it."""
+    """Set stream = words[id] + positions[position], + targets[query position] where the trunk is told of it."""
     size, words = job[HIDDEN], matrix_at(job, job[LAYERS] * PARTS + WORDS)
     stream = job[STREAM] + 4 * token * size
     widen(column(words, KIND), column(words, ADDRESS), 0, integer_at(job[IDS] + 8 * token), size, stream)
@@ -235,7 +236,7 @@ def embed(job, token, thread):
 
 @compiled
 def add_row(job, table, row, target, thread):
-    """target += a row of a table."""
+    """Add a row of a table to target."""
     size, matrix = job[HIDDEN], matrix_at(job, job[LAYERS] * PARTS + table)
     scratch = job[SCRATCH] + 4 * job[SCRATCH_WIDTH] * thread
     widen(column(matrix, KIND), column(matrix, ADDRESS), 0, row, size, scratch)
@@ -248,7 +249,7 @@ def add_row(job, table, row, target, thread):
 
 @compiled
 def norm_1(job, layer, first, last, thread):
-    """The layer norm before attention, and before it what comes before the layer."""
+    """Compute the layer norm before attention, and before it what comes before the layer."""
     size = job[HIDDEN]
     norms = job[NORMS] + 16 * layer * size
     for token in range(first, last):
@@ -262,14 +263,14 @@ def norm_1(job, layer, first, last, thread):
 
 @compiled
 def copy_row(source, size, target):
-    """One row of fp32 numbers."""
+    """Copy one row of fp32 numbers."""
     for place in range(0, 4 * size, 4):
         put_float(target + place, float_at(source + place))
 
 
 @compiled
 def choose(job):
-    """Of the wanted tokens: the residual stream, and what the last layer's queries are made of."""
+    """Copy of the wanted tokens the residual stream, and what the last layer's queries are made of."""
     size = job[HIDDEN]
     table = matrix_at(job, job[LAYERS] * PARTS + QUERIES)
     for number in range(job[WANTED]):
@@ -308,7 +309,7 @@ def attend_head(job, layer, run, head, thread):
 
 @compiled
 def tokens_of(job, layer, phase):
-    """Tokens that a phase computes: in the last layer, from attention on, the wanted ones."""
+    """Return tokens that a phase computes: in the last layer, from attention on, the wanted ones."""
     if layer == job[LAYERS] - 1 and phase not in (NORM_1, ADAPT_IN, PROJECT_IN, ATTEND):
         return job[WANTED]
     return job[TOKENS]
@@ -316,7 +317,7 @@ def tokens_of(job, layer, phase):
 
 @compiled
 def matrix_of(phase):
-    """The matrix of a layer that a phase is about."""
+    """Return the matrix of a layer that a phase is about."""
     if phase in (PROJECT_OUT, ADAPT_OUT):
         return PROJECT
     if phase in (MAP, ADAPT_MAPPING):
@@ -328,7 +329,7 @@ def matrix_of(phase):
 
 @compiled
 def blocks_of(job, layer, phase):
-    """Into how many blocks a phase of a layer is cut; 0 where there is nothing to do."""
+    """Return into how many blocks a phase of a layer is cut; 0 where there is nothing to do."""
     tokens = tokens_of(job, layer, phase)
     if tokens == 0:
         return 0
@@ -349,7 +350,7 @@ def blocks_of(job, layer, phase):
 
 @compiled
 def project_in(job, layer, block, thread):
-    """One block of the outputs of queries, keys and values; in the last layer, queries of the wanted tokens."""
+    """Compute one block of the outputs of queries, keys and values; in the last layer, queries of the wanted tokens."""
     blocks = blocks_of_rows(job, matrix_at(job, layer * PARTS), job[TOKENS])
     part, block = block // blocks, block % blocks
     x, y, count, chosen = job[NORMED], job[Q + part], job[TOKENS], False
@@ -360,7 +361,7 @@ def project_in(job, layer, block, thread):
 
 @compiled
 def adapt_in(job, layer, first, last):
-    """The first matrices of the adapters of queries, keys and values."""
+    """Multiply with the first matrices of the adapters of queries, keys and values."""
     index = layer * PARTS
     if layer == job[LAYERS] - 1:
         adapt(job, index, 0, job[ASKED], True, min(first, job[WANTED]), min(last, job[WANTED]))
@@ -372,7 +373,7 @@ def adapt_in(job, layer, first, last):
 
 @compiled
 def norm_2(job, layer, stream, first, last):
-    """The layer norm before the feed-forward layer."""
+    """Compute the layer norm before the feed-forward layer."""
     size = job[HIDDEN]
     norms = job[NORMS] + 16 * layer * size + 8 * size
     for token in range(first, last):
@@ -397,7 +398,7 @@ def bottleneck(job, layer, number, stream, first, last, thread):
 
 @compiled
 def layer_block(job, layer, phase, block, thread):
-    """One block of one phase of a layer."""
+    """Compute one block of one phase of a layer."""
     tokens, is_last = tokens_of(job, layer, phase), layer == job[LAYERS] - 1
     stream = job[CHOSEN] if is_last else job[STREAM]
     first = block * TOKENS_A_BLOCK
@@ -436,7 +437,7 @@ def layer_block(job, layer, phase, block, thread):
 
 @compiled
 def blocks_of_last(job, phase):
-    """Into how many blocks a phase behind the layers is cut."""
+    """Return into how many blocks a phase behind the layers is cut."""
     if job[WANTED] == 0 or (phase == FINAL_NORM and job[QUERY_LAYER] and not job[AFTER_QUERY]):
         return 0
     if phase == FINAL_NORM:
@@ -446,7 +447,7 @@ def blocks_of_last(job, phase):
 
 @compiled
 def last_block(job, phase, block, thread):
-    """One block of what follows the layers: the final norm where it is still to come, and the logits."""
+    """Compute one block of what follows the layers: the final norm where it is still to come, and the logits."""
     size = job[HIDDEN]
     if phase == FINAL_NORM:
         for token in range(job[WANTED]):
@@ -487,7 +488,7 @@ def forward(job, number, thread):
 
 @entry
 def work_on(job, thread, number, rounds):
-    """Thread 0: carry out call `number`; numbers count from 1.
+    """Carry out, as thread 0, call `number`; numbers count from 1.
 
     Others: take part in every call after `number`, until none comes for so many rounds of waiting. Returns the last.
     (One function, because a program of its own for each would double the time of compiling.)

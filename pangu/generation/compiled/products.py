@@ -71,7 +71,7 @@ AHEAD = 20480  # bytes
 
 @compiled
 def sum_4(first, second, third, fourth):
-    """The sums of four vectors, in lanes 0 to 3."""
+    """Return the sums of four vectors, in lanes 0 to 3."""
     halves = fold_4(fold_8(first, second), fold_8(third, fourth))
     quarters = fold_2(halves, halves)
     return fold_1(quarters, quarters)
@@ -90,7 +90,7 @@ def add_rest(weights, x, y, rows, inputs):
 
 @compiled
 def one_row(weights, x, y, inputs):
-    """One row of fp32 weights times x."""
+    """Return one row of fp32 weights times x."""
     total = spread(_ZERO)
     for place in range(0, inputs // 16 * 64, 64):
         total = fma(load_fp32(weights + place), load_fp32(x + place), total)
@@ -101,7 +101,7 @@ def one_row(weights, x, y, inputs):
 
 @compiled
 def ahead_of(weights, row_bytes):
-    """Where to ask for weights that come later, while four rows are multiplied: behind the next four.
+    """Return where to ask for weights that come later, while four rows are multiplied: behind the next four.
 
     Processors see by themselves that one row goes on, but four at once, short or of small numbers, come too late:
     int8 took two to three times as long.
@@ -111,7 +111,7 @@ def ahead_of(weights, row_bytes):
 
 @compiled
 def four_rows_fp32(weights, x, y, inputs):
-    """Four neighbouring rows of weights times x -> y[0..4]."""
+    """Multiply four neighbouring rows of weights with x -> y[0..4]."""
     row_0, row_1 = weights, weights + 4 * inputs
     row_2, row_3 = row_1 + 4 * inputs, row_1 + 8 * inputs
     ahead = ahead_of(weights, 4 * inputs)
@@ -134,7 +134,7 @@ def four_rows_fp32(weights, x, y, inputs):
 
 @compiled
 def four_rows_fp16(weights, x, y, inputs):
-    """The same for fp16 weights. Like the next three: inputs are a multiple of 16."""
+    """Do the same for fp16 weights. Like the next three: inputs are a multiple of 16."""
     row_0, row_1 = weights, weights + 2 * inputs
     row_2, row_3 = row_1 + 2 * inputs, row_1 + 4 * inputs
     ahead = ahead_of(weights, 2 * inputs)
@@ -153,7 +153,7 @@ def four_rows_fp16(weights, x, y, inputs):
 
 @compiled
 def four_rows_bf16(weights, x, y, inputs):
-    """The same for bf16 weights."""
+    """Do the same for bf16 weights."""
     row_0, row_1 = weights, weights + 2 * inputs
     row_2, row_3 = row_1 + 2 * inputs, row_1 + 4 * inputs
     ahead = ahead_of(weights, 2 * inputs)
@@ -172,7 +172,7 @@ def four_rows_bf16(weights, x, y, inputs):
 
 @compiled
 def four_rows_int8(weights, x, y, inputs):
-    """The same for int8 weights, without their scales."""
+    """Do the same for int8 weights, without their scales."""
     row_0, row_1 = weights, weights + inputs
     row_2, row_3 = row_1 + inputs, row_1 + 2 * inputs
     ahead = ahead_of(weights, inputs)
@@ -190,7 +190,7 @@ def four_rows_int8(weights, x, y, inputs):
 
 @compiled
 def group_int4(codes, scale, first, second, total):
-    """One group of one row: its 32 weights times the two vectors of x, added to `total`."""
+    """Return one group of one row: its 32 weights times the two vectors of x, added to `total`."""
     factor = spread(half_at(scale))
     total = fma(multiply(load_low_nibbles(codes), factor), first, total)
     return fma(multiply(load_high_nibbles(codes), factor), second, total)
@@ -198,7 +198,7 @@ def group_int4(codes, scale, first, second, total):
 
 @compiled
 def four_rows_int4(weights, scales, x, y, inputs):
-    """The same for int4 weights with one fp16 scale a group."""
+    """Do the same for int4 weights with one fp16 scale a group."""
     width, groups = inputs // 2, inputs // GROUP
     ahead = ahead_of(weights, width)
     sum_0 = spread(_ZERO)
@@ -216,7 +216,7 @@ def four_rows_int4(weights, scales, x, y, inputs):
 
 @compiled
 def four_by_four(weights, x, y, y_width, inputs, ahead):
-    """Four rows of fp32 weights times four tokens of x -> four numbers in each of four rows of y.
+    """Multiply four rows of fp32 weights with four tokens of x -> four numbers in each of four rows of y.
 
     ahead: where weights lie that come later, or 0.
     """
@@ -273,7 +273,7 @@ def number_at(kind, address, place):
 
 @compiled
 def widen(kind, address, scales, row, inputs, out):
-    """One row of a matrix as fp32, in the numbers that its product is made of (int8: without the scale)."""
+    """Write one row of a matrix as fp32, in the numbers that its product is made of (int8: without the scale)."""
     if kind == INT4:
         codes, scale = address + row * (inputs // 2), scales + 2 * row * (inputs // GROUP)
         for group in range(inputs // GROUP):
@@ -307,7 +307,7 @@ def widen(kind, address, scales, row, inputs, out):
 
 @compiled
 def one_token(kind, address, scales, row, inputs, x, y):
-    """Four rows times one token, straight from where the weights are stored."""
+    """Multiply four rows with one token, straight from where the weights are stored."""
     if kind == FP32:
         four_rows_fp32(address + 4 * row * inputs, x, y, inputs)
     elif kind == FP16:
@@ -323,19 +323,19 @@ def one_token(kind, address, scales, row, inputs, x, y):
 
 @compiled
 def column(matrix, number):
-    """One of the columns of a matrix's row in a table."""
+    """Return one of the columns of a matrix's row in a table."""
     return integer_at(matrix + 8 * number)
 
 
 @compiled
 def rows_together(inputs):
-    """Rows that are multiplied with a few tokens before the next tokens come: what the first cache holds."""
+    """Return rows that are multiplied with a few tokens before the next tokens come: what the first cache holds."""
     return 8 if inputs <= 512 else 4
 
 
 @compiled
 def several_tokens(weights, rows, inputs, x, count, y, outputs, is_far):
-    """`rows` rows of fp32 weights, a multiple of four, times `count` tokens; y at the first of the rows.
+    """Multiply `rows` rows of fp32 weights, a multiple of four, with `count` tokens; y at the first of the rows.
 
     is_far: the weights are where they are stored, and those of the next rows may be asked for.
     """
@@ -356,7 +356,8 @@ def several_tokens(weights, rows, inputs, x, count, y, outputs, is_far):
 
 @compiled
 def product(matrix, x, count, y, first, last, scratch):
-    """Outputs first..last of W x, without scales and bias, for `count` tokens of x [count, in] -> y [count, out].
+    """Compute outputs first..last of W x, without scales and bias, for `count` tokens of x [count, in] -> y [count,
+    out].
 
     matrix: the address of its row in a table. `first` is a multiple of four. scratch: room for `rows_together` rows of
     fp32 weights. Each weight is read once for all tokens.
@@ -386,14 +387,14 @@ def product(matrix, x, count, y, first, last, scratch):
 
 @compiled
 def sigmoid_times(x, slope):
-    """x / (1 + e^-slope)."""
+    """Return x / (1 + e^-slope)."""
     one = spread(_ONE)
     return divide(x, add(one, exponential(subtract(spread(_ZERO), slope))))
 
 
 @compiled
 def gelu_erf(x):
-    """x Φ(x)."""
+    """Return x Φ(x)."""
     zero, one = spread(_ZERO), spread(_ONE)
     argument = multiply(x, spread(_ROOT_HALF))
     size = larger(argument, subtract(zero, argument))
@@ -412,7 +413,7 @@ def gelu_erf(x):
 
 @compiled
 def activate(activation, x):
-    """One of the three functions that PanGu-α's code calls gelu (`pangu.model.activation`)."""
+    """Return one of the three functions that PanGu-α's code calls gelu (`pangu.model.activation`)."""
     if activation == GELU_TANH:
         return sigmoid_times(x, multiply(x, fma(spread(_TANH_CUBIC), multiply(x, x), spread(_TANH_SCALE))))
     if activation == GELU_ERF:
@@ -424,7 +425,7 @@ def activate(activation, x):
 
 @compiled
 def finish(matrix, y, first, last, extra, activation, onto):
-    """Outputs first..last of one token of `product`: scales, bias, an adapter's part, activation; in y itself.
+    """Finish outputs first..last of one token of `product`: scales, bias, an adapter's part, activation; in y itself.
 
     y, extra and onto [out]; an address of 0: there is none. onto: where the outputs are added, instead of kept in y.
     """
@@ -462,14 +463,14 @@ def finish(matrix, y, first, last, extra, activation, onto):
 
 @compiled
 def narrow_rows(matrix, x, y, first, last, inputs):
-    """Rows first..last of a matrix [out, in] of any shape times x -> y[first..last]."""
+    """Multiply rows first..last of a matrix [out, in] of any shape with x -> y[first..last]."""
     for row in range(first, last):
         one_row(matrix + 4 * row * inputs, x, y + 4 * row, inputs)
 
 
 @compiled
 def layer_norm(x, gamma, beta, size, y):
-    """gamma · (x - mean) / √(variance + 1e-5) + beta, over one row. y may be x."""
+    """Compute gamma · (x - mean) / √(variance + 1e-5) + beta, over one row. y may be x."""
     whole = size // 16 * 64
     total = spread(_ZERO)
     for place in range(0, whole, 64):
@@ -509,7 +510,8 @@ def keep_key_value(key, value, keys, values, slot, head_size, slots, value_width
 
 @compiled
 def score_slots(query, keys, seen, head_size, slots, scale, scores):
-    """query · key of slots 0..seen, times scale, -1e30 behind them up to a multiple of 16. Returns the largest."""
+    """Return query · key of slots 0..seen, times scale, -1e30 behind them up to a multiple of 16. Returns the
+    largest."""
     factor = spread(scale)
     top = spread(UNSEEN)
     slot = 0
@@ -576,7 +578,7 @@ def mix_four(values, scores, seen, width, share, out):
 
 @compiled
 def is_seen(asking, slot, pattern, span, summary):
-    """Whether a place sees a slot before it (`pangu.model.attention_pattern`)."""
+    """Return whether a place sees a slot before it (`pangu.model.attention_pattern`)."""
     if pattern == SLIDING_WINDOW:
         return asking - slot < span
     if pattern == STRIDED:
@@ -586,7 +588,7 @@ def is_seen(asking, slot, pattern, span, summary):
 
 @compiled
 def hide_slots(scores, seen, pattern, span, summary):
-    """-1e30 for the slots that the last of `seen` does not see. Returns the largest of the others."""
+    """Put -1e30 in the slots that the last of `seen` does not see. Returns the largest of the others."""
     top = UNSEEN
     for slot in range(seen):
         if is_seen(seen - 1, slot, pattern, span, summary):
@@ -598,7 +600,7 @@ def hide_slots(scores, seen, pattern, span, summary):
 
 @compiled
 def attend(query, keys, values, seen, head_size, slots, value_width, scale, scores, out, pattern, span, summary):
-    """softmax(query · keys · scale) values over the first `seen` slots -> out [head_size].
+    """Compute softmax(query · keys · scale) values over the first `seen` slots -> out [head_size].
 
     scores: room for `slots` numbers. pattern: which of the slots are seen, FULL: all.
     """

@@ -66,7 +66,7 @@ def _fma(builder: ir.IRBuilder, left: ir.Value, right: ir.Value, addend: ir.Valu
 
 
 def _loader(bits: int, widen):  # type: ignore[no-untyped-def]
-    """A function (address) -> vector that loads 16 numbers of so many bits and widens them."""
+    """Return a function (address) -> vector that loads 16 numbers of so many bits and widens them."""
 
     def load(typing_context, address):  # type: ignore[no-untyped-def]
         stored = ir.VectorType(ir.IntType(bits), LANES)
@@ -98,7 +98,7 @@ load_int8 = _loader(8, lambda builder, raw: builder.sitofp(builder.sext(raw, _IN
 
 
 def _nibbles(shift: int):  # type: ignore[no-untyped-def]
-    """A function (address) -> vector of the lower (0) or upper (4) halves of 16 bytes, less 8."""
+    """Return a function (address) -> vector of the lower (0) or upper (4) halves of 16 bytes, less 8."""
 
     def widen(builder: ir.IRBuilder, raw: ir.Value) -> ir.Value:
         kind = raw.type
@@ -114,7 +114,7 @@ load_low_nibbles, load_high_nibbles = _nibbles(0), _nibbles(4)
 
 
 def _reader(kind: ir.Type, result: types.Type, widen):  # type: ignore[no-untyped-def]
-    """A function (address) -> number that loads one."""
+    """Return a function (address) -> number that loads one."""
 
     def read(typing_context, address):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -170,7 +170,7 @@ def store(typing_context, address, values):  # type: ignore[no-untyped-def]
 
 
 def _quarter(number: int):  # type: ignore[no-untyped-def]
-    """A function (address, vector) that stores lanes 4·number .. 4·number + 3."""
+    """Return a function (address, vector) that stores lanes 4·number .. 4·number + 3."""
 
     def put(typing_context, address, values):  # type: ignore[no-untyped-def]
         four = ir.VectorType(_FLOAT, 4)
@@ -191,7 +191,7 @@ store_quarter_0, store_quarter_1, store_quarter_2, store_quarter_3 = map(_quarte
 
 @intrinsic
 def spread(typing_context, number):  # type: ignore[no-untyped-def]
-    """The number in every lane."""
+    """Return the number in every lane."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         return _spread(builder, arguments[0], _VECTOR)
@@ -201,7 +201,7 @@ def spread(typing_context, number):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def first_lane(typing_context, values):  # type: ignore[no-untyped-def]
-    """The number in lane 0."""
+    """Return the number in lane 0."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         return builder.extract_element(arguments[0], ir.Constant(_INT, 0))
@@ -210,7 +210,7 @@ def first_lane(typing_context, values):  # type: ignore[no-untyped-def]
 
 
 def _operation(name: str):  # type: ignore[no-untyped-def]
-    """A function (vector, vector) -> vector of one LLVM instruction."""
+    """Return a function (vector, vector) -> vector of one LLVM instruction."""
 
     def operate(typing_context, left, right):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -226,7 +226,7 @@ add, subtract, multiply, divide = map(_operation, ("fadd", "fsub", "fmul", "fdiv
 
 @intrinsic
 def larger(typing_context, left, right):  # type: ignore[no-untyped-def]
-    """The larger of two in each lane; `right` where one is not a number."""
+    """Return the larger of two in each lane; `right` where one is not a number."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         left_value, right_value = arguments
@@ -237,7 +237,7 @@ def larger(typing_context, left, right):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def fma(typing_context, left, right, addend):  # type: ignore[no-untyped-def]
-    """left · right + addend, rounded once."""
+    """Return left · right + addend, rounded once."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         return _fma(builder, *arguments)
@@ -246,7 +246,8 @@ def fma(typing_context, left, right, addend):  # type: ignore[no-untyped-def]
 
 
 def _fold(width: int):  # type: ignore[no-untyped-def]
-    """A function (vector, vector) -> vector that adds the halves of each run of 2·width lanes, the left's runs first.
+    """Return a function (vector, vector) -> vector that adds the halves of each run of 2·width lanes, the left's runs
+    first.
 
     Four of them, of widths 8, 4, 2, 1, make the sums of 16 vectors: lane j is the sum of vector j. Each sum is the same
     tree of additions, whatever the other vectors are.
@@ -271,7 +272,7 @@ fold_8, fold_4, fold_2, fold_1 = map(_fold, (8, 4, 2, 1))
 
 @intrinsic
 def largest_lane(typing_context, values):  # type: ignore[no-untyped-def]
-    """The largest of the 16."""
+    """Return the largest of the 16."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         (value,) = arguments
@@ -286,7 +287,7 @@ def largest_lane(typing_context, values):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def keep_first(typing_context, values, count, other):  # type: ignore[no-untyped-def]
-    """The first `count` lanes, and `other` in those behind them."""
+    """Return the first `count` lanes, and `other` in those behind them."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         values_, count_, other_ = arguments
@@ -299,7 +300,7 @@ def keep_first(typing_context, values, count, other):  # type: ignore[no-untyped
 
 @intrinsic
 def exponential(typing_context, values):  # type: ignore[no-untyped-def]
-    """e^x in each lane; a NaN stays one. 0 below -87, and it does not go beyond e^88."""
+    """Return e^x in each lane; a NaN stays one. 0 below -87, and it does not go beyond e^88."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         from numpy import float32
@@ -352,7 +353,7 @@ def count_up(typing_context, address):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def read_shared(typing_context, address):  # type: ignore[no-untyped-def]
-    """An int64 that another thread may write."""
+    """Return an int64 that another thread may write."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         return builder.load_atomic(_pointer(builder, arguments[0], ir.IntType(64)), "acquire", 8)
@@ -415,7 +416,7 @@ def entry(function):  # type: ignore[no-untyped-def]
 
 
 def source_digest() -> str:
-    """Of every file that compiled code is made of."""
+    """Return the digest of every file that compiled code is made of."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 

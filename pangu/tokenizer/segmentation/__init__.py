@@ -29,7 +29,7 @@ def token_ends(points: np.ndarray, text_stops: np.ndarray) -> np.ndarray:
 
 
 def segment(text: str) -> list[str]:
-    """`list(jieba.cut(text))`."""
+    """Return `list(jieba.cut(text))`."""
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     begin = 0
     return [text[begin : (begin := stop)] for stop in find_token_stops(points, load_tables()).tolist()]

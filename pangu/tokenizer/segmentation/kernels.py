@@ -112,7 +112,8 @@ def _cut_block(
     came_from: np.ndarray,
     ends: np.ndarray,
 ) -> None:
-    """Steps 2 and 3 for the block codes[first:stop]. The places in `route` and `last_of_word` count from `first`."""
+    """Take steps 2 and 3 for the block codes[first:stop]. The places in `route` and `last_of_word` count from
+    `first`."""
     links, weights = tables.links, tables.weights
     route[stop - first] = 0.0
     for i in range(stop - 1, first - 1, -1):
@@ -158,7 +159,7 @@ def _cut_block(
 def _cut_singles(
     codes: np.ndarray, first: int, stop: int, tables: Tables, came_from: np.ndarray, ends: np.ndarray
 ) -> None:
-    """Steps 3 and 4 for a run of one-character words."""
+    """Take steps 3 and 4 for a run of one-character words."""
     if stop - first == 1 or _is_word(codes, first, stop, tables):
         ends[first:stop] = 1
         return
@@ -189,7 +190,7 @@ def _cut_singles(
 
 @Compiled
 def _is_word(codes: np.ndarray, first: int, stop: int, tables: Tables) -> bool:
-    """Is codes[first:stop] in the dictionary with a frequency above 0?"""
+    """Return whether codes[first:stop] is in the dictionary with a frequency above 0."""
     node = np.int32(codes[first])
     for i in range(first + 1, stop):
         base = tables.links[node, 0]
@@ -202,7 +203,7 @@ def _is_word(codes: np.ndarray, first: int, stop: int, tables: Tables) -> bool:
 
 @Compiled
 def _cut_han(codes: np.ndarray, first: int, stop: int, tables: Tables, came_from: np.ndarray, ends: np.ndarray) -> None:
-    """The most probable states of a run of Han (`finalseg.viterbi`); a token ends at E and at S.
+    """Find the most probable states of a run of Han (`finalseg.viterbi`); a token ends at E and at S.
 
     `came_from[i - first]`: bit s is set when state s at i came from the later of its two predecessors in the order
     B, M, E, S, which is also the one that wins a tie: B from E or S, M from B or M, E from B or M, S from E or S.

@@ -74,7 +74,7 @@ def of_mindspore(collectives: Iterable[CompiledCollective]) -> Counter[Collectiv
 
 
 def differences(emulator: Mapping[Compared, int], mindspore: Mapping[Compared, int]) -> list[CompileDifference]:
-    """Empty: the same count, bytes and group of every collective."""
+    """Return the differences; none: the same count, bytes and group of every collective."""
     found = []
     for one in sorted(emulator.keys() | mindspore.keys()):
         ours, theirs = emulator.get(one, 0), mindspore.get(one, 0)
@@ -84,7 +84,8 @@ def differences(emulator: Mapping[Compared, int], mindspore: Mapping[Compared, i
 
 
 def fused_differences(setup: Setup, rank: int, collectives: Iterable[CompiledCollective]) -> list[CompileDifference]:
-    """Of what the gradients' all-reduces are joined to, where the strategy says a size and weights are whole."""
+    """Return the differences of what the gradients' all-reduces are joined to, where the strategy says a size and
+    weights are whole."""
     size, strategy = fusion.whole_megabytes(setup), setup.strategy
     if size is None or strategy.zero.optimizer_shard:
         return []
@@ -94,7 +95,7 @@ def fused_differences(setup: Setup, rank: int, collectives: Iterable[CompiledCol
 
 
 def ranks_text(group: tuple[int, ...]) -> str:
-    """`0 1 2 3`, or `0, 8, .. 504 (64 ranks)` where there are many."""
+    """Return `0 1 2 3`, or `0, 8, .. 504 (64 ranks)` where there are many."""
     if len(group) <= 8:
         return " ".join(map(str, group))
     return f"{group[0]}, {group[1]}, .. {group[-1]} ({len(group)} ranks)"

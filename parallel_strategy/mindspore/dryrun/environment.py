@@ -7,7 +7,7 @@ from parallel_strategy.mindspore.dryrun.stand_in import build, installed_cann, m
 
 
 def environment(rank: int, devices: int, graphs: Path) -> dict[str, str]:
-    """Variables for rank `rank` of `devices`, which writes the graphs it compiles below `graphs`.
+    """Return variables for rank `rank` of `devices`, which writes the graphs it compiles below `graphs`.
 
     Builds the stand-in for CANN where that is needed. Raises UserError where a dry-run cannot be had.
     """

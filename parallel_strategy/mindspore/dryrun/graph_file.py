@@ -156,7 +156,7 @@ def _tensors(text: str) -> Iterator[TensorType]:
 
 
 def _count(graph: Graph, entry: str, calls: list[tuple[str, str]]) -> None:
-    """How often each function runs in a step: along every way from the entry."""
+    """Count how often each function runs in a step: along every way from the entry."""
     callees: dict[str, Counter[str]] = {}
     for caller, target in calls:
         callees.setdefault(caller, Counter())[target] += 1

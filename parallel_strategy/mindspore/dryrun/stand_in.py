@@ -159,7 +159,7 @@ def build() -> Path:
 
 
 def _remove_abandoned(cache: Path) -> None:
-    """What builds left that were killed. A build takes seconds."""
+    """Remove what builds left that were killed. A build takes seconds."""
     for left in cache.glob(f"{BUILDING}*"):
         if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
             shutil.rmtree(left, ignore_errors=True)

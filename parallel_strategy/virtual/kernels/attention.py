@@ -29,7 +29,7 @@ def _rotary_gradient(values: Values) -> None:
 
 
 def _unfuse(values: Values) -> None:
-    """Queries, keys and values out of one product."""
+    """Take queries, keys and values out of one product."""
     fused = values.made.pop("attention.query_key_value", None)
     if fused is None:
         return
@@ -137,7 +137,7 @@ def _key_gradient(values: Values) -> None:
 
 @kernel("attention.core")
 def _flash(values: Values) -> None:
-    """Fused attention keeps no probabilities."""
+    """Compute fused attention, which keeps no probabilities."""
     for part in (_scores, _softmax, _dropout, _context):
         part(values)
     del values.made["attention.probabilities"], values.made["attention.dropped"]

@@ -53,8 +53,8 @@ def _dropout_gradient(values: Values) -> None:
 
 
 def _begin_word_gradient(values: Values) -> None:
-    """Of the looked-up rows. Where ranks took their own tokens out of a sum, the gradient of that sum is theirs, and
-    zero elsewhere."""
+    """Begin the gradient of the looked-up rows. Where ranks took their own tokens out of a sum, the gradient of that
+    sum is theirs, and zero elsewhere."""
     gradient = values.stream.gradient
     assert gradient is not None
     values.made["d.embedding.word"] = values.among_all(gradient) if values.partial else gradient
@@ -81,7 +81,7 @@ def _loss(values: Values) -> None:
 
 
 def target(values: Values) -> None:
-    """Shifted logits of the labels that this rank's part of the vocabulary has."""
+    """Take the shifted logits of the labels that this rank's part of the vocabulary has."""
     shifted = values.made["head.logits"] - values.read("head.loss.maximum")[..., None]
     values.made["head.shifted"] = shifted
     label = values.tokens.labels - values.offset
@@ -95,7 +95,7 @@ def total(values: Values) -> None:
 
 
 def loss(values: Values) -> None:
-    """The loss of this rank's tokens, once the sums over the vocabulary are there."""
+    """Compute the loss of this rank's tokens, once the sums over the vocabulary are there."""
     if "head.loss.target" not in values.made:
         target(values)
         total(values)
@@ -114,7 +114,7 @@ def _begin(values: Values) -> None:
 
 
 def _slope(values: Values) -> np.ndarray:
-    """Of the loss by each token's negative log-likelihood."""
+    """Return the slope of the loss by each token's negative log-likelihood."""
     if "d.head.loss.total" not in values.made:
         _begin(values)
     scale = values.read("d.head.loss.total")[0] / values.divisor
@@ -153,7 +153,7 @@ EXCHANGES["head.loss.target.gradient"] = Exchange(("d.head.loss.target",), prepa
 
 
 def enter_forward(values: Values) -> None:
-    """Before a block's first kernel. A head without a norm of its own takes the residual stream as it is."""
+    """Prepare a block's first kernel. A head without a norm of its own takes the residual stream as it is."""
     if values.kind == "head" and not values.store.has(values.layer, "head.norm.weight"):
         assert values.stream.hidden is not None
         values.made["head.input"] = values.stream.hidden

@@ -43,7 +43,7 @@ def _route_gradient(values: Values) -> None:
 
 @kernel("experts.permute")
 def _permute(values: Values) -> None:
-    """[E, tokens, h]: every expert has a place for each token, so none is dropped."""
+    """Permute to [E, tokens, h]: every expert has a place for each token, so none is dropped."""
     assert values.model.experts is not None
     flat = values.made["experts.norm"].reshape(-1, values.model.hidden_size)
     places = np.zeros((values.model.experts.count, *flat.shape), flat.dtype)

@@ -1,11 +1,11 @@
-"""The protobuf wire format, as much of it as MindSpore's checkpoints and strategy files use.
+"""The protobuf wire format, as much of it as MindSpore's checkpoints, strategy files and group files use.
 
 Messages are walked where they lie, through a function that reads a few bytes at an offset: a file of many gigabytes is
 indexed without reading its tensors. (Format: protobuf.dev, "Encoding".)
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 LONGEST_VARINT = 10
@@ -99,12 +99,30 @@ def text(read: Reader, wire_type: int, start: int, end: int, longest: int = 4096
 
 
 def encode_varint(value: int) -> bytes:
+    """Encode a number; a negative one as its 64-bit complement."""
+    value &= (1 << 64) - 1
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
+
+
+def encode_number(number: int, value: int) -> bytes:
+    """Return an integer field."""
+    return encode_varint(number << 3) + encode_varint(value)
+
+
+def encode_numbers(values: Iterable[int]) -> bytes:
+    """Return a message whose only field 1 is repeated; proto2 writes each number by itself."""
+    return b"".join(encode_number(1, value) for value in values)
+
+
+def encode_message(number: int, content: bytes | str) -> bytes:
+    """Return a string field, or an embedded message."""
+    content = content.encode() if isinstance(content, str) else content
+    return encode_length(number, len(content)) + content
 
 
 def encode_length(number: int, length: int) -> bytes:

@@ -1,0 +1,36 @@
+"""What texts and scores depend on, as digests of what lies on the disk: weights, network, tokenizer."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from pangu.checkpoint.open import STATE, file_digest, open_checkpoint
+from pangu.checkpoint.weights import model_of, open_weights, tokenizer_of
+from pangu.config import load_size
+from pangu.tokenizer import Tokenizer
+from pangu.tuning import adapter_file
+
+
+def digest_of(value: object) -> str:
+    """Return the digest of what JSON can say."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def contents_of(path: Path, model: str | None, tokenizer: str | None) -> dict[str, str]:
+    """Return digests of weights, network and tokenizer as they lie on the disk now. Raises UserError."""
+    state, source = path / STATE, None
+    if adapter_file.is_adapter(path):
+        weights, model = adapter_file.contents(path), None  # --model says where the base is
+    elif state.is_file():
+        weights = open_checkpoint(path).digests
+    else:
+        source = open_weights(path)
+        with source:
+            weights = {file.name: file_digest(file) for file in source.files}
+    network = load_size(model) if model else model_of(path, source)
+    place = Path(tokenizer) if tokenizer else tokenizer_of(path)
+    return {
+        "weights": digest_of(weights),
+        "network": digest_of(network.model_dump(mode="json") if network else None),
+        "tokenizer": Tokenizer.load(place).fingerprint if place else "",
+    }

@@ -1,0 +1,108 @@
+"""What profiles show, in one form: kernels by shape, collectives by size, shares of a step."""
+
+from dataclasses import dataclass, field
+
+WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2, "tf32": 4, "fp8": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class SeenProduct:
+    """`batch` products m x n x k. dtype: fp32, fp16, bf16, or tf32, which no cluster file has."""
+
+    name: str
+    dtype: str
+    m: int
+    n: int
+    k: int
+    batch: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeenAttention:
+    """Fused attention. flops: of what the kernel computes; backward has 2.5 times those of forward."""
+
+    name: str
+    dtype: str
+    batch: int
+    heads: int
+    sequence: int
+    width: int
+    is_backward: bool
+    flops: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeenVector:
+    """A kernel that only moves bytes."""
+
+    name: str
+    bytes: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeenCollective:
+    """bytes: of the whole tensor; 0 where the profile does not say."""
+
+    op: str
+    members: int
+    bytes: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeenLink:
+    """Bytes that one device sent over links of one kind, and the time that it sent."""
+
+    kind: str  # HCCS, PCIE, RDMA, SDMA
+    megabytes: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeenStep:
+    """Seconds of one rank's step: computing, communication that nothing hides, neither."""
+
+    rank: str
+    computing: float
+    exposed: float
+    free: float
+
+
+@dataclass
+class Seen:
+    """Everything of one folder. notes: a line a file, also for those that could not be read."""
+
+    device: str = ""
+    products: list[SeenProduct] = field(default_factory=list)
+    attention: list[SeenAttention] = field(default_factory=list)
+    vectors: list[SeenVector] = field(default_factory=list)
+    collectives: list[SeenCollective] = field(default_factory=list)
+    links: list[SeenLink] = field(default_factory=list)
+    steps: list[SeenStep] = field(default_factory=list)
+    others: float = 0.0  # seconds of kernels without a known shape
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        lists = (self.products, self.attention, self.vectors, self.collectives, self.links, self.steps)
+        return sum(map(len, lists))
+
+    def add(self, other: "Seen") -> None:
+        """Take over what another file shows."""
+        self.device = self.device or other.device
+        for name in ("products", "attention", "vectors", "collectives", "links", "steps"):
+            getattr(self, name).extend(getattr(other, name))
+        self.others += other.others
+
+    def words(self) -> str:
+        """Return what a file showed, in a few words."""
+        counts = {
+            "products": len(self.products), "attention kernels": len(self.attention),
+            "vector kernels": len(self.vectors),
+            "collectives": len(self.collectives), "links": len(self.links), "steps of ranks": len(self.steps),
+        }  # fmt: skip
+        told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        rest = f"; {self.others * 1e3:,.1f} ms of kernels without a known shape" if self.others else ""
+        return (told or "no kernel with a shape") + rest
