@@ -122,7 +122,7 @@ class Backbone(nn.Module):
         self.norm_before_query = config.final_norm == "before_query"
 
     def forward(self, words: torch.Tensor, attention_mask: torch.Tensor | None, past: list[Past]) -> torch.Tensor:
-        """Word embeddings [B, S, d] behind n kept tokens, whose positions they follow -> [B, S, d]."""
+        """Return hidden states [B, S, d] of word embeddings [B, S, d], which stand behind n kept tokens."""
         length, device = words.shape[1], words.device
         kept = 0 if past[0] is None else past[0][0].shape[2]
         mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
@@ -177,7 +177,7 @@ class PanguAlphaForCausalLM(PreTrainedModel, GenerationMixin):
         past_key_values: object = None,
         **_: object,
     ) -> CausalLMOutput:
-        """inputs_embeds: word embeddings instead of ids. past_key_values: a prefix of PEFT's; it stays as it is."""
+        """Return logits. inputs_embeds: embeddings instead of ids; past_key_values: a prefix of PEFT's, left as it is."""
         words = self.transformer.wte(input_ids) if inputs_embeds is None else inputs_embeds
         logits = self.lm_head(self.transformer(words, attention_mask, kept_of(past_key_values, self.config.n_layer)))
         loss = None

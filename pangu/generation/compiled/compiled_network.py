@@ -151,7 +151,7 @@ class CompiledNetwork(Network):
         return table, max(1, int(table[:, :, 2].max()))
 
     def bottleneck_table(self) -> np.ndarray:
-        """int64 [layers, 2, 2, COLUMNS], empty where there are none. Makes room for their inner numbers."""
+        """Return int64 [layers, 2, 2, COLUMNS], empty where there are none. Makes room for their inner numbers."""
         given = self.additions.bottlenecks
         names = [
             f"{prefix}{part}" for prefix in self.prefixes for part in ("attention.projection", "output.projection")

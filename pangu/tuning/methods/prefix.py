@@ -30,7 +30,7 @@ class PrefixAttention(nn.Cell):
         self.cast = ops.Cast()
 
     def heads(self, rows: Tensor, batch: int) -> Tensor:
-        """[n, d] -> [B, H, n, d/H] in the compute dtype."""
+        """Return rows [n, d] as [B, H, n, d/H] in the compute dtype."""
         one = self.base.split_heads(self.cast(rows, self.base.dtype).reshape((1, self.count, -1)))
         return ops.tile(one, (batch, 1, 1, 1))
 
