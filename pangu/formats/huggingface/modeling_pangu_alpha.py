@@ -177,7 +177,7 @@ class PanguAlphaForCausalLM(PreTrainedModel, GenerationMixin):
         past_key_values: object = None,
         **_: object,
     ) -> CausalLMOutput:
-        """Return logits. inputs_embeds: embeddings instead of ids; past_key_values: a prefix of PEFT's, left as it is."""
+        """Return logits. inputs_embeds: instead of ids. past_key_values: a prefix of PEFT's, left as it is."""
         words = self.transformer.wte(input_ids) if inputs_embeds is None else inputs_embeds
         logits = self.lm_head(self.transformer(words, attention_mask, kept_of(past_key_values, self.config.n_layer)))
         loss = None
