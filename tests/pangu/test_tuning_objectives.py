@@ -24,7 +24,7 @@ from pangu.tuning.record_rows import pairs_of
 from pangu.tuning.records import Pair, Reject, pair_of, read_records
 from pangu.tuning.teacher import load_teacher, student_of
 from pangu.tuning.template import TEMPLATES
-from tests.pangu import distributed_run, small_model
+from tests.pangu import distributed_run, packed_corpus, small_model
 
 FAST = {"steps": 3, "batch_size": 2, "length": 48, "checkpoint_every": 3, "rate": 1e-2}
 
@@ -236,7 +236,7 @@ def test_what_processes_cannot_share_is_one_line(base: Path, tmp_path: Path, cap
 
     words = ["finetune", str(base), "--data", "no.txt", "--out", str(tmp_path / "out")]
     (tmp_path / "machine.yaml").write_text(yaml.safe_dump(distributed_run.MACHINE))
-    (tmp_path / "model.yaml").write_text((base.parent / "model.yaml").read_text())
+    (tmp_path / "model.yaml").write_text(packed_corpus.MODEL)
     strategy = {
         "model": {"file": "model.yaml"},
         "cluster": {"file": "machine.yaml"},
