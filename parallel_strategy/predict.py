@@ -31,7 +31,6 @@ from parallel_strategy.schedule.orders import Order, Task, order_of, splits_back
 from parallel_strategy.schedule.simulate import Replay, replay
 from parallel_strategy.spec.strategy import Setup
 
-SPREAD = 0.12  # of ln(measured / predicted) where no calibration knows better
 FOUR_OF_FIVE = 1.2816  # standard deviations within which 80 % of a normal distribution lie
 
 
@@ -219,7 +218,9 @@ class Prediction:
     def interval(self) -> float:
         """Return the factor within which four of five measured step times lie, as far as is known."""
         residual = self.setup.residual
-        return math.exp(FOUR_OF_FIVE * SPREAD) if residual is None else residual.interval
+        if residual is None:
+            return math.exp(FOUR_OF_FIVE * self.setup.framework.spread)
+        return residual.interval(self.setup.model, self.setup.strategy)
 
     @cached_property
     def seconds(self) -> float:

@@ -6,15 +6,17 @@ python -m data_pipeline stats corpus
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from data_pipeline.engine.output_place import run_directory
+from pangu.foundation.best_effort import print_translated
 
 if TYPE_CHECKING:
     from data_pipeline.engine.local import StageSummary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, help="the output directory of a run")
+    parser.add_argument("out", type=run_directory, help="the output directory of a run")
     parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
@@ -38,7 +40,7 @@ def print_funnel(summaries: "list[StageSummary]") -> None:
 
     warning = unfinished_in_words(summaries)
     if warning is not None:
-        print(warning)
+        print_translated(warning)
     table = StackedTable("stage", "documents", "MB/s", "kept", "")
     for summary in summaries:
         table.add_row(summary.name, *summary_cells(summary))

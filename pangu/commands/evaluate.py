@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pangu.commands.model_arguments import add_scoring_arguments, load_model
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(dumps([score.to_dict() for score in scores], ensure_ascii=False, indent=1))
         return 0
     print_scores(scores, arguments.compare == "paper")
-    print(f"\nanswers, scores.json and a page to look at: {out / 'index.html'}")
+    print_translated(f"\nanswers, scores.json and a page to look at: {out / 'index.html'}")
     return 0
 
 
@@ -140,12 +141,12 @@ def print_scores(scores: "list[Score]", has_paper: bool) -> None:
             for column, (cell, width) in enumerate(zip(row, widths))
         ]
         print(" ".join(cells).rstrip())
-    print("percent; major: the share of the most frequent label")
+    print_translated("percent; major: the share of the most frequent label")
     if has_paper and not all(score.comparable for score in scores):
-        print("* another split, or a part of it: not comparable")
+        print_translated("* another split, or a part of it: not comparable")
     for score in scores:
         for line in remarks(score, has_paper):
-            print(f"{score.task}: {line}")
+            print_translated(f"{score.task}: {line}")
 
 
 def remarks(score: "Score", has_paper: bool) -> "list[str]":

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 from pangu.commands.model_arguments import add_device_argument
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 
 
@@ -162,14 +163,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(result.to_dict(), ensure_ascii=False))
         return 0
     state = "interrupted at step" if result.interrupted else "step"
-    print(f"{result.out}: {state} {result.step}; {result.trainable:,} trained weights")
-    print(f"records {result.records:,}, rejects {result.rejects:,}, cut from the left {result.cut:,}")
+    print_translated(f"{result.out}: {state} {result.step}; {result.trainable:,} trained weights")
+    print_translated(f"records {result.records:,}, rejects {result.rejects:,}, cut from the left {result.cut:,}")
     if result.preferred is not None:
-        print(f"preferred {result.preferred:.0%} of validation, reward margin {result.reward_margin:.3f}")
+        print_translated(f"preferred {result.preferred:.0%} of validation, reward margin {result.reward_margin:.3f}")
     for name, before, after in (
         ("validation", result.loss_before, result.loss_after),
         ("the base's own held-out samples", result.general_before, result.general_after),
     ):
         if before is not None and after is not None:
-            print(f"{name}: {before:.3f} -> {after:.3f} nats a token")
+            print_translated(f"{name}: {before:.3f} -> {after:.3f} nats a token")
     return 0

@@ -8,6 +8,7 @@ The base stays as it is: to take the adapter out again, use the base.
 import argparse
 from pathlib import Path
 
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 
 
@@ -37,5 +38,5 @@ def run(arguments: argparse.Namespace) -> int:
     fingerprint = Tokenizer.load(adapted.tokenizer).fingerprint if adapted.tokenizer else None
     out.parent.mkdir(parents=True, exist_ok=True)
     save_tensors(out, weights, metadata_of(config, fingerprint))
-    print(f"{out}: {len(weights)} weights, and the network in its header")
+    print_translated(f"{out}: {len(weights)} weights, and the network in its header")
     return 0

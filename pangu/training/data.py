@@ -193,6 +193,15 @@ def training_batches(split: Split, batch: int, seed: int, first_batch: int) -> I
         epoch, offset = epoch + 1, 0
 
 
+def token_counts(split: Split, vocab_size: int, pad: int | None = None, most_samples: int = 20_000) -> np.ndarray:
+    """Return how often each id is a label, int64 [V], over the first samples; pad: not behind one of these."""
+    total = np.zeros(vocab_size, np.int64)
+    for rows in split.read(np.arange(min(split.samples, most_samples)), 64):
+        labels = rows[:, 1:] if pad is None else rows[:, 1:][rows[:, :-1] != pad]
+        total += np.bincount(labels.reshape(-1), minlength=vocab_size)
+    return total
+
+
 def unigram_nats(train: Split, heldout: Split, vocab_size: int, pad: int, most_samples: int = 20_000) -> float:
     """Return nats a token of the held-out labels under the add-one unigram model of the training split.
 
@@ -200,13 +209,6 @@ def unigram_nats(train: Split, heldout: Split, vocab_size: int, pad: int, most_s
     first `most_samples` samples of each split.
     """
 
-    def counts(split: Split) -> np.ndarray:
-        total = np.zeros(vocab_size, np.int64)
-        for rows in split.read(np.arange(min(split.samples, most_samples)), 64):
-            labels = rows[:, 1:][rows[:, :-1] != pad]
-            total += np.bincount(labels, minlength=vocab_size)
-        return total
-
-    smoothed = counts(train) + 1.0
-    tested = counts(heldout)
+    smoothed = token_counts(train, vocab_size, pad, most_samples) + 1.0
+    tested = token_counts(heldout, vocab_size, pad, most_samples)
     return float(-(tested * np.log(smoothed / smoothed.sum())).sum() / max(tested.sum(), 1))

@@ -28,6 +28,8 @@ def load_teacher(path: Path | str, student: ModelConfig, tokenizer: "Tokenizer",
     config, weights, place = load_for_inference(path)
     if place is not None and Tokenizer.load(place).fingerprint != tokenizer.fingerprint:
         raise UserError(f"{path}: has another tokenizer than the student; take a teacher with the student's own")
+    if config.experts:
+        raise UserError(f"{path}: has experts; take a teacher without")
     if config.vocab_size != student.vocab_size:
         raise UserError(
             f"{path}: knows {config.vocab_size} ids, the student {student.vocab_size}: they must be as many"

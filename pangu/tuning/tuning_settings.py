@@ -99,6 +99,10 @@ class Settings:
         for name, holds, rule in rules:
             if not holds:
                 raise UserError(f"{name} = {getattr(self, name)!r}: {rule}")
+        if config.experts and (self.method == "adapter" or self.objective == "distill"):
+            raise UserError(
+                "method adapter and objective distill are not for a network with experts; take lora, answers"
+            )
         if self.method in VIRTUAL and config.attention.pattern != "full":
             raise UserError(
                 f"method = {self.method!r}: virtual tokens are seen by all, which attention.pattern "

@@ -117,6 +117,11 @@ class FrameworkSpec(SpecFile):
 
     name: str
     executes: Executes = Field(default=Executes(), description="what it can carry out; left out: everything")
+    spread: float = Field(
+        default=0.12,
+        gt=0,
+        description="of ln(measured / predicted) where no calibration has seen a run: of its development rows, if any",
+    )
     attention: Literal["unfused", "fused_softmax", "flash"] = Field(
         default="fused_softmax", description="flash never writes the score matrix; fused_softmax writes it in 16 bits"
     )

@@ -49,6 +49,10 @@ def query_layer_config(model: ModelConfig, end_of_document: int | None) -> dict[
 
 def torch_weights(weights: dict, model: ModelConfig) -> dict:
     """Return the weights under the PyTorch port's names, as `torch.nn.Linear` holds them."""
+    if model.experts:
+        raise UserError(
+            "transformers knows no PanGu-α with experts: a domain's can be cut out first (convert --cut-domain)"
+        )
     if model.attention.pattern != "full":
         raise UserError(
             f"attention.pattern {model.attention.pattern}: the PyTorch port sees every place before its own"
