@@ -312,7 +312,7 @@ def test_peft_reads_the_matrices_and_its_files_are_read(base: Path, lora: Path, 
         ({"template": "qq"}, "did you mean 'qa'"),
         ({"length": 500}, "length = 500"),
         ({"accumulate": 3}, "must divide batch_size"),
-        ({"method": "magic"}, "must be one of full, lora, bitfit"),
+        ({"method": "magic"}, "must be one of full, lora, adapter, prefix"),
         ({"rate": float("nan")}, "rate = nan"),
     ],
 )
