@@ -196,7 +196,7 @@ def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = Fa
     held_lock = lock(run) if world.is_first else None
     try:
         if world.is_first:
-            data.verify()
+            data.verify(run / ".compared-samples.json")
         if anew and world.is_first:
             put_aside(run)
         saved = find_checkpoint(run, world)
