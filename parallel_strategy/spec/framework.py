@@ -117,6 +117,9 @@ class FrameworkSpec(SpecFile):
 
     name: str
     executes: Executes = Field(default=Executes(), description="what it can carry out; left out: everything")
+    described_by: Literal["megatron", "mindformers"] | None = Field(
+        default=None, description="whose configuration says a strategy to it; `search` keeps to what that can say"
+    )
     attention: Literal["unfused", "fused_softmax", "flash"] = Field(
         default="fused_softmax", description="flash never writes the score matrix; fused_softmax writes it in 16 bits"
     )
