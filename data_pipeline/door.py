@@ -13,19 +13,24 @@ if TYPE_CHECKING:
 def run(
     recipe: Path | str, out: Path | str, *, workers: int | None = None, changes: list[tuple[str, str]] | None = None
 ) -> "list[StageSummary]":
-    """Run a recipe into a directory and return what each stage kept and dropped.
+    """Run a recipe into a directory, or to a URL, and return what each stage kept and dropped.
 
     workers: processes; the result does not depend on it. changes: (field, value) pairs, as `--set`. What is up to date
     is not done again. Raises UserError in one line.
     """
-    from data_pipeline.engine import local
+    from data_pipeline.engine import local, remote_output
+    from data_pipeline.engine.output_place import as_url, run_directory
     from data_pipeline.engine.progress import Quiet
     from data_pipeline.recipe import Recipe
 
     loaded = Recipe.load(Path(recipe), changes or [])
     if workers is not None:
         loaded = replace(loaded, workers=workers)
-    return local.run(loaded, Path(out), Quiet())
+    summaries = local.run(loaded, run_directory(out), Quiet())
+    url = as_url(out)
+    if url is not None:
+        remote_output.copy(run_directory(out), url)
+    return summaries
 
 
 def extract(html: bytes | str, url: str | None = None, *, format: str = "text") -> "Extraction":
@@ -45,7 +50,8 @@ def extract(html: bytes | str, url: str | None = None, *, format: str = "text") 
 def documents(out: Path | str, *, rejects: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the documents that a run kept, or those that it dropped with their reasons, as dictionaries."""
     from data_pipeline.engine.browse import reading, records
+    from data_pipeline.engine.output_place import run_directory
 
-    folder = Path(out)
+    folder = run_directory(out)
     with reading(folder):
         yield from records(tuple(sorted((folder / ("rejects" if rejects else "documents")).glob("*.parquet"))))

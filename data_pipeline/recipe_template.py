@@ -15,6 +15,7 @@ import yaml
 from data_pipeline.engine.steps import StageSettings
 from data_pipeline.stages import load_stage
 from pangu.foundation.errors import UserError
+from pangu.foundation.translation import translated
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -59,14 +60,14 @@ def recipe_text(paths: Sequence[str], split: str, settings: Mapping[str, Any]) -
     """Return a commented recipe. `settings` maps `stage.field` to a value (or its YAML text) other than the default."""
     remaining = dict(settings)
     lines = [
-        "# A recipe of data_pipeline: what goes in, and which stages it passes.",
-        "# What stands here as a default may be left out.",
+        _comment("A recipe of data_pipeline: what goes in, and which stages it passes."),
+        _comment("What stands here as a default may be left out."),
         "",
-        "# paths: files, directories or globs, relative to this file",
-        "# format: auto (by file name), jsonl, csv, txt, html, warc (also WET) or parquet;",
-        "# .gz .zst .bz2 are recognised by their content",
-        "# split: what a document of a TXT file is: file, paragraph (blank lines between) or line",
-        "# fields: what the text, its id, title and url are called in JSONL, CSV or Parquet",
+        _comment("paths: files, directories or globs, relative to this file"),
+        _comment("format: auto (by file name), jsonl, csv, txt, html, warc (also WET) or parquet;"),
+        _comment(".gz .zst .bz2 are recognised by their content"),
+        _comment("split: what a document of a TXT file is: file, paragraph (blank lines between) or line"),
+        _comment("fields: what the text, its id, title and url are called in JSONL, CSV or Parquet"),
         "sources:",
     ]
     for name, path in zip(_names(paths), paths, strict=True):
@@ -79,13 +80,15 @@ def recipe_text(paths: Sequence[str], split: str, settings: Mapping[str, Any]) -
         ]
     lines += [
         "",
-        "# preset: what good text is to clean and filter: web, technical, poetry, classical, dialogue, pangu-alpha",
-        "# (a source may have its own `preset`)",
+        _comment(
+            "preset: what is good text to clean and filter: web, technical, poetry, classical, dialogue, pangu-alpha"
+        ),
+        _comment("(a source may have its own `preset`)"),
         "preset: web",
-        "seed: 1          # of everything that is drawn or shuffled",
-        "engine: local    # or spark",
-        "memory: 4GB      # for everything together",
-        "workers: auto    # processes; the result does not depend on it",
+        f"seed: 1          {_comment('of everything that is drawn or shuffled')}",
+        f"engine: local    {_comment('or spark')}",
+        f"memory: 4GB      {_comment('for everything together')}",
+        f"workers: auto    {_comment('processes; the result does not depend on it')}",
         "",
         "stages:",
     ]
@@ -106,9 +109,14 @@ def recipe_text(paths: Sequence[str], split: str, settings: Mapping[str, Any]) -
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _comment(words: str) -> str:
+    """Return a comment of YAML in the language of the process."""
+    return f"# {translated(words)}"
+
+
 def _stage_lines(stage: str, purpose: str, remaining: dict[str, Any]) -> list[str]:
     """Return a stage with all its settings; those given are taken out of `remaining`."""
-    lines = [f"  - {stage}:  # {purpose}"]
+    lines = [f"  - {stage}:  {_comment(purpose)}"]
     settings = load_stage(stage).Settings
     has_presets = settings.with_presets is not StageSettings.with_presets
     for name, field in settings.model_fields.items():
@@ -116,7 +124,7 @@ def _stage_lines(stage: str, purpose: str, remaining: dict[str, Any]) -> list[st
         text = _flow(field.default) if value is None else value if isinstance(value, str) else _flow(value)
         # what a preset may set otherwise stays a comment
         mark = "# " if has_presets and value is None else ""
-        lines += [f"      # {field.description}", f"      {mark}{name}: {text}"]
+        lines += [f"      {_comment(field.description or '')}", f"      {mark}{name}: {text}"]
     return lines
 
 

@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,94 @@ SIZES_DIRECTORY = Path(__file__).parent / "sizes"
 
 TrackerName = Literal["wandb", "swanlab"]
 PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class ExpertsConfig(Section):
+    """Experts in the place of the feed-forward part of some blocks (`pangu.model.experts`)."""
+
+    count: int = Field(ge=2, description="experts of a layer")
+    routing: Literal["switch", "top_k", "hash", "random_routed", "domain"] = Field(
+        default="switch", description="who goes where: a learnt router (the first two), the token, or the document"
+    )
+    choices: PositiveInt = Field(default=1, description="experts that a token takes; more than one with top_k only")
+    capacity_factor: float | None = Field(
+        default=1.25, gt=0, description="in training, places of an expert over an even share of a row; null: no limit"
+    )
+    layers: tuple[int, ...] | None = Field(
+        default=None, description="blocks that have experts, counted from 0; null: all. The query layer has none"
+    )
+    shared: int = Field(default=0, ge=0, description="experts of the same size that every token takes as well")
+    domains: tuple[str, ...] = Field(
+        default=(), description="the corpus's sources, in order, for domain (an expert each) and random_routed"
+    )
+    balance_loss: float = Field(default=0.01, ge=0, description="weight of the loss of uneven loads, with a router")
+    z_loss: float = Field(default=0.001, ge=0, description="weight of the loss of large router logits")
+    unit_gate: bool = Field(
+        default=False, description="switch: the expert's output counts whole; its gradient is that of log p"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def fill_in(cls, fields: Any) -> Any:
+        """Give what is not said the value that fits the routing."""
+        if not isinstance(fields, dict):
+            return fields
+        routing, usual = fields.get("routing"), dict[str, Any]()
+        if routing == "top_k":
+            usual["choices"] = 2
+        if routing in ("hash", "random_routed", "domain"):
+            usual |= {"balance_loss": 0.0, "z_loss": 0.0}
+        if routing in ("random_routed", "domain"):
+            usual["capacity_factor"] = None
+        return usual | fields
+
+    @model_validator(mode="after")
+    def check_routing(self) -> Self:
+        if self.routing != "top_k" and self.choices != 1:
+            raise ValueError(f"choices {self.choices}: routing {self.routing} takes 1; routing top_k takes more")
+        if self.choices > self.count:
+            raise ValueError(f"choices {self.choices}: there are {self.count} experts; nearest: {self.count}")
+        if not self.has_router and (self.balance_loss or self.z_loss):
+            raise ValueError(f"routing {self.routing} has no router: balance_loss and z_loss must be 0, or left out")
+        if self.unit_gate and self.routing != "switch":
+            raise ValueError(f"unit_gate goes with routing switch, not with {self.routing}")
+        return self
+
+    @model_validator(mode="after")
+    def check_domains(self) -> Self:
+        if not self.by_domain:
+            if self.domains:
+                raise ValueError(f"domains go with routing domain and random_routed, not with {self.routing}")
+            return self
+        if len(set(self.domains)) != len(self.domains) or not all(self.domains):
+            raise ValueError(f"domains {list(self.domains)}: must be different names")
+        if self.capacity_factor is not None:
+            raise ValueError(
+                f"capacity_factor {self.capacity_factor:g}: a row of one domain goes to few experts, so routing "
+                f"{self.routing} has no limit: null, or left out"
+            )
+        if self.routing == "domain" and len(self.domains) != self.count:
+            raise ValueError(f"routing domain needs as many domains as experts: {self.count}, not {len(self.domains)}")
+        if not self.domains or self.count % len(self.domains):
+            raise ValueError(
+                f"count {self.count} must be a multiple of the {len(self.domains)} domains: each has a group of experts"
+            )
+        return self
+
+    @property
+    def has_router(self) -> bool:
+        """Return whether the way to an expert is learnt."""
+        return self.routing in ("switch", "top_k")
+
+    @property
+    def by_domain(self) -> bool:
+        """Return whether a token's way depends on its document's domain."""
+        return self.routing in ("random_routed", "domain")
+
+    @property
+    def table_rows(self) -> int:
+        """Return how many rows the table of experts has; 0: there is none."""
+        return {"hash": 1, "random_routed": len(self.domains)}.get(self.routing, 0)
 
 
 class AttentionConfig(Section):
@@ -69,6 +157,7 @@ class ModelConfig(SettingsFile):
     )
     initializer: Literal["released", "master"] = "released"
     dropout_rate: float = Field(default=0.1, ge=0, lt=1, description="used in training only")
+    experts: ExpertsConfig | None = Field(default=None, description="null: every layer is dense")
 
     @model_validator(mode="after")
     def check_heads(self) -> Self:
@@ -88,6 +177,28 @@ class ModelConfig(SettingsFile):
         if self.target_in_trunk and not self.query_layer:
             raise ValueError("target_in_trunk needs query_layer: true, which is what asks for a position")
         return self
+
+    @model_validator(mode="after")
+    def check_experts(self) -> Self:
+        layers = self.experts.layers if self.experts else None
+        if layers is None:
+            return self
+        if not layers or sorted(set(layers)) != list(layers):
+            raise ValueError(f"experts.layers {list(layers)}: must be numbers of blocks, each once, in order")
+        wrong = [layer for layer in layers if not 0 <= layer < self.num_blocks]
+        if wrong:
+            last = "; the query layer stays dense" if self.query_layer else ""
+            raise ValueError(f"experts.layers: there is no block {wrong[0]}: they are 0 to {self.num_blocks - 1}{last}")
+        return self
+
+    @property
+    def expert_shape(self) -> parameters.ExpertShape | None:
+        """Return what the shapes of experts depend on; None: the network is dense."""
+        experts = self.experts
+        if experts is None:
+            return None
+        layers = tuple(range(self.num_blocks)) if experts.layers is None else experts.layers
+        return parameters.ExpertShape(experts.count, layers, experts.shared, experts.has_router, experts.table_rows)
 
     @property
     def head_size(self) -> int:
@@ -113,7 +224,12 @@ class ModelConfig(SettingsFile):
         """
         hidden, ffn = self.hidden_size, self.ffn_hidden_size
         layer = 2 * (4 * hidden**2 + 2 * hidden * ffn) + 4 * self.seq_length * hidden
-        return 3 * (self.num_layers * layer + 2 * hidden * self.vocab_size)
+        forward = self.num_layers * layer + 2 * hidden * self.vocab_size
+        if self.experts and self.expert_shape:
+            more = self.experts.choices + self.experts.shared - 1
+            router = 2 * hidden * self.experts.count * self.experts.has_router
+            forward += len(self.expert_shape.layers) * (more * 4 * hidden * ffn + router)
+        return 3 * forward
 
 
 def size_names() -> list[str]:

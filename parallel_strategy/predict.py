@@ -20,7 +20,15 @@ from parallel_strategy.cost.memory import (
     working_bytes,
 )
 from parallel_strategy.cost.price import Price
-from parallel_strategy.cost.stage_time import ChunkSeconds, Phases, StageSeconds, chunk_seconds, phases, stage_seconds
+from parallel_strategy.cost.stage_time import (
+    ChunkSeconds,
+    Phases,
+    StageSeconds,
+    chunk_seconds,
+    engine_seconds,
+    phases,
+    stage_seconds,
+)
 from parallel_strategy.cost.step_end import StepTail, StepTraffic, gradients_end, gradients_exposed, update_end
 from parallel_strategy.cost.weight_traffic import BETWEEN, WeightBytes
 from parallel_strategy.graph.program import Program
@@ -31,7 +39,6 @@ from parallel_strategy.schedule.orders import Order, Task, order_of, splits_back
 from parallel_strategy.schedule.simulate import Replay, replay
 from parallel_strategy.spec.strategy import Setup
 
-SPREAD = 0.12  # of ln(measured / predicted) where no calibration knows better
 FOUR_OF_FIVE = 1.2816  # standard deviations within which 80 % of a normal distribution lie
 
 
@@ -129,7 +136,8 @@ class Prediction:
 
     @cached_property
     def place_seconds(self) -> ChunkSeconds:
-        return chunk_seconds(self.phases, self.rows.slowest, self.copied)
+        engine = engine_seconds(self.setup.framework, self.program.pp, self.program.chunks_per_stage)
+        return chunk_seconds(self.phases, self.rows.slowest, self.copied, engine)
 
     @cached_property
     def stage_seconds(self) -> StageSeconds:
@@ -219,7 +227,9 @@ class Prediction:
     def interval(self) -> float:
         """Return the factor within which four of five measured step times lie, as far as is known."""
         residual = self.setup.residual
-        return math.exp(FOUR_OF_FIVE * SPREAD) if residual is None else residual.interval
+        if residual is None:
+            return math.exp(FOUR_OF_FIVE * self.setup.framework.spread)
+        return residual.interval(self.setup.model, self.setup.strategy)
 
     @cached_property
     def seconds(self) -> float:

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,10 +71,12 @@ def _print(comparison: "Comparison", out: Path) -> None:
             f"{outcome.bits_a_byte:13.4f}  {outcome.corpus}"
         )
         if len(comparison.runs) > 2:
-            print(f"{'':33}{outcome.lowest:,.2f} to {outcome.highest:,.2f} over the seeds")
+            print_translated(f"{'':33}{outcome.lowest:,.2f} to {outcome.highest:,.2f} over the seeds")
         if outcome.in_clean_set:
-            print(f"{'':3}{outcome.in_clean_set:,} documents of {label} are in the clean set and were left out")
+            print_translated(
+                f"{'':3}{outcome.in_clean_set:,} documents of {label} are in the clean set and were left out"
+            )
         if outcome.epochs > 1.5:
-            print(f"{'':3}{label} is small: its tokens were seen {outcome.epochs:.1f} times")
-    print(f"{comparison.heldout_documents:,} clean documents: {comparison.verdict}")
-    print(f"{out / 'compare.png'}: the curves; {out / 'compare.json'}: the figures")
+            print_translated(f"{'':3}{label} is small: its tokens were seen {outcome.epochs:.1f} times")
+    print_translated(f"{comparison.heldout_documents:,} clean documents: {comparison.verdict}")
+    print_translated(f"{out / 'compare.png'}: the curves; {out / 'compare.json'}: the figures")

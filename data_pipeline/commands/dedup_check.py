@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -100,13 +101,13 @@ def _figures(measured: "Measured") -> dict:
 
 
 def _print(measured: "Measured", bands: int, rows: int, similarity: float) -> None:
-    print(
+    print_translated(
         f"{measured.documents} documents, {measured.megabytes:.1f} MB, {bands} bands x {rows} rows, "
         f"similarity {similarity}: {measured.seconds:.2f} s, {measured.megabytes / measured.seconds:.0f} MB/s"
     )
     _print_recalls("kind", measured.kinds)
     _print_recalls("exact similarity", measured.bins)
-    print(
+    print_translated(
         f"\ndropped {measured.dropped} ({measured.dropped_exact} exact): "
         f"{measured.dropped_precision:.2%} share half or more with the document kept\n"
         f"edges {measured.edges}: {measured.edge_precision:.2%} have a similarity of 0.5 or more\n"
@@ -173,4 +174,4 @@ def _json_texts(path: Path, field: str) -> Iterator[str]:
             else:
                 bad += 1
     if bad:
-        print(f"{path}: {bad} lines without a string in {field!r} passed over", file=sys.stderr)
+        print_translated(f"{path}: {bad} lines without a string in {field!r} passed over", to=sys.stderr)

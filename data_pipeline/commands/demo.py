@@ -10,6 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
+from pangu.foundation.best_effort import print_translated
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder for newspaper.jsonl and reviews.jsonl")
@@ -24,5 +26,5 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({str(arguments.out / name): count for name, count in counts.items()}))
     else:
         for name, count in counts.items():
-            print(f"{arguments.out / name}: {count:,} documents")
+            print_translated(f"{arguments.out / name}: {count:,} documents")
     return 0

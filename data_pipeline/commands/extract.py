@@ -29,6 +29,7 @@ from typing import IO, TYPE_CHECKING, Any
 import orjson
 
 from pangu.foundation.atomic_file import whole_file
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -106,9 +107,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         rate = total.bytes / 1e6 / max(seconds, 1e-3)
         passed = f"{total.passed_over} records are no pages, " if total.passed_over else ""
-        print(
+        print_translated(
             f"{total.pages} pages, {passed}{len(total.messages)} not readable, {seconds:.1f} s, {rate:.1f} MB/s",
-            file=sys.stderr,
+            to=sys.stderr,
         )
     return 1 if total.messages else 0
 
@@ -151,7 +152,7 @@ def _write(files: list[str], work: Work, workers: int, out: IO[bytes], total: Ou
         total.passed_over += outcome.passed_over
         total.messages += outcome.messages
         for message in outcome.messages:
-            print(f"not readable: {message}", file=sys.stderr)
+            print_translated(f"not readable: {message}", to=sys.stderr)
 
 
 def _outcomes(files: list[str], work: Work, workers: int) -> Iterator[Outcome]:
@@ -160,7 +161,7 @@ def _outcomes(files: list[str], work: Work, workers: int) -> Iterator[Outcome]:
 
     tasks, size = _tasks(files)
     packed = sum(file.lower().endswith(ARCHIVE_ENDINGS) for file in files)
-    told = first_use.prepare((), first_use.PLAIN_PAGE_BYTES + 1 if packed else size, has_pages=True)
+    told = first_use.prepare((), first_use.PLAIN_BYTES + 1 if packed else size, has_pages=True)
     if told:
         print(told, file=sys.stderr)
     if workers == 1 or len(tasks) == 1 or size < ALONE_BYTES:

@@ -8,6 +8,8 @@ import argparse
 import os
 from pathlib import Path
 
+from pangu.foundation.best_effort import print_translated
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -51,5 +53,5 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"{directory}: cannot be made: {error.strerror}") from error
     write_whole(arguments.out, text)
-    print(f"{arguments.out}: written; next: python -m data_pipeline run {arguments.out} --out OUT")
+    print_translated(f"{arguments.out}: written; next: python -m data_pipeline run {arguments.out} --out OUT")
     return 0

@@ -10,11 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.engine.output_place import run_directory
+from pangu.foundation.best_effort import print_translated
+
 PREVIEW_CHARACTERS = 400
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("place", type=Path, help="the output directory of a run, or a Parquet file of records")
+    parser.add_argument("place", type=run_directory, help="the output directory of a run, or a Parquet file of records")
     parser.add_argument("--stage", help="the stage to look at (the last one with records)")
     parser.add_argument("--dropped", action="store_true", help="what the stage dropped, not what it kept")
     parser.add_argument("--reason", help="only what was dropped for this")
@@ -75,13 +78,13 @@ def _files(arguments: argparse.Namespace) -> tuple[Path, ...]:
 def print_record(row: dict[str, Any]) -> None:
     """Print a record for a person: where it is from, what was measured, why it was dropped, how it begins."""
     own = f", id {row['id']}" if row["id"] is not None else ""
-    print(f"doc {row['doc_id']}{own}: {row['source']}, {row['path']} at {row['offset']}")
+    print_translated(f"doc {row['doc_id']}{own}: {row['source']}, {row['path']} at {row['offset']}")
     if row["drop_reason"]:
-        print(f"  dropped: {row['drop_reason']}")
+        print_translated(f"  dropped: {row['drop_reason']}")
     signals = {name: value for name, value in (row["signals"] or {}).items() if value is not None}
     print("  " + ", ".join(f"{name} {value:g}" for name, value in signals.items()))
     if row["title"]:
-        print(f"  title: {row['title']}")
+        print_translated(f"  title: {row['title']}")
     text = row["text"] or ""
     more = f" … ({len(text):,} characters)" if len(text) > PREVIEW_CHARACTERS else ""
     print("  " + text[:PREVIEW_CHARACTERS].replace("\n", "\n  ") + more)

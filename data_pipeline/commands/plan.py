@@ -8,13 +8,16 @@ import argparse
 import json
 from pathlib import Path
 
+from data_pipeline.engine.output_place import run_directory
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.field_arguments import add_set
+from pangu.foundation.translation import translated
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="recipe.yaml; `init` writes one")
     add_set(parser, "clean.minimum_characters 20")
-    parser.add_argument("--out", type=Path, required=True, help="the output directory of the run")
+    parser.add_argument("--out", type=run_directory, required=True, help="the output directory of the run")
     parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
@@ -31,9 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     width = max(len(state.name) for state in states)
     for state in states:
-        print(f"{state.name:<{width}}  {state.in_words()}")
+        print(f"{state.name:<{width}}  {translated(state.in_words())}")
     for line in files_in_words(recipe):
-        print(line)
+        print_translated(line)
     for line in forecast(recipe, arguments.out, states):
-        print(line)
+        print_translated(line)
     return 0

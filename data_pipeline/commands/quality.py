@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,17 +100,19 @@ def _train(arguments: argparse.Namespace) -> int:
         return 0
     if is_classifier:
         figures = trained.figures
-        print(f"trained on {figures['positives']:,} good and {figures['negatives']:,} bad texts")
+        print_translated(f"trained on {figures['positives']:,} good and {figures['negatives']:,} bad texts")
         held = figures["heldout_positives"] + figures["heldout_negatives"]
-        print(f"on {held:,} of them that were kept away from the training:")
+        print_translated(f"on {held:,} of them that were kept away from the training:")
         _print_quality(figures["heldout"])
     else:
         figures = trained.figures
-        print(
+        print_translated(
             f"trained on {figures['characters']:,} characters, {figures['vocabulary']:,} different ones; "
             f"n-grams by length {', '.join(f'{count:,}' for count in figures['ngrams'])}"
         )
-    print(f"{arguments.model}: written, {arguments.model.stat().st_size / 1e6:.1f} MB, fingerprint {fingerprint[:16]}")
+    print_translated(
+        f"{arguments.model}: written, {arguments.model.stat().st_size / 1e6:.1f} MB, fingerprint {fingerprint[:16]}"
+    )
     return 0
 
 
@@ -167,7 +170,7 @@ def _score(arguments: argparse.Namespace) -> int:
         from data_pipeline.engine.whole import write_whole
 
         write_whole(arguments.out, "".join(f"{line}\n" for line in lines))
-        print(f"{arguments.out}: {len(lines):,} texts scored")
+        print_translated(f"{arguments.out}: {len(lines):,} texts scored")
     return 0
 
 
@@ -206,21 +209,21 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"positives": len(good), "negatives": len(bad), **asdict(measured), "picture": str(out)}))
     else:
-        print(title)
+        print_translated(title)
         _print_quality(asdict(measured))
-        print(f"{out}: drawn")
+        print_translated(f"{out}: drawn")
     return 0
 
 
 def _print_quality(figures: dict[str, float]) -> None:
     """Print the figures of `curves.Quality` for a person."""
-    print(
+    print_translated(
         f"  area under ROC {figures['roc_area']:.4f}, average precision {figures['average_precision']:.4f}, "
         f"Brier {figures['brier']:.4f}, calibration error {figures['calibration_error']:.3f}"
     )
-    print(
+    print_translated(
         f"  at {figures['threshold']:.3g}: precision {figures['precision']:.3f}, recall {figures['recall']:.3f}, "
         f"F1 {figures['f1']:.3f}, accuracy {figures['accuracy']:.3f}, bad texts let through "
         f"{figures['false_positive_rate']:.1%}"
     )
-    print(f"  the greatest F1, {figures['best_f1']:.3f}, is at {figures['best_threshold']:.3g}")
+    print_translated(f"  the greatest F1, {figures['best_f1']:.3f}, is at {figures['best_threshold']:.3g}")

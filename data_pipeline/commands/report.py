@@ -10,9 +10,12 @@ import dataclasses
 import json
 from pathlib import Path
 
+from data_pipeline.engine.output_place import run_directory
+from pangu.foundation.best_effort import print_translated
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="OUT", help="the output directory of a run")
+    parser.add_argument("run", type=run_directory, metavar="OUT", help="the output directory of a run")
     parser.add_argument("--out", type=Path, help="where the page goes (OUT/report.html)")
     parser.add_argument("--samples", type=int, default=5, help="samples of each rule (5)")
     parser.add_argument("--maximum", default="4MB", help="size of the page at most; samples are left out first (4MB)")
@@ -38,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"out": str(out), "bytes": len(page.encode()), "samples": samples}))
     else:
-        print(f"{out}: {len(page.encode()) / 1e6:.1f} MB, {samples} samples of each rule")
+        print_translated(f"{out}: {len(page.encode()) / 1e6:.1f} MB, {samples} samples of each rule")
     return 0
 
 

@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ def _serve(session: "Session", port: int, opens: bool) -> None:
     from data_pipeline.review.server import ReviewServer
 
     with ReviewServer(session, port) as server:
-        print(f"{len(session.items)} documents to judge, {session.summary()['judged']} judged: {server.url}")
-        print("Ctrl-C ends; every verdict is saved at once", flush=True)
+        print_translated(f"{len(session.items)} documents to judge, {session.summary()['judged']} judged: {server.url}")
+        print_translated("Ctrl-C ends; every verdict is saved at once", flush=True)
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
@@ -96,10 +97,10 @@ def _serve(session: "Session", port: int, opens: bool) -> None:
 
 def _print_summary(session: "Session") -> None:
     summary = session.summary()
-    print(f"{session.path}: {summary['judged']} of {summary['items']} judged")
+    print_translated(f"{session.path}: {summary['judged']} of {summary['items']} judged")
     for name, share in {"all": summary["junk"], **summary["junk_by_source"]}.items():
         if share["of"]:
-            print(
+            print_translated(
                 f"  {name}: {share['junk']} of {share['of']} are junk, {share['share']:.1%} "
                 f"(95 % interval {share['from']:.1%} to {share['to']:.1%})"
             )

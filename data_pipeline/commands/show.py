@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pangu.foundation.translation import translated
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="a packed .mindrecord or .parquet file")
@@ -109,8 +111,8 @@ def _print(path: Path, number: int, pieces: list[dict[str, Any]], padding: int) 
         own = f" id {piece['id']}" if piece["id"] is not None else ""
         last = piece["offset"] + piece["length"] - 1
         place = f"ids {piece['offset']}–{last}{begin}{whole}"
-        console.rule(f"doc {piece['doc_id']}{own}, source {piece['source']}: {place}", align="left")
+        console.rule(translated(f"doc {piece['doc_id']}{own}, source {piece['source']}: {place}"), align="left")
         console.print(piece["text"], markup=False, soft_wrap=True)  # lines are the document's own
     if padding:
-        console.rule(f"{padding} pad ids", align="left")
-    console.print(f"{path.name}, sample {number}: {len(pieces)} documents", markup=False)
+        console.rule(translated(f"{padding} pad ids"), align="left")
+    console.print(translated(f"{path.name}, sample {number}: {len(pieces)} documents"), markup=False)

@@ -14,6 +14,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_pipeline.engine.output_place import run_directory
+from pangu.foundation.best_effort import print_translated
+
 if TYPE_CHECKING:
     from data_pipeline.report.thresholds import Threshold
 
@@ -22,7 +25,7 @@ QUANTILES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, help="the output directory of a run")
+    parser.add_argument("out", type=run_directory, help="the output directory of a run")
     parser.add_argument("rule", metavar="RULE", help="a rule, or a signal")
     parser.add_argument("--threshold", type=float, help="the bound to try, for a rule that has one")
     parser.add_argument("--minimum", type=float, help="drop what lies below")
@@ -184,27 +187,31 @@ def print_comparison(found: dict[str, Any], current: "Threshold | None", propose
     def share(count: int) -> str:
         return f"{count:>9,}  {100 * count / total:6.2f} %" if total else f"{count:>9,}"
 
-    print(f"{found['stage']}.{found['rule']}: drops {proposed.in_words()}; {total:,} documents were measured")
+    print_translated(
+        f"{found['stage']}.{found['rule']}: drops {proposed.in_words()}; {total:,} documents were measured"
+    )
     if current is not None:
-        print(f"  now  {share(found['breaks_now'])}  {current.in_words()}")
-    print(f"  then {share(found['breaks_then'])}  {proposed.in_words()}")
-    print(
+        print_translated(f"  now  {share(found['breaks_now'])}  {current.in_words()}")
+    print_translated(f"  then {share(found['breaks_then'])}  {proposed.in_words()}")
+    print_translated(
         f"  newly dropped {found['newly_dropped']:,}, coming back {found['comes_back']:,} (later rules may drop these)"
     )
     if found["dropped_by_other_rules_anyway"]:
-        print(f"  of those that break it, {found['dropped_by_other_rules_anyway']:,} go by other rules anyway")
+        print_translated(
+            f"  of those that break it, {found['dropped_by_other_rules_anyway']:,} go by other rules anyway"
+        )
     side = "minimum" if proposed.minimum is not None else "maximum"
-    print(f"\n  {side:>10}  would drop")
+    print_translated(f"\n  {side:>10}  would drop")
     for row in found["thresholds"]:
         mark = " ←" if row[side] in (proposed.minimum, proposed.maximum) else ""
         print(f"  {row[side]:>10g}  {share(row['drops'])}{mark}")
     for name, some in found["samples"].items():
         if some:
-            print(f"\n  {name.replace('_', ' ')}, nearest to the bound:")
+            print_translated(f"\n  {name.replace('_', ' ')}, nearest to the bound:")
         for sample in some:
             text = " ".join(sample["text"].split())[:PREVIEW_CHARACTERS]
             reason = f", {sample['drop_reason']}" if sample["drop_reason"] else ""
-            print(
+            print_translated(
                 f"  {sample['value']:>10.4g}  doc {sample['doc_id']}, {sample['source']} {sample['id'] or ''}{reason}"
             )
             print(f"              {text}")

@@ -111,9 +111,9 @@ def _texts() -> None:
 def _models() -> None:
     import pyarrow as pa
 
-    from data_pipeline.quality import classifier, language_model
+    from data_pipeline.quality import classifier, ngram_model
 
     texts = _documents() * 4
     classifier.train(texts, [text[::-1] for text in texts], classifier.ClassifierSettings()).log_odds(pa.array(texts))
-    model = language_model.train(texts, language_model.LanguageModelSettings())
+    model = ngram_model.train(texts, ngram_model.LanguageModelSettings())
     model.perplexities(pa.array(texts))

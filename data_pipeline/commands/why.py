@@ -8,13 +8,15 @@ import argparse
 import difflib
 import itertools
 import json
-from pathlib import Path
+
+from data_pipeline.engine.output_place import run_directory
+from pangu.foundation.best_effort import print_translated
 
 CHANGED_LINES = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, help="the output directory of a run")
+    parser.add_argument("out", type=run_directory, help="the output directory of a run")
     parser.add_argument("document", metavar="DOC_ID", help="its doc_id, or the id that it came with")
     parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
@@ -35,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps({"doc_id": number, "stages": stages, "packed": packed}, ensure_ascii=False))
             continue
         first = own[0].record
-        print(f"doc {number}, id {first['id']}: {first['source']}, {first['path']} at {first['offset']}")
+        print_translated(f"doc {number}, id {first['id']}: {first['source']}, {first['path']} at {first['offset']}")
         text: str | None = None
         known: set[str] = set()
         for sighting in own:
@@ -46,11 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
             }
             known.update(signals)
             measured = "".join(f", {name} {value:g}" for name, value in signals.items())
-            print(f"{sighting.stage}: {outcome}{measured}")
+            print_translated(f"{sighting.stage}: {outcome}{measured}")
             _print_changes(text, row["text"] or "")
             text = row["text"] or ""
         for name, sample, offset, length in places:
-            print(f"packed: {name}, sample {sample}, ids {offset}–{offset + length - 1}")
+            print_translated(f"packed: {name}, sample {sample}, ids {offset}–{offset + length - 1}")
     return 0
 
 
@@ -63,4 +65,4 @@ def _print_changes(before: str | None, after: str) -> None:
     for line in itertools.islice(lines, CHANGED_LINES):
         print(f"  {line[:160]}")
     if len(lines) > CHANGED_LINES:
-        print(f"  … {len(lines) - CHANGED_LINES} more changed lines")
+        print_translated(f"  … {len(lines) - CHANGED_LINES} more changed lines")

@@ -151,7 +151,7 @@ def _prepare_kernels(recipe: Recipe) -> list[str]:
     from data_pipeline.kernels import first_use
     from data_pipeline.stages.read.source_files import text_size  # what it needs is slow to import
 
-    size, has_pages = text_size(recipe.sources, recipe.path.parent, first_use.PLAIN_PAGE_BYTES)
+    size, has_pages = text_size(recipe.sources, recipe.path.parent, first_use.PLAIN_BYTES)
     is_simple = all(
         stage.kind in PLAIN_STAGES and getattr(stage.settings, "against", None) is None for stage in recipe.stages
     )

@@ -9,8 +9,9 @@ from data_pipeline.engine.local import StageSummary
 from data_pipeline.engine.plan import PlannedStep
 from data_pipeline.engine.tasks import Result
 from data_pipeline.recipe import Recipe
-from pangu.foundation.best_effort import warn
+from pangu.foundation.best_effort import print_translated, warn
 from pangu.foundation.progress import LINE_SECONDS, STEADY_SECONDS, STEADY_SHARE, duration, is_terminal
+from pangu.foundation.translation import translated
 
 REFRESH_SECONDS = 0.25
 
@@ -137,7 +138,7 @@ class LiveTable:
     def say(self, lines: Iterable[str]) -> None:
         """Print lines above the table."""
         for line in lines:
-            self.live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self.live.console.print(translated(line), markup=False, highlight=False, soft_wrap=True)
 
     def step_started(self, plan: PlannedStep) -> None:
         self.current = plan
@@ -164,9 +165,9 @@ class LiveTable:
 
         self.drawn = time.monotonic()
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("stage", min_width=self.width)
+        table.add_column(translated("stage"), min_width=self.width)
         for title in ("documents", "MB/s", "kept", "time left"):
-            table.add_column(title, justify="right", min_width=10)
+            table.add_column(translated(title), justify="right", min_width=10)
         for name in self.names:
             if name in self.finished:
                 table.add_row(name, *summary_cells(self.finished[name]))
@@ -215,5 +216,5 @@ def reporter(recipe: Recipe) -> Any:
 
     unread = [line for line in files_in_words(recipe) if "not read" in line]
     for line in (*unread, *forecast(recipe, recipe.path.parent)):
-        print(line, file=sys.stderr)
+        print_translated(line, to=sys.stderr)
     return LiveTable(recipe) if is_terminal() else contextlib.nullcontext(Announcer())

@@ -20,15 +20,25 @@ STAGE_KERNELS = {
     "dedup_substring": ("windows", "minhash"),
     "decontaminate": ("contamination",),
 }
-PAGE_KERNELS = ("page", "measures", "surroundings", "structure")
+# seconds of Python for a megabyte of text, and of pages, which are a fifth text
+PLAIN_SECONDS_A_MEGABYTE = {
+    "clean": 10,
+    "filter": 16,
+    "dedup_fuzzy": 7,
+    "dedup_paragraph": 9,
+    "dedup_substring": 20,
+    "decontaminate": 20,
+}
+PAGE_SECONDS_A_MEGABYTE, TEXT_OF_PAGES = 8, 0.2
+# what takes no longer is done as Python: to compile takes 10 to 30 s
+PLAIN_SECONDS = 5
 MESSAGE = (
     "first use of this version here: kernels are compiled and kept for later runs (20 to 30 s of processor time);"
     " `data-pipeline warm` does it beforehand"
 )
 PLAIN_MESSAGE = "kernels are not compiled yet, and this is small: done without; `data-pipeline warm` makes it faster"
-# so many bytes are done as Python in less time than it takes to compile; pages cost more, because markup is read too
-PLAIN_TEXT_BYTES = 256 << 10
-PLAIN_PAGE_BYTES = 512 << 10
+# more than this is never small
+PLAIN_BYTES = 1 << 20
 KEPT_VERSIONS = 6
 _PACKAGE = Path(__file__).parent.parent
 _mode = {"plain": False, "beside": False}
@@ -44,9 +54,11 @@ def prepare(stages: Iterable[str], size: int, *, has_pages: bool = False, is_sma
     """Choose how kernels run in this process and those that it forks, and return what a user should be told.
 
     size: bytes of text or pages that will pass them. is_small_enough: False forbids Python."""
+    stages = list(stages)
     missing = missing_kernels(stages, has_pages)
-    limit = PLAIN_PAGE_BYTES if has_pages else PLAIN_TEXT_BYTES
-    use_python(bool(missing) and is_small_enough and size <= limit)
+    rate = sum(PLAIN_SECONDS_A_MEGABYTE.get(stage, 0) for stage in stages)
+    seconds = size / 1e6 * (PAGE_SECONDS_A_MEGABYTE + TEXT_OF_PAGES * rate if has_pages else rate)
+    use_python(bool(missing) and is_small_enough and size <= PLAIN_BYTES and seconds <= PLAIN_SECONDS)
     if not missing:
         return None
     return PLAIN_MESSAGE if is_plain() else MESSAGE
@@ -66,15 +78,14 @@ def use_python(is_plain: bool) -> None:
 
 def missing_kernels(stages: Iterable[str], has_pages: bool = False) -> list[str]:
     """Return the modules of kernels, of some kinds of stages and of web pages, that have no machine code."""
-    wanted = dict.fromkeys(name for stage in stages for name in STAGE_KERNELS.get(stage, ()))
-    if has_pages:
-        wanted |= dict.fromkeys(PAGE_KERNELS)
-    return [name for name in wanted if not _is_compiled(name)]
+    names = {name for stage in stages for name in STAGE_KERNELS.get(stage, ())}
+    wanted = [source for source in _sources(Path(__file__).parent) if source.stem in names]
+    wanted += _sources(_PACKAGE / "extraction") if has_pages else []
+    return [source.stem for source in wanted if not _is_compiled(source)]
 
 
-def _is_compiled(name: str) -> bool:
-    source = next(source for source in _sources(_PACKAGE) if source.stem == name)
-    return any(any(folder.glob(f"{name}.*.nbi")) for folder in folders(source) if folder.is_dir())
+def _is_compiled(source: Path) -> bool:
+    return any(any(folder.glob(f"{source.stem}.*.nbi")) for folder in folders(source) if folder.is_dir())
 
 
 def folders(source: Path) -> list[Path]:

@@ -32,6 +32,7 @@ from data_pipeline.engine.whole import write_whole
 from data_pipeline.kernels.normal_form import normal_form_table, normalise
 from data_pipeline.quality.documents import read_documents
 from pangu.foundation.errors import UserError
+from pangu.foundation.picture_font import chinese_font, drawable
 
 # what a token of Chinese takes in UTF-8, more than which no tokenizer of some thousand pieces reaches
 BYTES_A_TOKEN = 6
@@ -403,6 +404,7 @@ def _outcome(
     )
 
 
+@chinese_font()
 def draw(path: Path, comparison: Comparison) -> None:
     """Draw the held-out perplexity of both as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -414,7 +416,7 @@ def draw(path: Path, comparison: Comparison) -> None:
     for label, outcome, colour in (("A", comparison.a, "#2171b5"), ("B", comparison.b, "#d94801")):
         own = [run for run in comparison.runs if run.corpus == label]
         for number, run in enumerate(own):
-            name = f"{label}: {Path(outcome.corpus).name}, perplexity {outcome.perplexity:,.1f}"
+            name = f"{label}: {drawable(Path(outcome.corpus).name)}, perplexity {outcome.perplexity:,.1f}"
             perplexities = [math.exp(min(loss, 700)) for loss in run.losses]
             axes.plot(run.steps, perplexities, "o-", color=colour, markersize=3, label=None if number else name)
     axes.set(

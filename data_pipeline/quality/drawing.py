@@ -12,6 +12,7 @@ from data_pipeline.engine.whole import write_whole
 from data_pipeline.quality.curves import Quality, calibration_bins, curves
 from pangu.foundation.errors import UserError
 from pangu.foundation.page import page
+from pangu.foundation.picture_font import chinese_font, drawable
 
 GOOD, BAD, CHOSEN = "#2171b5", "#d94801", "#31a354"
 
@@ -27,6 +28,7 @@ def draw(path: Path, title: str, name: str, scores: np.ndarray, labels: np.ndarr
     write_whole(path, picture)
 
 
+@chinese_font()
 def _picture(title: str, name: str, scores: np.ndarray, labels: np.ndarray, measured: Quality) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -34,8 +36,7 @@ def _picture(title: str, name: str, scores: np.ndarray, labels: np.ndarray, meas
     points = curves(scores, labels)
     figure = Figure(figsize=(10, 8.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    # Few machines have a font with Chinese characters for matplotlib; the page beside it says the name in full.
-    figure.suptitle(title.encode("ascii", "replace").decode(), fontsize=12)
+    figure.suptitle(drawable(title), fontsize=12)
     roc, precision, histogram, calibration = figure.subplots(2, 2).flat
 
     roc.plot(np.r_[0, points.false_positive_rate], np.r_[0, points.recall], color=GOOD)

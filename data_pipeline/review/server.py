@@ -10,6 +10,7 @@ name (so that no foreign name can be pointed here), and a POST must be JSON from
 """
 
 import json
+import re
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,11 +19,22 @@ from typing import Any
 
 from data_pipeline.review.session import KINDS, Session
 from pangu.foundation.errors import UserError
+from pangu.foundation.translation import language, translated, translated_html
 
 ADDRESS = "127.0.0.1"
 PAGE = Path(__file__).with_name("page.html")
 # a verdict is tiny; what is longer is none
 _LONGEST_BODY = 4096
+
+
+def page_in_language() -> str:
+    """Return the page in the language of the process; its script finds its words in WORDS."""
+    text = PAGE.read_text(encoding="utf-8")
+    if language() == "en":
+        return text
+    words = {said: translated(said) for said in (*re.findall(r'\b_\("([^"]*)"\)', text), "keep", "junk", "unsure")}
+    text = translated_html(text.replace('<html lang="en">', '<html lang="zh-CN">'))
+    return text.replace("{/*words*/}", json.dumps(words, ensure_ascii=False))
 
 
 class ReviewServer(ThreadingHTTPServer):
@@ -49,7 +61,12 @@ class ReviewServer(ThreadingHTTPServer):
     def state(self) -> dict[str, Any]:
         """Return what the page shows besides the document."""
         summary = self.session.summary()
-        return {**summary, "kinds": KINDS, "kinds_seen": summary["kinds"], "first_open": self.session.first_open}
+        return {
+            **summary,
+            "kinds": {kind: translated(words) for kind, words in KINDS.items()},
+            "kinds_seen": summary["kinds"],
+            "first_open": self.session.first_open,
+        }
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -61,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_from_here():
             return
         if self.path == "/":
-            self._send(HTTPStatus.OK, PAGE.read_bytes(), "text/html; charset=utf-8")
+            self._send(HTTPStatus.OK, page_in_language().encode(), "text/html; charset=utf-8")
         elif self.path == "/review":
             with self.server.turn:
                 self._json(HTTPStatus.OK, self.server.state())

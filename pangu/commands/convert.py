@@ -15,6 +15,8 @@ python -m pangu convert pangu-2.6B.safetensors --to mindspore --out pangu-2.6B.c
 python -m pangu convert pytorch_model.bin --to safetensors --out model.safetensors --model-yaml
 python -m pangu convert pangu-2.6B.safetensors --to safetensors --out pangu-2.6B-int8.safetensors --quantize int8
 
+python -m pangu convert runs/first --to safetensors --out experts.safetensors --experts 8 --routing hash
+python -m pangu convert runs/demix --to safetensors --out laws.safetensors --cut-domain laws
 --context 2048 stretches the tables of positions by interpolation; train the result on with rows of that length.
 
 --quantize writes int8 or int4 matrices that `generate` computes with as they are; such a file as INPUT is converted
@@ -34,12 +36,13 @@ import numpy as np
 
 from pangu.checkpoint.open import BEST, MODEL_FILE, STATE, meant_checkpoint
 from pangu.checkpoint.weights import load_for_inference, model_of, open_weights
-from pangu.config import ModelConfig, load_size
+from pangu.config import ExpertsConfig, ModelConfig, load_size
 from pangu.formats.conversion import SUFFIXES, Plan, make_plan
 from pangu.formats.longer_context import LongerContext
 from pangu.formats.open_source import open_source
 from pangu.formats.source import Source
 from pangu.formats.write_output import WholeFile, check_output, write_output
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 from pangu.foundation.progress import Progress
 from pangu.quantization.convert_quantized import calibration_ids, in_full_precision, write_quantized
@@ -47,6 +50,7 @@ from pangu.quantization.layers import stored_tensors
 from pangu.quantization.quantized_file import METADATA, Quantization
 
 HUGGINGFACE = "huggingface"
+ROUTINGS = ExpertsConfig.model_fields["routing"].annotation.__args__  # type: ignore[union-attr]
 NETWORK_WORDS = {
     "assumed": "activation, final norm and types are those of the released models: the weights say nothing of them",
     "not known": "heads, activation and types are not known, and the output does not say them: give --model",
@@ -68,6 +72,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--method", choices=["rtn", "gptq", "smooth"], help="of --quantize (default rtn: round to nearest)")
     add("--calibrate", type=Path, metavar="CORPUS", help="packed corpus whose rows gptq and smooth look at")
     add("--calibration-rows", type=int, default=128, metavar="N", help="of the training split (default 128)")
+    add("--experts", type=int, metavar="N", help="upcycle a dense model: each block's feed-forward layer N times")
+    add("--routing", choices=ROUTINGS, help="of --experts (default switch, with unit_gate)")
+    add("--choices", type=int, metavar="K", help="of --routing top_k (default 2)")
+    add("--expert-layers", metavar="I,J", help="blocks that get experts (default: all)")
+    add("--domains", metavar="A,B", help="sources of the corpus, for --routing domain and random_routed")
+    add(
+        "--frequencies", type=Path, metavar="CORPUS", help="packed corpus whose tokens --routing hash shares out evenly"
+    )
+    add("--noise", type=float, default=0.0, metavar="X", help="of the copies, in standard deviations (e.g. 0.01)")
+    add("--seed", type=int, default=1, metavar="N", help="of routers, tables and noise (default 1)")
+    add("--cut-domain", metavar="NAME", help="of a model with experts by domain: that domain's, as a model of its own")
     add(
         "--context", type=int, metavar="N", help="stretch the tables of positions to N rows, to train on with long rows"
     )
@@ -95,6 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.names == "master" and arguments.to != "mindspore":
         raise UserError("--names master goes with --to mindspore")
     check_quantize(arguments)
+    check_experts(arguments)
     if arguments.context is not None and arguments.keep_optimizer:
         raise UserError("--keep-optimizer does not go with --context: Adam's moments are of the shorter tables")
     arguments.input = meant_checkpoint(arguments.input)
@@ -113,8 +129,10 @@ def to_huggingface(arguments: argparse.Namespace) -> int:
         "strategy",
         "embeddings",
         "quantize",
-        "context",
         "dry_run",
+        "experts",
+        "cut_domain",
+        "context",
     ):
         if getattr(arguments, flag):
             raise UserError(f"--{flag.replace('_', '-')} does not go with --to {HUGGINGFACE}")
@@ -132,9 +150,11 @@ def to_huggingface(arguments: argparse.Namespace) -> int:
         summary = {"input": str(path), "output": str(arguments.out), "bytes": size, "architecture": architecture}
         print(json.dumps(summary | {"tokenizer": str(place) if place else None}, indent=1))
     else:
-        print(f"wrote    {arguments.out}: {architecture}, {model.num_parameters:,} parameters, {size:,} bytes")
+        print_translated(
+            f"wrote    {arguments.out}: {architecture}, {model.num_parameters:,} parameters, {size:,} bytes"
+        )
         if place is None:
-            print("without a tokenizer: none lies with the weights; --tokenizer DIR takes one along")
+            print_translated("without a tokenizer: none lies with the weights; --tokenizer DIR takes one along")
     return 0
 
 
@@ -157,6 +177,64 @@ def check_quantize(arguments: argparse.Namespace) -> None:
         raise UserError("--calibration-rows must be at least 1")
 
 
+def check_experts(arguments: argparse.Namespace) -> None:
+    """Raise UserError where options of --experts contradict one another."""
+    for name in ("routing", "choices", "expert_layers", "domains", "frequencies", "noise"):
+        if getattr(arguments, name) and arguments.experts is None:
+            raise UserError(f"--{name.replace('_', '-')} goes with --experts")
+    if arguments.experts is not None and arguments.cut_domain:
+        raise UserError("--cut-domain does not go with --experts")
+    if (arguments.experts is not None or arguments.cut_domain) and arguments.keep_optimizer:
+        raise UserError("--keep-optimizer does not go with --experts and --cut-domain: other weights need new moments")
+    if not 0 <= arguments.noise < 1:
+        raise UserError(f"--noise {arguments.noise:g}: must be 0 to 1 standard deviations, e.g. 0.01")
+    if arguments.frequencies and arguments.routing != "hash":
+        raise UserError("--frequencies goes with --routing hash")
+
+
+def with_experts(source: Source, said: ModelConfig | None, arguments: argparse.Namespace) -> tuple[Source, ModelConfig]:
+    """Return a source of the weights as those of another network, and that network."""
+    from pangu.formats.upcycle import Upcycled, cut_out
+    from pangu.training.expert_table import expert_table  # only here, for it reads with MindSpore
+
+    if said is None:
+        raise UserError(f"{source.path}: does not say its network: give --model, a model.yaml or the name of a size")
+    if arguments.cut_domain:
+        return cut_out(source, said, arguments.cut_domain, source.path)
+    if said.experts:
+        raise UserError(f"{source.path}: has experts already")
+    routing = arguments.routing or "switch"
+    layers = arguments.expert_layers
+    fields = {"count": arguments.experts, "routing": routing, "unit_gate": routing == "switch"}
+    fields |= {"choices": arguments.choices} if arguments.choices else {}
+    fields |= {"layers": numbers(layers)} if layers else {}
+    fields |= {"domains": arguments.domains.split(",")} if arguments.domains else {}
+    model = ModelConfig.from_fields(said.model_dump() | {"experts": fields}, "--experts")
+    table = None
+    if model.experts and model.experts.table_rows:
+        table = expert_table(model, arguments.seed, split_of(arguments.frequencies, model))
+    return Upcycled(source, model, table, arguments.noise, arguments.seed), model
+
+
+def numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--expert-layers {text}: must be numbers of blocks, such as 1,3") from None
+
+
+def split_of(corpus: Path | None, model: ModelConfig):  # type: ignore[no-untyped-def]
+    """Return the training split of a packed corpus whose ids the model knows."""
+    if corpus is None:
+        return None
+    from pangu.training.data import PackedData
+
+    data = PackedData.load(corpus)
+    if data.vocab_size > model.vocab_size:
+        raise UserError(f"--frequencies {corpus}: has {data.vocab_size} ids, the model {model.vocab_size}")
+    return data.split("train")
+
+
 def open_input(arguments: argparse.Namespace) -> Source:
     """Open what is to be converted: a checkpoint of a run is compared with its checksums."""
     if (arguments.input / STATE).is_file():
@@ -172,6 +250,8 @@ def open_input(arguments: argparse.Namespace) -> Source:
 def convert(source: Source, arguments: argparse.Namespace) -> int:
     out = arguments.out
     said = load_size(arguments.model) if arguments.model else model_of(arguments.input, source)
+    if arguments.experts is not None or arguments.cut_domain:
+        source, said = with_experts(source, said, arguments)
     if arguments.context is not None:
         source = LongerContext(source, arguments.context)
         said = said and said.model_copy(update={"seq_length": arguments.context})
@@ -285,28 +365,32 @@ def report_dry_run(plan: Plan, summary: dict[str, object], as_json: bool) -> Non
         change = "  transposed" if row["transposed"] else ""
         print(f"{row['from']} -> {row['to']}  {row['dtype']} {row['shape']}{change}")
     print_summary(summary)
-    print(f"would write {plan.nbytes / 1e9:.3f} GB of tensors; nothing was written")
+    print_translated(f"would write {plan.nbytes / 1e9:.3f} GB of tensors; nothing was written")
 
 
 def print_summary(summary: dict) -> None:
     model = summary["model"]
     layers = f"{model['num_layers']} layers" + (", one of them the query layer" if model["query_layer"] else "")
-    print(f"read     {summary['input']}: {summary['form']}")
-    print(f"model    {layers}; hidden {model['hidden_size']}, ffn {model['ffn_hidden_size']}, ", end="")
-    print(f"seq {model['seq_length']}, vocabulary {model['vocab_size']}; {summary['parameters']:,} parameters")
+    print_translated(f"read     {summary['input']}: {summary['form']}")
+    print_translated(f"model    {layers}; hidden {model['hidden_size']}, ffn {model['ffn_hidden_size']}, ", end="")
+    print_translated(
+        f"seq {model['seq_length']}, vocabulary {model['vocab_size']}; {summary['parameters']:,} parameters"
+    )
     if summary["left_out"]:
         shown = ", ".join(summary["left_out"][:4])
         more = f" and {len(summary['left_out']) - 4} more" if len(summary["left_out"]) > 4 else ""
-        print(f"left out {len(summary['left_out'])} tensors that are no weights: {shown}{more}")
+        print_translated(f"left out {len(summary['left_out'])} tensors that are no weights: {shown}{more}")
     if "sha256" in summary:
         rate = summary["bytes"] / 1e6 / max(summary["seconds"], 1e-3)
-        print(f"wrote    {summary['output']}: {summary['tensors']} tensors, {'/'.join(summary['dtypes'])}, ", end="")
-        print(f"{summary['bytes']:,} bytes in {summary['seconds']:.1f} s ({rate:,.0f} MB/s)")
+        print_translated(
+            f"wrote    {summary['output']}: {summary['tensors']} tensors, {'/'.join(summary['dtypes'])}, ", end=""
+        )
+        print_translated(f"{summary['bytes']:,} bytes in {summary['seconds']:.1f} s ({rate:,.0f} MB/s)")
         print(f"sha256   {summary['sha256']}")
     if summary["network"] != "known":
-        print(f"network  {NETWORK_WORDS[summary['network']]}")
+        print_translated(f"network  {NETWORK_WORDS[summary['network']]}")
     if "model_yaml" in summary:
-        print(f"wrote    {summary['model_yaml']}")
+        print_translated(f"wrote    {summary['model_yaml']}")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pangu.config import TrainConfig
 from pangu.foundation.atomic_file import write_whole
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 from pangu.foundation.field_arguments import add_set, commented
 from pangu.foundation.settings import changed, checked
@@ -31,5 +32,5 @@ def run(arguments: argparse.Namespace) -> int:
     config = checked(TrainConfig, changed(Document("--set", fields), arguments.set))
     head = "# One training run: python -m pangu train " + path.name + "\n"
     write_whole(path, head + commented(config))
-    print(f"wrote {path}")
+    print_translated(f"wrote {path}")
     return 0

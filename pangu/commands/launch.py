@@ -18,9 +18,11 @@ from pathlib import Path
 
 from pangu.commands.train import FLAGS, check_own_run
 from pangu.config import TrainConfig
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.command_line import DONE, MISTAKE
 from pangu.foundation.errors import UserError
 from pangu.foundation.field_arguments import add_flags, add_set, changes_of, words_of
+from pangu.foundation.translation import translated
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,15 +82,17 @@ def run(arguments: argparse.Namespace) -> int:
         return MISTAKE if problems else DONE
     stream = sys.stdout if arguments.dry_run else sys.stderr
     for check in launch.checks:
-        print(f"{'MISSING' if check.problem else 'ok':8}{check.what}", file=stream)
+        print_translated(f"{'MISSING' if check.problem else 'ok':8}{translated(check.what)}", to=stream)
         if check.problem:
-            print(f"{'':8}{check.problem}", file=stream)
+            print_translated(f"{'':8}{check.problem}", to=stream)
     if problems and not arguments.dry_run:
         raise UserError(f"{problems[0].what}: {problems[0].problem}")
     verb = "would start" if arguments.dry_run else "starts"
-    print(f"{verb} {launch.local_workers} of {launch.workers} processes, from rank {launch.first_rank}:", file=stream)
+    print_translated(
+        f"{verb} {launch.local_workers} of {launch.workers} processes, from rank {launch.first_rank}:", to=stream
+    )
     print(f"  {shlex.join(command)}", file=stream)
-    print(f"logs: {launch.logs}/start-NNN/worker_R.log; run: {config.out}", file=stream, flush=True)
+    print_translated(f"logs: {launch.logs}/start-NNN/worker_R.log; run: {config.out}", to=stream, flush=True)
     if arguments.dry_run:
         return MISTAKE if problems else DONE
     from pangu.distributed.supervise import Supervisor

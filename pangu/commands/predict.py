@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from pangu.commands import generate
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.command_line import DONE, MISTAKE
 from pangu.foundation.errors import UserError
 from pangu.foundation.progress import Progress
+from pangu.foundation.translation import translated
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,25 +121,25 @@ def run(arguments: argparse.Namespace) -> int:
     checks = check_all(asked)
     stream = sys.stdout if arguments.dry_run else sys.stderr
     for check in checks:
-        print(f"{'MISSING' if check.problem else 'ok':8}{check.what}", file=stream)
+        print_translated(f"{'MISSING' if check.problem else 'ok':8}{translated(check.what)}", to=stream)
         if check.problem:
-            print(f"{'':8}{check.problem}", file=stream)
+            print_translated(f"{'':8}{check.problem}", to=stream)
     problem = next((check for check in checks if check.problem), None)
     if problem and not arguments.dry_run:
         raise UserError(f"{problem.what}: {problem.problem}")
     sizes = "+".join(str(len(share)) for share in shares_of(range(len(prompts)), workers))
     verb = "would start" if arguments.dry_run else "starts"
-    print(f"{verb} {workers} processes for {sizes} prompts:\n  {described(asked)}", file=stream)
-    print(f"logs: {asked.logs}/start-NNN/worker_R.log", file=stream, flush=True)
+    print_translated(f"{verb} {workers} processes for {sizes} prompts:\n  {described(asked)}", to=stream)
+    print_translated(f"logs: {asked.logs}/start-NNN/worker_R.log", to=stream, flush=True)
     if arguments.dry_run:
         return MISTAKE if problem else DONE
     with Progress("predict", len(prompts), unit="prompts") as progress:
         code = Predictor(asked, arguments.restarts, progress.update).run()
     if code:
-        print("interrupted; the same command goes on from there", file=sys.stderr)
+        print_translated("interrupted; the same command goes on from there", to=sys.stderr)
         return code
     if arguments.json:
         print(json.dumps({"out": str(asked.out), "prompts": len(prompts), "workers": workers}))
     else:
-        print(f"wrote {asked.out}: {len(prompts)} answers")
+        print_translated(f"wrote {asked.out}: {len(prompts)} answers")
     return 0

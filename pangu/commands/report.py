@@ -57,6 +57,7 @@ def body(folder: Path, name: str) -> str:
         found = points(records, key)
         if found:
             parts += [f"<h2>{title}</h2>", chart([(key, found)], scale)]
+    parts.append(experts(records))
     speeds = points([record for record, _ in records_with_ends(folder / SPEED)], "tokens_per_second")
     if speeds:
         parts += ["<h2>Speed</h2>", chart([("tokens/s", speeds)])]
@@ -120,6 +121,23 @@ def losses(records: Sequence[dict]) -> str:
     training, heldout = points(records, "loss"), points(records, "heldout_loss")
     lines = [("training, smoothed", smoothed(list(training)))] if training else []
     return chart([*lines, *([("validation", heldout)] if heldout else [])])
+
+
+def experts(records: Sequence[dict]) -> str:
+    """Return how a network's experts are used; nothing where it has none."""
+    found = [(record["step"], record["expert_loads"]) for record in records if record.get("expert_loads")]
+    if not found:
+        return ""
+    parts = []
+    for title, key in (("Experts: dropped share of choices", "dropped_share"), ("Router entropy", "router_entropy")):
+        if told := points(records, key):
+            parts += [f"<h2>{title}</h2>", chart([(key, told)])]
+    for layer in range(len(found[-1][1])):
+        count = len(found[-1][1][layer])
+        lines = [(f"expert {i}", [(step, loads[layer][i]) for step, loads in found]) for i in range(min(count, 16))]
+        more = f", the first 16 of {count}" if count > 16 else ""
+        parts += [f"<h2>Loads of layer {layer + 1} with experts{more}</h2>", chart(lines)]
+    return "".join(parts)
 
 
 def chart(lines: Sequence[tuple[str, Points]], scale: Callable[[float], float] | None = None) -> str:

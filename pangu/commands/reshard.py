@@ -15,6 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.progress import Progress
 
 
@@ -81,10 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(summary))
         return 0
     verb = "would write" if arguments.dry_run else "wrote"
-    print(
+    print_translated(
         f"{verb} {arguments.out}: {summary['parameters']} parameters of {source.form}, "
         f"{plan.nbytes / 1e9:.2f} GB in {len(plan.targets)} file{'s' * (len(plan.targets) != 1)}"
     )
     if plan.left_out:
-        print(f"left out, of types that are no numbers: {', '.join(plan.left_out)}")
+        print_translated(f"left out, of types that are no numbers: {', '.join(plan.left_out)}")
     return 0

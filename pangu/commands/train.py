@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pangu.config import TrainConfig
-from pangu.foundation.best_effort import warn
+from pangu.foundation.best_effort import print_translated, warn
 from pangu.foundation.errors import UserError
 from pangu.foundation.field_arguments import add_flags, add_set, changes_of
 from pangu.foundation.json_text import dumps
@@ -57,16 +57,16 @@ def run(arguments: argparse.Namespace) -> int:
         warn("the same command goes on from there")
         return 130
     skipped = f"; {summary.skipped:,} of {summary.step:,} updates skipped" if summary.skipped else ""
-    print(f"trained {summary.step} steps, {summary.tokens:,} tokens: loss {summary.loss:.3f}{skipped}")
-    print(
+    print_translated(f"trained {summary.step} steps, {summary.tokens:,} tokens: loss {summary.loss:.3f}{skipped}")
+    print_translated(
         f"held-out perplexity {summary.heldout_perplexity:,.1f} "
         f"({summary.heldout_bits_per_byte:.3f} bits a byte); unigram model {summary.unigram_perplexity:,.1f}"
     )
     if summary.tokens_per_second:
-        print(
+        print_translated(
             f"speed {summary.tokens_per_second:,.0f} tokens/s, MFU {summary.mfu:.1%} of the measured fp32 matmul peak"
         )
-    print(f"checkpoint {summary.checkpoint}")
+    print_translated(f"checkpoint {summary.checkpoint}")
     if summary.picture:
-        print(f"loss curve {summary.picture}")
+        print_translated(f"loss curve {summary.picture}")
     return 0

@@ -92,6 +92,8 @@ def make_plan(
     by_canonical = {ours: name for name, ours in outputs.items()}
     if shape.target_in_trunk and target == "pytorch":
         raise UserError(f"{where}: the PyTorch port has no target_in_trunk: there is no name for that table")
+    if shape.expert_shape and target == "pytorch":
+        raise UserError(f"{where}: the PyTorch port has no experts; a domain's can be cut out (--cut-domain)")
     target_names = names.torch_names(shape.num_blocks, shape.query_layer)
     order = list(shape.shapes())
     order += [prefix + ours for prefix in names.OPTIMIZER_PREFIXES for ours in order if prefix + ours in by_canonical]
@@ -139,7 +141,8 @@ def moment_shape(infos: dict[str, TensorInfo], name: str) -> tuple[int, ...] | N
 
 
 def make_step(source: str, target: str, info: TensorInfo, dtype: str | None, transpose: bool) -> Step:
-    data_type = BY_NAME[dtype] if dtype else info.data_type
+    keeps_type = target.endswith(parameters.EXPERT_TABLE)  # whole numbers, that fewer bits would change
+    data_type = BY_NAME[dtype] if dtype and not keeps_type else info.data_type
     return Step(source, target, TensorInfo(data_type, info.shape[::-1] if transpose else info.shape), transpose)
 
 

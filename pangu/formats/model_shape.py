@@ -1,7 +1,7 @@
 """The sizes that weights themselves tell, and whether the weights are whole. The heads are told by none of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pangu import parameters
 from pangu.config import ModelConfig, load_size, size_names
@@ -22,6 +22,7 @@ class ModelShape:
     vocab_size: int
     query_layer: bool
     target_in_trunk: bool = False
+    expert_shape: parameters.ExpertShape | None = None
 
     @property
     def num_layers(self) -> int:
@@ -41,6 +42,7 @@ class ModelShape:
             "vocab_size",
             "query_layer",
             "target_in_trunk",
+            "expert_shape",
         ):
             told, said = getattr(self, name), getattr(model, name)
             if told != said:
@@ -48,6 +50,8 @@ class ModelShape:
 
     def config(self, heads: int | None, final_norm: str) -> ModelConfig:
         """Return the model's configuration. heads None: those of the known size with the same layers and widths."""
+        if self.expert_shape is not None:
+            raise UserError("weights do not tell how their experts are chosen: give --model, a model.yaml that says it")
         if heads is None:
             known = [load_size(name) for name in size_names()]
             same = {
@@ -83,6 +87,22 @@ def listed(items: list[str]) -> str:
     return shown + (f" and {len(items) - MOST_LISTED} more" if len(items) > MOST_LISTED else "")
 
 
+def tell_experts(found: Mapping[str, tuple[int, ...]], blocks: int, where: str) -> parameters.ExpertShape | None:
+    """Return what weights tell of experts; None: they have none. shared is 1 for any number of them."""
+    prefixes = [parameters.BLOCK.format(number) for number in range(blocks)]
+    bias = next(name for name in parameters.EXPERTS if name.endswith("mapping.bias"))
+    layers = tuple(number for number, prefix in enumerate(prefixes) if prefix + bias in found)
+    if not layers:
+        return None
+    first, table = prefixes[layers[0]], found.get(parameters.EXPERT_TABLE, (0,))
+    if len(found[first + bias]) != 2:
+        raise UserError(f"{where}: {first + bias} has the shape {list(found[first + bias])}; right: [experts, ffn]")
+    shared = int(first + "output.shared.mapping.bias" in found)
+    return parameters.ExpertShape(
+        found[first + bias][0], layers, shared, first + parameters.ROUTER in found, table[0] if table else 0
+    )
+
+
 def tell_shape(found: Mapping[str, tuple[int, ...]], where: str) -> ModelShape:
     """Return the sizes of a model from {canonical name: shape}. Raises UserError: what is missing, what does not
     fit."""
@@ -94,15 +114,22 @@ def tell_shape(found: Mapping[str, tuple[int, ...]], where: str) -> ModelShape:
     if gaps:
         raise UserError(f"{where}: no weights of blocks {listed([str(number) for number in gaps])}")
     target = parameters.TARGET_TABLE in found
-    missing = [name for name in parameters.canonical_order(len(numbers), query_layer, target) if name not in found]
+    experts = tell_experts(found, len(numbers), where)
+    order = parameters.canonical_order(len(numbers), query_layer, target, experts)
+    missing = [name for name in order if name not in found]
     if missing:
         raise UserError(f"{where}: {len(missing)} weights are missing: {listed(missing)}")
     odd = [name for name in (parameters.WORD_TABLE, parameters.POSITION_TABLE) if len(found[name]) != 2]
-    mapping_bias = parameters.BLOCK.format(0) + "output.mapping.bias"
-    odd += [mapping_bias] if len(found[mapping_bias]) != 1 else []
+    bias = f"{parameters.FEED_FORWARD}{'experts.' if experts and 0 in experts.layers else ''}mapping.bias"
+    mapping_bias = parameters.BLOCK.format(0) + bias
+    odd += [mapping_bias] if len(found[mapping_bias]) != 1 + ("experts" in bias) else []
     if not odd:
         (vocab_size, hidden), (seq_length, _) = found[parameters.WORD_TABLE], found[parameters.POSITION_TABLE]
-        shape = ModelShape(len(numbers), hidden, found[mapping_bias][0], seq_length, vocab_size, query_layer, target)
+        ffn = found[mapping_bias][-1]
+        if experts and experts.shared:
+            widths = found[parameters.BLOCK.format(experts.layers[0]) + "output.shared.mapping.bias"]
+            experts = replace(experts, shared=max(1, widths[0] // max(1, ffn)) if widths else 1)
+        shape = ModelShape(len(numbers), hidden, ffn, seq_length, vocab_size, query_layer, target, experts)
         expected = shape.shapes()
         odd = [name for name in expected if expected[name] != found[name] or 0 in found[name]]
     if odd:

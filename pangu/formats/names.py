@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 from pangu import parameters
 from pangu.formats.source import Source
 from pangu.foundation.errors import UserError
-from pangu.parameters import BLOCK, FINAL_NORM, POSITION_TABLE, QUERY_LAYER, QUERY_TABLE, WORD_TABLE
+from pangu.parameters import (
+    BLOCK,
+    FINAL_NORM,
+    POSITION_TABLE,
+    QUERY_LAYER,
+    QUERY_TABLE,
+    WORD_TABLE,
+    ExpertShape,
+)
 
 TORCH_TIED_HEAD = "lm_head.weight"
 TORCH_PREFIX = "transformer."
@@ -76,7 +84,9 @@ MODEL_PREFIXES = ("backbone.", "transformer.", "h.", "wte.", "wpe.", "wqe.", "ln
 _TORCH_LAYER_PARTS = {torch_part(ours): ours for ours in parameters.LAYER}
 _TRANSPOSED = {f"{name}.weight" for name, is_transposed in parameters.LINEAR_LAYERS.items() if not is_transposed}
 _SINGLE_PARTS = {spelling: ours for ours, _, others in SINGLE_PARTS for spelling in (ours, *others)}
-_SINGLE_PARTS[parameters.TARGET_TABLE] = parameters.TARGET_TABLE  # the port has no such table
+for _name in (parameters.TARGET_TABLE, parameters.EXPERT_TABLE):
+    _SINGLE_PARTS[_name] = _name  # the port has no such tables
+_BLOCK_PARTS = {*parameters.LAYER, *ExpertShape(2, (0,), shared=1).parts()}
 _TORCH_SINGLE_PARTS = {torch: ours for ours, torch, _ in SINGLE_PARTS}
 _BLOCK = re.compile(r"backbone\.blocks\.(\d{1,6})\.(.+)")
 _TORCH_BLOCK = re.compile(r"h\.(\d{1,6})\.(.+)")
@@ -159,7 +169,7 @@ def recognise(name: str) -> tuple[str, str]:
     if ours in _SINGLE_PARTS:
         return _SINGLE_PARTS[ours], "mindspore"
     block = _BLOCK.fullmatch(ours)
-    if block and block[2] in parameters.LAYER:
+    if block and block[2] in _BLOCK_PARTS:
         return BLOCK.format(int(block[1])) + block[2], "mindspore"
     if ours.startswith(QUERY_LAYER) and ours.removeprefix(QUERY_LAYER) in parameters.LAYER:
         return ours, "mindspore"

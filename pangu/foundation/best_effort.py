@@ -29,7 +29,7 @@ def say(line: str) -> None:
         print(translated(line), flush=True)
 
 
-def tell(text: str, *, to: TextIO | None = None, end: str = "\n", flush: bool = False) -> None:
+def print_translated(text: str, *, to: TextIO | None = None, end: str = "\n", flush: bool = False) -> None:
     """Print what a person reads, as `print` does. Raises OSError."""
     print(translated(text), file=to, end=end, flush=flush)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 LOCALE = Path(__file__).with_name("locale")
 LONGEST = 4000  # characters of a text that is looked up
 DEEPEST = 6  # of messages within messages
-LEAST_LETTERS = 4  # of its own that a template must have
+LEAST_CHARACTERS = 5  # of its own that a template must have
 FIELD = re.compile(r"\{\{|\}\}|\{(\w+)\}")
 _ENTRY = re.compile(r'^msgid ((?:"(?:[^"\\]|\\.)*"\s*)+)msgstr ((?:"(?:[^"\\]|\\.)*"\s*)+)', re.M)
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -24,10 +24,11 @@ _WORD = re.compile(r"[A-Za-z]{2,}")
 _AMOUNT = re.compile(r"(-?[\d.,]+) ([a-zA-Z][\w ]*)")
 # The form of all mistakes: `FILE:LINE: field 'x.y': what is wrong`.
 _PLACE = re.compile(r"(?:(?P<file>[^\n]+?): )?(?P<field>field '[^'\n]*'): (?P<what>.+)", re.S)
+_KIND = re.compile(r"(error|warning|note): (.+)", re.S)
 _NAME = re.compile(r"(['\"`])(?:(?!\1).)*\1")  # in quotes: the user's own word
 _EDGES = re.compile(r"([\s;,:.]*)(.*?)([\s;,:.]*)", re.S)
 # Where a text is taken apart that no template matches as a whole, and what joins its parts in Chinese.
-SEPARATORS = (("\n", "\n"), ("; ", "；"), (": ", "："), (", ", "，"))
+SEPARATORS = (("\n", "\n"), ("; ", "；"), (": ", "："), (", ", "，"), (" or ", "或"))
 
 
 def read_catalogue(path: Path) -> dict[str, str]:
@@ -68,6 +69,7 @@ class Template:
         self.pieces = list(pieces(source))
         self.literal = "\0".join(text for is_field, text in self.pieces if not is_field)
         self.letters = sum(map(str.isalpha, self.literal))
+        self.is_telling = len("".join(self.literal.replace("\0", "").split())) >= LEAST_CHARACTERS
 
     @property
     def words(self) -> list[str]:
@@ -99,7 +101,7 @@ class Catalogue:
         self.words: Counter[str] = Counter(word for one in templates for word in set(one.words))
         self.index: dict[str, list[Template]] = {}
         for one in templates:
-            if one.words and one.letters >= LEAST_LETTERS:
+            if one.words and one.is_telling:
                 self.index.setdefault(min(one.words, key=self.words.__getitem__), []).append(one)
 
     @classmethod
@@ -120,6 +122,9 @@ class Catalogue:
         """Return the translation of a text as a whole; None where no template matches it."""
         if text in self.exact:
             return self.exact[text]
+        kind = _KIND.fullmatch(text)
+        if kind and kind[1] in self.exact and depth > 0:
+            return f"{self.exact[kind[1]]}：{self._inner(kind[2], depth - 1)}"
         place = _PLACE.fullmatch(text)
         if place and depth > 0:
             field = place["field"].replace("field", "字段", 1)
@@ -154,7 +159,7 @@ class Catalogue:
 
     def _inner(self, text: str, depth: int) -> str:
         """Return the translation of what stood in a field: another message, or a name that stays."""
-        if depth < 0 or not _WORD.search(text) or _NAME.fullmatch(text):
+        if depth < 0 or not _WORD.search(text) or text.isidentifier() or _NAME.fullmatch(text):
             return text
         amount = _AMOUNT.fullmatch(text)
         if amount and amount[2] in self.exact:

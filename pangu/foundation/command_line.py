@@ -31,6 +31,7 @@ from pangu.foundation.translation import (
 from pangu.foundation.version import __version__
 
 DONE, MISTAKE, DOES_NOT_FIT, INTERRUPTED = 0, 2, 3, 128 + signal.SIGINT
+COMPLETION = "--print-completion"
 EXIT_CODES = "exit code: 0 done, 2 a mistake of the user, 130 interrupted"
 
 # What takes the place of a character that a terminal cannot show.
@@ -57,6 +58,8 @@ def main(package: str, verbs: Mapping[str, str], argv: Sequence[str] | None = No
         if given is not None and given not in LANGUAGES:
             use_language("en")
             raise UserError(f"{OPTION} {given}: is unknown; known: {', '.join(LANGUAGES)}")
+        if argv[:1] and argv[0].partition("=")[0] == COMPLETION:
+            return print_completion(package, verbs, argv)
         parser, run = _parser(package, verbs, chosen)
         arguments = parser.parse_args(argv)
         code = run(arguments)
@@ -82,6 +85,22 @@ def main(package: str, verbs: Mapping[str, str], argv: Sequence[str] | None = No
     except KeyboardInterrupt:
         warn("interrupted")
         return INTERRUPTED
+
+
+def print_completion(package: str, verbs: Mapping[str, str], argv: Sequence[str]) -> int:
+    """Print the script that completes this command in a shell."""
+    from pangu.foundation.completion import SHELLS, script, verb_of  # most calls do without
+
+    shell = argv[0].partition("=")[2] or "".join(argv[1:2])
+    if shell not in SHELLS:
+        raise UserError(f"{COMPLETION} {shell}: is unknown{nearest(shell, SHELLS)}; known: {', '.join(SHELLS)}")
+    found = []
+    for verb, summary in verbs.items():
+        parser = Parser()
+        importlib.import_module(f"{package}.commands.{verb.replace('-', '_')}").add_arguments(parser)
+        found.append(verb_of(verb, summary, parser))
+    print(script(shell, package.replace("_", "-"), found), end="")
+    return DONE
 
 
 def show_everything() -> None:
@@ -163,6 +182,7 @@ def _parser(
     description = (sys.modules[package].__doc__ or "").strip()
     parser = Parser(prog=prog, description=description, epilog=EXIT_CODES, formatter_class=VerbHelp)
     parser.add_argument("--version", action="version", version=f"{package} {__version__}")
+    parser.add_argument(COMPLETION, metavar="SHELL", help="print what completes this command in bash, zsh or fish")
     if chosen is not None and chosen not in verbs:
         raise UserError(f"unknown verb {chosen!r}{nearest(chosen, list(verbs))}; `{prog} --help` lists them")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)

@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from pangu.foundation.translation import translated
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
@@ -72,13 +74,15 @@ def commented(config: "BaseModel", indent: str = "", hides_null: bool = False) -
         value, key = getattr(config, name), field.alias or name
         if isinstance(value, BaseModel):
             summary = (type(value).__doc__ or "").split("\n")[0].split(" (`")[0].rstrip(".")
+            summary = translated(summary)
             lines += [f"{indent}{key}:{f'  # {summary}' if summary else ''}"]
             lines.append(commented(value, f"{indent}  ", hides_null).rstrip("\n"))
             continue
         plain = config.model_dump(mode="json", include={name})[name]
         dumped = yaml.safe_dump(plain, allow_unicode=True, default_flow_style=True, width=10**6)
         text = f"{key}: {dumped.removesuffix('...' + chr(10)).strip()}"
-        said = "; ".join(part for part in (_legal(field.annotation), field.description) if part)
+        described = translated(field.description or "")
+        said = "; ".join(part for part in (_legal(field.annotation), described) if part)
         is_hidden = hides_null and plain is None
         lines.append(f"{indent}{'# ' if is_hidden else ''}{text}{f'  # {said}' if said else ''}")
     return "\n".join(lines) + "\n"

@@ -22,6 +22,7 @@ class RowTokens:
     positions, query_positions: None: the tokens follow those before, and each asks with its own position.
     wanted: how many of the last tokens' logits are asked for; more than one is for the compiled engine alone.
     adapter: the number of one of the network's, or None; for the compiled engine alone.
+    domain: the number of one, where experts are chosen by domain; for the compiled engine alone.
     """
 
     row: int
@@ -30,6 +31,7 @@ class RowTokens:
     positions: Sequence[int] | None = None
     query_positions: Sequence[int] | None = None
     adapter: int | None = None
+    domain: int | None = None
 
 
 class DecodingBatch(ABC):

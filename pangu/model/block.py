@@ -6,6 +6,7 @@ from mindspore import Tensor, nn, ops
 from pangu.config import ModelConfig
 from pangu.model.attention import Attention
 from pangu.model.dropout import Dropout
+from pangu.model.experts import new_expert_feed_forward
 from pangu.model.feed_forward import new_feed_forward
 from pangu.model.layer_norm import LayerNorm
 
@@ -13,15 +14,20 @@ from pangu.model.layer_norm import LayerNorm
 class Block(nn.Cell):
     """h + Attention(LN1(h)), then + FeedForward(LN2(·)): [B, S, d] -> [B, S, d]."""
 
+    has_experts = False
+
     def __init__(self, config: ModelConfig, dtype: ms.Type) -> None:
         super().__init__()
         self.layernorm1 = LayerNorm(config.hidden_size, dtype)
         self.layernorm2 = LayerNorm(config.hidden_size, dtype)
         self.attention = Attention(config, dtype)
-        self.output = new_feed_forward(config, dtype)
+        self.output = self.new_output(config, dtype)
         self.attention_dropout = Dropout(config.dropout_rate)
         self.output_dropout = Dropout(config.dropout_rate)
         self.attention_add, self.output_add = ops.Add(), ops.Add()
+
+    def new_output(self, config: ModelConfig, dtype: ms.Type) -> nn.Cell:
+        return new_feed_forward(config, dtype)
 
     def feed_forward(self, hidden: Tensor, dropout_seed: Tensor) -> Tensor:
         """Return the second half of the layer."""
@@ -32,3 +38,24 @@ class Block(nn.Cell):
         attended = self.attention(normed, normed, attention_bias, dropout_seed)
         hidden = self.attention_add(hidden, self.attention_dropout(attended, dropout_seed))
         return self.feed_forward(hidden, dropout_seed)
+
+
+class ExpertBlock(Block):
+    """A block whose second half has experts; it also returns their penalty [B] and what is told of them [B, 4 + E].
+
+    choice: int32 [B, S], the expert of each token where the routing is fixed.
+    """
+
+    has_experts = True
+
+    def new_output(self, config: ModelConfig, dtype: ms.Type) -> nn.Cell:
+        return new_expert_feed_forward(config, dtype)
+
+    def construct(  # type: ignore[override]  # it needs one input more and has three results
+        self, hidden: Tensor, attention_bias: Tensor, dropout_seed: Tensor, choice: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        normed = self.layernorm1(hidden)
+        attended = self.attention(normed, normed, attention_bias, dropout_seed)
+        hidden = self.attention_add(hidden, self.attention_dropout(attended, dropout_seed))
+        y, penalty, told = self.output(self.layernorm2(hidden), choice)
+        return self.output_add(hidden, self.output_dropout(y, dropout_seed)), penalty, told

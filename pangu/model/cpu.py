@@ -98,6 +98,22 @@ class Affine(nn.Cell):
         return self.by_weight(dout, weight), dweight, dbias
 
 
+class ExpertsAffine(nn.Cell):
+    """`experts.ExpertsAffine` with its gradient, as `Affine`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matmul, self.product = ops.BatchMatMul(), ops.BatchMatMul()
+        self.by_weight, self.over_rows = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul(transpose_a=True)
+
+    def construct(self, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return self.matmul(rows, weight) + bias.reshape((bias.shape[0], 1, bias.shape[1]))
+
+    def bprop(self, rows: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        dbias = self.product(ops.ones((dout.shape[0], 1, dout.shape[1]), dout.dtype), dout).reshape(bias.shape)
+        return self.by_weight(dout, weight), self.over_rows(rows, dout), dbias
+
+
 class NegativeLogLikelihood(nn.Cell):
     """logits fp32 [N, V], labels int32 [N] -> -log softmax(logits)[labels], fp32 [N]; in one kernel and a lookup."""
 

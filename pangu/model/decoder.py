@@ -9,11 +9,12 @@ logits = h · wordsᵀ                  tied, no bias
 """
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
 
 from pangu.config import ModelConfig
 from pangu.model import initializers
-from pangu.model.block import Block
+from pangu.model.block import Block, ExpertBlock
 from pangu.model.dropout import Dropout
 from pangu.model.embedding import Embedding
 from pangu.model.layer_norm import LayerNorm
@@ -22,12 +23,23 @@ from pangu.model.query_layer import QueryLayer
 DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
 
 
+def first_table(config: ModelConfig) -> Tensor:
+    """Return a table of experts for who has no better one: ids in turn, each domain in its own group of experts."""
+    assert config.experts
+    rows, group = config.experts.table_rows, config.experts.count // config.experts.table_rows
+    table = np.arange(config.vocab_size) % group + group * np.arange(rows).reshape(-1, 1)
+    return Tensor(table.astype(np.float32))
+
+
 class Decoder(nn.Cell):
     """Everything below the logits -> hidden [B, S, d].
 
     ids, positions, query_positions: int32 [B, S]; row r of the query table asks for the token at position r + 1.
     attention_bias: [B, 1, S, S], added to the scores.
     dropout_seed: int32 scalar, used in training mode where the configuration has dropout.
+    domains: int32 [B, S], where experts are chosen by domain.
+
+    With experts -> (hidden, their layers' penalties together [B], what is told of each layer [layers, B, 4 + E]).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -39,7 +51,18 @@ class Decoder(nn.Cell):
         self.position_embedding = Embedding(config.seq_length, hidden, position_table)
         self.embedding_add = ops.Add()
         self.embedding_dropout = Dropout(config.dropout_rate)
-        self.blocks = nn.CellList([Block(config, dtype) for _ in range(config.num_blocks)])
+        shape = config.expert_shape
+        with_experts = shape.layers if shape else ()
+        kinds = [ExpertBlock if i in with_experts else Block for i in range(config.num_blocks)]
+        self.blocks = nn.CellList([kind(config, dtype) for kind in kinds])
+        self.has_experts, self.by_domain, self.table_rows = bool(with_experts), False, 0
+        if config.experts:
+            self.by_domain, self.table_rows = config.experts.by_domain, config.experts.table_rows
+            self.penalty_add = ops.Add()
+        if self.table_rows:
+            # fp32 as every weight: whole numbers up to 2²⁴ are exact
+            self.expert_table = Parameter(first_table(config), requires_grad=False)
+            self.expert_gather = ops.Gather()
         self.layernorm = LayerNorm(hidden, dtype)
         self.query_layer, self.final_norm, self.dtype = config.query_layer, config.final_norm, dtype
         if config.query_layer:
@@ -50,21 +73,50 @@ class Decoder(nn.Cell):
             # Zero at first: a network that goes on with it begins as it was.
             self.target_embedding = Embedding(config.seq_length, hidden, "zeros")
             self.target_add = ops.Add()
-        self.cast = ops.Cast()
+        self.cast, self.reshape = ops.Cast(), ops.Reshape()
 
     def embed(self, ids: Tensor, positions: Tensor, dropout_seed: Tensor) -> Tensor:
         """Return [B, S] -> [B, S, d] in the compute dtype."""
         hidden = self.embedding_add(self.word_embedding(ids), self.position_embedding(positions))
         return self.cast(self.embedding_dropout(hidden, dropout_seed), self.dtype)
 
+    def fixed_choice(self, ids: Tensor, domains: Tensor | None) -> Tensor:
+        """Return the expert of each token, int32 [B, S]; anything where a router decides."""
+        if self.table_rows == 0:
+            return domains if self.by_domain else ids
+        place = ids
+        if self.table_rows > 1:
+            place = domains * self.expert_table.shape[1] + ids
+        return self.cast(self.expert_gather(self.reshape(self.expert_table, (-1,)), place, 0), ms.int32)
+
     def construct(
-        self, ids: Tensor, positions: Tensor, query_positions: Tensor, attention_bias: Tensor, dropout_seed: Tensor
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        query_positions: Tensor,
+        attention_bias: Tensor,
+        dropout_seed: Tensor,
+        domains: Tensor | None = None,
     ) -> Tensor:
         hidden = self.embed(ids, positions, dropout_seed)
         if self.target_in_trunk:
             hidden = self.target_add(hidden, self.cast(self.target_embedding(query_positions), self.dtype))
+        if self.has_experts:
+            choice, penalties, told = self.fixed_choice(ids, domains), None, ()
+            for block in self.blocks:
+                if block.has_experts:
+                    hidden, penalty, one = block(hidden, attention_bias, dropout_seed, choice)
+                    penalties = penalty if penalties is None else self.penalty_add(penalties, penalty)
+                    told = (*told, one)
+                else:
+                    hidden = block(hidden, attention_bias, dropout_seed)
+            return self.end(hidden, query_positions, attention_bias, dropout_seed), penalties, ops.stack(told)
         for block in self.blocks:
             hidden = block(hidden, attention_bias, dropout_seed)
+        return self.end(hidden, query_positions, attention_bias, dropout_seed)
+
+    def end(self, hidden: Tensor, query_positions: Tensor, attention_bias: Tensor, dropout_seed: Tensor) -> Tensor:
+        """Return what the query layer and the final norm make of the blocks' result."""
         if self.final_norm == "before_query":
             hidden = self.layernorm(hidden)
         if self.query_layer:
@@ -97,7 +149,27 @@ class PanguAlpha(nn.Cell):
         rows = self.head(self.reshape(hidden, (-1, hidden.shape[-1])), table)
         return self.reshape(self.cast(rows, ms.float32), (*hidden.shape[:-1], -1))
 
+    def with_routing(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        query_positions: Tensor,
+        attention_bias: Tensor,
+        dropout_seed: Tensor,
+        domains: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the logits of a network with experts, and what `Decoder` returns of these."""
+        hidden, penalty, told = self.backbone(ids, positions, query_positions, attention_bias, dropout_seed, domains)
+        return self.logits(hidden), penalty, told
+
     def construct(
-        self, ids: Tensor, positions: Tensor, query_positions: Tensor, attention_bias: Tensor, dropout_seed: Tensor
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        query_positions: Tensor,
+        attention_bias: Tensor,
+        dropout_seed: Tensor,
+        domains: Tensor | None = None,
     ) -> Tensor:
-        return self.logits(self.backbone(ids, positions, query_positions, attention_bias, dropout_seed))
+        hidden = self.backbone(ids, positions, query_positions, attention_bias, dropout_seed, domains)
+        return self.logits(hidden[0] if self.backbone.has_experts else hidden)

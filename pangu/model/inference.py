@@ -22,9 +22,11 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from pangu import parameters
 from pangu.config import ModelConfig
+from pangu.foundation.errors import UserError
 from pangu.model.attention import MASKED_SCORE, score_scale
 from pangu.model.attention_pattern import arguments_of, seen_places
 from pangu.model.decoder import DTYPES
+from pangu.model.experts import ExpertFeedForward, new_expert_feed_forward
 from pangu.model.feed_forward import FeedForward
 from pangu.model.layer_norm import LayerNorm
 from pangu.model.linear import Linear, constant
@@ -50,6 +52,17 @@ def fixed_layer_norm(weights: Weights, prefix: str, dtype: ms.Type) -> LayerNorm
     norm.gamma.set_data(Tensor(gamma, ms.float32))
     norm.beta.set_data(Tensor(beta, ms.float32))
     return norm
+
+
+def fixed_experts(config: ModelConfig, weights: Weights, prefix: str, dtype: ms.Type) -> ExpertFeedForward:
+    """Return the feed-forward part of a layer with experts; nobody is dropped, for it is not in training."""
+    layer = new_expert_feed_forward(config, dtype)
+    for name, parameter in layer.parameters_dict().items():
+        parameter.set_data(
+            Tensor(np.ascontiguousarray(weights[f"{prefix}{parameters.FEED_FORWARD}{name}"], np.float32))
+        )
+        parameter.requires_grad = False
+    return layer
 
 
 class CachedAttention(nn.Cell):
@@ -111,13 +124,20 @@ class CachedLayer(nn.Cell):
         self.layernorm1 = fixed_layer_norm(weights, f"{prefix}layernorm1.", dtype)
         self.layernorm2 = fixed_layer_norm(weights, f"{prefix}layernorm2.", dtype)
         self.attention = CachedAttention(config, weights, f"{prefix}attention.", queries_apart)
+        self.has_experts = f"{prefix}{next(iter(parameters.EXPERTS))}" in weights
+        if self.has_experts:
+            self.output = fixed_experts(config, weights, prefix, dtype)
+            return
         mapping = fixed_linear(weights, f"{prefix}output.mapping", dtype)
         self.output = FeedForward(
             mapping, fixed_linear(weights, f"{prefix}output.projection", dtype), config.activation
         )
 
-    def feed_forward(self, hidden: Tensor) -> Tensor:
-        """Return the second half of the layer."""
+    def feed_forward(self, hidden: Tensor, choice: Tensor) -> Tensor:
+        """Return the second half of the layer. choice: int32 [N], the expert of each token where that is fixed."""
+        if self.has_experts:
+            y, _, _ = self.output(self.layernorm2(hidden).reshape((1, *hidden.shape)), choice.reshape((1, -1)))
+            return hidden + y.reshape(hidden.shape)
         return hidden + self.output(self.layernorm2(hidden))
 
 
@@ -137,6 +157,10 @@ class DecodingWeights(nn.Cell):
             name = f"{parameters.QUERY_LAYER}attention.dense1"
             matrix, bias = scaled_projection(weights, name, score_scale(config))
             self.queries = constant(weights[parameters.QUERY_TABLE] @ matrix + bias, dtype)
+        if config.experts and config.experts.by_domain:
+            raise UserError("experts by domain: generation is for the compiled engine, or cut one out (--cut-domain)")
+        if config.experts and config.experts.table_rows:
+            self.experts = constant(weights[parameters.EXPERT_TABLE].reshape(-1), ms.int32)
         if config.target_in_trunk:
             self.targets = constant(weights[parameters.TARGET_TABLE], dtype)
         prefixes = parameters.layer_prefixes(config.num_blocks, config.query_layer)
@@ -153,17 +177,30 @@ class CachedDecoder(nn.Cell):
     to itself. The logits are those of step number last[b] of the call. Tokens beyond a row's end may hold any id.
     """
 
-    def __init__(self, config: ModelConfig, weights: DecodingWeights, batch: int, slots: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: DecodingWeights,
+        batch: int,
+        slots: int,
+        prefix: np.ndarray | None = None,
+    ) -> None:
+        """prefix: unscaled keys and values in front of every row's own, fp32 [layers, 2, n, d]."""
         super().__init__(auto_prefix=False)
+        self.first = 0 if prefix is None else prefix.shape[2]  # the slot of step 0
+        slots = slots + self.first
         self.weights = weights
         self.layers, self.final_norm = weights.layers, weights.final_norm
         self.target_in_trunk = config.target_in_trunk
+        self.has_table = bool(config.experts and config.experts.table_rows)
         self.pattern, self.span, self.summary = arguments_of(config.attention)
         self.query_layer, self.norm_after_query = config.query_layer, config.final_norm == "after_query"
         self.hidden, self.dtype = config.hidden_size, weights.head.dtype
         shape = (batch * config.num_heads, slots, config.head_size)
         self.keys = self.caches("keys", config.num_layers, shape)
         self.values = self.caches("values", config.num_layers, shape)
+        if prefix is not None:
+            self.begin_with(config, prefix, batch)
         self.heads = config.num_heads
         self.all_slots = Tensor(np.arange(slots, dtype=np.int32))
         self.softmax_dtype = self.layers[0].attention.softmax_dtype
@@ -174,14 +211,29 @@ class CachedDecoder(nn.Cell):
             [Parameter(ops.zeros(shape, self.dtype), name=f"{name}.{i}", requires_grad=False) for i in range(count)]
         )
 
+    def begin_with(self, config: ModelConfig, prefix: np.ndarray, batch: int) -> None:
+        """Put keys and values into the first slots of every row, where they stay."""
+        split = (config.num_layers, 2, self.first, config.num_heads, config.head_size)
+        heads = prefix.reshape(split).transpose(1, 0, 3, 2, 4)  # [2, layers, H, n, d/H]
+        for caches, part, factor in ((self.keys, heads[0], score_scale(config)), (self.values, heads[1], 1.0)):
+            for cache, values in zip(caches, part, strict=True):
+                filled = np.zeros(cache.shape, np.float32)
+                filled[:, : self.first] = np.tile(values * factor, (batch, 1, 1))
+                cache.set_data(Tensor(filled).astype(self.dtype))
+
     def construct(self, ids: Tensor, start: Tensor, last: Tensor, positions: Tensor, query_positions: Tensor) -> Tensor:
         batch, tokens = ids.shape
+        if self.first:
+            start = start + self.first
         steps = start.reshape((batch, 1)) + Tensor(np.arange(tokens, dtype=np.int32))
         slots = self.slots(steps)
         embedded = self.gather(self.weights.words, ids, 0) + self.gather(self.weights.positions, positions, 0)
         hidden = self.cast(embedded, self.dtype).reshape((-1, self.hidden))
         if self.target_in_trunk:
             hidden = hidden + self.gather(self.weights.targets, query_positions.reshape((-1,)), 0)
+        choice = ids.reshape((-1,))
+        if self.has_table:
+            choice = self.gather(self.weights.experts, choice, 0)
         attention_bias = self.attention_bias(steps)
         count = len(self.layers)
         for i in range(count - 1):
@@ -189,7 +241,7 @@ class CachedDecoder(nn.Cell):
             query, key, value = layer.attention.split(layer.attention.project_in(layer.layernorm1(hidden)))
             key = layer.attention.keep(self.keys[i], key, slots, tokens)
             value = layer.attention.keep(self.values[i], value, slots, tokens)
-            hidden = layer.feed_forward(hidden + layer.attention(query, key, value, attention_bias, tokens))
+            hidden = layer.feed_forward(hidden + layer.attention(query, key, value, attention_bias, tokens), choice)
 
         if self.query_layer and not self.norm_after_query:
             hidden = self.final_norm(hidden)
@@ -201,11 +253,11 @@ class CachedDecoder(nn.Cell):
         if tokens > 1:
             chosen = Tensor(np.arange(batch, dtype=np.int32) * tokens) + last
             hidden, query = self.gather(hidden, chosen, 0), self.gather(query, chosen, 0)
-            asked = self.gather(asked, chosen, 0)
+            asked, choice = self.gather(asked, chosen, 0), self.gather(choice, chosen, 0)
             attention_bias = self.attention_bias((start + last).reshape((batch, 1)))
         if self.query_layer:
             query = self.gather(self.weights.queries, asked, 0)
-        hidden = layer.feed_forward(hidden + layer.attention(query, key, value, attention_bias, 1))
+        hidden = layer.feed_forward(hidden + layer.attention(query, key, value, attention_bias, 1), choice)
         if self.norm_after_query or not self.query_layer:
             hidden = self.final_norm(hidden)
         return self.cast(self.matmul(hidden, self.weights.head), ms.float32)

@@ -9,7 +9,7 @@ from mindspore import Parameter, Tensor
 from pangu.config import ModelConfig
 from pangu.device import check_dtype
 from pangu.model import PanguAlpha
-from pangu.parameters import TARGET_TABLE, check_weights
+from pangu.parameters import EXPERT_TABLE, TARGET_TABLE, check_weights
 
 
 def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, seed: int = 1) -> PanguAlpha:
@@ -22,13 +22,19 @@ def build(config: ModelConfig, weights: dict[str, np.ndarray] | None = None, see
     return network
 
 
+def weights_of(network: PanguAlpha) -> list[Parameter]:
+    """Return the parameters that a checkpoint holds: what is trained, and the table of experts."""
+    fixed = [one for one in network.get_parameters() if one.name == EXPERT_TABLE and not one.requires_grad]
+    return [*network.trainable_params(), *fixed]
+
+
 def load_weights(network: PanguAlpha, weights: Mapping[str, np.ndarray]) -> None:
     """Copy weights in, after `check_weights`. A table of targets that they lack stays as it is: zero at first."""
     config = network.config
     if TARGET_TABLE not in weights:
         config = config.model_copy(update={"target_in_trunk": False})
     check_weights(config, weights)
-    for parameter in network.trainable_params():
+    for parameter in weights_of(network):
         if parameter.name == TARGET_TABLE and TARGET_TABLE not in weights:
             continue
         parameter.set_data(Tensor(np.asarray(weights[parameter.name], np.float32)))
@@ -36,7 +42,7 @@ def load_weights(network: PanguAlpha, weights: Mapping[str, np.ndarray]) -> None
 
 def read_weights(network: PanguAlpha) -> dict[str, np.ndarray]:
     """Return copies of the weights, fp32, by released name."""
-    return {name: value.copy() for name, value in values_of(network.trainable_params()).items()}
+    return {name: value.copy() for name, value in values_of(weights_of(network)).items()}
 
 
 def values_of(parameters: Iterable[Parameter]) -> dict[str, np.ndarray]:

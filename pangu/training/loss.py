@@ -1,4 +1,9 @@
-"""The loss of a batch, whatever objective made it."""
+"""The loss of a batch, whatever objective made it.
+
+`Loss` is of the predictions alone. Where the network has experts, `PenalisedLoss` is what training minimises: the
+losses of uneven loads and of large router logits are added, each row's weighted by its predictions, so that they are
+means over rows however a batch is cut. `ToldLoss` also tells what is written down of it.
+"""
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
@@ -39,8 +44,58 @@ class Loss(nn.Cell):
         self.count, self.sum = ops.Mul(), ops.ReduceSum()
         self.reshape = ops.Reshape()
 
-    def construct(self, prepared: Tensor, dropout_seed: Tensor) -> Tensor:
-        ids, labels, weights, positions, query_positions, attention_bias = self.objective(prepared)
-        logits = self.network(ids, positions, query_positions, attention_bias, dropout_seed)
+    def nll_sum(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         nll = self.nll(self.reshape(logits, (-1, logits.shape[-1])), self.reshape(labels, (-1,)))
         return self.sum(self.count(nll, self.reshape(weights, (-1,))))
+
+    def construct(self, prepared: Tensor, dropout_seed: Tensor) -> Tensor:
+        batch = self.objective(prepared)
+        ids, labels, weights, positions, query_positions, attention_bias = batch[:6]
+        if len(batch) > 6:
+            logits = self.network(ids, positions, query_positions, attention_bias, dropout_seed, batch[6])
+        else:
+            logits = self.network(ids, positions, query_positions, attention_bias, dropout_seed)
+        return self.nll_sum(logits, labels, weights)
+
+
+class PenalisedLoss(Loss):
+    """`Loss` and the penalties of experts."""
+
+    def __init__(self, network: PanguAlpha, objective: nn.Cell) -> None:
+        super().__init__(network, objective)
+        self.add_penalty = ops.Add()
+
+    def parts(self, prepared: Tensor, dropout_seed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return nll and weights of each prediction [B, S], the penalty of each row [B, 1], and what is told."""
+        batch = self.objective(prepared)
+        ids, labels, weights, positions, query_positions, attention_bias = batch[:6]
+        domains = batch[6] if len(batch) > 6 else None
+        logits, penalty, told = self.network.with_routing(
+            ids, positions, query_positions, attention_bias, dropout_seed, domains
+        )
+        nll = self.nll(self.reshape(logits, (-1, logits.shape[-1])), self.reshape(labels, (-1,)))
+        return self.reshape(nll, labels.shape), weights, self.reshape(penalty, (-1, 1)), told
+
+    def weighted(self, each: Tensor, weights: Tensor) -> Tensor:
+        return self.sum(self.count(self.reshape(each, (-1,)), self.reshape(weights, (-1,))))
+
+    def construct(self, prepared: Tensor, dropout_seed: Tensor) -> Tensor:
+        nll, weights, penalty, _ = self.parts(prepared, dropout_seed)
+        return self.weighted(self.add_penalty(nll, penalty), weights)  # one sum, so one AllReduce
+
+
+class ToldLoss(PenalisedLoss):
+    """-> (the same, fp32 [1 + layers·(4 + E)]: the sum of the losses alone, then sums over rows of what is told of each
+    layer (`parameters.ROUTING_FIGURES`, loads), weighted as the penalties are)."""
+
+    def construct(self, prepared: Tensor, dropout_seed: Tensor) -> tuple[Tensor, Tensor]:
+        nll, weights, penalty, told = self.parts(prepared, dropout_seed)
+        sums = (told * weights.sum(1).reshape((1, -1, 1))).sum(1)
+        alone = ops.stop_gradient(self.weighted(nll, weights))
+        loss = self.weighted(self.add_penalty(nll, penalty), weights)
+        return loss, ops.concat((alone.reshape((1,)), sums.reshape((-1,))))
+
+
+def training_loss(network: PanguAlpha, objective: nn.Cell) -> Loss:
+    """Return the loss that a training run minimises."""
+    return (ToldLoss if network.config.experts else Loss)(network, objective)

@@ -88,6 +88,7 @@ def load_model(config: TrainConfig) -> ModelConfig:
 
 # Two networks that differ in one of these compute different things from the same weights.
 ARCHITECTURE = ("num_heads", "query_layer", "final_norm", "activation")
+OF_EXPERTS = ("routing", "choices", "domains", "unit_gate")
 
 
 def check_start(start: Path, model: ModelConfig, data: PackedData) -> None:
@@ -99,6 +100,13 @@ def check_start(start: Path, model: ModelConfig, data: PackedData) -> None:
             raise UserError(
                 f"start_from {start}: its network has {name} {getattr(theirs, name)}, this run's model has "
                 f"{getattr(model, name)}: the weights mean something else there; set `model` to theirs"
+            )
+    for name in OF_EXPERTS if theirs and theirs.experts and model.experts else ():
+        before, now = getattr(theirs.experts, name), getattr(model.experts, name)
+        if before != now:
+            raise UserError(
+                f"start_from {start}: its network has experts.{name} {before}, this run's model has {now}: the weights "
+                "mean something else there; set `model` to theirs"
             )
     told = tokenizer_fingerprint(path)
     if told is None or data.tokenizer is None:
@@ -188,7 +196,7 @@ def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = Fa
     held_lock = lock(run) if world.is_first else None
     try:
         if world.is_first:
-            data.verify()
+            data.verify(run / ".compared-samples.json")
         if anew and world.is_first:
             put_aside(run)
         saved = find_checkpoint(run, world)
@@ -202,6 +210,8 @@ def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = Fa
             trainer.restore(saved)
         elif config.start_from:
             load_start(trainer, Path(config.start_from))
+        else:
+            trainer.begin()
         if world.is_first:
             write_run_files(run, model, config, data)
             for line in described(model, config, data, trainer.state):
@@ -257,7 +267,7 @@ def loop(trainer: Trainer, run: Path) -> Summary:
     samples = SamplesWriter(run, first) if world.is_first and config.sample_prompts else None
     try:
         with Interrupts() as interrupts, progress:
-            batches = training_batches(data.split("train"), config.batch_size, config.seed, first)
+            batches = training_batches(trainer.split("train"), config.batch_size, config.seed, first)
             while trainer.state.step < config.steps and not asked:
                 trainer.execution.ask(interrupts.asked)
                 metrics = trainer.update(next(batches))

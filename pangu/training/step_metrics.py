@@ -9,9 +9,13 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pangu.foundation.atomic_file import whole_file
 from pangu.foundation.best_effort import BestEffortFile, reason_of, warn
 from pangu.foundation.json_text import dumps
+from pangu.foundation.picture_font import chinese_font, drawable
+from pangu.parameters import ROUTING_FIGURES, ExpertShape
 
 if TYPE_CHECKING:
     from pangu.training.tracker import Tracker
@@ -47,6 +51,24 @@ def records_with_ends(path: Path) -> list[tuple[dict, int]]:
 def is_number(value: object) -> bool:
     """Return whether a value can be drawn: JSON has no NaN and no infinity, so they are null in a record."""
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+def routing_metrics(told: np.ndarray, predictions: float, experts: ExpertShape) -> dict:
+    """Return what a step's record says of experts, from what `loss.ToldLoss` tells.
+
+    The loss is of the predictions alone. Figures are means over layers, before any weight: 1 is an even balance.
+    Loads: of each layer with experts, each expert's share of the choices; the largest over an even share.
+    """
+    told = np.asarray(told, np.float64) / predictions
+    layers = told[1:].reshape(len(experts.layers), -1)
+    figures, loads = layers[:, : len(ROUTING_FIGURES)].mean(0), layers[:, len(ROUTING_FIGURES) :]
+    record: dict = {"loss": float(told[0])}
+    record |= {name: float(value) for name, value in zip(ROUTING_FIGURES, figures, strict=True)}
+    if not experts.has_router:
+        for name in ("balance_loss", "z_loss", "router_entropy"):
+            del record[name]
+    record["largest_load"] = float(loads.max() * experts.count)
+    return record | {"expert_loads": [[round(float(share), 4) for share in layer] for layer in loads]}
 
 
 class MetricsWriter:
@@ -111,6 +133,7 @@ def draw_losses(run: Path, unigram: float | None) -> Path | None:
         return None
 
 
+@chinese_font()
 def draw(run: Path, unigram: float | None) -> Path:
     """Draw training and held-out loss, and the unigram baseline."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -134,9 +157,7 @@ def draw(run: Path, unigram: float | None) -> Path:
         axes.axhline(unigram, color="#666666", linestyle="--", linewidth=1, label="unigram model, held out")
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats a token)")
-    # The fonts that come with matplotlib have no Chinese characters.
-    name = run.absolute().name
-    axes.set_title(f"PanGu-α: {name}" if name.isascii() and "$" not in name else "PanGu-α")
+    axes.set_title(f"PanGu-α: {drawable(run.absolute().name)}")
     axes.grid(alpha=0.25)
     if axes.lines:
         axes.legend(frameon=False)

@@ -15,9 +15,13 @@ from pangu.distributed.process_group import ALONE, World
 from pangu.distributed.strategy import RunStrategy
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
-from pangu.training.data import PackedData, samples_of_batch
+from pangu.parameters import EXPERT_TABLE
+from pangu.training.data import PackedData, Split, samples_of_batch
+from pangu.training.domains import with_domains
+from pangu.training.expert_table import expert_table
 from pangu.training.run_directory import decided_fields
 from pangu.training.schedule import schedule_of
+from pangu.training.step_metrics import routing_metrics
 
 if TYPE_CHECKING:
     from mindspore import Tensor
@@ -45,21 +49,35 @@ class Trainer:
         import mindspore as ms
 
         from pangu.model.network import build
-        from pangu.training.loss import Loss
-        from pangu.training.objectives.causal import Causal
+        from pangu.training.loss import Loss, training_loss
+        from pangu.training.objectives.causal import Causal, DomainCausal
         from pangu.training.objectives.choice import objective_of
 
         self.ms, self.model, self.config, self.data, self.world = ms, model, config, data, world
+        self.by_domain = model.experts is not None and model.experts.by_domain
         self.network = build(model, seed=config.seed)
         end_of_document = data.end_of_document if config.document_reset else None
         self.objective = objective_of(model, config, data)
-        loss = Loss(self.network, self.objective.in_graph())
-        example = self.objective.prepare(np.zeros((config.batch_size, data.seq_length + 1), np.int32), 0)
+        loss = training_loss(self.network, self.objective.in_graph())
+        width = (data.seq_length + 1) * (2 if self.by_domain else 1)
+        example = self.objective.prepare(np.zeros((config.batch_size, width), np.int32), 0)
         self.execution = execution_of(Job(config, self.network, loss, world, strategy, example))
-        self.evaluation = Loss(self.network, Causal(end_of_document, data.pad, model.attention).in_graph())
+        causal = (DomainCausal if self.by_domain else Causal)(end_of_document, data.pad, model.attention)
+        self.causal, self.evaluation = causal, Loss(self.network, causal.in_graph())
         self.schedule = schedule_of(config.learning_rate, config.steps)
         scale = config.loss_scale.initial if model.compute_dtype == "fp16" else 1.0
         self.state = TrainingState(0, scale, 0, 0, 0, None)
+
+    def split(self, name: str) -> Split:
+        """Return a split of the corpus, whose rows say domains where experts are chosen by these."""
+        split = self.data.split(name)
+        return with_domains(split, self.model.experts.domains) if self.by_domain and self.model.experts else split
+
+    def begin(self) -> None:
+        """Give a run that starts from nothing its table of experts, by how often the corpus has each token."""
+        if self.model.expert_shape and self.model.expert_shape.table_rows:
+            weights = {EXPERT_TABLE: expert_table(self.model, self.config.seed, self.data.split("train"))}
+            self.execution.load_table(weights[EXPERT_TABLE])
 
     def scalar(self, value: float) -> "Tensor":
         return self.ms.Tensor(value, self.ms.float32)
@@ -93,7 +111,7 @@ class Trainer:
         predictions = self.objective.predictions(prepared)
         self.network.set_train(True)
         seed = (config.seed * 7_368_787 + state.step * config.accumulate) % (1 << 31)
-        loss, norm, finite = self.execution.step(
+        loss, norm, finite, *told = self.execution.step(
             self.ms.Tensor(self.execution.rows_here(prepared)),
             self.scalar(predictions),
             self.scalar(state.loss_scale),
@@ -111,6 +129,8 @@ class Trainer:
             "loss_scale": state.loss_scale,
             "updated": updated,
         }
+        if told and self.model.expert_shape:
+            metrics |= routing_metrics(told[0].asnumpy(), predictions, self.model.expert_shape)
         self.state = self.next_state(updated, round(predictions), metrics["global_norm"])
         return metrics
 
@@ -159,18 +179,19 @@ class Trainer:
 
     def evaluate(self) -> float:
         """Return held-out loss in nats a token over the first `evaluate_samples` samples, which the ranks share out."""
-        split = self.data.split("heldout")
+        split = self.split("heldout")
         self.network.set_train(False)
         total, predictions = 0.0, 0
         shares, share = self.execution.shares, self.execution.share
         size = max(1, self.config.batch_size // self.config.accumulate // shares)
         samples = min(self.config.evaluate_samples, split.samples)
         for index, rows in enumerate(split.read(np.arange(samples), size)):
-            predictions += int((rows[:, :-1] != self.data.pad).sum())
+            predictions += round(self.causal.predictions(rows))
             if index % shares != share:
                 continue
             if len(rows) < size:  # one compiled shape: fill up with padding, which counts for nothing
                 filler = np.full((size - len(rows), rows.shape[1]), self.data.pad, np.int32)
+                filler[:, self.data.seq_length + 1 :] = 0  # domains
                 rows = np.concatenate([rows, filler])
             total += float(self.evaluation(self.ms.Tensor(rows), self.ms.Tensor(0, self.ms.int32)).asnumpy())
         return self.world.sum(total) / max(predictions, 1)

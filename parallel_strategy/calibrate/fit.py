@@ -20,11 +20,19 @@ from pangu.foundation.settings import checked, nearest_name
 from pangu.foundation.yaml_document import Document, shown
 from parallel_strategy.calibrate.figures import FIGURES, NAMES, apply
 from parallel_strategy.calibrate.measured_runs import MeasuredRow
-from parallel_strategy.calibrate.residual import RowShapes, ShapeResidual, solve
-from parallel_strategy.predict import SPREAD, Prediction
+from parallel_strategy.calibrate.residual import (
+    RowShapes,
+    ShapeResidual,
+    distance_deviation,
+    likeness,
+    reach_of_four_in_five,
+    solve,
+)
+from parallel_strategy.predict import FOUR_OF_FIVE, Prediction
 from parallel_strategy.spec.strategy import Setup
 
 SHIPPED = Path(__file__).parent / "shipped.json"
+VERSION = 2  # of the file
 STEP = 0.05  # of a logarithm, for derivatives
 FARTHEST = 2.5  # prior widths that a figure may move
 
@@ -38,7 +46,8 @@ class GroupFit:
     multipliers: dict[str, float]
     deviations: dict[str, float]  # standard deviation of ln multiplier
     rows: list[str]  # ids that the fit saw
-    spread: float  # of ln(measured / predicted) of each row by the others: robust standard deviation
+    reach: float  # deviations within which four of five rows lie that the others predict
+    shares: list[float]  # of the kinds of machine
     shapes: list[list[float]] = field(default_factory=list)  # features of the rows, for `correction`
     software: list[str] = field(default_factory=list)  # of the rows
     weights: list[list[float]] = field(default_factory=list)  # of the rows, for each kind of machine
@@ -50,7 +59,7 @@ class Calibration:
     """A calibration file: fits by group, and which rows they saw."""
 
     groups: dict[str, GroupFit] = field(default_factory=dict)
-    version: int = 1
+    version: int = VERSION
 
     def save(self, path: Path | str) -> None:
         from parallel_strategy.report.output import write_whole
@@ -67,8 +76,9 @@ class Calibration:
         if not isinstance(data, dict) or not isinstance(data.get("groups"), dict):
             raise UserError(f"{path}: is not a calibration file: it has no groups")
         document = Document(str(path), data)
-        if data.get("version", 1) != 1:
-            raise document.mistake(f"{shown(data['version'])} is not known; nearest: 1", ("version",))
+        if (found := data.get("version", VERSION)) != VERSION:
+            hint = "; an older file is made anew by `calibrate`" if found in range(1, VERSION) else ""
+            raise document.mistake(f"{shown(found)} is not known; nearest: {VERSION}{hint}", ("version",))
         groups = {}
         for name, fit in data["groups"].items():
             groups[name] = checked(GroupFit, document, ("groups", name), fit)
@@ -78,7 +88,7 @@ class Calibration:
                     raise document.mistake(f"is unknown{nearest_name(figure, NAMES)}", place)
                 if value <= 0:
                     raise document.mistake(f"{value:g} must be above 0; nearest: 1", place)
-        return cls(groups, data.get("version", 1))
+        return cls(groups)
 
     def rows_seen(self) -> set[str]:
         return {row for fit in self.groups.values() for row in fit.rows}
@@ -91,7 +101,8 @@ class Calibration:
             return setup
         moved = apply(setup, fit.multipliers)
         seen = RowShapes(np.array(fit.shapes), np.array(fit.software))
-        residual = ShapeResidual(seen, np.array(fit.weights), software, fit.spread or SPREAD)
+        shares = (fit.shares[0], fit.shares[1])
+        residual = ShapeResidual(seen, np.array(fit.weights), software, fit.reach, shares)
         framework = moved.framework.model_copy(update=fit.memory)
         return moved.model_copy(update={"framework": framework, "residual": residual})
 
@@ -104,7 +115,7 @@ def fit_group(rows: list[MeasuredRow]) -> GroupFit:
     """Fit one group's figures to its rows with a measured time: Gauss-Newton steps, each of them a linear problem."""
     timed = [row for row in rows if row.seconds]
     if not timed:
-        return GroupFit({}, {}, sorted(row.id for row in rows), 0.0, memory=fit_memory(rows))
+        return GroupFit({}, {}, sorted(row.id for row in rows), FOUR_OF_FIVE, [0.5, 0.5], memory=fit_memory(rows))
     predictions = [Prediction(row.setup) for row in timed]
     measured = np.log([row.seconds or 1.0 for row in timed])
     used = _used(timed)
@@ -124,12 +135,15 @@ def fit_group(rows: list[MeasuredRow]) -> GroupFit:
         before, values = values, solution.figures.clip(-FARTHEST * widths, FARTHEST * widths)
         if np.abs(values - before).max() < 0.01:
             break
-    spread = 1.4826 * float(np.median(np.abs(solution.left_out)))
+    alike = likeness(shapes, shapes) - np.eye(len(timed))
+    deviations = distance_deviation(alike.max(axis=1), solution.shares)
+    reach = reach_of_four_in_five(solution.left_out, deviations)
     return GroupFit(
         {NAMES[index]: round(math.exp(value), 5) for index, value in zip(free, values, strict=True)},
         {NAMES[index]: round(float(value), 5) for index, value in zip(free, solution.deviations, strict=True)},
         sorted(row.id for row in rows),
-        round(max(spread, 0.01), 5),
+        round(reach, 5),
+        [round(share, 5) for share in solution.shares],
         shapes.features.tolist(),
         shapes.software.tolist(),
         solution.weights.round(5).tolist(),

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from pangu.foundation.best_effort import reason_of
+from pangu.foundation.best_effort import print_translated, reason_of
 from pangu.foundation.errors import UserError
 from parallel_strategy.calibrate.columns import REQUIRED
 from parallel_strategy.calibrate.known_names import cluster_of, framework_of, model_traits
@@ -123,7 +123,7 @@ def read_all(paths: list[str], cluster: str | None = None) -> list[MeasuredRow]:
         for one in skipped:
             reasons[one.reason] = reasons.get(one.reason, 0) + 1
         for reason, count in reasons.items():
-            print(f"{path}: skipped {count} row{'s' if count > 1 else ''}: {reason}", file=sys.stderr)
+            print_translated(f"{path}: skipped {count} row{'s' if count > 1 else ''}: {reason}", to=sys.stderr)
     return rows
 
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from parallel_strategy.calibrate.measured_runs import MeasuredRow
-from parallel_strategy.predict import FOUR_OF_FIVE
 from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.spec.strategy import StrategySpec
 
 FREEDOM = 4.0  # of the Student-t noise
+# A correction may go so far (a logarithm) on the word of one row of the same shape, and so much farther with each other
+# that says the same, `NEAR` of one counted as that
+LONELY, EACH_MORE = 0.1, 0.15
 # Octaves over which a residual is alike, in the order of `shape_features`: of the model's width and the tensor group;
 # and of these with the number of tokens.
 SCALES = (np.array([0.5, 0.5, np.inf, 3.0, 1.0]), np.array([0.5, 0.5, 1.0, 3.0, 1.0]))
@@ -33,6 +35,7 @@ class Kind:
 
 
 # machines whose shapes differ and whose runs repeat themselves, and the others
+NORMAL_FIFTHS = (0.13, 0.39, 0.67, 1.04, 1.64)  # of the sizes of normal errors: 10, 30, 50, 70 and 90 % lie below
 KINDS = (Kind((0.2, 0.1), 0.04), Kind((0.07, 0.05), 0.1))
 
 
@@ -61,6 +64,7 @@ class Solution:
     deviations: np.ndarray
     weights: np.ndarray
     left_out: np.ndarray
+    shares: tuple[float, float]
 
 
 def shape_features(model: ModelSpec, strategy: StrategySpec) -> list[float]:
@@ -91,28 +95,59 @@ def covariance(first: RowShapes, seen: RowShapes, kind: Kind) -> np.ndarray:
 
 def correction(new: RowShapes, seen: RowShapes, weights: np.ndarray) -> float:
     """Return the logarithm of what rows of like shapes and the same software add to the prediction of one run; 0 far
-    from all of them."""
-    return sum(float((covariance(new, seen, kind) @ w)[0]) for kind, w in zip(KINDS, weights, strict=True))
+    from all of them. It is capped by how many rows agree on its sign."""
+    parts = sum((covariance(new, seen, kind) * w)[0] for kind, w in zip(KINDS, weights, strict=True))
+    total = float(np.sum(parts))
+    agreeing = float(likeness(new, seen)[0] @ (np.sign(parts) == np.sign(total)))
+    farthest = LONELY + EACH_MORE * max(0.0, agreeing - 1.0)
+    return min(farthest, max(-farthest, total))
+
+
+def likeness(first: RowShapes, seen: RowShapes) -> np.ndarray:
+    """Return how alike the shapes of two lists of rows are, from 0 to 1, tokens included."""
+    distance = ((first.features[:, None, :] - seen.features[None, :, :]) / SCALES[1]) ** 2
+    return np.exp(-0.5 * distance.sum(axis=-1))
+
+
+def distance_deviation(nearest: np.ndarray | float, shares: tuple[float, float]) -> np.ndarray:
+    """Return the standard deviation of a residual whose nearest row that was seen is so alike, by the kinds of machine.
+    `shares`: of each kind."""
+    noise = sum(share * kind.noise**2 for share, kind in zip(shares, KINDS, strict=True))
+    shape = sum(share * float(np.square(kind.amplitudes).sum()) for share, kind in zip(shares, KINDS, strict=True))
+    return np.sqrt(noise + shape * (1.0 - np.square(nearest)))
+
+
+def reach_of_four_in_five(errors: np.ndarray, deviations: np.ndarray) -> float:
+    """Return within how many of their deviations four of five left-out errors lie. Five errors of a normal distribution
+    are added, so that a few rows say little."""
+    ratios = np.concatenate([np.abs(errors) / deviations, NORMAL_FIFTHS])
+    return float(np.quantile(ratios, min(1.0, 0.8 * (len(ratios) + 1) / len(ratios))))
 
 
 @dataclass(frozen=True, eq=False)
 class ShapeResidual:
-    """What a calibration adds to its figures: `spec.strategy.Residual`. `spread`: of ln(measured / predicted)."""
+    """What a calibration adds to its figures: `spec.strategy.Residual`. `reach`: deviations within which four of five
+    left-out errors lay; `shares`: of each kind of machine."""
 
     seen: RowShapes
     weights: np.ndarray
     software: str
-    spread: float
+    reach: float
+    shares: tuple[float, float]
+
+    def _row(self, model: ModelSpec, strategy: StrategySpec) -> RowShapes:
+        return RowShapes(np.array([shape_features(model, strategy)]).round(4), np.array([self.software]))
 
     def factor(self, model: ModelSpec, strategy: StrategySpec) -> float:
         if not len(self.seen.features):
             return 1.0
-        features = np.array([shape_features(model, strategy)]).round(4)
-        return math.exp(correction(RowShapes(features, np.array([self.software])), self.seen, self.weights))
+        return math.exp(correction(self._row(model, strategy), self.seen, self.weights))
 
-    @property
-    def interval(self) -> float:
-        return math.exp(FOUR_OF_FIVE * self.spread)
+    def interval(self, model: ModelSpec, strategy: StrategySpec) -> float:
+        """Return the factor within which four of five measured times lie: wider, the farther all rows are that were
+        seen."""
+        nearest = float(likeness(self._row(model, strategy), self.seen).max()) if len(self.seen.features) else 0.0
+        return math.exp(self.reach * float(distance_deviation(nearest, self.shares)))
 
 
 def solve(residuals: np.ndarray, derivatives: np.ndarray, widths: np.ndarray, shapes: RowShapes) -> Solution:
@@ -136,6 +171,7 @@ def solve(residuals: np.ndarray, derivatives: np.ndarray, widths: np.ndarray, sh
         deviations=widths * np.sqrt(sum(share * part[2] for share, part in zip(shares, parts, strict=True)).clip(0.0)),
         weights=weights,
         left_out=sum(share * part[3] for share, part in zip(shares, parts, strict=True)),
+        shares=(float(shares[0]), float(shares[1])),
     )
 
 

@@ -12,7 +12,9 @@ example:
 """
 
 import argparse
-from math import exp
+from math import exp, expm1
+
+from pangu.foundation.best_effort import print_translated
 
 NORMAL_90 = 1.2816  # 90 % quantile of the normal distribution: four of five values lie between it and its opposite
 
@@ -33,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from parallel_strategy.calibrate.fit import calibrate
     from parallel_strategy.calibrate.measured_runs import read_all
     from parallel_strategy.calibrate.protocols import chosen
+    from parallel_strategy.calibrate.residual import distance_deviation
 
     if arguments.template is not None:
         return write_template(arguments.template)
@@ -51,13 +54,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{', '.join(arguments.rows)}: no row with a measured time or memory that can be predicted")
     result.save(arguments.out)
     for group, fit in result.groups.items():
-        print(f"{group}: {len(fit.rows)} rows, what remains {fit.spread:.1%}")
+        near = expm1(fit.reach * float(distance_deviation(1.0, (fit.shares[0], fit.shares[1]))))
+        print(f"{group}: {len(fit.rows)} rows; of runs like them four of five lie within {near:.1%}")
         for name, value in fit.multipliers.items():
             reach = exp(NORMAL_90 * fit.deviations[name])
-            print(f"  {name:15s} x {value:.3f}  (4 of 5: {value / reach:.3f} to {value * reach:.3f})")
+            print_translated(f"  {name:15s} x {value:.3f}  (4 of 5: {value / reach:.3f} to {value * reach:.3f})")
         for name, value in fit.memory.items():
             print(f"  {name:15s} = {value:g}")
-    print(f"wrote {arguments.out}")
+    print_translated(f"wrote {arguments.out}")
     return 0
 
 

@@ -20,6 +20,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from pangu.foundation.best_effort import print_translated
 from parallel_strategy.arguments import add_strategy
 
 
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     setup = load_setup(arguments.strategy, check_supported, changes=arguments.set)
     if arguments.skeleton is not None:
         count = write_skeleton(Path(arguments.strategy), setup, arguments.skeleton)
-        print(f"wrote {arguments.skeleton}: {count} operators")
+        print_translated(f"wrote {arguments.skeleton}: {count} operators")
         return 0
     expected = expected_seconds(setup, arguments.rank)
     with Progress("compile", expected, unit="s", status="about so long on a quiet core", announce=True) as progress:
@@ -92,19 +93,21 @@ def run(arguments: argparse.Namespace) -> int:
         _print(compiled, setup.strategy.mesh.pp)
         if arguments.diff:
             print()
-            print("\n".join(f"differs: {one}" for one in found) or "the emulator's program has the same collectives")
+            print_translated(
+                "\n".join(f"differs: {one}" for one in found) or "the emulator's program has the same collectives"
+            )
     return 1 if found else 0
 
 
 def _print(compiled, stages: int) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from pangu.foundation.terminal import TranslatingConsole
     from parallel_strategy.mindspore.dryrun.difference import ranks_text
     from parallel_strategy.mindspore.fusion import of_mindspore
     from parallel_strategy.mindspore.pangu_network import BACKBONE
 
-    console = Console()
+    console = TranslatingConsole()
     layouts = Table("parameter", "device matrix", "tensor map", "whole", "here", "optimizer", title="parameter layouts")
     for name, layout in compiled.parameters.items():
         if not name.startswith(("adam_m.", "adam_v.", "accu_grads.")):

@@ -20,6 +20,7 @@ import json
 import sys
 from pathlib import Path
 
+from pangu.foundation.best_effort import print_translated
 from parallel_strategy.arguments import add_strategy
 
 
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         place = name.split("/")[0]
         folders[place] = folders.get(place, 0) + 1
     for place, count in folders.items():
-        print(f"wrote {arguments.out / place}" + (f" ({count} files)" if count > 1 else ""))
+        print_translated(f"wrote {arguments.out / place}" + (f" ({count} files)" if count > 1 else ""))
     for note in exported.notes:
-        print(f"note: {note}")
+        print_translated(f"note: {note}")
     return 0

@@ -20,6 +20,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 from pangu.foundation.field_arguments import add_set, commented
 from parallel_strategy.spec.file import SpecFile
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         for name, kind in SCHEMAS.items():
             target = Path(arguments.strategy) / f"{name}.schema.json"
             write_whole(target, json.dumps(schema_of(kind), indent=1) + "\n")
-            print(f"wrote {target}")
+            print_translated(f"wrote {target}")
         return 0
     if arguments.list:
         kinds: dict[str, type[SpecFile]] = {
@@ -122,7 +123,7 @@ def write_files(files: "dict[Path, str]", *, force: bool) -> None:
             raise UserError(f"{target}: exists; --force overwrites it")
     for target, content in files.items():
         write_whole(target, content)
-        print(f"wrote {target}")
+        print_translated(f"wrote {target}")
 
 
 def with_files(strategy: "StrategySpec") -> "StrategySpec":

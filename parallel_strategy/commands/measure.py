@@ -13,6 +13,7 @@ example:
 
 import argparse
 
+from pangu.foundation.best_effort import print_translated
 from parallel_strategy.measure.choose import BACKENDS
 
 
@@ -85,15 +86,19 @@ def run(arguments: argparse.Namespace) -> int:
     text = yaml.safe_dump(cluster.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
     write_whole(Path(arguments.out), text)
     device, note = cluster.device, cluster.calibration
-    print(
+    print_translated(
         f"{note.measured_on}, {note.date}: {device.peak(measured.dtype) / 1e12:.3g} TFLOP/s {measured.dtype}, copy "
         f"{device.hbm.gbps:.1f} GB/s, element-wise kernels {device.vector.eff:.0%} of it, "
         f"{device.vector.launch_us:.1f} us a launch"
     )
-    print(f"matrix products: eff_max {device.gemm.eff_max}, k_half {device.gemm.k_half:g}; {cluster.sources}")
+    print_translated(
+        f"matrix products: eff_max {device.gemm.eff_max}, k_half {device.gemm.k_half:g}; {cluster.sources}"
+    )
     for one in measured.collectives:
-        print(f"{one.op} of {one.bytes / 2**20:.3g} MiB among {one.members}: {one.seconds * 1e6:.0f} us")
+        print_translated(f"{one.op} of {one.bytes / 2**20:.3g} MiB among {one.members}: {one.seconds * 1e6:.0f} us")
     for members, (products, memory) in cluster.host.crowding.items():
-        print(f"{members} at once: products take {products:.2f} times as long, kernels bound by memory {memory:.2f}")
-    print(f"wrote {arguments.out}")
+        print_translated(
+            f"{members} at once: products take {products:.2f} times as long, kernels bound by memory {memory:.2f}"
+        )
+    print_translated(f"wrote {arguments.out}")
     return 0

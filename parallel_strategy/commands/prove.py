@@ -56,12 +56,12 @@ def _print_json(small, proof, levels) -> None:
 
 
 def _print_table(setup, small, proof, levels) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from pangu.foundation.terminal import TranslatingConsole
     from parallel_strategy.virtual.proof import TOLERANCE
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = TranslatingConsole(highlight=False, soft_wrap=True)
     mesh, strategy = small.setup.strategy.mesh, small.setup.strategy
     sizes = " x ".join(f"{axis} {getattr(mesh, axis)}" for axis in ("pp", "dp", "cp", "tp") if getattr(mesh, axis) > 1)
     console.print(

@@ -8,6 +8,7 @@ example:
 import argparse
 import json
 
+from pangu.foundation.best_effort import print_translated
 from parallel_strategy.arguments import add_strategy
 
 
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
             data["groups"] = {axis: group_ranks(mesh, axis, arguments.rank) for axis in mesh.axes}
         print(json.dumps(data))
         return 0
-    print(
+    print_translated(
         "rank order, outermost axis first: "
         + ", ".join(f"{axis} ({getattr(mesh, axis)}, over {levels[axis]})" for axis in mesh.axes)
     )
@@ -58,5 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{place.rank:>6}  ({coordinate})  {' / '.join(str(x) for x in place.device)}")
     if arguments.rank is not None:
         for axis in mesh.axes:
-            print(f"group along {axis}: {', '.join(str(rank) for rank in group_ranks(mesh, axis, arguments.rank))}")
+            print_translated(
+                f"group along {axis}: {', '.join(str(rank) for rank in group_ranks(mesh, axis, arguments.rank))}"
+            )
     return 0

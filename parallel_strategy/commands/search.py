@@ -14,6 +14,7 @@ example:
 import argparse
 import json
 
+from pangu.foundation.best_effort import print_translated
 from parallel_strategy.arguments import add_strategy, share, whole_number
 
 
@@ -133,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 2 if lacks else 0
     print_found(found, elapsed)
     for line in priced_only:
-        print(f"priced only: {line}")
+        print_translated(f"priced only: {line}")
     if lacks:
         raise UserError(lacks)
     return 0

@@ -7,6 +7,7 @@ example:
 
 import argparse
 
+from pangu.foundation.best_effort import print_translated
 from parallel_strategy.arguments import add_strategy
 
 
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         from parallel_strategy.report.trace import chrome_trace
 
         write_whole(Path(arguments.trace), chrome_trace(prediction))
-        print(f"wrote {arguments.trace}")
+        print_translated(f"wrote {arguments.trace}")
     if arguments.html:
         from parallel_strategy.report.page import page
 
@@ -43,5 +44,5 @@ def run(arguments: argparse.Namespace) -> int:
             strategy = prediction.setup.strategy
             front = search(prediction.setup, Space(strategy.mesh.devices, strategy.batch.global_)).front
         write_whole(Path(arguments.html), page(prediction, front))
-        print(f"wrote {arguments.html}")
+        print_translated(f"wrote {arguments.html}")
     return 0

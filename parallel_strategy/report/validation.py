@@ -4,6 +4,7 @@ import csv
 import io
 from pathlib import Path
 
+from pangu.foundation.picture_font import chinese_font, drawable
 from parallel_strategy.calibrate.score import Outcome, Score
 from parallel_strategy.report.output import write_whole
 
@@ -76,6 +77,7 @@ def write_predictions(path: str, outcomes: list[Outcome], memory_only: dict[str,
     write_whole(Path(path), text.getvalue())
 
 
+@chinese_font()
 def write_scatter(path: str, outcomes: list[Outcome], title: str) -> None:
     import matplotlib
 
@@ -92,7 +94,12 @@ def write_scatter(path: str, outcomes: list[Outcome], title: str) -> None:
         measured, predicted = [one.row.seconds or 0.0 for one in members], [one.seconds for one in members]
         mean = sum(abs(one.error or 0.0) for one in members) / len(members)
         axes.loglog(
-            measured, predicted, "o", markersize=4, alpha=0.6, label=f"{table}: {len(members)} rows, {mean:.1%}"
+            measured,
+            predicted,
+            "o",
+            markersize=4,
+            alpha=0.6,
+            label=f"{drawable(table)}: {len(members)} rows, {mean:.1%}",
         )
         limits = [min(limits[0], *measured, *predicted), max(limits[1], *measured, *predicted)]
     if tables:
@@ -104,7 +111,7 @@ def write_scatter(path: str, outcomes: list[Outcome], title: str) -> None:
         axes.legend(fontsize=8, loc="upper left")
     axes.set_xlabel("measured step time, s")
     axes.set_ylabel("predicted step time, s")
-    axes.set_title(title, fontsize=9)
+    axes.set_title(drawable(title), fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
     pyplot.close(figure)

@@ -357,8 +357,7 @@ class Residual(Protocol):
         """Return what a predicted step time is multiplied by."""
         ...
 
-    @property
-    def interval(self) -> float:
+    def interval(self, model: ModelSpec, strategy: StrategySpec) -> float:
         """Return the factor within which four of five measured times lie."""
         ...
 

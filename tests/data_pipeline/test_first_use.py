@@ -85,19 +85,22 @@ def test_who_compiles_is_told_and_who_has_little_to_do_need_not(
     monkeypatch.setattr(first_use, "folders", lambda source: [tmp_path])
     try:
         assert first_use.prepare(["clean"], 1000) == first_use.PLAIN_MESSAGE and first_use.is_plain()
-        assert first_use.prepare(["clean"], 10**6) == first_use.MESSAGE and not first_use.is_plain()
+        assert first_use.prepare(["clean", "filter"], 10**6) == first_use.MESSAGE and not first_use.is_plain()
         assert first_use.prepare(["clean"], 1000, is_small_enough=False) == first_use.MESSAGE
         assert first_use.prepare(["read"], 10**9) is None and not first_use.is_plain()
         (tmp_path / "survey._survey-120.py311.nbi").touch()
         assert first_use.missing_kernels(["read", "clean", "filter"]) == ["text_signals"]
         assert first_use.prepare(["clean"], 1000) is None and not first_use.is_plain()
-        assert set(first_use.missing_kernels([], has_pages=True)) == set(first_use.PAGE_KERNELS)
+        assert {"surroundings", "measures"} <= set(first_use.missing_kernels([], has_pages=True))
     finally:
         first_use.use_python(False)
 
 
-def test_every_stage_whose_kernels_are_known_is_one_that_small_runs_may_have() -> None:
+def test_the_kernels_of_stages_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(first_use.STAGE_KERNELS) - {"decontaminate"} <= PLAIN_STAGES
+    monkeypatch.setattr(first_use, "folders", lambda source: [tmp_path])
+    named = {name for names in first_use.STAGE_KERNELS.values() for name in names}
+    assert set(first_use.missing_kernels(first_use.STAGE_KERNELS)) == named
 
 
 def test_machine_code_is_found_by_its_content_and_old_versions_go(

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from data_pipeline.cli import main
 from data_pipeline.recipe import Recipe
+from data_pipeline.stages import STAGES
 from data_pipeline.stages.mix import stage as mix
 from data_pipeline.stages.mix.stage import Settings
+from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import contents, make_text, run_recipe, write_jsonl
 
 SMALL_SHARDS = {"read": {"shard_bytes": 4000, "item_bytes": 8000}}
@@ -170,3 +172,52 @@ def test_table_4_is_a_recipe(tmp_path: Path) -> None:
         stages = {stage.kind: stage.settings for stage in Recipe.load(path).stages}
         preset = mix.load_preset(path.stem)
         assert stages["mix"].weights == preset.weights
+
+
+@pytest.mark.parametrize("by", ["domain", "quality_bucket"])
+def test_what_label_found_is_mixed(
+    tmp_path: Path, sources: list[dict], recipe_at: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setitem(STAGES, "label", "tests.data_pipeline.labelling_stage")
+    epochs = {"law": 2, "news": 0} if by == "domain" else {"0-9": 0, "15": 2, 16: 2, "17-19": 2}
+    expected: Counter[int] = Counter()
+    for number in range(60):
+        name = ("law", "news", "sports")[number % 3]
+        is_high = (name == "law") if by == "domain" else number % 20 >= 15
+        expected[number] = 2 * is_high if number % 7 else 0
+    outs = []
+    for workers in (1, 2):
+        outs.append(tmp_path / f"out-{workers}")
+        stages = [SMALL_SHARDS, "label", {"mix": {"by": by, "epochs": epochs}}]
+        run_recipe(recipe_at(sources[:1], stages, workers=workers), outs[-1])
+    assert contents(outs[0], "documents", "rejects", "mix") == contents(outs[1], "documents", "rejects", "mix")
+    taken = Counter(int(row["id"].partition("-")[2]) for row in rows(outs[0]))
+    assert taken == +expected
+    assert any("no share for" in row["drop_reason"] for row in rows(outs[0], "rejects"))
+    # `other` takes what has no name, labelled or not
+    run_recipe(
+        recipe_at(sources[:1], [SMALL_SHARDS, "label", {"mix": {"by": by, "epochs": {**epochs, "other": 1}}}]),
+        outs[0],
+    )
+    taken = Counter(int(row["id"].partition("-")[2]) for row in rows(outs[0]))
+    zero = {number for number in range(60) if number % 7 and (number % 3 == 1 if by == "domain" else number % 20 < 10)}
+    assert taken == {number: expected[number] or 1 for number in range(60) if number not in zero}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"by": "quality_bucket", "epochs": {"good": 1}}, "epochs.good': no bucket; write 7"),
+        ({"by": "quality_bucket", "epochs": {"3-9": 1, "9": 2}}, "epochs.9'?: bucket 9 is also in 3-9"),
+        ({"by": "quality_bucket", "epochs": {"9-3": 1}}, "epochs.9-3'?: no bucket"),
+        ({"by": "domain", "preset": "pangu-alpha-13b"}, "its names are sources"),
+        ({"by": "domain"}, "give `weights` or `epochs`"),
+        ({"by": "quality", "epochs": {"1": 1}}, "quality_bucket"),
+    ],
+)
+def test_shares_that_mean_nothing_are_mistakes(
+    sources: list[dict], recipe_at: Callable[..., Path], settings: dict, message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        Recipe.load(recipe_at(sources, ["read", {"mix": settings}]))
+    assert "recipe-0.yaml:" in str(error.value)

@@ -135,3 +135,26 @@ def test_every_way_of_counting_sensitive_words() -> None:
     for mode in MODES:
         rule = SensitiveRule.model_validate({"mode": mode})
         assert np.array_equal(rule.values(signals), keywords.measure(texts, mode))
+
+
+def test_list_entries_end_without_a_full_stop_and_little_prose_lacks_no_words() -> None:
+    """Release notes are lists of statements; a reference page is a line of prose among code."""
+    from data_pipeline.stages.filter.rules import drop_reasons
+    from data_pipeline.stages.filter.stage import _signals
+
+    entry = "修复当日志文件轮转时可能发生的数据丢失的问题，提升第 {} 个组件的性能"
+    notes = "# 说明\n\n" + "\n".join(f"- {entry.format(n)}" for n in range(12))
+    links = "# 新闻\n\n" + "\n".join(f"- [{entry.format(n)}](/news/{n}.html)" for n in range(12))
+    short = "# 导航\n\n" + "\n".join(f"- 第{n}个栏目的名称" for n in range(40))
+    plain = "\n".join(entry.format(n) for n in range(12))
+    code = "```python\n" + "\n".join(f"value_{n} = compute({n})" for n in range(40)) + "\n```\n"
+    page = code + "返回给定设备上分配给张量的显存峰值统计。" * 4
+    texts = pa.array([notes, links, short, plain, page], pa.string())
+    settings = Settings(preset="web", measured_on="prose")
+    signals = _signals(texts, pa.array(["a"] * 5), settings)
+    assert (signals["punctuated_line_share"] > 0.9).tolist() == [True, False, False, False, True]
+    assert (
+        drop_reasons(signals, [rule for rule in load_preset("web").rules if rule.name == "no_stop_words"])[4].as_py()
+        is None
+    )
+    assert np.isnan(signals["stop_word_kinds"][4]) and signals["characters"][4] > 300

@@ -207,6 +207,33 @@ def test_a_shape_far_from_all_rows_is_not_corrected(tmp_path):
     assert math.log(calibration.predict(read_rows(far)[0][0]).factor) == pytest.approx(0, abs=0.02)
 
 
+def test_one_row_that_contradicts_the_others_corrects_little_and_several_correct_much(tmp_path):
+    truth = measured(write_rows(tmp_path / "rows.csv", LAYOUTS), {"gemm_eff": 0.9})
+    rows, _ = read_rows(truth)
+    lonely = next(i for i, row in enumerate(rows) if row.setup.strategy.mesh.tp == 8)
+    strange = [replace(row, seconds=row.seconds * (2.0 if i == lonely else 1.0)) for i, row in enumerate(rows)]
+    slow = [replace(row, seconds=row.seconds * (1.5 if row.setup.strategy.mesh.tp == 8 else 1.0)) for row in rows]
+    asked = rows[lonely]
+    base, one, many = (calibrate(seen).predict(asked).factor for seen in (rows, strange, slow))
+    assert abs(math.log(one / base)) < 0.12
+    assert math.log(many / base) > 0.15
+
+
+def test_the_interval_is_wider_far_from_all_rows_and_holds_four_errors_of_five(tmp_path):
+    rows, _ = read_rows(measured(write_rows(tmp_path / "rows.csv", LAYOUTS), {"gemm_eff": 0.9}))
+    noise = np.exp(0.08 * np.random.default_rng(0).standard_normal(len(rows)))
+    noisy = [replace(row, seconds=row.seconds * factor) for row, factor in zip(rows, noise, strict=True)]
+    calibration = calibrate(noisy)
+    far, _ = read_rows(
+        write_rows(tmp_path / "far.csv", [{"hidden": "16384", "ffn": "65536", "heads": "128", "seq": "16384"}])
+    )
+    intervals = [calibration.predict(row).interval for row in (noisy[0], far[0])]
+    assert 1.0 < intervals[0] < intervals[1]
+    outcomes = run_cv(noisy, parts=4)
+    inside = [1 / one.interval <= one.row.seconds / one.seconds <= one.interval for one in outcomes]
+    assert 0.7 <= sum(inside) / len(inside) <= 0.95
+
+
 def test_unknown_machines_are_named_and_skipped(tmp_path, capsys):
     path = write_rows(tmp_path / "rows.csv", LAYOUTS[:3], hardware="abacus, wooden")
     assert main(["validate", str(path), "--json"]) == 0

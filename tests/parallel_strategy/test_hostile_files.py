@@ -122,14 +122,15 @@ def test_model(text: str, words: str, tmp_path: Path, capsys) -> None:
     assert words in said and "model.yaml" in said
 
 
-GROUP = {"multipliers": {"gemm_eff": 1.0}, "deviations": {}, "rows": [], "spread": 0.1}
+GROUP = {"multipliers": {"gemm_eff": 1.0}, "deviations": {}, "rows": [], "reach": 1.3, "shares": [0.5, 0.5]}
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "not a calibration"), ("[]", "groups"), ("null", "groups"), ('{"groups": []}', "groups"),
-        ("[" * 100_000, "not a calibration"), (json.dumps({"groups": {}, "version": 9}), "nearest: 1"),
+        ("[" * 100_000, "not a calibration"), (json.dumps({"groups": {}, "version": 9}), "nearest: 2"),
+        (json.dumps({"groups": {}, "version": 1}), "made anew"),
         (json.dumps({"groups": {"g": 3}}), "'groups.g'"), (json.dumps({"groups": {"g": {}}}), "multipliers"),
         (json.dumps({"groups": {"g": GROUP | {"multipliers": {"gem": 1}}}}), "did you mean 'gemm_eff'"),
         (json.dumps({"groups": {"g": GROUP | {"multipliers": {"gemm_eff": -1}}}}), "above 0"),

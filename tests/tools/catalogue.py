@@ -34,7 +34,11 @@ the following arguments are required: {names}|unrecognized arguments: {words}|ex
 expected at least one argument|expected {count} arguments|argument {name}: {what}|not allowed with argument {name}
 one of the arguments {names} is required|invalid {kind} value: {value}|ambiguous option: {option} could match {matches}
 invalid choice: {value} (choose from {choices})|ignored explicit argument {value}
-example|examples|usage of {name}|whole number above 0|share from 0 to below 1
+example|examples|usage of {name}|layers|forward|backward|end|weights|grads|other|total|free|size|hidden|heads|seq
+vocab|parameters|of|judged
+whole number above 0|{given} is not text|{given} is not text{hint}
+is out of range; it must be above {bound}|is out of range; it must be below {bound}|{given} is not null
+share from 0 to below 1
 No such file or directory|Permission denied|Is a directory|Not a directory|File exists|No space left on device
 Read-only file system|File name too long|Disk quota exceeded|Input/output error|Broken pipe|Address already in use
 Connection refused|Too many open files|Cannot allocate memory|Directory not empty|Invalid argument|File too large

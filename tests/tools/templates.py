@@ -12,7 +12,8 @@ from pathlib import Path
 # Arguments of these calls are shown, also a single word: by name, and of some by place.
 SHOWN_NAMES = {"help", "description", "status", "title", "unit", "epilog", "heading"}
 SHOWN_CALLS = {
-    "warn", "say", "tell", "mistake", "StackedTable", "Table", "add_column", "add_argument_group", "Progress",
+    "warn", "say", "print_translated", "mistake",
+    "StackedTable", "Table", "add_column", "add_argument_group", "Progress",
     "UserError", "PlacedError", "translated",
 }  # fmt: skip
 # Calls whose strings nobody reads as text.
@@ -23,7 +24,14 @@ SILENT_CALLS = {
 }  # fmt: skip
 MOST_FORMS = 8  # of one expression with alternatives
 _PROSE = re.compile(r"[A-Za-z][a-z]+[,;:]? (?:[a-z]{2,}|\{\w+\})|\{\w+\}[,;:]? [a-z]{2,}|[a-z]{2,} [A-Z]{2,}")
-_TAG = re.compile(r"<(?:script|style|pre|code)\b.*?</(?:script|style|pre|code)>|<[a-zA-Z/!][^<>]*>", re.S)
+_TAG_NAMES = (
+    "a|b|body|br|button|details|div|figure|figcaption|footer|form|g|h[1-6]|head|header|html|i|img|input|label|legend|li|"
+    "main|meta|nav|ol|p|path|rect|section|small|span|summary|svg|table|tbody|td|text|th|thead|title|tr|ul|aside|kbd|polyline|line|mark|textarea|select|option|link|circle|!doctype|!DOCTYPE"
+)
+_TAG = re.compile(
+    rf"<(?:script|style|pre|code)\b.*?</(?:script|style|pre|code)>|</?(?:{_TAG_NAMES}|code|pre)\b[^<>]*>|<!--.*?-->",
+    re.S,
+)
 _ATTRIBUTE = re.compile(r"""\b(?:title|alt|aria-label|placeholder)=["']([^"']+)["']""")
 _LETTERS = re.compile(r"[A-Za-z]{2,}")
 
@@ -143,6 +151,15 @@ class Messages(ast.NodeVisitor):
                 part = normal(part)
                 if has_words(part) and (is_prose(part) or self.is_shown or (is_html and not part.startswith("{"))):
                     self.found.setdefault(part, node.lineno)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        """Take the first line of what a section of settings says of itself: `init` writes it."""
+        document = ast.get_docstring(node)
+        has_fields = any(isinstance(one, ast.Call) and name_of(one.func) == "Field" for one in ast.walk(node))
+        if document and (has_fields or any(name_of(base) == "Section" for base in node.bases)):
+            line = document.split("\n")[0].split(" (`")[0].rstrip(".")
+            self.found.setdefault(normal(line.replace("{", "{{").replace("}", "}}")), node.lineno)
+        self.generic_visit(node)
 
     def visit_Constant(self, node: ast.Constant) -> None:
         if isinstance(node.value, str):

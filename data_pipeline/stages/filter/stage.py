@@ -19,6 +19,7 @@ Before the rules come lists of addresses (`address:ENTRY`; stages/filter_address
 (`sensitive:MODE VALUE`; kernels/keywords.py)."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -293,6 +294,18 @@ def measure(batch: pa.RecordBatch, settings: Settings, words: Sequence[Path], mo
     return pa.RecordBatch.from_arrays(columns, schema=MEASURED)
 
 
+# A list entry that says something: its mark ends it, as a full stop would. One that is nothing but a link does not.
+_LIST_ENTRY = re.compile(
+    r"^[ \t]*(?:[-*+]|\d{1,3}[.)])[ \t]+(?!\[[^\]\n]*\]\([^)\n]*\)$)"
+    r"[^\n]{14,}[^\s。！？…”；.!?\"'’」』|:：](?=[ \t]*$)",
+    re.MULTILINE,
+)
+_ENTRY_MARKS = ("- ", "* ", "+ ", "1. ", "1) ")
+# signals whose rules apply `from` a length, and the prose that is long enough for them
+_OF_LONGER_TEXTS = ("stop_word_kinds", "function_word_share", "short_term_share")
+_LITTLE_PROSE = 300
+
+
 def _signals(texts: pa.Array, sources: pa.Array, settings: Settings) -> dict[str, np.ndarray]:
     """Return the signals of each text or of its prose, as its source's settings say; the length is the text's own."""
     if settings.measured_on != "prose" and "prose" not in settings.measured_of_source.values():
@@ -301,14 +314,22 @@ def _signals(texts: pa.Array, sources: pa.Array, settings: Settings) -> dict[str
     changed = []
     for row, source in enumerate(sources.to_pylist()):
         if shown[row] and settings.measured_of_source.get(source, settings.measured_on) == "prose":
-            own = prose(shown[row], with_tables=False).replace("．", "。")
+            text = shown[row]
+            if any(mark in text for mark in _ENTRY_MARKS):
+                text = _LIST_ENTRY.sub(r"\g<0>。", text)
+            own = prose(text, with_tables=False).replace("．", "。")
             if own != shown[row]:
                 shown[row] = own
                 changed.append(row)
     if not changed:
         return text_signals(texts)
     signals = text_signals(pa.array(shown, texts.type))
-    signals["characters"][changed] = survey.measure(texts.take(pa.array(changed)))[0]
+    rows = np.array(changed)
+    # little prose among much code says nothing by the words that it lacks
+    little = rows[signals["characters"][rows] < _LITTLE_PROSE]
+    signals["characters"][rows] = survey.measure(texts.take(pa.array(rows)))[0]
+    for name in _OF_LONGER_TEXTS:
+        signals[name][little] = np.nan
     return signals
 
 

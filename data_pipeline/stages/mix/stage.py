@@ -3,6 +3,11 @@
     - mix: {tokens: 200B, weights: {public: 10.23, ebooks: 12.23, common_crawl: 62.81, news: 7.83, encyclopedia: 6.9}}
     - mix: {epochs: {public: 3.65, ebooks: 0.41, common_crawl: 0.85, news: 2.2, encyclopedia: 3}}
     - mix: {preset: pangu-alpha-200b, tokens: 200B}
+    - mix: {by: domain, tokens: 2B, weights: {news: 40, law: 20, other: 40}}
+    - mix: {by: quality_bucket, epochs: {0-9: 0, 10-14: 0.5, 15-19: 2, other: 1}}
+
+What is mixed are sources, or what `label` has found: domains, or buckets of a score (a number or a range of numbers).
+`other` are all documents that no name is given for.
 
 With `weights` a source gives its share of the budget, and its epochs follow from what there is of it; with `epochs` it
 is the other way round. A whole epoch is every document once more. Of a part of an epoch, the documents with the least
@@ -58,6 +63,14 @@ def _parse_tokens(value: Any) -> Any:
     return round(float(match[1]) * _TOKEN_UNITS[match[2].upper()])
 
 
+OTHER = "other"
+
+
+def _text_keys(value: Any) -> Any:
+    """Return a table with names of text: YAML reads the name 7 as a number."""
+    return {str(name): share for name, share in value.items()} if isinstance(value, dict) else value
+
+
 class Preset(Section):
     """A file of `presets/`."""
 
@@ -78,10 +91,15 @@ class Settings(StageSettings):
     preset: Literal["pangu-alpha-13b", "pangu-alpha-200b", "pangu-alpha-200b-epochs"] | None = Field(
         default=None, description="Table 4 of the paper: pangu-alpha-13b, pangu-alpha-200b, pangu-alpha-200b-epochs"
     )
-    weights: dict[str, float] | None = Field(
+    by: Literal["source", "domain", "quality_bucket", "toxicity_bucket"] = Field(
+        default="source", description="what the names below are: sources, or what `label` found: domains, buckets (0-9)"
+    )
+    weights: Annotated[dict[str, float] | None, BeforeValidator(_text_keys)] = Field(
         default=None, description="{SOURCE: share} for every source; the sum is taken for 100 %"
     )
-    epochs: dict[str, float] | None = Field(default=None, description="{SOURCE: times} instead; 0.4 is a part of it")
+    epochs: Annotated[dict[str, float] | None, BeforeValidator(_text_keys)] = Field(
+        default=None, description="{SOURCE: times} instead; 0.4 is a part of it"
+    )
     tokens: Annotated[int | None, BeforeValidator(_parse_tokens)] = Field(
         default=None, description="budget for weights, like 200B; null: as much as maximum_epochs allows", ge=1
     )
@@ -109,6 +127,11 @@ class Settings(StageSettings):
                     raise ValueError(f"{name}.{source}: {value} is out of range; nearest: 0")
         if self.weights is not None and not sum(self.weights.values()):
             raise ValueError("weights: all are 0; one at least must be more")
+        if self.by != "source" and self.preset is not None:
+            raise ValueError(f"preset: its names are sources, not what {self.by} is; weights or epochs are right")
+        if self.by.endswith("_bucket"):
+            for name, table in (("weights", self.weights), ("epochs", self.epochs)):
+                _check_buckets(name, list(table or {}))
         return self
 
     def completed(self, seed: int, source_names: Sequence[str], base: Path) -> "Settings":
@@ -124,23 +147,48 @@ class Settings(StageSettings):
         shares = weights if weights is not None else epochs
         field = "weights" if weights is not None else "epochs"
         if shares is None:
-            raise UserError("mix: give `weights` or `epochs` for the sources, or a `preset`")
-        for name in shares:
+            raise ValueError("give `weights` or `epochs` for the sources, or a `preset`")
+        for name in shares if self.by == "source" else ():
             if name not in source_names:
                 close = difflib.get_close_matches(name, source_names, n=1, cutoff=0.5)
                 hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(source_names)}"
-                raise UserError(f"mix.{field}: no source {name!r} in the recipe; {hint}")
-        for name in source_names:
+                raise ValueError(f"{field}: no source {name!r} in the recipe; {hint}")
+        for name in source_names if self.by == "source" else ():
             if name not in shares:
                 known = f"; the preset names {', '.join(_preset_sources(self.preset))}" if self.preset else ""
-                raise UserError(f"mix.{field}: nothing for source {name!r}; 0 leaves it out{known}")
+                raise ValueError(f"{field}: nothing for source {name!r}; 0 leaves it out{known}")
         tokenizer = self.tokenizer
         if tokenizer is not None:
             tokenizer = str((base / Path(tokenizer).expanduser()).resolve())
             if not Path(tokenizer).exists():
-                raise UserError(f"mix.tokenizer: {tokenizer}: no such file or directory")
+                raise ValueError(f"tokenizer: {tokenizer}: no such file or directory")
         update = {"weights": weights, "epochs": epochs, "tokens": tokens, "tokenizer": tokenizer}
         return self.model_copy(update={**update, "seed": seed if self.seed is None else self.seed})
+
+
+def _bucket_range(name: str) -> range:
+    """Return the buckets of `7` or `10-14`. Raises ValueError."""
+    first, _, last = name.partition("-")
+    numbers = range(int(first), int(last or first) + 1)
+    if not numbers:
+        raise ValueError(name)
+    return numbers
+
+
+def _check_buckets(field: str, names: Sequence[str]) -> None:
+    """Raise ValueError where a name is no range of buckets, or two share one."""
+    taken: dict[int, str] = {}
+    for name in names:
+        if name == OTHER:
+            continue
+        try:
+            numbers = _bucket_range(name)
+        except ValueError:
+            raise ValueError(f"{field}.{name}: no bucket; write 7, or 10-14, or {OTHER}") from None
+        for number in numbers:
+            if number in taken:
+                raise ValueError(f"{field}.{name}: bucket {number} is also in {taken[number]}")
+            taken[number] = name
 
 
 def _preset_sources(name: str) -> list[str]:
@@ -181,6 +229,32 @@ def copy_number(number: int, copy: int) -> int:
     return xxhash.xxh3_64_intdigest(f"{number}\x1f{copy}".encode())
 
 
+def groups(batch: pa.RecordBatch, settings: Settings) -> pa.Array:
+    """Return what each document is, of what is mixed: its source, its domain, its bucket; "" where it has none."""
+    if settings.by == "source":
+        return batch.column("source")
+    if settings.by == "domain":
+        found = [json.loads(meta or "{}").get("domain") for meta in batch.column("meta").to_pylist()]
+        return pa.array([name if isinstance(name, str) else "" for name in found], pa.string())
+    struct = batch.column("signals")
+    if struct.type.get_field_index(settings.by) < 0:
+        raise UserError(f"mix.by: no stage before it gives {settings.by}; `label` does, from a classifier")
+    numbers = pc.struct_field(struct, settings.by).to_pylist()
+    return pa.array(["" if value is None or value != value else str(int(value)) for value in numbers], pa.string())
+
+
+def share_of(group: str, settings: Settings) -> str | None:
+    """Return the name among the shares that a group belongs to; None where there is none."""
+    shares = settings.weights if settings.weights is not None else settings.epochs
+    assert shares is not None
+    if settings.by.endswith("_bucket"):
+        found = (name for name in shares if name != OTHER and group and int(group) in _bucket_range(name))
+        name = next(found, None)
+    else:
+        name = group if group in shares else None
+    return name if name is not None or OTHER not in shares else OTHER
+
+
 def sizes(batch: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
     """Return a row of SIZES for each document."""
     assert settings.seed is not None
@@ -194,7 +268,7 @@ def sizes(batch: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
         )
         tokens = np.array([len(ids) for ids in encoded], np.int64)
     bucket = buckets(np.asarray(batch.column("doc_id")), settings.seed)
-    return pa.RecordBatch.from_arrays([batch.column("source"), pa.array(bucket), pa.array(tokens)], schema=SIZES)
+    return pa.RecordBatch.from_arrays([groups(batch, settings), pa.array(bucket), pa.array(tokens)], schema=SIZES)
 
 
 def tokenizer_identity(settings: Settings) -> str:
@@ -242,7 +316,7 @@ def make_plan(settings: Settings, totals: pa.Table) -> list[SourcePlan]:
     """Return what will be taken of each source, in the order of the recipe's shares."""
     shares = settings.weights if settings.weights is not None else settings.epochs
     assert shares is not None
-    of_source = {name: totals.filter(pc.equal(totals.column("source"), name)) for name in shares}
+    of_source = _by_share(settings, totals, list(shares))
     there = {name: int(pc.sum(table.column("tokens")).as_py() or 0) for name, table in of_source.items()}
     if settings.weights is None:
         return [_taken(name, None, of_source[name], epochs * there[name], "") for name, epochs in shares.items()]
@@ -264,6 +338,33 @@ def make_plan(settings: Settings, totals: pa.Table) -> list[SourcePlan]:
             wanted = limit * there[name]
         plan.append(_taken(name, weight, of_source[name], wanted, note))
     return plan
+
+
+def _by_share(settings: Settings, totals: pa.Table, names: Sequence[str]) -> dict[str, pa.Table]:
+    """Return the rows of TOTALS of each share, one for a bucket, in their order."""
+    owner = {group: share_of(group, settings) for group in pc.unique(totals.column("source")).to_pylist()}
+    found = {}
+    for name in names:
+        own = pa.array([group for group, share in owner.items() if share == name], pa.string())
+        rows = totals.filter(pc.is_in(totals.column("source"), value_set=own))
+        if len(own) > 1:
+            rows = rows.group_by("bucket").aggregate([("documents", "sum"), ("tokens", "sum")])
+            rows = rows.rename_columns(["bucket", "documents", "tokens"]).sort_by("bucket")
+        found[name] = rows
+    return found
+
+
+def _left_out(settings: Settings, totals: pa.Table) -> list[str]:
+    """Return a line for what no share is given for."""
+    groups_left = totals.filter(
+        pa.array([share_of(group, settings) is None for group in totals.column("source").to_pylist()], pa.bool_())
+    )
+    if not groups_left.num_rows:
+        return []
+    names = sorted(name or "none" for name in pc.unique(groups_left.column("source")).to_pylist())
+    shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    count = pc.sum(groups_left.column("documents")).as_py()
+    return [f"  left out, no share: {count:,} documents ({settings.by} {shown}); `{OTHER}` would take them"]
 
 
 def _taken(name: str, weight: float | None, table: pa.Table, wanted: float, note: str) -> SourcePlan:
@@ -292,7 +393,8 @@ def _taken(name: str, weight: float | None, table: pa.Table, wanted: float, note
 def plan_lines(settings: Settings, plan: Sequence[SourcePlan]) -> list[str]:
     """Return the plan for a person: a table, and a line for each source that is too small."""
     total = sum(source.tokens_taken for source in plan)
-    rows = [("source", "documents", "tokens", "wanted", "epochs", "takes documents", "takes tokens", "share")]
+    kind = settings.by.replace("_", " ")
+    rows = [(kind, "documents", "tokens", "wanted", "epochs", "takes documents", "takes tokens", "share")]
     for source in plan:
         asked = "" if source.weight is None else f"{100 * source.weight:.2f} %"
         share = f"{100 * source.tokens_taken / total:.2f} %" if total else ""
@@ -316,7 +418,8 @@ def plan_lines(settings: Settings, plan: Sequence[SourcePlan]) -> list[str]:
 def forecast(settings: Settings, tables: dict[str, list[Path]]) -> list[str]:
     """Return what a run would take: the plan where the sizes (`totals`) are up to date, else what is asked for."""
     if tables.get("totals"):
-        return plan_lines(settings, make_plan(settings, _read_totals(tables["totals"])))
+        totals = _read_totals(tables["totals"])
+        return plan_lines(settings, make_plan(settings, totals)) + _left_out(settings, totals)
     if settings.weights is not None:
         whole = sum(settings.weights.values())
         shares = ", ".join(f"{name} {100 * weight / whole:.2f} %" for name, weight in settings.weights.items())
@@ -354,14 +457,20 @@ def _read_totals(files: Sequence[Path]) -> pa.Table:
 def write_plan(context: Context) -> dict[str, Any]:
     """Return `plan.json`; the counts hold what a run says before it goes on."""
     settings: Settings = context.settings
-    plan = make_plan(settings, _read_totals([file.path for file in context.inputs["totals"]]))
+    totals = _read_totals([file.path for file in context.inputs["totals"]])
+    plan = make_plan(settings, totals)
     small = [source.note for source in plan if source.note]
     if small and settings.too_small == "stop":
         raise UserError(f"mix.weights.{small[0]}; a smaller budget or weight, or more epochs, are right")
-    content = {"sources": [{**asdict(source), "epochs": source.epochs} for source in plan], "seed": settings.seed}
+    content = {
+        "by": settings.by,
+        "tokens_by": None if settings.tokenizer is None else Path(settings.tokenizer).name,
+        "sources": [{**asdict(source), "epochs": source.epochs} for source in plan],
+        "seed": settings.seed,
+    }
     (context.directory / "plan.json").write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     return {
-        "announcement": plan_lines(settings, plan),
+        "announcement": plan_lines(settings, plan) + _left_out(settings, totals),
         "tokens_taken": sum(source.tokens_taken for source in plan),
         "sources_too_small": len(small),
     }
@@ -378,9 +487,12 @@ def take(batch: pa.RecordBatch, settings: Settings, files: Sequence[Path]) -> pa
     assert settings.seed is not None
     plan = _load_plan(files[0], files[0].stat().st_mtime_ns)
     bucket = buckets(np.asarray(batch.column("doc_id")), settings.seed)
-    sources = batch.column("source").to_pylist()
-    whole = np.array([plan[source][0] for source in sources], np.int64)
-    limit = np.array([plan[source][1] for source in sources], np.int64)
+    found = groups(batch, settings).to_pylist()
+    owner = {group: share_of(group, settings) for group in set(found)}
+    nothing = (0, 0, 0.0)
+    plans = {group: nothing if share is None else plan[share] for group, share in owner.items()}
+    whole = np.array([plans[group][0] for group in found], np.int64)
+    limit = np.array([plans[group][1] for group in found], np.int64)
     copies = whole + (bucket < limit)
     # one row for a document that is not taken: it goes to the rejects
     index = np.repeat(np.arange(batch.num_rows), np.maximum(copies, 1))
@@ -390,7 +502,7 @@ def take(batch: pa.RecordBatch, settings: Settings, files: Sequence[Path]) -> pa
     for row in np.flatnonzero(copy).tolist():
         numbers[row] = copy_number(int(numbers[row]), int(copy[row]))
     reasons = [
-        f"not_sampled:{plan[sources[row]][2]:.3g} epochs of {sources[row]}" if not copies[row] else None
+        _why_not(plans[found[row]][2], found[row], owner[found[row]], settings.by) if not copies[row] else None
         for row in index.tolist()
     ]
     return record.replace(
@@ -403,6 +515,12 @@ def take(batch: pa.RecordBatch, settings: Settings, files: Sequence[Path]) -> pa
     )
 
 
+def _why_not(epochs: float, group: str, share: str | None, by: str) -> str:
+    if share is None:
+        return f"not_sampled:no share for {by} {group or 'none'}"
+    return f"not_sampled:{epochs:.3g} epochs of {share if by == 'source' else f'{by} {share}'}"
+
+
 STEPS = (
     Global("counter", needs=(), run=note_tokenizer, reads=("tokenizer",), identity=tokenizer_identity),
     Map(
@@ -410,15 +528,15 @@ STEPS = (
         needs=("documents", "counter"),
         process=sizes_with,
         table=SIZES,
-        reads=("tokenizer", "tokens_per_character", "seed"),
+        reads=("tokenizer", "tokens_per_character", "seed", "by"),
     ),
     GroupBy("totals", needs=("sizes",), sql=totals_sql, table=TOTALS, reads=()),
     Global(
         "plan",
         needs=("totals",),
         run=write_plan,
-        reads=("weights", "epochs", "tokens", "maximum_epochs", "too_small", "seed"),
+        reads=("by", "weights", "epochs", "tokens", "maximum_epochs", "too_small", "seed", "tokenizer"),
         publish="mix",
     ),
-    Map("records", needs=("documents", "plan"), process=take, signals=SIGNALS, reads=("seed",)),
+    Map("records", needs=("documents", "plan"), process=take, signals=SIGNALS, reads=("by", "seed")),
 )

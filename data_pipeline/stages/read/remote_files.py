@@ -60,7 +60,7 @@ def open_input(place: Path | RemoteFile) -> BinaryIO:
     """
     if isinstance(place, Path):
         return open(place, "rb")
-    system, path = _file_system(place.url)
+    system, path = file_system(place.url)
     try:
         return cast(BinaryIO, system.open(path, "rb"))
     except (FileNotFoundError, PermissionError):
@@ -77,7 +77,7 @@ def failed(place: RemoteFile, error: Exception) -> UserError:
 
 def list_remote(url: str, source_name: str) -> Iterator[Listed]:
     """Yield the files of a URL, which names a file, a directory or a pattern, in the order of their names."""
-    system, path = _file_system(url)
+    system, path = file_system(url)
     try:
         if has_pattern(path):
             found = system.glob(path, detail=True)
@@ -100,15 +100,19 @@ def list_remote(url: str, source_name: str) -> Iterator[Listed]:
             continue
         if not named and relative.rpartition("/")[2].startswith("."):
             continue
-        stamp = "|".join(str(info[key]) for key in _STAMPS if info.get(key) is not None)
-        yield Listed(RemoteFile(system.unstrip_protocol(name)), relative, named, info.get("size") or 0, stamp)
+        yield Listed(RemoteFile(system.unstrip_protocol(name)), relative, named, info.get("size") or 0, stamp_of(info))
+
+
+def stamp_of(info: dict[str, Any]) -> str:
+    """Return what changes when the content of a remote file does, of what its file system knows."""
+    return "|".join(str(info[key]) for key in _STAMPS if info.get(key) is not None)
 
 
 def has_pattern(path: str) -> bool:
     return re.search(r"[*?\[]", path) is not None
 
 
-def _file_system(url: str) -> tuple[Any, str]:
+def file_system(url: str) -> tuple[Any, str]:
     """Return the file system of a URL, and the path inside it."""
     try:
         from fsspec.core import url_to_fs

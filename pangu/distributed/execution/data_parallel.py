@@ -15,7 +15,7 @@ from pangu.distributed.execution.reduction import SumOverRanks
 from pangu.distributed.execution.sharded_optimizer import ShardedAdamW
 from pangu.distributed.sharded_checkpoint import part_of, save_shards
 from pangu.model.dropout import Dropout
-from pangu.model.network import values_of
+from pangu.model.network import values_of, weights_of
 from pangu.training.optimizer import AdamW
 
 
@@ -42,7 +42,7 @@ class DataParallel(Execution):
         if not self.is_sharded or self.job.strategy is None:
             return super().save(run, state, decided)
         strategy, rank = self.job.strategy, self.world.rank
-        weights = values_of(self.job.network.trainable_params())
+        weights = values_of(weights_of(self.job.network))
         parts = {name: part_of(strategy.layouts[name], rank, weight) for name, weight in weights.items()}
         parts |= self.optimizer.states()
         stages = strategy.stage_layouts.values()

@@ -86,6 +86,12 @@ class Execution:
         load_weights(self.job.network, weights)
         self.optimizer.load_parts()
 
+    def load_table(self, table: np.ndarray) -> None:
+        """Take this table of experts."""
+        from mindspore import Tensor
+
+        self.job.network.backbone.expert_table.set_data(Tensor(table))
+
     def load_moments(self, moments: Mapping[str, np.ndarray]) -> None:
         self.optimizer.load_states(moments)
 
@@ -97,10 +103,10 @@ class Execution:
 
     def save(self, run: Path, state: TrainingState, decided: dict) -> Path:
         """Write a checkpoint: here the first rank does, whole."""
-        from pangu.model.network import values_of
+        from pangu.model.network import values_of, weights_of
 
         if self.world.is_first:
-            weights, moments = values_of(self.job.network.trainable_params()), self.optimizer.states()
+            weights, moments = values_of(weights_of(self.job.network)), self.optimizer.states()
             save_checkpoint(run, state, weights, moments, self.job.network.config, decided)
         return step_directory(run, state.step)
 

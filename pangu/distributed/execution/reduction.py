@@ -14,6 +14,8 @@ BUCKET = 16 << 20
 class SumOverRanks(nn.Cell):
     """Gradients and loss of this rank's samples -> those of all samples, the same bits on every rank.
 
+    loss: a scalar, or [n] numbers that add up as it does.
+
     asked: 1 where this process was asked to stop; after a step `stop` is the number of those that were.
     """
 
@@ -27,8 +29,8 @@ class SumOverRanks(nn.Cell):
         self.all_reduce = ops.AllReduce()
 
     def construct(self, gradients: tuple[Tensor, ...], loss: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        words = self.all_reduce(ops.concat((loss.reshape((1,)), self.asked)))
-        ops.assign(self.stop, words[1:2])
+        words = self.all_reduce(ops.concat((loss.reshape((-1,)), self.asked)))
+        ops.assign(self.stop, words[loss.size :])
         summed: tuple[Tensor, ...] = ()
         for first, last in self.buckets:
             parts: tuple[Tensor, ...] = ()
@@ -40,7 +42,7 @@ class SumOverRanks(nn.Cell):
                 size = self.sizes[index]
                 summed = (*summed, buffer[start : start + size].reshape(self.shapes[index]))
                 start = start + size
-        return summed, words[0]
+        return summed, words[: loss.size].reshape(loss.shape)
 
     def ask(self, asked: bool) -> None:
         """Tell the other ranks, in the coming step, whether this one was asked to stop."""

@@ -18,6 +18,7 @@ from pangu.config import ModelConfig
 from pangu.formats.data_types import BF16 as BF16_TYPE
 from pangu.formats.data_types import BY_NAME, cast
 from pangu.foundation.errors import UserError
+from pangu.generation.additions import NOTHING, Additions
 from pangu.generation.compiled import phases
 from pangu.generation.compiled.products import (
     BF16,
@@ -71,6 +72,7 @@ class CompiledNetwork(Network):
         weights: Mapping[str, np.ndarray],
         adapters: Sequence[Adapter] = (),
         threads: int | None = None,
+        additions: Additions = NOTHING,
     ) -> None:
         if config.softmax_dtype != "fp32":
             raise UserError("softmax_dtype fp16: the compiled engine computes in fp32; take --engine mindspore")
@@ -80,7 +82,8 @@ class CompiledNetwork(Network):
         check_stored(config, weights)
         parts = [f"{prefix}{name}" for prefix in self.prefixes for name in parameters.LINEAR_LAYERS]
         rows = [self.layer_matrix(weights, part) for part in parts]
-        self.matrices = np.array([*rows, *self.tables(weights)], np.int64)
+        self.matrices = np.array([*rows, *self.tables(weights), *self.expert_matrices(weights)], np.int64)
+        self.routers, self.expert_table = self.routing(weights)
         self.norms = np.array(
             [
                 [wide(weights[f"{prefix}layernorm{number}.{name}"]) for number in (1, 2) for name in ("gamma", "beta")]
@@ -90,6 +93,8 @@ class CompiledNetwork(Network):
         self.end_norm = np.array([wide(weights[f"backbone.layernorm.{name}"]) for name in ("gamma", "beta")])
         self.adapters, self.rank = self.adapter_table(adapters)
         self.adapter_count = len(adapters)
+        self.additions = additions
+        self.bottlenecks = self.bottleneck_table()
 
     def keep(self, array: np.ndarray) -> int:
         """Return the address of an array, which lives as long as this network."""
@@ -111,10 +116,50 @@ class CompiledNetwork(Network):
 
     def layer_matrix(self, weights: Mapping[str, np.ndarray], name: str) -> list[int]:
         """Return the row of a linear layer. Some matrices are [in, out] in full precision; all are [out, in]
-        quantised."""
+        quantised. What a layer with experts has not is a row of zeros."""
+        if f"{name}.weight" not in weights:
+            return [0] * COLUMNS
         weight, scale = weights[f"{name}.weight"], weights.get(f"{name}.weight{SCALE}")
         turned = is_stored_turned(f"{name}.weight") and scale is None
         return self.matrix(weight.T if turned else weight, scale, weights[f"{name}.bias"])
+
+    def expert_matrices(self, weights: Mapping[str, np.ndarray]) -> list[list[int]]:
+        """Return two rows for each expert of each layer, the shared ones last: each as an expert of the usual width,
+        the first with the bias that they share."""
+        shape, rows = self.config.expert_shape, []
+        for layer in shape.layers if shape else ():
+            prefix = f"{self.prefixes[layer]}{parameters.FEED_FORWARD}"
+            for expert in range(shape.count if shape else 0):
+                rows += [self.part(weights, f"{prefix}experts.{name}", expert) for name in ("mapping", "projection")]
+            for number in range(shape.shared if shape else 0):
+                here = slice(number * self.config.ffn_hidden_size, (number + 1) * self.config.ffn_hidden_size)
+                mapping, bias, scale = self.stored(weights, f"{prefix}shared.mapping")
+                rows.append(self.matrix(mapping[here], None if scale is None else scale[here], bias[here]))
+                projection, bias, scale = self.stored(weights, f"{prefix}shared.projection")
+                inner = slice(here.start // 2, here.stop // 2) if projection.dtype == np.uint8 else here
+                if scale is not None and scale.ndim == 2:
+                    scale = scale[:, here.start // GROUP : here.stop // GROUP]
+                rows.append(self.matrix(projection[:, inner], scale, bias if number == 0 else None))
+        return rows
+
+    def stored(self, weights: Mapping[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return a matrix, or one for each expert, [.., out, in] with its bias and scales."""
+        weight, scale = weights[f"{name}.weight"], weights.get(f"{name}.weight{SCALE}")
+        return weight if scale is not None else weight.swapaxes(-1, -2), weights[f"{name}.bias"], scale
+
+    def part(self, weights: Mapping[str, np.ndarray], name: str, expert: int) -> list[int]:
+        """Return the row of an expert's matrix."""
+        weight, bias, scale = self.stored(weights, name)
+        return self.matrix(weight[expert], None if scale is None else scale[expert], bias[expert])
+
+    def routing(self, weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the routers, fp32 [layers, E, d], and the table of experts, int64 [rows, V]; empty where there are
+        none."""
+        shape = self.config.expert_shape
+        names = [f"{self.prefixes[layer]}{parameters.ROUTER}" for layer in shape.layers] if shape else []
+        routers = [wide(weights[name]).T for name in names if name in weights]
+        table = wide(weights[parameters.EXPERT_TABLE]) if parameters.EXPERT_TABLE in weights else np.zeros((0, 0))
+        return np.ascontiguousarray(routers, np.float32), table.astype(np.int64)
 
     def tables(self, weights: Mapping[str, np.ndarray]) -> list[list[int]]:
         """Return the output matrix and the tables of words, positions, queries and targets."""
@@ -146,6 +191,19 @@ class CompiledNetwork(Network):
                 table[number, index] = self.keep(wide(first)), self.keep(wide(second)), len(first)
         return table, max(1, int(table[:, :, 2].max()))
 
+    def bottleneck_table(self) -> np.ndarray:
+        """Return int64 [layers, 2, 2, COLUMNS], empty where there are none. Makes room for their inner numbers."""
+        given = self.additions.bottlenecks
+        names = [
+            f"{prefix}{part}" for prefix in self.prefixes for part in ("attention.projection", "output.projection")
+        ]
+        rows = []
+        for name in names if given else ():
+            one = given[name]
+            rows += [self.matrix(one.down, None, one.down_bias), self.matrix(one.up, None, one.up_bias)]
+            self.rank = max(self.rank, len(one.down))
+        return np.array(rows, np.int64)
+
     @property
     def nbytes(self) -> int:
         """Return bytes of all that the tables point to."""
@@ -172,7 +230,8 @@ def stored_as(weights: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.nda
     for name, weight in weights.items():
         source = BF16_TYPE if weight.dtype == np.uint16 else BY_NAME[{2: "fp16", 4: "fp32"}[weight.dtype.itemsize]]
         try:
-            result[name] = cast(weight, source, target) if weight.ndim == 2 else weight
+            kept = weight.ndim < 2 or name.endswith((parameters.EXPERT_TABLE, parameters.ROUTER))
+            result[name] = weight if kept else cast(weight, source, target)
         except OverflowError as error:
             raise UserError(f"{name}: {error}; take another --dtype") from None
     return result
@@ -185,10 +244,12 @@ def check_stored(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> None
         if name.endswith(SCALE) or name == OUTPUT_MATRIX:
             continue
         shape = array.shape
-        if array.dtype == np.uint8:
+        if array.dtype == np.uint8 and array.ndim == 2:
             shape = (shape[0], 2 * shape[1])
         if f"{name}{SCALE}" in weights and is_stored_turned(name):
             shape = shape[::-1]
+        if array.ndim == 3 and f"{name}{SCALE}" in weights:
+            shape = (array.shape[0], array.shape[2] * (2 if array.dtype == np.uint8 else 1), array.shape[1])
         full[name] = shape
         if array.dtype.name not in KINDS or ((array.dtype.itemsize == 1) != (f"{name}{SCALE}" in weights)):
             raise UserError(f"{name}: weights of type {array.dtype} cannot be used here")
@@ -211,11 +272,17 @@ class CompiledBatch(DecodingBatch):
         self.tokens = max(CHUNK, rows)
         value_width = -(-config.head_size // 16) * 16
         cache = (config.num_layers, rows, config.num_heads)
+        self.first = network.additions.prefix_length  # the slot of a row's first token
+        slots = slots + -(-self.first // 16) * 16
         self.arrays = self.working_memory(slots, value_width)
         self.arrays["KEY_CACHE"] = np.zeros((*cache, config.head_size, slots), np.float32)
         self.arrays["VALUE_CACHE"] = np.zeros((*cache, slots, value_width), np.float32)
+        if network.additions.prefix is not None:
+            self.begin_with(network.additions.prefix)
         self.arrays |= {"MATRICES": network.matrices, "NORMS": network.norms, "END_NORM": network.end_norm}
         self.arrays["ADAPTERS"] = network.adapters
+        if network.bottlenecks.size:
+            self.arrays["BOTTLENECKS"] = network.bottlenecks
         sizes = {
             "LAYERS": config.num_layers,
             "HIDDEN": config.hidden_size,
@@ -230,6 +297,7 @@ class CompiledBatch(DecodingBatch):
             "AFTER_QUERY": int(config.final_norm == "after_query"),
             "ACTIVATION": ACTIVATIONS[config.activation],
             "RANK": network.rank,
+            **self.experts(),
             "PATTERN": PATTERNS[config.attention.pattern],
             "SPAN": config.attention.span or 0,
             "SUMMARY": config.attention.summary,
@@ -237,8 +305,49 @@ class CompiledBatch(DecodingBatch):
             "THREADS": network.team.threads,
             "SCRATCH_WIDTH": self.arrays["SCRATCH"].shape[1],
         }
-        entries = sizes | {name: array.ctypes.data for name, array in self.arrays.items()}
+        entries = sizes | {name: array.ctypes.data for name, array in self.arrays.items() if array.size}
         self.job = np.array([entries.get(place, 0) for place in phases.PLACES], np.int64)
+
+    def begin_with(self, prefix: np.ndarray) -> None:
+        """Put keys and values [layers, 2, n, d] into the first slots of every row, where they stay."""
+        config, count = self.network.config, prefix.shape[2]
+        heads = prefix.reshape(config.num_layers, 2, count, config.num_heads, config.head_size)
+        self.arrays["KEY_CACHE"][..., :count] = heads[:, 0].transpose(0, 2, 3, 1)[:, None]
+        self.arrays["VALUE_CACHE"][..., :count, : config.head_size] = heads[:, 1].transpose(0, 2, 1, 3)[:, None]
+
+    def kept(self, row: int) -> np.ndarray:
+        """Return the keys and values of what a row has read, fp32 [layers, 2, n, d]."""
+        here, size = slice(self.first, self.first + int(self.lengths[row])), self.network.config.head_size
+        keys = self.arrays["KEY_CACHE"][:, row, :, :, here].transpose(0, 3, 1, 2)
+        values = self.arrays["VALUE_CACHE"][:, row, :, here, :size].transpose(0, 2, 1, 3)
+        return np.stack([part.reshape(*part.shape[:2], -1) for part in (keys, values)], axis=1)
+
+    def experts(self) -> dict[str, int]:
+        """Return the sizes of experts, and make what a call needs for them."""
+        asked, shape = self.network.config.experts, self.network.config.expert_shape
+        if asked is None or shape is None:
+            return {}
+        each, groups = asked.choices + asked.shared, asked.count + asked.shared
+        layers = [shape.layers.index(i) if i in shape.layers else -1 for i in range(self.network.config.num_layers)]
+        entries, hidden = self.tokens * each, self.network.config.hidden_size
+        self.arrays |= {
+            "EXPERT_LAYER": np.array(layers, np.int64),
+            "ROUTERS": self.network.routers,
+            "FIXED": np.zeros(self.tokens, np.int64),
+            "ENTRY": np.zeros(entries, np.int64),
+            "GATE": np.zeros(entries, np.float32),
+            "START": np.zeros((2, groups + 1), np.int64),
+            "SORTED": np.zeros((entries, hidden), np.float32),
+            "EXPERT_OUT": np.zeros((entries, hidden), np.float32),
+            "INNER_ROWS": np.zeros((entries, self.network.config.ffn_hidden_size), np.float32),
+        }
+        sizes = {"EXPERTS": asked.count, "CHOICES": asked.choices, "SHARED": asked.shared}
+        return sizes | {"UNIT_GATE": int(asked.unit_gate)}
+
+    def fixed_experts(self, ids: Sequence[int], domain: int | None) -> np.ndarray:
+        """Return where tokens go, by themselves or by their domain."""
+        table = self.network.expert_table
+        return table[domain or 0][np.asarray(ids)] if table.size else np.full(len(ids), domain or 0)
 
     def working_memory(self, slots: int, value_width: int) -> dict[str, np.ndarray]:
         """Return everything that a call writes, but for the caches."""
@@ -247,7 +356,8 @@ class CompiledBatch(DecodingBatch):
         widths = dict.fromkeys(("STREAM", "CHOSEN", "NORMED", "ASKED", "Q", "K", "V", "ATTENDED", "PROJECTED"), hidden)
         widths |= {"INNER_ROWS": inner, "NARROW": 3 * self.network.rank, "LOGITS": config.vocab_size}
         arrays = {name: np.zeros((tokens, width), np.float32) for name, width in widths.items()}
-        scratch = max(4 * hidden, 4 * inner, 8 * 512, slots) + 16
+        count = config.experts.count if config.experts else 0
+        scratch = max(4 * hidden, 4 * inner, 8 * 512, slots, count) + 16
         arrays["SCRATCH"] = np.zeros((self.network.team.threads, scratch), np.float32)
         arrays |= {name: np.zeros(tokens, np.int64) for name in ("IDS", "AT", "ASKS", "SLOT", "ADAPTER")}
         arrays |= {"RUN": np.zeros((tokens, 3), np.int64), "WANT": np.zeros((tokens, 2), np.int64)}
@@ -292,6 +402,7 @@ class CompiledBatch(DecodingBatch):
             and 0 <= min(asked) <= max(asked) < config.seq_length
             and (part.positions is None or len(part.positions) == len(part.ids))
             and (part.query_positions is None or len(part.query_positions) == len(part.ids))
+            and (part.domain is None or self.network.config.experts is not None)
             and (part.adapter is None or 0 <= part.adapter < self.network.adapter_count)
         )
         if not inside:
@@ -307,8 +418,10 @@ class CompiledBatch(DecodingBatch):
             ids, here = part.ids[start:end], slice(token, token + count)
             slots = np.arange(length, length + count)
             arrays["IDS"][here] = ids
-            arrays["SLOT"][here] = slots
+            arrays["SLOT"][here] = slots + self.first
             arrays["AT"][here] = slots if part.positions is None else part.positions[start:end]
+            if "FIXED" in arrays and not self.network.routers.size:
+                arrays["FIXED"][here] = self.fixed_experts(ids, part.domain)
             asks = arrays["AT"][here] if part.query_positions is None else part.query_positions[start:end]
             arrays["ASKS"][here] = asks
             arrays["ADAPTER"][here] = -1 if part.adapter is None else part.adapter

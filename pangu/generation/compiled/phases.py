@@ -10,9 +10,11 @@ A job is one int64 table of sizes and addresses: the names below are places in i
 
 import numpy as np
 
+from pangu.generation.compiled.expert_phases import add_experts, choose_experts, sort_by_expert
 from pangu.generation.compiled.products import (
     ADDRESS,
     COLUMNS,
+    GELU_TANH,
     INPUTS,
     KIND,
     OUTPUTS,
@@ -36,6 +38,7 @@ from pangu.generation.compiled.vectors import (
     let_others_run,
     load_fp32,
     put_float,
+    put_integer,
     read_shared,
     store,
     wait_a_moment,
@@ -48,38 +51,46 @@ HEAD, WORDS, POSITIONS, QUERIES, TARGETS, TABLES = range(6)
 
 # Sizes. ROWS: of the caches; SLOTS: of a row, a multiple of 16; VALUE_WIDTH: the head size as a multiple of 16;
 # AFTER_QUERY: the final norm follows the query layer; RANK: room for an adapter's inner numbers.
+# EXPERTS, SHARED: of a layer; the matrices of experts, two each, stand behind the tables.
 # PATTERN, SPAN, SUMMARY: which slots are seen (`is_seen`). TARGET_IN_TRUNK: the input says which position is asked for.
 # TOKENS, RUNS, WANTED, ADAPTED: of a call: tokens, runs of neighbouring tokens of one row, tokens whose logits are
 # wanted, and whether any token has an adapter.
 SIZES = (
     "LAYERS HIDDEN HEADS HEAD_SIZE INNER VOCABULARY SLOTS VALUE_WIDTH ROWS QUERY_LAYER AFTER_QUERY ACTIVATION RANK "
-    "PATTERN SPAN SUMMARY TARGET_IN_TRUNK THREADS TOKENS RUNS WANTED ADAPTED"
+    "PATTERN SPAN SUMMARY TARGET_IN_TRUNK THREADS EXPERTS CHOICES SHARED UNIT_GATE TOKENS RUNS WANTED ADAPTED"
 )
 # Addresses. Weights: MATRICES int64 [layers · PARTS + TABLES, COLUMNS], NORMS fp32 [layers, 4, d], END_NORM [2, d],
 # ADAPTERS int64 [adapters, layers · PARTS, 3]: two matrices [rank, in] and [out, rank], and the rank.
+# BOTTLENECKS int64 [layers, 2, 2, COLUMNS], or 0: the matrices down and up behind attention and behind feed-forward.
 # A call, int64: IDS, AT (positions), ASKS (query positions), SLOT, ADAPTER (-1: none) [tokens], RUN [runs, 3]: first
 # token, the one behind the last, row; WANT [wanted, 2]: token, query position.
 # Work, fp32 [tokens, …]; the caches [layers, rows, heads, …]; SCRATCH [threads, SCRATCH_WIDTH].
+# Experts: EXPERT_LAYER int64 [layers]: the number of a layer among those with experts, -1: dense. ROUTERS fp32
+# [layers with experts, E, d], 0: there are none, and FIXED int64 [tokens] says where each goes. ENTRY int64, GATE fp32
+# [tokens, K], START int64 [2, E + shared + 1], SORTED and EXPERT_OUT fp32 [tokens · K, d]: see `expert_phases`.
 # The board, int64 [·, 8]: CALL: which call runs; CLAIMED, DONE: blocks of each phase, tagged with the call.
 ADDRESSES = (
-    "MATRICES NORMS END_NORM ADAPTERS IDS AT ASKS SLOT ADAPTER RUN WANT "
+    "MATRICES NORMS END_NORM ADAPTERS BOTTLENECKS IDS AT ASKS SLOT ADAPTER RUN WANT "
     "STREAM CHOSEN NORMED ASKED Q K V ATTENDED PROJECTED INNER_ROWS NARROW LOGITS KEY_CACHE VALUE_CACHE "
-    "SCRATCH SCRATCH_WIDTH CALL CLAIMED DONE"
+    "SCRATCH SCRATCH_WIDTH EXPERT_LAYER ROUTERS FIXED ENTRY GATE START SORTED EXPERT_OUT CALL CLAIMED DONE"
 )
 PLACES = (SIZES + " " + ADDRESSES).split()
 (
     LAYERS, HIDDEN, HEADS, HEAD_SIZE, INNER, VOCABULARY, SLOTS, VALUE_WIDTH, ROWS, QUERY_LAYER, AFTER_QUERY, ACTIVATION,
-    RANK, PATTERN, SPAN, SUMMARY, TARGET_IN_TRUNK, THREADS, TOKENS, RUNS, WANTED, ADAPTED,
-    MATRICES, NORMS, END_NORM, ADAPTERS, IDS, AT, ASKS, SLOT, ADAPTER, RUN, WANT,
+    RANK, PATTERN, SPAN, SUMMARY, TARGET_IN_TRUNK, THREADS, EXPERTS, CHOICES, SHARED, UNIT_GATE, TOKENS, RUNS, WANTED,
+    ADAPTED,
+    MATRICES, NORMS, END_NORM, ADAPTERS, BOTTLENECKS, IDS, AT, ASKS, SLOT, ADAPTER, RUN, WANT,
     STREAM, CHOSEN, NORMED, ASKED, Q, K, V, ATTENDED, PROJECTED, INNER_ROWS, NARROW, LOGITS, KEY_CACHE, VALUE_CACHE,
-    SCRATCH, SCRATCH_WIDTH, CALL, CLAIMED, DONE,
+    SCRATCH, SCRATCH_WIDTH, EXPERT_LAYER, ROUTERS, FIXED, ENTRY, GATE, START, SORTED, EXPERT_OUT, CALL, CLAIMED, DONE,
 ) = range(len(PLACES))  # fmt: skip
 
 # The phases of a layer, then those behind the layers. ADAPT_…: the first matrices of adapters that are kept apart.
+# ROUTE and COMBINE: of layers with experts, around MAP and MAP_BACK. NARROW_…: the bottlenecks behind attention and
+# behind feed-forward; a network with experts has none.
 (
-    NORM_1, CHOOSE, ADAPT_IN, PROJECT_IN, ATTEND, ADAPT_OUT, PROJECT_OUT, NORM_2, ADAPT_MAPPING, MAP, ADAPT_PROJECTION,
-    MAP_BACK, PHASES,
-) = range(13)  # fmt: skip
+    NORM_1, CHOOSE, ADAPT_IN, PROJECT_IN, ATTEND, ADAPT_OUT, PROJECT_OUT, NARROW_1, NORM_2, ROUTE, ADAPT_MAPPING, MAP,
+    ADAPT_PROJECTION, MAP_BACK, COMBINE, NARROW_2, PHASES,
+) = range(17)  # fmt: skip
 FINAL_NORM, LOGITS_PHASE, LAST_PHASES = range(3)
 
 COUNT_BITS = 20  # of a counter; above them the number of the call that it counts for
@@ -305,6 +316,63 @@ def attend_head(job, layer, run, head, thread):
 
 
 @compiled
+def expert_layer(job, layer):
+    """Return the number of a layer among those with experts; -1: it is dense."""
+    return integer_at(job[EXPERT_LAYER] + 8 * layer) if job[EXPERTS] else -1
+
+
+@compiled
+def expert_matrix(job, layer, expert, phase):
+    """Return the address of a matrix of an expert in the table."""
+    number = expert_layer(job, layer) * (job[EXPERTS] + job[SHARED]) + expert
+    return matrix_at(job, job[LAYERS] * PARTS + TABLES + 2 * number + (1 if phase == MAP_BACK else 0))
+
+
+@compiled
+def route(job, layer, tokens, is_last, thread):
+    """Choose the experts of all tokens of a layer, and sort these."""
+    each, hidden = job[CHOICES] + job[SHARED], job[HIDDEN]
+    router = job[ROUTERS]
+    if router:
+        router += 4 * expert_layer(job, layer) * job[EXPERTS] * hidden
+    logits = job[SCRATCH] + 4 * job[SCRATCH_WIDTH] * thread
+    for token in range(tokens):
+        entry, gate = job[ENTRY] + 8 * token * each, job[GATE] + 4 * token * each
+        if router:
+            x = job[NORMED] + 4 * token * hidden
+            choose_experts(x, hidden, router, job[EXPERTS], job[CHOICES], job[UNIT_GATE], logits, entry, gate)
+        else:
+            owner = integer_at(job[WANT] + 16 * token) if is_last else token
+            put_integer(entry, integer_at(job[FIXED] + 8 * owner))
+            put_float(gate, np.float32(1))
+        for place in range(job[CHOICES], each):
+            put_integer(entry + 8 * place, job[EXPERTS] + place - job[CHOICES])
+            put_float(gate + 4 * place, np.float32(1))
+    sort_by_expert(tokens, each, job[EXPERTS] + job[SHARED], hidden, job[NORMED], job[ENTRY], job[START], job[SORTED])
+
+
+@compiled
+def expert_linear(job, layer, phase, block, thread):
+    """Compute one block of the outputs of one of an expert's matrices, for the tokens that take it."""
+    blocks = blocks_of_rows(job, expert_matrix(job, layer, 0, phase), 1)
+    expert, block = block // blocks, block % blocks
+    begin, end = integer_at(job[START] + 8 * expert), integer_at(job[START] + 8 * (expert + 1))
+    if begin == end:
+        return
+    matrix = expert_matrix(job, layer, expert, phase)
+    outputs, inputs = column(matrix, OUTPUTS), column(matrix, INPUTS)
+    size = rows_a_block(job, outputs, inputs, 1)
+    first, last = block * size, min(outputs, (block + 1) * size)
+    source = job[SORTED] if phase == MAP else job[INNER_ROWS]
+    target = job[INNER_ROWS] if phase == MAP else job[EXPERT_OUT]
+    scratch = job[SCRATCH] + 4 * job[SCRATCH_WIDTH] * thread
+    y = target + 4 * begin * outputs
+    product(matrix, source + 4 * begin * inputs, end - begin, y, first, last, scratch)
+    for row in range(end - begin):
+        finish(matrix, y + 4 * row * outputs, first, last, 0, job[ACTIVATION] if phase == MAP else 0, 0)
+
+
+@compiled
 def tokens_of(job, layer, phase):
     """Return tokens that a phase computes: in the last layer, from attention on, the wanted ones."""
     if layer == job[LAYERS] - 1 and phase not in (NORM_1, ADAPT_IN, PROJECT_IN, ATTEND):
@@ -334,10 +402,22 @@ def blocks_of(job, layer, phase):
         return job[RUNS] * job[HEADS]
     if phase == CHOOSE:
         return 1 if layer == job[LAYERS] - 1 else 0
+    has_experts = expert_layer(job, layer) >= 0
+    if phase == ROUTE:
+        return 1 if has_experts else 0
+    if has_experts and phase in (MAP, MAP_BACK):
+        return blocks_of_rows(job, expert_matrix(job, layer, 0, phase), 1) * (job[EXPERTS] + job[SHARED])
+    if has_experts and phase in (ADAPT_MAPPING, ADAPT_PROJECTION):
+        return 0
+    if phase == COMBINE and not has_experts:
+        return 0
     if phase in (PROJECT_IN, PROJECT_OUT, MAP, MAP_BACK):
         blocks = blocks_of_rows(job, matrix_at(job, layer * PARTS + matrix_of(phase)), tokens)
         return 3 * blocks if phase == PROJECT_IN else blocks
-    if phase not in (NORM_1, NORM_2) and not job[ADAPTED]:
+    if phase in (NARROW_1, NARROW_2):
+        if not job[BOTTLENECKS]:
+            return 0
+    elif phase not in (NORM_1, NORM_2, COMBINE) and not job[ADAPTED]:
         return 0
     return (tokens + TOKENS_A_BLOCK - 1) // TOKENS_A_BLOCK
 
@@ -375,6 +455,22 @@ def norm_2(job, layer, stream, first, last):
 
 
 @compiled
+def bottleneck(job, layer, number, stream, first, last, thread):
+    """Add PROJECTED and its bottleneck to the stream: y + up(gelu(down(y)))."""
+    size, scratch = job[HIDDEN], job[SCRATCH] + 4 * job[SCRATCH_WIDTH] * thread
+    down = job[BOTTLENECKS] + 16 * COLUMNS * (2 * layer + number)
+    up = down + 8 * COLUMNS
+    width = column(down, OUTPUTS)
+    for token in range(first, last):
+        y, out = job[PROJECTED] + 4 * token * size, job[NORMED] + 4 * token * size
+        narrow = narrow_of(job, token, 0)
+        product(down, y, 1, narrow, 0, width, scratch)
+        finish(down, narrow, 0, width, 0, GELU_TANH, 0)
+        product(up, narrow, 1, out, 0, size, scratch)
+        finish(up, out, 0, size, y, 0, stream + 4 * token * size)
+
+
+@compiled
 def layer_block(job, layer, phase, block, thread):
     """Compute one block of one phase of a layer."""
     tokens, is_last = tokens_of(job, layer, phase), layer == job[LAYERS] - 1
@@ -393,18 +489,31 @@ def layer_block(job, layer, phase, block, thread):
         attend_head(job, layer, block // job[HEADS], block % job[HEADS], thread)
     elif phase == NORM_2:
         norm_2(job, layer, stream, first, last)
+    elif phase == ROUTE:
+        route(job, layer, tokens, is_last, thread)
+    elif phase == COMBINE:
+        each = job[CHOICES] + job[SHARED]
+        add_experts(first, last, each, job[HIDDEN], job[ENTRY], job[GATE], job[EXPERT_OUT], stream)
+    elif phase in (MAP, MAP_BACK) and expert_layer(job, layer) >= 0:
+        expert_linear(job, layer, phase, block, thread)
     elif phase == ADAPT_OUT:
         adapt(job, index, 0, job[ATTENDED], is_last, first, last)
     elif phase == ADAPT_MAPPING:
         adapt(job, index, 0, job[NORMED], is_last, first, last)
     elif phase == ADAPT_PROJECTION:
         adapt(job, index, 0, job[INNER_ROWS], is_last, first, last)
+    elif phase == NARROW_1:
+        bottleneck(job, layer, 0, stream, first, last, thread)
+    elif phase == NARROW_2:
+        bottleneck(job, layer, 1, stream, first, last, thread)
     elif phase == PROJECT_OUT:
-        linear(job, index, 0, job[ATTENDED], tokens, job[PROJECTED], is_last, block, 0, stream, thread)
+        onto = 0 if job[BOTTLENECKS] else stream
+        linear(job, index, 0, job[ATTENDED], tokens, job[PROJECTED], is_last, block, 0, onto, thread)
     elif phase == MAP:
         linear(job, index, 0, job[NORMED], tokens, job[INNER_ROWS], is_last, block, job[ACTIVATION], 0, thread)
     else:
-        linear(job, index, 0, job[INNER_ROWS], tokens, job[PROJECTED], is_last, block, 0, stream, thread)
+        onto = 0 if job[BOTTLENECKS] else stream
+        linear(job, index, 0, job[INNER_ROWS], tokens, job[PROJECTED], is_last, block, 0, onto, thread)
 
 
 @compiled

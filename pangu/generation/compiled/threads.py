@@ -9,7 +9,7 @@ import numpy as np
 
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
-from pangu.generation.compiled.phases import work_on
+from pangu.generation.compiled.phases import PLACES, work_on
 from pangu.generation.compiled.vectors import is_kept
 
 # Rounds that a helper waits for the next call before it sleeps: about the time in which the next token is drawn.
@@ -60,11 +60,13 @@ def end(shared: Shared) -> None:
         shared.wake.notify_all()
 
 
-def compile_for(job: np.ndarray) -> None:
-    """Compile with a word to the user, or fetch the machine code of an earlier process."""
+def compile_once() -> None:
+    """Compile with a word to the user, or fetch the machine code of an earlier process: before any text is shown."""
+    if work_on.signatures:
+        return
     if not is_kept(work_on):
         warn("compiling the generation engine: once on this machine, for 10 to 30 seconds")
-    work_on(job, 1, 0, 0)  # a helper that waits for no time does nothing
+    work_on(np.zeros(len(PLACES), np.int64), 1, 0, 0)  # a helper that waits for no time reads nothing
 
 
 class Team:
@@ -73,6 +75,7 @@ class Team:
     def __init__(self, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
             raise UserError(f"threads = {threads}: must be at least 1")
+        compile_once()
         self.threads = threads or usable_cores()
         self.number = 0
         self.lock = threading.Lock()
@@ -83,8 +86,6 @@ class Team:
     def run(self, job: np.ndarray, owner: object) -> None:
         """Carry out one call of a job; one at a time. owner: keeps the memory that the job points to."""
         with self.lock:
-            if not work_on.signatures:
-                compile_for(job)
             self.number += 1
             if self.threads > 1:
                 self.call_helpers(job, owner)

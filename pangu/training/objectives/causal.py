@@ -34,6 +34,19 @@ class CausalBatch(nn.Cell):
         return ids, labels, weights, positions, positions, attention_bias
 
 
+class DomainBatch(nn.Cell):
+    """rows int32 [B, 2 (S+1)] -> a batch and int32 [B, S], the domain of each input token, which the second half of a
+    row says."""
+
+    def __init__(self, end_of_document: int | None, pad: int, attention: AttentionConfig | None = None) -> None:
+        super().__init__()
+        self.causal = CausalBatch(end_of_document, pad, attention)
+
+    def construct(self, rows: Tensor) -> tuple[Tensor, ...]:
+        half = rows.shape[1] // 2
+        return (*self.causal(rows[:, :half]), rows[:, half : 2 * half - 1])
+
+
 @dataclass(frozen=True)
 class Causal:
     """The objective. end_of_document: None where documents of a row see each other."""
@@ -52,3 +65,13 @@ class Causal:
 
     def in_graph(self) -> nn.Cell:
         return CausalBatch(self.end_of_document, self.pad, self.attention)
+
+
+class DomainCausal(Causal):
+    """The same for rows that say the domain of each id behind the ids."""
+
+    def predictions(self, prepared: np.ndarray) -> float:
+        return super().predictions(prepared[..., : prepared.shape[-1] // 2])
+
+    def in_graph(self) -> nn.Cell:
+        return DomainBatch(self.end_of_document, self.pad, self.attention)

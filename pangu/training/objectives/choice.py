@@ -5,7 +5,7 @@ from pangu.foundation.errors import UserError
 from pangu.tokenizer import Tokenizer
 from pangu.training.data import PackedData
 from pangu.training.objectives.batch import Objective
-from pangu.training.objectives.causal import Causal
+from pangu.training.objectives.causal import Causal, DomainCausal
 from pangu.training.objectives.kinds import Vocabulary
 from pangu.training.objectives.mixture import Mixture
 
@@ -16,8 +16,11 @@ def objective_of(model: ModelConfig, config: TrainConfig, data: PackedData) -> O
     """Return it. Raises UserError where model or corpus cannot do it."""
     asked = config.objectives
     end_of_document = data.end_of_document if config.document_reset else None
+    by_domain = model.experts is not None and model.experts.by_domain
     if asked.is_causal:
-        return Causal(end_of_document, data.pad, model.attention)
+        return (DomainCausal if by_domain else Causal)(end_of_document, data.pad, model.attention)
+    if by_domain:
+        raise UserError("objectives: experts by domain train causal rows only; leave them out, or take routing hash")
     if model.attention.pattern != "full":
         raise UserError(
             f"objectives: attention.pattern {model.attention.pattern!r} is for causal rows only, whose places stand in "
