@@ -65,15 +65,18 @@ def run(arguments: argparse.Namespace) -> int:
     from parallel_strategy.loading import load_prediction
     from parallel_strategy.report.terminal_tables import print_prediction, summary
     from parallel_strategy.spec.capability import outside
+    from parallel_strategy.spec.unpriced import unpriced
 
     prediction = load_prediction(arguments.strategy, arguments.calibration, arguments.set)
-    priced_only = outside(prediction.setup)
+    priced_only, left_out = outside(prediction.setup), unpriced(prediction.setup)
     if arguments.json:
-        print(json.dumps({**summary(prediction), "priced_only": priced_only}, indent=1))
+        print(json.dumps({**summary(prediction), "priced_only": priced_only, "not_priced": left_out}, indent=1))
     else:
         print_prediction(prediction)
         for line in priced_only:
             print_translated(f"priced only: {line}")
+        for line in left_out:
+            print_translated(f"not priced: {line}")
     return DOES_NOT_FIT if prediction.out_of_memory else DONE
 
 
