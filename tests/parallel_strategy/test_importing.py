@@ -121,7 +121,7 @@ def test_init_from_a_folder_writes_a_strategy_that_predict_takes(tmp_path: Path,
     words = ["init", out, "--from", str(tmp_path / "Llama"), "--cluster", "dgx-h100", "--framework", "megatron-core"]
     assert main(words) == 0
     assert "read: " in capsys.readouterr().out
-    assert main(words) == 2 and "--force" in capsys.readouterr().err
+    assert main(words) == 2 and "--overwrite" in capsys.readouterr().err
     assert main(["predict", out, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["parameters"] == 8_030_261_248
