@@ -22,7 +22,8 @@ WRITTEN = 1e-6  # of one that was written with rounded buckets
 def broken_promises(asked: Setup, *, keeps: bool = True) -> list[str]:
     """Search from a file's own degrees of parallelism, and check the best. keeps: to what the framework executes."""
     strategy, mine, mesh = asked.strategy, Prediction(asked), asked.strategy.mesh
-    tp, pp = sorted({1, mesh.tp}), [mesh.pp]
+    axes = asked.framework.executes.axes
+    tp, pp = sorted({1, mesh.tp}), [mesh.pp if axes is None or "pp" in axes else 1]
     space = Space(mesh.devices, strategy.batch.global_, tp=tp, pp=pp, micro=[1, 2])
     if keeps:
         space = keep_to_framework(asked, space)
