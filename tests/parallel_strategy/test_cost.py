@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.kernel import matmul_seconds
 from parallel_strategy.predict import Prediction
-from parallel_strategy.spec.cluster import ClusterSpec
+from parallel_strategy.spec.cluster import ClusterSpec, Device
 from parallel_strategy.spec.model import ModelSpec
 from tests.parallel_strategy import published
 from tests.parallel_strategy.strategies import setup_of
@@ -105,6 +105,8 @@ def test_a_card_with_less_power_computes_more_slowly_and_moves_memory_as_fast():
     large = [np.array([float(n)]) for n in (8192, 8192, 8192, 1)]
     assert 1.1 < float(matmul_seconds(device, "bf16", *large)[0] / matmul_seconds(full, "bf16", *large)[0]) < 1.3
     assert device.model_copy(update={"power_watts": 900.0}).clock == 1.0
+    with pytest.raises(ValueError, match="rated_watts"):
+        Device.model_validate(device.model_dump() | {"rated_watts": None})
 
 
 @pytest.mark.parametrize("cluster", ["dgx-a100", "atlas-800t-a2-910b2"])
