@@ -259,13 +259,14 @@ def _strategy(flags: Flags, model: dict[str, Any], notes: list[str]) -> dict[str
             "--expert-tensor-parallel-size", f"experts are split over tensor parallelism as all else: {sizes['tp']}"
         )
     order = ["dp", "pp", "cp", "tp"] if flags.has("--use-tp-pp-dp-mapping", "mesh.order") else ["pp", "dp", "cp", "tp"]
+    pipeline = _pipeline(flags, model["num_layers"], sizes["pp"])
     return {
         "batch": {"global": batch, "micro": micro},
         "mesh": {"pp": sizes["pp"], "dp": dp, "cp": sizes["cp"], "tp": sizes["tp"], "ep": sizes["ep"], "order": order},
-        "pipeline": _pipeline(flags, model["num_layers"], sizes["pp"]),
+        "pipeline": pipeline,
         "tensor": {"sequence_parallel": flags.has("--sequence-parallel", "tensor")},
         "zero": _zero(flags, dp * sizes["cp"], model["compute_dtype"]),
-        "recompute": _recompute(flags, model["num_layers"], sizes["pp"]),
+        "recompute": _recompute(flags, model["num_layers"], sizes["pp"], pipeline),
         "offload": {"optimizer": flags.has("--optimizer-cpu-offload", "offload")},
     }
 
@@ -379,7 +380,7 @@ def _zero(flags: Flags, copies: int, dtype: str) -> dict[str, Any]:
     return zero
 
 
-def _recompute(flags: Flags, layers: int, pp: int) -> dict[str, Any]:
+def _recompute(flags: Flags, layers: int, pp: int, pipeline: dict[str, Any]) -> dict[str, Any]:
     kind = flags.text("--recompute-granularity", ours="recompute.mode")
     if flags.has("--recompute-activations", "recompute.mode"):
         kind = "selective"
@@ -393,7 +394,9 @@ def _recompute(flags: Flags, layers: int, pp: int) -> dict[str, Any]:
     recompute: dict[str, Any] = {"mode": kind or "none"}
     recompute["slice_activation"] = flags.has("--distribute-saved-activations", "recompute.slice_activation")
     if kind == "full" and method == "block":
-        recompute["per_stage"] = [min(count, stage) for stage in even_stages(layers, pp)]
+        chunks = 2 if pipeline["schedule"] == "dualpipe" else pipeline["vpp"]
+        stages = pipeline["stages"] or even_stages(layers, pp)
+        recompute["per_stage"] = [min(count * chunks, stage) for stage in stages]
     elif kind == "full" and count > 1:
         flags.leave("--recompute-num-layers", "every layer's input is kept")
     return recompute

@@ -307,10 +307,12 @@ def test_damaged_weights_are_an_error_and_no_text(config: ModelConfig, weights: 
         Generator(config, damaged).generate([[1, 2]], GenerationOptions(3))
 
 
-def test_generating_imports_no_mindspore() -> None:
+def test_generating_and_serving_import_no_mindspore() -> None:
     program = (
-        "import sys\n"
-        "from pangu.commands import generate\n"
+        "import importlib.util, sys\n"
+        "from pangu.commands import generate, serve\n"
+        "if importlib.util.find_spec('starlette') and importlib.util.find_spec('uvicorn'):\n"
+        "    from pangu.serving import application, connection\n"
         "from pangu.generation import Generator\n"
         "from pangu.generation.compiled.compiled_network import CompiledNetwork\n"
         "from pangu.checkpoint.weights import load_for_inference\n"

@@ -1,5 +1,6 @@
 """The server: OpenAI's protocol, continuous batching, and requests that no server should die of."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -245,6 +246,7 @@ def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch
         try:
             while True:
                 yield b"x" * (1 << 16)
+                await asyncio.sleep(0)
         finally:
             ended.set()
 
