@@ -58,7 +58,7 @@ LINEAR_LAYERS = {
 FEED_FORWARD = "output."  # how the names of a layer's feed-forward part begin
 ROUTER = "output.router.weight"
 # What a layer with experts has in the place of its feed-forward part. An expert's matrices are as a dense layer's.
-# Biases have an axis for rows, so that they are added as they are: a reshaped one would be laid out otherwise on the devices.
+# Biases have an axis for rows, so that they are added as they are: a reshaped one would be laid out otherwise.
 EXPERTS: dict[str, str] = {
     "output.experts.mapping.weight": "Edf",
     "output.experts.mapping.bias": "E1f",
