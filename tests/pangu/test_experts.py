@@ -23,6 +23,7 @@ from pangu.formats.model_metadata import metadata_of
 from pangu.foundation.errors import UserError
 from pangu.generation.compiled.compiled_network import CompiledNetwork
 from pangu.generation.decoding_batch import RowTokens
+from pangu.generation.engine import make_network
 from pangu.generation.mindspore_decoder import MindSporeNetwork
 from pangu.model.attention_mask import CausalMask
 from pangu.model.experts import ExpertFeedForward, MaskedDispatch, blocks_without_limit, new_expert_feed_forward
@@ -99,9 +100,12 @@ def plain(weights: dict[str, np.ndarray], asked, x: np.ndarray, choice: np.ndarr
                     continue
                 taken[expert] += 1
                 inner = gelu(
-                    tokens[place] @ weights["experts.mapping.weight"][expert] + weights["experts.mapping.bias"][expert]
+                    tokens[place] @ weights["experts.mapping.weight"][expert]
+                    + weights["experts.mapping.bias"][expert, 0]
                 )
-                out = inner @ weights["experts.projection.weight"][expert] + weights["experts.projection.bias"][expert]
+                out = (
+                    inner @ weights["experts.projection.weight"][expert] + weights["experts.projection.bias"][expert, 0]
+                )
                 y[row, place] += gates[rank] * out
         if asked.shared:
             inner = gelu(tokens @ weights["shared.mapping.weight"] + weights["shared.mapping.bias"])
@@ -408,6 +412,25 @@ def forward(config: ModelConfig, weights: dict, ids: np.ndarray, domains: np.nda
     by_domain = config.experts is not None and config.experts.by_domain
     more = [Tensor(np.broadcast_to(domains, ids.shape).astype(np.int32))] if by_domain else []
     return network(Tensor(ids), positions, positions, bias, Tensor(0, ms.int32), *more).asnumpy()
+
+
+def test_an_unknown_domain_is_a_mixture_weighed_by_what_was_read() -> None:
+    config = config_of(routing="domain", domains=list("abcd"))
+    weights, ids = random_weights(config), np.random.default_rng(8).integers(0, 40, LENGTH).astype(np.int32)
+    each = np.stack([forward(config, weights, ids[None], np.array([[domain]]))[0] for domain in range(COUNT)])
+    each = (each - np.logaddexp.reduce(each.astype(float), -1)[..., None]).astype(float)
+    batch = make_network(config, weights, "compiled", 1).open(2, 128)
+    found = [*batch.read([RowTokens(1, ids[:8].tolist(), 8)])[0]]
+    batch.read([RowTokens(1, [3, 4])])
+    batch.rewind(1, 8)
+    found += [batch.read([RowTokens(1, [int(token)])])[0][0] for token in ids[8:]]
+    evidence = np.zeros(COUNT)
+    for place in range(LENGTH):
+        if place:
+            evidence = evidence + each[:, place - 1, ids[place]]
+        posterior = np.exp(evidence - np.logaddexp.reduce(evidence))
+        np.testing.assert_allclose(np.exp(found[place]), posterior @ np.exp(each[:, place]), atol=1e-5)
+    assert posterior.max() > 0.9  # it knows by now
 
 
 # --- conversions -----------------------------------------------------------------------------------------------------
