@@ -5,9 +5,9 @@ import argparse
 from pangu.foundation.field_arguments import add_set
 
 
-def add_strategy(parser: argparse.ArgumentParser, has_calibration: bool = False) -> None:
+def add_strategy(parser: argparse.ArgumentParser, has_calibration: bool = False, is_optional: bool = False) -> None:
     """Add the strategy file, `--set` for its fields and, where the verb prices it, `--calibration`."""
-    parser.add_argument("strategy", help="strategy.yaml; `init` writes one")
+    parser.add_argument("strategy", nargs="?" if is_optional else None, help="strategy.yaml; `init` writes one")
     add_set(parser, "mesh.tp 4")
     if has_calibration:
         parser.add_argument("--calibration", metavar="FILE", help="a file that `calibrate` wrote")

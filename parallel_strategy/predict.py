@@ -20,7 +20,15 @@ from parallel_strategy.cost.memory import (
     working_bytes,
 )
 from parallel_strategy.cost.price import Price
-from parallel_strategy.cost.stage_time import ChunkSeconds, Phases, StageSeconds, chunk_seconds, phases, stage_seconds
+from parallel_strategy.cost.stage_time import (
+    ChunkSeconds,
+    Phases,
+    StageSeconds,
+    chunk_seconds,
+    engine_seconds,
+    phases,
+    stage_seconds,
+)
 from parallel_strategy.cost.step_end import StepTail, StepTraffic, gradients_end, gradients_exposed, update_end
 from parallel_strategy.cost.weight_traffic import BETWEEN, WeightBytes
 from parallel_strategy.graph.program import Program
@@ -128,7 +136,8 @@ class Prediction:
 
     @cached_property
     def place_seconds(self) -> ChunkSeconds:
-        return chunk_seconds(self.phases, self.rows.slowest, self.copied)
+        engine = engine_seconds(self.setup.framework, self.program.pp, self.program.chunks_per_stage)
+        return chunk_seconds(self.phases, self.rows.slowest, self.copied, engine)
 
     @cached_property
     def stage_seconds(self) -> StageSeconds:

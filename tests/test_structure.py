@@ -24,13 +24,12 @@ LIBRARIES = {
 # Modules that import MindSpore at once, and those that do when a function is called.
 ON_MINDSPORE = (
     "pangu.model.", "pangu.training.", "pangu.distributed.", "pangu.device", "pangu.generation.mindspore_decoder",
-    "pangu.tuning.methods",
+    "pangu.tuning.methods", "pangu.tuning.aims", "pangu.tuning.tuning_run",
     "parallel_strategy.measure.mindspore_", "parallel_strategy.measure.worker", "parallel_strategy.mindspore.apply",
     "data_pipeline.stages.pack",
 )  # fmt: skip
 WHEN_CALLED = (
     "pangu.commands.",
-    "pangu.tuning.finetune",
     "data_pipeline.commands.show",
     "parallel_strategy.mindspore.",
 )

@@ -1,11 +1,13 @@
 """The funnel of a run: what went into each stage, what came out, and why the rest was dropped.
 
 python -m data_pipeline stats corpus
+python -m data_pipeline stats corpus --tokenizer vocab.model   # tokens by source, with any tokenizer
 """
 
 import argparse
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipeline.engine.output_place import run_directory
@@ -13,22 +15,45 @@ from pangu.foundation.best_effort import print_translated
 
 if TYPE_CHECKING:
     from data_pipeline.engine.local import StageSummary
+    from data_pipeline.report.tokens import SourceTokens
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=run_directory, help="the output directory of a run")
+    parser.add_argument("--tokenizer", type=Path, metavar="PATH", help="count the tokens of each source with this one")
     parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.engine.local import summarise
+    from data_pipeline.report.tokens import count_tokens, packed_tokens
 
     summaries = summarise(arguments.out)
+    if arguments.tokenizer is not None:
+        rows = count_tokens(arguments.out, arguments.tokenizer)
+    else:
+        rows = packed_tokens(arguments.out)
     if arguments.json:
-        print(json.dumps([asdict(summary) for summary in summaries]))
+        stages = [asdict(summary) for summary in summaries]
+        is_asked = arguments.tokenizer is not None
+        print(json.dumps({"stages": stages, "tokens": [asdict(row) for row in rows]} if is_asked else stages))
     else:
         print_funnel(summaries)
+        print_tokens(rows)
     return 0
+
+
+def print_tokens(rows: "list[SourceTokens]") -> None:
+    """Print how many tokens each source has; nothing where none were counted."""
+    from pangu.foundation.terminal import StackedTable, console
+
+    if not rows:
+        return
+    table = StackedTable("source", "documents", "MB", "tokens", "bytes a token")
+    for row in rows:
+        ratio = f"{row.bytes / row.tokens:.2f}" if row.tokens else ""
+        table.add_row(row.source, f"{row.documents:,}", f"{row.bytes / 1e6:,.1f}", f"{row.tokens:,}", ratio)
+    console().print(table)
 
 
 def print_funnel(summaries: "list[StageSummary]") -> None:

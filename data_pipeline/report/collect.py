@@ -19,6 +19,7 @@ from data_pipeline import record
 from data_pipeline.engine.browse import Shards, stages_of
 from data_pipeline.engine.local import StageSummary, open_manifest, summarise
 from data_pipeline.report.thresholds import Threshold, fetch, read_signals, signal_names, thresholds_of
+from data_pipeline.report.tokens import Packing, SourceTokens, packed_tokens, packing
 
 # signals of this many documents are drawn exactly; of more, a sample by hash
 HISTOGRAM_DOCUMENTS = 1_000_000
@@ -108,6 +109,8 @@ class Report:
     decontamination: dict[str, Any] | None
     hits: list[dict[str, Any]]
     mix: list[dict[str, Any]]
+    tokens: list[SourceTokens]
+    packing: Packing | None
 
 
 def collect(root: Path, amounts: Amounts) -> Report:
@@ -132,6 +135,8 @@ def collect(root: Path, amounts: Amounts) -> Report:
         summary,
         hits,
         _mix(root),
+        packed_tokens(root),
+        packing(root),
     )
 
 

@@ -31,6 +31,7 @@ _MEANINGS = {
     "sensitive": "too many sensitive words",
     "not_json": "not readable as JSON",
     "no_text": "no text in it",
+    "no_records": "a file in which nothing is",
     "unknown_charset": "no encoding makes sense",
     "http_status": "an error page",
     "quarantined": "broke the program that read it",
@@ -44,6 +45,7 @@ def render(report: Report, amounts: Amounts) -> str:
         ("funnel", "Funnel", _funnel(report)),
         ("rules", "Rules", _rules(report)),
         ("sources", "Sources", _sources(report)),
+        ("tokens", "Tokens", _tokens(report)),
         ("languages", "Languages and encodings", _languages(report)),
         ("signals", "Signals", _signals(report)),
         ("samples", "Samples", _samples(report.samples, amounts)),
@@ -164,6 +166,43 @@ def _sources(report: Report) -> str:
     )
     table = f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
     return f"<h2>Sources</h2><p>Where the documents came from and how many are left.</p>{table}"
+
+
+def _tokens(report: Report) -> str:
+    """Return the tokenizer, the tokens of each source, and the samples that were packed of them."""
+    if not report.tokens and report.packing is None:
+        return "<h2>Tokens</h2>" + _empty("This run has no stage that packs.")
+    parts = ["<h2>Tokens</h2>"]
+    packing = report.packing
+    if packing is not None:
+        parts.append(
+            f"<p>Tokenizer: {packing.vocab_size:,} pieces, fingerprint <code>{text(packing.fingerprint[:16])}</code>. "
+            f"A sample has {packing.seq_length:,} tokens.</p>"
+        )
+        body = "".join(
+            f'<tr><td><b>{text(name)}</b></td><td class="number">{split["documents"]:,}</td>'
+            f'<td class="number">{split["tokens"]:,}</td><td class="number">{split["samples"]:,}</td></tr>'
+            for name, split in packing.splits.items()
+        )
+        head = "<tr><th>split</th>" + "".join(
+            f'<th class="number">{name}</th>' for name in ("documents", "tokens", "samples")
+        )
+        head += "</tr>"
+        parts.append(f'<div class="scroll"><table>{head}{body}</table></div>')
+    total = sum(row.tokens for row in report.tokens)
+    body = "".join(
+        f'<tr><td><b>{text(row.source)}</b></td><td class="number">{row.documents:,}</td>'
+        f'<td class="number">{_size(row.bytes)}</td><td class="number">{row.tokens:,}</td>'
+        f'<td class="number">{row.bytes / max(row.tokens, 1):.2f}</td>'
+        f'<td class="number">{100 * row.tokens / max(total, 1):.1f} %</td>'
+        f'<td class="bar">{charts.bar(row.tokens / max(total, 1))}</td></tr>'
+        for row in report.tokens
+    )
+    head = (
+        '<tr><th>source</th><th class="number">documents</th><th class="number">text</th><th class="number">tokens</th>'
+        '<th class="number">bytes a token</th><th class="number">share</th><th></th></tr>'
+    )
+    return "".join(parts) + f'<h3>By source</h3><div class="scroll"><table>{head}{body}</table></div>'
 
 
 def _languages(report: Report) -> str:

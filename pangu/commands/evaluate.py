@@ -2,6 +2,7 @@
 
     python -m pangu evaluate work/run --data evaluation-sets
     python -m pangu evaluate work/run --data evaluation-sets --task c3 --task ocnli --shots few --compare paper
+    python -m pangu evaluate work/run --data evaluation-sets --checkpoints all --limit 200
     python -m pangu evaluate work/run --list
 
 DATA is a folder with the evaluation sets as they are published (any depth), or one file with --task. Answers, scores
@@ -17,7 +18,10 @@ from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pangu.evaluation.evaluate import Score
+    from pangu.language_model import LanguageModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws shots and answers (default: 0)")
     parser.add_argument("--compare", choices=["paper"], help="print the published figures beside ours")
     parser.add_argument("--corpus", metavar="DIR", help="corpus that was decontaminated against these sets")
+    parser.add_argument(
+        "--checkpoints", metavar="STEPS", help="a learning curve over a run's checkpoints: all, or 200,400"
+    )
     parser.add_argument("--out", metavar="DIR", help="default: evaluation/ in the run, else here")
     add_scoring_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
@@ -55,19 +62,28 @@ def run(arguments: argparse.Namespace) -> int:
 
     for name in arguments.task or []:
         load_task(name).template(arguments.variant)
+
+    def scores_of(model: "LanguageModel", out: Path) -> "list[Score]":
+        return evaluate(
+            model,
+            arguments.task or "all",
+            data=arguments.data,
+            out=out,
+            shots=arguments.shots,
+            variant=arguments.variant,
+            limit=arguments.limit,
+            seed=arguments.seed,
+            corpus=arguments.corpus,
+        )
+
+    def of(path: Path) -> argparse.Namespace:
+        return argparse.Namespace(**{**vars(arguments), "model": str(path)})
+
+    if arguments.checkpoints:
+        return print_curve(arguments, lambda path, out: scores_of(load_model(of(path)), out))
     model = load_model(arguments)
     out = Path(arguments.out) if arguments.out else default_folder(model)
-    scores = evaluate(
-        model,
-        arguments.task or "all",
-        data=arguments.data,
-        out=out,
-        shots=arguments.shots,
-        variant=arguments.variant,
-        limit=arguments.limit,
-        seed=arguments.seed,
-        corpus=arguments.corpus,
-    )
+    scores = scores_of(model, out)
     write_page(out / "index.html", f"Evaluation of {arguments.model}", scores)
     if arguments.json:
         from pangu.foundation.json_text import dumps
@@ -76,6 +92,24 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print_scores(scores, arguments.compare == "paper")
     print_translated(f"\nanswers, scores.json and a page to look at: {out / 'index.html'}")
+    return 0
+
+
+def print_curve(arguments: argparse.Namespace, scores_of: "Callable[[Path, Path], list[Score]]") -> int:
+    """Evaluate checkpoints of a run and print a line for each."""
+    from pangu.evaluation import learning_curve
+
+    run = Path(arguments.model)
+    out = Path(arguments.out) if arguments.out else run / "evaluation"
+    checkpoints = learning_curve.chosen_checkpoints(run, arguments.checkpoints)
+    points = learning_curve.learning_curve(run, checkpoints, lambda path: scores_of(path, out / path.name), out)
+    if arguments.json:
+        from pangu.foundation.json_text import dumps
+
+        print(dumps(points, ensure_ascii=False, indent=1))
+        return 0
+    print("\n".join(learning_curve.table_of(points)))
+    print(f"\nthe first metric of each task; all of them: {out / learning_curve.CURVE}")
     return 0
 
 

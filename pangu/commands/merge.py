@@ -21,15 +21,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pangu.formats.model_metadata import metadata_of
     from pangu.tokenizer import Tokenizer
-    from pangu.tuning.adapter_file import is_adapter, load_adapted, save_tensors
+    from pangu.tuning.adapted import load_adapted
+    from pangu.tuning.adapter_file import is_adapter, save_tensors
 
     folder, out = Path(arguments.adapter), Path(arguments.out)
     if not is_adapter(folder):
         raise UserError(f"{folder}: is no adapter: it has neither tuning.json nor adapter_config.json")
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: must end with .safetensors")
-    config, weights, tokenizer = load_adapted(folder, arguments.base)
-    fingerprint = Tokenizer.load(tokenizer).fingerprint if tokenizer else None
+    adapted = load_adapted(folder, arguments.base)
+    if not adapted.is_merged:
+        raise UserError(
+            f"{folder}: {adapted.method} adds to the network what its weights cannot hold; use the directory as it is"
+        )
+    config, weights = adapted.config, adapted.weights
+    fingerprint = Tokenizer.load(adapted.tokenizer).fingerprint if adapted.tokenizer else None
     out.parent.mkdir(parents=True, exist_ok=True)
     save_tensors(out, weights, metadata_of(config, fingerprint))
     print_translated(f"{out}: {len(weights)} weights, and the network in its header")

@@ -110,6 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from pangu.language_model import load
     from pangu.serving.application import Server
+    from pangu.serving.connection import config_of
 
     models = {
         name: load(
@@ -130,16 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     prefix_rows = None if arguments.prefix_rows < 0 else arguments.prefix_rows
     server = Server(models, policy, arguments.rows, arguments.queue, arguments.seconds, prefix_rows, words)
     server.start()
-    config = uvicorn.Config(
-        server.application(),
-        host=arguments.host,
-        port=arguments.port,
-        log_level="warning",
-        access_log=False,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=30,
-        server_header=False,
-    )
+    config = config_of(server.application(), host=arguments.host, port=arguments.port)
     listening = listen(arguments.host, arguments.port)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host

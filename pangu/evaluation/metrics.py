@@ -16,15 +16,43 @@ import numpy as np
 # What the official script takes out. Its `……` is two characters, which no single one equals: `…` stays.
 _MARKS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 _HAN = re.compile("[\u4e00-\u9fa5]")
-# English words as the Treebank tokenizer cuts them, which the official script calls for what is not Chinese.
-_TREEBANK = (
-    (re.compile(r"\.\.\."), " ... "),
-    (re.compile(r"[;@#$%&?!\[\](){}<>]"), r" \g<0> "),
-    (re.compile(r"([:,])(?=[^\d]|$)"), r" \1 "),
-    (re.compile(r"([^.])(\.)([\])}>\"']*)\s*$"), r"\1 \2\3"),
-    (re.compile(r"\""), " '' "),
-    (re.compile(r"([^' ])('s|'m|'d|'ll|'re|'ve|n't|') "), r"\1 \2 "),
+
+
+def _apart(found: "re.Match[str]") -> str:
+    """Return the two parts of a match as two words."""
+    return " ".join(["", *(part for part in found.groups() if part), ""])
+
+
+# English words as the Treebank tokenizer cuts them, which the official script calls (NLTK's `word_tokenize`) for what
+# is not Chinese. That first cuts a text into sentences, by a trained model; here a text is one, so that a full stop in
+# the middle stays with its word. In order: opening quotes, marks, closing quotes, words that are two.
+_TREEBANK = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"[«“‘„]|`+", r" \g<0> "),
+        (r"^\"", "``"),
+        (r"``", " `` "),
+        (r"([ (\[{<])(\"|'{2})", r"\1 `` "),
+        (r"'(?!re|ve|ll|m|t|s|d|n)(\w)\b", r"' \1"),
+        (r"([^.])(\.)([\])}>\"'»”’ ]*)\s*$", r"\1 \2 \3 "),
+        (r"([:,])(?=\D|$)", r" \1 "),
+        (r"\.{2,}", r" \g<0> "),
+        (r"[;@#$%&?!]", r" \g<0> "),
+        (r"([^'])' ", r"\1 ' "),
+        (r"[\[\](){}<>]", r" \g<0> "),
+        (r"[»”’]", r" \g<0> "),
+        (r"''", " '' "),
+        (r"\"", " '' "),
+        (r"\s+", " "),
+        (r"([^' ])('[smd]|') ", r"\1 \2 "),
+        (r"([^' ])('ll|'re|'ve|n't) ", r"\1 \2 "),
+        (r"\b(can)(not)\b|\b(gim)(me)\b|\b(gon)(na)\b|\b(got)(ta)\b|\b(lem)(me)\b|\b(wan)(na)(?=\s)", _apart),
+        (r"\b(d)('ye)\b|\b(more)('n)\b| ('t)(is|was)\b", _apart),
+    )
 )
+
+
+CLOSING = 11  # the first rule that wants white space at both ends
 
 
 def without_punctuation(text: str) -> str:
@@ -33,9 +61,10 @@ def without_punctuation(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Cut text that is not Chinese into words and marks."""
-    text = f" {text} "
-    for pattern, replacement in _TREEBANK:
+    """Cut text that is not Chinese, in lower case, into words and marks."""
+    for number, (pattern, replacement) in enumerate(_TREEBANK):
+        if number == CLOSING:
+            text = f" {text} "
         text = pattern.sub(replacement, text)
     return text.split()
 

@@ -31,6 +31,7 @@ from pangu.foundation.translation import (
 from pangu.foundation.version import __version__
 
 DONE, MISTAKE, DOES_NOT_FIT, INTERRUPTED = 0, 2, 3, 128 + signal.SIGINT
+COMPLETION = "--print-completion"
 EXIT_CODES = "exit code: 0 done, 2 a mistake of the user, 130 interrupted"
 
 # What takes the place of a character that a terminal cannot show.
@@ -57,6 +58,8 @@ def main(package: str, verbs: Mapping[str, str], argv: Sequence[str] | None = No
         if given is not None and given not in LANGUAGES:
             use_language("en")
             raise UserError(f"{OPTION} {given}: is unknown; known: {', '.join(LANGUAGES)}")
+        if argv[:1] and argv[0].partition("=")[0] == COMPLETION:
+            return print_completion(package, verbs, argv)
         parser, run = _parser(package, verbs, chosen)
         arguments = parser.parse_args(argv)
         code = run(arguments)
@@ -84,6 +87,22 @@ def main(package: str, verbs: Mapping[str, str], argv: Sequence[str] | None = No
         return INTERRUPTED
 
 
+def print_completion(package: str, verbs: Mapping[str, str], argv: Sequence[str]) -> int:
+    """Print the script that completes this command in a shell."""
+    from pangu.foundation.completion import SHELLS, script, verb_of  # most calls do without
+
+    shell = argv[0].partition("=")[2] or "".join(argv[1:2])
+    if shell not in SHELLS:
+        raise UserError(f"{COMPLETION} {shell}: is unknown{nearest(shell, SHELLS)}; known: {', '.join(SHELLS)}")
+    found = []
+    for verb, summary in verbs.items():
+        parser = Parser()
+        importlib.import_module(f"{package}.commands.{verb.replace('-', '_')}").add_arguments(parser)
+        found.append(verb_of(verb, summary, parser))
+    print(script(shell, package.replace("_", "-"), found), end="")
+    return DONE
+
+
 def show_everything() -> None:
     """Let no character that a terminal cannot show stop the program: a plain one takes its place."""
     codecs.register_error("plain", _plain)
@@ -99,6 +118,18 @@ def nearest(given: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def _default_of(action: argparse.Action) -> str:
+    """Return ` (default: 3)` where the help does not say it."""
+    value, text = action.default, action.help or ""
+    if not action.option_strings or action.nargs == 0 or value in (None, "", argparse.SUPPRESS) or value == []:
+        return ""
+    shown = (
+        f"{value:g}" if isinstance(value, float) else " ".join(map(str, value)) if isinstance(value, list) else value
+    )
+    is_said = "default" in text or re.search(rf"(?<![\w.]){re.escape(str(shown))}(?![\w.])", text)
+    return "" if is_said else f" (default: {shown})"
+
+
 class Help(argparse.HelpFormatter):
     """Help in the language of the process; lines are as long as they look, also in Chinese."""
 
@@ -109,7 +140,9 @@ class Help(argparse.HelpFormatter):
         super().start_section(translated(heading or ""))
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return translated(action.help) if action.help else action.help
+        if not action.help:
+            return action.help
+        return translated(action.help) + translated(_default_of(action)).replace("%", "%%")
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return wrapped(" ".join(text.split()), width)
@@ -152,7 +185,10 @@ class Parser(argparse.ArgumentParser):
         if choice:
             return nearest(choice[1], [word.strip(" '") for word in choice[2].split(",")])
         option = re.search(r"unrecognized arguments: (--[\w.-]+)", message)
-        return nearest(option[1], list(self._option_string_actions)) if option else ""
+        if option is None:
+            return ""
+        known = {name.lstrip("-"): name for name in self._option_string_actions}
+        return nearest(option[1].lstrip("-"), list(known)).replace("'", "'--", 1)
 
 
 def _parser(
@@ -163,6 +199,7 @@ def _parser(
     description = (sys.modules[package].__doc__ or "").strip()
     parser = Parser(prog=prog, description=description, epilog=EXIT_CODES, formatter_class=VerbHelp)
     parser.add_argument("--version", action="version", version=f"{package} {__version__}")
+    parser.add_argument(COMPLETION, metavar="SHELL", help="print what completes this command in bash, zsh or fish")
     if chosen is not None and chosen not in verbs:
         raise UserError(f"unknown verb {chosen!r}{nearest(chosen, list(verbs))}; `{prog} --help` lists them")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)

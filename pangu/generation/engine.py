@@ -15,6 +15,7 @@ import numpy as np
 
 from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
+from pangu.generation.additions import NOTHING, Additions
 from pangu.generation.decoding_batch import SLOTS, DecodingBatch, EngineName, Network, RowTokens
 from pangu.generation.domain_mixture import MixedNetwork
 from pangu.generation.options import GenerationOptions
@@ -64,20 +65,25 @@ def make_network(
     engine: EngineName,
     threads: int | None,
     adapters: Sequence[LowRank] = (),
+    additions: Additions = NOTHING,
 ) -> Network:
     """Import what an engine needs only where it is used: MindSpore takes seconds to start."""
     if engine == "compiled":
         from pangu.generation.compiled.compiled_network import Adapter, CompiledNetwork
 
+<<<<<<< HEAD
         network = CompiledNetwork(config, weights, [Adapter(one) for one in adapters], threads)
         if config.experts and config.experts.by_domain:
             return MixedNetwork(network, len(config.experts.domains))
         return network
+=======
+        return CompiledNetwork(config, weights, [Adapter(one) for one in adapters], threads, additions)
+>>>>>>> main
     if adapters:
         raise UserError("adapters beside their base are for the compiled engine; load the adapter itself, or merge it")
     from pangu.generation.mindspore_decoder import MindSporeNetwork
 
-    return MindSporeNetwork(config, weights)
+    return MindSporeNetwork(config, weights, additions)
 
 
 class Generator:
@@ -98,6 +104,7 @@ class Generator:
         engine: EngineName | None = None,
         threads: int | None = None,
         adapters: Mapping[str, LowRank] | None = None,
+        additions: Additions = NOTHING,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch size = {batch_size}: must be at least 1")
@@ -109,9 +116,8 @@ class Generator:
         self.byte_tokens = ByteTokens(tokenizer) if tokenizer else None
         self.adapters = list(adapters or {})
         self.adapter: int | None = None  # the number of the one that is chosen
-        self.network = make_network(
-            config, weights, engine or default_engine(config), threads, list((adapters or {}).values())
-        )
+        beside = list((adapters or {}).values())
+        self.network = make_network(config, weights, engine or default_engine(config), threads, beside, additions)
         self.batches: dict[tuple[int, int], DecodingBatch] = {}
         self.draft: Draft | None = None
 
@@ -146,19 +152,22 @@ class Generator:
         threads: int | None = None,
         adapters: Mapping[str, Path | str] | None = None,
     ) -> "Generator":
-        """Load a run, a checkpoint, weights of any form (`load_for_inference`), or an adapter, merged into its base.
+        """Load a run, a checkpoint, weights of any form (`load_for_inference`), or an adapter with its base.
 
         adapters: {name: directory} of LoRA adapters that are kept beside the weights, for `adapted` to choose from.
         dtype: what MindSpore computes in, or what the compiled engine stores the matrices in (None: as in the file).
         """
         from pangu.checkpoint.weights import load_for_inference
         from pangu.tokenizer import Tokenizer
-        from pangu.tuning.adapter_file import is_adapter, load_adapted, low_rank
+        from pangu.tuning.adapted import load_adapted
+        from pangu.tuning.adapter_file import is_adapter, low_rank
 
         if is_adapter(Path(checkpoint)):
             # --model says where the base is: the adapter says what network it has.
-            config, weights, place = load_adapted(Path(checkpoint), model, tokenizer)
+            adapted = load_adapted(Path(checkpoint), model, tokenizer)
+            config, weights, place, additions = adapted.config, adapted.weights, adapted.tokenizer, adapted.additions
         else:
+            additions = NOTHING
             config, weights, place = load_for_inference(checkpoint, model, tokenizer, as_stored=engine != "mindspore")
             if engine is None and default_engine(config) == "mindspore":
                 config, weights, place = load_for_inference(checkpoint, model, tokenizer)
@@ -171,7 +180,7 @@ class Generator:
 
             weights = stored_as(weights, dtype)
         tokens = Tokenizer.load(place) if place else None
-        return cls(config, weights, tokens, batch_size, engine, threads, beside)
+        return cls(config, weights, tokens, batch_size, engine, threads, beside, additions)
 
     def open(self, rows: int, tokens: int) -> DecodingBatch:
         """Return caches for `tokens` tokens in each of `rows` rows."""

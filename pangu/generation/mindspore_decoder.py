@@ -4,15 +4,17 @@ Graphs have fixed shapes, so a batch compiles two: one that takes CHUNK tokens o
 prompts' lengths, and one that takes a token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from mindspore import Tensor
 
+from pangu import parameters
 from pangu.config import ModelConfig
 from pangu.device import check_dtype
 from pangu.foundation.errors import UserError
+from pangu.generation.additions import NOTHING, Additions, Bottleneck
 from pangu.generation.decoding_batch import SLOTS, DecodingBatch, Network, RowTokens
 from pangu.model.inference import CachedDecoder, DecodingWeights, Weights
 
@@ -24,12 +26,23 @@ assert SLOTS % CHUNK == 0  # so that padding of the last chunk has slots too
 class MindSporeNetwork(Network):
     """Weights (released names) in compiled graphs, after `pangu.device.use_device`."""
 
-    def __init__(self, config: ModelConfig, weights: Weights) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights, additions: Additions = NOTHING) -> None:
         check_dtype(config)
-        self.config, self.layers = config, DecodingWeights(config, weights)
+        self.config, self.layers, self.prefix = config, DecodingWeights(config, weights), additions.prefix
+        if additions.bottlenecks:
+            self.put_behind(additions.bottlenecks)
+
+    def put_behind(self, bottlenecks: Mapping[str, Bottleneck]) -> None:
+        """Put adapters behind the projections of every layer."""
+        from pangu.tuning.methods.bottleneck import BottleneckLinear  # only where there are some
+
+        prefixes = parameters.layer_prefixes(self.config.num_blocks, self.config.query_layer)
+        for prefix, layer in zip(prefixes, self.layers.layers, strict=True):
+            for part, name in ((layer.attention, "attention"), (layer.output, "output")):
+                part.projection = BottleneckLinear(part.projection, bottlenecks[f"{prefix}{name}.projection"])
 
     def open(self, rows: int, slots: int) -> "MindSporeBatch":
-        decoder = CachedDecoder(self.config, self.layers, rows, slots)
+        decoder = CachedDecoder(self.config, self.layers, rows, slots, self.prefix)
         return MindSporeBatch(decoder, rows, min(slots, self.config.seq_length))
 
 

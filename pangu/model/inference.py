@@ -177,8 +177,18 @@ class CachedDecoder(nn.Cell):
     to itself. The logits are those of step number last[b] of the call. Tokens beyond a row's end may hold any id.
     """
 
-    def __init__(self, config: ModelConfig, weights: DecodingWeights, batch: int, slots: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: DecodingWeights,
+        batch: int,
+        slots: int,
+        prefix: np.ndarray | None = None,
+    ) -> None:
+        """prefix: unscaled keys and values in front of every row's own, fp32 [layers, 2, n, d]."""
         super().__init__(auto_prefix=False)
+        self.first = 0 if prefix is None else prefix.shape[2]  # the slot of step 0
+        slots = slots + self.first
         self.weights = weights
         self.layers, self.final_norm = weights.layers, weights.final_norm
         self.target_in_trunk = config.target_in_trunk
@@ -189,6 +199,8 @@ class CachedDecoder(nn.Cell):
         shape = (batch * config.num_heads, slots, config.head_size)
         self.keys = self.caches("keys", config.num_layers, shape)
         self.values = self.caches("values", config.num_layers, shape)
+        if prefix is not None:
+            self.begin_with(config, prefix, batch)
         self.heads = config.num_heads
         self.all_slots = Tensor(np.arange(slots, dtype=np.int32))
         self.softmax_dtype = self.layers[0].attention.softmax_dtype
@@ -199,8 +211,20 @@ class CachedDecoder(nn.Cell):
             [Parameter(ops.zeros(shape, self.dtype), name=f"{name}.{i}", requires_grad=False) for i in range(count)]
         )
 
+    def begin_with(self, config: ModelConfig, prefix: np.ndarray, batch: int) -> None:
+        """Put keys and values into the first slots of every row, where they stay."""
+        split = (config.num_layers, 2, self.first, config.num_heads, config.head_size)
+        heads = prefix.reshape(split).transpose(1, 0, 3, 2, 4)  # [2, layers, H, n, d/H]
+        for caches, part, factor in ((self.keys, heads[0], score_scale(config)), (self.values, heads[1], 1.0)):
+            for cache, values in zip(caches, part, strict=True):
+                filled = np.zeros(cache.shape, np.float32)
+                filled[:, : self.first] = np.tile(values * factor, (batch, 1, 1))
+                cache.set_data(Tensor(filled).astype(self.dtype))
+
     def construct(self, ids: Tensor, start: Tensor, last: Tensor, positions: Tensor, query_positions: Tensor) -> Tensor:
         batch, tokens = ids.shape
+        if self.first:
+            start = start + self.first
         steps = start.reshape((batch, 1)) + Tensor(np.arange(tokens, dtype=np.int32))
         slots = self.slots(steps)
         embedded = self.gather(self.weights.words, ids, 0) + self.gather(self.weights.positions, positions, 0)

@@ -4,7 +4,8 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,22 @@ if TYPE_CHECKING:
 PLAYGROUND = Path(__file__).with_name("playground.html")
 WATCH_SECONDS = 0.25  # how often a request that is not streamed looks whether its client is still there
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What a request asks for: samples of every prompt. behind, suffix: what follows a gap, as ids and as text.
+
+    scores: how many alternatives to score, None: no scores. scores_prompt: score the prompt's tokens as well.
+    """
+
+    prompts: list[list[int]]
+    max_tokens: int
+    samples: int
+    scores: int | None
+    scores_prompt: bool = False
+    behind: list[int] = field(default_factory=list)
+    suffix: str = ""
 
 
 class Server:
@@ -95,13 +112,8 @@ class Server:
             Route("/health", self.health),
             Route("/metrics", self.metrics),
         ]
-        return Guard(
-            Starlette(
-                routes=routes,
-                exception_handlers={RequestError: refused, UserError: mistaken, 404: unknown, Exception: failed},
-            ),
-            self.policy,
-        )
+        handlers = {RequestError: refused, UserError: mistaken, 404: unknown, 405: unknown, Exception: failed}
+        return Guard(Starlette(routes=routes, exception_handlers=handlers), self.policy)
 
     # -- small answers ----------------------------------------------------------------------------------------------
 
@@ -143,7 +155,7 @@ class Server:
     async def tokenize(self, request: Request) -> Response:
         """Cut a text into ids."""
         asked = parse(TokenizeRequest, await read_json(request, self.policy))
-        ids = next(iter(self.models.values())).ids(asked.prompt) if asked.prompt else []
+        [ids] = await ids_of(next(iter(self.models.values())), [asked.prompt])
         return JSONResponse({"tokens": ids, "count": len(ids)})
 
     # -- completions ------------------------------------------------------------------------------------------------
@@ -170,11 +182,11 @@ class Server:
         name = self.model_of(asked.model)
         model = self.models[name]
         self.refuse_words(asked.suffix or "", *(self.text_of(model, prompt) for prompt in asked.prompts()))
-        prompts = [model.ids(prompt) or [self.end_of_document(model)] for prompt in asked.prompts()]
+        *prompts, behind = await ids_of(model, [*asked.prompts(), asked.suffix or ""])
         scores = asked.logprobs if asked.logprobs is not None else 0 if samples > asked.n else None
-        work = self.submit(
-            name, asked, prompts, asked.max_tokens, samples, scores, asked.echo and asked.logprobs is not None
-        )
+        is_scored = asked.echo and asked.logprobs is not None
+        sequences = Sequences(prompts, asked.max_tokens, samples, scores, is_scored, behind, asked.suffix or "")
+        work = self.submit(name, asked, sequences)
         if asked.echo:
             work.echo = [self.text_of(model, prompt) for prompt in asked.prompts()]
         work.shown = asked.n
@@ -187,11 +199,13 @@ class Server:
         model = self.models[name]
         check_conversation(asked.messages)
         self.refuse_words(*(one.content for one in asked.messages))
-        prompt = model.ids(model.template.prompt([Turn(one.role, one.content) for one in asked.messages]))
+        turns = [Turn(one.role, one.content) for one in asked.messages]
+        [prompt] = await ids_of(model, [model.template.prompt(turns)])
         most = asked.max_completion_tokens or asked.max_tokens or max(1, self.context(name) + 1 - len(prompt))
         scores = asked.top_logprobs if asked.logprobs else None
         stop = [*asked.stops(), *turn_stops(model.template)]
-        work = self.submit(name, asked.model_copy(update={"stop": stop}), [prompt], most, asked.n, scores, False)
+        sequences = Sequences([prompt], most, asked.n, scores)
+        work = self.submit(name, asked.model_copy(update={"stop": stop}), sequences)
         work.is_chat, work.shown = True, asked.n
         return await self.answer(request, work, asked, asked.logprobs)
 
@@ -213,26 +227,19 @@ class Server:
         if self.words and any(self.words.hits(text) for text in texts):
             raise RequestError(400, "the prompt holds a word that this server does not take", code="content_filter")
 
-    def submit(
-        self,
-        name: str,
-        asked: Sampling,
-        prompts: list[list[int]],
-        max_tokens: int,
-        samples: int,
-        scores: int | None,
-        scores_prompt: bool,
-    ) -> Asked:
+    def submit(self, name: str, asked: Sampling, wanted: Sequences) -> Asked:
         """Queue the sequences of a request. Raises RequestError for what does not fit, and where the queue is
         full."""
         model, scheduler = self.models[name], self.schedulers[name]
         loop, events = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Event]]()
-        context = self.context(name)
-        if max_tokens > context:
-            raise RequestError(400, f"max_tokens: is {max_tokens}; the context holds {context} tokens", "max_tokens")
+        context, behind, samples = self.context(name), wanted.behind, wanted.samples
+        if wanted.max_tokens > context:
+            raise RequestError(
+                400, f"max_tokens: is {wanted.max_tokens}; the context holds {context} tokens", "max_tokens"
+            )
         seed = asked.seed if asked.seed is not None else secrets.randbits(32)
-        end, suffix, answering = self.end_of_document(model), getattr(asked, "suffix", None) or "", []
-        behind = model.ids(suffix) if suffix else []
+        end, answering = self.end_of_document(model), []
+        prompts = [prompt or [end] for prompt in wanted.prompts]
         watch = Filter(self.words, lambda token: model.tokenizer.decode([token])) if self.words else None
         seconds = min(self.seconds, asked.deadline or self.seconds)
         biases = asked.biases(model.config.vocab_size) | ({end: -math.inf} if behind else {})
@@ -244,11 +251,11 @@ class Server:
                     def tell(event: Event, number: int = number) -> None:
                         loop.call_soon_threadsafe(events.put_nowait, (number, event))
 
-                    options = asked.options(max(1, max_tokens), seed, sample, () if behind else (end,))
-                    one = Answering(list(prompt), options, tell, scores, scores_prompt, asked.priority)
+                    options = asked.options(max(1, wanted.max_tokens), seed, sample, () if behind else (end,))
+                    one = Answering(list(prompt), options, tell, wanted.scores, wanted.scores_prompt, asked.priority)
                     one.deadline = time.monotonic() + seconds
                     one.bias, one.adapter, one.suffix = biases, model.generator.adapter, behind
-                    one.screen = watch and watch.screen(self.text_of(model, prompt), suffix)
+                    one.screen = watch and watch.screen(self.text_of(model, prompt), wanted.suffix)
                     answering.append(one)
             scheduler.submit(answering)
         except UserError as error:
@@ -260,7 +267,7 @@ class Server:
         work = Asked(
             made + secrets.token_hex(12), name, model.tokenizer, answering, events, samples, samples, tokens, False
         )
-        work.drops_token = max_tokens == 0
+        work.drops_token = wanted.max_tokens == 0
         return work
 
     async def answer(self, request: Request, work: Asked, asked: Sampling, has_scores: bool) -> Response:
@@ -321,6 +328,11 @@ class Server:
             self.cancel(work)
 
 
+async def ids_of(model: "LanguageModel", texts: Sequence[str | list[int]]) -> list[list[int]]:
+    """Return the ids of texts. A long text takes time, in which the others are served: hence a thread of its own."""
+    return await asyncio.to_thread(lambda: [model.ids(text) if text else [] for text in texts])
+
+
 async def refused(request: Request, error: Exception) -> Response:
     """Answer a request that cannot be served."""
     assert isinstance(error, RequestError)
@@ -340,5 +352,7 @@ async def failed(request: Request, error: Exception) -> Response:
 
 
 async def unknown(request: Request, error: Exception) -> Response:
-    """Answer for a path that is none."""
-    return JSONResponse(RequestError(404, f"{request.url.path}: no such path").body, 404)
+    """Answer for a path that is none, or that is asked in another way."""
+    status, path = getattr(error, "status_code", 404), request.url.path[:100]
+    message = f"{path}: no such path" if status == 404 else f"{path}: does not take {request.method}"
+    return JSONResponse(RequestError(status, message).body, status)

@@ -13,13 +13,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pangu.serving.protocol import RequestError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 READ_SECONDS = 20.0  # for a body to arrive
+# What a browser is told that asks beforehand whether a page of another origin may.
+PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type",
+    "Access-Control-Max-Age": "600",
+    "Vary": "Origin",
+}
 OPEN_PATHS = ("/", "/health")  # without a key
 
 
@@ -57,6 +64,9 @@ class Guard:
 
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         try:
+            if scope["method"] == "OPTIONS" and headers.get("origin") in self.policy.origins:
+                await Response(status_code=204, headers=PREFLIGHT)(scope, receive, counted)
+                return
             self.check(scope, headers)
         except RequestError as error:
             await JSONResponse(error.body, error.status)(scope, receive, counted)
@@ -65,12 +75,13 @@ class Guard:
 
     def check(self, scope: Scope, headers: dict[str, str]) -> None:
         """Raise RequestError for what may not ask."""
-        host = headers.get("host", "")
+        host, origin = headers.get("host", ""), headers.get("origin")
         if hostname(f"//{host}") not in self.policy.hosts:
-            raise RequestError(403, f"Host {host!r} is not this server's; start it with --allow-host to add a name")
-        origin = headers.get("origin")
-        if origin and origin not in self.policy.origins and urlsplit(origin).netloc != host:
-            raise RequestError(403, f"Origin {origin!r} may not ask; start the server with --allow-origin to let it")
+            told = f"Host {host[:100]!r} is not this server's; start it with --allow-host to add a name"
+            raise RequestError(403, told)
+        if origin and origin not in self.policy.origins and origin.split("://")[-1] != host:
+            told = f"Origin {origin[:100]!r} may not ask; start the server with --allow-origin to let it"
+            raise RequestError(403, told)
         if self.policy.keys and scope["path"] not in OPEN_PATHS and not self.is_known(headers.get("authorization", "")):
             raise RequestError(
                 401, "the API key is missing or wrong; send `Authorization: Bearer KEY`", code="invalid_api_key"
@@ -85,7 +96,7 @@ class Guard:
 
     def is_known(self, authorization: str) -> bool:
         """Return whether a key is one of ours, in a time that does not depend on which characters are right."""
-        given = authorization.removeprefix("Bearer ").encode()
+        given = authorization.removeprefix("Bearer ").encode("latin-1")  # the bytes that were sent
         return sum(hmac.compare_digest(given, key.encode()) for key in self.policy.keys) > 0
 
 

@@ -35,15 +35,17 @@ class RequestError(Exception):
 
 
 class StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True)
+
     include_usage: bool = False
 
 
 class Sampling(BaseModel):
     """The fields that both ways of asking share."""
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, strict=True)
 
-    model: str = ""
+    model: Annotated[str, Field(max_length=200)] = ""
     temperature: Annotated[float, Field(ge=0, le=10)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] = 1
@@ -72,9 +74,10 @@ class Sampling(BaseModel):
         """Return {token: bias}. Raises RequestError for what is no token."""
         found = {}
         for name, value in (self.logit_bias or {}).items():
-            if not name.isdigit() or int(name) >= vocabulary:
+            is_number = name.isascii() and name.isdigit() and len(name) < 10
+            if not is_number or int(name) >= vocabulary:
                 raise RequestError(
-                    400, f"logit_bias: {name!r} is no token id; they are 0..{vocabulary - 1}", "logit_bias"
+                    400, f"logit_bias: {name[:20]!r} is no token id; they are 0..{vocabulary - 1}", "logit_bias"
                 )
             found[int(name)] = value
         return found
@@ -117,6 +120,8 @@ class CompletionRequest(Sampling):
 
 
 class Message(BaseModel):
+    model_config = ConfigDict(strict=True)
+
     role: Literal["system", "user", "assistant"]
     content: str
 
@@ -134,7 +139,7 @@ class ChatRequest(Sampling):
 class TokenizeRequest(BaseModel):
     """POST /tokenize, as lm-evaluation-harness's remote tokenizer asks."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     prompt: str
     add_special_tokens: bool = False
@@ -148,7 +153,8 @@ def parse(schema: type[Model], fields: Any) -> Model:
     if not isinstance(fields, dict):
         raise RequestError(400, "the body must be a JSON object")
     try:
-        return schema.model_validate(fields)
+        # Clients write null for what they leave out.
+        return schema.model_validate({name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"] if not isinstance(part, int) and "[" not in str(part))

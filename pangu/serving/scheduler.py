@@ -131,6 +131,9 @@ class Scheduler:
 
     def submit(self, sequences: Sequence[Answering]) -> None:
         """Queue sequences, all or none. Raises QueueFull, and UserError for a prompt that does not fit."""
+        most = self.rows + self.most_waiting
+        if len(sequences) > most:
+            raise UserError(f"asks for {len(sequences)} answers at once; this server takes at most {most}")
         for sequence in sequences:
             self._check(sequence)
         with self.lock:

@@ -5,6 +5,8 @@ from functools import cached_property
 from types import FunctionType
 from typing import Any, ClassVar
 
+from pangu.foundation.compiled_sources import keep_while_unchanged
+
 # So many numbers a process works on in Python: importing numba and fetching machine code from its cache takes about as
 # long. A process that encodes a prompt or two does without numba.
 PATIENCE = 2000
@@ -42,7 +44,7 @@ class Compiled:
         import numba
 
         try:
-            return numba.njit(nogil=True, cache=True)(self.function)
+            return keep_while_unchanged(numba.njit(nogil=True, cache=True)(self.function), self.function)
         except RuntimeError:
             # numba can write neither beside the source nor in the user's cache directory: every process compiles
             return numba.njit(nogil=True)(self.function)

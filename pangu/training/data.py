@@ -3,24 +3,30 @@
 The directory is what `python -m data_pipeline run` leaves: MindRecord files, `packed.json` and the tokenizer.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pangu.config import TrainConfig
+from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
+from pangu.foundation.progress import Progress
 
 # Indices handed to MindSpore's reader at a time: its sampler keeps them as a Python list.
 INDICES_A_READER = 1 << 16
 # Beside each file of samples: {file: SHA-256}.
 CHECKSUMS = ".sha256.json"
-# Bytes of samples up to which a start compares them with their checksums; above that it would wait for minutes.
-MOST_VERIFIED = 16 << 30
+# Bytes of samples up to which every start compares them with their checksums. Of more it would wait for minutes: files
+# that have been compared, and have the same size and time, are not read again.
+ALWAYS_COMPARED = 16 << 30
+COMPARING_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -55,26 +61,42 @@ class Split:
                     "pack the corpus again (data_pipeline run --verify)"
                 ) from None
 
-    def damaged(self) -> str | None:
-        """Return what is wrong with the first damaged file, by the checksums that packing wrote; None without them."""
+    def checksums(self) -> dict[Path, str]:
+        """Return {file: SHA-256} as packing wrote it; nothing of files without."""
+        found = {}
         for file in self.files:
             path = Path(file)
             try:
                 digests = json.loads(path.with_suffix(CHECKSUMS).read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
-            for name, expected in digests.items():
-                try:
-                    with path.with_name(name).open("rb") as stream:
-                        found = hashlib.file_digest(stream, "sha256").hexdigest()
-                except OSError as error:
-                    return f"{path.with_name(name)}: cannot be read: {error.strerror}"
-                if found != expected:
-                    return (
-                        f"{path.with_name(name)}: is damaged: its sha256 is not what packing wrote; "
-                        "pack the corpus again (data_pipeline run --verify)"
-                    )
-        return None
+            found |= {path.with_name(name): digest for name, digest in digests.items()}
+        return found
+
+
+def check_file(path: Path, expected: str) -> int:
+    """Compare a file with its SHA-256 -> its bytes. Raises UserError."""
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            size = stream.tell()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if digest != expected:
+        raise UserError(
+            f"{path}: is damaged: its sha256 is not what packing wrote; "
+            "pack the corpus again (data_pipeline run --verify)"
+        )
+    return size
+
+
+def stamp_of(path: Path, expected: str) -> list[int | str]:
+    """Return what tells a file that was compared from one that has changed since. Raises UserError."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    return [status.st_size, status.st_mtime_ns, expected]
 
 
 def reason_in(message: str) -> str:
@@ -144,14 +166,30 @@ class PackedData:
     def tokenizer_directory(self) -> Path:
         return self.directory / "tokenizer"
 
-    def verify(self) -> None:
-        """Compare the files of samples with their checksums. Raises UserError that names the first damaged one."""
-        size = sum(Path(file).stat().st_size for split in self.splits.values() for file in split.files)
-        if size > MOST_VERIFIED:
-            return
-        for split in self.splits.values():
-            if problem := split.damaged():
-                raise UserError(problem)
+    def verify(self, notes: Path | None = None) -> None:
+        """Compare the files of samples with their checksums. Raises UserError that names the first damaged one.
+
+        notes: a file that keeps which of many files have been compared.
+        """
+        expected = {path: digest for split in self.splits.values() for path, digest in split.checksums().items()}
+        stamps = {str(path): stamp_of(path, digest) for path, digest in expected.items()}
+        size = sum(int(stamp[0]) for stamp in stamps.values())
+        is_large = size > ALWAYS_COMPARED
+        known = read_notes(notes) if is_large and notes else {}
+        left = [path for path in expected if known.get(str(path)) != stamps[str(path)]]
+        title = "comparing samples with their checksums"
+        with (
+            Progress(title, sum(int(stamps[str(path)][0]) for path in left), unit="B", is_shown=is_large) as progress,
+            ThreadPoolExecutor(COMPARING_THREADS) as threads,
+        ):
+            try:
+                for done in threads.map(check_file, left, [expected[path] for path in left]):
+                    progress.advance(done)
+            finally:
+                threads.shutdown(cancel_futures=True)
+        if is_large and notes and left:
+            with contextlib.suppress(OSError):  # it only saves time
+                write_whole(notes, json.dumps(stamps))
 
     def split(self, name: str) -> Split:
         """Return the split of this name, which must hold at least one sample."""
@@ -160,6 +198,15 @@ class PackedData:
             hint = "" if name == "train" else "; pack with a larger pack.heldout_fraction, or more documents"
             raise UserError(f"{self.directory}: split {name!r} holds no samples{hint}")
         return split
+
+
+def read_notes(path: Path) -> dict[str, list[int | str]]:
+    """Return the stamps of files that were compared; none where they cannot be read."""
+    try:
+        notes = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
 
 
 def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Read and write what fine-tuning leaves: a directory that PEFT reads too where the method is LoRA.
+"""Read and write what fine-tuning leaves: a directory that PEFT reads too where PEFT has the method.
 
-    OUT/adapter_config.json        as PEFT writes it (LoRA only)
-    OUT/adapter_model.safetensors  lora_A [r, in] and lora_B [out, r] under the PyTorch port's names (LoRA only)
-    OUT/trained.safetensors        trained weights under the released names (full, bitfit)
+    OUT/adapter_config.json        as PEFT writes it (LoRA; `pangu.tuning.soft_prompt`: prefix, prompt, P-tuning)
+    OUT/adapter_model.safetensors  lora_A [r, in] and lora_B [out, r] under the PyTorch port's names (LoRA)
+    OUT/trained.safetensors        trained weights under the released names (full, bitfit, adapter)
     OUT/tuning.json                method, template, the base's path and digest, settings, figures
     OUT/tokenizer/
 
@@ -21,15 +21,17 @@ import numpy as np
 
 from pangu import parameters
 from pangu.checkpoint.open import file_digest
-from pangu.checkpoint.weights import load_for_inference
+from pangu.checkpoint.weights import check_finite
 from pangu.config import ModelConfig
 from pangu.formats.data_types import BF16, FP32, cast
 from pangu.formats.names import is_transposed, torch_names
+from pangu.formats.open_source import open_source
 from pangu.formats.safetensors_file import write_tensors
 from pangu.foundation.atomic_file import whole_file, write_whole
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
 from pangu.foundation.settings import nearest_name
+from pangu.generation.additions import Bottleneck
 from pangu.tuning.template import TEMPLATES, Template, template_of
 
 TUNING, CONFIG, MATRICES, TRAINED = (
@@ -51,6 +53,10 @@ MODULES = {
 }
 DEFAULT_MODULES = ("q_proj", "v_proj")
 ALL = "all"
+# Behind the names of the two linear layers that write into the residual: an adapter's own weights.
+BOTTLENECK = "adapter"
+BEHIND = ("attention.projection", "output.projection")
+MINDFORMERS = "adapter_model.ckpt"  # a checkpoint of MindFormers, in the place of adapter_model.safetensors
 _MINDFORMERS = re.compile(r"(.+)\.mindpet_delta_lora_([ab])")
 
 
@@ -85,6 +91,28 @@ def layers_of(config: ModelConfig, modules: tuple[str, ...]) -> list[str]:
     if config.experts is not None and inner:
         raise UserError(f"module {inner[0]!r}: has experts in this network, which take no adapters; leave it out")
     return [f"{prefix}{MODULES[module]}" for prefix in prefixes for module in modules]
+
+
+def bottleneck_places(config: ModelConfig) -> list[str]:
+    """Return the names of the linear layers that have an adapter behind them."""
+    prefixes = parameters.layer_prefixes(config.num_blocks, config.query_layer)
+    return [f"{prefix}{place}" for prefix in prefixes for place in BEHIND]
+
+
+def read_bottlenecks(folder: Path, config: ModelConfig) -> dict[str, Bottleneck]:
+    """Read the adapters behind every layer's projections. Raises UserError."""
+    found, hidden = read_tensors(folder / TRAINED), config.hidden_size
+    width = next((len(array) for name, array in found.items() if name.endswith(".down")), 0)
+    shapes = {"down": (width, hidden), "down_bias": (width,), "up": (hidden, width), "up_bias": (hidden,)}
+    wanted = {
+        f"{place}.{BOTTLENECK}.{name}": shape for place in bottleneck_places(config) for name, shape in shapes.items()
+    }
+    if not width or {name: array.shape for name, array in found.items()} != wanted:
+        raise UserError(f"{folder / TRAINED}: does not hold an adapter behind each of {len(wanted) // 4} layers")
+    return {
+        place: Bottleneck(*(found[f"{place}.{BOTTLENECK}.{name}"].astype(np.float32) for name in shapes))
+        for place in bottleneck_places(config)
+    }
 
 
 def sizes_of(config: ModelConfig, layer: str) -> tuple[int, int]:
@@ -144,13 +172,27 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
+    check_finite(tensors, str(path))
+    return tensors
+
+
+def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
+    """Read a checkpoint of MindSpore. Raises UserError."""
+    source = open_source(path)
+    with source:
+        tensors = {name: source.read(name) for name in source.tensors}
+    check_finite(tensors, str(path))
+    return tensors
 
 
 def read_lora(folder: Path, config: ModelConfig) -> LoraMatrices:
-    """Read LoRA matrices: PEFT's directory, or a file of MindFormers' names. Raises UserError."""
+    """Read LoRA matrices: PEFT's directory, or with MindFormers' names, also as its checkpoint. Raises UserError.
+
+    Such a checkpoint says neither rank nor alpha: adapter_config.json does. It may hold the base's weights too.
+    """
     settings = read_json(folder / CONFIG)
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
     if settings.get("peft_type") != "LORA" or not isinstance(rank, int) or not isinstance(alpha, int | float):
@@ -162,20 +204,26 @@ def read_lora(folder: Path, config: ModelConfig) -> LoraMatrices:
             )
     names = {peft_name(config, layer): layer for layer in layers_of(config, tuple(MODULES))}
     halves: dict[str, dict[str, np.ndarray]] = {}
-    for name, array in read_tensors(folder / MATRICES).items():
+    place = folder / MATRICES
+    if not place.is_file() and (folder / MINDFORMERS).is_file():
+        place = folder / MINDFORMERS
+    ours = parameters.shapes(config)
+    for name, array in (read_tensors(place) if place.name == MATRICES else read_checkpoint(place)).items():
         found = re.fullmatch(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight", name)
         old = _MINDFORMERS.fullmatch(name)
         if found and found[1] in names:
             halves.setdefault(names[found[1]], {})[found[2]] = array
         elif old and old[1] in names.values():
             halves.setdefault(old[1], {})[old[2].upper()] = array
-        else:
-            raise UserError(f"{folder / MATRICES}: {name!r} is no LoRA matrix of this model")
+        elif name not in ours or place.name == MATRICES:
+            raise UserError(f"{place}: {name!r} is no LoRA matrix of this model")
+    if not halves:
+        raise UserError(f"{place}: holds no LoRA matrix")
     matrices = {}
     for layer, pair in halves.items():
         inputs, outputs = sizes_of(config, layer)
         if set(pair) != {"A", "B"} or pair["A"].shape != (rank, inputs) or pair["B"].shape != (outputs, rank):
-            raise UserError(f"{folder / MATRICES}: {layer}: must be A [{rank}, {inputs}] and B [{outputs}, {rank}]")
+            raise UserError(f"{place}: {layer}: must be A [{rank}, {inputs}] and B [{outputs}, {rank}]")
         matrices[layer] = (pair["A"].astype(np.float32), pair["B"].astype(np.float32))
     return LoraMatrices(matrices, rank, float(alpha))
 
@@ -242,8 +290,9 @@ def is_adapter(path: Path) -> bool:
 def contents(folder: Path) -> dict[str, str]:
     """Return digests of what an adapter adds, and of the base that it was made for."""
     said = read_tuning(folder) if (folder / TUNING).is_file() else {}
-    files = [folder / name for name in (CONFIG, MATRICES, TRAINED) if (folder / name).is_file()]
-    return {file.name: file_digest(file) for file in files} | {"base": str(said.get("base_digest", ""))}
+    files = [folder / name for name in (CONFIG, MATRICES, MINDFORMERS, TRAINED) if (folder / name).is_file()]
+    fields = {name: str(said.get(name, "")) for name in ("base_digest", "position_offset")}
+    return {file.name: file_digest(file) for file in files} | fields
 
 
 def template_of_model(path: Path) -> Template:
@@ -260,27 +309,3 @@ def base_of(folder: Path, given: Path | str | None = None) -> Path:
     if not place or not Path(place).exists():
         raise UserError(f"{folder}: its base {place!r} is not there; say where it is (--model; merge: --base)")
     return Path(place)
-
-
-def load_adapted(
-    folder: Path, base: Path | str | None = None, tokenizer: Path | str | None = None
-) -> tuple[ModelConfig, dict[str, np.ndarray], Path | None]:
-    """Return configuration, adapted weights and the tokenizer's place. base: None: where the adapter says.
-
-    Raises UserError where the base is not there, or is not the one that was adapted.
-    """
-    said = read_tuning(folder) if (folder / TUNING).is_file() else {}
-    place = base_of(folder, base)
-    own = folder / "tokenizer"
-    config, weights, found = load_for_inference(place, None, tokenizer or (own if own.is_dir() else None))
-    if said and said.get("base_digest") != digest_of(weights):
-        raise UserError(
-            f"{folder}: was made for other weights than {place}; say where its base is (--model; merge: --base)"
-        )
-    if (folder / CONFIG).is_file():
-        weights = merged(weights, read_lora(folder, config))
-    else:
-        trained = read_tensors(folder / TRAINED)
-        parameters.check_weights(config, {**weights, **trained})
-        weights = {**weights, **trained}
-    return config, weights, found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pangu.tuning.records import Record, Reject
+from pangu.tuning.records import Pair, Record, Reject, Turn
 from pangu.tuning.template import Template
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Samples:
-    """rows int32 [N, 2 (S+1)]: S+1 ids, then S+1 weights of 0 and 1."""
+    """rows int32 [N, 2 (S+1)]: S+1 ids, then S+1 weights of 0 and 1; of pairs [N, 2 W + 1], see `pairs_of`."""
 
     rows: np.ndarray
     documents: int
@@ -101,3 +101,33 @@ def packed(documents: Sequence[Document], width: int, pad: int) -> np.ndarray:
     if ids:
         end_row()
     return np.stack(rows) if rows else np.zeros((0, 2 * width), np.int32)
+
+
+def pairs_of(
+    pairs: Iterable[Pair], template: Template, tokenizer: "Tokenizer", length: int, pad: int
+) -> tuple[Samples, list[Reject]]:
+    """Put each pair into a row of W = 2 (length + 1) ids, W weights, and a place for the reference's number.
+
+    The two answers are documents of the row with the same prompt, the chosen one first. Weights are 1 where the chosen
+    answer is learnt and -1 where the rejected one is, so that a row's sum of weight · log p is their difference.
+    """
+    rejects: list[Reject] = []
+    rows: list[np.ndarray] = []
+    cut = 0
+    width = 2 * (length + 1)
+    for number, pair in enumerate(pairs, 1):
+        both = [
+            encode(Record((Turn("user", pair.prompt), Turn("assistant", answer))), template, tokenizer)
+            for answer in (pair.chosen, pair.rejected)
+        ]
+        # As much of the prompt for one as for the other.
+        extra = max(0, max(len(document.ids) for document in both) - length - 1)
+        if extra >= both[0].learnt.index(True):
+            rejects.append(Reject(f"record {number}", f"its answers do not fit a context of {length} tokens"))
+            continue
+        cut += extra > 0
+        ids = [token for document in both for token in document.ids[extra:]]
+        signs = [*map(int, both[0].learnt[extra:]), *(-int(learnt) for learnt in both[1].learnt[extra:])]
+        filler = width - len(ids)
+        rows.append(np.array([*ids, *[pad] * filler, *signs, *[0] * filler, 0], np.int32))
+    return Samples(np.stack(rows) if rows else np.zeros((0, 2 * width + 1), np.int32), len(rows), cut), rejects

@@ -5,7 +5,7 @@ A record is a list of turns. What is wrong with one is said with its line and it
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,15 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A question with an answer that is preferred to another one."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
 class Reject:
     """A record that cannot be used. place: FILE:LINE, or FILE: record N."""
 
@@ -50,30 +59,33 @@ class RecordError(ValueError):
     """What is wrong with one record."""
 
 
-def read_records(path: Path) -> Iterator[Record | Reject]:
+def read_records(path: Path, parse: Callable[[Any], Record | Pair] | None = None) -> Iterator[Record | Pair | Reject]:
     """Yield the records of a JSON, JSONL or TXT file, gzipped or not. Raises UserError for a file that is none.
+
+    parse: what makes a record of a JSON value; None: `record_of`.
 
     Forms: Alpaca {instruction, input, output}, ShareGPT {conversations: [{from, value}]}, OpenAI {messages: [{role,
     content}]}, {prompt, completion}, ModelScope {src_txt, tgt_txt}, {text}; a TXT file has a text a line.
     """
     content = read_bytes(path)
+    parse = parse or record_of
     names = path.name.lower().removesuffix(".gz")
     lines = content.split(b"\n")
     if names.endswith(".txt"):
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield from _checked(f"{path}:{number}", line, is_json=False)
+                yield from _checked(f"{path}:{number}", line, None if parse is record_of else parse, is_text=True)
     elif content.lstrip()[:1] == b"[":
         try:
             rows = json.loads(content.decode("utf-8-sig"))
         except ValueError as error:
             raise UserError(f"{path}: is not JSON: {error}") from None
         for number, row in enumerate(rows, 1):
-            yield _record_or_reject(f"{path}: record {number}", row)
+            yield _record_or_reject(f"{path}: record {number}", row, parse)
     else:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield from _checked(f"{path}:{number}", line, is_json=True)
+                yield from _checked(f"{path}:{number}", line, parse)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -85,28 +97,45 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _checked(place: str, line: bytes, is_json: bool) -> Iterator[Record | Reject]:
+def _checked(
+    place: str, line: bytes, parse: Callable[[Any], Record | Pair] | None, is_text: bool = False
+) -> Iterator[Record | Pair | Reject]:
     try:
         text = line.decode("utf-8-sig").rstrip("\r")
     except UnicodeDecodeError as error:
         yield Reject(place, f"is not UTF-8: {error.reason}")
         return
-    if not is_json:
+    if parse is None:
         yield Record(text=text)
+        return
+    if is_text:
+        yield Reject(place, "is a line of text; pairs are JSON objects")
         return
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
         yield Reject(place, f"is not JSON: {error}")
         return
-    yield _record_or_reject(place, row)
+    yield _record_or_reject(place, row, parse)
 
 
-def _record_or_reject(place: str, row: Any) -> Record | Reject:
+def _record_or_reject(place: str, row: Any, parse: Callable[[Any], Record | Pair]) -> Record | Pair | Reject:
     try:
-        return record_of(row)
+        return parse(row)
     except RecordError as error:
         return Reject(place, str(error))
+
+
+def pair_of(row: Any) -> Pair:
+    """Return the pair in a JSON object {prompt, chosen, rejected}. Raises RecordError."""
+    if not isinstance(row, dict):
+        raise RecordError("is no object")
+    pair = Pair(*(_text(row, name) for name in Pair.__dataclass_fields__))
+    if pair.chosen == pair.rejected:
+        raise RecordError("'chosen' and 'rejected' are the same")
+    if len(pair.prompt) + len(pair.chosen) + len(pair.rejected) > MOST_CHARACTERS:
+        raise RecordError(f"has more than {MOST_CHARACTERS:,} characters")
+    return pair
 
 
 def record_of(row: Any) -> Record:

@@ -28,7 +28,8 @@ CLUSTERS = [
 FRAMEWORKS = [
     (r"zero-bubble", "zero-bubble"),
     (r"DeepSpeed ZeRO-3", "deepspeed-zero3"),
-    (r"Megatron-DeepSpeed|DeepSpeed\+Megatron", "megatron-deepspeed"),
+    (r"DeepSpeed\+Megatron", "deepspeed-pipeline"),
+    (r"Megatron-DeepSpeed", "megatron-deepspeed"),
     (r"Megatron-LM 0\.1\d", "megatron-core-0.14"),
     (r"Megatron-Core", "megatron-core"),
     (r"Megatron-Bridge", "megatron-bridge"),

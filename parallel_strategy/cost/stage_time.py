@@ -113,15 +113,23 @@ def _interleaved(cost: np.ndarray, count: np.ndarray, interference: float) -> np
     return np.stack([cost[:, DEVICE] + interference * hidden, cost[:, TENSOR] - hidden, cost[:, HOST]], axis=1)
 
 
-def chunk_seconds(parts: Phases, slowest: np.ndarray, copied: np.ndarray | float = 0.0) -> ChunkSeconds:
+def chunk_seconds(
+    parts: Phases, slowest: np.ndarray, copied: np.ndarray | float = 0.0, engine: float = 0.0
+) -> ChunkSeconds:
     """Return `slowest`: [candidate] time of the slowest rank over the mean; `copied`: [candidate, place] seconds of
-    moving activations to the host, which runs beside."""
+    moving activations to the host, which runs beside; `engine`: seconds that the pipeline's engine adds to each."""
     forward = _pace(parts.forward)
     both = _pace(parts.backward_input + parts.backward_weight)
     back, weight = parts.backward_input, parts.backward_weight
     share = weight[:, DEVICE] / np.maximum(1e-30, back[:, DEVICE] + back[:, TENSOR] + weight[:, DEVICE])
     forward, both = np.maximum(forward, copied) * slowest[:, None], np.maximum(both, copied) * slowest[:, None]
+    forward, both = forward + engine / 3, both + 2 * engine / 3
     return ChunkSeconds(forward, both * (1 - share), both * share)
+
+
+def engine_seconds(framework: FrameworkSpec, pp: int, chunks: int) -> float:
+    """Return what the pipeline's engine adds to each micro-batch of a chunk."""
+    return framework.engine_ms_per_slot * 1e-3 / chunks if pp > 1 else 0.0
 
 
 def _pace(cost: np.ndarray) -> np.ndarray:

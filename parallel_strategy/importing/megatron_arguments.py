@@ -34,7 +34,8 @@ class Flags:
             if flag in SWITCHES:
                 found = None
             if self.given.get(flag, found) != found:
-                raise script.mistake(flag, f"is given twice, as {self.given[flag]} and as {found}; leave one of them")
+                before, after = (shown(value).strip("'") for value in (self.given[flag], found))
+                raise script.mistake(flag, f"is given twice, as {before} and as {after}; leave one of them")
             self.given[flag] = found
 
     def has(self, flag: str, ours: str = "") -> bool:
@@ -58,14 +59,16 @@ class Flags:
                 result = value
         return result
 
-    def number(self, *flags: str, default: int | None = None, ours: str) -> int | None:
-        """Take a whole number."""
+    def number(self, *flags: str, default: int | None = None, ours: str, least: int = 1) -> int | None:
+        """Take a whole number. Raises PlacedError for one below `least`."""
         text = self.text(*flags, ours=ours)
         if text is None:
             return default
         flag = next(flag for flag in flags if flag in self.given)
         if not re.fullmatch(r"\d{1,12}", text):
             raise self.script.mistake(flag, f"{shown(text)} is not a whole number")
+        if int(text) < least:
+            raise self.script.mistake(flag, f"{text} is out of range; nearest: {least}")
         return int(text)
 
     def needed(self, flag: str, ours: str) -> int:
@@ -154,7 +157,7 @@ def _model(flags: Flags, notes: list[str]) -> dict[str, Any]:
         "position": _position(flags),
         "compute_dtype": _dtype(flags),
         "dropout_rate": _dropout(flags),
-        "prediction_layers": flags.number("--mtp-num-layers", default=0, ours="prediction_layers"),
+        "prediction_layers": flags.number("--mtp-num-layers", default=0, ours="prediction_layers", least=0),
     }
     flags.number("--max-position-embeddings", ours="seq_length")
     if flags.has("--multi-latent-attention", "latent_attention"):
@@ -210,7 +213,7 @@ def _dropout(flags: Flags) -> float:
 def _latent(flags: Flags) -> dict[str, int | None]:
     ours = "latent_attention"
     return {
-        "query_rank": flags.number("--q-lora-rank", default=0, ours=ours),
+        "query_rank": flags.number("--q-lora-rank", default=0, ours=ours, least=0),
         "key_value_rank": flags.number("--kv-lora-rank", default=512, ours=ours),
         "head_size": flags.number("--qk-head-dim", "--qk-nope-head-dim", default=128, ours=ours),
         "rotary_head_size": flags.number("--qk-pos-emb-head-dim", "--qk-rope-head-dim", default=64, ours=ours),
@@ -220,12 +223,12 @@ def _latent(flags: Flags) -> dict[str, int | None]:
 
 def _experts(flags: Flags, ffn: int, num_layers: int) -> dict[str, Any]:
     inner = flags.number("--moe-ffn-hidden-size", "--moe-intermediate-size", default=ffn, ours="experts") or ffn
-    shared = flags.number("--moe-shared-expert-intermediate-size", default=0, ours="experts") or 0
-    count = flags.number("--n-shared-experts", default=round(shared / inner), ours="experts")
+    shared = flags.number("--moe-shared-expert-intermediate-size", default=0, ours="experts", least=0) or 0
+    count = flags.number("--n-shared-experts", default=round(shared / inner), ours="experts", least=0)
     if shared % inner:
         flags.leave("--moe-shared-expert-intermediate-size", f"no multiple of {inner}: {count} of it taken")
     capacity = flags.rate("--moe-expert-capacity-factor", "experts")
-    first = flags.number("--first-k-dense-replace", default=0, ours="experts")
+    first = flags.number("--first-k-dense-replace", default=0, ours="experts", least=0)
     frequency = flags.text("--moe-layer-freq", ours="experts")
     if frequency is not None and frequency != "1":
         pattern = layer_pattern(frequency)
@@ -259,13 +262,14 @@ def _strategy(flags: Flags, model: dict[str, Any], notes: list[str]) -> dict[str
             "--expert-tensor-parallel-size", f"experts are split over tensor parallelism as all else: {sizes['tp']}"
         )
     order = ["dp", "pp", "cp", "tp"] if flags.has("--use-tp-pp-dp-mapping", "mesh.order") else ["pp", "dp", "cp", "tp"]
+    pipeline = _pipeline(flags, model["num_layers"], sizes["pp"])
     return {
         "batch": {"global": batch, "micro": micro},
         "mesh": {"pp": sizes["pp"], "dp": dp, "cp": sizes["cp"], "tp": sizes["tp"], "ep": sizes["ep"], "order": order},
-        "pipeline": _pipeline(flags, model["num_layers"], sizes["pp"]),
+        "pipeline": pipeline,
         "tensor": {"sequence_parallel": flags.has("--sequence-parallel", "tensor")},
         "zero": _zero(flags, dp * sizes["cp"], model["compute_dtype"]),
-        "recompute": _recompute(flags, model["num_layers"], sizes["pp"]),
+        "recompute": _recompute(flags, model["num_layers"], sizes["pp"], pipeline),
         "offload": {"optimizer": flags.has("--optimizer-cpu-offload", "offload")},
     }
 
@@ -379,7 +383,7 @@ def _zero(flags: Flags, copies: int, dtype: str) -> dict[str, Any]:
     return zero
 
 
-def _recompute(flags: Flags, layers: int, pp: int) -> dict[str, Any]:
+def _recompute(flags: Flags, layers: int, pp: int, pipeline: dict[str, Any]) -> dict[str, Any]:
     kind = flags.text("--recompute-granularity", ours="recompute.mode")
     if flags.has("--recompute-activations", "recompute.mode"):
         kind = "selective"
@@ -393,7 +397,9 @@ def _recompute(flags: Flags, layers: int, pp: int) -> dict[str, Any]:
     recompute: dict[str, Any] = {"mode": kind or "none"}
     recompute["slice_activation"] = flags.has("--distribute-saved-activations", "recompute.slice_activation")
     if kind == "full" and method == "block":
-        recompute["per_stage"] = [min(count, stage) for stage in even_stages(layers, pp)]
+        chunks = 2 if pipeline["schedule"] == "dualpipe" else pipeline["vpp"]
+        stages = pipeline["stages"] or even_stages(layers, pp)
+        recompute["per_stage"] = [min(count * chunks, stage) for stage in stages]
     elif kind == "full" and count > 1:
         flags.leave("--recompute-num-layers", "every layer's input is kept")
     return recompute

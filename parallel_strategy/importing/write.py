@@ -42,9 +42,10 @@ def strategy_of(imported: Imported, arguments: argparse.Namespace) -> StrategySp
     FrameworkSpec.preset(arguments.framework)
     choice = {"file": "model.yaml"}
     if not imported.strategy:
-        return first_strategy(
-            imported.model, cluster, choice, Place(arguments.cluster, arguments.framework), arguments.set
-        )
+        place = Place(arguments.cluster, arguments.framework)
+        first = first_strategy(imported.model, cluster, choice, place, arguments.set)
+        setup_of(first, imported.model, cluster)
+        return first
     fields = {
         "model": choice,
         "cluster": {"preset": arguments.cluster},

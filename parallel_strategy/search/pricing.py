@@ -14,7 +14,14 @@ import numpy as np
 
 from parallel_strategy.cost.candidate_arrays import CostRows
 from parallel_strategy.cost.memory import activation_gib, at_the_fullest, host_gib, kept_bytes, working_bytes
-from parallel_strategy.cost.stage_time import StageSeconds, WeightSeconds, chunk_seconds, phases, stage_seconds
+from parallel_strategy.cost.stage_time import (
+    StageSeconds,
+    WeightSeconds,
+    chunk_seconds,
+    engine_seconds,
+    phases,
+    stage_seconds,
+)
 from parallel_strategy.cost.step_end import StepTail, StepTraffic, gradients_end, gradients_exposed, update_end
 from parallel_strategy.graph.stages import Places
 from parallel_strategy.schedule.closed_form import stage_finish
@@ -181,7 +188,8 @@ class _Group:
         self, mode: str, places: Places, sharded: WeightSeconds | None, halves: int, copied: np.ndarray
     ) -> StageSeconds:
         parts = phases(self.times[halves], places, mode, self.setup.framework, sharded=sharded, two_halves=halves > 1)
-        return stage_seconds(chunk_seconds(parts, self.rows.slowest, copied), places)
+        engine = engine_seconds(self.setup.framework, self.pp, self.chunks)
+        return stage_seconds(chunk_seconds(parts, self.rows.slowest, copied, engine), places)
 
     def _fill_step_seconds(
         self,

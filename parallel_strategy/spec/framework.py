@@ -117,6 +117,9 @@ class FrameworkSpec(SpecFile):
 
     name: str
     executes: Executes = Field(default=Executes(), description="what it can carry out; left out: everything")
+    described_by: Literal["megatron", "mindformers"] | None = Field(
+        default=None, description="whose configuration says a strategy to it; `search` keeps to what that can say"
+    )
     spread: float = Field(
         default=0.12,
         gt=0,
@@ -195,6 +198,11 @@ class FrameworkSpec(SpecFile):
     tp_overlap: float = Field(default=0.0, ge=0, le=1, description="share of forward tensor-parallel traffic hidden")
     tp_backward_overlap: float = Field(default=0.0, ge=0, le=1, description="the same, backward")
     p2p_overlap: bool = Field(default=False, description="sends run beside compute; otherwise both sides wait")
+    engine_ms_per_slot: NonNegativeFloat = Field(
+        default=0.0,
+        description="what a pipeline engine adds to each micro-batch of a stage, forward and backward together, beside "
+        "launches: nothing runs on the device meanwhile",
+    )
     p2p_scatter_gather: bool = Field(default=False, description="a stage boundary is split over the tensor group")
     interference: NonNegativeFloat = Field(
         default=0.1, description="slow-down of compute while a collective runs beside it (memory and core contention)"

@@ -10,6 +10,7 @@ import pytest
 
 from data_pipeline.cli import VERBS, main
 from data_pipeline.commands import show
+from data_pipeline.report.tokens import packed_tokens
 from tests.data_pipeline.conftest import make_text, run_recipe, write_jsonl
 
 LIGHT_VERBS = [[], *([verb] for verb in ("demo", "init", "run", "plan", "explain", "stats", "inspect", "why", "show"))]
@@ -57,7 +58,7 @@ def test_story(tmp_path: Path, tokenizer_directory: Path, capsys: pytest.Capture
         "--set", "pack.outputs", "[parquet]", "--set", "pack.heldout_fraction", "0.1",
     )  # fmt: skip
     assert main(["init", "--out", str(recipe)]) == 2
-    assert "--force" in capsys.readouterr().err
+    assert "--overwrite" in capsys.readouterr().err
     assert "1 of 1 tasks to run" in call("plan", recipe, "--out", out) and not out.exists()
     summary = json.loads(call("run", recipe, "--out", out, "--json", "--workers", 2))
     assert {stage["name"]: stage["documents"] for stage in summary["stages"]} == {
@@ -73,6 +74,16 @@ def test_story(tmp_path: Path, tokenizer_directory: Path, capsys: pytest.Capture
     told = call("run", recipe, "--out", out, "--set", "clean.minimum_characters", "1", "--json", "--until", "clean")
     assert json.loads(told)["stages"][1]["dropped"] == {}
     call("run", recipe, "--out", out)
+    (counted,) = json.loads(call("stats", out, "--tokenizer", tokenizer_directory, "--json"))["tokens"]
+    (packed_row,) = packed_tokens(out)
+    assert packed_row.documents == counted["documents"] and packed_row.bytes == counted["bytes"]
+    assert packed_row.tokens == counted["tokens"] + counted["documents"]  # an end of document each
+    assert f"{packed_row.tokens:,}" in call("stats", out)
+    call("report", out)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "A sample has 32 tokens" in page and f"{packed_row.tokens:,}" in page
+    assert main(["stats", str(out), "--tokenizer", str(tmp_path / "none")]) == 2
+    assert "none: No such file" in capsys.readouterr().err
     assert "id d0" in call("inspect", next((out / "documents").iterdir()), "-n", 1)
     told = call("why", out, "short")
     assert "-😀太短😀" in told and "+太短" in told and "dropped, too_short:2 characters" in told

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import lzma
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -122,12 +123,53 @@ def test_every_file_of_a_folder_is_read_or_a_reject(tmp_path: Path) -> None:
         ),
         *(("p.zip!/z.exe", "unsupported_file"), ("p.zip", "unsafe_member"), ("q.tar.gz", "unsafe_member")),
     } <= dropped
-    assert {path.partition("!/")[0] for path, _ in (*kept, *dropped)} >= {*files, "a.arrow", "b.ipc"} - {"t.wacz"}
+    assert {path.partition("!/")[0] for path, _ in (*kept, *dropped)} >= {*files, "a.arrow", "b.ipc"}
     texts = {row["path"]: row["text"] for row in rows if row["drop_reason"] is None}
     assert texts["e.docx"] == f"{TEXT}\n第二段\n甲"
     assert texts["f.epub"] == f"{TEXT}\n\n第二章的正文。" and TEXT in texts["s.arc"]
     kinds = count_kinds([source("in")], tmp_path)["s"]
     assert sum(kinds.values()) == len(files) + 3 and "not read: 1 .bin" in kinds_in_words(kinds)
+
+
+def test_a_file_in_which_nothing_is_is_a_reject(tmp_path: Path) -> None:
+    """Files of every kind that hold no record, books that do not say their order, and a table without a row."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    empty = pa.table({"text": pa.array([], pa.string())})
+    pq.write_table(empty, folder / "a.parquet")
+    with pa.OSFile(str(folder / "b.arrow"), "wb") as sink, pa.ipc.new_file(sink, empty.schema) as writer:
+        writer.write_table(empty)
+    files = {
+        "c.jsonl": b"",
+        "d.jsonl": b"\n\n \r\n",
+        "e.json": b"[]",
+        "f.jsonl.gz": gzip.compress(b""),
+        "g.zip": zipped({}),
+        "h.zip": zipped({"in.zip": zipped({})}),
+        "i.warc": b"",
+        "j.txt": b" \n\n",
+        "k.csv": b"id,text\r\n",
+        "l.html": b"",
+        "m.tar": tarred({}),
+        "n.epub": epub(TEXT)[:90],
+    }
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    spineless = epub(TEXT, "第二章。")
+    with zipfile.ZipFile(io.BytesIO(spineless)) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts["OPS/p.opf"] = re.sub(rb"<spine>.*</spine>", b"<spine/>", parts["OPS/p.opf"])
+    (folder / "o.epub").write_bytes(zipped(parts))
+    rows = read_rows(source("in"), tmp_path)
+    by_file: dict[str, list] = {}
+    for row in rows:
+        by_file.setdefault(row["path"].partition("!/")[0], []).append(row)
+    assert by_file.keys() == {*files, "a.parquet", "b.arrow", "o.epub"}
+    (book,) = by_file.pop("o.epub")
+    assert book["text"] == f"{TEXT}\n\n第二章。"
+    assert all(row["drop_reason"] for rows in by_file.values() for row in rows)
+    named = {row["drop_reason"].partition(":")[0] for path in by_file if path != "n.epub" for row in by_file[path]}
+    assert named <= {"no_records", "empty_file", "unsafe_member", "damaged_zip"}
 
 
 def test_the_text_of_a_pdf(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_a_real_browser_shows_it(corpus: Path, browser: str, tmp_path: Path) -> 
     console = [line for line in seen.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line]
     assert seen.returncode == 0 and console == []
     assert dom.count("<svg") == page.read_text(encoding="utf-8").count("<svg") >= 10
-    assert dom.count("<section") == 10 and "<script" not in dom
+    assert dom.count("<section") == 11 and "<script" not in dom
     assert _Requests.paths == []
     shot = tmp_path / "report.png"
     open_page(browser, page, tmp_path / "profile", f"--screenshot={shot}")

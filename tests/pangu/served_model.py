@@ -16,11 +16,28 @@ from pangu.generation.options import GenerationOptions
 
 uvicorn = pytest.importorskip("uvicorn", reason="the server needs uvicorn (pip install 'pangu-alpha[serve]')")
 
+from starlette.types import ASGIApp  # noqa: E402
+
 from pangu.serving.application import Server  # noqa: E402 (starlette may be absent)
+from pangu.serving.connection import config_of  # noqa: E402
 from pangu.serving.events import Event  # noqa: E402
 from pangu.serving.guard import Policy  # noqa: E402
 from pangu.serving.scheduler import Answering, Scheduler  # noqa: E402
 from pangu.serving.statistics import Statistics  # noqa: E402
+
+
+@contextlib.contextmanager
+def running(application: ASGIApp) -> Iterator[int]:
+    """uvicorn as `serve` sets it up, on a free port -> the port."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    uvicorn_server = uvicorn.Server(config_of(application))
+    thread = threading.Thread(target=lambda: asyncio.run(uvicorn_server.serve([listening])), daemon=True)
+    thread.start()
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        uvicorn_server.should_exit = True
+        thread.join(timeout=20)
 
 
 @contextlib.contextmanager
@@ -31,15 +48,10 @@ def serving(
     named = models if isinstance(models, dict) else {"small": models}
     server = Server(named, policy or Policy(), **options)
     server.start()
-    listening = socket.create_server(("127.0.0.1", 0))
-    uvicorn_server = uvicorn.Server(uvicorn.Config(server.application(), log_level="error"))
-    thread = threading.Thread(target=lambda: asyncio.run(uvicorn_server.serve([listening])), daemon=True)
-    thread.start()
     try:
-        yield listening.getsockname()[1]
+        with running(server.application()) as port:
+            yield port
     finally:
-        uvicorn_server.should_exit = True
-        thread.join(timeout=20)
         server.stop(1)
 
 

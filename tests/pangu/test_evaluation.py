@@ -248,6 +248,75 @@ def test_f1_and_exact_match_are_the_official_ones(answer: str, prediction: str, 
     assert metrics.f1(["无关", answer], prediction) == pytest.approx(f1)  # the best of the answers
 
 
+OFFICIAL_MARKS = [*"-:_*^/\\~`+=，。：？！“”；’《》", "……", *"·、「」（）－～『』"]
+
+
+def official_segments(text: str) -> list[str]:
+    """`mixed_segmentation(rm_punc=True)` of cmrc2018_evaluate.py by its rules; English words here are apart already."""
+    found, other = [], ""
+    for character in text.lower().strip():
+        if character in OFFICIAL_MARKS:
+            continue
+        if "\u4e00" <= character <= "\u9fa5":
+            found, other = [*found, *other.split(), character], ""
+        else:
+            other += character
+    return [*found, *other.split()]
+
+
+def official_scores(answers: list[str], prediction: str) -> tuple[float, float]:
+    """(F1, EM): the longest common contiguous run over both lengths; equal without marks. The best of the answers."""
+    scores, predicted = [], official_segments(prediction)
+
+    def bare(text: str) -> str:
+        return "".join(one for one in text.lower().strip() if one not in OFFICIAL_MARKS)
+
+    for answer in answers:
+        wanted = official_segments(answer)
+        runs = [
+            length
+            for length in range(1, len(wanted) + 1)
+            for start in range(len(wanted) - length + 1)
+            if any(predicted[at : at + length] == wanted[start : start + length] for at in range(len(predicted)))
+        ]
+        run = max(runs, default=0)
+        precision, recall = (run / len(side) if run else 0.0 for side in (predicted, wanted))
+        scores.append(2 * precision * recall / (precision + recall) if run else 0.0)
+    return max(scores), float(any(bare(answer) == bare(prediction) for answer in answers))
+
+
+def test_a_thousand_pairs_score_as_by_the_official_scripts_rules() -> None:
+    draw = random.Random(5)
+    pieces = [*"北京上海的是一二三年，。…“-· \u3000Ω龥é", "……", "abc ", "ABC", " 12 "]
+    hits = 0
+    for _ in range(1000):
+        answers = ["".join(draw.choices(pieces, k=draw.randint(0, 9))) for _ in range(draw.randint(1, 3))]
+        prediction = "".join(draw.choices(pieces, k=draw.randint(0, 9)))
+        if draw.random() < 0.5:
+            kept = draw.choice(answers)
+            prediction = kept[draw.randint(0, 2) :] + draw.choice(pieces)
+        f1, exact = official_scores(answers, prediction)
+        assert metrics.f1(answers, prediction) == pytest.approx(f1), (answers, prediction)
+        assert metrics.exact_match(answers, prediction) == exact, (answers, prediction)
+        hits += 0 < f1 < 1
+    assert hits > 300
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("don't we've it's i'll o'clock", "do n't we 've it 's i 'll o'clock"),
+        ("cannot gonna lemme wanna more'n 'tis d'ye", "can not gon na lem me wan na more 'n 't is d 'ye"),
+        ('say "no" (x), ok.', "say `` no '' ( x ) , ok ."),
+        ("1,000 3.14 12:30, 10% $5 a.b u.s. no.", "1,000 3.14 12:30 , 10 % $ 5 a.b u.s. no ."),
+        ("wait... what?! 5'6 ''q'' end. go", "wait ... what ? ! 5 ' 6 `` q '' end. go"),
+    ],
+)
+def test_english_is_cut_as_nltk_cuts_a_sentence(text: str, cut: str) -> None:
+    """What nltk 3.9.1's NLTKWordTokenizer gives."""
+    assert metrics.words(text) == cut.split()
+
+
 def test_rouge_counts_each_character_once() -> None:
     assert metrics.rouge_1(["天天向上"], "天上") == pytest.approx(2 * 2 / (3 + 2))
     assert metrics.rouge_l(["甲乙丙"], "丙乙甲") == pytest.approx(2 * 1 / 6)
@@ -339,3 +408,45 @@ def test_a_mistake_on_the_command_line_is_one_line(model, data: Path, tmp_path: 
     assert main(line) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
+
+
+def test_a_learning_curve_has_a_line_for_every_checkpoint(
+    model: pangu.LanguageModel, data: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    for step in (200, 1000, 400):
+        (run / f"checkpoints/step-{step:08d}").mkdir(parents=True)
+    records = [{"step": 200, "heldout_loss": 6.5}, {"step": 300, "loss": 6.0}, {"step": 1000, "heldout_loss": 5.25}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    opened: list[str] = []
+
+    def load(path: Path, **options: object) -> pangu.LanguageModel:
+        opened.append(Path(path).name)
+        return model
+
+    monkeypatch.setattr("pangu.language_model.load", load)
+    words = [
+        "evaluate",
+        str(run),
+        "--data",
+        str(data),
+        "--task",
+        "ocnli",
+        "--limit",
+        "6",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main([*words, "--checkpoints", "all"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert opened == ["step-00000200", "step-00000400", "step-00001000"]
+    assert lines[0] == ["step", "held", "out", "ocnli"] and [line[0] for line in lines[1:4]] == ["200", "400", "1000"]
+    assert lines[1][1] == "6.500" and lines[3][1] == "5.250" and len(lines[2]) == 2
+    points = json.loads((tmp_path / "out/learning_curve.json").read_text())
+    assert [point["step"] for point in points] == [200, 400, 1000] and points[1]["heldout_loss"] is None
+    assert points[0]["scores"]["ocnli"].keys() >= {"ppl"}
+    for asked, message in (("7", "'7' is no step of"), ("all,200", "there are 200, 400, 1000, or all")):
+        assert main([*words, "--checkpoints", asked]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path), "--data", str(data), "--checkpoints", "all"]) == 2
+    assert "holds no checkpoint; --checkpoints is for a run" in capsys.readouterr().err

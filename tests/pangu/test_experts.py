@@ -38,7 +38,7 @@ from pangu.training.objectives.causal import CausalBatch
 from pangu.training.run import train
 from pangu.training.step_metrics import read_metrics
 from pangu.tuning.adapter_file import layers_of
-from pangu.tuning.finetune import without_limit
+from pangu.tuning.tuning_run import without_limit
 from tests.pangu import packed_corpus
 from tests.pangu.test_train import configuration
 

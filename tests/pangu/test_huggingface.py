@@ -134,3 +134,31 @@ def test_transformers_computes_the_same(tmp_path: Path, kind: dict) -> None:
         torch.from_numpy(ids[None, :4]), max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=None
     )
     assert greedy.shape == (1, 8)
+
+
+def test_transformers_loads_the_tokenizer_and_gives_the_same_ids(tmp_path: Path) -> None:
+    """White space, marks that stand for it in pieces, bytes, and names of bytes are what a text holds, nothing else."""
+    transformers = pytest.importorskip("transformers")
+    from pangu.formats.huggingface.fast_tokenizer import files_of
+    from pangu.tokenizer import Tokenizer
+    from tests.pangu import small_model
+
+    tokenizer = Tokenizer.load(small_model.write(tmp_path / "model").parent / "tokenizer")
+    for name, content in (files_of(tokenizer) or {}).items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    texts = ["", " ", "\n \n", "你好，世界。\n\n  再见\t两个\r\n", "▁▂▃", "<0x41> <0xGG> <s></s><pa d>"]
+    texts += ["😀🇨🇳é \u200b\x00\x01", "𠮷龘"]
+    for text in texts:
+        ids = tokenizer.encode(text)
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ids and theirs.decode(ids) == text, text
+    ids = tokenizer.special
+    assert (theirs.eos_token_id, theirs.pad_token_id) == (ids.end_of_document, ids.pad)
+    assert len(theirs) == tokenizer.vocab_size
+
+
+def test_a_tokenizer_that_cuts_words_has_no_form_there(shared: Path) -> None:
+    from pangu.formats.huggingface.fast_tokenizer import files_of
+    from pangu.tokenizer import Tokenizer
+
+    assert files_of(Tokenizer.load(shared / "released/vocab.model")) is None

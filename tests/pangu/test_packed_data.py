@@ -36,6 +36,29 @@ def test_a_damaged_file_is_named(corpus: Path, victim: str, damage: str) -> None
         PackedData.load(corpus).verify()
 
 
+def test_of_many_samples_only_what_has_changed_is_read_again(corpus: Path, tmp_path: Path, monkeypatch) -> None:
+    notes, read = tmp_path / "notes.json", []
+    check_file = data_module.check_file
+    monkeypatch.setattr(data_module, "ALWAYS_COMPARED", 0)
+    monkeypatch.setattr(data_module, "check_file", lambda *given: read.append(given[0].name) or check_file(*given))
+    for expected in (4, 4):  # nothing is kept of the first: there is no place for it
+        PackedData.load(corpus).verify(tmp_path / "absent/notes.json")
+        assert len(read) == expected and not read.clear()
+    for content, expected in ((None, 4), (None, 0), ("[1]", 4), ("{", 4)):
+        if content is not None:
+            notes.write_text(content)
+        PackedData.load(corpus).verify(notes)
+        assert len(read) == expected and not read.clear()
+    victim = corpus / "train-00000.mindrecord"
+    victim.write_bytes(victim.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match="is damaged"):
+        PackedData.load(corpus).verify(notes)
+    assert read == [victim.name]
+    victim.unlink()
+    with pytest.raises(UserError, match="train-00000"):
+        PackedData.load(corpus).verify(notes)
+
+
 def test_a_corpus_without_checksums_is_taken(tmp_path: Path) -> None:
     PackedData.load(packed_corpus.write(tmp_path / "packed", samples=4)).verify()
 

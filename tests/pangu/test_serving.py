@@ -1,12 +1,14 @@
 """The server: OpenAI's protocol, continuous batching, and requests that no server should die of."""
 
+import asyncio
 import contextlib
 import http.client
 import json
 import re
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,11 +22,15 @@ from tests.pangu import small_model
 
 pytest.importorskip("uvicorn", reason="the server needs uvicorn (pip install 'pangu-alpha[serve]')")
 
-from pangu.serving import guard
+from starlette.applications import Starlette
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from pangu.serving import connection, guard
 from pangu.serving.events import Event
 from pangu.serving.protocol import Message, RequestError, check_conversation
 from pangu.serving.scheduler import QueueFull
-from tests.pangu.served_model import answering, ask, completion, scheduler_of, serving, step
+from tests.pangu.served_model import answering, ask, completion, running, scheduler_of, serving, step
 
 PROMPTS = ["今天天气很好", "北京是中国的首都", "人", "他说：“你好！”然后就走了，再也没有回来。" * 3]
 
@@ -147,6 +153,29 @@ HOSTILE = {
     "a long suffix": (json.dumps({"prompt": "x", "suffix": "天" * 600}).encode(), 400, "the context"),
     "large": (b'{"prompt": "' + b"x" * (2 << 20) + b'"}', 413, "larger than"),
     "bias": (b'{"prompt": "x", "logit_bias": {"a": 1}}', 400, "no token id"),
+    "bias of no id": (b'{"prompt": "x", "logit_bias": {"600000": 1}}', 400, "no token id"),
+    "bias of a sign": ('{"prompt": "x", "logit_bias": {"²": 1}}'.encode(), 400, "no token id"),
+    "bias without end": (b'{"prompt": "x", "logit_bias": {"' + b"9" * 5000 + b'": 1}}', 400, "no token id"),
+    "bias NaN": (b'{"prompt": "x", "logit_bias": {"1": -Infinity}}', 400, "no JSON number"),
+    "10 MB": (b'{"prompt": "' + b"x" * (10 << 20) + b'"}', 413, "larger than"),
+    "a million stops": (json.dumps({"prompt": "x", "stop": ["a"] * 10**6}).encode(), 413, "larger than"),
+    "a long stop": (json.dumps({"prompt": "x", "stop": ["a" * 10**5]}).encode(), 400, "stop"),
+    "nested objects": (b'{"prompt": "x", "logit_bias": ' + b'{"a":' * 50000 + b"1" + b"}" * 50000 + b"}", 400, ""),
+    "negative tokens": (b'{"prompt": "x", "max_tokens": -1}', 400, "max_tokens"),
+    "huge tokens": (b'{"prompt": "x", "max_tokens": 1' + b"0" * 400 + b"}", 400, "max_tokens"),
+    "a number of 5000 digits": (b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}", 400, "not JSON"),
+    "a word for a number": (b'{"prompt": "x", "max_tokens": "5"}', 400, "max_tokens"),
+    "true for a number": (b'{"prompt": "x", "n": true}', 400, "n:"),
+    "a fraction": (b'{"prompt": "x", "n": 1.5}', 400, "n:"),
+    "a number for a text": (b'{"prompt": 7}', 400, "prompt"),
+    "an object for a text": (b'{"prompt": {"a": 1}}', 400, "prompt"),
+    "mixed prompts": (b'{"prompt": ["x", 7]}', 400, "prompt"),
+    "stream options": (b'{"prompt": "x", "stream": "yes"}', 400, "stream"),
+    "no time": (b'{"prompt": "x", "deadline": 0}', 400, "deadline"),
+    "more answers than places": (json.dumps({"prompt": ["x"] * 64, "n": 16}).encode(), 400, "at most"),
+    "a long name": (json.dumps({"prompt": "x", "model": "m" * 10**5}).encode(), 400, "model"),
+    "nothing": (b"", 400, "not JSON"),
+    "half a body": (b'{"prompt": "x"', 400, "not JSON"),
 }
 
 
@@ -155,39 +184,93 @@ def test_a_hostile_request_gets_one_line_and_the_server_lives(port: int, name: s
     body, status, message = HOSTILE[name]
     found, answer, _ = ask(port, "/v1/completions", body)
     assert found == status, answer
-    assert message in answer["error"]["message"] and "\n" not in answer["error"]["message"]
+    line = answer["error"]["message"]
+    assert message in line and "\n" not in line and len(line) < 1000
     assert ask(port, "/health")[0] == 200
 
 
 def test_a_body_without_a_length_is_measured_as_it_comes(port: int) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     parts = iter([b"x" * (1 << 18)] * 40)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        connection.request("POST", "/v1/completions", parts, {"Content-Type": "application/json"}, encode_chunked=True)
+        client.request("POST", "/v1/completions", parts, {"Content-Type": "application/json"}, encode_chunked=True)
     with contextlib.suppress(ConnectionResetError):
-        assert connection.getresponse().status == 413
-    connection.close()
+        assert client.getresponse().status == 413
+    client.close()
     assert ask(port, "/health")[0] == 200
+
+
+def wait_for(port: int, line: str) -> None:
+    """Until /metrics says it."""
+    for _ in range(400):
+        if line in ask(port, "/metrics")[1]:
+            return
+        time.sleep(0.025)
+    raise AssertionError(f"{line} never came")
+
+
+def to_the_end(one: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    read = b""
+    while part := one.recv(1 << 20):
+        read += part
+    return read
+
+
+def test_connections_that_do_nothing_are_closed(model: pangu.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a request, half a second request, a body that never ends."""
+    monkeypatch.setattr(connection, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(guard, "READ_SECONDS", 0.3)
+    start = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with serving(model, rows=2) as port:
+        sockets = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(3)]
+        silent, second, slow = sockets
+        silent.sendall(start)
+        second.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(0.1)
+        second.sendall(start)
+        slow.sendall(start + b"Content-Length: 100\r\n\r\n{")
+        assert to_the_end(silent) == b""
+        assert to_the_end(second).count(b"HTTP/1.1") == 1
+        assert slow.recv(4096).startswith(b"HTTP/1.1 408")
+        assert ask(port, "/health")[0] == 200
+        for one in sockets:
+            one.close()
+
+
+def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "UNREAD_SECONDS", 0.2)
+    ended = threading.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x" * (1 << 16)
+                await asyncio.sleep(0)
+        finally:
+            ended.set()
+
+    with running(Starlette(routes=[Route("/", lambda request: StreamingResponse(endless()))])) as port:
+        unread = socket.create_connection(("127.0.0.1", port), timeout=20)
+        unread.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert ended.wait(30)
+        unread.close()
 
 
 def test_a_client_that_goes_away_frees_its_rows(port: int) -> None:
     for _ in range(6):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         body = json.dumps({"prompt": "人", "max_tokens": 400, "stream": True, "n": 2, "temperature": 1.0, "top_k": 0})
-        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
-        connection.getresponse().read(40)
-        connection.close()
+        client.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        client.getresponse().read(40)
+        client.close()
     half_open = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
     for one in half_open:
         one.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Le")
     assert completion(port, prompt="今天", max_tokens=2)["choices"]
     for one in half_open:
         one.close()
-    for _ in range(200):
-        if "pangu_running 0" in ask(port, "/metrics")[1]:
-            break
-        time.sleep(0.05)
-    assert "pangu_running 0" in ask(port, "/metrics")[1]
+    wait_for(port, "pangu_running 0")
 
 
 @pytest.mark.parametrize(
@@ -197,6 +280,10 @@ def test_a_client_that_goes_away_frees_its_rows(port: int) -> None:
         ({"Host": "localhost:1"}, 200),
         ({"Origin": "http://attacker.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://[bad"}, 403),
+        ({"Host": ""}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Host": "x" * 3000}, 403),
         ({"Content-Type": "text/plain"}, 415),
         ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
     ],
@@ -210,16 +297,25 @@ def test_pages_of_others_cannot_ask(port: int, headers: dict[str, str], status: 
 def test_a_key_is_asked_for(model: pangu.LanguageModel) -> None:
     with serving(model, guard.Policy(keys=("secret", "钥匙"), origins=("https://app.example",)), rows=1) as port:
         assert ask(port, "/health")[0] == 200 and ask(port, "/")[0] == 200
-        for key in (None, "Bearer wrong", "Bearer ", "secre"):
+        for key in (None, "Bearer wrong", "Bearer ", "secre", "Bearer 钥".encode().decode("latin-1")):
             assert ask(port, "/v1/models", **({"Authorization": key} if key else {}))[0] == 401
         status, _, headers = ask(port, "/v1/models", Authorization="Bearer secret", Origin="https://app.example")
         assert status == 200 and headers["access-control-allow-origin"] == "https://app.example"
+        assert ask(port, "/v1/models", Authorization="Bearer 钥匙".encode().decode("latin-1"))[0] == 200
+        status, _, headers = ask(port, "/v1/completions", method="OPTIONS", Origin="https://app.example")
+        assert status == 204 and "Authorization" in headers["access-control-allow-headers"]
+        assert ask(port, "/v1/completions", method="OPTIONS", Origin="https://other.example")[0] == 403
+        status, answer, _ = ask(port, "/v1/completions", method="GET", Authorization="Bearer secret")
+        assert status == 405 and "does not take GET" in answer["error"]["message"]
 
 
 def test_a_full_queue_says_when_to_come_back(model: pangu.LanguageModel) -> None:
     with serving(model, rows=1, most_waiting=1) as port:
-        body = {"prompt": "人", "max_tokens": 100, "n": 3}
-        status, answer, headers = ask(port, "/v1/completions", body)
+        with ThreadPoolExecutor(1) as pool:
+            busy = pool.submit(completion, port, prompt="人", max_tokens=400, n=2)
+            wait_for(port, "pangu_waiting 1")
+            status, answer, headers = ask(port, "/v1/completions", {"prompt": "人", "max_tokens": 1})
+            busy.result()
         assert status == 429 and headers["retry-after"] == "1" and answer["error"]["code"] == "queue_full"
         assert completion(port, prompt="人", max_tokens=2, n=2)["choices"]
 
@@ -263,7 +359,7 @@ def test_priority_and_deadline_decide_who_waits(model: pangu.LanguageModel) -> N
     step(scheduler)
     assert events[0].error == "the deadline has passed"
     with pytest.raises(QueueFull):
-        scheduler.submit([answering(model, "人", []) for _ in range(20)])
+        scheduler.submit([answering(model, "人", []) for _ in range(9)])
 
 
 # -- real clients, the command line ----------------------------------------------------------------------------------

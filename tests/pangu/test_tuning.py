@@ -15,11 +15,12 @@ from pangu.cli import main
 from pangu.evaluation.evaluate import identity
 from pangu.foundation.errors import UserError
 from pangu.tokenizer import Tokenizer
-from pangu.tuning import adapter_file, finetune
-from pangu.tuning.finetune import Settings
+from pangu.tuning import adapter_file, tuning_run
+from pangu.tuning.adapted import load_adapted
 from pangu.tuning.record_rows import encode, fitted, packed, samples_of
 from pangu.tuning.records import Record, Reject, Turn, read_records, record_of
 from pangu.tuning.template import TEMPLATES, load_template
+from pangu.tuning.tuning_settings import Settings
 from tests.pangu import small_model
 
 QUESTIONS = [
@@ -150,7 +151,7 @@ def test_an_adapter_that_has_learnt_nothing_changes_no_bit_and_the_base_stays(
     from pangu.device import use_device
     from pangu.model.attention_mask import CausalMask
     from pangu.model.network import build
-    from pangu.tuning import methods
+    from pangu.tuning.methods import Lora
 
     use_device()
     config, weights, _ = load_for_inference(base)
@@ -163,14 +164,14 @@ def test_an_adapter_that_has_learnt_nothing_changes_no_bit_and_the_base_stays(
 
     before = logits(build(config, weights))
     network = build(config, weights)
-    adapters = methods.insert_lora(network, config, adapter_file.module_names(("all",)), 4, 8.0, seed=3)
+    every = Lora(network, config, Settings(rank=4, alpha=8.0, seed=3, modules=adapter_file.module_names(("all",))))
     assert logits(network).tobytes() == before.tobytes()
     assert {one.name for one in network.get_parameters()} >= set(parameters.shapes(config))
     found = adapter_file.read_lora(lora, config)
     for layer, (first, second) in found.matrices.items():  # rank 8 does not fit rank 4: a network of its own
-        assert first.shape[0] == second.shape[1] == 8 and layer in adapters
+        assert first.shape[0] == second.shape[1] == 8 and layer in every.adapters
     trained = build(config, weights)
-    for layer, adapter in methods.insert_lora(trained, config, adapter_file.DEFAULT_MODULES, 8, 16.0, seed=1).items():
+    for layer, adapter in Lora(trained, config, Settings()).adapters.items():
         adapter.lora_a.set_data(ms.Tensor(found.matrices[layer][0]))
         adapter.lora_b.set_data(ms.Tensor(found.matrices[layer][1]))
     adapted = logits(trained)
@@ -214,26 +215,26 @@ def test_generation_evaluation_and_merging_take_an_adapter(base: Path, lora: Pat
     )
 
 
-@pytest.mark.parametrize("method", ["lora", "bitfit", "full"])
+@pytest.mark.parametrize("method", ["lora", "bitfit", "full", "p-tuning"])
 def test_an_interrupted_run_ends_with_the_same_bits(
     base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     settings = Settings(method=method, rate=1e-3, **FAST)  # type: ignore[arg-type]
     tokenizer = base.parent / "tokenizer"
-    finetune.finetune(base, data, tmp_path / "whole", settings, tokenizer=tokenizer)
-    update = finetune.Run.update
+    pangu.finetune(base, data, tmp_path / "whole", settings, tokenizer=tokenizer)
+    update = tuning_run.Run.update
 
-    def dying(self: finetune.Run) -> float:
+    def dying(self: tuning_run.Run) -> float:
         if self.step == 2:
             raise KeyboardInterrupt
         return update(self)
 
-    monkeypatch.setattr(finetune.Run, "update", dying)
+    monkeypatch.setattr(tuning_run.Run, "update", dying)
     with pytest.raises(KeyboardInterrupt):
-        finetune.finetune(base, data, tmp_path / "cut", settings, tokenizer=tokenizer)
+        pangu.finetune(base, data, tmp_path / "cut", settings, tokenizer=tokenizer)
     monkeypatch.undo()
-    finetune.finetune(base, data, tmp_path / "cut", settings, tokenizer=tokenizer)
-    name = adapter_file.MATRICES if method == "lora" else adapter_file.TRAINED
+    pangu.finetune(base, data, tmp_path / "cut", settings, tokenizer=tokenizer)
+    name = adapter_file.MATRICES if method in ("lora", "p-tuning") else adapter_file.TRAINED
     for file in (name, "metrics.jsonl", "states/step-00000004/moments.safetensors"):
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
     if method == "bitfit":
@@ -244,10 +245,10 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 def test_metrics_that_cannot_be_written_cost_no_training(
     base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    def full(self: finetune.BestEffortFile) -> None:
+    def full(self: tuning_run.BestEffortFile) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(finetune.BestEffortFile, "write_pending", full)
+    monkeypatch.setattr(tuning_run.BestEffortFile, "write_pending", full)
     result = pangu.finetune(base, data, tmp_path / "out", tokenizer=base.parent / "tokenizer", rate=1e-2, **FAST)
     assert result.step == 4 and (tmp_path / "out" / adapter_file.MATRICES).is_file()
     assert capsys.readouterr().err.count("metrics.jsonl: cannot be written: No space left on device") == 1
@@ -311,7 +312,7 @@ def test_peft_reads_the_matrices_and_its_files_are_read(base: Path, lora: Path, 
         ({"template": "qq"}, "did you mean 'qa'"),
         ({"length": 500}, "length = 500"),
         ({"accumulate": 3}, "must divide batch_size"),
-        ({"method": "magic"}, "must be one of full, lora, bitfit"),
+        ({"method": "magic"}, "must be one of full, lora, adapter, prefix"),
         ({"rate": float("nan")}, "rate = nan"),
     ],
 )
@@ -324,9 +325,9 @@ def test_a_wrong_setting_is_one_line(base: Path, data: Path, tmp_path: Path, cha
 def test_an_adapter_knows_its_base(base: Path, data: Path, lora: Path, tmp_path: Path) -> None:
     other = small_model.write(tmp_path / "other", seed=9)
     with pytest.raises(UserError, match="was made for other weights"):
-        adapter_file.load_adapted(lora, other)
+        load_adapted(lora, other)
     with pytest.raises(UserError, match="is not there"):
-        adapter_file.load_adapted(lora, tmp_path / "nowhere")
+        load_adapted(lora, tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds a fine-tuning with another"):
         pangu.finetune(other, data, lora, tokenizer=base.parent / "tokenizer", rate=1e-2, **FAST)
     with pytest.raises(UserError, match="was begun with rank 8, not 4"):
@@ -349,3 +350,39 @@ def test_a_template_file_is_checked(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(UserError, match=message):
             load_template(str(path))
+
+
+def test_mindformers_matrices_are_read_from_its_checkpoint(base: Path, lora: Path, tmp_path: Path) -> None:
+    """Names as mindformers' `transform_ckpt_lora.py` knows them; the checkpoint may hold the base's weights too."""
+    import mindspore as ms
+
+    config, weights, _ = load_for_inference(base)
+    found = adapter_file.read_lora(lora, config)
+    arrays = dict(list(weights.items())[:3])
+    for layer, pair in found.matrices.items():
+        for letter, matrix in zip("ab", pair, strict=True):
+            arrays[f"{layer}.mindpet_delta_lora_{letter}"] = matrix
+
+    def write(folder: Path, tensors: dict[str, np.ndarray]) -> Path:
+        folder.mkdir()
+        ms.save_checkpoint(
+            [{"name": name, "data": ms.Tensor(array)} for name, array in tensors.items()],
+            str(folder / adapter_file.MINDFORMERS),
+        )
+        (folder / adapter_file.CONFIG).write_text('{"peft_type": "LORA", "r": 8, "lora_alpha": 16}')
+        return folder
+
+    again = adapter_file.read_lora(write(tmp_path / "whole", arrays), config)
+    for layer, pair in found.matrices.items():
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(pair, again.matrices[layer], strict=True))
+    adapted = load_adapted(tmp_path / "whole", base)
+    assert adapter_file.digest_of(adapted.weights) == adapter_file.digest_of(load_adapted(lora, base).weights)
+    half = {name: array for name, array in arrays.items() if not name.endswith("lora_b")}
+    strange = {**arrays, "backbone.blocks.9.attention.dense1.mindpet_delta_lora_a": np.zeros((8, 32), np.float32)}
+    for name, tensors, message in (
+        ("half", half, r"must be A \[8, 32\] and B \[32, 8\]"),
+        ("strange", strange, "is no LoRA matrix of this model"),
+        ("none", dict(list(weights.items())[:3]), "holds no LoRA matrix"),
+    ):
+        with pytest.raises(UserError, match=message):
+            adapter_file.read_lora(write(tmp_path / name, tensors), config)

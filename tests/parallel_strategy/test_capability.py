@@ -11,6 +11,7 @@ from parallel_strategy.spec.capability import outside
 from parallel_strategy.spec.framework import Executes, FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.spec.strategy import Setup, StrategySpec
+from parallel_strategy.spec.unpriced import unpriced
 from tests.parallel_strategy.strategies import setup_of
 
 EVERYTHING = {
@@ -123,3 +124,30 @@ def test_what_is_asked_of_search_and_not_executed_is_one_line(strategy: Path, ca
     strategy.write_text("model: {preset: llama2-7b, dtype: fp16}\n" + strategy.read_text())
     assert main(["search", str(strategy)]) == 2
     assert "does not execute a model with position 'rotary'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh", "words"),
+    [
+        ("gemma-2-27b", {"dp": 8}, ["sliding windows", "soft-capped"]),
+        ("Qwen3 Next 80B", {"dp": 8}, ["no attention"]),
+        ("llama", {"dp": 4, "cp": 2}, ["Ulysses"]),
+        ("llama", {"dp": 8}, []),
+    ],
+)
+def test_what_a_price_leaves_out_is_said(name, mesh, words):
+    model = ModelSpec(name=name, num_layers=4, hidden_size=512, num_heads=8, ffn_hidden_size=2048, seq_length=1024)
+    said = unpriced(setup_of(model, batch={"global": 8}, mesh=mesh))
+    assert len(said) == len(words) and all(word in line for word, line in zip(words, said, strict=True))
+
+
+def test_experts_over_a_tensor_group_and_uneven_chunks_are_said():
+    model = ModelSpec.preset("deepseek-v3")
+    setup = setup_of(
+        model,
+        batch={"global": 64},
+        mesh={"pp": 4, "dp": 2, "tp": 2, "ep": 2},
+        pipeline={"schedule": "interleaved", "vpp": 4},
+    )
+    said = " ".join(unpriced(setup))
+    assert all(words in said for words in ("balanced", "latent", "expert-tensor", "first and last chunks"))

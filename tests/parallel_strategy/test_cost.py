@@ -168,6 +168,22 @@ def test_weights_that_stay_gathered_save_time_and_take_memory():
     assert (kept.gib - again.gib) * 2**30 == pytest.approx(6 * half, rel=0.05)
 
 
+def test_a_pipeline_of_deepspeed_has_the_published_speed_of_mt_nlg():
+    """Smith et al. 2022: 60.1, 50.2 and 44.4 s a step on 280, 350 and 420 servers. A constant reaches a tenth."""
+    model = ModelSpec(num_layers=105, hidden_size=20480, num_heads=128, ffn_hidden_size=81920, seq_length=2048,
+                      vocab_size=51200, compute_dtype="bf16")  # fmt: skip
+    for replicas, measured in ((8, 60.1), (10, 50.2), (12, 44.4)):
+        setup = setup_of(
+            model,
+            "dgx-a100",
+            "deepspeed-pipeline",
+            batch={"global": 1920},
+            mesh={"pp": 35, "dp": replicas, "tp": 8},
+            recompute={"mode": "full"},
+        )
+        assert Prediction(setup).closed_form_seconds == pytest.approx(measured, rel=0.098)
+
+
 def test_pcie_between_the_groups_of_a_server_decides_eight_way_tensor_parallelism():
     network = Network(ClusterSpec.preset("atlas-800-910a"), 64)
     assert network.seconds("all_reduce", 1e8, 8, 1) > 2 * network.seconds("all_reduce", 1e8, 4, 1)

@@ -128,7 +128,19 @@ def _read_file(
 ) -> Iterator[tuple[str, Document | Reject]]:
     """Yield the records of a range, or of the members of an archive, each with the name of its file.
 
-    A file that cannot be opened or read is one reject."""
+    A file that cannot be opened or read is one reject, and so is one in which nothing is."""
+    is_empty = True
+    for found in _records_of(part, source, limits, progress):
+        is_empty = False
+        yield found
+    if is_empty and part.start == 0 and part.end is None:
+        yield part.relative, Reject(0, "no_records:there is none in this file")
+
+
+def _records_of(
+    part: FileRange, source: Source, limits: Limits, progress: Any
+) -> Iterator[tuple[str, Document | Reject]]:
+    """Yield what a file holds, if anything."""
 
     def at(offset: int) -> bool:
         return progress.at(record.document_id(source.name, part.relative, offset) >> 1)

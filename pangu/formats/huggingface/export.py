@@ -12,6 +12,7 @@ from pathlib import Path
 from pangu.config import ModelConfig
 from pangu.formats import names
 from pangu.formats.data_types import BF16, BY_NAME, TensorInfo, bytes_of, cast
+from pangu.formats.huggingface.fast_tokenizer import files_of
 from pangu.formats.huggingface.gpt2 import CONFIG, config_of, gpt2_weights
 from pangu.formats.model_metadata import metadata_of
 from pangu.formats.safetensors_file import BY_STORAGE, file_header
@@ -79,12 +80,13 @@ def write_directory(
         raise UserError(f"{out}: already exists; give another --out")
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out.parent}: no such directory")
-    end, fingerprint = None, None
+    end, fingerprint, fast = None, None, None
     if tokenizer is not None:
         from pangu.tokenizer import Tokenizer
 
         loaded = Tokenizer.load(tokenizer)
         end, fingerprint = loaded.special.end_of_document, loaded.fingerprint
+        fast = files_of(loaded)
     theirs = torch_weights(weights, model) if model.query_layer else gpt2_weights(weights)
     config = query_layer_config(model, end) if model.query_layer else config_of(model, end)
     with hidden_directory(out) as folder:
@@ -92,11 +94,13 @@ def write_directory(
         config |= {"torch_dtype": {"fp16": "float16", "bf16": "bfloat16"}.get(dtype or "", "float32")}
         write_whole(folder / CONFIG, json.dumps(config, indent=2).encode() + b"\n")
         write_whole(folder / "model.yaml", model.dump().encode())
-        write_whole(folder / "README.md", card(model, out.name, tokenizer is not None).encode())
+        write_whole(folder / "README.md", card(model, out.name, tokenizer is not None, fast is not None).encode())
         if model.query_layer:
             shutil.copyfile(MODELING, folder / MODELING.name)
         if tokenizer is not None:
             loaded.save(folder / "tokenizer")
+            for name, content in (fast or {}).items():
+                write_whole(folder / name, content.encode())
         commit_directory(folder, out)
     return size
 
@@ -123,7 +127,7 @@ def write_weights(path: Path, weights: dict, dtype: str | None, metadata: dict, 
         return file.tell()
 
 
-def card(model: ModelConfig, name: str, has_tokenizer: bool) -> str:
+def card(model: ModelConfig, name: str, has_tokenizer: bool, has_fast_tokenizer: bool) -> str:
     """Return the README of the directory."""
     trust = ", trust_remote_code=True" if model.query_layer else ""
     kind = (
@@ -132,12 +136,16 @@ def card(model: ModelConfig, name: str, has_tokenizer: bool) -> str:
         if model.query_layer
         else "A plain decoder, saved as a GPT-2"
     )
-    tokenizer = (
-        "The tokenizer is in `tokenizer/` (SentencePiece); texts and ids are those of `pangu.tokenizer`:\n\n"
-        '```python\nfrom pangu.tokenizer import Tokenizer\n\ntokenizer = Tokenizer.load("tokenizer")\n```\n'
-        if has_tokenizer
-        else "There is no tokenizer here: the ids are those that the weights were trained with.\n"
-    )
+    tokenizer = "There is no tokenizer here: the ids are those that the weights were trained with.\n"
+    if has_fast_tokenizer:
+        code = 'from transformers import AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained(".")'
+        tokenizer = f"```python\n{code}\n```\n"
+    elif has_tokenizer:
+        code = 'from pangu.tokenizer import Tokenizer\n\ntokenizer = Tokenizer.load("tokenizer")'
+        tokenizer = (
+            "The tokenizer is in `tokenizer/` (SentencePiece); texts and ids are those of `pangu.tokenizer`:\n\n"
+            f"```python\n{code}\n```\n"
+        )
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation

@@ -51,8 +51,20 @@ class PanguAlphaConfig(PretrainedConfig):
         super().__init__(**others)
 
 
+# Keys and values of a layer, or None.
+Past = tuple[torch.Tensor, torch.Tensor] | None
+
+
+def kept_of(cache: object, layers: int) -> list[Past]:
+    """Return what a cache of transformers holds of each layer."""
+    if cache is None or not cache.get_seq_length():
+        return [None] * layers
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
 class Attention(nn.Module):
-    """Causal attention. query: what asks, the hidden state or the rows of the query table."""
+    """Causal attention. query: what asks, the hidden state or the rows of the query table. past: keys and values
+    [B, H, n, d/H] that every token sees, or None."""
 
     def __init__(self, config: PanguAlphaConfig) -> None:
         super().__init__()
@@ -60,11 +72,13 @@ class Attention(nn.Module):
         self.heads = config.n_head
         self.q_proj, self.k_proj, self.v_proj, self.c_proj = (nn.Linear(width, width) for _ in range(4))
 
-    def forward(self, query: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, query: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor, past: Past) -> torch.Tensor:
         def split(x: torch.Tensor) -> torch.Tensor:
             return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
 
         queries, keys, values = split(self.q_proj(query)), split(self.k_proj(hidden)), split(self.v_proj(hidden))
+        if past is not None:
+            keys, values = torch.cat((past[0], keys), 2), torch.cat((past[1], values), 2)
         scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
         probabilities = torch.softmax(scores.float().masked_fill(~mask, torch.finfo(torch.float32).min), -1)
         context = (probabilities.to(values.dtype) @ values).transpose(1, 2).reshape(hidden.shape)
@@ -89,9 +103,11 @@ class Layer(nn.Module):
         self.ln_1, self.ln_2 = nn.LayerNorm(config.n_embd), nn.LayerNorm(config.n_embd)
         self.attn, self.mlp = Attention(config), FeedForward(config)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, query: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, hidden: torch.Tensor, mask: torch.Tensor, past: Past, query: torch.Tensor | None = None
+    ) -> torch.Tensor:
         normed = self.ln_1(hidden)
-        hidden = hidden + self.attn(normed if query is None else query, normed, mask)
+        hidden = hidden + self.attn(normed if query is None else query, normed, mask, past)
         return hidden + self.mlp(self.ln_2(hidden))
 
 
@@ -105,20 +121,24 @@ class Backbone(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd)
         self.norm_before_query = config.final_norm == "before_query"
 
-    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        length = ids.shape[1]
-        mask = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()[None, None]
-        positions = torch.arange(length, device=ids.device)[None]
+    def forward(self, words: torch.Tensor, attention_mask: torch.Tensor | None, past: list[Past]) -> torch.Tensor:
+        """Return hidden states [B, S, d] of word embeddings [B, S, d], which stand behind n kept tokens."""
+        length, device = words.shape[1], words.device
+        kept = 0 if past[0] is None else past[0][0].shape[2]
+        mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
+        positions = kept + torch.arange(length, device=device)[None]
         if attention_mask is not None:
-            visible = attention_mask[:, :length].bool()
-            mask = mask & (visible[:, None, None, :] | torch.eye(length, dtype=torch.bool, device=ids.device))
-            positions = (visible.long().cumsum(-1) - 1).clamp(min=0)
-        hidden = self.wte(ids) + self.wpe(positions)
-        for layer in self.h[:-1]:
-            hidden = layer(hidden, mask)
+            visible = attention_mask[:, kept : kept + length].bool()
+            mask = mask & (visible[:, None, None, :] | torch.eye(length, dtype=torch.bool, device=device))
+            positions = kept + (visible.long().cumsum(-1) - 1).clamp(min=0)
+        mask = functional.pad(mask, (kept, 0), value=True)
+        hidden = words + self.wpe(positions)
+        for layer, one in zip(self.h[:-1], past[:-1], strict=True):
+            hidden = layer(hidden, mask, one)
+        query = self.wqe(positions).expand_as(hidden)
         if self.norm_before_query:
-            return self.h[-1](self.ln_f(hidden), mask, self.wqe(positions).expand_as(hidden))
-        return self.ln_f(self.h[-1](hidden, mask, self.wqe(positions).expand_as(hidden)))
+            return self.h[-1](self.ln_f(hidden), mask, past[-1], query)
+        return self.ln_f(self.h[-1](hidden, mask, past[-1], query))
 
 
 class PanguAlphaForCausalLM(PreTrainedModel, GenerationMixin):
@@ -150,12 +170,16 @@ class PanguAlphaForCausalLM(PreTrainedModel, GenerationMixin):
 
     def forward(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        past_key_values: object = None,
         **_: object,
     ) -> CausalLMOutput:
-        logits = self.lm_head(self.transformer(input_ids, attention_mask))
+        """Return logits. inputs_embeds: instead of ids. past_key_values: a prefix of PEFT's, left as it is."""
+        words = self.transformer.wte(input_ids) if inputs_embeds is None else inputs_embeds
+        logits = self.lm_head(self.transformer(words, attention_mask, kept_of(past_key_values, self.config.n_layer)))
         loss = None
         if labels is not None:
             loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())

@@ -18,6 +18,7 @@ from pangu.config import ModelConfig
 from pangu.formats.data_types import BF16 as BF16_TYPE
 from pangu.formats.data_types import BY_NAME, cast
 from pangu.foundation.errors import UserError
+from pangu.generation.additions import NOTHING, Additions
 from pangu.generation.compiled import phases
 from pangu.generation.compiled.products import (
     BF16,
@@ -71,6 +72,7 @@ class CompiledNetwork(Network):
         weights: Mapping[str, np.ndarray],
         adapters: Sequence[Adapter] = (),
         threads: int | None = None,
+        additions: Additions = NOTHING,
     ) -> None:
         if config.softmax_dtype != "fp32":
             raise UserError("softmax_dtype fp16: the compiled engine computes in fp32; take --engine mindspore")
@@ -91,6 +93,8 @@ class CompiledNetwork(Network):
         self.end_norm = np.array([wide(weights[f"backbone.layernorm.{name}"]) for name in ("gamma", "beta")])
         self.adapters, self.rank = self.adapter_table(adapters)
         self.adapter_count = len(adapters)
+        self.additions = additions
+        self.bottlenecks = self.bottleneck_table()
 
     def keep(self, array: np.ndarray) -> int:
         """Return the address of an array, which lives as long as this network."""
@@ -187,6 +191,19 @@ class CompiledNetwork(Network):
                 table[number, index] = self.keep(wide(first)), self.keep(wide(second)), len(first)
         return table, max(1, int(table[:, :, 2].max()))
 
+    def bottleneck_table(self) -> np.ndarray:
+        """Return int64 [layers, 2, 2, COLUMNS], empty where there are none. Makes room for their inner numbers."""
+        given = self.additions.bottlenecks
+        names = [
+            f"{prefix}{part}" for prefix in self.prefixes for part in ("attention.projection", "output.projection")
+        ]
+        rows = []
+        for name in names if given else ():
+            one = given[name]
+            rows += [self.matrix(one.down, None, one.down_bias), self.matrix(one.up, None, one.up_bias)]
+            self.rank = max(self.rank, len(one.down))
+        return np.array(rows, np.int64)
+
     @property
     def nbytes(self) -> int:
         """Return bytes of all that the tables point to."""
@@ -255,11 +272,17 @@ class CompiledBatch(DecodingBatch):
         self.tokens = max(CHUNK, rows)
         value_width = -(-config.head_size // 16) * 16
         cache = (config.num_layers, rows, config.num_heads)
+        self.first = network.additions.prefix_length  # the slot of a row's first token
+        slots = slots + -(-self.first // 16) * 16
         self.arrays = self.working_memory(slots, value_width)
         self.arrays["KEY_CACHE"] = np.zeros((*cache, config.head_size, slots), np.float32)
         self.arrays["VALUE_CACHE"] = np.zeros((*cache, slots, value_width), np.float32)
+        if network.additions.prefix is not None:
+            self.begin_with(network.additions.prefix)
         self.arrays |= {"MATRICES": network.matrices, "NORMS": network.norms, "END_NORM": network.end_norm}
         self.arrays["ADAPTERS"] = network.adapters
+        if network.bottlenecks.size:
+            self.arrays["BOTTLENECKS"] = network.bottlenecks
         sizes = {
             "LAYERS": config.num_layers,
             "HIDDEN": config.hidden_size,
@@ -284,6 +307,20 @@ class CompiledBatch(DecodingBatch):
         }
         entries = sizes | {name: array.ctypes.data for name, array in self.arrays.items() if array.size}
         self.job = np.array([entries.get(place, 0) for place in phases.PLACES], np.int64)
+
+    def begin_with(self, prefix: np.ndarray) -> None:
+        """Put keys and values [layers, 2, n, d] into the first slots of every row, where they stay."""
+        config, count = self.network.config, prefix.shape[2]
+        heads = prefix.reshape(config.num_layers, 2, count, config.num_heads, config.head_size)
+        self.arrays["KEY_CACHE"][..., :count] = heads[:, 0].transpose(0, 2, 3, 1)[:, None]
+        self.arrays["VALUE_CACHE"][..., :count, : config.head_size] = heads[:, 1].transpose(0, 2, 1, 3)[:, None]
+
+    def kept(self, row: int) -> np.ndarray:
+        """Return the keys and values of what a row has read, fp32 [layers, 2, n, d]."""
+        here, size = slice(self.first, self.first + int(self.lengths[row])), self.network.config.head_size
+        keys = self.arrays["KEY_CACHE"][:, row, :, :, here].transpose(0, 3, 1, 2)
+        values = self.arrays["VALUE_CACHE"][:, row, :, here, :size].transpose(0, 2, 1, 3)
+        return np.stack([part.reshape(*part.shape[:2], -1) for part in (keys, values)], axis=1)
 
     def experts(self) -> dict[str, int]:
         """Return the sizes of experts, and make what a call needs for them."""
@@ -381,7 +418,7 @@ class CompiledBatch(DecodingBatch):
             ids, here = part.ids[start:end], slice(token, token + count)
             slots = np.arange(length, length + count)
             arrays["IDS"][here] = ids
-            arrays["SLOT"][here] = slots
+            arrays["SLOT"][here] = slots + self.first
             arrays["AT"][here] = slots if part.positions is None else part.positions[start:end]
             if "FIXED" in arrays and not self.network.routers.size:
                 arrays["FIXED"][here] = self.fixed_experts(ids, part.domain)

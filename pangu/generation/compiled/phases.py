@@ -14,6 +14,7 @@ from pangu.generation.compiled.expert_phases import add_experts, choose_experts,
 from pangu.generation.compiled.products import (
     ADDRESS,
     COLUMNS,
+    GELU_TANH,
     INPUTS,
     KIND,
     OUTPUTS,
@@ -60,6 +61,7 @@ SIZES = (
 )
 # Addresses. Weights: MATRICES int64 [layers · PARTS + TABLES, COLUMNS], NORMS fp32 [layers, 4, d], END_NORM [2, d],
 # ADAPTERS int64 [adapters, layers · PARTS, 3]: two matrices [rank, in] and [out, rank], and the rank.
+# BOTTLENECKS int64 [layers, 2, 2, COLUMNS], or 0: the matrices down and up behind attention and behind feed-forward.
 # A call, int64: IDS, AT (positions), ASKS (query positions), SLOT, ADAPTER (-1: none) [tokens], RUN [runs, 3]: first
 # token, the one behind the last, row; WANT [wanted, 2]: token, query position.
 # Work, fp32 [tokens, …]; the caches [layers, rows, heads, …]; SCRATCH [threads, SCRATCH_WIDTH].
@@ -68,7 +70,7 @@ SIZES = (
 # [tokens, K], START int64 [2, E + shared + 1], SORTED and EXPERT_OUT fp32 [tokens · K, d]: see `expert_phases`.
 # The board, int64 [·, 8]: CALL: which call runs; CLAIMED, DONE: blocks of each phase, tagged with the call.
 ADDRESSES = (
-    "MATRICES NORMS END_NORM ADAPTERS IDS AT ASKS SLOT ADAPTER RUN WANT "
+    "MATRICES NORMS END_NORM ADAPTERS BOTTLENECKS IDS AT ASKS SLOT ADAPTER RUN WANT "
     "STREAM CHOSEN NORMED ASKED Q K V ATTENDED PROJECTED INNER_ROWS NARROW LOGITS KEY_CACHE VALUE_CACHE "
     "SCRATCH SCRATCH_WIDTH EXPERT_LAYER ROUTERS FIXED ENTRY GATE START SORTED EXPERT_OUT CALL CLAIMED DONE"
 )
@@ -77,17 +79,18 @@ PLACES = (SIZES + " " + ADDRESSES).split()
     LAYERS, HIDDEN, HEADS, HEAD_SIZE, INNER, VOCABULARY, SLOTS, VALUE_WIDTH, ROWS, QUERY_LAYER, AFTER_QUERY, ACTIVATION,
     RANK, PATTERN, SPAN, SUMMARY, TARGET_IN_TRUNK, THREADS, EXPERTS, CHOICES, SHARED, UNIT_GATE, TOKENS, RUNS, WANTED,
     ADAPTED,
-    MATRICES, NORMS, END_NORM, ADAPTERS, IDS, AT, ASKS, SLOT, ADAPTER, RUN, WANT,
+    MATRICES, NORMS, END_NORM, ADAPTERS, BOTTLENECKS, IDS, AT, ASKS, SLOT, ADAPTER, RUN, WANT,
     STREAM, CHOSEN, NORMED, ASKED, Q, K, V, ATTENDED, PROJECTED, INNER_ROWS, NARROW, LOGITS, KEY_CACHE, VALUE_CACHE,
     SCRATCH, SCRATCH_WIDTH, EXPERT_LAYER, ROUTERS, FIXED, ENTRY, GATE, START, SORTED, EXPERT_OUT, CALL, CLAIMED, DONE,
 ) = range(len(PLACES))  # fmt: skip
 
 # The phases of a layer, then those behind the layers. ADAPT_…: the first matrices of adapters that are kept apart.
-# ROUTE and COMBINE: of layers with experts, around MAP and MAP_BACK.
+# ROUTE and COMBINE: of layers with experts, around MAP and MAP_BACK. NARROW_…: the bottlenecks behind attention and
+# behind feed-forward; a network with experts has none.
 (
-    NORM_1, CHOOSE, ADAPT_IN, PROJECT_IN, ATTEND, ADAPT_OUT, PROJECT_OUT, NORM_2, ROUTE, ADAPT_MAPPING, MAP,
-    ADAPT_PROJECTION, MAP_BACK, COMBINE, PHASES,
-) = range(15)  # fmt: skip
+    NORM_1, CHOOSE, ADAPT_IN, PROJECT_IN, ATTEND, ADAPT_OUT, PROJECT_OUT, NARROW_1, NORM_2, ROUTE, ADAPT_MAPPING, MAP,
+    ADAPT_PROJECTION, MAP_BACK, COMBINE, NARROW_2, PHASES,
+) = range(17)  # fmt: skip
 FINAL_NORM, LOGITS_PHASE, LAST_PHASES = range(3)
 
 COUNT_BITS = 20  # of a counter; above them the number of the call that it counts for
@@ -411,7 +414,10 @@ def blocks_of(job, layer, phase):
     if phase in (PROJECT_IN, PROJECT_OUT, MAP, MAP_BACK):
         blocks = blocks_of_rows(job, matrix_at(job, layer * PARTS + matrix_of(phase)), tokens)
         return 3 * blocks if phase == PROJECT_IN else blocks
-    if phase not in (NORM_1, NORM_2, COMBINE) and not job[ADAPTED]:
+    if phase in (NARROW_1, NARROW_2):
+        if not job[BOTTLENECKS]:
+            return 0
+    elif phase not in (NORM_1, NORM_2, COMBINE) and not job[ADAPTED]:
         return 0
     return (tokens + TOKENS_A_BLOCK - 1) // TOKENS_A_BLOCK
 
@@ -449,6 +455,22 @@ def norm_2(job, layer, stream, first, last):
 
 
 @compiled
+def bottleneck(job, layer, number, stream, first, last, thread):
+    """Add PROJECTED and its bottleneck to the stream: y + up(gelu(down(y)))."""
+    size, scratch = job[HIDDEN], job[SCRATCH] + 4 * job[SCRATCH_WIDTH] * thread
+    down = job[BOTTLENECKS] + 16 * COLUMNS * (2 * layer + number)
+    up = down + 8 * COLUMNS
+    width = column(down, OUTPUTS)
+    for token in range(first, last):
+        y, out = job[PROJECTED] + 4 * token * size, job[NORMED] + 4 * token * size
+        narrow = narrow_of(job, token, 0)
+        product(down, y, 1, narrow, 0, width, scratch)
+        finish(down, narrow, 0, width, 0, GELU_TANH, 0)
+        product(up, narrow, 1, out, 0, size, scratch)
+        finish(up, out, 0, size, y, 0, stream + 4 * token * size)
+
+
+@compiled
 def layer_block(job, layer, phase, block, thread):
     """Compute one block of one phase of a layer."""
     tokens, is_last = tokens_of(job, layer, phase), layer == job[LAYERS] - 1
@@ -480,12 +502,18 @@ def layer_block(job, layer, phase, block, thread):
         adapt(job, index, 0, job[NORMED], is_last, first, last)
     elif phase == ADAPT_PROJECTION:
         adapt(job, index, 0, job[INNER_ROWS], is_last, first, last)
+    elif phase == NARROW_1:
+        bottleneck(job, layer, 0, stream, first, last, thread)
+    elif phase == NARROW_2:
+        bottleneck(job, layer, 1, stream, first, last, thread)
     elif phase == PROJECT_OUT:
-        linear(job, index, 0, job[ATTENDED], tokens, job[PROJECTED], is_last, block, 0, stream, thread)
+        onto = 0 if job[BOTTLENECKS] else stream
+        linear(job, index, 0, job[ATTENDED], tokens, job[PROJECTED], is_last, block, 0, onto, thread)
     elif phase == MAP:
         linear(job, index, 0, job[NORMED], tokens, job[INNER_ROWS], is_last, block, job[ACTIVATION], 0, thread)
     else:
-        linear(job, index, 0, job[INNER_ROWS], tokens, job[PROJECTED], is_last, block, 0, stream, thread)
+        onto = 0 if job[BOTTLENECKS] else stream
+        linear(job, index, 0, job[INNER_ROWS], tokens, job[PROJECTED], is_last, block, 0, onto, thread)
 
 
 @compiled

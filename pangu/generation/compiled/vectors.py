@@ -7,7 +7,6 @@ SSE. Results are the same bits on all of them.
 An address is an int64, the place of a number in memory; whoever calls keeps the array alive.
 """
 
-import hashlib
 import platform
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
+
+from pangu.foundation.compiled_sources import keep_while_unchanged
 
 LANES = 16
 
@@ -420,16 +421,7 @@ def entry(function):  # type: ignore[no-untyped-def]
         dispatcher = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba can write nowhere: every process compiles
         return numba.njit(**options)(function)
-    # numba compiles again when the function's own file has changed, and does not look at what the function calls.
-    file = dispatcher._cache._cache_file
-    file._source_stamp = (file._source_stamp, source_digest())
-    return dispatcher
-
-
-def source_digest() -> str:
-    """Return the digest of every file that compiled code is made of."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    return keep_while_unchanged(dispatcher, function)
 
 
 def is_kept(dispatcher) -> bool:  # type: ignore[no-untyped-def]

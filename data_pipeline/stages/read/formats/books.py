@@ -6,6 +6,7 @@ wanted, so nothing is taken for a template. PDF is read by pypdf, an extra (`pip
 import email
 import email.policy
 import io
+import logging
 import posixpath
 import re
 import xml.etree.ElementTree as ElementTree
@@ -155,8 +156,11 @@ def _epub(data: bytes, limits: Limits) -> tuple[str | None, str]:
             raise _Damaged("damaged_epub:it names no package")
         package = _xml(_member(archive, place, limits))
         title = package.findtext(".//{http://purl.org/dc/elements/1.1/}title")
-        files = {item.get("id"): item.get("href", "") for item in package.iter() if item.tag.endswith("}item")}
+        items = [item for item in package.iter() if item.tag.endswith("}item")]
+        files = {item.get("id"): item.get("href", "") for item in items}
         spine = [item.get("idref") for item in package.iter() if item.tag.endswith("}itemref")]
+        # a book that does not say its order has that of its list of files
+        spine = spine or [key for key, name in files.items() if name.partition("#")[0].endswith(("html", ".htm"))]
         chapters, total = [], 0
         for name in spine:
             if name in files:
@@ -184,6 +188,8 @@ def _pdf(data: bytes, limits: Limits) -> tuple[str | None, str]:
         from pypdf.errors import PyPdfError
     except ImportError:
         raise _Damaged("needs_pypdf:pip install pangu-alpha[pdf]") from None
+    # it prints what a reject says
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     try:
         reader = pypdf.PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):

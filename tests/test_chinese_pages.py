@@ -1,0 +1,56 @@
+"""The Chinese pages say what the English ones say: the same commands, the same figures, links that lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PAGES = sorted((REPOSITORY / "docs/zh").glob("*.md"))
+NUMBER = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?![\w,]*\d)")
+LINK = re.compile(r"\]\(([^)#\s]+)\)")
+# Numbers that Chinese writes otherwise.
+CHINESE_NUMBERS = {"120", "250"}  # of 亿
+
+
+def blocks(text: str) -> list[str]:
+    """Return the fenced and the indented blocks of a page, in order."""
+    found: list[str] = []
+    lines = text.split("\n")
+    place = 0
+    while place < len(lines):
+        end = place + 1
+        if lines[place].startswith("```"):
+            while not lines[end].startswith("```"):
+                end += 1
+            found.append("\n".join(lines[place : end + 1]))
+            end += 1
+        elif lines[place].startswith("    ") and (not place or not lines[place - 1].strip()):
+            while end < len(lines) and lines[end].startswith("    "):
+                end += 1
+            found.append("\n".join(lines[place:end]))
+        place = end
+    return found
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_chinese_page_has_the_blocks_and_figures_of_the_english_one(path: Path) -> None:
+    chinese = path.read_text(encoding="utf-8")
+    english = (REPOSITORY / "docs" / path.name).read_text(encoding="utf-8")
+    # The commands are the same, so the tests that run the English page's run these.
+    assert blocks(chinese) == blocks(english)
+    assert set(NUMBER.findall(chinese)) - set(NUMBER.findall(english)) <= CHINESE_NUMBERS
+    assert chinese.count("\n## ") == english.count("\n## ") and chinese.count("\n| ") == english.count("\n| ")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_the_links_of_a_chinese_page_lead_somewhere(path: Path) -> None:
+    for link in LINK.findall(path.read_text(encoding="utf-8")):
+        if not link.startswith("http"):
+            assert (path.parent / link).exists(), link
+
+
+def test_the_most_used_pages_are_there() -> None:
+    wanted = {"training", "generation", "finetuning", "evaluation", "pipeline", "cluster", "faq", "serving", "glossary"}
+    assert wanted <= {path.stem for path in PAGES}
