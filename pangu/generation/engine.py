@@ -71,14 +71,10 @@ def make_network(
     if engine == "compiled":
         from pangu.generation.compiled.compiled_network import Adapter, CompiledNetwork
 
-<<<<<<< HEAD
-        network = CompiledNetwork(config, weights, [Adapter(one) for one in adapters], threads)
+        network = CompiledNetwork(config, weights, [Adapter(one) for one in adapters], threads, additions)
         if config.experts and config.experts.by_domain:
             return MixedNetwork(network, len(config.experts.domains))
         return network
-=======
-        return CompiledNetwork(config, weights, [Adapter(one) for one in adapters], threads, additions)
->>>>>>> main
     if adapters:
         raise UserError("adapters beside their base are for the compiled engine; load the adapter itself, or merge it")
     from pangu.generation.mindspore_decoder import MindSporeNetwork
