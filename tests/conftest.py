@@ -1,6 +1,9 @@
 """Fixtures that every test may use."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,19 @@ from hypothesis import settings
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile("same")
+
+# What the programs that tests start leave in the temporary directory goes with the session. pytest's own folders lie
+# where they always did.
+if "PYTEST_DEBUG_TEMPROOT" not in os.environ:  # not in a worker of xdist, which shares the controller's
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.gettempdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="pangu-tests-")
+    OWNER = os.getpid()  # not a process that it forks
+
+    @atexit.register
+    def remove_temporary() -> None:
+        if os.getpid() == OWNER:
+            shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+
 
 # Messages are compared in English, whatever the machine's language.
 if os.environ.get("LC_ALL"):

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("STAGE.FIELD", "VALUE"),
         help="a setting other than its default",
     )
-    parser.add_argument("--force", action="store_true", help="overwrite a recipe that is there")
+    parser.add_argument("--overwrite", "--force", action="store_true", help="overwrite a recipe that is there")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,8 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     from data_pipeline.recipe_template import preset_text, recipe_text
     from pangu.foundation.errors import UserError
 
-    if arguments.out.exists() and not arguments.force:
-        raise UserError(f"{arguments.out}: is there already; --force overwrites it, --out gives another name")
+    if arguments.out.exists() and not arguments.overwrite:
+        raise UserError(f"{arguments.out}: is there already; --overwrite replaces it, --out gives another name")
     directory = arguments.out.resolve().parent
     paths = [os.path.relpath(Path(path).expanduser().absolute(), directory) for path in arguments.corpus]
     if arguments.preset is None:

@@ -18,18 +18,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="tokenizer directory, or a SentencePiece .model file")
     parser.add_argument("--out", default="-", help="the file to write; - is standard output (default)")
     parser.add_argument("--json", action="store_true", help="write each text as a JSON string")
-    parser.add_argument("--processes", type=int, default=1, help="worker processes (default: 1)")
+    parser.add_argument("--workers", "--processes", type=int, default=1, help="worker processes (default: 1)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from pangu.tokenizer.parallel_map import map_in_order
 
-    if arguments.processes < 1:
-        raise UserError(f"--processes {arguments.processes}: 1 or more would be right")
+    if arguments.workers < 1:
+        raise UserError(f"--workers {arguments.workers}: 1 or more would be right")
     tokenizer = Tokenizer.load(arguments.model)
     decode = decode_to_json if arguments.json else decode_to_text
     with output(arguments.out) as out:
-        for texts in map_in_order(decode, tokenizer, line_blocks(arguments.file), arguments.processes):
+        for texts in map_in_order(decode, tokenizer, line_blocks(arguments.file), arguments.workers):
             out.write(texts)
     return 0
 

@@ -90,6 +90,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def processes(arguments: argparse.Namespace) -> int:
+    """Return how many processes share a batch. Raises UserError for a strategy that says what nothing here obeys."""
+    from pangu.distributed.predictor import processes_of
+    from pangu.distributed.strategy import load_strategy
+
+    count = processes_of(arguments.strategy, arguments.workers)
+    if arguments.strategy:
+        planned = load_strategy(arguments.strategy).setup.strategy
+        for name, value, ours in (
+            ("batch.global", planned.batch.global_, arguments.batch_size),
+            ("batch.micro", planned.micro_batches, arguments.accumulate),
+            ("zero.optimizer_shard", planned.zero.optimizer_shard, False),
+            ("recompute.mode", planned.recompute.mode, "none"),
+        ):
+            if value != ours:
+                said = "makes so many micro-batches: " if name == "batch.micro" else ""
+                raise UserError(
+                    f"{arguments.strategy}: field {name!r}: {said}{value!r}; fine-tuning has {ours!r} "
+                    "(--batch-size, --accumulate; every process has the whole optimizer)"
+                )
+    return count
+
+
 def launch(arguments: argparse.Namespace, workers: int) -> int:
     """Run the same command in several processes that share each batch."""
     from pangu.distributed.launch import Launch, Nodes, check_device, check_modules
@@ -120,9 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers {arguments.workers}: must be at least 1")
     if not is_launched():
-        from pangu.distributed.predictor import processes_of
-
-        workers = processes_of(arguments.strategy, arguments.workers)
+        workers = processes(arguments)
         if workers != 1:
             return launch(arguments, workers)
     settings = Settings(

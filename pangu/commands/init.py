@@ -21,13 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="runs/first", help="directory of the run")
     parser.add_argument("--model", default="tiny", help="size or model.yaml")
     add_set(parser, "learning_rate.peak 3e-4")
-    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+    parser.add_argument("--overwrite", "--force", action="store_true", help="replace a file that is there")
 
 
 def run(arguments: argparse.Namespace) -> int:
     path = Path(arguments.file)
-    if path.exists() and not arguments.force:
-        raise UserError(f"{path}: is there already; --force replaces it")
+    if path.exists() and not arguments.overwrite:
+        raise UserError(f"{path}: is there already; --overwrite replaces it")
     fields: dict = {"data": arguments.data, "out": arguments.out, "model": arguments.model}
     config = checked(TrainConfig, changed(Document("--set", fields), arguments.set))
     head = "# One training run: python -m pangu train " + path.name + "\n"

@@ -1,6 +1,6 @@
 """Token ids of the lines of a text file: one JSON list a line.
 
-    python -m pangu tokenize --model tokenizer/ corpus.txt --out ids.jsonl --processes 4
+    python -m pangu tokenize --model tokenizer/ corpus.txt --out ids.jsonl --workers 4
 
 A line ends at a newline (\\n) and at nothing else; a \\r before it belongs to the line. The newline itself is not
 encoded, and no end-of-document id is added.
@@ -17,17 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="UTF-8 text; - is standard input")
     parser.add_argument("--model", required=True, help="tokenizer directory, or a SentencePiece .model file")
     parser.add_argument("--out", default="-", help="the file to write; - is standard output (default)")
-    parser.add_argument("--processes", type=int, default=1, help="worker processes (default: 1)")
+    parser.add_argument("--workers", "--processes", type=int, default=1, help="worker processes (default: 1)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from pangu.tokenizer.parallel_map import map_in_order
 
-    if arguments.processes < 1:
-        raise UserError(f"--processes {arguments.processes}: 1 or more would be right")
+    if arguments.workers < 1:
+        raise UserError(f"--workers {arguments.workers}: 1 or more would be right")
     tokenizer = Tokenizer.load(arguments.model)
     with output(arguments.out) as out:
-        for ids in map_in_order(encode_lines, tokenizer, line_blocks(arguments.file), arguments.processes):
+        for ids in map_in_order(encode_lines, tokenizer, line_blocks(arguments.file), arguments.workers):
             out.write(ids)
     return 0
 

@@ -29,6 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_set(parser, "learning_rate.peak 3e-4")
     parser.add_argument("--start-anew", action="store_true", help="from step 0; what is in `out` is put aside")
     parser.add_argument("--strategy", help="strategy.yaml: how the run is laid over devices")
+    parser.add_argument(
+        "--profile",
+        type=int,
+        nargs="?",
+        const=2,
+        default=0,
+        metavar="N",
+        help="profile N updates (2)",
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -43,12 +52,14 @@ def check_own_run(file: Path, config: TrainConfig, out: str | None) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.profile < 0:
+        raise UserError(f"--profile {arguments.profile}: must be at least 0 updates")
     config = TrainConfig.load(arguments.config, changes_of(arguments, TrainConfig, FLAGS))
     check_own_run(Path(arguments.config), config, arguments.out)
 
     from pangu.training.run import train
 
-    summary = train(config, arguments.strategy, arguments.start_anew)
+    summary = train(config, arguments.strategy, arguments.start_anew, arguments.profile)
     if arguments.json:
         print(dumps(asdict(summary), indent=1))
         return 130 if summary.interrupted else 0

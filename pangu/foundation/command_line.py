@@ -118,6 +118,18 @@ def nearest(given: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def _default_of(action: argparse.Action) -> str:
+    """Return ` (default: 3)` where the help does not say it."""
+    value, text = action.default, action.help or ""
+    if not action.option_strings or action.nargs == 0 or value in (None, "", argparse.SUPPRESS) or value == []:
+        return ""
+    shown = (
+        f"{value:g}" if isinstance(value, float) else " ".join(map(str, value)) if isinstance(value, list) else value
+    )
+    is_said = "default" in text or re.search(rf"(?<![\w.]){re.escape(str(shown))}(?![\w.])", text)
+    return "" if is_said else f" (default: {shown})"
+
+
 class Help(argparse.HelpFormatter):
     """Help in the language of the process; lines are as long as they look, also in Chinese."""
 
@@ -128,7 +140,9 @@ class Help(argparse.HelpFormatter):
         super().start_section(translated(heading or ""))
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return translated(action.help) if action.help else action.help
+        if not action.help:
+            return action.help
+        return translated(action.help) + translated(_default_of(action)).replace("%", "%%")
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return wrapped(" ".join(text.split()), width)
@@ -171,7 +185,10 @@ class Parser(argparse.ArgumentParser):
         if choice:
             return nearest(choice[1], [word.strip(" '") for word in choice[2].split(",")])
         option = re.search(r"unrecognized arguments: (--[\w.-]+)", message)
-        return nearest(option[1], list(self._option_string_actions)) if option else ""
+        if option is None:
+            return ""
+        known = {name.lstrip("-"): name for name in self._option_string_actions}
+        return nearest(option[1].lstrip("-"), list(known)).replace("'", "'--", 1)
 
 
 def _parser(

@@ -48,6 +48,7 @@ from pangu.training.run_directory import (
 )
 from pangu.training.sample_texts import SamplesWriter
 from pangu.training.step_metrics import MetricsWriter, draw_losses, is_number, read_metrics
+from pangu.training.step_profile import StepProfile
 from pangu.training.tracker import Tracker
 from pangu.training.trainer import Trainer
 
@@ -172,10 +173,10 @@ def matmul_peak(size: int = 1024) -> float:
     return 2 * size**3 / best
 
 
-def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = False) -> Summary:
+def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = False, profile: int = 0) -> Summary:
     """Run, or go on with, the training that `config` describes, under a strategy if one is given.
 
-    anew: begin at step 0, with what an earlier run left in the directory put aside.
+    anew: begin at step 0, with what an earlier run left in the directory put aside. profile: updates to profile.
     Raises UserError for whatever the user can mend; the run directory is then as it was at its newest checkpoint.
     """
     data = PackedData.load(config.data)
@@ -216,7 +217,7 @@ def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = Fa
             write_run_files(run, model, config, data)
             for line in described(model, config, data, trainer.state):
                 warn(line)
-        return loop(trainer, run)
+        return loop(trainer, run, profile if world.is_first else 0)
     finally:
         if held_lock:
             held_lock.close()
@@ -253,8 +254,8 @@ def find_checkpoint(run: Path, world: World) -> Checkpoint | None:
     return on_all_ranks(saved, run, world)
 
 
-def loop(trainer: Trainer, run: Path) -> Summary:
-    """Train until the end or an interrupt, with evaluations and checkpoints."""
+def loop(trainer: Trainer, run: Path, profile: int = 0) -> Summary:
+    """Train until the end or an interrupt, with evaluations and checkpoints. profile: updates to profile."""
     config, data, world = trainer.config, trainer.data, trainer.world
     first = trainer.state.step
     tracker = Tracker(config.track, run, config.model_dump(mode="json")) if config.track and world.is_first else None
@@ -264,13 +265,16 @@ def loop(trainer: Trainer, run: Path) -> Summary:
         config.steps, first, trainer.model.training_flops_per_token, peak, is_shown=world.is_first
     )
     path, asked = None, False
+    profiled = StepProfile(run, profile, config.device)
     samples = SamplesWriter(run, first) if world.is_first and config.sample_prompts else None
     try:
         with Interrupts() as interrupts, progress:
             batches = training_batches(trainer.split("train"), config.batch_size, config.seed, first)
             while trainer.state.step < config.steps and not asked:
                 trainer.execution.ask(interrupts.asked)
-                metrics = trainer.update(next(batches))
+                rows = next(batches)
+                with profiled.around():
+                    metrics = trainer.update(rows)
                 asked = trainer.execution.asked_by_any(interrupts.asked)
                 step = metrics["step"]
                 progress.step(step, metrics["loss"], config.batch_size * data.seq_length)

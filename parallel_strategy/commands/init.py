@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--copy-presets", action="store_true", help="also write model.yaml, cluster.yaml and framework.yaml beside it"
     )
-    parser.add_argument("--force", action="store_true", help="overwrite")
+    parser.add_argument("--overwrite", "--force", action="store_true", help="replace files that exist")
     parser.add_argument("--list", action="store_true", help="the presets, and nothing else")
     parser.add_argument(
         "--schema", action="store_true", help="JSON schemas of all four kinds of file, into this directory"
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.like is not None or arguments.model is not None or arguments.copy_presets:
             raise UserError("init: --from says the model; leave out --like, --model and --copy-presets")
         files, lines = import_files(arguments)
-        write_files(files, force=arguments.force)
+        write_files(files, force=arguments.overwrite)
         print("\n".join(lines))
         return 0
     arguments.model = arguments.model or "pangu-alpha-2.6b"
@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         files[path] = _preset_text(StrategySpec, arguments.like)
     else:
         files[path] = HEAD + commented(strategy, hides_null=True)
-    write_files(files, force=arguments.force)
+    write_files(files, force=arguments.overwrite)
     return 0
 
 
@@ -120,7 +120,7 @@ def write_files(files: "dict[Path, str]", *, force: bool) -> None:
 
     for target in files:
         if target.exists() and not force:
-            raise UserError(f"{target}: exists; --force overwrites it")
+            raise UserError(f"{target}: exists; --overwrite replaces it")
     for target, content in files.items():
         write_whole(target, content)
         print_translated(f"wrote {target}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pangu.foundation.errors import UserError
-from parallel_strategy.export import group_files, megatron, mindformers, msrun, rank_table
+from parallel_strategy.export import group_files, megatron, mindformers, msrun, own_format, rank_table
 from parallel_strategy.report.output import write_whole
 from parallel_strategy.spec.strategy import Setup
 
@@ -50,6 +50,8 @@ def export(setup: Setup, strategy_file: str, hosts: Path | None, skeleton: Path 
             "operator_strategy.json needs the names that MindSpore gives to operators: compile once with "
             "`python -m parallel_strategy compile strategy.yaml --skeleton FILE` and give --skeleton FILE"
         )
+    if lost := own_format.unsaid(setup, with_model=True):
+        notes.append(f"nobody will obey, for {setup.framework.name}'s configuration cannot say: {', '.join(lost)}")
     encoded = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
     return Exported(encoded, notes)
 

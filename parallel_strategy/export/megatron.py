@@ -34,7 +34,7 @@ def optimizer(setup: Setup) -> list:
     strategy = setup.strategy
     zero, dp = strategy.zero, strategy.mesh.dp
     words: list = []
-    if zero.stage == 1:
+    if zero.stage == 1 or (zero.stage == 0 and offloads_optimizer(setup)):
         words += ["--use-distributed-optimizer"]
     elif zero.stage > 1:
         sharding = {2: "optim_grads", 3: "optim_grads_params"}[zero.stage]
@@ -53,8 +53,11 @@ def optimizer(setup: Setup) -> list:
 
 
 def offloads_optimizer(setup: Setup) -> bool:
-    """Return whether the optimizer is on the host: in Megatron that is a form of its distributed one."""
-    return setup.strategy.offload.optimizer and setup.strategy.zero.stage > 0
+    """Return whether Megatron's optimizer lies on the host: a form of its distributed one, which a single rank may have
+    too."""
+    strategy = setup.strategy
+    is_distributed = strategy.zero.stage > 0 or strategy.mesh.dp * strategy.mesh.cp == 1
+    return strategy.offload.optimizer and is_distributed
 
 
 def needs_one_connection(setup: Setup) -> bool:
@@ -100,8 +103,10 @@ def recompute(setup: Setup) -> list:
         words += ["--distribute-saved-activations"]
     if recompute.per_stage in (None, stages_of(setup)):
         return [*words, "--recompute-method", "uniform", "--recompute-num-layers", 1]
-    # One number for all stages: the largest, so that it fits wherever the strategy fits.
-    return [*words, "--recompute-method", "block", "--recompute-num-layers", max(recompute.per_stage)]
+    # One number for all stages and their chunks: the largest, so that it fits wherever the strategy fits.
+    chunks = setup.strategy.chunks_per_stage
+    most = -(-max(recompute.per_stage or [0]) // chunks)
+    return [*words, "--recompute-method", "block", "--recompute-num-layers", most]
 
 
 def stages_of(setup: Setup) -> list[int]:
@@ -113,8 +118,9 @@ def is_one_number(setup: Setup) -> bool:
     recompute, stages = setup.strategy.recompute, stages_of(setup)
     if recompute.mode == "none" or recompute.per_stage in (None, stages):
         return True
-    most = max(recompute.per_stage or [0])
-    return recompute.mode == "full" and recompute.per_stage == [min(most, layers) for layers in stages]
+    most, chunks = max(recompute.per_stage or [0]), setup.strategy.chunks_per_stage
+    is_block = most % chunks == 0 and recompute.per_stage == [min(most, layers) for layers in stages]
+    return recompute.mode == "full" and is_block
 
 
 def has_order(setup: Setup) -> bool:

@@ -99,7 +99,8 @@ def window(config: Fields, model: dict[str, Any]) -> None:
     if is_used:
         config.leave("sliding_window", "attention is priced over the whole sequence")
     kinds = config.data.get("layer_types")
-    if isinstance(kinds, list) and set(kinds) - {"full_attention"} and (is_used or "linear_attention" in kinds):
+    others = [kind for kind in kinds if kind != "full_attention"] if isinstance(kinds, list) else []
+    if others and (is_used or "linear_attention" in others):
         config.leave("layer_types", "all layers are priced alike")
     config.ignore(["sliding_window", "use_sliding_window", "layer_types"])
 
@@ -113,7 +114,7 @@ def mixtral_experts(config: Fields, model: dict[str, Any]) -> None:
 
 
 def qwen_experts(config: Fields, model: dict[str, Any]) -> None:
-    inner = config.take(int, "moe_intermediate_size", ours="experts")
+    inner = config.take(int, "moe_intermediate_size", ours="experts", least=1)
     model["experts"] = {
         "count": config.take(int, "num_experts", "num_local_experts", ours="experts"),
         "top_k": config.take(int, "num_experts_per_tok", ours="experts"),
@@ -212,7 +213,7 @@ def read_config(document: Document) -> Imported:
     for ours, theirs in names.items():
         optional = ours == "ffn_hidden_size" and kind in ("gpt2", "pangu_alpha", "gpt_pangu")
         default = 4 * model["hidden_size"] if optional else None if ours == "seq_length" else ...
-        model[ours] = config.take(int, *theirs, ours=ours, **({} if default is ... else {"default": default}))
+        model[ours] = config.take(int, *theirs, ours=ours, least=1, **({} if default is ... else {"default": default}))
     model["seq_length"] = _sequence(config, model["seq_length"], notes)
     model["activation"] = config.choose(family.activation, ACTIVATIONS, model["activation"])
     model["tied_embedding"] = config.take(bool, "tie_word_embeddings", default=family.tied, ours="tied_embedding")

@@ -6,6 +6,7 @@ memory, or unknown. The account stands at the head of the model file that `init 
 
 import contextlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,9 +64,9 @@ class Fields:
         """Return the error that points at a field."""
         return PlacedError(f"{self.document.place((*self.location, name))}: {what}")
 
-    def take(self, kind: type, *names: str, default: Any = MISSING, ours: str = "") -> Any:
+    def take(self, kind: type, *names: str, default: Any = MISSING, ours: str = "", least: int = 0) -> Any:
         """Return the value of the first of these names that is given and not null. Raises PlacedError where two of them
-        differ, and where there is none and no default."""
+        differ, where a whole number is below `least`, and where there is none and no default."""
         given = {name: self.data[name] for name in names if self.data.get(name) is not None}
         for name in names:
             if name in self.data:
@@ -76,7 +77,7 @@ class Fields:
                 hint = near if "did you mean" in near else ""
                 raise PlacedError(f"{self.document.place(self.location)}: field {names[0]!r} is missing{hint}")
             return default
-        values = {name: self._checked(kind, name, value) for name, value in given.items()}
+        values = {name: self._checked(kind, name, value, least) for name, value in given.items()}
         first, *others = values
         for other in others:
             if values[other] != values[first]:
@@ -85,9 +86,11 @@ class Fields:
                 )
         return values[first]
 
-    def _checked(self, kind: type, name: str, value: Any) -> Any:
+    def _checked(self, kind: type, name: str, value: Any, least: int) -> Any:
         if kind is bool and isinstance(value, bool):
             return value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.mistake(name, f"{value} is not a finite number")
         if kind is int and isinstance(value, float) and value == int(value):
             value = int(value)
         if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-5 as text
@@ -97,8 +100,8 @@ class Fields:
         if not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind is not bool):
             words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list"}
             raise self.mistake(name, f"{shown(value)} is not {words.get(kind, 'a mapping')}")
-        if kind is int and not 0 <= value <= 10**12:
-            raise self.mistake(name, f"{value} is no size; it must lie between 0 and 10^12")
+        if kind is int and not least <= value <= 10**12:
+            raise self.mistake(name, f"{value} is no size; it must lie between {least} and 10^12")
         return value
 
     def choose(self, name: str, legal: Mapping[str, Any], default: Any = MISSING) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pangu.foundation.yaml_document import shown
 from parallel_strategy.importing.imported import Imported, model_of
-from parallel_strategy.importing.megatron_flags import HABITS, NOT_MODELLED, SWITCHES, is_without_effect
+from parallel_strategy.importing.megatron_flags import HABITS, MINDSPEED, NOT_MODELLED, SWITCHES, is_without_effect
 from parallel_strategy.importing.shell_words import Script, layer_pattern, read_script
 from parallel_strategy.spec.divide import divisors, even_stages, nearest
 
@@ -14,6 +14,8 @@ LAUNCHER = (
     "--master-addr", "--master_port", "--master-port", "--rdzv_id", "--rdzv_backend", "--rdzv_endpoint",
     "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id",
 )  # fmt: skip
+
+TOKENIZERS = {"GPT2BPETokenizer": 50_257, "Llama2Tokenizer": 32_000}  # words of those that have one vocabulary
 
 
 class Flags:
@@ -34,7 +36,8 @@ class Flags:
             if flag in SWITCHES:
                 found = None
             if self.given.get(flag, found) != found:
-                raise script.mistake(flag, f"is given twice, as {self.given[flag]} and as {found}; leave one of them")
+                before, after = (shown(value).strip("'") for value in (self.given[flag], found))
+                raise script.mistake(flag, f"is given twice, as {before} and as {after}; leave one of them")
             self.given[flag] = found
 
     def has(self, flag: str, ours: str = "") -> bool:
@@ -58,14 +61,16 @@ class Flags:
                 result = value
         return result
 
-    def number(self, *flags: str, default: int | None = None, ours: str) -> int | None:
-        """Take a whole number."""
+    def number(self, *flags: str, default: int | None = None, ours: str, least: int = 1) -> int | None:
+        """Take a whole number. Raises PlacedError for one below `least`."""
         text = self.text(*flags, ours=ours)
         if text is None:
             return default
         flag = next(flag for flag in flags if flag in self.given)
         if not re.fullmatch(r"\d{1,12}", text):
             raise self.script.mistake(flag, f"{shown(text)} is not a whole number")
+        if int(text) < least:
+            raise self.script.mistake(flag, f"{text} is out of range; nearest: {least}")
         return int(text)
 
     def needed(self, flag: str, ours: str) -> int:
@@ -112,7 +117,7 @@ def read_arguments(text: str, where: str, name: str) -> Imported:
         notes.append(f"said by the framework file, not by the strategy: {', '.join(habits)}")
     neutral = [flag for flag in rest if flag in LAUNCHER or is_without_effect(flag)]
     return Imported(
-        "arguments of Megatron-LM",
+        "arguments of MindSpeed" if is_mindspeed(flags) else "arguments of Megatron-LM",
         spec,
         strategy,
         [flag for flag, ours in flags.taken.items() if ours],
@@ -121,6 +126,11 @@ def read_arguments(text: str, where: str, name: str) -> Imported:
         [flag for flag in rest if flag not in neutral and flag not in habits],
         notes,
     )
+
+
+def is_mindspeed(flags: Flags) -> bool:
+    """Return whether a job is for Ascend: by the name of its devices, or by flags that only MindSpeed has."""
+    return "NPUS_PER_NODE" in flags.script.variables or any(flag in flags.given for flag in MINDSPEED)
 
 
 def _model(flags: Flags, notes: list[str]) -> dict[str, Any]:
@@ -134,9 +144,7 @@ def _model(flags: Flags, notes: list[str]) -> dict[str, Any]:
         notes.append("--num-query-groups without --group-query-attention: Megatron takes no notice, nor do we")
         groups = heads
     channels = flags.number("--kv-channels", ours="head_size")
-    vocabulary = flags.number("--padded-vocab-size", "--vocab-size", ours="vocab_size")
-    if vocabulary is None:
-        raise flags.script.mistake("--vocab-size", "is missing: the tokenizer says it, which is not read; add it")
+    vocabulary = flags.number("--padded-vocab-size", "--vocab-size", ours="vocab_size") or _words(flags, notes)
     model: dict[str, Any] = {
         "num_layers": flags.needed("--num-layers", "num_layers"),
         "hidden_size": hidden,
@@ -154,7 +162,7 @@ def _model(flags: Flags, notes: list[str]) -> dict[str, Any]:
         "position": _position(flags),
         "compute_dtype": _dtype(flags),
         "dropout_rate": _dropout(flags),
-        "prediction_layers": flags.number("--mtp-num-layers", default=0, ours="prediction_layers"),
+        "prediction_layers": flags.number("--mtp-num-layers", default=0, ours="prediction_layers", least=0),
     }
     flags.number("--max-position-embeddings", ours="seq_length")
     if flags.has("--multi-latent-attention", "latent_attention"):
@@ -162,6 +170,15 @@ def _model(flags: Flags, notes: list[str]) -> dict[str, Any]:
     if "--num-experts" in flags.given:
         model["experts"] = _experts(flags, ffn, model["num_layers"])
     return model
+
+
+def _words(flags: Flags, notes: list[str]) -> int:
+    """Return the vocabulary of a tokenizer whose name says it. Raises PlacedError for another one."""
+    kind = flags.given.get("--tokenizer-type") or ("GPT2BPETokenizer" if "--merge-file" in flags.given else "")
+    if kind not in TOKENIZERS:
+        raise flags.script.mistake("--vocab-size", "is missing: the tokenizer says it, which is not read; add it")
+    notes.append(f"no --vocab-size: {TOKENIZERS[kind]:,} words of {kind} taken")
+    return TOKENIZERS[kind]
 
 
 def _chosen(flags: Flags, flag: str, legal: dict[str, str], ours: str) -> str:
@@ -210,7 +227,7 @@ def _dropout(flags: Flags) -> float:
 def _latent(flags: Flags) -> dict[str, int | None]:
     ours = "latent_attention"
     return {
-        "query_rank": flags.number("--q-lora-rank", default=0, ours=ours),
+        "query_rank": flags.number("--q-lora-rank", default=0, ours=ours, least=0),
         "key_value_rank": flags.number("--kv-lora-rank", default=512, ours=ours),
         "head_size": flags.number("--qk-head-dim", "--qk-nope-head-dim", default=128, ours=ours),
         "rotary_head_size": flags.number("--qk-pos-emb-head-dim", "--qk-rope-head-dim", default=64, ours=ours),
@@ -220,12 +237,12 @@ def _latent(flags: Flags) -> dict[str, int | None]:
 
 def _experts(flags: Flags, ffn: int, num_layers: int) -> dict[str, Any]:
     inner = flags.number("--moe-ffn-hidden-size", "--moe-intermediate-size", default=ffn, ours="experts") or ffn
-    shared = flags.number("--moe-shared-expert-intermediate-size", default=0, ours="experts") or 0
-    count = flags.number("--n-shared-experts", default=round(shared / inner), ours="experts")
+    shared = flags.number("--moe-shared-expert-intermediate-size", default=0, ours="experts", least=0) or 0
+    count = flags.number("--n-shared-experts", default=round(shared / inner), ours="experts", least=0)
     if shared % inner:
         flags.leave("--moe-shared-expert-intermediate-size", f"no multiple of {inner}: {count} of it taken")
     capacity = flags.rate("--moe-expert-capacity-factor", "experts")
-    first = flags.number("--first-k-dense-replace", default=0, ours="experts")
+    first = flags.number("--first-k-dense-replace", default=0, ours="experts", least=0)
     frequency = flags.text("--moe-layer-freq", ours="experts")
     if frequency is not None and frequency != "1":
         pattern = layer_pattern(frequency)
@@ -259,13 +276,14 @@ def _strategy(flags: Flags, model: dict[str, Any], notes: list[str]) -> dict[str
             "--expert-tensor-parallel-size", f"experts are split over tensor parallelism as all else: {sizes['tp']}"
         )
     order = ["dp", "pp", "cp", "tp"] if flags.has("--use-tp-pp-dp-mapping", "mesh.order") else ["pp", "dp", "cp", "tp"]
+    pipeline = _pipeline(flags, model["num_layers"], sizes["pp"])
     return {
         "batch": {"global": batch, "micro": micro},
         "mesh": {"pp": sizes["pp"], "dp": dp, "cp": sizes["cp"], "tp": sizes["tp"], "ep": sizes["ep"], "order": order},
-        "pipeline": _pipeline(flags, model["num_layers"], sizes["pp"]),
+        "pipeline": pipeline,
         "tensor": {"sequence_parallel": flags.has("--sequence-parallel", "tensor")},
         "zero": _zero(flags, dp * sizes["cp"], model["compute_dtype"]),
-        "recompute": _recompute(flags, model["num_layers"], sizes["pp"]),
+        "recompute": _recompute(flags, model["num_layers"], sizes["pp"], pipeline),
         "offload": {"optimizer": flags.has("--optimizer-cpu-offload", "offload")},
     }
 
@@ -379,7 +397,7 @@ def _zero(flags: Flags, copies: int, dtype: str) -> dict[str, Any]:
     return zero
 
 
-def _recompute(flags: Flags, layers: int, pp: int) -> dict[str, Any]:
+def _recompute(flags: Flags, layers: int, pp: int, pipeline: dict[str, Any]) -> dict[str, Any]:
     kind = flags.text("--recompute-granularity", ours="recompute.mode")
     if flags.has("--recompute-activations", "recompute.mode"):
         kind = "selective"
@@ -393,7 +411,9 @@ def _recompute(flags: Flags, layers: int, pp: int) -> dict[str, Any]:
     recompute: dict[str, Any] = {"mode": kind or "none"}
     recompute["slice_activation"] = flags.has("--distribute-saved-activations", "recompute.slice_activation")
     if kind == "full" and method == "block":
-        recompute["per_stage"] = [min(count, stage) for stage in even_stages(layers, pp)]
+        chunks = 2 if pipeline["schedule"] == "dualpipe" else pipeline["vpp"]
+        stages = pipeline["stages"] or even_stages(layers, pp)
+        recompute["per_stage"] = [min(count * chunks, stage) for stage in stages]
     elif kind == "full" and count > 1:
         flags.leave("--recompute-num-layers", "every layer's input is kept")
     return recompute

@@ -91,7 +91,7 @@ def read_yaml(document: Document, name: str) -> Imported:
 
 def _model(config: Fields, moe: Fields, model: dict[str, Any]) -> dict[str, Any]:
     for ours in ("num_layers", "hidden_size", "num_heads", "vocab_size", "seq_length"):
-        model[ours] = config.take(int, ours, ours=ours)
+        model[ours] = config.take(int, ours, ours=ours, least=1)
     hidden, heads = model["hidden_size"], model["num_heads"]
     inner = config.take(int, "intermediate_size", "ffn_hidden_size", default=None, ours="ffn_hidden_size")
     ratio = config.take(int, "expand_ratio", default=4, ours="ffn_hidden_size")
@@ -143,7 +143,7 @@ def _latent(config: Fields) -> dict[str, int]:
 def _experts(moe: Fields, ffn: int) -> dict[str, Any] | None:
     count = moe.take(int, "expert_num", default=1, ours="experts")
     top = moe.take(int, "num_experts_chosen", default=1, ours="experts")
-    inner = moe.take(int, "moe_intermediate_size", default=ffn, ours="experts")
+    inner = moe.take(int, "moe_intermediate_size", default=ffn, ours="experts", least=1)
     shared = moe.take(int, "shared_expert_num", default=0, ours="experts")
     first = moe.take(int, "first_k_dense_replace", default=0, ours="experts")
     capacity = moe.take(float, "capacity_factor", default=1.1, ours="experts")
@@ -158,13 +158,13 @@ def _strategy(
 ) -> dict[str, Any]:
     names = {"dp": "data_parallel", "tp": "model_parallel", "pp": "pipeline_stage", "cp": "context_parallel",
         "ep": "expert_parallel"}  # fmt: skip
-    sizes = {axis: mesh.take(int, name, default=1, ours=f"mesh.{axis}") for axis, name in names.items()}
-    halves = top.take(int, "micro_batch_interleave_num", default=1, ours="tensor.interleave")
-    micro = runner.take(int, "batch_size", default=1, ours="batch.micro") * halves
-    parts = mesh.take(int, "micro_batch_num", default=1, ours="batch.global")
-    steps = runner.take(int, "gradient_accumulation_steps", default=1, ours="batch.global")
+    sizes = {axis: mesh.take(int, name, default=1, ours=f"mesh.{axis}", least=1) for axis, name in names.items()}
+    halves = top.take(int, "micro_batch_interleave_num", default=1, ours="tensor.interleave", least=1)
+    micro = runner.take(int, "batch_size", default=1, ours="batch.micro", least=1) * halves
+    parts = mesh.take(int, "micro_batch_num", default=1, ours="batch.global", least=1)
+    steps = runner.take(int, "gradient_accumulation_steps", default=1, ours="batch.global", least=1)
     count = parts if sizes["pp"] > 1 else steps
-    chunks = config.take(int, "pp_interleave_num", default=1, ours="pipeline.vpp")
+    chunks = config.take(int, "pp_interleave_num", default=1, ours="pipeline.vpp", least=1)
     return {
         "batch": {"global": micro * count * sizes["dp"], "micro": micro},
         "mesh": sizes | {"order": ["pp", "dp", "cp", "tp"]},

@@ -17,6 +17,7 @@ from parallel_strategy.spec.strategy import StrategySpec
 # Where a job of this kind runs, and under what, where the command line says nothing.
 PLACES = {
     "arguments of Megatron-LM": ("dgx-h100", "megatron-core"),
+    "arguments of MindSpeed": ("atlas-800t-a2-910b1", "mindspeed"),
     "a MindFormers configuration": ("atlas-800t-a2-910b1", "mindformers"),
 }
 
@@ -42,9 +43,10 @@ def strategy_of(imported: Imported, arguments: argparse.Namespace) -> StrategySp
     FrameworkSpec.preset(arguments.framework)
     choice = {"file": "model.yaml"}
     if not imported.strategy:
-        return first_strategy(
-            imported.model, cluster, choice, Place(arguments.cluster, arguments.framework), arguments.set
-        )
+        place = Place(arguments.cluster, arguments.framework)
+        first = first_strategy(imported.model, cluster, choice, place, arguments.set)
+        setup_of(first, imported.model, cluster)
+        return first
     fields = {
         "model": choice,
         "cluster": {"preset": arguments.cluster},

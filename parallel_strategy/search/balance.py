@@ -13,6 +13,8 @@ from parallel_strategy.cost.memory import GIB, layer_bytes
 from parallel_strategy.cost.price import BlockCost
 from parallel_strategy.predict import Prediction
 from parallel_strategy.schedule.in_flight import moments
+from parallel_strategy.search.executable import is_executed
+from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.strategy import StrategySpec
 
 BALANCED = ("gpipe", "1f1b", "zb_h1")
@@ -129,14 +131,17 @@ def _seconds(cost: BlockCost) -> float:
     return cost.forward.seconds + (cost.backward_input + cost.backward_weight).seconds
 
 
-def balanced_prediction(prediction: Prediction, usable: float) -> Prediction:
-    """Return the better of a prediction and its balanced versions that fit into `usable` GiB."""
+def balanced_prediction(prediction: Prediction, usable: float, space: Space) -> Prediction:
+    """Return the better of a prediction and its balanced versions that fit into `usable` GiB and that the space has."""
     best = prediction
     for mode in ("selective", "full"):
         found = balance(prediction, mode)
         if found is None:
             continue
-        other = Prediction(prediction.setup.with_strategy(found.strategy), network=prediction.price.network)
+        setup = prediction.setup.with_strategy(found.strategy)
+        if not is_executed(setup, space):
+            continue
+        other = Prediction(setup, network=prediction.price.network)
         if other.fits(usable) and (not best.fits(usable) or other.seconds < best.seconds):
             best = other
     return best

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from pangu.foundation.errors import UserError
+from parallel_strategy.export.own_format import unsaid
 from parallel_strategy.search.shapes import MeshLayout, Space
 from parallel_strategy.spec.capability import outside
 from parallel_strategy.spec.framework import Executes
@@ -34,6 +35,26 @@ def keep_to_framework(setup: Setup, space: Space) -> Space:
     return kept
 
 
+def is_executed(setup: Setup, space: Space) -> bool:
+    """Return whether the framework executes a strategy and can be told all of it; always where nothing is kept to."""
+    return space.keeps is None or (not outside(setup) and not unsaid(setup))
+
+
+def sayable(setup: Setup) -> Setup:
+    """Return the setup with what candidates take over from its file in a form that can be said."""
+    strategy, fields = setup.strategy, unsaid(setup)
+    updates: dict[str, object] = {}
+    if "tensor.vocab whole" in fields:
+        updates["tensor"] = strategy.tensor.model_copy(update={"vocab": "split"})
+    if "zero.whole" in fields:
+        updates["zero"] = strategy.zero.model_copy(update={"whole": []})
+    if "recompute.mp_comm" in fields or not strategy.recompute.mp_comm:
+        updates["recompute"] = strategy.recompute.model_copy(update={"mp_comm": True})
+    if "overrides" in fields:
+        updates["overrides"] = []
+    return setup.with_strategy(strategy.model_copy(update=updates)) if updates and fields else setup
+
+
 def _among(values: list, legal: list | None) -> list:
     return [value for value in values if legal is None or value in legal]
 
@@ -56,5 +77,6 @@ def _is_executed(setup: Setup, layout: MeshLayout, pp: int, batch: int) -> bool:
             "tensor": Tensor(sequence_parallel=layout.sequence_parallel, vocab=setup.strategy.tensor.vocab),
         }
     )
-    lines = outside(setup.with_strategy(strategy))
-    return not any(line.startswith(("mesh", "batch", "tensor")) for line in lines)
+    asked = setup.with_strategy(strategy)
+    lines = outside(asked)
+    return not any(line.startswith(("mesh", "batch", "tensor")) for line in lines) and "mesh.order" not in unsaid(asked)

@@ -11,17 +11,18 @@ from parallel_strategy.cost.price import network_of
 from parallel_strategy.predict import Prediction
 from parallel_strategy.search.balance import balanced_prediction
 from parallel_strategy.search.candidates import program_of
+from parallel_strategy.search.executable import is_executed, sayable
 from parallel_strategy.search.layer_sharding import Sharding, shard_operators
 from parallel_strategy.search.neighbours import Neighbour, neighbours, refined_neighbours
 from parallel_strategy.search.pricing import evaluate
 from parallel_strategy.search.refine import Known, refine, with_offload
 from parallel_strategy.search.sensitivity import MEMORY, elsewhere_in_the_space, sensitivity
 from parallel_strategy.search.shapes import Space
-from parallel_strategy.spec.capability import outside
 from parallel_strategy.spec.strategy import Setup, StrategySpec
 
 REPLAYED = 24
 REFINED = 2  # strategies whose refinements are tried
+FARTHER = 16  # times as many again, where the framework can be told none of the first
 ALIKE = 4  # times as many are looked at, because several may be one program
 SAMPLED = 64  # every so many candidates make a first Pareto front
 MOVED = 12  # strategies of the front whose activations are moved to the host
@@ -56,6 +57,8 @@ def search(
     `margin`: share of usable memory to leave free. Candidates that the closed form ranks first are replayed by
     simulation. `tell` is called with each part of the work before it begins.
     """
+    if space.keeps is not None:
+        setup = sayable(setup)
     tell("pricing every strategy")
     usable = usable_gib(setup.cluster) * (1.0 - margin)
     groups = evaluate(setup, space, [usable * factor for factor in MEMORY])
@@ -80,9 +83,15 @@ def search(
         front = with_offload(setup, front, MOVED, [share for share in space.activation if share], known.network)
     tell(f"replaying the first of {total:,} strategies")
     rows = np.flatnonzero(fits & np.concatenate([group.needed for group in groups]))
-    first = _smallest(seconds, rows, ALIKE * REPLAYED)
-    strategies = _different([strategy_of(int(index)) for index in first], setup)[:REPLAYED]
-    if space.admits(setup.strategy) and (space.keeps is None or not outside(setup)):
+    strategies: list[StrategySpec] = []
+    for count in (ALIKE * REPLAYED, FARTHER * ALIKE * REPLAYED):
+        first = [strategy_of(int(index)) for index in _smallest(seconds, rows, count)]
+        told = [strategy for strategy in first if is_executed(setup.with_strategy(strategy), space)]
+        strategies = _different(told, setup)[:REPLAYED]
+        if strategies or len(rows) <= count:
+            break
+    strategies = strategies or _different(first, setup)[:REPLAYED]
+    if space.admits(setup.strategy) and is_executed(setup, space):
         strategies.append(setup.strategy)  # no search is worse than the file it begins with
     predictions = [known.predict(strategy) for strategy in strategies]
     predictions = [prediction for prediction in predictions if prediction.fits(usable)]
@@ -94,7 +103,7 @@ def search(
             return Found(total, int(fits.sum()), refinements, [], front, nearest=predictions[0])
     tell("trying changes of the first")
     predictions.sort(key=lambda p: p.seconds)
-    better = balanced_prediction(predictions[0], usable)
+    better = balanced_prediction(predictions[0], usable, space)
     if better is not predictions[0]:
         predictions.insert(0, better)
     for prediction in predictions[:REFINED]:
@@ -139,7 +148,7 @@ def _squeezed(smallest: list[Prediction], usable: float, space: Space, known: Kn
     many changes were tried)."""
     tried, found = 0, list(smallest)
     for prediction in smallest:
-        found.append(balanced_prediction(prediction, usable))
+        found.append(balanced_prediction(prediction, usable, space))
         refined, steps = refine(found[-1], usable, space, known)
         found.append(refined)
         tried += steps

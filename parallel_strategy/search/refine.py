@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pangu.foundation.errors import UserError
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.predict import Prediction
+from parallel_strategy.search.executable import is_executed
 from parallel_strategy.search.shapes import Space
-from parallel_strategy.spec.capability import outside
 from parallel_strategy.spec.strategy import Setup, StrategySpec, divisors
 
 HOST_SHARE = "activations on the host"
@@ -45,7 +45,7 @@ def alternatives(setup: Setup, space: Space) -> list[Alternative]:
             strategy.check_model(setup.model)
         except UserError:
             continue
-        if space.keeps is None or not outside(setup.with_strategy(strategy)):
+        if is_executed(setup.with_strategy(strategy), space):
             found.append(Alternative(choice, value, instead_of, strategy))
     return found
 
@@ -60,6 +60,9 @@ def _changes(setup: Setup, space: Space) -> Iterator[tuple[str, str, str, str, d
         for schedule in plain if pipeline.vpp == 1 else chunked:
             if schedule in (*space.schedules, *space.simulated) and schedule != pipeline.schedule:
                 yield "schedule", schedule, pipeline.schedule, "pipeline", {"schedule": schedule}
+        for chunks in (2 * pipeline.vpp, pipeline.vpp // 2) if pipeline.schedule in chunked else ():
+            if chunks > 1 and chunks * mesh.pp <= setup.model.num_layers:
+                yield "chunks of a stage", str(chunks), str(pipeline.vpp), "pipeline", {"vpp": chunks}
     if copies > 1 and strategy.zero.stage < 2:
         for size in BUCKETS_MB:
             if size != strategy.zero.bucket_mb:

@@ -117,6 +117,9 @@ class FrameworkSpec(SpecFile):
 
     name: str
     executes: Executes = Field(default=Executes(), description="what it can carry out; left out: everything")
+    described_by: Literal["megatron", "mindformers"] | None = Field(
+        default=None, description="whose configuration says a strategy to it; `search` keeps to what that can say"
+    )
     spread: float = Field(
         default=0.12,
         gt=0,

@@ -58,7 +58,7 @@ def test_story(tmp_path: Path, tokenizer_directory: Path, capsys: pytest.Capture
         "--set", "pack.outputs", "[parquet]", "--set", "pack.heldout_fraction", "0.1",
     )  # fmt: skip
     assert main(["init", "--out", str(recipe)]) == 2
-    assert "--force" in capsys.readouterr().err
+    assert "--overwrite" in capsys.readouterr().err
     assert "1 of 1 tasks to run" in call("plan", recipe, "--out", out) and not out.exists()
     summary = json.loads(call("run", recipe, "--out", out, "--json", "--workers", 2))
     assert {stage["name"]: stage["documents"] for stage in summary["stages"]} == {

@@ -158,3 +158,13 @@ def test_list_entries_end_without_a_full_stop_and_little_prose_lacks_no_words() 
         is None
     )
     assert np.isnan(signals["stop_word_kinds"][4]) and signals["characters"][4] > 300
+
+
+def test_names_of_programs_are_not_the_language_of_a_text() -> None:
+    from data_pipeline.stages.filter.stage import _signals
+
+    name = "paddle.distributed.fleet.Layer(need_transpose=True, in_channels=3)"
+    page = "# 说明\n\n" + "\n".join(f"- {name} 返回第 {n} 个张量的分布。" for n in range(9))
+    english = "# Notes\n\n" + "\n".join(f"- The optimizer updates the weights of step {n} 次。" for n in range(9))
+    signals = _signals(pa.array([page, english], pa.string()), pa.array(["a"] * 2), Settings(measured_on="prose"))
+    assert signals["han_share"][0] > 0.5 and signals["han_share"][1] < 0.1

@@ -1,10 +1,13 @@
 """One command line for all three packages: verbs, one line for a mistake, exit codes, and terminals of any encoding."""
 
+import argparse
+import importlib
 import json
 import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -149,6 +152,52 @@ def test_a_reader_that_goes_is_no_error() -> None:
     words = f"{shlex.quote(sys.executable)} -m pangu sizes | head -c 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", words], cwd=REPOSITORY, capture_output=True, timeout=120)
     assert done.returncode == 0 and done.stderr == b""
+
+
+# What a thing is called in every verb of all three packages, and what it might have been called.
+ONE_NAME = {
+    "--out": {"--output", "--output-dir", "-o", "--outfile"},
+    "--workers": {"--num-workers", "--processes", "--jobs", "-j"},
+    "--overwrite": {"--force", "--replace", "-f"},
+    "--tp": {"--tensor-parallel", "--mp"},
+    "--json": {"--as-json", "--machine-readable"},
+    "--seed": {"--random-seed"},
+}
+
+
+def all_arguments() -> Iterator[tuple[str, argparse.Action]]:
+    """Yield the verb and each argument of every parser, those of verbs within verbs too."""
+
+    def of(parser: argparse.ArgumentParser, verb: str) -> Iterator[tuple[str, argparse.Action]]:
+        for action in parser._actions:
+            yield verb, action
+            if isinstance(action, argparse._SubParsersAction):
+                for name, inner in action.choices.items():
+                    yield from of(inner, f"{verb} {name}")
+
+    for package in PACKAGES:
+        for verb in importlib.import_module(f"{package}.cli").VERBS:
+            parser = command_line.Parser(prog=verb)
+            importlib.import_module(f"{package}.commands.{verb.replace('-', '_')}").add_arguments(parser)
+            yield from of(parser, f"{package} {verb}")
+
+
+def test_one_thing_has_one_name_in_all_command_lines() -> None:
+    for verb, action in all_arguments():
+        if action.option_strings:
+            for name, others in ONE_NAME.items():
+                # An older name may still be understood, behind the right one.
+                assert not others & set(action.option_strings) or name in action.option_strings, (verb, name)
+
+
+def test_every_argument_says_its_default() -> None:
+    formatter = command_line.Help("x")
+    for verb, action in all_arguments():
+        value = action.default
+        if action.option_strings and action.nargs != 0 and value not in (None, "", argparse.SUPPRESS) and value != []:
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            said = formatter._get_help_string(action) or ""
+            assert "default" in said or shown in said, f"{verb}: {action.option_strings}"
 
 
 def test_the_nearest_word() -> None:

@@ -138,6 +138,6 @@ def test_init_writes_what_train_reads(tmp_path, capsys) -> None:
     assert config.steps == 7 and config.learning_rate.peak == 3e-4 and config.optimizer.beta2 == 0.95
     assert TrainConfig.parse(config.dump(), "dump") == config
     assert main(["init", str(file)]) == 2
-    assert "--force" in capsys.readouterr().err
+    assert "--overwrite" in capsys.readouterr().err
     assert main(["init", str(file), "--force", "--set", "stepz", "7"]) == 2
     assert "did you mean 'steps'" in capsys.readouterr().err

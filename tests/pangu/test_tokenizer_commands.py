@@ -37,7 +37,7 @@ def text(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_there_and_back(model: Path, text: Path, tmp_path: Path, processes: str) -> None:
     ids, back = tmp_path / "ids.jsonl", tmp_path / "back.txt"
-    common = ["--model", str(model), "--processes", processes]
+    common = ["--model", str(model), "--workers", processes]
     assert main(["tokenize", str(text), "--out", str(ids), *common]) == 0
     tokenizer = Tokenizer.load(model)
     lines = text.read_bytes().decode().split("\n")
@@ -82,7 +82,7 @@ def test_a_bad_line_is_named_and_nothing_written(
     source, out = tmp_path / "in.txt", tmp_path / "out"
     source.write_bytes(content)
     for processes in ("1", "2") if verb == "tokenize" else "1":
-        arguments = [verb, str(source), "--out", str(out), "--model", str(model), "--processes", processes]
+        arguments = [verb, str(source), "--out", str(out), "--model", str(model), "--workers", processes]
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
@@ -106,7 +106,7 @@ def test_places_that_do_not_exist(model: Path, tmp_path: Path, capsys: pytest.Ca
         ["tokenize", source, "--model", str(model), "--out", absent],
         ["tokenize", source, "--model", absent],
         ["tokenize", str(tmp_path), "--model", str(model)],
-        ["tokenize", source, "--model", str(model), "--processes", "0"],
+        ["tokenize", source, "--model", str(model), "--workers", "0"],
     ):
         assert main(arguments) == 2
         assert capsys.readouterr().err.count("\n") == 1

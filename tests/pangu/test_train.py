@@ -77,8 +77,12 @@ def test_a_run_learns_and_leaves_everything(uninterrupted: Path) -> None:
 
 
 def test_stop_and_go_on_ends_with_the_same_bits(corpus: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """A profile changes no bit either, and leaves its summary alone."""
     out = tmp_path / "run"
-    train(configuration(corpus, out, steps=10))
+    train(configuration(corpus, out, steps=10), profile=2)
+    profile = json.loads((out / "profile.json").read_text())
+    assert profile["updates"] == 2 and {"attention", "optimizer", "loss"} <= profile["by_part"].keys()
+    assert profile["in_kernels"] > 0 and not (out / "profile").exists()
     (out / "metrics.jsonl").open("a").write('{"step":11,"lo')  # what a crash may leave
     train(configuration(corpus, out))
     # The shorter run was also evaluated at its end; everything else is the same.

@@ -242,10 +242,22 @@ def test_what_processes_cannot_share_is_one_line(base: Path, tmp_path: Path, cap
         "cluster": {"file": "machine.yaml"},
         "batch": {"global": 4, "micro": 2},
     }
-    (tmp_path / "strategy.yaml").write_text(yaml.safe_dump({**strategy, "mesh": {"tp": 2}}))
-    for more, message in (
-        (["--workers", "0"], "--workers 0: must be at least 1"),
-        (["--strategy", str(tmp_path / "strategy.yaml")], "only mesh.dp may be larger than 1"),
+    two = ["--accumulate", "2"]
+    for number, (changes, more, message) in enumerate(
+        (
+            ({}, ["--workers", "0"], "--workers 0: must be at least 1"),
+            ({"mesh": {"tp": 2}}, [], "only mesh.dp may be larger than 1"),
+            ({"mesh": {"dp": 2}}, [], "'batch.global': 4; fine-tuning has 8"),
+            (
+                {"mesh": {"dp": 2}, "batch": {"global": 8, "micro": 2}},
+                [],
+                "so many micro-batches: 2; fine-tuning has 1",
+            ),
+            ({"mesh": {"dp": 2}, "batch": {"global": 8, "micro": 2}, "zero": {"optimizer_shard": True}}, two, "True"),
+        )
     ):
-        assert main([*words, *more]) == 2
+        path = tmp_path / f"strategy{number}.yaml"
+        path.write_text(yaml.safe_dump({**strategy, **changes}))
+        asked = ["--strategy", str(path)] if changes else []
+        assert main([*words, *asked, *more]) == 2
         assert message in capsys.readouterr().err and not (tmp_path / "out").exists()

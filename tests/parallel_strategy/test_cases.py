@@ -13,9 +13,9 @@ from parallel_strategy.predict import Prediction
 from parallel_strategy.search.candidates import program_of
 from parallel_strategy.search.find import search
 from parallel_strategy.search.shapes import Space
-from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import Setup, StrategySpec
-from tests.parallel_strategy.strategies import setup_of
+from parallel_strategy.spec.strategy import Setup
+from tests.parallel_strategy.promises import broken_promises
+from tests.parallel_strategy.random_files import some_file
 
 
 @pytest.fixture
@@ -81,65 +81,17 @@ def test_no_search_is_slower_than_the_file_it_begins_with(cases, capsys):
     assert json.loads(capsys.readouterr().out)["best"][0]["seconds"] <= predicted(path).seconds
 
 
-MODELS = ("pangu-alpha-350m", "pangu-alpha-1.3b", "gpt-2.7b", "llama3-8b", "mixtral-8x7b")
-PLACES = (
-    ("atlas-800-910a", "mindspore"),
-    ("dgx-a100", "megatron-lm-2022"),
-    ("dgx-h100", "megatron-core"),
-    ("cloudbrain2-2048", "mindspore-2.10"),
-    ("a100-server", "deepspeed-zero3"),
-)
-
-
-def some_file(choose: random.Random) -> Setup:
-    """A random legal setup of at most 32 devices."""
-    while True:
-        cluster, framework = choose.choice(PLACES)
-        model = ModelSpec.preset(choose.choice(MODELS))
-        pp, dp, tp = (choose.choice([1, 2, 4]) for _ in range(3))
-        micro, vpp = choose.choice([1, 2]), choose.choice([1, 1, 2])
-        schedule = choose.choice(["1f1b", "gpipe", "zb_h1", "zb_v"]) if vpp == 1 else "interleaved"
-        fields = {
-            "batch": {"global": micro * dp * pp * choose.choice([1, 2, 4]), "micro": micro},
-            "mesh": {"pp": pp, "dp": dp, "tp": tp, "order": choose.sample(["pp", "dp", "tp"], 3)},
-            "pipeline": {"schedule": schedule, "vpp": vpp},
-            "tensor": {"sequence_parallel": choose.random() < 0.5},
-            "zero": {"optimizer_shard": choose.random() < 0.5, "level": choose.choice([1, 2, 3])},
-            "recompute": {"mode": choose.choice(["none", "full", "selective"])},
-            "offload": {"optimizer": choose.random() < 0.2, "activation": choose.choice([0.0, 0.0, 0.5])},
-        }
-        try:
-            asked = setup_of(model, cluster, framework, **fields)
-            asked.strategy.check_model(model)
-            asked.strategy.check_stages(model)
-            asked.strategy.check_parts(model, asked.cluster)
-            return asked
-        except UserError:
-            continue
-
-
-def test_a_search_gives_what_predict_says_and_nothing_slower_than_its_file():
-    choose, better = random.Random(11), 0
+def test_every_winner_can_be_run_said_and_predicted_and_none_is_slower_than_its_file():
+    """A dozen of the files of `python -m tests.benchmarks.random_files`."""
+    choose, searched = random.Random(11), 0
     for _ in range(12):
         asked = some_file(choose)
-        strategy, mine = asked.strategy, Prediction(asked)
-        mesh = strategy.mesh
-        space = Space(
-            mesh.devices, strategy.batch.global_, tp=sorted({1, mesh.tp}), pp=sorted({1, mesh.pp}), micro=[1, 2]
-        )
-        found = search(asked, space)
-        for prediction in found.best:
-            text = prediction.setup.strategy.dump()
-            again = Prediction(asked.with_strategy(StrategySpec.parse(text, "best")))
-            assert again.seconds == pytest.approx(prediction.seconds, rel=1e-9)
-            assert not again.out_of_memory
-        programs = {program_of(p.setup.strategy, asked.model.num_layers) for p in found.best}
-        assert len(programs) == len(found.best)
-        if not mine.out_of_memory:
-            assert space.admits(strategy)
-            assert found.best[0].seconds <= mine.seconds * (1 + 1e-9)
-            better += 1
-    assert better > 3
+        try:
+            assert broken_promises(asked) == [], asked.strategy.dump()
+            searched += 1
+        except UserError as error:
+            assert "execute" in str(error)  # the framework has not this model
+    assert searched > 8
 
 
 def test_tokens_need_no_alignment(cases):

@@ -101,6 +101,9 @@ def test_every_field_is_read_or_named() -> None:
         (json.dumps(LLAMA | {"dtype": "float16"}), "contradicts torch_dtype"),
         (json.dumps({key: value for key, value in LLAMA.items() if key != "vocab_size"}), "'vocab_size' is missing"),
         (json.dumps(LLAMA | {"resid_pdrop": 7.0}), "resid_pdrop"),
+        (json.dumps(LLAMA | {"hidden_size": float("nan")}), "nan is not a finite number"),
+        (json.dumps(LLAMA | {"num_hidden_layers": float("inf")}), "inf is not a finite number"),
+        (json.dumps(COUNTED["qwen3-30b-a3b"][0] | {"moe_intermediate_size": 0}), "0 is no size"),
     ],
 )  # fmt: skip
 def test_a_wrong_config_json_is_one_line(tmp_path: Path, capsys, text: str, words: str) -> None:
@@ -118,12 +121,14 @@ def test_init_from_a_folder_writes_a_strategy_that_predict_takes(tmp_path: Path,
     words = ["init", out, "--from", str(tmp_path / "Llama"), "--cluster", "dgx-h100", "--framework", "megatron-core"]
     assert main(words) == 0
     assert "read: " in capsys.readouterr().out
-    assert main(words) == 2 and "--force" in capsys.readouterr().err
+    assert main(words) == 2 and "--overwrite" in capsys.readouterr().err
     assert main(["predict", out, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["parameters"] == 8_030_261_248
     assert "# read: " in (tmp_path / "model.yaml").read_text()
     assert main(["init", out, "--from", str(tmp_path), "--model", "gpt-13b"]) == 2
+    capsys.readouterr()
+    assert main([*words, "--force", "--set", "mesh.tp", "3"]) == 2 and "mesh.tp 3" in capsys.readouterr().err
     assert main(["init", str(tmp_path / "model.yaml"), "--from", str(tmp_path / "Llama"), "--force"]) == 2
 
 
@@ -160,6 +165,18 @@ def test_a_megatron_script_is_read_with_its_variables_arrays_and_arithmetic(tmp_
     assert (setup.cluster.name, setup.framework.name) == ("dgx-h100", "megatron-core")
 
 
+def test_a_mindspeed_script_is_for_ascend_and_a_known_tokenizer_says_the_vocabulary(tmp_path: Path, capsys) -> None:
+    text = SCRIPT.replace("GPUS_PER_NODE", "NPUS_PER_NODE").replace("--vocab-size 128256", "--use-mc2")
+    text = text.replace("--bf16", "--bf16 --tokenizer-type Llama2Tokenizer --distributed-backend nccl")
+    (tmp_path / "job.sh").write_text(text + "  | tee logs/train.log\n")
+    assert main(["init", str(tmp_path / "s.yaml"), "--from", str(tmp_path / "job.sh")]) == 0
+    told = capsys.readouterr().out
+    assert "32,000 words of Llama2Tokenizer taken" in told and "not modelled: --use-mc2" in told
+    setup = Setup.load(tmp_path / "s.yaml")
+    assert (setup.framework.name, setup.model.vocab_size) == ("mindspeed", 32_000)
+    assert setup.cluster.device.name == "Ascend910B1" and setup.strategy.mesh.dp == 4
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -177,6 +194,8 @@ def test_a_megatron_script_is_read_with_its_variables_arrays_and_arithmetic(tmp_
         ("--swiglu", "'--swiglu", "No closing quotation"),
         ("--swiglu", "--swiglu --pipeline-model-parallel-layout Et|tL", "does not draw 32 layers"),
         ("--swiglu", "--swiglu --num-experts 8 --moe-layer-freq [1,0]*x", "is no list of 32 layers"),
+        ("--micro-batch-size 1", "--micro-batch-size 0", "0 is out of range; nearest: 1"),
+        ("PP=2", "PP=0", "0 is out of range"),
     ],
 )
 def test_a_wrong_megatron_script_is_one_line(tmp_path: Path, capsys, old: str, new: str, words: str) -> None:

@@ -58,9 +58,15 @@ _SPACES = "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2
 
 def unify(text: str) -> str:
     """Return the text with its characters in one form."""
-    table = _translation()
-    for pattern in _translated():
-        text = pattern.sub(lambda match: table[ord(match[0])], text)
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    is_translated = _is_translated()
+    places = np.flatnonzero(is_translated[np.minimum(points, len(is_translated) - 1)]).tolist()
+    if places:
+        table, parts, end = _translation(), [], 0
+        for place in places:
+            parts += (text[end:place], table[ord(text[place])])
+            end = place + 1
+        text = "".join([*parts, text[end:]])
     return to_normal_form("NFC", text)
 
 
@@ -101,14 +107,12 @@ def _translation() -> dict[int, str]:
 
 
 @cache
-def _translated() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Return the characters to translate, those above U+FFFF apart: `re` has a bit for each of the others, and with
-    one of these among them would compare each character of a text with every range of the class.
-    """
-    points = sorted(_translation())
-    parts = [[point for point in points if (point > 0xFFFF) == is_high] for is_high in (False, True)]
-    low, high = (re.compile(f"[{re.escape(''.join(map(chr, part)))}]") for part in parts)
-    return low, high
+def _is_translated() -> np.ndarray:
+    """Return bool: which characters `unify` translates; False for the last one and all above it."""
+    points = list(_translation())
+    changed = np.zeros(max(points) + 2, bool)
+    changed[points] = True
+    return changed
 
 
 @cache

@@ -12,6 +12,7 @@ Fences follow CommonMark 0.31, tables GitHub's extension of it. A fence that not
 its language: a bare one is as likely the end of a block whose beginning was cut off."""
 
 import functools
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ _GRID_BORDER = re.compile(
     r"^[ \t]*(?:\+(?:[-=]+\+)+|={2,}(?:[ ]+={2,})+|[├└┌┬┴┼│─━┃┏┗┣╔╚╠═║┐┘┤┓┛┫╗╝╣╬╦╩ \t]{3,})[ \t]*$"
 )
 _BOX_ROW = re.compile(r"^[ \t]*[│┃║].*[│┃║][ \t]*$")
+# what a border or a row of a box begins with
+_BORDER_BEGINS = frozenset("+=├└┌┬┴┼│─━┃┏┗┣╔╚╠═║┐┘┤┓┛┫╗╝╣╬╦╩")
 _INNER_TABS = re.compile(r"(?<=[^\s])[ ]*\t")
 _WITHOUT_WORDS = re.compile(r"^[\W_]*$")
 _HEADING = re.compile(r"^\s{0,3}#{1,6}\s")
@@ -111,17 +114,17 @@ def runs(lines: Sequence[str], is_code: Sequence[bool]) -> list[tuple[bool, str]
     """Return the text in parts, each of lines of one kind: (whether it is code, the part)."""
     parts: list[tuple[bool, str]] = []
     begin = 0
-    for place in range(1, len(lines) + 1):
-        if place == len(lines) or is_code[place] != is_code[begin]:
-            parts.append((is_code[begin], "\n".join(lines[begin:place])))
-            begin = place
+    for kind, group in itertools.groupby(is_code):
+        end = begin + sum(1 for _ in group)
+        parts.append((kind, "\n".join(lines[begin:end])))
+        begin = end
     return parts
 
 
 def _mark_fences(lines: Sequence[str], kinds: list[int]) -> None:
     """Mark what fences, `<pre>` and `$$` enclose, with the lines that enclose it."""
-    place = 0
-    while place < len(lines):
+    place, count = 0, len(lines)
+    while place < count:
         line = lines[place]
         end = None
         if "```" in line or "~~~" in line:
@@ -132,7 +135,7 @@ def _mark_fences(lines: Sequence[str], kinds: list[int]) -> None:
                     end = len(lines) - 1
         elif "$$" in line and line.strip().startswith("$$") and line.count("$$") % 2:
             end = next((later for later in range(place + 1, len(lines)) if "$$" in lines[later]), None)
-        elif (start := _PRE_BEGIN.search(line)) is not None:
+        elif "<" in line and (start := _PRE_BEGIN.search(line)) is not None:
             if _PRE_END.search(line, start.end()):
                 end = place
             else:
@@ -154,13 +157,13 @@ def _closing_fence(lines: Sequence[str], begin: int, fence: str) -> int | None:
 
 def _mark_indented(lines: Sequence[str], kinds: list[int]) -> None:
     """Mark blocks of indented lines of which at least half read as code and not as prose."""
-    place = 0
-    while place < len(lines):
-        if kinds[place] != PROSE or not lines[place].startswith(_INDENTS) or not lines[place].strip():
+    place, count = 0, len(lines)
+    while place < count:
+        if not lines[place].startswith(_INDENTS) or kinds[place] != PROSE or not lines[place].strip():
             place += 1
             continue
         end = last = place
-        while end < len(lines) and kinds[end] == PROSE and (lines[end].startswith(_INDENTS) or not lines[end].strip()):
+        while end < count and kinds[end] == PROSE and (lines[end].startswith(_INDENTS) or not lines[end].strip()):
             if lines[end].strip():
                 last = end
             end += 1
@@ -188,7 +191,7 @@ def _mark_tables(lines: Sequence[str], kinds: list[int]) -> None:
     """Mark tables of pipes with their row of dashes, grids and boxes."""
     pipes = [kind == PROSE and "|" in line for kind, line in zip(kinds, lines, strict=True)]
     for place, line in enumerate(lines):
-        if kinds[place] != PROSE:
+        if kinds[place] != PROSE or not (pipes[place] or line.lstrip(" \t")[:1] in _BORDER_BEGINS):
             continue
         if pipes[place] and (_SEPARATOR_ROW.match(line) or _ONE_COLUMN_SEPARATOR.match(line)):
             _mark_around(place, pipes, kinds)
@@ -248,7 +251,10 @@ def _verse(lines: Sequence[str]) -> list[tuple[int, int]]:
 
 def _is_verse(lines: Sequence[str]) -> bool:
     solid = [stripped for line in lines if (stripped := line.strip(" \t\u3000"))]
-    if len(solid) < _VERSE_LINES or len(set(solid)) < _DIFFERENT_LINES * len(solid):
+    short = [line for line in solid if len(line) <= VERSE_LINE]
+    if len(solid) < _VERSE_LINES or len(short) < _VERSE_SHARE * len(solid):
         return False
-    short = sum(len(line) <= VERSE_LINE and 2 * len(_HAN.findall(line)) >= len(line) for line in solid)
-    return short >= _VERSE_SHARE * len(solid)
+    if len(set(solid)) < _DIFFERENT_LINES * len(solid):
+        return False
+    of_han = sum(2 * len(_HAN.findall(line)) >= len(line) for line in short)
+    return of_han >= _VERSE_SHARE * len(solid)

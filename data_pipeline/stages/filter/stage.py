@@ -301,6 +301,12 @@ _LIST_ENTRY = re.compile(
     re.MULTILINE,
 )
 _ENTRY_MARKS = ("- ", "* ", "+ ", "1. ", "1) ")
+# names of programs: with dots, underscores, arguments or a value, or in camel case
+_IDENTIFIER = re.compile(
+    r"[A-Za-z_]\w*(?:[._]\w+)+(?:\([^()\n]{0,200}\))?|[A-Za-z_]\w*(?:\([^()\n]{0,200}\)|=[\w.'\"-]+)|\b[A-Za-z][a-z0-9]+[A-Z]\w*",
+    re.ASCII,
+)
+_LITTLE_HAN = 0.4
 # signals whose rules apply `from` a length, and the prose that is long enough for them
 _OF_LONGER_TEXTS = ("stop_word_kinds", "function_word_share", "short_term_share")
 _LITTLE_PROSE = 300
@@ -330,7 +336,18 @@ def _signals(texts: pa.Array, sources: pa.Array, settings: Settings) -> dict[str
     signals["characters"][rows] = survey.measure(texts.take(pa.array(rows)))[0]
     for name in _OF_LONGER_TEXTS:
         signals[name][little] = np.nan
+    _forgive_identifiers(signals, shown, rows[signals["han_share"][rows] < _LITTLE_HAN])
     return signals
+
+
+def _forgive_identifiers(signals: dict[str, np.ndarray], texts: list[str], rows: np.ndarray) -> None:
+    """Measure the share of Chinese again without names of programs, for texts that have little of it.
+
+    `paddle.nn.Layer` and `max_length=8` are code, also where nothing marks them as such. English words are none."""
+    if rows.size:
+        parts = [_IDENTIFIER.sub("", texts[row]) for row in rows.tolist()]
+        measured = text_signals(pa.array(parts, pa.large_string()))
+        signals["han_share"][rows] = np.maximum(signals["han_share"][rows], measured["han_share"])
 
 
 def _ask(path: Path, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
