@@ -25,6 +25,7 @@ _AMOUNT = re.compile(r"(-?[\d.,]+) ([a-zA-Z][\w ]*)")
 # The form of all mistakes: `FILE:LINE: field 'x.y': what is wrong`.
 _PLACE = re.compile(r"(?:(?P<file>[^\n]+?): )?(?P<field>field '[^'\n]*'): (?P<what>.+)", re.S)
 _ASIDE = re.compile(r"(\S.*?) \((.+)\)", re.S)
+_SENTENCES = re.compile(r"\. [A-Z]")  # several in one field: each is looked up by itself
 _KIND = re.compile(r"(error|warning|note): (.+)", re.S)
 _NAME = re.compile(r"(['\"`])(?:(?!\1).)*\1")  # in quotes: the user's own word
 _EDGES = re.compile(r"([\s;,:.]*)(.*?)([\s;,:.]*)", re.S)
@@ -104,7 +105,7 @@ class Catalogue:
 
     @cached_property
     def index(self) -> dict[str, list[Template]]:
-        """Templates by the rarest of their words. Made when it is first asked for: help does without."""
+        """Return the templates by the rarest of their words; made when first asked for, since help does without."""
         templates = [Template(source, target) for source, target in self.with_fields]
         count: Counter[str] = Counter(word for one in templates for word in set(one.words))
         found: dict[str, list[Template]] = {}
@@ -144,7 +145,7 @@ class Catalogue:
                 return before + self.exact[whole] + behind
             for one in self._candidates(whole):
                 match = one.pattern.fullmatch(whole)
-                if match:
+                if match and not any(_SENTENCES.search(group) for group in match.groups()):
                     return before + self._filled(one, match, depth) + behind
         return None
 
