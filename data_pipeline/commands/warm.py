@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from pangu.foundation.best_effort import print_translated
+
 # each in a process of its own
 PARTS = ("pages", "texts", "models")
 _PAGE = (
@@ -62,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
             "warm: no folder for machine code can be written, beside the package or in the user's cache;"
             " NUMBA_CACHE_DIR names another"
         )
-    print(f"kernels are compiled; {time.monotonic() - began:.0f} s")
+    print_translated(f"kernels are compiled; {time.monotonic() - began:.0f} s")
     return 0
 
 

@@ -97,7 +97,7 @@ class Example:
         rows = self.second_features(model.first.probabilities(self.features))
         probability = without_other_articles(rows, model.second.probabilities(rows))
         probability = smoothed(self.page, self.part, self.kinds, probability)
-        kept = kept_lines(self.page, probability, float(rows[0, PAGE_THREAD]) if len(rows) else 0.0)
+        kept = kept_lines(self.page, self.kinds, probability, float(rows[0, PAGE_THREAD]) if len(rows) else 0.0)
         kept = with_inner_parts(self.page, self.structure, self.part, probability, kept)
         return scores("\n".join(line for line, keep in zip(self.lines, kept, strict=True) if keep), self.gold)[0]
 

@@ -34,6 +34,8 @@ MAX_PART_LINES = 6  # a heading is no farther behind the kept line before it
 SURE_SHARE = 0.75  # a line is kept that is this sure, of what the surest line of the page is
 SURE_SHARE_OF_THREADS = 0.15  # replies are less sure, and there are many
 SURE_CHARACTERS = 20  # of a line that may be the surest
+SHARE_OF_REPLIES = 0.5  # of the characters of a kind, kept in a thread, that keep its other lines too
+LEAST_OF_REPLIES = 0.04
 IS_THREAD = 0.5  # a page that is one this probably
 OTHER_ARTICLE = 0.3  # what remains of the probability of a line of another article
 
@@ -146,7 +148,8 @@ def main_text(page: FlatPage, structure: Structure) -> tuple[np.ndarray, np.ndar
     probability, thread = line_model().probabilities(page, kinds)
     part = whole_parts(page, structure)
     probability = smoothed(page, part, kinds, probability)
-    return probability, with_inner_parts(page, structure, part, probability, kept_lines(page, probability, thread))
+    kept = kept_lines(page, kinds, probability, thread)
+    return probability, with_inner_parts(page, structure, part, probability, kept)
 
 
 def smoothed(page: FlatPage, part: np.ndarray, kinds: np.ndarray, probability: np.ndarray) -> np.ndarray:
@@ -210,7 +213,7 @@ def shared_among_kinds(page: FlatPage, kinds: np.ndarray, probability: np.ndarra
     return np.where(is_text, probability + SHARED * (mean[kind] - probability), probability)
 
 
-def kept_lines(page: FlatPage, probability: np.ndarray, thread: float) -> np.ndarray:
+def kept_lines(page: FlatPage, kinds: np.ndarray, probability: np.ndarray, thread: float) -> np.ndarray:
     """Return the lines to keep, bool [lines].
 
     They are the choice whose expected F1 is the greatest, as far as they are nearly as sure as the surest line: a
@@ -221,9 +224,24 @@ def kept_lines(page: FlatPage, probability: np.ndarray, thread: float) -> np.nda
     long = probability[page.line_counts[:, CHARACTERS] >= SURE_CHARACTERS]
     surest = float(long.max()) if len(long) else float(probability.max(initial=0.0))
     if thread >= IS_THREAD:
-        return probability >= max(SURE_SHARE_OF_THREADS * surest, LEAST_PROBABILITY)
+        kept = probability >= max(SURE_SHARE_OF_THREADS * surest, LEAST_PROBABILITY)
+        return with_all_replies(page, kinds, probability, kept)
     share = SURE_SHARE * surest
     return expected_best(page, probability) & (probability >= max(share, LEAST_PROBABILITY))
+
+
+def with_all_replies(page: FlatPage, kinds: np.ndarray, probability: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return the kept lines of a thread with those in elements of the same kind as most of them.
+
+    Posts repeat one template: where most of what stands in such elements is text, a short or odd reply is text too.
+    Names and times stand in elements of their own."""
+    counts = page.line_counts
+    is_text = 2 * counts[:, LINKED] <= counts[:, CHARACTERS]
+    kind = kinds[page.line_node]
+    characters = np.where(is_text, counts[:, CHARACTERS], 0).astype(np.float64)
+    size = len(page.node_parent)
+    share = np.bincount(kind, characters * kept, size) / np.maximum(np.bincount(kind, characters, size), 1)
+    return kept | (is_text & (share[kind] >= SHARE_OF_REPLIES) & (probability >= LEAST_OF_REPLIES))
 
 
 def expected_best(page: FlatPage, probability: np.ndarray) -> np.ndarray:

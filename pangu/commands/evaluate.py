@@ -109,7 +109,7 @@ def print_curve(arguments: argparse.Namespace, scores_of: "Callable[[Path, Path]
         print(dumps(points, ensure_ascii=False, indent=1))
         return 0
     print("\n".join(learning_curve.table_of(points)))
-    print(f"\nthe first metric of each task; all of them: {out / learning_curve.CURVE}")
+    print_translated(f"\nthe first metric of each task; all of them: {out / learning_curve.CURVE}")
     return 0
 
 

@@ -16,7 +16,6 @@ from pangu.distributed.process_group import ALONE, World
 from pangu.distributed.strategy import rows_of_rank
 from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.best_effort import BestEffortFile
-from pangu.foundation.directory import commit_directory, hidden_directory, remove_directory
 from pangu.foundation.errors import UserError
 from pangu.foundation.interrupts import Interrupts
 from pangu.foundation.json_text import dumps
@@ -35,6 +34,7 @@ from pangu.tuning import adapter_file, soft_prompt
 from pangu.tuning.aims import Aim, Answers, Distillation, Preferences, mean_nats
 from pangu.tuning.methods import METHODS
 from pangu.tuning.methods.insertion import arrays_of, load_arrays
+from pangu.tuning.states import newest_state, write_state
 from pangu.tuning.teacher import Teacher
 from pangu.tuning.template import Template
 from pangu.tuning.training_rows import Data
@@ -155,37 +155,24 @@ class Run:
 
     # -- state ------------------------------------------------------------------------------------------------------
 
-    def places(self) -> list[Path]:
-        """Return the checkpoints, oldest first."""
-        return sorted((self.out / "states").glob("step-*"))
-
     def save(self) -> None:
-        """Write a checkpoint, whole or not at all, and keep the two newest; the first process does."""
-        if not self.world.is_first:
-            return
-        final = self.out / f"states/step-{self.step:08d}"
-        final.parent.mkdir(exist_ok=True)
-        moments = {one.name: one.asnumpy() for one in (*self.optimizer.first, *self.optimizer.second)}
-        with hidden_directory(final) as hidden:
-            adapter_file.save_tensors(hidden / "trained.safetensors", arrays_of(self.trained), {})
-            adapter_file.save_tensors(hidden / "moments.safetensors", moments, {})
-            write_whole(hidden / "state.json", dumps({"step": self.step, "base": self.said["base_digest"]}))
-            commit_directory(hidden, final)
-        for old in self.places()[:-2]:
-            remove_directory(old)
+        """Write a state; the first process does."""
+        if self.world.is_first:
+            moments = {one.name: one.asnumpy() for one in self.moments}
+            write_state(self.out, self.step, arrays_of(self.trained), moments, self.said["base_digest"])
 
-    def restore(self) -> bool:
-        """Go on from the newest checkpoint. Raises UserError for one that cannot be read."""
-        places = self.places()
-        if not places:
-            return False
-        state = adapter_file.read_json(places[-1] / "state.json")
-        load_arrays(self.trained, adapter_file.read_tensors(places[-1] / "trained.safetensors"))
-        moments = adapter_file.read_tensors(places[-1] / "moments.safetensors")
-        for one in (*self.optimizer.first, *self.optimizer.second):
-            one.set_data(ms.Tensor(moments[one.name]))
-        self.step = int(state["step"])
-        return True
+    @property
+    def moments(self) -> tuple[ms.Parameter, ...]:
+        return (*self.optimizer.first, *self.optimizer.second)
+
+    def restore(self) -> None:
+        """Go on from the newest whole state. Raises UserError where none of several can be read."""
+        trained, moments = ({one.name for one in parameters} for parameters in (self.trained, self.moments))
+        state = newest_state(self.out, trained, moments)
+        if state is not None:
+            load_arrays(self.trained, state.trained)
+            load_arrays(self.moments, state.moments)
+            self.step = state.step
 
     # -- training ---------------------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     result.save(arguments.out)
     for group, fit in result.groups.items():
         near = expm1(fit.reach * float(distance_deviation(1.0, (fit.shares[0], fit.shares[1]))))
-        print(f"{group}: {len(fit.rows)} rows; of runs like them four of five lie within {near:.1%}")
+        print_translated(f"{group}: {len(fit.rows)} rows; of runs like them four of five lie within {near:.1%}")
         for name, value in fit.multipliers.items():
             reach = exp(NORMAL_90 * fit.deviations[name])
             print_translated(f"  {name:15s} x {value:.3f}  (4 of 5: {value / reach:.3f} to {value * reach:.3f})")
@@ -76,7 +76,7 @@ def write_template(target: str) -> int:
     if Path(target).exists():
         raise UserError(f"{target}: exists; give another name")
     write_whole(Path(target), template())
-    print(f"wrote {target}; docs/measured_runs.md says what the columns mean")
+    print_translated(f"wrote {target}; docs/measured_runs.md says what the columns mean")
     return 0
 
 

@@ -34,7 +34,8 @@ class Flags:
             if flag in SWITCHES:
                 found = None
             if self.given.get(flag, found) != found:
-                raise script.mistake(flag, f"is given twice, as {self.given[flag]} and as {found}; leave one of them")
+                before, after = (shown(value).strip("'") for value in (self.given[flag], found))
+                raise script.mistake(flag, f"is given twice, as {before} and as {after}; leave one of them")
             self.given[flag] = found
 
     def has(self, flag: str, ours: str = "") -> bool:

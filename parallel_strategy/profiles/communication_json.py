@@ -20,13 +20,13 @@ def read_communication(document: Any) -> Seen:
         members = len(re.findall(r"\d+", group)) or (len(ranks) if len(ranks) > 1 else 0)
         best = math.inf
         for said in ranks.values():
-            times = said.get("Communication Time Info", {})
-            moved = said.get("Communication Bandwidth Info", {})
+            times = _mapping(said.get("Communication Time Info"))
+            moved = _mapping(said.get("Communication Bandwidth Info"))
             elapsed, wait = _number(times.get(ELAPSED)), _number(times.get(WAIT))
             if elapsed:
                 best = min(best, max(elapsed - wait, 0.0) or elapsed)
             for kind in KINDS:
-                link = moved.get(kind, {}) if isinstance(moved, dict) else {}
+                link = _mapping(moved.get(kind))
                 size, seconds = _number(link.get("Transit Size(MB)")), _number(link.get("Transit Time(ms)")) * 1e-3
                 if size > 0 and seconds > 0:
                     seen.links.append(SeenLink(kind, size, seconds))
@@ -64,6 +64,10 @@ def _named(kinds: Any) -> Iterator[tuple[str, Any]]:
 def _operation(name: str) -> str | None:
     plain = name.lower().replace("_", "").removeprefix("hcom")
     return next((op for word, op in COLLECTIVES.items() if plain.startswith(word)), None)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _number(value: Any) -> float:

@@ -40,7 +40,8 @@ def read_trace(document: Any) -> Seen:
     events = [event for event in events if isinstance(event, dict) and event.get("ph") == "X"]
     kernels = [event for event in events if str(event.get("cat", "")).lower() == "kernel"]
     devices = document.get("deviceProperties") if isinstance(document, dict) else None
-    seen = Seen(device=str(devices[0].get("name", "")) if devices and isinstance(devices[0], dict) else "")
+    first = devices[0] if isinstance(devices, list) and devices else None
+    seen = Seen(device=str(first.get("name", "")) if isinstance(first, dict) else "")
     if not kernels:
         seconds = sum(_seconds(event) for event in events if "Task Type" in _arguments(event))
         if not seconds:
@@ -49,7 +50,7 @@ def read_trace(document: Any) -> Seen:
         seen.notes.append("its kernels have no shapes; kernel_details.csv has them")
         return seen
     launches = {
-        _arguments(event).get("correlation"): event
+        _key(_arguments(event).get("correlation")): event
         for event in events
         if str(event.get("cat", "")).startswith(("cuda_runtime", "cuda_driver"))
     }
@@ -61,7 +62,7 @@ def read_trace(document: Any) -> Seen:
         if _is_collective(kernel):
             _collective(seen, kernel)
             continue
-        operator = around.of(launches.get(said.get("correlation")))
+        operator = around.of(launches.get(_key(said.get("correlation"))))
         if operator is None:
             seen.others += _seconds(kernel)
         else:
@@ -83,13 +84,13 @@ class _Operators:
             name = str(event.get("name"))
             known = name in PRODUCTS or name in VECTORS or any(word in name for word in ATTENTION)
             if event.get("cat") == "cpu_op" and known and _arguments(event).get("Input Dims"):
-                by_thread[event.get("tid")].append(event)
+                by_thread[_key(event.get("tid"))].append(event)
         self.events = {tid: sorted(found, key=_start) for tid, found in by_thread.items()}
         self.starts = {tid: [_start(event) for event in found] for tid, found in self.events.items()}
 
     def of(self, launch: Event | None) -> Event | None:
         """Return the innermost operator around a launch."""
-        tid = launch.get("tid") if launch else None
+        tid = _key(launch.get("tid")) if launch else None
         if launch is None or tid not in self.events:
             return None
         moment = _start(launch)
@@ -104,9 +105,8 @@ class _Operators:
 def _operator(seen: Seen, operator: Event, kernels: list[Event], seconds: float) -> bool:
     """Add the kernels of an operator; return whether its shapes are understood."""
     name, said = str(operator["name"]), _arguments(operator)
-    shapes = [shape for shape in said.get("Input Dims", []) if isinstance(shape, list)]
-    types = said.get("Input type", [])
-    dtype = next((DTYPES[one] for one in types if one in DTYPES), None)
+    shapes = [shape for shape in _list(said.get("Input Dims")) if _is_shape(shape)]
+    dtype = next((DTYPES[one] for one in map(str, _list(said.get("Input type"))) if one in DTYPES), None)
     if dtype is None or not seconds:
         return False
     if name in PRODUCTS:
@@ -153,6 +153,19 @@ def _collective(seen: Seen, kernel: Event) -> None:
     members = said.get("Group size")
     members = members if isinstance(members, int) and members > 0 else 0
     seen.collectives.append(SeenCollective(op, members, float(elements * width), _seconds(kernel)))
+
+
+def _key(value: Any) -> str:
+    """Return what two events are matched by, whatever a damaged trace has there."""
+    return str(value)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(type(size) is int and 0 <= size < 10**12 for size in value)
 
 
 def _arguments(event: Event) -> dict[str, Any]:

@@ -77,6 +77,12 @@ class Device(Section):
     rated_watts: PositiveFloat | None = Field(default=None, description="power at which the figures above were reached")
     vector: Vector = Vector()
 
+    @model_validator(mode="after")
+    def check_power(self) -> "Device":
+        if self.power_watts and not self.rated_watts:
+            raise ValueError("power_watts needs rated_watts beside it: the power at which the figures were reached")
+        return self
+
     @property
     def clock(self) -> float:
         """Return the clock under the limit of power, over that at the rated one."""

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.kernel import matmul_seconds
 from parallel_strategy.predict import Prediction
-from parallel_strategy.spec.cluster import ClusterSpec
+from parallel_strategy.spec.cluster import ClusterSpec, Device
 from parallel_strategy.spec.model import ModelSpec
+from tests.parallel_strategy import published
 from tests.parallel_strategy.strategies import setup_of
 
 DEVICE = ClusterSpec.preset("dgx-a100").device
@@ -82,56 +83,20 @@ def test_a_ring_through_more_members_begins_later():
     assert nvidia.seconds("all_reduce", 1e4, 1024, 1) < starts[2] / 5  # a tree
 
 
-# ZeRO-3 in table 2 of Narayanan et al. 2021: layers, hidden size, heads, devices, batch, micro-batch, TFLOP/s a device
-ZERO_3 = [
-    (96, 12288, 96, 384, 1536, 4, 144),
-    (96, 12288, 96, 768, 1536, 2, 88),
-    (96, 12288, 96, 1536, 1536, 1, 44),
-    (105, 20480, 128, 640, 2560, 4, 138),
-    (105, 20480, 128, 1120, 2240, 2, 98),
-    (105, 20480, 128, 2240, 2240, 1, 48),
-]
+def errors_of(runs) -> list[float]:
+    return [abs(Prediction(setup).closed_form_seconds / seconds - 1) for setup, seconds in runs]
 
 
 def test_weights_gathered_by_thousands_of_ranks_take_as_long_as_measured():
-    errors = []
-    for layers, hidden, heads, devices, batch, micro, rate in ZERO_3:
-        flops = 96 * batch * 2048 * layers * hidden**2 * (1 + 2048 / 6 / hidden + 51200 / 16 / layers / hidden)
-        setup = setup_of(
-            ModelSpec(num_layers=layers, hidden_size=hidden, num_heads=heads, ffn_hidden_size=4 * hidden,
-                      seq_length=2048, vocab_size=51200),
-            "dgx-a100",
-            "deepspeed-zero3",
-            batch={"global": batch, "micro": micro},
-            mesh={"dp": devices},
-            zero={"optimizer_shard": True, "level": 3},
-            recompute={"mode": "full"},
-        )  # fmt: skip
-        errors.append(abs(Prediction(setup).seconds / (flops / devices / rate / 1e12) - 1))
+    errors = errors_of(published.zero_3())
     assert np.mean(errors) < 0.12 and max(errors) < 0.17
 
 
 def test_an_optimizer_shared_out_over_a_thousand_ranks_is_slower_than_over_eight():
-    """InternEvo's 7B, 16,384 tokens a device (its page of training performance): 2271 and 3625 tokens/s on 1,024
-    devices, 4062 and 4078 on 8."""
-    model = ModelSpec(
-        num_layers=32, hidden_size=4096, num_heads=32, ffn_hidden_size=11008, seq_length=2048, vocab_size=103168,
-        gated_ffn=True, norm="rms_norm", position="rotary", bias=False, tied_embedding=False, dropout_rate=0.0,
-        compute_dtype="bf16",
-    )  # fmt: skip
-    seconds = {}
-    for devices, shared, rate in ((1024, -1, 2271), (1024, 8, 3625), (8, -1, 4062), (8, 8, 4078)):
-        setup = setup_of(
-            model,
-            "jean-zay-a100",
-            "internevo",
-            batch={"global": 8 * devices, "micro": 2},
-            mesh={"dp": devices},
-            zero={"optimizer_shard": True, "level": 1, "weight_shard_size": shared},
-        )
-        seconds[devices, shared] = Prediction(setup).seconds
-        assert seconds[devices, shared] == pytest.approx(16384 / rate, rel=0.15)
-    assert seconds[1024, -1] > 1.5 * seconds[1024, 8]
+    runs = [published.internevo(1, *case) for case in ((-1, 1024), (8, 1024), (-1, 8), (8, 8))]
+    assert max(errors_of(runs)) < 0.15
+    everywhere, inside = (Prediction(setup).closed_form_seconds for setup, _ in runs[:2])
+    assert everywhere > 1.5 * inside
 
 
 def test_a_card_with_less_power_computes_more_slowly_and_moves_memory_as_fast():
@@ -140,6 +105,8 @@ def test_a_card_with_less_power_computes_more_slowly_and_moves_memory_as_fast():
     large = [np.array([float(n)]) for n in (8192, 8192, 8192, 1)]
     assert 1.1 < float(matmul_seconds(device, "bf16", *large)[0] / matmul_seconds(full, "bf16", *large)[0]) < 1.3
     assert device.model_copy(update={"power_watts": 900.0}).clock == 1.0
+    with pytest.raises(ValueError, match="rated_watts"):
+        Device.model_validate(device.model_dump() | {"rated_watts": None})
 
 
 @pytest.mark.parametrize("cluster", ["dgx-a100", "atlas-800t-a2-910b2"])
@@ -169,19 +136,7 @@ def test_weights_that_stay_gathered_save_time_and_take_memory():
 
 
 def test_a_pipeline_of_deepspeed_has_the_published_speed_of_mt_nlg():
-    """Smith et al. 2022: 60.1, 50.2 and 44.4 s a step on 280, 350 and 420 servers. A constant reaches a tenth."""
-    model = ModelSpec(num_layers=105, hidden_size=20480, num_heads=128, ffn_hidden_size=81920, seq_length=2048,
-                      vocab_size=51200, compute_dtype="bf16")  # fmt: skip
-    for replicas, measured in ((8, 60.1), (10, 50.2), (12, 44.4)):
-        setup = setup_of(
-            model,
-            "dgx-a100",
-            "deepspeed-pipeline",
-            batch={"global": 1920},
-            mesh={"pp": 35, "dp": replicas, "tp": 8},
-            recompute={"mode": "full"},
-        )
-        assert Prediction(setup).closed_form_seconds == pytest.approx(measured, rel=0.098)
+    assert max(errors_of(published.mt_nlg())) < 0.098  # what a constant reaches
 
 
 def test_pcie_between_the_groups_of_a_server_decides_eight_way_tensor_parallelism():

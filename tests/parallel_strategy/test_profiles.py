@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import random
 import re
 from pathlib import Path
 
@@ -135,6 +136,26 @@ def test_kernels_of_a_torch_trace_are_led_back_to_their_operators(tmp_path: Path
     wide = read_profile(path)
     assert wide.products[0].dtype == "tf32"
     assert any("tf32" in line for line in fit_cluster(wide, ClusterSpec.preset("dgx-a100"), "here").lines)
+
+
+def test_a_damaged_trace_or_table_of_communication_raises_nothing_but_one_line(tmp_path: Path) -> None:
+    """Any value of either file in the place of any other, 300 times."""
+    choose = random.Random(3)
+    links = {"(0, 1)": {"step": {"hcom_allReduce__1": {"0": {"Communication Time Info": {"Elapse Time(ms)": 1.0},
+        "Communication Bandwidth Info": {"HCCS": {"Transit Size(MB)": 3, "Transit Time(ms)": 1}}}}}}}  # fmt: skip
+    for number in range(300):
+        document = json.loads(json.dumps(trace() if number % 2 else links))
+        place, key = document, choose.choice(list(document))
+        while isinstance(place[key], dict | list) and place[key] and choose.random() < 0.85:
+            place = place[key]
+            key = choose.choice(list(place)) if isinstance(place, dict) else choose.randrange(len(place))
+        place[key] = choose.choice([None, True, -1, float("nan"), 10**30, "", "x", [], [[]], [1, [2]], {}, {"a": {}}])
+        path = tmp_path / "any.json"
+        path.write_text(json.dumps(document))
+        try:
+            read_profile(path)
+        except UserError as error:
+            assert "\n" not in str(error)
 
 
 def test_a_fit_finds_the_figures_that_made_the_times() -> None:

@@ -331,3 +331,24 @@ def test_every_tag_is_known_by_its_number() -> None:
     for tag in tags:
         flat = read_page(f"<{tag}>x</{tag}>".encode())
         assert flat.node_tag[-1] == TAG[tag], tag
+
+
+def test_in_a_thread_a_short_reply_stands_with_the_others() -> None:
+    """Lines of one kind of element: most are kept, so all are, but links and what is improbable by far."""
+    from types import SimpleNamespace
+
+    import numpy as np
+
+    from data_pipeline.extraction.line_model import with_all_replies
+    from data_pipeline.extraction.parsed_page import CHARACTERS, COUNTS, LINKED
+
+    # a kind of replies (0), a kind of names (1), a kind of furniture (2)
+    kinds = np.array([0, 1, 0, 1, 0, 0, 0, 2, 2])
+    counts = np.zeros((9, COUNTS), np.int32)
+    counts[:, CHARACTERS] = [90, 5, 70, 5, 12, 30, 8, 40, 4]
+    counts[5, LINKED] = 30
+    probability = np.array([0.9, 0.02, 0.5, 0.2, 0.09, 0.09, 0.01, 0.05, 0.6])
+    kept = np.array([True, False, True, False, False, False, False, False, True])
+    page = SimpleNamespace(line_counts=counts, line_node=np.arange(9), node_parent=np.zeros(9))
+    found = with_all_replies(page, kinds, probability, kept)  # type: ignore[arg-type]
+    assert found.tolist() == [True, False, True, False, True, False, False, False, True]
