@@ -5,7 +5,7 @@ from typing import Any
 
 from pangu.foundation.yaml_document import shown
 from parallel_strategy.importing.imported import Imported, model_of
-from parallel_strategy.importing.megatron_flags import HABITS, NOT_MODELLED, SWITCHES, is_without_effect
+from parallel_strategy.importing.megatron_flags import HABITS, MINDSPEED, NOT_MODELLED, SWITCHES, is_without_effect
 from parallel_strategy.importing.shell_words import Script, layer_pattern, read_script
 from parallel_strategy.spec.divide import divisors, even_stages, nearest
 
@@ -14,6 +14,8 @@ LAUNCHER = (
     "--master-addr", "--master_port", "--master-port", "--rdzv_id", "--rdzv_backend", "--rdzv_endpoint",
     "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id",
 )  # fmt: skip
+
+TOKENIZERS = {"GPT2BPETokenizer": 50_257, "Llama2Tokenizer": 32_000}  # words of those that have one vocabulary
 
 
 class Flags:
@@ -115,7 +117,7 @@ def read_arguments(text: str, where: str, name: str) -> Imported:
         notes.append(f"said by the framework file, not by the strategy: {', '.join(habits)}")
     neutral = [flag for flag in rest if flag in LAUNCHER or is_without_effect(flag)]
     return Imported(
-        "arguments of Megatron-LM",
+        "arguments of MindSpeed" if is_mindspeed(flags) else "arguments of Megatron-LM",
         spec,
         strategy,
         [flag for flag, ours in flags.taken.items() if ours],
@@ -124,6 +126,11 @@ def read_arguments(text: str, where: str, name: str) -> Imported:
         [flag for flag in rest if flag not in neutral and flag not in habits],
         notes,
     )
+
+
+def is_mindspeed(flags: Flags) -> bool:
+    """Return whether a job is for Ascend: by the name of its devices, or by flags that only MindSpeed has."""
+    return "NPUS_PER_NODE" in flags.script.variables or any(flag in flags.given for flag in MINDSPEED)
 
 
 def _model(flags: Flags, notes: list[str]) -> dict[str, Any]:
@@ -137,9 +144,7 @@ def _model(flags: Flags, notes: list[str]) -> dict[str, Any]:
         notes.append("--num-query-groups without --group-query-attention: Megatron takes no notice, nor do we")
         groups = heads
     channels = flags.number("--kv-channels", ours="head_size")
-    vocabulary = flags.number("--padded-vocab-size", "--vocab-size", ours="vocab_size")
-    if vocabulary is None:
-        raise flags.script.mistake("--vocab-size", "is missing: the tokenizer says it, which is not read; add it")
+    vocabulary = flags.number("--padded-vocab-size", "--vocab-size", ours="vocab_size") or _words(flags, notes)
     model: dict[str, Any] = {
         "num_layers": flags.needed("--num-layers", "num_layers"),
         "hidden_size": hidden,
@@ -165,6 +170,15 @@ def _model(flags: Flags, notes: list[str]) -> dict[str, Any]:
     if "--num-experts" in flags.given:
         model["experts"] = _experts(flags, ffn, model["num_layers"])
     return model
+
+
+def _words(flags: Flags, notes: list[str]) -> int:
+    """Return the vocabulary of a tokenizer whose name says it. Raises PlacedError for another one."""
+    kind = flags.given.get("--tokenizer-type") or ("GPT2BPETokenizer" if "--merge-file" in flags.given else "")
+    if kind not in TOKENIZERS:
+        raise flags.script.mistake("--vocab-size", "is missing: the tokenizer says it, which is not read; add it")
+    notes.append(f"no --vocab-size: {TOKENIZERS[kind]:,} words of {kind} taken")
+    return TOKENIZERS[kind]
 
 
 def _chosen(flags: Flags, flag: str, legal: dict[str, str], ours: str) -> str:

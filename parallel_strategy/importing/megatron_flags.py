@@ -25,7 +25,15 @@ HABITS = (
     "--moe-router-fusion", "--gemm-gradient-accumulation-fusion", "--reuse-fp32-param",
 )  # fmt: skip
 
+# Flags that MindSpeed adds for Ascend.
+MINDSPEED = (
+    "--use-fused-rmsnorm", "--use-fused-swiglu", "--use-fused-rotary-pos-emb", "--use-mc2", "--use-ascend-mc2",
+    "--use-ascend-coc", "--num-layer-list", "--schedules-method", "--swap-attention", "--reuse-fp32-param",
+    "--moe-tp-extend-ep", "--context-parallel-algo",
+)  # fmt: skip
+
 NOT_MODELLED = {
+    "--use-mc2": "what it overlaps is a figure of the framework file",
     "--qk-layernorm": "norms of queries and keys",
     "--add-qkv-bias": "a bias of queries, keys and values alone",
     "--moe-shared-expert-overlap": "shared experts are priced beside nothing",

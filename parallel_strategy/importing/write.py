@@ -17,6 +17,7 @@ from parallel_strategy.spec.strategy import StrategySpec
 # Where a job of this kind runs, and under what, where the command line says nothing.
 PLACES = {
     "arguments of Megatron-LM": ("dgx-h100", "megatron-core"),
+    "arguments of MindSpeed": ("atlas-800t-a2-910b1", "mindspeed"),
     "a MindFormers configuration": ("atlas-800t-a2-910b1", "mindformers"),
 }
 

@@ -165,6 +165,18 @@ def test_a_megatron_script_is_read_with_its_variables_arrays_and_arithmetic(tmp_
     assert (setup.cluster.name, setup.framework.name) == ("dgx-h100", "megatron-core")
 
 
+def test_a_mindspeed_script_is_for_ascend_and_a_known_tokenizer_says_the_vocabulary(tmp_path: Path, capsys) -> None:
+    text = SCRIPT.replace("GPUS_PER_NODE", "NPUS_PER_NODE").replace("--vocab-size 128256", "--use-mc2")
+    text = text.replace("--bf16", "--bf16 --tokenizer-type Llama2Tokenizer --distributed-backend nccl")
+    (tmp_path / "job.sh").write_text(text + "  | tee logs/train.log\n")
+    assert main(["init", str(tmp_path / "s.yaml"), "--from", str(tmp_path / "job.sh")]) == 0
+    told = capsys.readouterr().out
+    assert "32,000 words of Llama2Tokenizer taken" in told and "not modelled: --use-mc2" in told
+    setup = Setup.load(tmp_path / "s.yaml")
+    assert (setup.framework.name, setup.model.vocab_size) == ("mindspeed", 32_000)
+    assert setup.cluster.device.name == "Ascend910B1" and setup.strategy.mesh.dp == 4
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
