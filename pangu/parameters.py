@@ -58,11 +58,12 @@ LINEAR_LAYERS = {
 FEED_FORWARD = "output."  # how the names of a layer's feed-forward part begin
 ROUTER = "output.router.weight"
 # What a layer with experts has in the place of its feed-forward part. An expert's matrices are as a dense layer's.
+# Biases have an axis for rows, so that they are added as they are: a reshaped one would be laid out otherwise.
 EXPERTS: dict[str, str] = {
     "output.experts.mapping.weight": "Edf",
-    "output.experts.mapping.bias": "Ef",
+    "output.experts.mapping.bias": "E1f",
     "output.experts.projection.weight": "Efd",
-    "output.experts.projection.bias": "Ed",
+    "output.experts.projection.bias": "E1d",
 }
 SHARED: dict[str, str] = {
     "output.shared.mapping.weight": "dg",
@@ -155,7 +156,7 @@ def letters(
 
 def lengths(sizes: Sizes) -> dict[str, int]:
     """Return the letters of shapes as numbers."""
-    known = {"d": sizes.hidden_size, "f": sizes.ffn_hidden_size, "V": sizes.vocab_size, "S": sizes.seq_length}
+    known = {"1": 1, "d": sizes.hidden_size, "f": sizes.ffn_hidden_size, "V": sizes.vocab_size, "S": sizes.seq_length}
     experts = sizes.expert_shape
     if experts is not None:
         known |= {"E": experts.count, "g": experts.shared * sizes.ffn_hidden_size, "T": experts.table_rows}

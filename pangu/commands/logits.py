@@ -52,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_size(arguments.model)
     if arguments.dtype:
         config = config.model_copy(update={"compute_dtype": arguments.dtype})
+    if config.experts and config.experts.by_domain:
+        raise UserError(f"{arguments.model}: experts are chosen by domain, which ids do not say; cut one out first")
     ids = read_ids(arguments.ids, config.vocab_size, config.seq_length)
 
     from pangu.checkpoint.open import meant_checkpoint

@@ -19,7 +19,17 @@ BETA1, BETA2, CLIP_NORM = 0.9, 0.95, 1.0
 def model_config(fields: dict) -> ModelConfig:
     """Return the network that a strategy's model section describes, which knows more kinds of networks than there
     are here."""
-    return ModelConfig.model_validate({name: fields[name] for name in ModelConfig.model_fields if name in fields})
+    known = {name: fields[name] for name in ModelConfig.model_fields if name in fields}
+    experts = fields.get("experts")
+    if experts:
+        blocks = fields["num_layers"] - int(fields["query_layer"])
+        same = ("count", "routing", "shared", "domains", "balance_loss", "z_loss", "unit_gate")
+        known["experts"] = {name: experts[name] for name in same} | {
+            "choices": experts["top_k"],
+            "capacity_factor": None if experts["unlimited"] else experts["capacity_factor"],
+            "layers": list(range(experts["first_layer"], blocks)),
+        }
+    return ModelConfig.model_validate(known)
 
 
 def compile_step(
@@ -106,13 +116,13 @@ def build_step(config: ModelConfig, accumulate: int):
     from mindspore.nn.utils import no_init_parameters
 
     from pangu.model import PanguAlpha
-    from pangu.training.loss import Loss
+    from pangu.training.loss import Loss, PenalisedLoss
     from pangu.training.objectives.causal import CausalBatch
     from pangu.training.optimizer import AdamW
     from pangu.training.step import TrainStep
 
     with no_init_parameters():
         network = PanguAlpha(config)
-        loss = Loss(network, CausalBatch(END_OF_DOCUMENT, PAD))
+        loss = (PenalisedLoss if config.experts else Loss)(network, CausalBatch(END_OF_DOCUMENT, PAD))
         optimizer = AdamW(network.trainable_params(), BETA1, BETA2)
         return TrainStep(loss, optimizer, CLIP_NORM, accumulate)

@@ -112,9 +112,23 @@ def load_strategy(path: str | Path, model: ModelConfig | None = None) -> RunStra
                 raise UserError(
                     f"{path}: is for a model with {field} {planned}, this one has {real}: set `model` in that file"
                 )
+        check_experts(str(path), setup, model)
         changes = {field: getattr(model, field) for field in TAKEN_FIELDS}
         setup = setup.model_copy(update={"model": setup.model.model_copy(update=changes)})
     return RunStrategy(str(path), setup)
+
+
+def check_experts(path: str, setup: "Setup", model: ModelConfig) -> None:
+    """Raise UserError where a strategy is for other experts than the model's, or for what no strategy lays out."""
+    planned, real = setup.model.experts, model.experts
+    if (planned and planned.count) != (real and real.count):
+        raise UserError(
+            f"{path}: is for a model with {planned.count if planned else 'no'} experts, this one has "
+            f"{real.count if real else 'none'}: set `model` in that file"
+        )
+    if real is not None and (not real.has_router or real.shared):
+        what = f"experts.shared {real.shared}" if real.shared else f"experts.routing {real.routing}"
+        raise UserError(f"{path}: strategies do not know {what}; right: routing switch or top_k, and shared 0")
 
 
 def applied(strategy: RunStrategy, config: TrainConfig) -> TrainConfig:

@@ -95,8 +95,8 @@ def tell_experts(found: Mapping[str, tuple[int, ...]], blocks: int, where: str) 
     if not layers:
         return None
     first, table = prefixes[layers[0]], found.get(parameters.EXPERT_TABLE, (0,))
-    if len(found[first + bias]) != 2:
-        raise UserError(f"{where}: {first + bias} has the shape {list(found[first + bias])}; right: [experts, ffn]")
+    if len(found[first + bias]) != 3:
+        raise UserError(f"{where}: {first + bias} has the shape {list(found[first + bias])}; right: [experts, 1, ffn]")
     shared = int(first + "output.shared.mapping.bias" in found)
     return parameters.ExpertShape(
         found[first + bias][0], layers, shared, first + parameters.ROUTER in found, table[0] if table else 0
@@ -122,7 +122,7 @@ def tell_shape(found: Mapping[str, tuple[int, ...]], where: str) -> ModelShape:
     odd = [name for name in (parameters.WORD_TABLE, parameters.POSITION_TABLE) if len(found[name]) != 2]
     bias = f"{parameters.FEED_FORWARD}{'experts.' if experts and 0 in experts.layers else ''}mapping.bias"
     mapping_bias = parameters.BLOCK.format(0) + bias
-    odd += [mapping_bias] if len(found[mapping_bias]) != 1 + ("experts" in bias) else []
+    odd += [mapping_bias] if len(found[mapping_bias]) != 1 + 2 * ("experts" in bias) else []
     if not odd:
         (vocab_size, hidden), (seq_length, _) = found[parameters.WORD_TABLE], found[parameters.POSITION_TABLE]
         ffn = found[mapping_bias][-1]

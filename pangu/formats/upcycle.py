@@ -125,8 +125,9 @@ class CutOut(ChangedSource):
         elif inner == name:
             self.inner.fill(self.known[name], begin + first, begin + last, view)
         else:  # one expert, dense
-            region = [(begin, stop), (first, last), *((0, length) for length in self.tensors[name].shape[1:])]
-            view[:] = bytes_of(self.inner.read_region(self.known[inner], region)[0])
+            shape = self.info(inner).shape
+            rows = [(0, 1), (first, last)] if shape[1] == 1 else [(first, last), (0, shape[2])]
+            view[:] = bytes_of(self.inner.read_region(self.known[inner], [(begin, stop), *rows])[0])
 
 
 def cut_out(source: Source, model: ModelConfig, domain: str, where: Path) -> tuple[CutOut, ModelConfig]:

@@ -17,6 +17,7 @@ from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
 from pangu.generation.additions import NOTHING, Additions
 from pangu.generation.decoding_batch import SLOTS, DecodingBatch, EngineName, Network, RowTokens
+from pangu.generation.domain_mixture import MixedNetwork
 from pangu.generation.options import GenerationOptions
 from pangu.generation.sampling import Sampler
 from pangu.generation.text_stream import TextStream
@@ -70,7 +71,10 @@ def make_network(
     if engine == "compiled":
         from pangu.generation.compiled.compiled_network import Adapter, CompiledNetwork
 
-        return CompiledNetwork(config, weights, [Adapter(one) for one in adapters], threads, additions)
+        network = CompiledNetwork(config, weights, [Adapter(one) for one in adapters], threads, additions)
+        if config.experts and config.experts.by_domain:
+            return MixedNetwork(network, len(config.experts.domains))
+        return network
     if adapters:
         raise UserError("adapters beside their base are for the compiled engine; load the adapter itself, or merge it")
     from pangu.generation.mindspore_decoder import MindSporeNetwork

@@ -107,10 +107,10 @@ class ExpertsAffine(nn.Cell):
         self.by_weight, self.over_rows = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul(transpose_a=True)
 
     def construct(self, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return self.matmul(rows, weight) + bias.reshape((bias.shape[0], 1, bias.shape[1]))
+        return self.matmul(rows, weight) + bias
 
     def bprop(self, rows: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        dbias = self.product(ops.ones((dout.shape[0], 1, dout.shape[1]), dout.dtype), dout).reshape(bias.shape)
+        dbias = self.product(ops.ones((dout.shape[0], 1, dout.shape[1]), dout.dtype), dout)
         return self.by_weight(dout, weight), self.over_rows(rows, dout), dbias
 
 

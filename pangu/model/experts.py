@@ -36,23 +36,23 @@ CUMSUM, SCATTER, GATHER = ops.CumSum(exclusive=True), ops.TensorScatterUpdate(),
 
 
 class ExpertsAffine(nn.Cell):
-    """Rows [G, C, in], weights [G, in, out], biases [G, out] -> [G, C, out]."""
+    """Rows [G, C, in], weights [G, in, out], biases [G, 1, out] -> [G, C, out]."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.matmul, self.bias_add, self.reshape = ops.BatchMatMul(), ops.Add(), ops.Reshape()
+        self.matmul, self.bias_add = ops.BatchMatMul(), ops.Add()
 
     def construct(self, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return self.bias_add(self.matmul(rows, weight), self.reshape(bias, (bias.shape[0], 1, bias.shape[1])))
+        return self.bias_add(self.matmul(rows, weight), bias)
 
 
 class ExpertsLinear(nn.Cell):
-    """One `Linear` an expert: weight [E, in, out] and bias [E, out], fp32; computes in `dtype`."""
+    """One `Linear` an expert: weight [E, in, out] and bias [E, 1, out], fp32; computes in `dtype`."""
 
     def __init__(self, count: int, inputs: int, outputs: int, start: Initializer | str, dtype: ms.Type) -> None:
         super().__init__()
         self.weight = Parameter(initializer(start, (count, inputs, outputs), ms.float32))
-        self.bias = Parameter(initializer("zeros", (count, outputs), ms.float32))
+        self.bias = Parameter(initializer("zeros", (count, 1, outputs), ms.float32))
         self.dtype = dtype
         self.affine = (cpu.ExpertsAffine if cpu.is_used() else ExpertsAffine)()
         self.cast = ops.Cast()

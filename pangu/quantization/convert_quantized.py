@@ -91,8 +91,9 @@ class DequantizedSource(Source):
 
 def full_shape(name: str, codes: np.ndarray) -> tuple[int, ...]:
     """Return the shape of a quantised matrix in a file of full precision."""
-    outputs, inputs = codes.shape[0], codes.shape[1] * (2 if codes.dtype == np.uint8 else 1)
-    return (inputs, outputs) if is_stored_turned(name) else (outputs, inputs)
+    *experts, outputs, width = codes.shape
+    inputs = width * (2 if codes.dtype == np.uint8 else 1)
+    return (*experts, inputs, outputs) if is_stored_turned(name) else (outputs, inputs)
 
 
 def calibration_ids(rows: np.ndarray, config: ModelConfig, where: str) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from pangu import parameters
 from pangu.config import ModelConfig
 from pangu.formats.data_types import BY_NAME, FP32, TensorInfo
+from pangu.foundation.errors import UserError
 from pangu.quantization import gptq, smooth
 from pangu.quantization.calibration import INPUTS, Calibration, Statistics
 from pangu.quantization.quantized_file import LAYER_MATRICES, OUTPUT_MATRIX, SCALE, Quantization, is_quantized_matrix
@@ -17,7 +18,13 @@ from pangu.quantization.rounding import GROUP, Quantized, check_groups, dequanti
 Read = Callable[[str], np.ndarray]
 # The norm that makes each input of matrices, where there is one to fold a factor into.
 NORMS = {"attention_input": "layernorm1", "feed_forward_input": "layernorm2"}
-TABLES = (parameters.WORD_TABLE, parameters.POSITION_TABLE, parameters.QUERY_TABLE, parameters.TARGET_TABLE)
+TABLES = (
+    parameters.WORD_TABLE,
+    parameters.POSITION_TABLE,
+    parameters.QUERY_TABLE,
+    parameters.TARGET_TABLE,
+    parameters.EXPERT_TABLE,
+)
 
 
 def stored_tensors(shape: parameters.Sizes, quantization: Quantization) -> list[tuple[str, TensorInfo]]:
@@ -29,23 +36,23 @@ def stored_tensors(shape: parameters.Sizes, quantization: Quantization) -> list[
         if not is_quantized_matrix(name):
             result.append((name, TensorInfo(FP32, size)))
             return
-        outputs, inputs = size
+        *outputs, inputs = size
         if name != OUTPUT_MATRIX and quantization.bits == 4:
             check_groups(inputs, name)
-            result.append((name, TensorInfo(BY_NAME["uint8"], (outputs, inputs // 2))))
-            result.append((name + SCALE, TensorInfo(BY_NAME["fp16"], (outputs, inputs // GROUP))))
+            result.append((name, TensorInfo(BY_NAME["uint8"], (*outputs, inputs // 2))))
+            result.append((name + SCALE, TensorInfo(BY_NAME["fp16"], (*outputs, inputs // GROUP))))
         else:
             result.append((name, TensorInfo(BY_NAME["int8"], size)))
-            result.append((name + SCALE, TensorInfo(FP32, (outputs,))))
+            result.append((name + SCALE, TensorInfo(FP32, tuple(outputs))))
 
     for name in TABLES:
         if name in shapes:
             add(name, shapes[name])
     add(OUTPUT_MATRIX, shapes[parameters.WORD_TABLE])
-    for prefix in parameters.layer_prefixes(shape.num_blocks, shape.query_layer):
-        for part in parameters.LAYER:
+    for layer, prefix in enumerate(parameters.layer_prefixes(shape.num_blocks, shape.query_layer)):
+        for part in parameters.layer_parts(shape.expert_shape, layer):
             size = shapes[prefix + part]
-            add(prefix + part, size[::-1] if LAYER_MATRICES.get(part) else size)
+            add(prefix + part, (*size[:-2], *size[:-3:-1]) if LAYER_MATRICES.get(part) else size)
     for name in parameters.NORM:
         add(parameters.FINAL_NORM + name, shapes[parameters.FINAL_NORM + name])
     return result
@@ -71,25 +78,29 @@ class LayerQuantizer:
         yield OUTPUT_MATRIX + SCALE, output.scales
         calibration = None
         if self.quantization.method != "rtn":
+            if self.shape.expert_shape:
+                raise UserError(f"--method {self.quantization.method}: not for a network with experts; take rtn")
             assert self.config is not None and self.ids is not None
             calibration = Calibration.begin(self.config, self.ids, tables)
         del tables, output
         final_norm = {name: self.read(parameters.FINAL_NORM + name) for name in parameters.NORM}
-        for prefix in parameters.layer_prefixes(self.shape.num_blocks, self.shape.query_layer):
+        for number, prefix in enumerate(parameters.layer_prefixes(self.shape.num_blocks, self.shape.query_layer)):
             is_query_layer = prefix == parameters.QUERY_LAYER
             if calibration and is_query_layer and calibration.config.final_norm == "before_query":
                 calibration.norm_before_query(**final_norm)
-            yield from self.layer(prefix, is_query_layer, calibration)
+            parts = parameters.layer_parts(self.shape.expert_shape, number)
+            yield from self.layer(prefix, parts, is_query_layer, calibration)
         yield from ((parameters.FINAL_NORM + name, value) for name, value in final_norm.items())
 
     def layer(
-        self, prefix: str, is_query_layer: bool, calibration: Calibration | None
+        self, prefix: str, parts: Mapping[str, str], is_query_layer: bool, calibration: Calibration | None
     ) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the tensors of one layer."""
         weights = {}
-        for part in parameters.LAYER:
+        for part in parts:
             weight = self.read(prefix + part)
-            weights[part] = np.ascontiguousarray(weight.T) if LAYER_MATRICES.get(part) else weight
+            turned = LAYER_MATRICES.get(part)
+            weights[part] = np.ascontiguousarray(weight.swapaxes(-1, -2)) if turned else weight
         statistics: Mapping[str, Statistics] = {}
         if calibration:
             calibration.watch(weights, is_query_layer)
@@ -99,11 +110,12 @@ class LayerQuantizer:
         codes = {
             part: self.matrix(prefix + part, weights[part], statistics_of(part, statistics, is_query_layer))
             for part in LAYER_MATRICES
+            if part in weights
         }
         if calibration:
             rounded = {part: dequantize(quantized) for part, quantized in codes.items()}
             calibration.advance(weights | rounded, is_query_layer)
-        for part in parameters.LAYER:
+        for part in parts:
             if part in codes:
                 yield prefix + part, codes[part].codes
                 yield prefix + part + SCALE, codes[part].scales
@@ -116,7 +128,9 @@ class LayerQuantizer:
         if self.quantization.method == "gptq":
             assert statistics is not None
             return gptq.quantize(weight, statistics.hessian, bits, name)
-        return round_to_nearest(weight, bits, name)
+        flat = round_to_nearest(weight.reshape(-1, weight.shape[-1]), bits, name)  # experts: all their rows
+        codes, scales = (array.reshape(*weight.shape[:-1], *array.shape[1:]) for array in (flat.codes, flat.scales))
+        return Quantized(codes, scales)
 
 
 def statistics_of(part: str, statistics: Mapping[str, Statistics], is_query_layer: bool) -> Statistics | None:
@@ -124,8 +138,8 @@ def statistics_of(part: str, statistics: Mapping[str, Statistics], is_query_laye
     own."""
     if is_query_layer and part == "attention.dense1.weight":
         return statistics.get("query_input")
-    source = next(name for name, matrices in INPUTS.items() if part.removesuffix(".weight") in matrices)
-    return statistics.get(source)
+    sources = (name for name, matrices in INPUTS.items() if part.removesuffix(".weight") in matrices)
+    return statistics.get(next(sources, ""))
 
 
 def smooth_layer(weights: dict[str, np.ndarray], statistics: Mapping[str, Statistics], is_query_layer: bool) -> None:

@@ -25,6 +25,9 @@ Scheme = Literal["int8", "int4-g32"]
 Method = Literal["rtn", "gptq", "smooth"]
 # The matrices of a layer that are quantised; whether a file of full precision holds them [in, out].
 LAYER_MATRICES = {f"{name}.weight": not out_in for name, out_in in parameters.LINEAR_LAYERS.items()}
+# Of layers with experts; an expert's matrices lie behind each other, [E, out, in] and their scales [E, out].
+EXPERT_MATRICES = {name: True for name in (*parameters.EXPERTS, *parameters.SHARED) if name.endswith(".weight")}
+LAYER_MATRICES |= EXPERT_MATRICES
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,9 @@ def check_matrix(
     """Raise UserError where a matrix is not what the header says."""
     bits = quantization.output_bits if name == OUTPUT_MATRIX else quantization.bits
     expected = np.int8 if bits == 8 else np.uint8
-    shape = (len(codes),) if bits == 8 else (len(codes), codes.shape[-1] * 2 // GROUP)
-    if codes.dtype != expected or scales is None or scales.shape != shape or codes.ndim != 2:
+    stacked = any(name.endswith(f".{part}") and part in parameters.EXPERTS for part in EXPERT_MATRICES)
+    shape = codes.shape[:-1] if bits == 8 else (*codes.shape[:-1], codes.shape[-1] * 2 // GROUP)
+    if codes.dtype != expected or scales is None or scales.shape != shape or codes.ndim != 2 + stacked:
         raise UserError(f"{path}: {name!r} is not stored as its header says: int{bits} with scales {list(shape)}")
     if not np.isfinite(scales).all():
         raise UserError(f"{path}: the scales of {name!r} are not finite: the file is damaged")
@@ -113,5 +117,8 @@ def full_precision(tensors: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     tensor = tensors[name]
     if not is_quantized_matrix(name):
         return tensor
-    matrix = dequantize(Quantized(tensor, tensors[f"{name}{SCALE}"]))
-    return np.ascontiguousarray(matrix.T) if is_stored_turned(name) else matrix
+    scales = tensors[f"{name}{SCALE}"]
+    # Experts are as one matrix with all their rows.
+    flat = Quantized(tensor.reshape(-1, tensor.shape[-1]), scales.reshape(-1, *scales.shape[tensor.ndim - 1 :]))
+    matrix = dequantize(flat).reshape(*tensor.shape[:-1], -1)
+    return np.ascontiguousarray(matrix.swapaxes(-1, -2)) if is_stored_turned(name) else matrix

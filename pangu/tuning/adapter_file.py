@@ -87,6 +87,9 @@ def module_names(given: tuple[str, ...]) -> tuple[str, ...]:
 def layers_of(config: ModelConfig, modules: tuple[str, ...]) -> list[str]:
     """Return the names of the linear layers that modules mean, layer by layer, the query layer last."""
     prefixes = parameters.layer_prefixes(config.num_blocks, config.query_layer)
+    inner = [module for module in modules if MODULES[module].startswith(parameters.FEED_FORWARD)]
+    if config.experts is not None and inner:
+        raise UserError(f"module {inner[0]!r}: has experts in this network, which take no adapters; leave it out")
     return [f"{prefix}{MODULES[module]}" for prefix in prefixes for module in modules]
 
 

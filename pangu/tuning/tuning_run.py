@@ -67,6 +67,20 @@ class Tuned:
         return asdict(self)
 
 
+def without_limit(config: ModelConfig) -> ModelConfig:
+    """Return the network whose experts drop no token: rows of examples are short, and their padding takes places too.
+
+    Raises UserError for experts by domain: examples have none.
+    """
+    if config.experts is None:
+        return config
+    if config.experts.by_domain:
+        raise UserError(
+            "experts are chosen by domain, and examples have none: cut a domain out first (convert --cut-domain)"
+        )
+    return config.model_copy(update={"experts": config.experts.model_copy(update={"capacity_factor": None})})
+
+
 class Run:
     """A network with adapters, its optimizer, and where the run stands."""
 
@@ -85,7 +99,7 @@ class Run:
         self.config, self.settings, self.data, self.out, self.said = config, settings, data, out, said
         self.tokenizer, self.base = tokenizer, weights
         self.world = world
-        self.network = build(config, weights, seed=settings.seed)
+        self.network = build(without_limit(config), weights, seed=settings.seed)
         end = tokenizer.special.end_of_document
         if settings.objective == "dpo":
             self.hold_reference(Preferences(self.network, lambda batch: batch, end, settings.beta, config))

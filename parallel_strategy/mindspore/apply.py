@@ -14,6 +14,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 from mindspore.communication import create_group, get_rank, init
 from mindspore.nn.utils import no_init_parameters
+from mindspore.parallel import Layout
 from mindspore.parallel._auto_parallel_context import auto_parallel_context
 from mindspore.parallel._utils import _clear_auto_parallel_context, _init_auto_parallel_context
 from mindspore.parallel.auto_parallel import AutoParallel
@@ -24,11 +25,13 @@ from parallel_strategy.mindspore.fusion import whole_megabytes
 from parallel_strategy.mindspore.limits import check_propagated, check_supported
 from parallel_strategy.mindspore.operator_splits import operator_splits
 from parallel_strategy.mindspore.pangu_network import (
+    EXPERT_LETTERS,
     FOLLOWERS,
     RECOMPUTED,
     TABLE_COPY,
     layer_of_cell,
     owned_parameters,
+    row_of,
 )
 from parallel_strategy.mindspore.pipeline_stages import (
     places_of_layers,
@@ -294,10 +297,30 @@ def shard_operators(setup: Setup, loss: nn.Cell, skip: set[str]) -> None:
         if path in skip:
             continue
         split = splits.of(path)
-        if split is not None:
+        if split is not None and (placed := expert_layouts(setup, path)) is not None:
+            primitive.shard(placed)
+        elif split is not None:
             primitive.shard(split.inputs, split.outputs)
         elif primitive.name not in FOLLOWERS:
             raise UserError(f"operator {path} ({primitive.name}) has no split: it has no row in pangu_network")
+
+
+def expert_layouts(setup: Setup, path: str) -> tuple[Layout, ...] | None:
+    """Return where the operands of an expert's operator lie, where data parallelism is larger than expert parallelism.
+
+    MindSpore would order the devices as the operands come, experts before rows. Neighbours must have different experts
+    of the same rows, or each all-to-all becomes several collectives.
+    """
+    mesh, row = setup.strategy.mesh, row_of(path)
+    if row is None or not 1 < mesh.ep < mesh.dp:
+        return None
+    if not any(dimension.letter in EXPERT_LETTERS for operand in row.operands for dimension in operand):
+        return None
+    sizes = {"Q": mesh.dp // mesh.ep, "P": mesh.ep, "M": mesh.tp}
+    axes = {letter: size for letter, size in sizes.items() if size > 1}
+    layout = Layout(tuple(axes.values()), tuple(axes))
+    words = [[one.letter if one.letter in axes else "None" for one in operand] for operand in row.operands if operand]
+    return tuple(layout(*operand) for operand in words)
 
 
 def place_stages(setup: Setup, loss: nn.Cell) -> None:

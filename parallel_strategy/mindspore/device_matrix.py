@@ -7,7 +7,7 @@ are outermost; else its ids come before its table. A test compares this with lay
 
 import math
 
-from parallel_strategy.mindspore.pangu_network import Row
+from parallel_strategy.mindspore.pangu_network import EXPERT_LETTERS, Row
 
 Split = tuple[tuple[int, ...], ...]
 COPIES = ""  # the axis along which devices do the same
@@ -22,6 +22,11 @@ def device_axes(row: Row, split: Split, devices: int) -> list[tuple[str, int]]:
         for dimension, number in zip(row.operands[operand], split[operand], strict=True):
             parts[dimension.size] = max(number, parts.get(dimension.size, 1))
     axes = [(word, number) for word, number in parts.items() if number > 1]
+    letters = {dimension.size: dimension.letter for operand in row.operands for dimension in operand}
+    if len({letters[word] for word, _ in axes} & set(EXPERT_LETTERS)) == len(EXPERT_LETTERS):
+        # `apply` says this order of devices itself
+        order_of = [*EXPERT_LETTERS, *(letters[word] for word, _ in axes)]
+        axes.sort(key=lambda axis: order_of.index(letters[axis[0]]))
     copies = devices // math.prod(number for _, number in axes)
     if copies > 1 or not axes:
         axes.insert(0 if lookup and split[0][0] > 1 else len(axes), (COPIES, copies))

@@ -69,6 +69,8 @@ def degrees(setup: Setup) -> dict[str, int]:
     return {
         "1": 1,
         "D": mesh.dp,
+        "P": mesh.ep,
+        "Q": mesh.dp // mesh.ep,
         "M": mesh.tp,
         "V": mesh.tp if tensor.vocab == "split" else 1,
         "S": sequence,

@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from math import ceil
 
 from parallel_strategy.spec.model import ModelSpec
 
@@ -160,6 +161,94 @@ LAYER_ROWS: tuple[Row, ...] = (
     _row("output_add", "Add", f"{STREAM} | {STREAM}", f"attention_add {FED}/output_dropout.scale"),
 )  # fmt: skip
 
+X, CHOICES, ROW = "batch:D seq hidden", "batch:D seq experts", "batch:D seq one"  # tokens, their experts, a number each
+SHARES, MASKS = "batch:D experts", "batch:D seq experts places"
+PLACES, BY_EXPERT = "batch:Q experts:P places hidden", "experts:P batch:Q places hidden"
+UP = "experts:P expert_rows:Q up:M"
+
+
+def _experts_linear(path: str, product: str, bias: str, takes: str) -> list[Row]:
+    matmul = f"output.experts.{path}.affine.matmul"
+    weight, bias_name = f"output.experts.{path}.weight", f"output.experts.{path}.bias"
+    return [
+        _row(matmul, "BatchMatMul", product, takes, ((1, weight),)),
+        _row(f"output.experts.{path}.affine.bias_add", "Add", bias, matmul, ((1, bias_name),)),
+    ]
+
+
+# What a layer with experts has in the place of `output.mapping`, `output.activation` and `output.projection`: a router,
+# the dispatch of tokens by masks and the experts' own matrices. P: expert parallel, Q: data parallel over that.
+EXPERT_LETTERS = "QP"  # in the order of the devices, outermost first
+ROUTER, MASKED = "output.router", "output.masked"
+EXPERT_ROWS: tuple[Row, ...] = (
+    _row(f"{ROUTER}.matmul", "MatMul", "rows:D hidden | hidden experts", NORM2, ((1, f"{ROUTER}.weight"),)),
+    *(_row(f"{ROUTER}.{name}", kind, text) for name, kind, text in (
+        ("largest", "ArgMaxWithValue", CHOICES),
+        ("double", "Mul", f"{CHOICES} | -"),
+        ("hide", "Sub", f"{CHOICES} | {CHOICES}"),
+        ("add_gates", "Add", "batch:D seq | batch:D seq"),
+        ("share_gate", "Div", "batch:D seq | batch:D seq"),
+        ("one_hot", "OneHot", f"{CHOICES} | - | -"),
+        ("pick", "Mul", f"{CHOICES} | {CHOICES}"),
+        ("gate", "ReduceSum", CHOICES),
+        ("maximum", "ReduceMax", CHOICES),
+        ("shift", "Sub", f"{CHOICES} | {ROW}"),
+        ("exp", "Exp", CHOICES),
+        ("sum", "ReduceSum", CHOICES),
+        ("divide", "Div", f"{CHOICES} | {ROW}"),
+        ("log", "Log", ROW),
+        ("log_sum", "Add", f"{ROW} | {ROW}"),
+        ("square", "Square", ROW),
+        ("z", "ReduceMean", ROW),
+        ("share", "ReduceMean", CHOICES),
+        ("mean", "ReduceMean", CHOICES),
+        ("agree", "Mul", f"{SHARES} | {SHARES}"),
+        ("balance", "ReduceSum", SHARES),
+        ("scale_balance", "Mul", "batch:D | -"),
+        ("weigh_balance", "Mul", "batch:D | -"),
+        ("weigh_z", "Mul", "batch:D | -"),
+        ("add_losses", "Add", "batch:D | batch:D"),
+    )),
+    *(_row(f"{MASKED}.{name}", kind, text) for name, kind, text in (
+        ("cumsum", "CumSum", CHOICES),
+        ("total", "ReduceSum", CHOICES),
+        ("add_total", "Add", "batch:D one experts | batch:D one experts"),
+        ("add_before", "Add", f"{CHOICES} | batch:D one experts"),
+        ("mine", "Mul", f"{CHOICES} | {CHOICES}"),
+        ("place", "ReduceSum", CHOICES),
+        ("one_hot", "OneHot", "batch:D seq places | - | -"),
+        ("outer", "Mul", "batch:D seq experts one | batch:D seq one places"),
+        ("gated", "Mul", f"{MASKS} | batch:D seq one one"),
+        ("add_mask", "Add", f"{MASKS} | {MASKS}"),
+        ("add_gated", "Add", f"{MASKS} | {MASKS}"),
+    )),
+    _row(f"{MASKED}.dispatch", "BatchMatMul", f"batch:D seq slots | {X}", NORM2),
+    _row(f"{MASKED}.to_experts", "Transpose", PLACES, f"{MASKED}.dispatch"),
+    *_experts_linear("mapping", "experts:P expert_rows:Q hidden | experts:P hidden up:M",
+                     f"{UP} | experts:P one up:M", f"{MASKED}.to_experts"),
+    *(_row(f"output.experts.activation.{name}", kind, text, takes) for name, kind, text, takes in (
+        ("kernel", "GeLU", UP, "output.experts.mapping.affine.bias_add"),
+        ("erf", "Erf", UP, "output.experts.mapping.affine.bias_add"),
+        ("scale", "Mul", f"{UP} | -", "output.experts.mapping.affine.bias_add"),
+        ("shift", "Add", f"{UP} | -", "output.experts.activation.erf"),
+        ("multiply", "Mul", f"{UP} | {UP}", "output.experts.activation.scale output.experts.activation.shift"),
+    )),
+    *_experts_linear("projection", "experts:P expert_rows:Q ffn:M | experts:P ffn:M hidden",
+                     "experts:P expert_rows:Q hidden | experts:P one hidden",
+                     "output.experts.activation.kernel/output.experts.activation.multiply"),
+    _row(f"{MASKED}.from_experts", "Transpose", BY_EXPERT, "output.experts.projection.affine.bias_add"),
+    _row(f"{MASKED}.combine", "BatchMatMul", "batch:D seq slots | batch:D slots hidden", f"{MASKED}.from_experts"),
+)  # fmt: skip
+DENSE_ONLY = ("output.mapping", "output.activation", "output.projection")
+
+
+def layer_rows(model: ModelSpec, layer: int) -> tuple[Row, ...]:
+    """Return the rows of one layer."""
+    if not model.is_expert_layer(layer):
+        return LAYER_ROWS
+    return tuple(row for row in LAYER_ROWS if not row.path.startswith(DENSE_ONLY)) + EXPERT_ROWS
+
+
 EMBEDDED = "backbone.embedding_add"  # what the first layer gets
 # Operators outside of the layers that run before the first of them.
 EMBEDDING_PARTS = (WORD_LOOKUP, "backbone.position", "backbone.embedding", "objective.")
@@ -211,13 +300,18 @@ NETWORK_ROWS: tuple[Row, ...] = (
     _row("nll.pick", "Mul", f"{LOGITS} | {LOGITS}", "nll.shift nll.one_hot"),
     _row("nll.target", "ReduceSum", LOGITS, "nll.pick"),
     _row("nll.subtract", "Sub", "rows:D | rows:D"),
+    _row("add_penalty", "Add", "batch:D seq | batch:D one"),  # of experts, as the next
+    _row("backbone.penalty_add", "Add", "batch:D | batch:D"),
     _row("count", "Mul", "rows:D | rows:D"),
     _row("sum", "ReduceSum", "rows:D"),
     _row("scale", "Mul", "- | -"),
 )  # fmt: skip
 
 # Names that stand for another kind in a network with another activation.
-OTHER_KINDS = {"output.activation.kernel": ("GeLU", "FastGeLU")}
+OTHER_KINDS = {
+    "output.activation.kernel": ("GeLU", "FastGeLU"),
+    "output.experts.activation.kernel": ("GeLU", "FastGeLU"),
+}
 
 
 # --- where operators, parameters and cells are -------------------------------------------------------------------
@@ -230,7 +324,7 @@ def layer_path(model: ModelSpec, layer: int) -> str:
 
 @cache
 def _rows() -> tuple[dict[str, Row], dict[str, Row]]:
-    return {row.path: row for row in LAYER_ROWS}, {row.path: row for row in NETWORK_ROWS}
+    return {row.path: row for row in (*LAYER_ROWS, *EXPERT_ROWS)}, {row.path: row for row in NETWORK_ROWS}
 
 
 def row_of(path: str) -> Row | None:
@@ -245,9 +339,11 @@ def operators(model: ModelSpec) -> Iterator[tuple[str, Row]]:
     """Yield the path and the row of every operator that the table knows for this model."""
     for layer in range(model.num_layers):
         where = layer_path(model, layer)
-        for row in LAYER_ROWS:
+        for row in layer_rows(model, layer):
             yield f"{where}.{row.path}", row
     for row in NETWORK_ROWS:
+        if row.path.endswith(("add_penalty", "penalty_add")) and model.experts is None:
+            continue
         if model.query_layer or not row.path.startswith("backbone.top_query_embedding"):
             yield row.path, row
 
@@ -260,7 +356,7 @@ def is_executed(model: ModelSpec, path: str) -> bool:
         return fused
     if "dropout." in path:
         return model.dropout_rate > 0
-    if "output.activation." in path:
+    if "output.activation." in path or "experts.activation." in path:
         return path.endswith("kernel") == (model.activation != "gelu_erf")
     return not (fused and path.endswith(tuple(f"attention.{name}" for name in RECOMPUTED)))
 
@@ -268,7 +364,14 @@ def is_executed(model: ModelSpec, path: str) -> bool:
 def sizes(model: ModelSpec, sequences: int = 1) -> dict[str, int]:
     """Return the words of dimensions as numbers; `sequences`: of one micro-batch, over all data-parallel ranks."""
     up = 2 if model.gated_ffn else 1
-    return {
+    experts = {}
+    if model.experts is not None:
+        count = model.experts.count
+        places = min(
+            model.seq_length, ceil(model.experts.top_k * model.seq_length * model.experts.capacity_factor / count)
+        )
+        experts = {"experts": count, "places": places, "slots": count * places, "expert_rows": sequences * places}
+    return experts | {
         "one": 1,
         "batch": sequences,
         "seq": model.seq_length,
@@ -316,7 +419,7 @@ def owned_parameters(model: ModelSpec) -> Iterator[OwnedParameter]:
     if model.query_layer:
         yield from _owned(model, "", queries, last)
     for layer in range(model.num_layers):
-        for row in LAYER_ROWS:
+        for row in layer_rows(model, layer):
             yield from _owned(model, f"{layer_path(model, layer)}.", row, layer)
     yield from _owned(model, "", norm, last)
     yield from _owned(model, "", head, last)
@@ -387,8 +490,11 @@ LINEAR = {
     "attention.output": "attention.projection",
     "feed_forward.up": "output.mapping",
     "feed_forward.down": "output.projection",
+    "experts.router": "output.router",
+    "experts.up": "output.experts.mapping",
+    "experts.down": "output.experts.projection",
 }
-NORMS = {"attention.norm": "layernorm1", "feed_forward.norm": "layernorm2"}
+NORMS = {"attention.norm": "layernorm1", "feed_forward.norm": "layernorm2", "experts.norm": "layernorm2"}
 TABLES = {
     "embedding.word.weight": "word_embedding",
     "head.logits.weight": "word_embedding",

@@ -18,7 +18,6 @@ PANGU_ALPHA: dict[str, tuple[object, ...]] = {
     "position": ("learned",),
     "norm": ("layer_norm",),
     "activation": ("gelu_tanh", "gelu_erf", "fast_gelu"),
-    "experts": (None,),
     "latent_attention": (None,),
     "prediction_layers": (0,),
     "gated_ffn": (False,),
@@ -103,11 +102,31 @@ def _model(strategy: StrategySpec, model: ModelSpec, executes: Executes) -> Iter
     if not executes.only_pangu_alpha:
         return
     wrong = [name for name, legal in PANGU_ALPHA.items() if getattr(model, name) not in legal]
+    if model.experts is not None and model.experts.routing is None:
+        wrong.append("experts")
     if model.key_value_heads != model.num_heads:
         wrong.append("kv_heads")
+    elif model.experts is not None:
+        yield from _experts(strategy, model)
     if wrong:
         values = ", ".join(f"{name} {getattr(model, name)!r}" for name in wrong[:3])
         yield "model", f"a model with {values}: it has PanGu-alpha's network only"
+
+
+def _experts(strategy: StrategySpec, model: ModelSpec) -> Iterator[tuple[str, str]]:
+    """Yield what of PanGu-alpha's experts no strategy splits."""
+    experts, mesh = model.experts, strategy.mesh
+    assert experts is not None
+    if experts.routing not in ("switch", "top_k"):
+        yield "model", f"experts.routing {experts.routing!r}; nearest: 'switch' (or top_k)"
+    if experts.unlimited:
+        yield "model", "experts without a limit of places; nearest: capacity_factor 1.25"
+    if experts.shared:
+        yield "model", f"experts.shared {experts.shared}; nearest: 0"
+    if mesh.dp % mesh.ep:
+        yield "mesh.ep", f"ep {mesh.ep} that does not divide mesh.dp {mesh.dp}; nearest: 1"
+    if strategy.tensor.sequence_parallel and mesh.tp > 1:
+        yield "tensor.sequence_parallel", "sequence parallelism with experts; nearest: false"
 
 
 def _nearest_name(name: str, legal: Sequence[str]) -> str:

@@ -6,9 +6,9 @@ values.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AliasChoices, Field, PositiveInt, model_validator
 
 from parallel_strategy.spec.file import PRESETS, Section, SpecFile
 
@@ -21,11 +21,19 @@ class Experts(Section):
     """A mixture of experts in place of the feed-forward layer."""
 
     count: Annotated[int, Field(gt=0, le=100_000)]
-    top_k: PositiveInt = 2
+    top_k: PositiveInt = Field(default=2, validation_alias=AliasChoices("top_k", "choices"))
     ffn_hidden_size: PositiveInt = Field(description="of one expert")
     shared: int = Field(default=0, ge=0, description="experts of the same size that every token takes")
     capacity_factor: float = Field(default=1.0, gt=0, description="tokens an expert takes, over the balanced number")
     first_layer: int = Field(default=0, ge=0, description="layers before this one keep the dense feed-forward layer")
+    routing: Literal["switch", "top_k", "hash", "random_routed", "domain"] | None = Field(
+        default=None, description="as in pangu's model.yaml; absent: of another project's network"
+    )
+    unlimited: bool = Field(default=False, description="no token is dropped: experts have as many places as are wanted")
+    domains: tuple[str, ...] = ()
+    balance_loss: float = Field(default=0.0, ge=0)
+    z_loss: float = Field(default=0.0, ge=0)
+    unit_gate: bool = False
 
 
 class LatentAttention(Section):
@@ -80,6 +88,27 @@ class ModelSpec(SpecFile):
     def presets_directory(cls) -> Path:
         return PRESETS / "models"
 
+    @model_validator(mode="before")
+    @classmethod
+    def read_pangu_experts(cls, fields: Any) -> Any:
+        """Read experts as `pangu` writes them: which blocks have them, and null where their places are not limited."""
+        experts = fields.get("experts") if isinstance(fields, dict) else None
+        if not isinstance(experts, dict) or "routing" not in experts:
+            return fields
+        query_layer = fields.get("query_layer", True)  # pangu's default
+        blocks = fields.get("num_layers", 0) - int(bool(query_layer))
+        experts = {"ffn_hidden_size": fields.get("ffn_hidden_size")} | experts
+        experts.setdefault("choices" if "top_k" not in experts else "top_k", 2 if experts["routing"] == "top_k" else 1)
+        layers = experts.pop("layers", None)
+        if layers is not None:
+            if list(layers) != list(range(min(layers, default=0), blocks)):
+                raise ValueError(f"experts.layers {list(layers)}: a strategy knows experts in the last blocks only")
+            experts["first_layer"] = min(layers)
+        if experts.get("capacity_factor", 1.25) is None:
+            experts |= {"capacity_factor": 1.0, "unlimited": True}
+        experts.setdefault("capacity_factor", 1.25)
+        return fields | {"query_layer": query_layer, "experts": experts}
+
     @model_validator(mode="after")
     def check_heads(self) -> "ModelSpec":
         if self.head_size is None and self.latent_attention is None and self.hidden_size % self.num_heads:
@@ -120,4 +149,6 @@ class ModelSpec(SpecFile):
         return "bf16" if self.compute_dtype in ("fp8", "fp4") else self.compute_dtype
 
     def is_expert_layer(self, layer: int) -> bool:
-        return self.experts is not None and layer >= self.experts.first_layer
+        """Return whether a layer has experts; a query layer has none."""
+        blocks = self.num_layers - int(self.query_layer)
+        return self.experts is not None and self.experts.first_layer <= layer < blocks

@@ -69,6 +69,9 @@ def layout(sequences: int, micro: int = 1, model: dict | None = None, **sections
     }
 
 
+# As many places as tokens: the virtual devices drop none.
+SWITCH = {"experts": {"count": 4, "routing": "switch", "capacity_factor": 4.0}}
+TOP_2 = {"experts": {"count": 4, "routing": "top_k", "capacity_factor": 2.0, "layers": [1, 2]}}
 WIDE = {"hidden_size": 1024, "num_heads": 128, "ffn_hidden_size": 4096, "vocab_size": 4000}
 WIDER = {"hidden_size": 256, "ffn_hidden_size": 1024}  # gradients of about a megabyte
 LAYOUTS: dict[str, dict] = {
@@ -120,6 +123,16 @@ LAYOUTS: dict[str, dict] = {
     "dp8, width 256, fused to 1 MB": layout(8, 1, WIDER, mesh={"dp": 8}, zero={"bucket_mb": 1}),
     "dp4 mp2, width 256, fused to 2 MB": layout(4, 1, WIDER, mesh={"dp": 4, "tp": 2}, zero={"bucket_mb": 2}),
     "dp4 mp2, hsdp, fused to 4 MB": layout(8, 2, mesh={"dp": 4, "tp": 2}, zero=SHARDED | {"bucket_mb": 4}),
+    "experts: dp4": layout(8, 2, SWITCH, mesh={"dp": 4}),
+    "experts: dp4 ep2": layout(8, 2, SWITCH, mesh={"dp": 4, "ep": 2}),
+    "experts: dp4 ep4": layout(8, 2, SWITCH, mesh={"dp": 4, "ep": 4}),
+    "experts: dp4 ep4, top 2": layout(8, 2, TOP_2, mesh={"dp": 4, "ep": 4}),
+    "experts: dp2 ep2 mp2": layout(4, 2, SWITCH, mesh={"dp": 2, "ep": 2, "tp": 2}),
+    "experts: dp4 ep2 mp2": layout(8, 2, SWITCH, mesh={"dp": 4, "ep": 2, "tp": 2}),
+    "experts: dp4 ep2, hsdp": layout(8, 2, SWITCH, mesh={"dp": 4, "ep": 2}, zero=SHARDED),
+    "experts: dp4 ep2 mp2, hsdp": layout(8, 2, SWITCH, mesh={"dp": 4, "ep": 2, "tp": 2}, zero=SHARDED),
+    "experts: dp2 ep2, 4 parts accumulated": layout(16, 2, SWITCH, mesh={"dp": 2, "ep": 2}),
+    "experts: pp2 dp2 ep2": layout(16, 2, SWITCH, mesh={"pp": 2, "dp": 2, "ep": 2}),
     "pp4 mp2": layout(8, 1, mesh={"pp": 4, "tp": 2}),
     "pp2 dp2 mp2, hsdp, recompute": layout(16, 2, mesh={"pp": 2, "dp": 2, "tp": 2}, zero=SHARDED, recompute=FULL),
     "pp4 dp2 mp2, recompute": layout(8, 1, mesh={"pp": 4, "dp": 2, "tp": 2}, recompute=FULL),

@@ -23,10 +23,13 @@ from pangu.formats.model_metadata import metadata_of
 from pangu.foundation.errors import UserError
 from pangu.generation.compiled.compiled_network import CompiledNetwork
 from pangu.generation.decoding_batch import RowTokens
+from pangu.generation.engine import make_network
 from pangu.generation.mindspore_decoder import MindSporeNetwork
 from pangu.model.attention_mask import CausalMask
 from pangu.model.experts import ExpertFeedForward, MaskedDispatch, blocks_without_limit, new_expert_feed_forward
 from pangu.model.network import build, weights_of
+from pangu.quantization.layers import quantize_in_memory
+from pangu.quantization.quantized_file import Quantization
 from pangu.training.data import PackedData
 from pangu.training.domains import with_domains
 from pangu.training.expert_table import balanced, expert_table
@@ -34,6 +37,8 @@ from pangu.training.loss import Loss, ToldLoss
 from pangu.training.objectives.causal import CausalBatch
 from pangu.training.run import train
 from pangu.training.step_metrics import read_metrics
+from pangu.tuning.adapter_file import layers_of
+from pangu.tuning.tuning_run import without_limit
 from tests.pangu import packed_corpus
 from tests.pangu.test_train import configuration
 
@@ -95,9 +100,12 @@ def plain(weights: dict[str, np.ndarray], asked, x: np.ndarray, choice: np.ndarr
                     continue
                 taken[expert] += 1
                 inner = gelu(
-                    tokens[place] @ weights["experts.mapping.weight"][expert] + weights["experts.mapping.bias"][expert]
+                    tokens[place] @ weights["experts.mapping.weight"][expert]
+                    + weights["experts.mapping.bias"][expert, 0]
                 )
-                out = inner @ weights["experts.projection.weight"][expert] + weights["experts.projection.bias"][expert]
+                out = (
+                    inner @ weights["experts.projection.weight"][expert] + weights["experts.projection.bias"][expert, 0]
+                )
                 y[row, place] += gates[rank] * out
         if asked.shared:
             inner = gelu(tokens @ weights["shared.mapping.weight"] + weights["shared.mapping.bias"])
@@ -366,12 +374,63 @@ def test_the_compiled_engine_computes_the_full_forward(experts: dict, changes: d
     np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("scheme", ["int8", "int4-g32"])
+def test_quantised_experts_are_what_both_readers_compute_with(tmp_path: Path, scheme: str) -> None:
+    sizes = {"hidden_size": 32, "ffn_hidden_size": 64}
+    config = ModelConfig.from_fields({**config_of(routing="switch", shared=1).model_dump(), **sizes}, "test")
+    save_file(random_weights(config), tmp_path / "full.safetensors", metadata_of(config))
+    arguments = ["convert", str(tmp_path / "full.safetensors"), "--to", "safetensors", "--quantize", scheme]
+    assert main([*arguments, "--out", str(tmp_path / "small.safetensors")]) == 0
+    _, full, _ = load_for_inference(tmp_path / "small.safetensors")
+    _, stored, _ = load_for_inference(tmp_path / "small.safetensors", as_stored=True)
+    name = "backbone.blocks.0.output.experts.mapping.weight"
+    assert stored[name].dtype.itemsize == 1 and full[name].shape == (COUNT, 32, 64)
+    largest = np.abs(random_weights(config)[name] - full[name]).max()
+    assert 0 < largest <= (0.02 if scheme == "int8" else 0.2)
+    ids = np.random.default_rng(8).integers(0, 40, (1, LENGTH)).tolist()[0]
+    rows = [
+        CompiledNetwork(config, weights, threads=1).open(1, 128).read([RowTokens(0, ids, LENGTH)])[0]
+        for weights in (full, stored)
+    ]
+    # the output matrix is quantised as well, the word table is not
+    np.testing.assert_allclose(*rows, atol=0.05 * np.abs(rows[0]).max())
+    with pytest.raises(UserError, match="not for a network with experts"):
+        quantize_in_memory(config, random_weights(config), Quantization.of("int8", "gptq"), np.array([ids]))
+
+
+def test_fine_tuning_drops_nothing_and_says_what_it_cannot() -> None:
+    assert without_limit(config_of()).experts.capacity_factor is None
+    with pytest.raises(UserError, match="cut a domain out"):
+        without_limit(config_of(routing="domain", domains=list("abcd")))
+    with pytest.raises(UserError, match="take no adapters"):
+        layers_of(config_of(), ("q_proj", "c_fc"))
+
+
 def forward(config: ModelConfig, weights: dict, ids: np.ndarray, domains: np.ndarray | None = None) -> np.ndarray:
     network = build(config, weights).set_train(False)
     positions, bias = CausalMask()(Tensor(ids))
     by_domain = config.experts is not None and config.experts.by_domain
     more = [Tensor(np.broadcast_to(domains, ids.shape).astype(np.int32))] if by_domain else []
     return network(Tensor(ids), positions, positions, bias, Tensor(0, ms.int32), *more).asnumpy()
+
+
+def test_an_unknown_domain_is_a_mixture_weighed_by_what_was_read() -> None:
+    config = config_of(routing="domain", domains=list("abcd"))
+    weights, ids = random_weights(config), np.random.default_rng(8).integers(0, 40, LENGTH).astype(np.int32)
+    each = np.stack([forward(config, weights, ids[None], np.array([[domain]]))[0] for domain in range(COUNT)])
+    each = (each - np.logaddexp.reduce(each.astype(float), -1)[..., None]).astype(float)
+    batch = make_network(config, weights, "compiled", 1).open(2, 128)
+    found = [*batch.read([RowTokens(1, ids[:8].tolist(), 8)])[0]]
+    batch.read([RowTokens(1, [3, 4])])
+    batch.rewind(1, 8)
+    found += [batch.read([RowTokens(1, [int(token)])])[0][0] for token in ids[8:]]
+    evidence = np.zeros(COUNT)
+    for place in range(LENGTH):
+        if place:
+            evidence = evidence + each[:, place - 1, ids[place]]
+        posterior = np.exp(evidence - np.logaddexp.reduce(evidence))
+        np.testing.assert_allclose(np.exp(found[place]), posterior @ np.exp(each[:, place]), atol=1e-5)
+    assert posterior.max() > 0.9  # it knows by now
 
 
 # --- conversions -----------------------------------------------------------------------------------------------------
