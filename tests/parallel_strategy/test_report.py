@@ -13,8 +13,10 @@ from parallel_strategy.predict import Prediction
 from parallel_strategy.report.details import memory_over_time, operators, traffic
 from parallel_strategy.report.page import shown_stages, timeline
 from parallel_strategy.search.parts import parts_of
+from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.model import ModelSpec
 from tests.parallel_strategy.strategies import setup_of
+from tests.parallel_strategy.test_importing import LLAMA, SCRIPT
 
 STRATEGY = (
     "model: {preset: pangu-alpha-13b}\ncluster: {preset: atlas-800-910a}\nbatch: {global: 32, micro: 1}\n"
@@ -103,11 +105,21 @@ def test_very_many_stages_are_drawn_in_part_but_whole_in_time():
     assert ends["idle"] > 0.9 * prediction.seconds and ends["backward"] > 0.9 * prediction.seconds
 
 
-@pytest.mark.parametrize("verb", ["init", "predict", "search", "compare", "explain", "timeline", "ranks"])
+KERNELS = """Name,Type,Accelerator Core,Duration(us),Input Shapes,Input Data Types,Output Shapes
+a,MatMul,AI_CORE,80,"1024,2048;2048,4096",FLOAT16;FLOAT16,"1024,4096"
+"""
+
+
+@pytest.mark.parametrize("verb", ["init", "predict", "search", "compare", "goodput", "explain", "timeline", "ranks"])
 def test_examples_of_the_help_work(verb, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text((ClusterSpec.presets_directory() / "laptop.yaml").read_text())
+    others = {"Qwen3-8B/config.json": json.dumps(LLAMA), "pretrain_gpt.sh": SCRIPT}
+    for name, text in (others | {"PROF_DIR/kernel_details.csv": KERNELS}).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
     if verb != "init":
-        for name in ("strategy.yaml", "before.yaml", "after.yaml"):
+        for name in ("strategy.yaml", "before.yaml", "after.yaml", "a.yaml", "b.yaml"):
             assert main(["init", name, "--model", "pangu-alpha-1.3b"]) == 0
     help_text = importlib.import_module(f"parallel_strategy.commands.{verb}").__doc__
     examples = [line.split("#")[0].split() for line in help_text.splitlines() if "python -m parallel_strategy" in line]
@@ -115,6 +127,7 @@ def test_examples_of_the_help_work(verb, tmp_path, monkeypatch, capsys):
     for words in examples:
         for name in [word for word in words if verb == "init" and word.endswith(".yaml")]:
             (tmp_path / name).unlink(missing_ok=True)
+            (tmp_path / "model.yaml").unlink(missing_ok=True)
         assert main(words[3:]) == 0
     assert capsys.readouterr().out
 
