@@ -168,21 +168,6 @@ def deduplicate_substrings(texts: pa.Array | pa.ChunkedArray, settings: Substrin
     return cut(texts, document, found.take(pa.array(later)), settings)
 
 
-def deduplicate_substrings_reference(texts: list[str], length: int) -> list[str]:
-    """Return the same, plainly: every window in order, and a set of those seen."""
-    seen: set[str] = set()
-    kept = []
-    for text in texts:
-        repeated = [False] * len(text)
-        for position in range(len(text) - length + 1):
-            window = text[position : position + length]
-            if window in seen:
-                repeated[position : position + length] = [True] * length
-            seen.add(window)
-        kept.append("".join(character for character, gone in zip(text, repeated, strict=True) if not gone))
-    return kept
-
-
 Settings = SubstringSettings
 
 
