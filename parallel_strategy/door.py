@@ -37,8 +37,10 @@ class Predicted:
     def to_dict(self) -> dict[str, Any]:
         """Return what `predict --json` prints."""
         from parallel_strategy.report.terminal_tables import summary
+        from parallel_strategy.spec.unpriced import unpriced
 
-        return {**summary(self.prediction), "priced_only": self.priced_only}
+        left_out = unpriced(self.prediction.setup)
+        return {**summary(self.prediction), "priced_only": self.priced_only, "not_priced": left_out}
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,11 @@ def folders(source: Path) -> list[Path]:
     return [_beside(source), user_folder(source)]
 
 
+def folders_to_read(source: Path) -> list[Path]:
+    """Return where a kernel looks for its machine code; `warm` wants it beside the source, whatever this user has."""
+    return folders(source)[: 1 if _mode["beside"] else None]
+
+
 def folders_to_write(source: Path) -> list[Path]:
     """Return where machine code goes, the best place first."""
     return folders(source) if _mode["beside"] else folders(source)[::-1]

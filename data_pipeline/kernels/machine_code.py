@@ -42,7 +42,8 @@ class MachineCode(FunctionCache):
         source = Path(function.__code__.co_filename)
         stamp = first_use.sources_digest(source.parent)
         self._files = [
-            IndexDataCacheFile(str(folder), self._impl.filename_base, stamp) for folder in first_use.folders(source)
+            IndexDataCacheFile(str(folder), self._impl.filename_base, stamp)
+            for folder in first_use.folders_to_read(source)
         ]
         self._to_write = [
             IndexDataCacheFile(str(folder), self._impl.filename_base, stamp)

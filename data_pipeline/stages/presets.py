@@ -6,7 +6,6 @@ stages judge a text by what it is."""
 from typing import Any, Literal
 
 PresetName = Literal["web", "technical", "poetry", "classical", "dialogue", "pangu-alpha"]
-PRESET_NAMES: tuple[PresetName, ...] = ("web", "technical", "poetry", "classical", "dialogue", "pangu-alpha")
 
 _NO_TEMPLATE: dict[str, Any] = {
     "remove_navigation": False,

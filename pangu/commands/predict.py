@@ -66,7 +66,7 @@ def options_of(arguments: argparse.Namespace) -> list[str]:
 
 def lines_of(rows: Sequence[Mapping[str, Any]], samples: int) -> tuple[list[str], str]:
     """Return a line for each text that is asked for, and the kind of file that takes them: .txt or .jsonl."""
-    asked = [row | ({"sample": number} if number else {}) for row in rows for number in range(samples)]
+    asked = [{**row, **({"sample": number} if number else {})} for row in rows for number in range(samples)]
     if all(row.keys() == {"prompt"} and is_plain(row["prompt"]) for row in asked):
         return [row["prompt"] for row in asked], ".txt"
     return [json.dumps(row, ensure_ascii=False) for row in asked], ".jsonl"

@@ -10,7 +10,6 @@ from pangu.foundation.errors import UserError
 from pangu.foundation.settings import Section, SettingsFile, nearest_name
 
 DIRECTORY = Path(__file__).with_name("tasks")
-Shots = Literal["zero", "one", "few"]
 
 
 class Generation(Section):

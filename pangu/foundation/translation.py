@@ -54,7 +54,8 @@ def can_show_chinese() -> bool:
 
 def taken_option(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     """Return what `--lang` says, and the words without it. What stands behind `--` is not looked at."""
-    given, rest, words = None, [], list(argv)
+    given, words = None, list(argv)
+    rest: list[str] = []
     while words:
         word = words.pop(0)
         if word == "--":

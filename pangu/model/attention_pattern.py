@@ -5,7 +5,7 @@
     fixed           its own block of `span` places, and the last `summary` places of every block
 
 The kernels compute every score and hide some, so a pattern costs what full attention does; it decides what is learnt.
-`compiled_kernels.is_seen` says the same for the compiled engine.
+`generation.compiled.products.is_seen` says the same for the compiled engine.
 """
 
 from mindspore import Tensor

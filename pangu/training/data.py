@@ -63,7 +63,7 @@ class Split:
 
     def checksums(self) -> dict[Path, str]:
         """Return {file: SHA-256} as packing wrote it; nothing of files without."""
-        found = {}
+        found: dict[Path, str] = {}
         for file in self.files:
             path = Path(file)
             try:

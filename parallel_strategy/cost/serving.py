@@ -2,8 +2,9 @@
 
 A step takes each kernel's longer one of two times (the roofline of Williams et al. 2009): its bytes at the memory's
 rate, its FLOPs at the rate of products. Weights are read once a step for all rows, keys and values once for each. A
-launch is paid for each kernel; an engine that compiles a whole call, as ours on a CPU does, pays none. With tensor
-parallelism every device holds 1/tp of each matrix and of the heads, and two all-reduces a layer add up the parts.
+launch is paid for each kernel. A core of a CPU waits for a part of what it reads, so there the two times add up in
+part, and no launch is paid: our engine is one call, which reads a prompt 64 tokens at a time. With tensor parallelism
+every device holds 1/tp of each matrix and of the heads, and two all-reduces a layer add up the parts.
 """
 
 from dataclasses import dataclass
@@ -17,11 +18,14 @@ from parallel_strategy.spec.model import BYTES, ModelSpec
 WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5 + 2 / 32}
 # Kernels of a layer that a compiled graph launches: five products with attention's, norms, residuals and the like.
 PRODUCTS, VECTORS = 5, 6
-# Multiplications that unpacking an int4 weight costs a processor that has no such numbers (docs/serving.md).
-UNPACKING = {"int4": 3.0}
+# Of our engine on a CPU, fitted to a network of 8 x 1024 on one core (docs/serving.md): multiplications that unpacking
+# an int4 weight costs; how far a core reads and computes at the same time (1: not at all); what few tokens reach.
+UNPACKING = {"int4": 2.66}
+OVERLAP, FEW_TOKENS = 1.5, 0.62
 # Of a large copy's rate, what an accelerator reaches when it reads weights that it must unpack: fitted to Llama-2's 7B
 # and 70B on one A100 (gpt-fast: 155.6, 196.8, 19.1, 25.3 tokens/s), which it meets within 6 %.
 NARROW_RATE = {"int8": 0.74, "int4": 0.585}
+CHUNK = 64  # tokens of a prompt that our engine reads in a call
 PASSES = 12  # times that a layer's hidden states are read or written between its products
 LEAST_PARTS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -130,7 +134,8 @@ class Serving:
         width = model.num_heads * (model.head_width + model.value_head_width) / self.tp
         seen = cached / 2 if tokens > batch else cached  # a prompt's token sees half of it on average
         attended = 2.0 * model.num_layers * width * seen * tokens / batch
-        seconds += max(cached * self.cache_bytes / self.bytes_a_second, attended / self.flops_a_second)
+        reading, computing = cached * self.cache_bytes / self.bytes_a_second, attended / self.flops_a_second
+        seconds += self._together(reading, computing)
         moved = model.num_layers * PASSES * tokens * model.hidden_size * BYTES[self.dtype]
         seconds += moved / (self.bytes_a_second * device.vector.eff)
         if not self.is_cpu:
@@ -142,9 +147,19 @@ class Serving:
         """Return the time of all products with some weights."""
         flops = 2.0 * weights * tokens
         if self.is_cpu:
+            # Four tokens at a time share what is read into registers, so few tokens reach less than many.
+            flops /= 1.0 if tokens == 1 else max(FEW_TOKENS, tokens / (tokens + 5))
             flops += 2.0 * weights * UNPACKING.get(self.weights, 0.0)
-        rate = self.bytes_a_second * (1.0 if self.is_cpu else NARROW_RATE.get(self.weights, 1.0))
-        return max(weights * each / rate, flops / self.flops_a_second)
+            calls = -(-tokens // CHUNK)
+            return self._together(calls * weights * each / self.bytes_a_second, flops / self.flops_a_second)
+        rate = self.bytes_a_second * NARROW_RATE.get(self.weights, 1.0)
+        return self._together(weights * each / rate, flops / self.flops_a_second)
+
+    def _together(self, reading: float, computing: float) -> float:
+        """Return the time of a kernel that does both."""
+        if self.is_cpu:
+            return (reading**OVERLAP + computing**OVERLAP) ** (1 / OVERLAP)
+        return max(reading, computing)
 
     def _collectives(self, tokens: int) -> float:
         """Return the time of the all-reduces behind attention and feed-forward layers."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from parallel_strategy.export.own_format import unsaid
 from parallel_strategy.predict import Prediction
 
 LEGEND = (
@@ -38,6 +39,7 @@ def summary(prediction: Prediction) -> dict[str, Any]:
         "host_gib": prediction.host_gib,
         "host_usable_gib": setup.cluster.host.dram_gb,
         "out_of_memory": prediction.out_of_memory,
+        "unsaid": unsaid(setup, with_model=True),
         "stages": [
             {
                 "stage": stage.stage,
@@ -92,6 +94,11 @@ def print_prediction(prediction: Prediction) -> None:
     if data["host_gib"]:
         verdict = "[red]does not fit[/]" if data["host_gib"] > data["host_usable_gib"] else "fits"
         console.print(f"a server's own memory {data['host_gib']:.1f} GiB of {data['host_usable_gib']:g}: {verdict}")
+    if data["unsaid"]:
+        console.print(
+            f"{data['framework']}'s own configuration cannot say, so nobody obeys: {', '.join(data['unsaid'])}",
+            highlight=False,
+        )
     console.print(LEGEND, style="dim", highlight=False)
     columns = ("layers", "forward", "backward", "end", "weights", "grads", "adam", "kept", "other", "total", "free")
     rows = table("stage", *columns, gap=1)

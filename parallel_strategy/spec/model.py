@@ -46,6 +46,14 @@ class LatentAttention(Section):
     value_head_size: PositiveInt
 
 
+class Attention(Section):
+    """What a token sees. A model that is trained has this section too; costs are known of the full pattern alone."""
+
+    pattern: Literal["full"] = Field(default="full", description="sparse patterns have no cost here")
+    span: None = Field(default=None, description="of sparse patterns")
+    summary: PositiveInt = Field(default=1, description="of sparse patterns")
+
+
 class ModelSpec(SpecFile):
     """The network, as far as its cost depends on it."""
 
@@ -68,6 +76,7 @@ class ModelSpec(SpecFile):
     tied_embedding: bool = True
     experts: Experts | None = None
     latent_attention: LatentAttention | None = None
+    attention: Attention = Attention()
     prediction_layers: int = Field(default=0, ge=0, description="extra multi-token prediction layers")
     dropout_rate: Annotated[float, Field(ge=0, lt=1)] = 0.1
     compute_dtype: Literal["fp32", "fp16", "bf16", "fp8", "fp4"] = "fp16"

@@ -12,7 +12,6 @@ from data_pipeline.kernels.paragraphs import find_paragraphs, paragraph_hash_ref
 from data_pipeline.stages.dedup.paragraph import (
     ParagraphSettings,
     deduplicate_paragraphs,
-    deduplicate_paragraphs_reference,
     frequent_sql,
     paragraph_rows,
     remove_paragraphs,
@@ -21,6 +20,24 @@ from data_pipeline.stages.dedup.paragraph import (
 FOOTER = "版权所有：某某新闻网，未经书面授权不得转载、摘编或利用其它方式使用上述作品，违者必究。"
 PARAGRAPH = st.text(alphabet="甲乙丙，。A1 \r", max_size=8)
 TEXT = st.lists(PARAGRAPH, max_size=6).map("\n".join)
+
+
+def deduplicate_paragraphs_reference(texts: list[str], settings: ParagraphSettings) -> list[str]:
+    """Return the same, plainly."""
+
+    def key(paragraph: str) -> int | None:
+        normal = normal_form(paragraph, settings.fold_traditional)
+        return paragraph_hash_reference(normal) if len(normal) >= settings.minimum_characters else None
+
+    frequency: dict[int, int] = {}
+    for text in texts:
+        for found in {key(paragraph) for paragraph in text.split("\n")} - {None}:
+            assert found is not None
+            frequency[found] = frequency.get(found, 0) + 1
+    return [
+        "\n".join(part for part in text.split("\n") if frequency.get(key(part) or -1, 0) <= settings.documents)
+        for text in texts
+    ]
 
 
 @given(st.lists(TEXT, min_size=1, max_size=8), st.integers(1, 3), st.integers(1, 4))

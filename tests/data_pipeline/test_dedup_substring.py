@@ -13,7 +13,6 @@ from data_pipeline.stages.dedup.substring import (
     SubstringSettings,
     cut,
     deduplicate_substrings,
-    deduplicate_substrings_reference,
     fingerprint_rows,
     window_rows,
 )
@@ -21,6 +20,21 @@ from data_pipeline.stages.dedup.substring import (
 SHORT = SubstringSettings(length=8)
 # Few letters, so that repeats, also overlapping and periodic ones, are frequent.
 TEXT = st.one_of(st.text(alphabet="甲乙", max_size=60), st.text(alphabet="甲a𠮷\0\n", max_size=60))
+
+
+def deduplicate_substrings_reference(texts: list[str], length: int) -> list[str]:
+    """Return the same, plainly: every window in order, and a set of those seen."""
+    seen: set[str] = set()
+    kept = []
+    for text in texts:
+        repeated = [False] * len(text)
+        for position in range(len(text) - length + 1):
+            window = text[position : position + length]
+            if window in seen:
+                repeated[position : position + length] = [True] * length
+            seen.add(window)
+        kept.append("".join(character for character, gone in zip(text, repeated, strict=True) if not gone))
+    return kept
 
 
 @given(st.lists(TEXT, max_size=6))

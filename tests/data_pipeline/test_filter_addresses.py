@@ -1,5 +1,6 @@
 """Lists of addresses: what they list, against a plain look at every entry; their files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,13 +8,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.stages.filter.addresses import AddressLists, _entry_hash, candidate_entries, find_reference
+from data_pipeline.stages.filter.addresses import AddressLists, _entry_hash, _split, candidate_entries
 from pangu.foundation.errors import UserError
 
 HOST = st.lists(st.sampled_from(["a", "b", "www", "com", "cn", "1"]), min_size=1, max_size=4).map(".".join)
 PATH = st.lists(st.sampled_from(["x", "y", "z.html", ""]), max_size=3).map(
     lambda parts: "".join(f"/{p}" for p in parts)
 )
+
+
+def find_reference(entries: Sequence[str], address: str) -> bool:
+    """Return whether one of `entries` (domains, =hosts, domain/path) lists an address, plainly."""
+    host, path = _split(address)
+    for entry in entries:
+        if entry.startswith("="):
+            if host == entry[1:]:
+                return True
+            continue
+        entry_host, entry_path = _split(entry)
+        if host != entry_host and not host.endswith("." + entry_host):
+            continue
+        boundary = path[len(entry_path) :][:1]
+        if path.startswith(entry_path) and (boundary in ("", "/", "?", "#") or entry_path.endswith(("/", "?", "#"))):
+            return True
+    return False
 
 
 def lists_of(tmp_path: Path, *entries: str) -> AddressLists:

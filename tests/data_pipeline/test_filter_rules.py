@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import numpy as np
@@ -14,12 +15,25 @@ from pydantic import ValidationError
 from data_pipeline.dedup_check import chinese_grammar
 from data_pipeline.kernels.keywords import MODES, Keywords
 from data_pipeline.kernels.text_signals import NAMES, text_signals, text_signals_reference
-from data_pipeline.stages.filter.rules import Rule, drop_reasons, drop_reasons_reference, load_preset, preset_names
+from data_pipeline.stages.filter.rules import Rule, drop_reasons, load_preset, preset_names
 from data_pipeline.stages.filter.stage import FilterPreset
 from pangu.foundation.errors import UserError
 
 TEXT = st.text(alphabet="的了是在年好，。… \n烫锟aかナ한-", max_size=60)
 POEM = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。"
+
+
+def drop_reasons_reference(signals: Mapping[str, float], rules: Sequence[Rule]) -> str | None:
+    """Return the same for one document, plainly."""
+    for rule in rules:
+        characters, value = signals["characters"], signals[rule.signal]
+        if characters < rule.at_least_characters:
+            continue
+        if rule.below_characters is not None and characters >= rule.below_characters:
+            continue
+        if (rule.minimum is not None and value < rule.minimum) or (rule.maximum is not None and value > rule.maximum):
+            return rule.name
+    return None
 
 
 def reasons(texts: list[str], preset: str) -> list[str | None]:

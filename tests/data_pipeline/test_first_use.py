@@ -134,3 +134,17 @@ def test_machine_code_is_found_by_its_content_and_old_versions_go(
     source = tmp_path / "moved/data_pipeline/kernels/twice.py"
     source.write_text(source.read_text().replace("x + x", "x + x + 0"))
     assert run(tmp_path / "moved") == "0 1"
+
+
+def test_warm_compiles_beside_the_sources_whatever_the_user_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_use, "_mode", dict(first_use._mode))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    source = Path(survey.__file__)
+    beside, users = first_use.folders(source)
+    assert beside.parent == source.parent / "__pycache__" and users.is_relative_to(tmp_path)
+    assert first_use.folders_to_read(source) == [beside, users]
+    assert first_use.folders_to_write(source) == [users, beside]
+    first_use.write_beside()
+    assert first_use.folders_to_read(source) == [beside] and first_use.folders_to_write(source) == [beside, users]

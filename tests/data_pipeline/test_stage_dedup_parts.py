@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.dedup_check import chinese_grammar
-from data_pipeline.stages.dedup.substring import deduplicate_substrings_reference
 from tests.data_pipeline.conftest import contents, run_recipe, write_jsonl
+from tests.data_pipeline.test_dedup_substring import deduplicate_substrings_reference
 
 FOOTER = "版权所有：某某新闻网，未经书面授权不得转载、摘编或利用其它方式使用上述作品，违者必究。"
 SMALL_SHARDS = {"read": {"shard_bytes": 5000, "item_bytes": 20_000}}

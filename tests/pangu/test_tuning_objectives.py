@@ -18,12 +18,14 @@ from pangu.model.network import build, load_weights
 from pangu.tokenizer import Tokenizer
 from pangu.training.objectives.distillation import DistillationLoss, Weights, freeze_teacher
 from pangu.training.objectives.instruction import Instruction
-from pangu.training.objectives.preference import UNITS, PreferenceLoss
+from pangu.training.objectives.preference import PreferenceLoss
 from pangu.tuning import adapter_file
+from pangu.tuning.aims import Answers, Distillation
 from pangu.tuning.record_rows import pairs_of
 from pangu.tuning.records import Pair, Reject, pair_of, read_records
 from pangu.tuning.teacher import load_teacher, student_of
 from pangu.tuning.template import TEMPLATES
+from pangu.tuning.tuning_settings import Settings
 from tests.pangu import distributed_run, packed_corpus, small_model
 
 FAST = {"steps": 3, "batch_size": 2, "length": 48, "checkpoint_every": 3, "rate": 1e-2}
@@ -164,6 +166,19 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_and_the_loss_is_the_
     assert abs(float(value.asnumpy())) < 1e-4 and max(np.abs(one.asnumpy()).max() for one in gradients) < 1e-5
 
 
+def test_without_a_share_of_the_teacher_training_is_the_plain_one(base: Path) -> None:
+    """Bit for bit, because the graph is the same: no teacher stands in it."""
+    config, weights, _ = load_for_inference(base)
+    network, teacher = build(config, weights), build(config, weights)
+
+    def aim(**settings: float) -> Distillation:
+        return Distillation(network, lambda batch: batch, 9, config, Settings(**settings), teacher)
+
+    assert type(aim(teacher_weight=0.0).loss) is type(Answers(network, lambda batch: batch, 9, config).loss)
+    assert isinstance(aim(teacher_weight=0.5).loss, DistillationLoss)
+    assert [one.name for one in aim(teacher_weight=0.0, hidden_weight=1.0).parameters] == ["distillation.projection"]
+
+
 def test_a_student_of_some_layers_learns_and_is_a_model_of_its_own(base: Path, tmp_path: Path) -> None:
     data = tmp_path / "texts.txt"
     data.write_text("今天天气很好。\n谁去了北京？小明去了北京。\n" * 6, encoding="utf-8")
@@ -201,7 +216,6 @@ def test_a_teacher_that_does_not_fit_is_one_line(base: Path, tmp_path: Path) -> 
     ):
         with pytest.raises(UserError, match=message):
             pangu.finetune(base, tmp_path / "no.txt", tmp_path / "out", tokenizer=base.parent / "tokenizer", **settings)
-    assert UNITS == 65536
 
 
 # -- processes -------------------------------------------------------------------------------------------------------

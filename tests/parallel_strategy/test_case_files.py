@@ -58,6 +58,17 @@ def test_the_planner_gets_the_calibrated_figure_with_its_interval(cases: Path, c
     assert json.loads(capsys.readouterr().out)["best"][0]["seconds"] <= calibrated["step_seconds"] * (1 + 1e-9)
 
 
+def test_predict_and_export_say_what_nobody_will_obey(cases: Path, tmp_path: Path, capsys) -> None:
+    path = cases / "bugs" / "kv2-tp4.yaml"
+    gated = ["model.activation gelu_tanh"]  # a gate of silu is the only one that Megatron has
+    assert predict(path, capsys)["unsaid"] == gated
+    odd = ["--set", "recompute", "{mode: full, mp_comm: false}", "--set", "tensor.vocab", "whole"]
+    assert predict(path, capsys, *odd)["unsaid"] == [*gated, "tensor.vocab whole", "recompute.mp_comm"]
+    assert main(["predict", str(path), *odd]) == 0 and "so nobody obeys: model.act" in capsys.readouterr().out
+    assert main(["export", str(path), "--out", str(tmp_path / "out"), "--json", *odd]) == 0
+    assert any("nobody will obey" in note for note in json.loads(capsys.readouterr().out)["notes"])
+
+
 def test_a_13b_plan_is_one_that_its_framework_runs(cases: Path, capsys) -> None:
     """`runnable/`: the winner under mindspore-2.10 was dualpipe, which the compiler refuses."""
     asked = Setup.load(cases / "runnable" / "s-p13.yaml")

@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from parallel_strategy.predict import Prediction
 from parallel_strategy.report.details import memory_over_time, operators, traffic
 from parallel_strategy.report.page import shown_stages, timeline
 from parallel_strategy.search.parts import parts_of
+from parallel_strategy.spec.file import PRESETS
 from parallel_strategy.spec.model import ModelSpec
 from tests.parallel_strategy.strategies import setup_of
 
@@ -103,17 +106,32 @@ def test_very_many_stages_are_drawn_in_part_but_whole_in_time():
     assert ends["idle"] > 0.9 * prediction.seconds and ends["backward"] > 0.9 * prediction.seconds
 
 
+def inputs_of_examples(folder: Path) -> None:
+    """Write the files that the examples of the help name."""
+    shutil.copy(PRESETS / "clusters" / "a100-server.yaml", folder / "mine.yaml")
+    sizes = {"hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "intermediate_size": 3072}
+    config = {"model_type": "qwen3", "vocab_size": 32000, "max_position_embeddings": 2048, "hidden_act": "silu"}
+    (folder / "Qwen3-8B").mkdir()
+    (folder / "Qwen3-8B" / "config.json").write_text(json.dumps(config | sizes))
+    (folder / "pretrain_gpt.sh").write_text(
+        "torchrun --nproc_per_node 8 pretrain_gpt.py --num-layers 4 --hidden-size 1024 --num-attention-heads 16 "
+        "--seq-length 1024 --max-position-embeddings 1024 --micro-batch-size 1 --global-batch-size 8 "
+        "--vocab-size 32000\n"
+    )
+
+
 @pytest.mark.parametrize("verb", ["init", "predict", "search", "compare", "explain", "timeline", "ranks"])
 def test_examples_of_the_help_work(verb, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if verb != "init":
         for name in ("strategy.yaml", "before.yaml", "after.yaml"):
             assert main(["init", name, "--model", "pangu-alpha-1.3b"]) == 0
+    inputs_of_examples(tmp_path)
     help_text = importlib.import_module(f"parallel_strategy.commands.{verb}").__doc__
     examples = [line.split("#")[0].split() for line in help_text.splitlines() if "python -m parallel_strategy" in line]
     assert examples
-    for words in examples:
-        for name in [word for word in words if verb == "init" and word.endswith(".yaml")]:
+    for words in (words for words in examples if "PROF_DIR" not in words):  # profiles have tests of their own
+        for name in [word for word in [*words, "model.yaml"] if verb == "init" and word.endswith(".yaml")]:
             (tmp_path / name).unlink(missing_ok=True)
         assert main(words[3:]) == 0
     assert capsys.readouterr().out

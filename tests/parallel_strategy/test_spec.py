@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pangu.config import load_size
 from pangu.foundation.errors import UserError
 from parallel_strategy.cli import main
 from parallel_strategy.placement import axis_levels, group_ranks, places
@@ -106,6 +107,11 @@ def test_a_model_file_of_pangu_is_read_as_it_is(tmp_path):
         "model: {file: model.yaml}\nbatch: {global: 8}\nmesh: {dp: 8}\n", encoding="utf-8"
     )
     assert Setup.load(tmp_path / "strategy.yaml").model.query_layer
+    (tmp_path / "whole.yaml").write_text(load_size("2.6B").dump())  # as a run writes it
+    assert ModelSpec.load(tmp_path / "whole.yaml").hidden_size == 2560
+    (tmp_path / "sparse.yaml").write_text(load_size("2.6B").dump().replace("pattern: full", "pattern: strided"))
+    with pytest.raises(UserError, match="'strided'"):
+        ModelSpec.load(tmp_path / "sparse.yaml")
 
 
 def test_ranks_follow_the_order_of_the_file():

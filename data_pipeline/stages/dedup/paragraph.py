@@ -20,11 +20,10 @@ from pydantic import Field
 
 from data_pipeline import record
 from data_pipeline.engine.steps import Context, Global, GroupBy, Map
-from data_pipeline.kernels.normal_form import normal_form, normal_form_table
+from data_pipeline.kernels.normal_form import normal_form_table
 from data_pipeline.kernels.paragraphs import (
     Paragraphs,
     find_paragraphs,
-    paragraph_hash_reference,
     without_paragraphs,
 )
 from data_pipeline.stages.dedup.old_corpus import AgainstSettings, run_identity
@@ -126,24 +125,6 @@ def deduplicate_paragraphs(texts: pa.Array | pa.ChunkedArray, settings: Paragrap
     hashes = paragraph_rows(texts, np.arange(len(texts)), settings)["paragraph"].to_numpy()
     known, documents = np.unique(hashes, return_counts=True)
     return remove_paragraphs(texts, known[documents > settings.documents], settings)
-
-
-def deduplicate_paragraphs_reference(texts: list[str], settings: ParagraphSettings) -> list[str]:
-    """Return the same, plainly."""
-
-    def key(paragraph: str) -> int | None:
-        normal = normal_form(paragraph, settings.fold_traditional)
-        return paragraph_hash_reference(normal) if len(normal) >= settings.minimum_characters else None
-
-    frequency: dict[int, int] = {}
-    for text in texts:
-        for found in {key(paragraph) for paragraph in text.split("\n")} - {None}:
-            assert found is not None
-            frequency[found] = frequency.get(found, 0) + 1
-    return [
-        "\n".join(part for part in text.split("\n") if frequency.get(key(part) or -1, 0) <= settings.documents)
-        for text in texts
-    ]
 
 
 Settings = ParagraphSettings

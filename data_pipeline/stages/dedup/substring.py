@@ -57,15 +57,14 @@ class SubstringSettings(AgainstSettings):
 
 # In DuckDB and Spark alike. Reads fingerprints(fingerprint, is_old).
 REPEATED_SQL = (
-    "SELECT fingerprint, max(is_old) AS is_old FROM fingerprints GROUP BY fingerprint"
+    "SELECT fingerprint, max(is_old) AS in_old FROM fingerprints GROUP BY fingerprint"
     " HAVING count(*) > 1 OR max(is_old) = 1"
 )
 
 # The same for each shard, where the table has a column `shard`.
 REPEATED_BY_SHARD_SQL = (
-    "SELECT DISTINCT own.shard, own.fingerprint, repeated.is_old FROM fingerprints AS own"
-    f" JOIN ({REPEATED_SQL}) AS repeated ON own.fingerprint = repeated.fingerprint"
-    " ORDER BY own.shard, own.fingerprint"
+    "SELECT DISTINCT shard, fingerprint, in_old AS is_old FROM fingerprints"
+    f" JOIN ({REPEATED_SQL}) AS repeated USING (fingerprint) ORDER BY shard, fingerprint"
 )
 
 # Reads windows(document, position, window_hash, is_old); gives the windows that begin a repeat of an earlier one.
@@ -166,21 +165,6 @@ def deduplicate_substrings(texts: pa.Array | pa.ChunkedArray, settings: Substrin
     order = np.argsort(hashes, kind="stable")
     later = np.sort(order[1:][hashes[order][1:] == hashes[order][:-1]])
     return cut(texts, document, found.take(pa.array(later)), settings)
-
-
-def deduplicate_substrings_reference(texts: list[str], length: int) -> list[str]:
-    """Return the same, plainly: every window in order, and a set of those seen."""
-    seen: set[str] = set()
-    kept = []
-    for text in texts:
-        repeated = [False] * len(text)
-        for position in range(len(text) - length + 1):
-            window = text[position : position + length]
-            if window in seen:
-                repeated[position : position + length] = [True] * length
-            seen.add(window)
-        kept.append("".join(character for character, gone in zip(text, repeated, strict=True) if not gone))
-    return kept
 
 
 Settings = SubstringSettings

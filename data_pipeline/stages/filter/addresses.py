@@ -157,20 +157,3 @@ def candidate_entries(address: str) -> Iterator[str]:
     for prefix in prefixes:
         for domain in domains:
             yield domain + prefix
-
-
-def find_reference(entries: Sequence[str], address: str) -> bool:
-    """Return whether one of `entries` (domains, =hosts, domain/path) lists an address, plainly."""
-    host, path = _split(address)
-    for entry in entries:
-        if entry.startswith("="):
-            if host == entry[1:]:
-                return True
-            continue
-        entry_host, entry_path = _split(entry)
-        if host != entry_host and not host.endswith("." + entry_host):
-            continue
-        boundary = path[len(entry_path) :][:1]
-        if path.startswith(entry_path) and (boundary in ("", "/", "?", "#") or entry_path.endswith(("/", "?", "#"))):
-            return True
-    return False

@@ -107,16 +107,3 @@ def drop_reasons(signals: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> pa
     for number, rule in enumerate(rules):
         first[(first < 0) & rule.drops(signals)] = number
     return pa.array([rule.name for rule in rules], pa.string()).take(pa.array(first, mask=first < 0))
-
-
-def drop_reasons_reference(signals: Mapping[str, float], rules: Sequence[Rule]) -> str | None:
-    """Return the same for one document, plainly."""
-    for rule in rules:
-        characters, value = signals["characters"], signals[rule.signal]
-        if characters < rule.at_least_characters:
-            continue
-        if rule.below_characters is not None and characters >= rule.below_characters:
-            continue
-        if (rule.minimum is not None and value < rule.minimum) or (rule.maximum is not None and value > rule.maximum):
-            return rule.name
-    return None

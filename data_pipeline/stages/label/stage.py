@@ -121,7 +121,7 @@ def score(batch: pa.RecordBatch, settings: Settings, models: Sequence[Path]) -> 
             together = np.max(scores, axis=0) if settings.combine == "maximum" else np.mean(scores, axis=0)
             values[f"{kind}_score"] = together
             values[f"{kind}_bucket"] = np.minimum(np.floor(together * settings.buckets), settings.buckets - 1)
-    columns = {}
+    columns: dict[str, pa.Array] = {}
     if "domain-0" in by_name:
         model = _load(by_name["domain-0"], by_name["domain-0"].stat().st_mtime_ns)
         probabilities = model.probabilities(texts, MODEL_BYTES)
