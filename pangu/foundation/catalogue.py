@@ -24,11 +24,13 @@ _WORD = re.compile(r"[A-Za-z]{2,}")
 _AMOUNT = re.compile(r"(-?[\d.,]+) ([a-zA-Z][\w ]*)")
 # The form of all mistakes: `FILE:LINE: field 'x.y': what is wrong`.
 _PLACE = re.compile(r"(?:(?P<file>[^\n]+?): )?(?P<field>field '[^'\n]*'): (?P<what>.+)", re.S)
+_ASIDE = re.compile(r"(\S.*?) \((.+)\)", re.S)
+_SENTENCES = re.compile(r"\. [A-Z]")  # several in one field: each is looked up by itself
 _KIND = re.compile(r"(error|warning|note): (.+)", re.S)
 _NAME = re.compile(r"(['\"`])(?:(?!\1).)*\1")  # in quotes: the user's own word
 _EDGES = re.compile(r"([\s;,:.]*)(.*?)([\s;,:.]*)", re.S)
 # Where a text is taken apart that no template matches as a whole, and what joins its parts in Chinese.
-SEPARATORS = (("\n", "\n"), ("; ", "；"), (": ", "："), (", ", "，"), (" or ", "或"))
+SEPARATORS = (("\n", "\n"), (". ", ""), ("; ", "；"), (": ", "："), (", ", "，"), (" or ", "或"))
 
 
 def read_catalogue(path: Path) -> dict[str, str]:
@@ -92,17 +94,25 @@ class Catalogue:
 
     def __init__(self, entries: dict[str, str]) -> None:
         self.exact: dict[str, str] = {}
-        templates = []
+        self.with_fields: list[tuple[str, str]] = []
         for source, target in entries.items():
-            if any(match[1] for match in FIELD.finditer(source)):
-                templates.append(Template(source, target))
+            if "{" not in source:
+                self.exact[source] = target
+            elif any(match[1] for match in FIELD.finditer(source)):
+                self.with_fields.append((source, target))
             else:
                 self.exact["".join(text for _, text in pieces(source))] = "".join(text for _, text in pieces(target))
-        self.words: Counter[str] = Counter(word for one in templates for word in set(one.words))
-        self.index: dict[str, list[Template]] = {}
+
+    @cached_property
+    def index(self) -> dict[str, list[Template]]:
+        """Return the templates by the rarest of their words; made when first asked for, since help does without."""
+        templates = [Template(source, target) for source, target in self.with_fields]
+        count: Counter[str] = Counter(word for one in templates for word in set(one.words))
+        found: dict[str, list[Template]] = {}
         for one in templates:
             if one.words and one.is_telling:
-                self.index.setdefault(min(one.words, key=self.words.__getitem__), []).append(one)
+                found.setdefault(min(one.words, key=count.__getitem__), []).append(one)
+        return found
 
     @classmethod
     def of_language(cls, name: str) -> "Catalogue":
@@ -120,8 +130,6 @@ class Catalogue:
 
     def _found(self, text: str, depth: int) -> str | None:
         """Return the translation of a text as a whole; None where no template matches it."""
-        if text in self.exact:
-            return self.exact[text]
         kind = _KIND.fullmatch(text)
         if kind and kind[1] in self.exact and depth > 0:
             return f"{self.exact[kind[1]]}：{self._inner(kind[2], depth - 1)}"
@@ -131,14 +139,14 @@ class Catalogue:
             file = f"{self._inner(place['file'], depth - 1)}：" if place["file"] else ""
             return f"{file}{field}：{self._inner(place['what'], depth - 1)}"
         start, middle, end = _EDGES.fullmatch(text).groups()  # type: ignore[union-attr]
-        if middle != text and middle in self.exact:
-            return _edge(start) + self.exact[middle] + _edge(end)
-        for whole in dict.fromkeys((text, middle)):
+        bare = text.strip()
+        for whole, before, behind in ((text, "", ""), (bare, "", ""), (middle, _edge(start), _edge(end))):
+            if whole in self.exact:
+                return before + self.exact[whole] + behind
             for one in self._candidates(whole):
                 match = one.pattern.fullmatch(whole)
-                if match:
-                    filled = self._filled(one, match, depth)
-                    return filled if whole == text else _edge(start) + filled + _edge(end)
+                if match and not any(_SENTENCES.search(group) for group in match.groups()):
+                    return before + self._filled(one, match, depth) + behind
         return None
 
     def _candidates(self, text: str) -> list[Template]:
@@ -181,9 +189,15 @@ class Catalogue:
                         return f"{self._found(head, depth) or self._parts(head, depth - 1)}：{what}"
                 continue
             parts = text.split(separator)
+            if separator == ". ":
+                parts[:-1] = [f"{part}." for part in parts[:-1]]
             done = [self._inner(part, depth - 1) for part in parts]
             if done != parts:
                 return joint.join(done)
+        aside = _ASIDE.fullmatch(text)
+        if aside:
+            head, inside = self._inner(aside[1], depth - 1), self._inner(aside[2], depth - 1)
+            return text if (head, inside) == aside.groups() else f"{head}（{inside}）"
         return text
 
 

@@ -127,7 +127,7 @@ def _default_of(action: argparse.Action) -> str:
         f"{value:g}" if isinstance(value, float) else " ".join(map(str, value)) if isinstance(value, list) else value
     )
     is_said = "default" in text or re.search(rf"(?<![\w.]){re.escape(str(shown))}(?![\w.])", text)
-    return "" if is_said else f" (default: {shown})"
+    return "" if is_said else f" ({translated('default')}: {shown})"
 
 
 class Help(argparse.HelpFormatter):
@@ -142,7 +142,7 @@ class Help(argparse.HelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if not action.help:
             return action.help
-        return translated(action.help) + translated(_default_of(action)).replace("%", "%%")
+        return translated(action.help) + _default_of(action).replace("%", "%%")
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return wrapped(" ".join(text.split()), width)

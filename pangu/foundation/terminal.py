@@ -52,6 +52,12 @@ class StackedTable(Table):
         for name, words in zip(columns, self.is_words, strict=True):
             self.add_column(translated(name), justify="left" if words else "right", no_wrap=not words, overflow="fold")
 
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row; a cell of several words is said in the language of the process."""
+        super().add_row(
+            *(translated(cell) if isinstance(cell, str) and " " in cell.strip() else cell for cell in cells), **options
+        )
+
     def needed(self, shown: Console, options: ConsoleOptions) -> list[int]:
         """Return the width that each column needs, the gap too."""
         widths = []

@@ -35,7 +35,8 @@ expected at least one argument|expected {count} arguments|argument {name}: {what
 one of the arguments {names} is required|invalid {kind} value: {value}|ambiguous option: {option} could match {matches}
 invalid choice: {value} (choose from {choices})|ignored explicit argument {value}
 example|examples|usage of {name}|layers|forward|backward|end|weights|grads|other|total|free|size|hidden|heads|seq
-(default: {value})|vocab|parameters|of|judged
+default|vocab|parameters|vocab size|train documents|train samples|train tokens
+heldout documents|heldout samples|heldout tokens|newly dropped|coming back|heldout|train|of|judged
 whole number above 0|{given} is not text|{given} is not text{hint}
 is out of range; it must be above {bound}|is out of range; it must be below {bound}|{given} is not null
 share from 0 to below 1
