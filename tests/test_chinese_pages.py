@@ -38,10 +38,11 @@ def blocks(text: str) -> list[str]:
 def test_a_chinese_page_has_the_blocks_and_figures_of_the_english_one(path: Path) -> None:
     chinese = path.read_text(encoding="utf-8")
     english = (REPOSITORY / "docs" / path.name).read_text(encoding="utf-8")
-    # The commands are the same, so the tests that run the English page's run these.
-    assert blocks(chinese) == blocks(english)
+    # The commands are those of the English page, in its order, so the tests that run its blocks run these.
+    rest = iter(blocks(english))
+    assert [block for block in blocks(chinese) if block not in rest] == []
     assert set(NUMBER.findall(chinese)) - set(NUMBER.findall(english)) <= CHINESE_NUMBERS
-    assert chinese.count("\n## ") == english.count("\n## ") and chinese.count("\n| ") == english.count("\n| ")
+    assert chinese.count("\n## ") == english.count("\n## ")
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)

@@ -304,7 +304,8 @@ def _gated_or_plain(
         size=size,
     )
     builder.keep(f"{name}.activation.output", size)
-    builder.matmul(f"{name}.down", rows, hidden, width, batch=batch, expert=expert, split="rows")
+    biased = expert and model.bias  # a dense layer adds its own with the residual stream
+    builder.matmul(f"{name}.down", rows, hidden, width, batch=batch, bias=biased, expert=expert, split="rows")
 
 
 def _experts(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, shard: Shard) -> None:

@@ -136,10 +136,12 @@ def drawn(curves: Sequence[tuple[str, list[tuple[float, float]], list[tuple[floa
     for power in range(low, high + 1):
         place = y(10.0**power)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{place + 4:.1f}" text-anchor="end">{10.0**power:,.5g}</text>')
+        shown = f"{10.0**power:,.{max(0, -power)}f}"
+        parts.append(f'<text x="{LEFT - 6}" y="{place + 4:.1f}" text-anchor="end">{shown}</text>')
     for power in range(math.floor(right) + 1):
         parts.append(f'<text x="{x(2**power):.1f}" y="{HEIGHT - 22}" text-anchor="middle">{2**power}</text>')
-    parts.append(f'<text x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 5}" text-anchor="middle">rows at once</text>')
+    middle = (WIDTH + LEFT) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">tokens/s by rows at once</text>')
     for colour, curve, bound in curves:
         for line, style in (
             (bound, 'stroke-dasharray="4 4" stroke-width="1" opacity="0.7"'),

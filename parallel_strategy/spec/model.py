@@ -150,5 +150,5 @@ class ModelSpec(SpecFile):
 
     def is_expert_layer(self, layer: int) -> bool:
         """Return whether a layer has experts; a query layer has none."""
-        blocks = self.num_layers - int(self.query_layer)
-        return self.experts is not None and self.experts.first_layer <= layer < blocks
+        is_query_layer = self.query_layer and layer == self.num_layers - 1
+        return self.experts is not None and layer >= self.experts.first_layer and not is_query_layer

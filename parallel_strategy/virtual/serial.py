@@ -57,8 +57,8 @@ def shapes(model: ModelSpec) -> dict[Name, tuple[int, ...]]:
             if model.bias:
                 result[layer, f"{prefix}.{name}.bias"] = (*lead, inner)
         result[layer, f"{prefix}.down.weight"] = (*lead, inner, hidden)
-        if model.bias and not expert:
-            result[layer, f"{prefix}.down.bias"] = (hidden,)
+        if model.bias:
+            result[layer, f"{prefix}.down.bias"] = (*lead, hidden)
     if not (model.query_layer and model.final_norm == "before_query"):
         norm(last, "head.norm")
     if not model.tied_embedding:

@@ -262,6 +262,10 @@ def test_odd_columns_of_parquet_cost_no_rows(tmp_path: Path) -> None:
     rows = read_rows(source("b.parquet"), tmp_path)
     assert [row["text"] for row in rows if row["drop_reason"] is None] == ["甲"]
     assert reasons(rows) == ["doubled_column"]
+    (tmp_path / "c.csv").write_text("text,text,,\n甲,乙,,\n,丙,,\n", encoding="utf-8")
+    rows = read_rows(source("c.csv"), tmp_path)
+    assert [row["text"] for row in rows if row["drop_reason"] is None][:1] == ["甲"]
+    assert "doubled_column" in reasons(rows) and "丙" not in {row["text"] for row in rows}
 
 
 def test_damage_inside_xz_and_lz4_is_said(tmp_path: Path) -> None:

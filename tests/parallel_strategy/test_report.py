@@ -111,6 +111,11 @@ def inputs_of_examples(folder: Path) -> None:
     shutil.copy(PRESETS / "clusters" / "a100-server.yaml", folder / "mine.yaml")
     sizes = {"hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "intermediate_size": 3072}
     config = {"model_type": "qwen3", "vocab_size": 32000, "max_position_embeddings": 2048, "hidden_act": "silu"}
+    (folder / "PROF_DIR").mkdir()
+    (folder / "PROF_DIR" / "kernel_details.csv").write_text(
+        "Name,Type,Accelerator Core,Duration(us),Input Shapes,Input Data Types,Output Shapes\n"
+        'a,MatMul,AI_CORE,80,"1024,2048;2048,4096",FLOAT16;FLOAT16,"1024,4096"\n'
+    )
     (folder / "Qwen3-8B").mkdir()
     (folder / "Qwen3-8B" / "config.json").write_text(json.dumps(config | sizes))
     (folder / "pretrain_gpt.sh").write_text(
@@ -120,17 +125,17 @@ def inputs_of_examples(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("verb", ["init", "predict", "search", "compare", "explain", "timeline", "ranks"])
+@pytest.mark.parametrize("verb", ["init", "predict", "search", "compare", "goodput", "explain", "timeline", "ranks"])
 def test_examples_of_the_help_work(verb, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if verb != "init":
-        for name in ("strategy.yaml", "before.yaml", "after.yaml"):
+        for name in ("strategy.yaml", "before.yaml", "after.yaml", "a.yaml", "b.yaml"):
             assert main(["init", name, "--model", "pangu-alpha-1.3b"]) == 0
     inputs_of_examples(tmp_path)
     help_text = importlib.import_module(f"parallel_strategy.commands.{verb}").__doc__
     examples = [line.split("#")[0].split() for line in help_text.splitlines() if "python -m parallel_strategy" in line]
     assert examples
-    for words in (words for words in examples if "PROF_DIR" not in words):  # profiles have tests of their own
+    for words in examples:
         for name in [word for word in [*words, "model.yaml"] if verb == "init" and word.endswith(".yaml")]:
             (tmp_path / name).unlink(missing_ok=True)
         assert main(words[3:]) == 0

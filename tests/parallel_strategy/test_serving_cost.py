@@ -85,9 +85,10 @@ def test_the_verb_prints_a_table_json_and_a_page(tmp_path: Path, capsys: pytest.
     text = page.read_text(encoding="utf-8")
     assert text.count("<svg") == 4 and "http" not in text.replace("http-equiv", "")
     with chromium(tmp_path / "profile") as browser:
-        browser.send("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
         browser.open(page.as_uri())
         browser.wait("document.readyState === 'complete'")
+        browser.send("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
+        browser.wait("innerWidth === 390")
         assert browser.evaluate("document.documentElement.scrollWidth") <= 390
 
 

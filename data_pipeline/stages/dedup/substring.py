@@ -57,15 +57,14 @@ class SubstringSettings(AgainstSettings):
 
 # In DuckDB and Spark alike. Reads fingerprints(fingerprint, is_old).
 REPEATED_SQL = (
-    "SELECT fingerprint, max(is_old) AS is_old FROM fingerprints GROUP BY fingerprint"
+    "SELECT fingerprint, max(is_old) AS in_old FROM fingerprints GROUP BY fingerprint"
     " HAVING count(*) > 1 OR max(is_old) = 1"
 )
 
 # The same for each shard, where the table has a column `shard`.
 REPEATED_BY_SHARD_SQL = (
-    "SELECT DISTINCT own.shard, own.fingerprint, repeated.is_old FROM fingerprints AS own"
-    f" JOIN ({REPEATED_SQL}) AS repeated ON own.fingerprint = repeated.fingerprint"
-    " ORDER BY own.shard, own.fingerprint"
+    "SELECT DISTINCT shard, fingerprint, in_old AS is_old FROM fingerprints"
+    f" JOIN ({REPEATED_SQL}) AS repeated USING (fingerprint) ORDER BY shard, fingerprint"
 )
 
 # Reads windows(document, position, window_hash, is_old); gives the windows that begin a repeat of an earlier one.

@@ -47,6 +47,8 @@ def read_csv(part: FileRange, source: Source, limits: Limits, at: Callable[[int]
     if not set(wanted) & set(names):
         yield Reject(0, f"no_text:no column {wanted[0]!r} among {', '.join(names)[:200]}")
         return
+    for name in sorted({name for name in names if name and names.count(name) > 1}):
+        yield Reject(header.offset, f"doubled_column:{name!r} is there {names.count(name)} times; the first was taken")
     for line in _records(found, delimiter, limits.record_bytes):
         if not isinstance(line, Line):
             yield Reject(line.offset, line.reason) if isinstance(line, Damage) else line
@@ -61,7 +63,10 @@ def _document(line: Line, delimiter: bytes, names: list[str], source: Source) ->
     if isinstance(row, Reject):
         return row
     fields = source.fields
-    value = {name: field for name, field in zip(names, row) if field or name in document_columns(fields)}
+    value: dict[str, str] = {}
+    for name, field in zip(names, row):
+        if field or name in document_columns(fields):
+            value.setdefault(name, field)
     if len(row) != len(names):
         reason = f"not_csv:{len(row)} fields, the header has {len(names)}"
         return Reject(line.offset, reason, value.get(fields.id), excerpt_of(line.data))
