@@ -42,7 +42,7 @@ def test_a_chinese_page_has_the_blocks_and_figures_of_the_english_one(path: Path
     rest = iter(blocks(english))
     assert [block for block in blocks(chinese) if block not in rest] == []
     assert set(NUMBER.findall(chinese)) - set(NUMBER.findall(english)) <= CHINESE_NUMBERS
-    assert chinese.count("\n## ") == english.count("\n## ")
+    assert chinese.count("\n## ") <= english.count("\n## ")
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)

@@ -146,7 +146,7 @@ def test_transformers_loads_the_tokenizer_and_gives_the_same_ids(tmp_path: Path)
     tokenizer = Tokenizer.load(small_model.write(tmp_path / "model").parent / "tokenizer")
     for name, content in (files_of(tokenizer) or {}).items():
         (tmp_path / name).write_text(content, encoding="utf-8")
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
     texts = ["", " ", "\n \n", "你好，世界。\n\n  再见\t两个\r\n", "▁▂▃", "<0x41> <0xGG> <s></s><pa d>"]
     texts += ["😀🇨🇳é \u200b\x00\x01", "𠮷龘"]
     for text in texts:

@@ -130,7 +130,7 @@ def write_weights(path: Path, weights: dict, dtype: str | None, metadata: dict, 
 def card(model: ModelConfig, name: str, has_tokenizer: bool, has_fast_tokenizer: bool) -> str:
     """Return the README of the directory."""
     trust = ", trust_remote_code=True" if model.query_layer else ""
-    kind = (
+    network = (
         "PanGu-α: a GPT whose last layer takes its query from a table of positions; `modeling_pangu_alpha.py` is the "
         "network in PyTorch"
         if model.query_layer
@@ -138,7 +138,9 @@ def card(model: ModelConfig, name: str, has_tokenizer: bool, has_fast_tokenizer:
     )
     tokenizer = "There is no tokenizer here: the ids are those that the weights were trained with.\n"
     if has_fast_tokenizer:
-        code = 'from transformers import AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained(".")'
+        # AutoTokenizer reads config.json, and asks whether it may run the code of the network that it names
+        kind = "PreTrainedTokenizerFast" if model.query_layer else "AutoTokenizer"
+        code = f'from transformers import {kind}\n\ntokenizer = {kind}.from_pretrained(".")'
         tokenizer = f"```python\n{code}\n```\n"
     elif has_tokenizer:
         code = 'from pangu.tokenizer import Tokenizer\n\ntokenizer = Tokenizer.load("tokenizer")'
@@ -154,7 +156,7 @@ language: zh
 
 # {name}
 
-{kind}. {model.num_parameters:,} parameters: {model.num_layers} layers, hidden size {model.hidden_size},
+{network}. {model.num_parameters:,} parameters: {model.num_layers} layers, hidden size {model.hidden_size},
 {model.num_heads} heads, context {model.seq_length:,}, vocabulary {model.vocab_size:,}. `model.yaml` says everything.
 
 ```python
