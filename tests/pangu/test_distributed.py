@@ -296,24 +296,6 @@ def test_two_processes_equal_one_and_kill_9_of_a_worker_costs_nothing(tmp_path: 
             np.testing.assert_allclose(found[key], expected[key], rtol=1e-3, atol=2e-6, err_msg=key)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_two_processes_with_experts_equal_one(tmp_path: Path) -> None:
-    """Experts are replicated, their moments shared out; tokens are dropped a row, so no process drops others."""
-    train, strategy = distributed_run.write(tmp_path, steps=2, evaluate_every=2, checkpoint_every=2)
-    with (tmp_path / "model.yaml").open("a") as file:
-        file.write("experts: {count: 4, routing: switch, capacity_factor: 1.0}\n")
-    alone = ["bash", "run_scripts/run_standalone_train.sh", str(train), "--out", str(tmp_path / "alone")]
-    together = ["bash", "run_scripts/run_distributed_train.sh", str(train), "--strategy", str(strategy)]
-    for words in (alone, together):
-        subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True)
-    for found, expected in zip(records(tmp_path / "run"), records(tmp_path / "alone"), strict=True):
-        loads = [np.array(record.pop("expert_loads", 0)) for record in (found, expected)]
-        np.testing.assert_allclose(*loads, atol=1e-4)
-        assert found == pytest.approx(expected, rel=1e-4)
-        assert expected.get("dropped_share", 1) > 0
-
-
 def worker(run: str, rank: int) -> int:
     """The process id of a worker of a run."""
     import psutil
