@@ -98,7 +98,7 @@ fi
 # a file to read and to change; each stage leaves what it dropped, and why, in rejects/.
 say "2. clean, deduplicate, tokenize, pack"
 if [ -n "$tokenizer" ]; then vocabulary=(--set tokenizer.use "$tokenizer"); else vocabulary=(--set tokenizer.vocab_size 4000); fi
-fresh "$out/recipe.yaml" python -m data_pipeline init --corpus "${corpus[@]}" --force "${filters[@]}" \
+fresh "$out/recipe.yaml" python -m data_pipeline init --corpus "${corpus[@]}" --overwrite "${filters[@]}" \
   "${vocabulary[@]}" --set pack.seq_length 256 --set pack.heldout_fraction 0.05 "${settings[@]}" --out
 python -m data_pipeline run "$out/recipe.yaml" --out "$out/corpus"
 
@@ -111,7 +111,7 @@ say "3. pretrain $size for $steps steps"
 if [ "$size" = mini ]; then peak=2e-3; else peak=1e-3; fi
 start=()
 [ -z "$start_from" ] || start=(--set start_from "$start_from")
-fresh "$out/train.yaml" python -m pangu init --force --data "$out/corpus/packed" --out "$out/run" --model "$size" \
+fresh "$out/train.yaml" python -m pangu init --overwrite --data "$out/corpus/packed" --out "$out/run" --model "$size" \
   --set fit_vocabulary true --set steps "$steps" --set batch_size 4 --set learning_rate.peak "$peak" \
   --set learning_rate.end 5e-5 --set optimizer.beta2 0.98 --set optimizer.bias_correction true --set evaluate_every 400 \
   --set checkpoint_every 400 "${start[@]}"
