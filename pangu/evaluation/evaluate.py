@@ -214,8 +214,8 @@ def earlier(path: Path, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     rows: dict[str, dict[str, Any]] = {}
-    kept: list[str] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")):
+    kept: list[bytes] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")):
         try:
             row = json.loads(line)
         except ValueError:
@@ -225,7 +225,7 @@ def earlier(path: Path, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
         kept.append(line)
         if number:
             rows[row["id"]] = row
-    write_whole(path, "".join(line + "\n" for line in kept))
+    write_whole(path, b"".join(line + b"\n" for line in kept))
     return rows
 
 

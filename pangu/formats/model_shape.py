@@ -119,6 +119,10 @@ def tell_shape(found: Mapping[str, tuple[int, ...]], where: str) -> ModelShape:
     missing = [name for name in order if name not in found]
     if missing:
         raise UserError(f"{where}: {len(missing)} weights are missing: {listed(missing)}")
+    known = set(order)
+    extra = [name for name in found if name not in known]
+    if extra:
+        raise UserError(f"{where}: {len(extra)} weights belong to no layer of this network: {listed(extra)}")
     odd = [name for name in (parameters.WORD_TABLE, parameters.POSITION_TABLE) if len(found[name]) != 2]
     bias = f"{parameters.FEED_FORWARD}{'experts.' if experts and 0 in experts.layers else ''}mapping.bias"
     mapping_bias = parameters.BLOCK.format(0) + bias

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         fused_differences,
         of_mindspore,
     )
-    from parallel_strategy.mindspore.dryrun.job import compile_rank, expected_seconds, write_skeleton
+    from parallel_strategy.mindspore.dryrun.job import check_compilation, compile_rank, expected_seconds, write_skeleton
     from parallel_strategy.mindspore.limits import check_supported
 
     setup = load_setup(arguments.strategy, check_supported, changes=arguments.set)
@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         count = write_skeleton(Path(arguments.strategy), setup, arguments.skeleton)
         print_translated(f"wrote {arguments.skeleton}: {count} operators")
         return 0
+    check_compilation(setup, arguments.rank, arguments.load)
     expected = expected_seconds(setup, arguments.rank)
     with Progress("compile", expected, unit="s", status="about so long on a quiet core", announce=True) as progress:
 

@@ -151,7 +151,7 @@ class BlockBuilder:
         partial_over_tp: bool = False,
     ) -> None:
         """Add a weight of this shape on this rank."""
-        replicated = split is None and not expert
+        replicated = split is None
         self.block.parameters.append(
             Parameter(name, float(math.prod(shape)), expert, replicated, shape, split, partial_over_tp)
         )

@@ -56,7 +56,7 @@ def _mesh(strategy: StrategySpec, executes: Executes) -> Iterator[tuple[str, str
         if size > 1 and executes.axes is not None and axis not in executes.axes:
             legal = ", ".join(executes.axes)
             yield f"mesh.{axis}", f"{axis} {size}; nearest: 1 (axes that may be larger: {legal})"
-    used = [axis for axis in mesh.axes if getattr(mesh, axis) > 1]
+    used = [axis for axis in mesh.axes if getattr(mesh, axis) > 1 and axis in (executes.order or ())]
     if executes.order is not None and used != [axis for axis in executes.order if axis in used]:
         yield "mesh.order", f"ranks in the order {', '.join(used)}; nearest: {', '.join(executes.order)}"
     server = executes.server_devices

@@ -324,6 +324,8 @@ class _Layer:
             up = self._up(flat[token], expert)
             inner = op.inner_width(self.model, up)
             down = inner @ self.whole.weights[n, "experts.down.weight"][expert]
+            if (n, "experts.down.bias") in self.whole.weights:
+                down = down + self.whole.weights[n, "experts.down.bias"][expert]
             out[token] += self.shares[token, slot, None] * down
             self.parts.append((token, slot, up, inner, down))
         return out.reshape(x.shape)
@@ -337,6 +339,8 @@ class _Layer:
             shares[token, slot] = (flat[token] * down).sum(axis=-1)
             out = self.shares[token, slot, None] * flat[token]
             whole.gradients[n, "experts.down.weight"][expert] += op.weight_gradient(inner, out)
+            if (n, "experts.down.bias") in whole.weights:
+                whole.gradients[n, "experts.down.bias"][expert] += op.over_rows(out)
             middle = out @ whole.weights[n, "experts.down.weight"][expert].T
             slope = op.inner_width_gradient(self.model, up, middle)
             back[token] += self._up_gradient(self.flat[token], slope, expert)

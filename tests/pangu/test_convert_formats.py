@@ -281,7 +281,7 @@ def test_what_cannot_be_a_model_is_named(tmp_path: Path, weights: dict[str, np.n
         {n: a for n, a in weights.items() if n != "backbone.layernorm.beta"}
     )
     expert = {"backbone.blocks.0.output.experts.mapping.weight": np.zeros((2, 2), np.float32)}
-    assert "1 parameters are not PanGu-α's: backbone.blocks.0.output.experts" in error(weights | expert)
+    assert "1 weights belong to no layer of this network: backbone.blocks.0.output.experts" in error(weights | expert)
     assert "two frameworks" in error(weights | {"transformer.ln_f.bias": np.zeros(16, np.float32)})
     both = {MASTER + "word_embedding.embedding_table": np.zeros((11, 16), np.float32)}
     assert "are both 'backbone.word_embedding.embedding_table'" in error(weights | both)

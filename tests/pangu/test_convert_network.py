@@ -38,8 +38,8 @@ MODELS = [
 
 
 def test_the_fields_are_all_of_them() -> None:
-    """What not every form has has a test of its own: the table of targets, and patterns of attention."""
-    assert set(ModelConfig.model_fields) == set(SIZES) | set(FIELDS) | {"target_in_trunk", "attention"}
+    """What not every form has has a test of its own: the table of targets, patterns of attention, experts."""
+    assert set(ModelConfig.model_fields) == set(SIZES) | set(FIELDS) | {"target_in_trunk", "attention", "experts"}
 
 
 def test_a_pattern_of_attention_goes_with_the_weights_or_is_refused(tmp_path: Path, capsys) -> None:

@@ -99,7 +99,7 @@ def test_the_trie_holds_the_words_and_no_others(words: list[str], other: str) ->
 def test_an_installation_that_cannot_be_written_to() -> None:
     """numba finds no place for its machine code either: the kernels are compiled for this process."""
     program = (
-        "from pangu.tokenizer import compiled\n"
+        "from pangu.tokenizer import lazily_compiled as compiled\n"
         "import numba.core.caching as caching\n"
         "caching.CodeLibraryCacheImpl._locator_classes = []\n"
         "compiled.PATIENCE = 0\n"

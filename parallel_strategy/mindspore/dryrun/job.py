@@ -15,6 +15,7 @@ from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore.dryrun.compiled_collectives import KINDS, CompiledCollective, read_collectives
 from parallel_strategy.mindspore.dryrun.environment import environment
 from parallel_strategy.mindspore.dryrun.graph_file import read_graph
+from parallel_strategy.mindspore.dryrun.stand_in import installed_cann, why_not
 from parallel_strategy.mindspore.limits import check_supported
 from parallel_strategy.mindspore.skeleton import skeleton_setup
 from parallel_strategy.spec.strategy import Setup
@@ -67,10 +68,8 @@ def compile_rank(
 
     Raises UserError with MindSpore's own complaint where it does not compile.
     """
-    check_supported(setup)
     mesh = setup.strategy.mesh
-    if not 0 <= rank < mesh.devices:
-        raise UserError(f"rank {rank}: the strategy has ranks 0 to {mesh.devices - 1}")
+    check_compilation(setup, rank)
     if load is not None:
         flags = (*flags, *load_flags(load, rank * mesh.pp // mesh.devices))
     with tempfile.TemporaryDirectory(prefix="compile-") as scratch:
@@ -110,6 +109,18 @@ def compile_rank(
         fields["whole_batch"],
         fields["fusion_mb"],
     )
+
+
+def check_compilation(setup: Setup, rank: int, load: Path | None = None) -> None:
+    """Raise UserError for what cannot be compiled, here or at all, before anything is begun."""
+    check_supported(setup)
+    mesh = setup.strategy.mesh
+    if not 0 <= rank < mesh.devices:
+        raise UserError(f"rank {rank}: the strategy has ranks 0 to {mesh.devices - 1}")
+    if installed_cann() is None and (reason := why_not()):
+        raise UserError(reason)
+    if load is not None:
+        load_flags(load, rank * mesh.pp // mesh.devices)
 
 
 def expected_seconds(setup: Setup, rank: int) -> float:

@@ -117,12 +117,12 @@ for _name in ("final.norm", "head.norm"):
     _norm(_name, last=True)
 
 
-def _residual(name: str, output: str, bias: str, site: int) -> None:
-    """Register dropout and the addition to the residual stream, with the bias of the matmul before it if there is one.
-    `site`: of the layer's three places of dropout."""
+def _residual(name: str, output: str, bias: str | None, site: int) -> None:
+    """Register dropout and the addition to the residual stream, with the bias of the matmul before it if there is one;
+    experts add their own. `site`: of the layer's three places of dropout."""
 
     def forward(values: Values) -> None:
-        y, added = values.read(output), values.bias(bias)
+        y, added = values.read(output), values.bias(bias) if bias else None
         assert values.stream.hidden is not None
         y = (y if added is None else y + added) * values.dropped(3 * values.layer + site)
         values.stream.hidden = values.stream.hidden + y
@@ -130,7 +130,7 @@ def _residual(name: str, output: str, bias: str, site: int) -> None:
     def backward(values: Values) -> None:
         assert values.stream.gradient is not None
         gradient = values.stream.gradient * values.dropped(3 * values.layer + site)
-        if values.has(bias):
+        if bias and values.has(bias):
             values.gradient(bias, op.over_rows(gradient))
         values.made[f"d.{output}"] = gradient
 
@@ -140,4 +140,4 @@ def _residual(name: str, output: str, bias: str, site: int) -> None:
 
 _residual("attention", "attention.output", "attention.output.bias", 2)
 _residual("feed_forward", "feed_forward.output", "feed_forward.down.bias", 3)
-_residual("experts", "experts.output", "experts.down.bias", 3)
+_residual("experts", "experts.output", None, 3)
