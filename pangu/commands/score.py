@@ -23,6 +23,7 @@ from typing import Any
 from pangu.commands.model_arguments import add_scoring_arguments, load_model
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
+from pangu.foundation.json_text import check_surrogates
 
 BLOCK = 64  # lines that are asked together
 
@@ -55,12 +56,11 @@ def read_line(line: str, place: str) -> dict[str, str]:
         row = json.loads(line)
     except ValueError as error:
         raise UserError(f"{place}: is not JSON: {error}") from None
+    check_surrogates(row, place)
     names = ("text",) if isinstance(row, dict) and "text" in row else ("context", "continuation")
     for name in names:
         if not isinstance(row, dict) or not isinstance(row.get(name), str):
             raise UserError(f"{place}: field {name!r}: must be text; give context and continuation, or text")
-        if any("\ud800" <= character <= "\udfff" for character in row[name]):
-            raise UserError(f"{place}: field {name!r}: holds half of a surrogate pair, which UTF-8 has no place for")
     if not row[names[-1]]:
         raise UserError(f"{place}: field {names[-1]!r}: is empty; there is nothing to score")
     return {name: row[name] for name in names}
@@ -85,6 +85,7 @@ def results(model: Any, rows: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
 def by_position(model: Any, texts: list[str], parts: int) -> Iterator[dict[str, Any]]:
     """Yield a result for each part of the context that has tokens."""
     sums, counts = model.nats_by_position(texts)
+    parts = min(parts, len(sums))
     bounds = [len(sums) * part // parts for part in range(parts + 1)]
     for first, end in pairwise(bounds):
         tokens, nats = int(counts[first:end].sum()), float(sums[first:end].sum())

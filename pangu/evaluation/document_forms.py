@@ -13,6 +13,7 @@ from typing import Any
 
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
+from pangu.foundation.json_text import check_surrogates
 
 BLANK = re.compile(r"\[BLANK(\d+)\]")
 GAP = "XXXXX"
@@ -56,22 +57,27 @@ def records(path: Path) -> Iterator[tuple[str, Any]]:
             rows = json.loads(text)
         except ValueError as error:
             raise UserError(f"{path}: is not JSON: {error}") from None
+        check_surrogates(rows, str(path))
         yield from ((f"{path}: record {number}", row) for number, row in enumerate(rows, 1))
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                yield f"{path}:{number}", json.loads(line)
+                row = json.loads(line)
             except ValueError as error:
                 raise UserError(f"{path}:{number}: is not JSON: {error}") from None
+            check_surrogates(row, f"{path}:{number}")
+            yield f"{path}:{number}", row
 
 
 def whole(path: Path) -> Any:
     """Return the JSON value of a file. Raises UserError."""
     try:
-        return json.loads(read_text(path))
+        value = json.loads(read_text(path))
     except ValueError as error:
         raise UserError(f"{path}: is not JSON: {error}") from None
+    check_surrogates(value, str(path))
+    return value
 
 
 class Expected:

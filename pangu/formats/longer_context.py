@@ -37,7 +37,7 @@ class LongerContext(Source):
         tensors = dict(source.tensors)
         self.tables: dict[str, np.ndarray] = {}
         self.source = source
-        found = names.sort_names(source.tensors)
+        found = names.sorted_names_of(source)
         for name, ours in found.weights.items():
             if ours in AHEAD:
                 info = tensors[name]

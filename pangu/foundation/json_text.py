@@ -2,7 +2,10 @@
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pangu.foundation.errors import UserError
 
 
 def finite(value: Any) -> Any:
@@ -19,3 +22,29 @@ def finite(value: Any) -> Any:
 def dumps(value: Any, **options: Any) -> str:
     """Return `json.dumps` of what is finite."""
     return json.dumps(finite(value), allow_nan=False, **options)
+
+
+def check_surrogates(value: Any, place: str) -> None:
+    """Raise UserError that names the place and the field of a text with half of a surrogate pair.
+
+    JSON can write one (`"\\ud800"`), and UTF-8, the tokenizer and every output cannot.
+    """
+    field = lone_surrogate(value)
+    if field is not None:
+        raise UserError(f"{place}: field {field!r}: holds half of a surrogate pair, which UTF-8 has no place for")
+
+
+def lone_surrogate(value: Any, field: str = "") -> str | None:
+    """Return the field of the first such text in a JSON value, e.g. `messages[0].content`; None: there is none."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return field
+        return None
+    inner: list[tuple[str, Any]] = []
+    if isinstance(value, Mapping):
+        inner = [(f"{field}.{name}" if field else str(name), one) for name, one in value.items()]
+    elif isinstance(value, Sequence):
+        inner = [(f"{field}[{number}]", one) for number, one in enumerate(value)]
+    return next((found for name, one in inner if (found := lone_surrogate(one, name)) is not None), None)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
 from rich.table import Table
 
@@ -31,8 +32,8 @@ def console() -> Console:
 class StackedTable(Table):
     """A table whose columns go into several blocks, each with the first column, where one row would be too wide.
 
-    Numbers stand to the right and are never broken; the first column and those named in `left` stand to the left, and
-    may wrap.
+    Numbers stand to the right and are never broken; the first column, those named in `left` and those with a long name,
+    such as a path, stand to the left, and may wrap.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class StackedTable(Table):
             **style,
         )
         self.gap = gap
-        self.is_words = [index == 0 or name in left for index, name in enumerate(columns)]
+        self.is_words = [index == 0 or name in left or cell_len(name) > WORDS for index, name in enumerate(columns)]
         for name, words in zip(columns, self.is_words, strict=True):
             self.add_column(translated(name), justify="left" if words else "right", no_wrap=not words, overflow="fold")
 

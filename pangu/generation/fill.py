@@ -111,14 +111,14 @@ def score_between(generator: "Generator", requests: Sequence[Between]) -> list[S
         if not one.left or not one.middle:
             raise UserError(f"request {number}: a left side and a middle of at least one token each are needed")
         check_gaps(generator, [*one.left, *(None for _ in one.middle), *one.right])
-        check_gaps(generator, [*one.left, None, *one.middle][: generator.config.seq_length])
+        check_ids(generator, one.middle)
     if not requests:
         return []
     batch = generator.open(min(generator.batch_size, len(requests)), max(len(one.places) for one in requests))
-    return list(_read_between(batch, requests))
+    return list(_read_between(batch, requests, generator.adapter))
 
 
-def _read_between(batch: DecodingBatch, requests: Sequence[Between]) -> Iterator[Scored]:
+def _read_between(batch: DecodingBatch, requests: Sequence[Between], adapter: int | None) -> Iterator[Scored]:
     """Yield scores: as many rows in one call as the batch has, or a token a step with MindSpore's engine."""
     if not batch.admits_any_time:
         for one in requests:
@@ -126,7 +126,7 @@ def _read_between(batch: DecodingBatch, requests: Sequence[Between]) -> Iterator
             ids, places, asks = [*one.left, *one.right, *one.middle], one.places, one.query_rows
             batch.release(0)
             steps = [slice(known), *(slice(at, at + 1) for at in range(known, len(places)))]
-            logits = [batch.read([RowTokens(0, ids[own], 1, places[own], asks[own])])[0][-1] for own in steps]
+            logits = [batch.read([RowTokens(0, ids[own], 1, places[own], asks[own], adapter)])[0][-1] for own in steps]
             yield scored(np.stack(logits), one.middle)
         return
     for start in range(0, len(requests), batch.rows):
@@ -134,7 +134,9 @@ def _read_between(batch: DecodingBatch, requests: Sequence[Between]) -> Iterator
         for row in range(len(block)):
             batch.release(row)
         parts = [
-            RowTokens(row, [*one.left, *one.right, *one.middle[:-1]], len(one.middle), one.places, one.query_rows)
+            RowTokens(
+                row, [*one.left, *one.right, *one.middle[:-1]], len(one.middle), one.places, one.query_rows, adapter
+            )
             for row, one in enumerate(block)
         ]
         for one, logits in zip(block, batch.read(parts), strict=True):
@@ -154,9 +156,15 @@ def check_gaps(generator: "Generator", known: Sequence[int | None]) -> None:
         raise UserError("the text begins with a gap: no query row asks for the first position; write a token before it")
     if len(known) > config.seq_length:
         raise UserError(f"the text has {len(known)} tokens with its gaps, the context {config.seq_length}: shorten it")
-    wrong = next((token for token in known if token is not None and not 0 <= token < config.vocab_size), None)
+    check_ids(generator, [token for token in known if token is not None])
+
+
+def check_ids(generator: "Generator", ids: Sequence[int]) -> None:
+    """Raise UserError for an id that the vocabulary has not."""
+    size = generator.config.vocab_size
+    wrong = next((token for token in ids if not 0 <= token < size), None)
     if wrong is not None:
-        raise UserError(f"id {wrong} is outside 0..{config.vocab_size - 1}")
+        raise UserError(f"id {wrong} is outside 0..{size - 1}")
 
 
 class GapRow:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pangu.foundation.errors import UserError
+from pangu.foundation.json_text import check_surrogates
 from pangu.foundation.settings import nearest_name
 from pangu.generation.options import GenerationOptions
 
@@ -70,6 +71,7 @@ def read_object(line: str, where: str) -> dict[str, Any]:
         row = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where}: is not JSON: {error}") from None
+    check_surrogates(row, where)
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"]:
         raise UserError(f'{where}: must be an object with a text "prompt"')
     for name in row:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pangu.foundation.errors import UserError
+from pangu.foundation.json_text import check_surrogates
 
 MOST_CHARACTERS = 1_000_000  # of a record
 Role = Literal["system", "user", "assistant"]
@@ -121,9 +122,12 @@ def _checked(
 
 def _record_or_reject(place: str, row: Any, parse: Callable[[Any], Record | Pair]) -> Record | Pair | Reject:
     try:
+        check_surrogates(row, place)
         return parse(row)
     except RecordError as error:
         return Reject(place, str(error))
+    except UserError as error:
+        return Reject(place, str(error).removeprefix(f"{place}: "))
 
 
 def pair_of(row: Any) -> Pair:

@@ -373,6 +373,8 @@ def test_the_sets_at_hand_have_the_sizes_that_the_paper_scored(shared: Path, tmp
             "label 'perhaps' is unknown; known: entail",
         ),
         ("ocnli", '{"sentence1": ', "set.json:1: is not JSON"),
+        ("ocnli", '{"sentence1": "\\ud800"}', "set.json:1: field 'sentence1': holds half of a surrogate pair"),
+        ("cmrc2018", '{"data": ["\\udc00"]}', "set.json: field 'data[0]': holds half of a surrogate pair"),
         ("ocnli", "\n", "holds no document"),
         ("cmrc2018", '{"data": [{"paragraphs": {}}', "set.json: is not JSON"),
         ("cmrc2018", '{"data": [{"title": "x"}]}', "expected data: [{paragraphs"),

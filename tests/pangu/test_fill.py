@@ -137,6 +137,7 @@ def test_what_stands_between_two_sides_is_scored_as_the_full_forward_does(networ
         (Between([1], [], [2]), "middle of at least one"),
         (Between([1], [2] * 6, [3] * 6), "13 tokens with its gaps, the context 12"),
         (Between([1], [99], [3]), "id 99 is outside"),
+        (Between([1], [2] * 10 + [99], []), "id 99 is outside"),
     ):
         with pytest.raises(UserError, match=message):
             score_between(generator, [wrong])

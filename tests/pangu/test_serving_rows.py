@@ -115,6 +115,8 @@ def test_one_base_answers_with_several_adapters_as_each_alone(
         status, body, _ = ask(port, "/v1/completions", {"model": "none", "prompt": "x"})
         assert status == 404 and "poet" in body["error"]["message"]
     assert len(set(texts.values())) == 3
+    between = [("今天", "天气", "很好")]
+    assert len({one.fill_log_likelihood(between)[0].total for one in models.values()}) == 3
     for name, folder in adapters.items():
         words = [
             "--max-new-tokens",

@@ -79,18 +79,19 @@ def test_a_bad_record_is_named_and_the_others_are_used(tmp_path: Path) -> None:
         b'{"messages": [{"role": "user", "content": "b"}]}',
         b'{"conversations": [{"from": "robot", "value": "b"}]}',
         b'{"other": 1}',
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
         json.dumps({"text": "长" * 1_000_001}).encode(),
         json.dumps({"text": "一\u2028二"}, ensure_ascii=False).encode(),
     ]
     path = tmp_path / "data.jsonl.gz"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + b"\n".join(lines)))
     found = list(read_records(path))
-    assert [type(one) for one in found] == [Record, *[Reject] * 9, Record]
+    assert [type(one) for one in found] == [Record, *[Reject] * 10, Record]
     reasons = [one.reason for one in found if isinstance(one, Reject)]
     for reason, part in zip(
         reasons,
         ["'completion' is empty", "not UTF-8", "not JSON", "give one form", "out of order", "last turn", "unknown",
-         "has none of", "more than 1,000,000"],
+         "has none of", "field 'messages[0].content': holds half of a surrogate pair", "more than 1,000,000"],
         strict=True,
     ):  # fmt: skip
         assert part in reason, reason

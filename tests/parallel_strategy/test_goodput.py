@@ -76,6 +76,18 @@ def test_strategies_side_by_side_with_days_money_and_energy(strategy: str, capsy
     assert "useful time" in told and "MWh" in told and "300B" not in told
 
 
+@pytest.mark.parametrize("verb", ["goodput", "compare"])
+def test_a_long_path_cuts_no_word_and_no_digit(strategy: str, tmp_path: Path, monkeypatch, capsys, verb: str) -> None:
+    path = tmp_path / "一个很长的文件夹名字" / "another-long-name-of-a-strategy.yaml"
+    path.parent.mkdir()
+    path.write_text(Path(strategy).read_text())
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main([verb, str(path), str(path), *(["--tokens", "300B"] if verb == "goodput" else [])]) == 0
+    told = capsys.readouterr().out
+    for words in {"goodput": ("between failures", "useful time"), "compare": ("over the first", "pipeline idle")}[verb]:
+        assert words in told
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
