@@ -50,6 +50,12 @@ class Fields(Section):
     )
 
 
+SourceFormat = Literal[
+    "auto", "jsonl", "csv", "txt", "html", "warc", "parquet", "arrow",
+    "mht", "docx", "epub", "pdf", "zip", "tar", "arc", "wacz",
+]  # fmt: skip
+
+
 class Source(Section):
     """Files that belong together; `name` appears in every record."""
 
@@ -57,10 +63,7 @@ class Source(Section):
     paths: tuple[str, ...] = Field(
         description="files, directories or globs; relative ones start at the recipe", min_length=1
     )
-    format: Literal[
-        *("auto", "jsonl", "csv", "txt", "html", "warc", "parquet", "arrow"),
-        *("mht", "docx", "epub", "pdf", "zip", "tar", "arc", "wacz"),
-    ] = Field(
+    format: SourceFormat = Field(
         default="auto",
         description="auto goes by the file name, or by the content where it has no suffix;"
         " .gz .zst .bz2 .xz .lz4 are recognised by their content",

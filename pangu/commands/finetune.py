@@ -146,36 +146,14 @@ def run(arguments: argparse.Namespace) -> int:
         workers = processes(arguments)
         if workers != 1:
             return launch(arguments, workers)
-    settings = Settings(
-        method=arguments.method,
-        objective=arguments.objective,
-        beta=arguments.beta,
-        teacher_weight=arguments.teacher_weight,
-        temperature=arguments.temperature,
-        hidden_weight=arguments.hidden_weight,
-        student_layers=arguments.student_layers,
-        template=arguments.template,
-        steps=arguments.steps,
-        batch_size=arguments.batch_size,
-        accumulate=arguments.accumulate,
-        rate=arguments.rate,
-        rank=arguments.rank,
-        alpha=arguments.alpha,
-        bottleneck=arguments.bottleneck,
-        virtual_tokens=arguments.virtual_tokens,
-        shift_positions=arguments.shift_positions,
-        length=arguments.length,
-        validation=arguments.validation,
-        dropout=arguments.dropout,
-        seed=arguments.seed,
-        checkpoint_every=arguments.checkpoint_every,
-        **({"modules": tuple(arguments.module)} if arguments.module else {}),
-    )
+    given = {name: value for name, value in vars(arguments).items() if name in Settings.__dataclass_fields__}
+    if arguments.module:
+        given["modules"] = tuple(arguments.module)
     result = finetune(
         arguments.base,
         arguments.data,
         arguments.out,
-        settings,
+        Settings(**given),
         tokenizer=arguments.tokenizer,
         device=arguments.device,
         teacher=arguments.teacher,

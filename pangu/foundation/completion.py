@@ -88,8 +88,8 @@ def bash(command: str, verbs: Sequence[Verb]) -> str:
     function = f"_{command.replace('-', '_')}"
     options, values = [], []
     for verb in verbs:
-        names = [name for one in verb.options for name in one.names]
-        options.append(f"    {verb.name}) options={quoted(' '.join(names))} words={quoted(' '.join(verb.values))} ;;")
+        flags = " ".join(name for one in verb.options for name in one.names)
+        options.append(f"    {verb.name}) options={quoted(flags)} words={quoted(' '.join(verb.values))} ;;")
         for one in verb.options:
             pattern = " | ".join(f"{verb.name}:{name}" for name in one.names)
             if one.choices:

@@ -280,7 +280,7 @@ def _coerced(given: Any, result: Any, place: Location) -> Iterable[tuple[Locatio
     """Yield what pydantic let pass: true as a number, and text that became infinite."""
     if isinstance(result, BaseModel) and isinstance(given, Mapping):
         for name, field in type(result).model_fields.items():
-            key = field.alias if field.alias in given else name
+            key = field.alias if field.alias is not None and field.alias in given else name
             if key in given:
                 yield from _coerced(given[key], getattr(result, name), (*place, key))
     elif isinstance(result, Mapping) and isinstance(given, Mapping):

@@ -23,6 +23,8 @@ LARGEST = 10**15  # of any number: beyond it nothing is a size, a count or a rat
 LONGEST_NUMBER = 400  # digits
 
 Location = tuple[str | int, ...]
+# What has values inside.
+CONTAINERS: tuple[type, ...] = (Mapping, list, tuple)
 
 # The C parser reads the same YAML five times faster. It is missing where PyYAML was built without libyaml.
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -119,9 +121,9 @@ class Document:
 
     def value(self, location: Location) -> Any:
         """Return a value. Raises KeyError, IndexError or TypeError where there is none."""
-        value = self.data
+        value: Any = self.data
         for step in location:
-            if not isinstance(value, Mapping | list | tuple):
+            if not isinstance(value, CONTAINERS):
                 raise TypeError(step)
             value = value[step]
         return value
@@ -204,7 +206,7 @@ def _check_depth(text: str, where: str) -> None:
     for event in yaml.parse(text.removeprefix("\ufeff"), Loader=Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
-            line = event.start_mark.line + 1
+            line = event.start_mark.line + 1 if event.start_mark else 1
             raise PlacedError(f"{where}:{line}: is not YAML of settings: nested more than {DEEPEST} levels deep")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -124,7 +125,7 @@ class LayerQuantizer:
 
     def matrix(self, name: str, weight: np.ndarray, statistics: Statistics | None) -> Quantized:
         """Return one matrix [out, in]."""
-        bits = 8 if self.quantization.bits == 8 else 4
+        bits: Literal[8, 4] = 8 if self.quantization.bits == 8 else 4
         if self.quantization.method == "gptq":
             assert statistics is not None
             return gptq.quantize(weight, statistics.hessian, bits, name)

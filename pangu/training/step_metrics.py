@@ -6,6 +6,7 @@ bytes. `speed.jsonl` holds the time of each step, in the order in which the step
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -168,7 +169,7 @@ def draw(run: Path, unigram: float | None) -> Path:
     return path
 
 
-def smoothed(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return an exponential mean over about a fiftieth of the run, bias-corrected."""
     decay = 1 - 1 / max(2, len(points) / 50)
     mean, weight, result = 0.0, 0.0, []

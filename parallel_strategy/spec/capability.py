@@ -54,8 +54,8 @@ def _mesh(strategy: StrategySpec, executes: Executes) -> Iterator[tuple[str, str
     for axis in ("pp", "dp", "cp", "tp", "ep"):
         size = getattr(mesh, axis)
         if size > 1 and executes.axes is not None and axis not in executes.axes:
-            legal = ", ".join(executes.axes)
-            yield f"mesh.{axis}", f"{axis} {size}; nearest: 1 (axes that may be larger: {legal})"
+            larger = ", ".join(executes.axes)
+            yield f"mesh.{axis}", f"{axis} {size}; nearest: 1 (axes that may be larger: {larger})"
     used = [axis for axis in mesh.axes if getattr(mesh, axis) > 1 and axis in (executes.order or ())]
     if executes.order is not None and used != [axis for axis in executes.order if axis in used]:
         yield "mesh.order", f"ranks in the order {', '.join(used)}; nearest: {', '.join(executes.order)}"

@@ -148,7 +148,8 @@ class Settings(StageSettings):
 
     @model_validator(mode="after")
     def _rules_exist(self) -> "Settings":
-        for rules in (self, *self.of_source.values()):
+        chosen_rules(self)
+        for rules in self.of_source.values():
             chosen_rules(rules)
         return self
 

@@ -114,8 +114,8 @@ def score(batch: pa.RecordBatch, settings: Settings, models: Sequence[Path]) -> 
         scores = []
         for name in sorted(name for name in by_name if name.startswith(kind)):
             model = _load(by_name[name], by_name[name].stat().st_mtime_ns)
-            columns = _columns(model.labels, wanted)
-            found = model.probabilities(texts, MODEL_BYTES)[:, columns].sum(axis=1, dtype=np.float64)
+            labels = _columns(model.labels, wanted)
+            found = model.probabilities(texts, MODEL_BYTES)[:, labels].sum(axis=1, dtype=np.float64)
             scores.append(np.minimum(found, 1))
         if scores:
             together = np.max(scores, axis=0) if settings.combine == "maximum" else np.mean(scores, axis=0)
