@@ -23,8 +23,6 @@ LARGEST = 10**15  # of any number: beyond it nothing is a size, a count or a rat
 LONGEST_NUMBER = 400  # digits
 
 Location = tuple[str | int, ...]
-# What has values inside.
-CONTAINERS: tuple[type, ...] = (Mapping, list, tuple)
 
 # The C parser reads the same YAML five times faster. It is missing where PyYAML was built without libyaml.
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -123,7 +121,10 @@ class Document:
         """Return a value. Raises KeyError, IndexError or TypeError where there is none."""
         value: Any = self.data
         for step in location:
-            if not isinstance(value, CONTAINERS):
+            if isinstance(value, Mapping):
+                value = value[step]
+                continue
+            if not isinstance(value, list | tuple) or isinstance(step, str):
                 raise TypeError(step)
             value = value[step]
         return value
