@@ -54,15 +54,15 @@ def _mesh(strategy: StrategySpec, executes: Executes) -> Iterator[tuple[str, str
     for axis in ("pp", "dp", "cp", "tp", "ep"):
         size = getattr(mesh, axis)
         if size > 1 and executes.axes is not None and axis not in executes.axes:
-            larger = ", ".join(executes.axes)
-            yield f"mesh.{axis}", f"{axis} {size}; nearest: 1 (axes that may be larger: {larger})"
+            legal = ", ".join(executes.axes)
+            yield f"mesh.{axis}", f"{axis} {size}; nearest: 1 (axes that may be larger: {legal})"
     used = [axis for axis in mesh.axes if getattr(mesh, axis) > 1 and axis in (executes.order or ())]
     if executes.order is not None and used != [axis for axis in executes.order if axis in used]:
         yield "mesh.order", f"ranks in the order {', '.join(used)}; nearest: {', '.join(executes.order)}"
     server = executes.server_devices
     if server and mesh.devices % server and server % (2 * mesh.devices):
-        legal = [n for n in divisors(server) if 2 * n <= server] + [server * max(1, round(mesh.devices / server))]
-        yield "mesh", f"{mesh.devices} devices on servers of {server}; nearest: {nearest(legal, mesh.devices)}"
+        sizes = [n for n in divisors(server) if 2 * n <= server] + [server * max(1, round(mesh.devices / server))]
+        yield "mesh", f"{mesh.devices} devices on servers of {server}; nearest: {nearest(sizes, mesh.devices)}"
 
 
 def _fields(strategy: StrategySpec, executes: Executes) -> Iterator[tuple[str, str]]:
