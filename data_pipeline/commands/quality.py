@@ -167,7 +167,7 @@ def _score(arguments: argparse.Namespace) -> int:
             sys.stdout.write("".join(f"{line}\n" for line in lines))
             lines.clear()
     if arguments.out is not None:
-        from data_pipeline.engine.whole import write_whole
+        from data_pipeline.engine.run_files import write_whole
 
         write_whole(arguments.out, "".join(f"{line}\n" for line in lines))
         print_translated(f"{arguments.out}: {len(lines):,} texts scored")

@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from data_pipeline.engine.local import StageSummary
 from data_pipeline.engine.plan import PlannedStep
+from data_pipeline.engine.run_recipe import StageSummary
 from data_pipeline.engine.tasks import Result
 from data_pipeline.recipe import Recipe
 from pangu.foundation.best_effort import print_translated, warn

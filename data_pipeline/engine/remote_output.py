@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.engine.whole import checksum, locked, write_whole
+from data_pipeline.engine.run_files import checksum, locked, write_whole
 from data_pipeline.stages.read.remote_files import RemoteFile, failed, file_system, stamp_of
 from pangu.foundation.errors import UserError
 

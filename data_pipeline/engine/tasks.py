@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from data_pipeline import record
 from data_pipeline.engine.pool import Job, Progress
 from data_pipeline.engine.relational import query
+from data_pipeline.engine.run_files import Output, checksum, commit_directory
 from data_pipeline.engine.shard import ShardWriter, read_batches
 from data_pipeline.engine.steps import Context, Files, Global, GroupBy, InputFile, Item, Map, Read
-from data_pipeline.engine.whole import Output, checksum, commit_directory
 from pangu.foundation.errors import UserError
 
 QUARANTINED = "quarantined:it killed its worker twice"

@@ -28,7 +28,7 @@ import pyarrow as pa
 import xxhash
 import yaml
 
-from data_pipeline.engine.whole import write_whole
+from data_pipeline.engine.run_files import write_whole
 from data_pipeline.kernels.normal_form import normal_form_table, normalise
 from data_pipeline.quality.documents import read_documents
 from pangu.foundation.errors import UserError
@@ -294,7 +294,7 @@ def _tokenizer(plan: Trial, out: Path, samples: dict[str, list[str]]) -> Path:
 
 def _pack(folder: Path, tokenizer: Path, plan: Trial) -> None:
     """Pack every document of the folder; nothing is held out, the clean set is the held-out one."""
-    from data_pipeline.engine import local
+    from data_pipeline.engine import run_recipe
     from data_pipeline.engine.progress import Quiet
     from data_pipeline.recipe import Recipe
 
@@ -307,7 +307,7 @@ def _pack(folder: Path, tokenizer: Path, plan: Trial) -> None:
         ],
     }
     _write_if_new(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
-    local.run(Recipe.load(folder / "recipe.yaml"), folder / "corpus", Quiet())
+    run_recipe.run(Recipe.load(folder / "recipe.yaml"), folder / "corpus", Quiet())
 
 
 def _index(folder: Path) -> dict[str, Any]:

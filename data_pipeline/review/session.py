@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import xxhash
 
-from data_pipeline.engine.whole import write_whole
+from data_pipeline.engine.run_files import write_whole
 from data_pipeline.quality.documents import VERDICT_SIDES, Document
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError

@@ -41,7 +41,7 @@ from pangu.formats.conversion import SUFFIXES, Plan, make_plan
 from pangu.formats.longer_context import LongerContext
 from pangu.formats.open_source import open_source
 from pangu.formats.source import Source
-from pangu.formats.write_output import WholeFile, check_output, write_output
+from pangu.formats.write_output import OutputFile, check_output, write_output
 from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 from pangu.foundation.progress import Progress
@@ -406,6 +406,6 @@ def check_model_file(path: Path, overwrite: bool) -> None:
 
 
 def write_model_file(config: ModelConfig, path: Path) -> None:
-    with WholeFile(path) as file:
+    with OutputFile(path) as file:
         file.write(config.dump().encode())
         file.commit()

@@ -22,7 +22,7 @@ BLOCK = 4 << 20
 TILE = 32
 
 
-class WholeFile(AtomicFile):
+class OutputFile(AtomicFile):
     """The file of a conversion: two at once are refused, and what is written is hashed at the same time."""
 
     def __init__(self, path: Path) -> None:
@@ -60,7 +60,7 @@ def check_output(path: Path, plan: Plan, overwrite: bool) -> None:
 
 def write_output(plan: Plan, path: Path, advance: Callable[[int], None]) -> tuple[int, str]:
     """Carry out a plan; `advance` is told of every written block. Returns the bytes and the SHA-256 of the file."""
-    with WholeFile(path) as file:
+    with OutputFile(path) as file:
         if plan.target != "mindspore":
             file.write(file_header([(step.target, step.info) for step in plan.steps], plan.metadata))
         else:
@@ -72,7 +72,7 @@ def write_output(plan: Plan, path: Path, advance: Callable[[int], None]) -> tupl
         return file.size, file.hash.hexdigest()
 
 
-def write_step(plan: Plan, step: Step, buffer: np.ndarray, file: WholeFile, advance: Callable[[int], None]) -> None:
+def write_step(plan: Plan, step: Step, buffer: np.ndarray, file: OutputFile, advance: Callable[[int], None]) -> None:
     """Read one tensor into `buffer` and append it to the file."""
     pieces = value_headers(step.target, step.info) if plan.target == "mindspore" else iter([(b"", step.info.nbytes)])
     left = 0

@@ -10,7 +10,7 @@ from pangu.formats.conversion import Plan
 from pangu.formats.data_types import BY_NAME, FP32, TensorInfo, bytes_of, cast
 from pangu.formats.safetensors_file import file_header
 from pangu.formats.source import Source
-from pangu.formats.write_output import WholeFile
+from pangu.formats.write_output import OutputFile
 from pangu.foundation.errors import UserError
 from pangu.quantization.layers import LayerQuantizer, stored_tensors
 from pangu.quantization.quantized_file import (
@@ -45,7 +45,7 @@ def write_quantized(
     """
     planned = stored_tensors(plan.shape, quantization)
     quantizer = LayerQuantizer(plan.shape, quantization, lambda name: read_canonical(plan, name), plan.model, ids)
-    with WholeFile(out) as file:
+    with OutputFile(out) as file:
         file.write(file_header(planned, plan.metadata | {METADATA: quantization.dump()}))
         for (name, info), (made, tensor) in zip(planned, quantizer.tensors(), strict=True):
             assert info.data_type is not None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pangu.foundation.atomic_file import whole_file
+from pangu.foundation.atomic_file import atomic_file
 from pangu.foundation.best_effort import BestEffortFile, reason_of, warn
 from pangu.foundation.json_text import dumps
 from pangu.foundation.picture_font import chinese_font, drawable
@@ -164,7 +164,7 @@ def draw(run: Path, unigram: float | None) -> Path:
         axes.legend(frameon=False)
     figure.tight_layout()
     path = run / "loss.png"
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         figure.savefig(file, format="png")
     return path
 

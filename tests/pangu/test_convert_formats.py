@@ -366,7 +366,7 @@ def test_output_goes_nowhere_wrong(tmp_path: Path, model: Path, capsys, monkeypa
 
 def test_two_at_once_are_refused(tmp_path: Path, model: Path, capsys) -> None:
     out = tmp_path / "out.ckpt"
-    with write.WholeFile(out) as first:
+    with write.OutputFile(out) as first:
         assert "being written by another process" in refused(capsys, model, "--to", "mindspore", "--out", out)
         first.write(b"whole")
         first.commit()

@@ -21,8 +21,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from data_pipeline import record
+from data_pipeline.engine.run_files import checksum
 from data_pipeline.engine.steps import Context, Global, Map, StageSettings
-from data_pipeline.engine.whole import checksum
 from pangu.foundation.errors import UserError
 
 SIGNALS = ("quality_score", "quality_bucket", "toxicity_score", "toxicity_bucket", "domain_probability")

@@ -36,8 +36,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 import pangu.foundation.errors
 from data_pipeline import record
+from data_pipeline.engine.run_files import checksum
 from data_pipeline.engine.steps import Context, Global, GroupBy, Map, StageSettings
-from data_pipeline.engine.whole import checksum
 from pangu.foundation.errors import UserError
 from pangu.foundation.settings import Section, checked
 from pangu.foundation.yaml_document import read_document

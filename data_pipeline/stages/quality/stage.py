@@ -34,9 +34,9 @@ import xxhash
 from pydantic import Field, model_validator
 
 from data_pipeline import record
+from data_pipeline.engine.run_files import checksum
 from data_pipeline.engine.shard import read_batches
 from data_pipeline.engine.steps import Context, Global, Map, StageSettings
-from data_pipeline.engine.whole import checksum
 from data_pipeline.quality.classifier import Classifier, ClassifierSettings
 from data_pipeline.quality.classifier import train as train_classifier
 from data_pipeline.quality.documents import Side, examples, read_documents, sample_texts
