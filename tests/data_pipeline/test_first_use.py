@@ -17,7 +17,7 @@ from data_pipeline.stages.dedup.paragraph import ParagraphSettings, deduplicate_
 from data_pipeline.stages.dedup.signatures import FuzzySettings, sketch
 from data_pipeline.stages.dedup.substring import SubstringSettings, deduplicate_substrings
 from tests.conftest import REPOSITORY
-from tests.data_pipeline.conftest import make_text, run_recipe, write_jsonl
+from tests.data_pipeline.conftest import contents, make_text, run_recipe, write_jsonl
 
 ODD = ["", "短", "a\0b\n\n  \t甲" * 4, "𠮷野家，１２３％。" * 5, "é" * 70, "<p>&nbsp;1.5</p>\n" * 3]
 
