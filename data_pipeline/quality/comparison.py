@@ -89,7 +89,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CorpusResult:
     """What one corpus came to."""
 
     corpus: str
@@ -107,8 +107,8 @@ class Outcome:
 class Comparison:
     """Both outcomes; `difference` is ln(perplexity of B / perplexity of A): above 0 where A is better."""
 
-    a: Outcome
-    b: Outcome
+    a: CorpusResult
+    b: CorpusResult
     difference: float
     interval: tuple[float, float] | None  # of the difference, 95 %, over the seeds; None from one training of each
     is_clear: bool  # whether the interval leaves 0 out, and LEAST_DOCUMENTS or more judged
@@ -388,10 +388,10 @@ def _outcome(
     runs: list[Training],
     removed: int,
     plan: Trial,
-) -> Outcome:
+) -> CorpusResult:
     losses = [run.losses[-1] for run in runs if run.corpus == label]
     mean = sum(losses) / len(losses)
-    return Outcome(
+    return CorpusResult(
         corpus,
         split["documents"],
         split["tokens"],

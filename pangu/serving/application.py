@@ -18,7 +18,7 @@ from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
 from pangu.foundation.page import policy as content_policy
 from pangu.foundation.word_list import WordList
-from pangu.serving.answers import Asked, Choice, failure, grow, turn_stops, usage_of
+from pangu.serving.answers import Asked, GrowingChoice, failure, grow, turn_stops, usage_of
 from pangu.serving.events import Event
 from pangu.serving.guard import Guard, Policy, read_json
 from pangu.serving.protocol import (
@@ -280,7 +280,7 @@ class Server:
                 self.stream(work, has_scores, usage), media_type="text/event-stream", headers=STREAM_HEADERS
             )
         try:
-            choices = [Choice() for _ in work.answering]
+            choices = [GrowingChoice() for _ in work.answering]
             left = len(choices)
             while left:
                 try:
@@ -307,7 +307,7 @@ class Server:
             echoed = [not work.echo] * left
             while left:
                 number, event = await work.events.get()
-                choice = Choice()
+                choice = GrowingChoice()
                 left -= event.is_last
                 if event.error:
                     yield f"data: {dumps(failure(event).body, ensure_ascii=False)}\n\n"

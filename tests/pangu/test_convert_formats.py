@@ -392,8 +392,8 @@ def test_kill_in_the_middle_leaves_no_output(tmp_path: Path, how: signal.Signals
     # Slow enough to be hit: the process sleeps a little after each tensor.
     program = (
         "import sys, time; from pangu.formats import write_output as write; from pangu.cli import main\n"
-        "step = write.write_step\n"
-        "write.write_step = lambda *a: (step(*a), print('.', flush=True), time.sleep(0.01))\n"
+        "step = write.write_tensor\n"
+        "write.write_tensor = lambda *a: (step(*a), print('.', flush=True), time.sleep(0.01))\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", program, "convert", str(tmp_path / "in.safetensors"), "--to", "mindspore"]

@@ -19,7 +19,7 @@ from pangu.checkpoint.contents import contents_of
 from pangu.checkpoint.open import meant_checkpoint
 from pangu.cli import main
 from pangu.commands import generate, predict
-from pangu.distributed.predictor import Prediction, Predictor, shares_of
+from pangu.distributed.predictor import PredictionRequest, Predictor, shares_of
 from pangu.foundation.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.pangu.test_generation_command import COMMON, run_directory  # noqa: F401 - a fixture
@@ -58,7 +58,7 @@ for prompt in Path(sys.argv[1]).read_text().splitlines():
 """
 
 
-class Faked(Prediction):
+class Faked(PredictionRequest):
     def command(self, prompts: Path) -> list[str]:
         return [sys.executable, "-c", FAKE.format(trouble=self.options[0]), str(prompts)]
 

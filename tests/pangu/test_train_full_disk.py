@@ -16,7 +16,7 @@ import pytest
 
 from pangu.checkpoint.open import WEIGHTS, newest_checkpoint, step_directories
 from pangu.distributed.launch import Launch, Nodes
-from pangu.distributed.predictor import Prediction, Predictor
+from pangu.distributed.predictor import PredictionRequest, Predictor
 from pangu.distributed.supervise import Supervisor
 from pangu.foundation.best_effort import BestEffortFile
 from pangu.foundation.errors import UserError
@@ -272,9 +272,9 @@ def test_answers_that_do_not_fit_end_predict_with_one_line(small_disk: Path, mon
         " for number in range(100):\n  print('x' * 50_000, flush=True)\n"
         "except OSError:\n discard_standard_output()\n sys.exit(2)"
     )
-    monkeypatch.setattr(Prediction, "command", lambda *_: [sys.executable, "-c", program])
+    monkeypatch.setattr(PredictionRequest, "command", lambda *_: [sys.executable, "-c", program])
     prompts = [f"prompt {number}" for number in range(100)]
-    asked = Prediction(REPOSITORY, prompts, [], "CPU", 1, out, small_disk / "logs")
+    asked = PredictionRequest(REPOSITORY, prompts, [], "CPU", 1, out, small_disk / "logs")
     with pytest.raises(UserError, match=r"No space left|no log in"):
         Predictor(asked, restarts=3).run()
     assert not out.exists() and len(list((small_disk / "logs").glob("start-*"))) == 1

@@ -71,7 +71,7 @@ def _text_keys(value: Any) -> Any:
     return {str(name): share for name, share in value.items()} if isinstance(value, dict) else value
 
 
-class Preset(Section):
+class MixturePreset(Section):
     """A file of `presets/`."""
 
     weights: dict[str, float] | None = None
@@ -80,9 +80,9 @@ class Preset(Section):
 
 
 @cache
-def load_preset(name: str) -> Preset:
+def load_preset(name: str) -> MixturePreset:
     """Return one of the files in PRESETS."""
-    return checked(Preset, read_document(PRESETS / f"{name}.yaml"))
+    return checked(MixturePreset, read_document(PRESETS / f"{name}.yaml"))
 
 
 class Settings(StageSettings):
