@@ -36,10 +36,15 @@ WHEN_CALLED = (
 
 
 @functools.cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports_of(file: Path) -> list[tuple[str, bool]]:
     """(name, whether at the top of the module) of all that a file imports; `from a import b` counts as a and a.b."""
     names = []
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = tree_of(file)
     top = {id(node) for node in tree.body}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -171,7 +176,7 @@ def names_in(module: str) -> set[str] | None:
     """All names that a module gives something to, and the modules in it; None where it makes them as they are asked."""
     names = {name.removeprefix(f"{module}.").split(".")[0] for name in modules() if name.startswith(f"{module}.")}
     file = modules().get(module)  # none of a folder without __init__.py
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if file else ():
+    for node in ast.walk(tree_of(file)) if file else ():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -183,7 +188,7 @@ def names_in(module: str) -> set[str] | None:
 
 def test_every_import_of_the_project_names_what_is_there() -> None:
     for file in sorted([*modules().values(), *(REPOSITORY / "tests").rglob("*.py")]):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(file)):
             module = node.module if isinstance(node, ast.ImportFrom) else None
             if module and module.split(".")[0] in PACKAGES:
                 where = f"{file.relative_to(REPOSITORY)}:{node.lineno}"
@@ -217,7 +222,7 @@ def test_a_class_name_means_one_thing_in_a_package(package: str) -> None:
         node.name
         for name, file in modules().items()
         if name.startswith(package) and name != WITH_NAMES_OF_OTHERS
-        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        for node in tree_of(file).body
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     ]
     assert {name for name in names if names.count(name) > 1} <= TWINS | {"Settings"}
@@ -297,7 +302,7 @@ def test_a_function_says_first_what_it_does(package: str) -> None:
     """The first line of a docstring is an imperative: "Return the rows", not "The rows" or "Returns the rows"."""
     wrong = []
     for name, file in modules().items():
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if name.startswith(package) else ():
+        for node in ast.walk(tree_of(file)) if name.startswith(package) else ():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in SHAPES:
                 text = ast.get_docstring(node)
                 if text and NOT_IMPERATIVE.match(text):

@@ -81,7 +81,7 @@ def causal(end_of_document: int | None = END, attention: AttentionConfig | None 
 
 def mixed():  # type: ignore[no-untyped-def]
     """Every kind of row."""
-    from pangu.training.objectives.kinds import Vocabulary
+    from pangu.training.objectives.kinds import SpecialIds
     from pangu.training.objectives.mixture import Mixture
 
     shares = {"permuted": {"share": 0.4}, "prefix": {"share": 0.3}, "bidirectional": {"share": 0.3}}
