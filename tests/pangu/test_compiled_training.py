@@ -81,12 +81,12 @@ def causal(end_of_document: int | None = END, attention: AttentionConfig | None 
 
 def mixed():  # type: ignore[no-untyped-def]
     """Every kind of row."""
-    from pangu.training.objectives.kinds import SpecialIds
+    from pangu.training.objectives.kinds import ObjectiveIds
     from pangu.training.objectives.mixture import Mixture
 
     shares = {"permuted": {"share": 0.4}, "prefix": {"share": 0.3}, "bidirectional": {"share": 0.3}}
     asked = ObjectivesConfig(**shares, mask_id=7)
-    return Mixture(asked, Vocabulary(WORDS, 7, ()), END, PAD, 1, ROWS)
+    return Mixture(asked, ObjectiveIds(WORDS, 7, ()), END, PAD, 1, ROWS)
 
 
 STRIDED = AttentionConfig(pattern="strided", span=4)

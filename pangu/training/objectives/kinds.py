@@ -18,7 +18,7 @@ Steps = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class SpecialIds:
+class ObjectiveIds:
     """What the objectives must know of ids. sentence_ends: those after which a sentence is over."""
 
     size: int
@@ -49,7 +49,7 @@ def see_each_other(steps: Steps, first: int, length: int) -> None:
 
 
 def bidirectional(
-    steps: Steps, row: np.ndarray, document: RowDocument, random: np.random.Generator, vocabulary: SpecialIds
+    steps: Steps, row: np.ndarray, document: RowDocument, random: np.random.Generator, vocabulary: ObjectiveIds
 ) -> None:
     """Predict masked tokens from both sides. The first token is never one: no query row asks for position 0."""
     if document.length < 2:
@@ -69,7 +69,7 @@ def bidirectional(
     steps["last"][here] = document.stop - 1
 
 
-def infilled(source: np.ndarray, random: np.random.Generator, vocabulary: SpecialIds) -> np.ndarray:
+def infilled(source: np.ndarray, random: np.random.Generator, vocabulary: ObjectiveIds) -> np.ndarray:
     """Replace gaps, Poisson(3) tokens long, by one mask each until they take three tenths of the text."""
     left, result, place = round(INFILLED * len(source)), [], 0
     while place < len(source):
@@ -83,14 +83,14 @@ def infilled(source: np.ndarray, random: np.random.Generator, vocabulary: Specia
     return np.array(result, np.int32)
 
 
-def shuffled(source: np.ndarray, random: np.random.Generator, vocabulary: SpecialIds) -> np.ndarray:
+def shuffled(source: np.ndarray, random: np.random.Generator, vocabulary: ObjectiveIds) -> np.ndarray:
     """Permute the sentences of a text."""
     ends = np.flatnonzero(np.isin(source[:-1], vocabulary.sentence_ends)) + 1
     sentences = np.split(source, ends)
     return np.concatenate([sentences[index] for index in random.permutation(len(sentences))])
 
 
-Corruption = Callable[[np.ndarray, np.random.Generator, SpecialIds], np.ndarray]
+Corruption = Callable[[np.ndarray, np.random.Generator, ObjectiveIds], np.ndarray]
 
 
 def restored(
@@ -98,7 +98,7 @@ def restored(
     row: np.ndarray,
     document: RowDocument,
     random: np.random.Generator,
-    vocabulary: SpecialIds,
+    vocabulary: ObjectiveIds,
     corruption: Corruption,
 ) -> None:
     """Let a corrupted text be the prefix, and the text itself what is predicted (BART, PALM).
