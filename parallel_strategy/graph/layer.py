@@ -304,7 +304,8 @@ def _gated_or_plain(
         size=size,
     )
     builder.keep(f"{name}.activation.output", size)
-    biased = expert and model.bias  # a dense layer adds its own with the residual stream
+    # A dense layer adds its own with the residual stream; so do experts, where each rank has a part of its gradient.
+    biased = expert and model.bias and not builder.partial
     builder.matmul(f"{name}.down", rows, hidden, width, batch=batch, bias=biased, expert=expert, split="rows")
 
 
@@ -342,6 +343,9 @@ def _experts(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, 
         else:
             back = "all_reduce" if builder.partial else None
             builder.communicate(f"{name}.reduce", "all_reduce", "tp", size, backward=back)
+    if model.bias and builder.partial:
+        builder.vector(f"{name}.bias", 2 * size, size, size=size)
+        builder.weight(f"{name}.down.bias", (here, hidden), expert=True)
     if shard.ep > 1:
         builder.communicate(f"{name}.combine", "all_to_all", "ep", size)
     builder.vector(f"{name}.unpermute", 2 * size, 2 * size, launches=2, backward_launches=3)
