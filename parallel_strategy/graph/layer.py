@@ -172,12 +172,15 @@ def _attention(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec
             launches=2,
             backward_launches=2,
         )
-    if shard.cp > 1:  # ring attention: keys and values of every other rank pass by; backward their gradients too
-        ring = (key_size + value_size) * shard.cp
+    ring = (key_size + value_size) * shard.cp
+    if shard.cp > 1 and builder.partial:  # MindSpore gathers keys and values one by one, and keeps them
+        builder.communicate("attention.all_keys", "all_gather", "cp", key_size * shard.cp)
+        builder.communicate("attention.all_values", "all_gather", "cp", value_size * shard.cp)
+    elif shard.cp > 1:  # ring attention: keys and values of every other rank pass by; backward their gradients too
         builder.communicate("attention.ring", "all_gather", "cp", ring)
     builder.vector("attention.heads", 0, 0, launches=0, backward_launches=0, size=query_size)
     _core_attention(builder, model, framework, shard, heads, query_size, key_size, value_size)
-    if shard.cp > 1:
+    if shard.cp > 1 and not builder.partial:
         builder.communicate_backward("attention.ring.again", "all_gather", "cp", ring)
     context = tokens * heads * value_width * element
     builder.keep("attention.context", context)
@@ -229,7 +232,7 @@ def _core_attention(
         flops = 2.0 * batch * rows * seq * (model.head_width + model.value_head_width) * half
         moved = query_size + key_size + value_size + query_size
         head = (model.head_width + model.value_head_width) / 2
-        builder.flash("attention.core", flops, moved, ring=shard.cp > 1, head=head)
+        builder.flash("attention.core", flops, moved, ring=shard.cp > 1 and not builder.partial, head=head)
         builder.keep("attention.log_sum", 4.0 * batch * rows)
         return
     scores = float(batch) * rows * seq
