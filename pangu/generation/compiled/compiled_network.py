@@ -33,6 +33,7 @@ from pangu.generation.compiled.products import (
     GROUP,
     INT4,
     INT8,
+    MANY_SCRATCH,
     SLIDING_WINDOW,
     STRIDED,
 )
@@ -357,7 +358,7 @@ class CompiledBatch(DecodingBatch):
         widths |= {"INNER_ROWS": inner, "NARROW": 3 * self.network.rank, "LOGITS": config.vocab_size}
         arrays = {name: np.zeros((tokens, width), np.float32) for name, width in widths.items()}
         count = config.experts.count if config.experts else 0
-        scratch = max(4 * hidden, 4 * inner, 8 * 512, slots, count) + 16
+        scratch = max(4 * hidden, 4 * inner, MANY_SCRATCH, slots, count) + 16
         arrays["SCRATCH"] = np.zeros((self.network.team.threads, scratch), np.float32)
         arrays |= {name: np.zeros(tokens, np.int64) for name in ("IDS", "AT", "ASKS", "SLOT", "ADAPTER")}
         arrays |= {"RUN": np.zeros((tokens, 3), np.int64), "WANT": np.zeros((tokens, 2), np.int64)}

@@ -67,6 +67,12 @@ UNSEEN = _f32(-1e30)
 # Patterns of attention.
 FULL, SLIDING_WINDOW, STRIDED, FIXED = range(4)
 AHEAD = 20480  # bytes
+# Many tokens: rows of weights and inputs of a part that stay in the first cache, and tokens whose sums wait in the
+# second for the next part.
+MANY = 16
+PART_ROWS, PART_INPUTS, PART_TOKENS = 8, 512, 64
+SUMS = PART_ROWS * PART_INPUTS  # where the sums lie in the scratch
+MANY_SCRATCH = SUMS + PART_ROWS * PART_TOKENS * 16
 
 
 @compiled
@@ -215,6 +221,34 @@ def four_rows_int4(weights, scales, x, y, inputs):
 
 
 @compiled
+def load_four(address):
+    """Return four neighbouring vectors."""
+    return load_fp32(address), load_fp32(address + 64), load_fp32(address + 128), load_fp32(address + 192)
+
+
+@compiled
+def store_four(address, first, second, third, fourth):
+    """Store four neighbouring vectors."""
+    store(address, first)
+    store(address + 64, second)
+    store(address + 128, third)
+    store(address + 192, fourth)
+
+
+@compiled
+def store_sixteen(a, b, c, d, y_0, y_1, y_2, y_3):
+    """Store the sums of four times four vectors at four addresses."""
+    sums = fold_1(
+        fold_2(fold_4(fold_8(a[0], a[1]), fold_8(a[2], a[3])), fold_4(fold_8(b[0], b[1]), fold_8(b[2], b[3]))),
+        fold_2(fold_4(fold_8(c[0], c[1]), fold_8(c[2], c[3])), fold_4(fold_8(d[0], d[1]), fold_8(d[2], d[3]))),
+    )
+    store_quarter_0(y_0, sums)
+    store_quarter_1(y_1, sums)
+    store_quarter_2(y_2, sums)
+    store_quarter_3(y_3, sums)
+
+
+@compiled
 def four_by_four(weights, x, y, y_width, inputs, ahead):
     """Multiply four rows of fp32 weights with four tokens of x -> four numbers in each of four rows of y.
 
@@ -247,13 +281,10 @@ def four_by_four(weights, x, y, y_width, inputs, ahead):
         value = load_fp32(x_3 + place)
         d_0, d_1 = fma(weight_0, value, d_0), fma(weight_1, value, d_1)
         d_2, d_3 = fma(weight_2, value, d_2), fma(weight_3, value, d_3)
-    a, b = fold_4(fold_8(a_0, a_1), fold_8(a_2, a_3)), fold_4(fold_8(b_0, b_1), fold_8(b_2, b_3))
-    c, d = fold_4(fold_8(c_0, c_1), fold_8(c_2, c_3)), fold_4(fold_8(d_0, d_1), fold_8(d_2, d_3))
-    sums = fold_1(fold_2(a, b), fold_2(c, d))
-    store_quarter_0(y, sums)
-    store_quarter_1(y + 4 * y_width, sums)
-    store_quarter_2(y + 8 * y_width, sums)
-    store_quarter_3(y + 12 * y_width, sums)
+    store_sixteen(
+        (a_0, a_1, a_2, a_3), (b_0, b_1, b_2, b_3), (c_0, c_1, c_2, c_3), (d_0, d_1, d_2, d_3),
+        y, y + 4 * y_width, y + 8 * y_width, y + 12 * y_width,
+    )  # fmt: skip
     if inputs % 16:
         for token in range(4):
             add_rest(weights, x + 4 * token * inputs, y + 4 * token * y_width, 4, inputs)
@@ -355,20 +386,137 @@ def several_tokens(weights, rows, inputs, x, count, y, outputs, is_far):
 
 
 @compiled
+def load_number_vector(kind, address, place):
+    """Return 16 numbers from `place` on of a row that is stored as fp32, fp16, bf16 or int8."""
+    if kind == FP32:
+        return load_fp32(address + 4 * place)
+    if kind == FP16:
+        return load_fp16(address + 2 * place)
+    if kind == BF16:
+        return load_bf16(address + 2 * place)
+    return load_int8(address + place)
+
+
+@compiled
+def bytes_a_row(kind, inputs):
+    """Return bytes of a row of weights."""
+    if kind == FP32:
+        return 4 * inputs
+    if kind == INT8:
+        return inputs
+    return inputs // 2 if kind == INT4 else 2 * inputs
+
+
+@compiled
+def pack(kind, address, scales, row, inputs, start, steps, out):
+    """Write 16 · steps inputs of four rows from `start` on as fp32: a vector of each row in turn."""
+    width = bytes_a_row(kind, inputs)
+    for number in range(4):
+        source, target = address + (row + number) * width, out + 64 * number
+        if kind == INT4:
+            scale = scales + 2 * (row + number) * (inputs // GROUP)
+            for step in range(0, steps, 2):
+                group = (start + 16 * step) // GROUP
+                factor = spread(half_at(scale + 2 * group))
+                store(target + 256 * step, multiply(load_low_nibbles(source + 16 * group), factor))
+                store(target + 256 * step + 256, multiply(load_high_nibbles(source + 16 * group), factor))
+        else:
+            for step in range(steps):
+                store(target + 256 * step, load_number_vector(kind, source, start + 16 * step))
+
+
+@compiled
+def tile(weights, x_0, x_1, x_2, x_3, steps, sums, is_first, is_last, y_0, y_1, y_2, y_3):
+    """Multiply one part of four packed rows with four tokens: onto the sums of the parts before, or at last to y."""
+    a_0 = spread(_ZERO)
+    a_1, a_2, a_3, b_0, b_1, b_2, b_3 = a_0, a_0, a_0, a_0, a_0, a_0, a_0
+    c_0, c_1, c_2, c_3, d_0, d_1, d_2, d_3 = a_0, a_0, a_0, a_0, a_0, a_0, a_0, a_0
+    if not is_first:
+        a_0, a_1, a_2, a_3 = load_four(sums)
+        b_0, b_1, b_2, b_3 = load_four(sums + 256)
+        c_0, c_1, c_2, c_3 = load_four(sums + 512)
+        d_0, d_1, d_2, d_3 = load_four(sums + 768)
+    for place in range(0, 64 * steps, 64):
+        weight_0, weight_1, weight_2, weight_3 = load_four(weights + 4 * place)
+        value = load_fp32(x_0 + place)
+        a_0, a_1 = fma(weight_0, value, a_0), fma(weight_1, value, a_1)
+        a_2, a_3 = fma(weight_2, value, a_2), fma(weight_3, value, a_3)
+        value = load_fp32(x_1 + place)
+        b_0, b_1 = fma(weight_0, value, b_0), fma(weight_1, value, b_1)
+        b_2, b_3 = fma(weight_2, value, b_2), fma(weight_3, value, b_3)
+        value = load_fp32(x_2 + place)
+        c_0, c_1 = fma(weight_0, value, c_0), fma(weight_1, value, c_1)
+        c_2, c_3 = fma(weight_2, value, c_2), fma(weight_3, value, c_3)
+        value = load_fp32(x_3 + place)
+        d_0, d_1 = fma(weight_0, value, d_0), fma(weight_1, value, d_1)
+        d_2, d_3 = fma(weight_2, value, d_2), fma(weight_3, value, d_3)
+    if is_last:
+        store_sixteen(
+            (a_0, a_1, a_2, a_3), (b_0, b_1, b_2, b_3), (c_0, c_1, c_2, c_3), (d_0, d_1, d_2, d_3), y_0, y_1, y_2, y_3
+        )
+    else:
+        store_four(sums, a_0, a_1, a_2, a_3)
+        store_four(sums + 256, b_0, b_1, b_2, b_3)
+        store_four(sums + 512, c_0, c_1, c_2, c_3)
+        store_four(sums + 768, d_0, d_1, d_2, d_3)
+
+
+@compiled
+def many_tokens(kind, address, scales, row, rows, inputs, x, count, y, outputs, scratch):
+    """Multiply rows row..row + rows of weights, 4 or 8, with many tokens; y at the first of the rows.
+
+    Every part of the rows is widened once for all tokens, and read from the first cache by every four of them. Where
+    tokens are no multiple of four, the last one is computed again, to the same bits.
+    """
+    sums, last = scratch + 4 * SUMS, count - 1
+    for start in range(0, inputs // 16 * 16, PART_INPUTS):
+        steps = min(PART_INPUTS, inputs - start) // 16
+        is_last = start + PART_INPUTS >= inputs // 16 * 16
+        for number in range(0, rows, 4):
+            pack(kind, address, scales, row + number, inputs, start, steps, scratch + 4 * number * PART_INPUTS)
+        place = sums
+        for token in range(0, count, 4):
+            token_1, token_2, token_3 = min(token + 1, last), min(token + 2, last), min(token + 3, last)
+            here = x + 4 * start
+            x_0, x_1 = here + 4 * token * inputs, here + 4 * token_1 * inputs
+            x_2, x_3 = here + 4 * token_2 * inputs, here + 4 * token_3 * inputs
+            for number in range(0, rows, 4):
+                target = y + 4 * number
+                tile(
+                    scratch + 4 * number * PART_INPUTS, x_0, x_1, x_2, x_3, steps, place, start == 0, is_last,
+                    target + 4 * token * outputs, target + 4 * token_1 * outputs,
+                    target + 4 * token_2 * outputs, target + 4 * token_3 * outputs,
+                )  # fmt: skip
+                place += 1024
+    if inputs % 16:
+        for token in range(count):
+            for number in range(0, rows, 4):
+                weights, target = address + 4 * (row + number) * inputs, y + 4 * (token * outputs + number)
+                add_rest(weights, x + 4 * token * inputs, target, 4, inputs)
+
+
+@compiled
 def product(matrix, x, count, y, first, last, scratch):
     """Compute outputs first..last of W x, without scales and bias, for `count` tokens of x [count, in] -> y [count,
     out].
 
     matrix: the address of its row in a table. `first` is a multiple of four. scratch: room for `rows_together` rows of
-    fp32 weights. Each weight is read once for all tokens.
+    fp32 weights, and for MANY_SCRATCH numbers. Each weight is read once for all tokens, or for PART_TOKENS of many.
     """
     address, kind, outputs = column(matrix, ADDRESS), column(matrix, KIND), column(matrix, OUTPUTS)
     inputs, scales = column(matrix, INPUTS), column(matrix, SCALES)
-    alone = count == 1 and (kind == FP32 or inputs % 16 == 0)
+    from_stored = kind == FP32 or inputs % 16 == 0
+    alone, many = count == 1 and from_stored, count >= MANY and from_stored
     row = first
     while row + 4 <= last:
-        rows = 4 if alone else min(rows_together(inputs), (last - row) // 4 * 4)
-        if alone:
+        together = PART_ROWS if many else rows_together(inputs)
+        rows = 4 if alone else min(together, (last - row) // 4 * 4)
+        if many:
+            for token in range(0, count, PART_TOKENS):
+                here, target = x + 4 * token * inputs, y + 4 * (token * outputs + row)
+                tokens = min(PART_TOKENS, count - token)
+                many_tokens(kind, address, scales, row, rows, inputs, here, tokens, target, outputs, scratch)
+        elif alone:
             one_token(kind, address, scales, row, inputs, x, y + 4 * row)
         else:
             weights = address + 4 * row * inputs
