@@ -53,6 +53,8 @@ class Executes(Section):
     )
     zero_stages: list[Literal[0, 1, 2, 3]] | None = Field(default=None, description="optimizer sharding; 0: none")
     dtypes: list[Dtype] | None = None
+    expert_tensor: bool = Field(default=True, description="mesh.etp other than mesh.tp")
+    chunk_sizes: bool = Field(default=True, description="pipeline.chunks: chunks of sizes of their own")
     interleave: bool = Field(default=True, description="tensor.interleave 2")
     sequence_parallel: bool = True
     sequence_parallel_micro: PositiveInt | None = Field(
