@@ -19,6 +19,8 @@ def arguments(setup: Setup) -> list[str]:
         words += ["--sequence-parallel"]
     if mesh.pp > 1 and mesh.dp > 1 and mesh.axes.index("dp") < mesh.axes.index("pp"):
         words += ["--use-tp-pp-dp-mapping"]
+    if strategy.tensor.overlap > 1 and mesh.tp > 1:
+        words += ["--use-ascend-coc", "--coc-parallel-num", strategy.tensor.overlap]
     words += megatron_model.habits(
         setup.framework,
         tp=mesh.tp,
@@ -159,6 +161,7 @@ def unsaid(setup: Setup) -> list[str]:
     said = {
         "pipeline.schedule": mesh.pp == 1 or strategy.pipeline.schedule in SCHEDULES,
         "tensor.interleave": strategy.tensor.interleave == 1,
+        "tensor.overlap": mesh.tp == 1 or strategy.tensor.overlap == 1 or setup.framework.executes.overlap,
         "tensor.vocab whole": mesh.tp == 1 or strategy.tensor.vocab == "split",
         "zero.threshold_kb": zero.stage == 0 or zero.threshold_kb == 0 or not setup.framework.parameter_collectives,
         "zero.whole": not zero.whole,
@@ -204,6 +207,8 @@ def notes(setup: Setup) -> list[str]:
         found.append(f"for MindSpeed, in place of Megatron's arguments: --num-layer-list {','.join(map(str, stages))}")
     if strategy.pipeline.schedule == "dualpipe" and strategy.mesh.pp > 1:
         found.append("--schedules-method is MindSpeed's")
+    if strategy.tensor.overlap > 1 and strategy.mesh.tp > 1:
+        found.append("--use-ascend-coc and --coc-parallel-num are MindSpeed's")
     return found
 
 

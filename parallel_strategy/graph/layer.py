@@ -186,9 +186,16 @@ def _attention(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec
     if shard.cp > 1:  # ring attention: keys and values of every other rank pass by; backward their gradients too
         ring = (key_size + value_size) * shard.cp
         builder.communicate("attention.ring", "all_gather", "cp", ring)
+        if framework.ring_steps_kept:  # the result of each step, and their sum in fp32
+            results = tokens * heads * value_width * element
+            builder.block.ring_bytes = ring + shard.cp * results + results / element * 4
     builder.vector("attention.heads", 0, 0, launches=0, backward_launches=0, size=query_size)
     _core_attention(builder, model, framework, shard, heads, query_size, key_size, value_size)
     if shard.cp > 1:
+        if framework.ring_merge_bytes:
+            _merge_ring(
+                builder, framework, shard.cp - 1, tokens * heads * value_width, query_size + key_size + value_size
+            )
         builder.communicate_backward("attention.ring.again", "all_gather", "cp", ring)
     context = tokens * heads * value_width * element
     builder.keep("attention.context", context)
@@ -198,6 +205,18 @@ def _attention(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec
     gather_again(builder, model, shard, "attention.input")
     reduce_output(builder, model, shard, "attention.output")
     residual(builder, model, framework, shard, "attention.residual")
+
+
+def _merge_ring(builder: BlockBuilder, framework: FrameworkSpec, merges: int, results: float, inputs: float) -> None:
+    """Add what joins the steps of ring attention: results by the statistics of their softmax, and backward the sums of
+    the gradients of queries, keys and values. `results`: elements; `inputs`: bytes of queries, keys and values."""
+    builder.vector(
+        "attention.ring.merge",
+        merges * framework.ring_merge_bytes * results,
+        merges * 3 * inputs,
+        launches=16 * merges,
+        backward_launches=3 * merges,
+    )
 
 
 def _latent_projections(builder: BlockBuilder, model: ModelSpec, shard: Shard, rows: int, heads: float) -> None:

@@ -280,13 +280,38 @@ def _strategy(flags: Flags, model: dict[str, Any], notes: list[str]) -> dict[str
     pipeline = _pipeline(flags, model["num_layers"], sizes["pp"])
     return {
         "batch": {"global": batch, "micro": micro},
-        "mesh": {"pp": sizes["pp"], "dp": dp, "cp": sizes["cp"], "tp": sizes["tp"], "ep": sizes["ep"], "etp": etp, "order": order},
+        "mesh": {
+            "pp": sizes["pp"],
+            "dp": dp,
+            "cp": sizes["cp"],
+            "tp": sizes["tp"],
+            "ep": sizes["ep"],
+            "etp": etp,
+            "order": order,
+        },
         "pipeline": pipeline,
-        "tensor": {"sequence_parallel": flags.has("--sequence-parallel", "tensor")},
+        "tensor": {
+            "sequence_parallel": flags.has("--sequence-parallel", "tensor"),
+            "overlap": _overlap(flags, sizes["tp"], notes),
+        },
         "zero": _zero(flags, dp * sizes["cp"], model["compute_dtype"]),
         "recompute": _recompute(flags, model["num_layers"], sizes["pp"], pipeline),
         "offload": {"optimizer": flags.has("--optimizer-cpu-offload", "offload")},
     }
+
+
+def _overlap(flags: Flags, tp: int, notes: list[str]) -> int:
+    """Return the parts in which a product runs beside its collective. MC2 chooses them itself."""
+    fused = [flag for flag in ("--use-mc2", "--use-ascend-mc2") if flags.has(flag, "tensor.overlap")]
+    parts = flags.number("--coc-parallel-num", default=1, ours="tensor.overlap") or 1
+    if parts not in (1, 2, 4, 8):
+        raise flags.script.mistake("--coc-parallel-num", f"{parts} is none of 1, 2, 4, 8; nearest: 8")
+    if flags.has("--use-ascend-coc", "tensor.overlap"):
+        return parts if tp > 1 else 1
+    if fused and tp > 1:
+        notes.append(f"{fused[0]} chooses the parts of a product itself: tensor.overlap 8 taken")
+        return 8
+    return 1
 
 
 def _processes(flags: Flags) -> int | None:

@@ -81,6 +81,8 @@ def _fields(strategy: StrategySpec, executes: Executes) -> Iterator[tuple[str, s
     stages = executes.zero_stages
     if strategy.mesh.dp * strategy.mesh.cp > 1 and stages is not None and strategy.zero.stage not in stages:
         yield "zero.level", f"optimizer sharding of stage {strategy.zero.stage}; nearest: {max(stages)}"
+    if tensor.overlap > 1 and tp > 1 and not executes.overlap:
+        yield "tensor.overlap", f"products in {tensor.overlap} parts beside their collectives; nearest: 1"
     if tensor.interleave > 1 and not executes.interleave:
         yield "tensor.interleave", f"{tensor.interleave} halves of a micro-batch; nearest: 1"
     if tensor.sequence_parallel and tp > 1:

@@ -168,6 +168,11 @@ class Tensor(Section):
     interleave: Literal[1, 2] = Field(
         default=1, description="2: a micro-batch runs as two halves, one's collectives beside the other's computation"
     )
+    overlap: Literal[1, 2, 4, 8] = Field(
+        default=1,
+        description="parts in which a product runs beside the collective of its input or output (MindSpeed's CoC and "
+        "MC2); 1: whole, and hidden as far as the framework file says",
+    )
 
 
 class Zero(Section):
@@ -309,7 +314,9 @@ class StrategySpec(SpecFile):
                 f"pipeline.chunks has {len(chunks)} entries, mesh.pp x chunks of a stage = {count}; nearest: {count}"
             )
         if 0 in chunks[1:-1] or (count == 1 and chunks == [0]):
-            raise ValueError(f"pipeline.chunks: chunk {chunks.index(0, 1) if count > 1 else 0} has no layer; nearest: 1")
+            raise ValueError(
+                f"pipeline.chunks: chunk {chunks.index(0, 1) if count > 1 else 0} has no layer; nearest: 1"
+            )
 
     def dump(self) -> str:
         """Return YAML text that `parse` reads back to an equal strategy."""

@@ -27,6 +27,8 @@ def _of_model(setup: Setup) -> Iterator[str]:
         yield "layers that are no attention: priced as attention"
     if model.experts is not None:
         yield "loads of experts: priced as balanced, times experts.capacity_factor"
+    if model.compute_dtype == "fp4":
+        yield "layers that recipes of fp4 keep in bf16: every product is priced in fp4"
     if model.latent_attention is not None:
         yield "latent attention: priced, but `prove` does not execute it"
 

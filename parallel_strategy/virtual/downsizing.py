@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import CHUNKED, Setup, StrategySpec, divisors, even_stages
+from parallel_strategy.spec.strategy import CHUNKED, Setup, StrategySpec, divisors
 
 HEAD_WIDTH = 4
 LARGEST_DEVICES = 64
@@ -77,7 +77,9 @@ def _small_strategy(setup: Setup, devices: int) -> StrategySpec:
         update={
             "mesh": mesh.model_copy(update={"dp": dp}),
             "batch": whole.batch.model_copy(update={"global_": dp * micro * micro_batches, "micro": micro}),
-            "pipeline": pipeline.model_copy(update={"stages": small_stages, "chunks": small_chunks, "micro_batches": None}),
+            "pipeline": pipeline.model_copy(
+                update={"stages": small_stages, "chunks": small_chunks, "micro_batches": None}
+            ),
             "recompute": recompute.model_copy(update={"per_stage": per_stage}),
             "zero": whole.zero.model_copy(update={"weight_shard_size": shard, "threshold_kb": 0}),
         }

@@ -1,5 +1,7 @@
 """Layers of experts: what the host issues for them, where their tokens go, how their products run."""
 
+import itertools
+
 import pytest
 
 from pangu.foundation.errors import UserError
@@ -131,7 +133,7 @@ def test_an_expert_tensor_size_of_its_own_cuts_experts_and_sends_tokens_as_count
         lists = {groups.members(axis, rank) for rank in range(16)}
         assert sorted(rank for one in lists for rank in one) == list(range(16))
         assert {len(one) for one in lists} == {size}
-        steps = {b - a for one in lists for a, b in zip(one, one[1:], strict=False)}
+        steps = {b - a for one in lists for a, b in itertools.pairwise(one)}
         assert steps <= {groups.extent(axis)[1]}
 
 

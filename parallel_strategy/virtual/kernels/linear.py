@@ -54,10 +54,10 @@ def _linear(name: str) -> None:
     KERNELS[f"{name}.input_gradient"] = input_gradient
     KERNELS[f"{name}.weight_gradient"] = weight_gradient
     KERNELS[f"{name}.bias_gradient"] = bias_gradient
-    KERNELS[f"{name}.accumulate"] = _nothing  # the store has added it
+    KERNELS[f"{name}.accumulate"] = nothing  # the store has added it
 
 
-def _nothing(values: Values) -> None:
+def nothing(values: Values) -> None:
     pass
 
 
