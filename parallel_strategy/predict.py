@@ -255,10 +255,10 @@ class Prediction:
 
     @cached_property
     def closed_form_seconds(self) -> float:
-        """Step time in closed form; for schedules that have none, the simulation's."""
+        """Step time in closed form; for schedules and sizes of chunks that have none, the simulation's."""
         strategy, program = self.setup.strategy, self.program
         schedule = strategy.pipeline.schedule
-        if schedule not in CLOSED and program.pp > 1:
+        if (schedule not in CLOSED or strategy.pipeline.chunks is not None) and program.pp > 1:
             return self.seconds
         seconds = self.stage_seconds
         finish = stage_finish(
