@@ -34,5 +34,5 @@ def _of_model(setup: Setup) -> Iterator[str]:
 
 
 def _of_strategy(setup: Setup) -> Iterator[str]:
-    if setup.strategy.mesh.cp > 1:
+    if setup.strategy.mesh.cp > 1 and not setup.framework.partial_gradients:
         yield "Ulysses: context parallelism is priced as a ring"

@@ -119,7 +119,7 @@ class VirtualDevice:
             parameter = self.parameters[name]
             cut = self.cuts[name]
             tensor = program.shard.expert_tensor if parameter.expert else program.shard.tp
-            copies = tensor if parameter.replicated_over_tp and cut.whole != "weights_tp" else 1
+            copies = tensor if parameter.replicated_over_tp and not cut.whole.endswith("_tp") else 1
             if everyone:
                 copies *= cut.replicas
             if program.tied_across_stages and name[1] in WORD_TABLES:
