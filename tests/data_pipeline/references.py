@@ -1,14 +1,52 @@
-"""What the compiled kernels compute, one text at a time and plainly, to compare them with."""
+"""Plain references of the compiled kernels: the same functions of one text, written for reading."""
 
 import math
 import re
 from collections import Counter
 
+import numpy as np
+
 from data_pipeline.kernels import minhash, paragraphs, text_signals
-from data_pipeline.kernels.normal_form import TABLE_SIZE
 from data_pipeline.quality import classifier, reading
 
 WORD = 2**64 - 1
+
+
+def gram_set(normal: str, gram: int) -> set[str]:
+    """Return the n-grams of one normal form; a text shorter than `gram` is one n-gram."""
+    width = min(gram, len(normal))
+    return {normal[i : i + width] for i in range(len(normal) - width + 1)} if width else set()
+
+
+def signature_reference(normal: str, size: int, gram: int, seed: int) -> list[int]:
+    """Return the signature of one normal form: Algorithm 1 of the paper."""
+    grams = gram_set(normal, gram)
+    if not grams:
+        return [0] * size
+    slots: list[tuple[int, int] | None] = [None] * size
+    turn = 0
+    while None in slots:
+        salt = mixed((seed + turn * int(minhash._ROUND)) & WORD)
+        for text in grams:
+            word = 0
+            for character in text:
+                word = (word * int(minhash._BASE) + ord(character)) & WORD
+            word = mixed((word * int(minhash._BASE) + salt) & WORD)
+            slot = (word >> 32) * size >> 32 if turn < size else turn - size
+            candidate = (turn, word & 0xFFFFFFFF)
+            held = slots[slot]
+            slots[slot] = candidate if held is None else min(held, candidate)
+        turn += 1
+    return [slot[1] for slot in slots if slot is not None]
+
+
+def mixed(value: int) -> int:
+    """Return the bijection of 64-bit words that is `minhash.mix`."""
+    value ^= value >> 30
+    value = value * int(minhash._MIX_1) & WORD
+    value ^= value >> 27
+    value = value * int(minhash._MIX_2) & WORD
+    return value ^ (value >> 31)
 
 
 def text_signals_reference(text: str) -> dict[str, float]:
@@ -70,54 +108,19 @@ def text_signals_reference(text: str) -> dict[str, float]:
     }
 
 
-def gram_set(normal: str, gram: int) -> set[str]:
-    """Return the n-grams of one normal form, plainly; a text shorter than `gram` is one n-gram."""
-    width = min(gram, len(normal))
-    return {normal[i : i + width] for i in range(len(normal) - width + 1)} if width else set()
-
-
-def signature_reference(normal: str, size: int, gram: int, seed: int) -> list[int]:
-    """Return the signature of one normal form, plainly: Algorithm 1 of the paper."""
-    grams = gram_set(normal, gram)
-    if not grams:
-        return [0] * size
-    slots: list[tuple[int, int] | None] = [None] * size
-    turn = 0
-    while None in slots:
-        salt = mix_reference((seed + turn * int(minhash._ROUND)) & WORD)
-        for text in grams:
-            word = 0
-            for character in text:
-                word = (word * int(minhash._BASE) + ord(character)) & WORD
-            word = mix_reference((word * int(minhash._BASE) + salt) & WORD)
-            slot = (word >> 32) * size >> 32 if turn < size else turn - size
-            candidate = (turn, word & 0xFFFFFFFF)
-            held = slots[slot]
-            slots[slot] = candidate if held is None else min(held, candidate)
-        turn += 1
-    return [slot[1] for slot in slots if slot is not None]
-
-
-def mix_reference(value: int) -> int:
-    """Return what `minhash.mix` makes of a 64-bit word, plainly."""
-    value ^= value >> 30
-    value = value * int(minhash._MIX_1) & WORD
-    value ^= value >> 27
-    value = value * int(minhash._MIX_2) & WORD
-    return value ^ (value >> 31)
-
-
 def paragraph_hash_reference(normal: str) -> int:
     """Return the hash of a paragraph's normal form, plainly."""
     word = 0
     for character in normal:
-        word = mix_reference((word * int(paragraphs._BASE) + ord(character)) & WORD)
+        word = mixed((word * int(paragraphs._BASE) + ord(character)) & WORD)
     return word
 
 
 def read_reference(text: str, most_characters: int | None = None) -> str:
     """Return the reading of one text, plainly."""
-    characters = [reading._reading(character) if ord(character) < TABLE_SIZE else reading.SPACE for character in text]
+    characters = [
+        reading._reading(character) if ord(character) < reading.TABLE_SIZE else reading.SPACE for character in text
+    ]
     lines = "".join(map(chr, characters)).split("\n")
     whole = "\n".join(joined for line in lines if (joined := " ".join(line.split(" ")).strip(" ")))
     while "  " in whole:
@@ -128,7 +131,7 @@ def read_reference(text: str, most_characters: int | None = None) -> str:
 def log_odds_reference(model: classifier.Classifier, text: str) -> float:
     """Return the calibrated log-odds of one text, plainly."""
     codes = [ord(character) for character in read_reference(text, model.settings.characters)]
-    codes = [classifier.NEWLINE, *codes, classifier.NEWLINE] if codes else []
+    codes = [reading.NEWLINE, *codes, reading.NEWLINE] if codes else []
     grams = []
     for end in range(len(codes)):
         for n in range(1, min(model.settings.gram, end + 1) + 1):
@@ -138,6 +141,6 @@ def log_odds_reference(model: classifier.Classifier, text: str) -> float:
         word = 0
         for code in gram:
             word = (word + code + 1) * int(classifier._BASE) & WORD
-        total += float(model.weights[mix_reference(word) >> (64 - model.settings.bits)])
+        total += float(model.weights[int(minhash.mix(np.uint64(word))) >> (64 - model.settings.bits)])
     z = model.bias + (total / math.sqrt(len(grams)) if grams else 0.0)
     return model.slope * z + model.intercept
