@@ -29,7 +29,6 @@ HEAD = (
 # What argparse, pydantic and the system say.
 FOREIGN = """
 usage|error|warning|note|options|positional arguments|show this help message and exit
-show program's version number and exit
 the following arguments are required: {names}|unrecognized arguments: {words}|expected one argument
 expected at least one argument|expected {count} arguments|argument {name}: {what}|not allowed with argument {name}
 one of the arguments {names} is required|invalid {kind} value: {value}|ambiguous option: {option} could match {matches}
