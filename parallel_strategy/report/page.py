@@ -5,6 +5,7 @@ import html
 from typing import Any
 
 from pangu.foundation import page as html_page
+from pangu.foundation.translation import translated
 from parallel_strategy.predict import Prediction
 from parallel_strategy.report.details import memory_over_time, operators, traffic
 from parallel_strategy.report.streams import Bar, bars
@@ -34,6 +35,7 @@ MOST_BARS = 12_000  # that a browser still draws smoothly
 MOST_STAGES = 16  # that fit on a screen
 MOST_POINTS = 20_000  # of a line
 BOUNDS = {"compute": "#3b6fb6", "memory": "#e08a3c", "launch": "#b23a48"}
+BOUND_NAMES = {"compute": "bound by compute", "memory": "bound by memory", "launch": "bound by launch"}
 PARTS = {
     "weights": "#3b6fb6",
     "gradients": "#8fb8de",
@@ -80,6 +82,7 @@ def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = 
             paper_bgcolor="rgba(0,0,0,0)",
             plot_bgcolor="rgba(0,0,0,0)",
         )
+        say_in_language(figure)
         body += [f"<h2>{title}</h2>", figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG)]
     body += [
         "<h2>Collectives of the busiest rank, by level of topology</h2>",
@@ -93,6 +96,22 @@ def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = 
         head=f"<script>{get_plotlyjs()}</script>",
         script=PAINT,
     )
+
+
+def say_in_language(figure) -> None:
+    """Put legends, axes, marks and notes of a chart into the language of the process. Names of kernels stay."""
+    for trace in figure.data:
+        if trace.name:
+            trace.name = translated(trace.name)
+        if trace.type == "bar" and trace.text is not None:
+            trace.text = [translated(text) for text in trace.text]
+    for axis in (figure.layout.xaxis, figure.layout.yaxis):
+        if axis.title.text:
+            axis.title.text = translated(axis.title.text)
+        if axis.ticktext is not None:
+            axis.ticktext = [translated(text) for text in axis.ticktext]
+    for note in figure.layout.annotations:
+        note.text = translated(note.text)
 
 
 def shown_stages(prediction: Prediction) -> list[int]:
@@ -206,7 +225,7 @@ def roofline(prediction: Prediction, go):
                 x=[o.intensity for o in members],
                 y=[o.tflops for o in members],
                 mode="markers",
-                name=f"bound by {bound}",
+                name=BOUND_NAMES[bound],
                 text=[f"{o.block} {o.name}: {o.milliseconds:.3f} ms, {o.tflops / peak:.0%} of peak" for o in members],
                 hoverinfo="text",
                 marker_color=colour,
@@ -235,7 +254,7 @@ def operator_bars(prediction: Prediction, go):
                 x=[o.step_seconds for o in members],
                 y=[f"{o.block}: {o.name}" for o in members],
                 orientation="h",
-                name=f"bound by {bound}",
+                name=BOUND_NAMES[bound],
                 marker_color=colour,
                 text=share,
                 textposition="auto",

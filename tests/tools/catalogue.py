@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pangu.foundation.catalogue import FIELD, LOCALE, read_catalogue
 from tests.conftest import REPOSITORY
-from tests.tools.templates import messages_of, normal, paragraphs_of, texts_of_html
+from tests.tools.templates import messages_of, messages_of_script, normal, paragraphs_of, texts_of_html
 
 PACKAGES = ("pangu", "parallel_strategy", "data_pipeline")
 DOMAINS = ("foundation", *PACKAGES)
@@ -36,6 +36,7 @@ invalid choice: {value} (choose from {choices})|ignored explicit argument {value
 example|examples|usage of {name}|layers|forward|backward|end|weights|grads|other|total|free|size|hidden|heads|seq
 default|vocab|parameters|vocab size|train documents|train samples|train tokens
 heldout documents|heldout samples|heldout tokens|newly dropped|coming back|heldout|train|of|judged
+idle|gradients|activations|seconds|perplexity|probability|compute|memory|launch
 whole number above 0|{given} is not text|{given} is not text{hint}
 is out of range; it must be above {bound}|is out of range; it must be below {bound}|{given} is not null
 share from 0 to below 1
@@ -66,6 +67,9 @@ def all_messages() -> dict[str, tuple[str, str]]:
 
     for text in FOREIGN.replace("\n", "|").split("|"):
         add(text, "foundation", "Python, pydantic or the system")
+    for file in sorted((REPOSITORY / "run_scripts").glob("*.sh")):
+        for text, line in messages_of_script(file).items():
+            add(text, "foundation", f"run_scripts/{file.name}:{line}")
     for package in PACKAGES:
         for file in sorted((REPOSITORY / package).rglob("*.py")):
             place = str(file.relative_to(REPOSITORY))

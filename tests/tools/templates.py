@@ -14,7 +14,7 @@ SHOWN_NAMES = {"help", "description", "status", "title", "unit", "epilog", "head
 SHOWN_CALLS = {
     "warn", "say", "print_translated", "mistake",
     "StackedTable", "Table", "add_column", "add_argument_group", "Progress",
-    "UserError", "PlacedError", "translated",
+    "UserError", "PlacedError", "translated", "caption",
 }  # fmt: skip
 # Calls whose strings nobody reads as text.
 SILENT_CALLS = {
@@ -226,6 +226,32 @@ def messages_of(file: Path) -> dict[str, int]:
     visitor = Messages()
     visitor.visit(ast.parse(file.read_text(encoding="utf-8")))
     return visitor.found
+
+
+_TOLD = re.compile(r'\b(?:tell|die|headline|fail) "((?:[^"\\]|\\.)*)"')
+_TEXT = re.compile(r'\btell "\$\(cat <<EOF\n(.*?)\nEOF\n', re.S)
+_HEAD = re.compile(r"#!.*\n((?:#.*\n)+)set ")
+_VALUE = re.compile(r"\$\(\([^()]*(?:\([^()]*\)[^()]*)*\)\)|\$\([^()]*\)|\$\{(\w+)[^}]*\}|\$(\w+)")
+
+
+def messages_of_script(file: Path) -> dict[str, int]:
+    """Return {msgid: line} of a shell script: what it tells, and its head, which is its help."""
+    text = file.read_text(encoding="utf-8")
+    found = {}
+    head = _HEAD.match(text)
+    if head and re.search(r"\busage( ;;|$)", text, re.M):
+        found["\n".join(line[1:].removeprefix(" ") for line in head[1].splitlines())] = 2
+    for match in (*_TOLD.finditer(text), *_TEXT.finditer(text)):
+        told = match[1].removeprefix("error: ")
+        if told.startswith("$(") or told.endswith("$*"):
+            continue
+        pieces, end = [], 0
+        for value in _VALUE.finditer(told):
+            name = value[1] or value[2] or ""
+            pieces += [told[end : value.start()], Field(name if name.isidentifier() else "value")]
+            end = value.end()
+        found[normal(template((*pieces, told[end:])))] = text.count("\n", 0, match.start()) + 1
+    return found
 
 
 def paragraphs_of(document: str) -> Iterator[str]:
