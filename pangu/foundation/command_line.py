@@ -83,7 +83,7 @@ def main(package: str, verbs: Mapping[str, str], argv: Sequence[str] | None = No
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("pangu", "parallel_strategy", "data_pipeline", ""):
             raise
-        return _mistake(f"the Python module {error.name!r} is missing; `pip install` what the README names", is_json)
+        return _mistake(_missing_module(error.name or "", package, chosen), is_json)
     except KeyboardInterrupt:
         warn("interrupted")
         return INTERRUPTED
@@ -235,6 +235,15 @@ def _parser(
             run = module.run
             parser.inner = subparser
     return parser, run
+
+
+def _missing_module(name: str, package: str, verb: str | None) -> str:
+    from pangu.foundation.extras import extra_of  # most calls do without
+
+    extra = extra_of(name, package, verb)
+    if extra is None:
+        return f"the Python module {name!r} is missing; `pip install` what the README names"
+    return f"the Python module {name!r} is missing; `pip install 'pangu-alpha[{extra}]'` adds it"
 
 
 def _mistake(message: str, is_json: bool) -> int:
