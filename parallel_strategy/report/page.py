@@ -31,6 +31,8 @@ function paint() {
 scheme.addEventListener("change", paint);
 paint();
 """
+# On a phone the buttons of a chart would lie on its legend.
+NARROW = "@media (max-width: 600px) { .modebar { display: none } }"
 MOST_BARS = 12_000  # that a browser still draws smoothly
 MOST_STAGES = 16  # that fit on a screen
 MOST_POINTS = 20_000  # of a line
@@ -94,6 +96,7 @@ def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = 
         f"{data['model']} on {data['devices']} devices",
         f"<main>{''.join(body)}</main>",
         head=f"<script>{get_plotlyjs()}</script>",
+        style=NARROW,
         script=PAINT,
     )
 
@@ -291,14 +294,13 @@ def pareto(prediction: Prediction, front: list[tuple[float, float, Any]], go):
 
 def _summary(data: dict[str, Any]) -> str:
     mesh = ", ".join(f"{axis} {size}" for axis, size in data["mesh"].items() if size > 1) or "one device"
-    verdict = "does not fit" if data["out_of_memory"] else "fits"
     return (
         f"<p>{data['parameters'] / 1e9:.2f} billion parameters; {mesh}; schedule {data['schedule']}, "
         f"{data['micro_batches']} micro-batches; framework {html.escape(data['framework'])}.</p>"
         f"<p><b>{data['step_seconds']:.4g} s a step</b>, {data['tokens_per_second']:,.0f} tokens/s, "
         f"{data['model_flops_utilisation']:.1%} of peak in model FLOPs, "
         f"pipeline idle {data['bubble']:.1%}; <b>{data['memory_gib']:.1f} GiB</b> of {data['usable_gib']:.1f} "
-        f"usable: {verdict}.</p>"
+        f"usable: {'does not fit' if data['out_of_memory'] else 'fits'}.</p>"
     )
 
 
