@@ -36,7 +36,7 @@ def test_words_of_a_picture_are_chinese_where_a_font_has_them(monkeypatch: pytes
         monkeypatch.undo()
         if picture_font.chinese_family() is None:
             pytest.skip("no font here has Chinese characters; Debian: apt install fonts-noto-cjk")
-        assert picture_font.caption("training, smoothed") == "训练，平滑后"
+        assert picture_font.caption("training, smoothed") == "训练（平滑）"
         assert picture_font.caption("A: 新闻, perplexity 91.5") == "A: 新闻，困惑度 91.5"
     finally:
         translation.use_language("en")
