@@ -174,11 +174,24 @@ class Messages(ast.NodeVisitor):
     def visit_BinOp(self, node: ast.BinOp) -> None:
         if isinstance(node.op, ast.Add) and _is_text(node):
             self.add(node)
-            for side in ast.walk(node):
-                if isinstance(side, ast.FormattedValue) and not _is_text(side.value):
-                    self._with(False, side.value)
+            self._filled_in(node)
         else:
             self.generic_visit(node)
+
+    def _filled_in(self, node: ast.expr) -> None:
+        """Visit what is put into a text: fields, and the sides of a sum that are no strings, such as calls."""
+        match node:
+            case ast.BinOp(op=ast.Add()):
+                self._filled_in(node.left)
+                self._filled_in(node.right)
+            case ast.JoinedStr():
+                for value in node.values:
+                    if isinstance(value, ast.FormattedValue) and not _is_text(value.value):
+                        self._with(False, value.value)
+            case ast.Constant():
+                pass
+            case _:
+                self._with(False, node)
 
     def visit_IfExp(self, node: ast.IfExp) -> None:
         self._with(False, node.test)
