@@ -11,6 +11,29 @@ from pangu import parameters
 from pangu.config import ModelConfig
 
 
+def random_weights(config: ModelConfig, seed: int = 1, spread: float = 0.1) -> dict[str, np.ndarray]:
+    """Every bias and norm is some number, as after training."""
+    random = np.random.default_rng(seed)
+    return {
+        name: (name.endswith("gamma") + random.normal(0, spread, shape)).astype(np.float32)
+        for name, shape in parameters.shapes(config).items()
+    }
+
+
+def network(config: ModelConfig):  # type: ignore[no-untyped-def]
+    """The cell for evaluation, far enough from its start that every parameter matters, and its weights."""
+    from pangu.model.network import build, read_weights
+
+    random = np.random.default_rng(5)
+    weights = {
+        name: (value + random.normal(size=value.shape) * 0.2).astype(np.float32)
+        for name, value in read_weights(build(config, seed=2)).items()
+    }
+    cell = build(config, weights)
+    cell.set_train(False)
+    return cell, weights
+
+
 def write(folder: Path, seed: int = 1, **changes: object) -> Path:
     """Write weights.safetensors, model.yaml and tokenizer/ into a folder -> the weights' path."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -19,10 +42,5 @@ def write(folder: Path, seed: int = 1, **changes: object) -> Path:
     fields = {**sizes, "vocab_size": tokenizer.vocab_size, "compute_dtype": "fp32", **changes}
     config = ModelConfig.from_fields(fields, "test")
     (folder / "model.yaml").write_text(config.dump(), encoding="utf-8")
-    random = np.random.default_rng(seed)
-    weights = {}
-    for name, shape in parameters.shapes(config).items():
-        mean = 1.0 if name.endswith("gamma") else 0.0
-        weights[name] = (mean + random.normal(0, 0.1, shape)).astype(np.float32)
-    save_file(weights, folder / "weights.safetensors")
+    save_file(random_weights(config, seed), folder / "weights.safetensors")
     return folder / "weights.safetensors"

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pangu import parameters
 from pangu.config import ModelConfig
 from pangu.formats.data_types import BF16, FP32, cast
 from pangu.foundation.compiled_sources import digest_of
@@ -30,6 +29,7 @@ from pangu.quantization.quantized_file import (
     is_stored_turned,
 )
 from tests.conftest import REPOSITORY
+from tests.pangu.small_model import random_weights
 
 CONTEXT = 100
 Weights = Mapping[str, np.ndarray]
@@ -40,15 +40,6 @@ def config_of(**fields: object) -> ModelConfig:
     return ModelConfig.from_fields({"seq_length": CONTEXT, "compute_dtype": "fp32", **sizes, **fields}, "test")
 
 
-def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(5)
-    weights = {}
-    for name, shape in parameters.shapes(config).items():
-        values = random.standard_normal(shape, np.float32) * np.float32(0.2)
-        weights[name] = values + 1 if name.endswith("gamma") else values
-    return weights
-
-
 @pytest.fixture(scope="module")
 def config() -> ModelConfig:
     return config_of()
@@ -56,7 +47,7 @@ def config() -> ModelConfig:
 
 @pytest.fixture(scope="module")
 def weights(config: ModelConfig) -> Weights:
-    return random_weights(config)
+    return random_weights(config, seed=5, spread=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +221,7 @@ def test_a_draft_changes_no_token(config: ModelConfig, weights: Weights, tempera
     expected = [result.ids for result in Generator(config, weights).generate(prompts, options)]
     for guessing in (
         STORED["int4"](weights),
-        random_weights(config) | {"backbone.layernorm.beta": np.ones(64, np.float32)},
+        random_weights(config, seed=5, spread=0.2) | {"backbone.layernorm.beta": np.ones(64, np.float32)},
     ):
         calls = 0
 
@@ -270,7 +261,7 @@ def test_weights_that_do_not_fit_are_named(config: ModelConfig, weights: Weights
             CompiledNetwork(config, wrong)
     with pytest.raises(UserError, match="multiples of 32"):
         small = config_of(hidden_size=48, num_heads=4)
-        CompiledNetwork(small, quantized_columns(random_weights(small)))
+        CompiledNetwork(small, quantized_columns(random_weights(small, seed=5, spread=0.2)))
     with pytest.raises(UserError, match="softmax_dtype fp16"):
         CompiledNetwork(config_of(softmax_dtype="fp16"), weights)
     with pytest.raises(UserError, match=r"1e\+06 is beyond fp16"):

@@ -13,9 +13,8 @@ from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
 from pangu.generation.fill import Between, GapRow, entropy, fill, score_between
-from pangu.model.network import build, read_weights
 from pangu.training.objectives.row_steps import StepsBatch
-from tests.pangu.test_generation_command import run_directory  # noqa: F401
+from tests.pangu import small_model
 from tests.pangu.test_objectives import in_orders
 
 GREEDY = GenerationOptions(temperature=0, top_k=0)
@@ -31,14 +30,7 @@ def network():
 def network_of(**fields: object):
     sizes = {"num_layers": 3, "hidden_size": 24, "num_heads": 3, "ffn_hidden_size": 48, "vocab_size": 60}
     config = ModelConfig.from_fields({**sizes, "seq_length": LENGTH, "compute_dtype": "fp32", **fields}, "test")
-    cell = build(config, seed=2)
-    random = np.random.default_rng(5)
-    weights = {
-        name: (value + random.normal(size=value.shape) * 0.2).astype(np.float32)
-        for name, value in read_weights(cell).items()
-    }
-    cell = build(config, weights)
-    cell.set_train(False)
+    cell, weights = small_model.network(config)
     return config, weights, cell
 
 
@@ -150,7 +142,7 @@ def test_probabilities_of_what_stands_between_sum_to_one(network) -> None:
 
 
 def test_generate_fills_the_gaps_of_a_text(
-    run_directory: Path,  # noqa: F811
+    run_directory: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ["generate", str(run_directory), "--fill", "北京__中国的_都", "--seed", "1"]

@@ -23,6 +23,7 @@ from pangu.quantization.calibration import Calibration
 from pangu.quantization.layers import quantize_in_memory, smooth_layer
 from pangu.quantization.quantized_file import METADATA, OUTPUT_MATRIX, SCALE, Quantization, dequantized, read_quantized
 from pangu.quantization.rounding import GROUP, dequantize, pack, round_to_nearest, unpack
+from tests.pangu.small_model import random_weights
 
 CONFIG = ModelConfig(
     num_layers=2,
@@ -37,12 +38,7 @@ CONFIG = ModelConfig(
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, np.ndarray]:
-    random = np.random.default_rng(5)
-    result = {}
-    for name, shape in parameters.shapes(CONFIG).items():
-        values = random.standard_normal(shape, np.float32) * np.float32(0.2)
-        result[name] = values + 1 if name.endswith("gamma") else values
-    return result
+    return random_weights(CONFIG, seed=5, spread=0.2)
 
 
 @pytest.fixture
