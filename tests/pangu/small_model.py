@@ -1,6 +1,7 @@
 """A model of random weights with a tokenizer of its own, for tests that need one and not a good one."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -10,6 +11,21 @@ from data_pipeline.stages.tokenizer.training_process import train_tokenizer
 from pangu import parameters
 from pangu.config import ModelConfig
 
+if TYPE_CHECKING:
+    from pangu.model import PanguAlpha
+
+
+def network_of(config: ModelConfig) -> "tuple[dict[str, np.ndarray], PanguAlpha]":
+    """Return random weights, far enough from zero that nothing is lost in symmetry, and the network with them."""
+    from pangu.model.network import build, read_weights
+
+    random = np.random.default_rng(5)
+    weights = {
+        name: (value + random.normal(size=value.shape) * 0.2).astype(np.float32)
+        for name, value in read_weights(build(config)).items()
+    }
+    return weights, build(config, weights).set_train(False)
+
 
 def random_weights(config: ModelConfig, seed: int = 1, spread: float = 0.1) -> dict[str, np.ndarray]:
     """Every bias and norm is some number, as after training."""
@@ -18,20 +34,6 @@ def random_weights(config: ModelConfig, seed: int = 1, spread: float = 0.1) -> d
         name: (name.endswith("gamma") + random.normal(0, spread, shape)).astype(np.float32)
         for name, shape in parameters.shapes(config).items()
     }
-
-
-def network(config: ModelConfig):  # type: ignore[no-untyped-def]
-    """The cell for evaluation, far enough from its start that every parameter matters, and its weights."""
-    from pangu.model.network import build, read_weights
-
-    random = np.random.default_rng(5)
-    weights = {
-        name: (value + random.normal(size=value.shape) * 0.2).astype(np.float32)
-        for name, value in read_weights(build(config, seed=2)).items()
-    }
-    cell = build(config, weights)
-    cell.set_train(False)
-    return cell, weights
 
 
 def write(folder: Path, seed: int = 1, **changes: object) -> Path:

@@ -71,8 +71,8 @@ def test_the_mask_is_the_definition_in_each_document(attention: dict) -> None:
 @pytest.mark.parametrize("attention", PATTERNS, ids=NAMES)
 def test_both_engines_see_what_the_full_forward_sees(attention: dict) -> None:
     config = config_of(attention)
-    cell, weights = small_model.network(config)
-    ids = np.random.default_rng(5).integers(10, 60, LENGTH).astype(np.int32)
+    weights, cell = small_model.network_of(config)
+    ids = np.random.default_rng(6).integers(10, 60, LENGTH).astype(np.int32)
     given, _, _, positions, queries, bias = Causal(None, 0, config.attention).in_graph()(
         Tensor(np.append(ids, 0)[None])
     )
@@ -97,6 +97,8 @@ def test_what_a_pattern_does_not_go_with_is_one_line() -> None:
         ({"pattern": "sliding_window"}, "give one"),
         ({"span": 4}, "pattern is 'full'"),
         ({"pattern": "fixed", "span": 4, "summary": 5}, "a block has span = 4"),
+        ({"pattern": "strided", "span": 4, "summary": 2}, "goes with the pattern fixed"),
+        ({"summary": 2}, "goes with the pattern fixed"),
         ({"pattern": "strided", "span": 0}, "span"),
         ({"pattern": "slidingwindow", "span": 3}, "pattern"),
     ):

@@ -30,8 +30,7 @@ def network():
 def network_of(**fields: object):
     sizes = {"num_layers": 3, "hidden_size": 24, "num_heads": 3, "ffn_hidden_size": 48, "vocab_size": 60}
     config = ModelConfig.from_fields({**sizes, "seq_length": LENGTH, "compute_dtype": "fp32", **fields}, "test")
-    cell, weights = small_model.network(config)
-    return config, weights, cell
+    return config, *small_model.network_of(config)
 
 
 def full_forward(cell, ids: list[int], order: list[int]) -> np.ndarray:
