@@ -168,7 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_translated(f"preferred {result.preferred:.0%} of validation, reward margin {result.reward_margin:.3f}")
     for name, before, after in (
         ("validation", result.loss_before, result.loss_after),
-        ("the base's own held-out samples", result.general_before, result.general_after),
+        ("the base's own validation samples", result.general_before, result.general_after),
     ):
         if before is not None and after is not None:
             print_translated(f"{name}: {before:.3f} -> {after:.3f} nats a token")

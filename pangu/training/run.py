@@ -339,7 +339,7 @@ def summarise(trainer: Trainer, run: Path, path: Path | None, progress: Training
 def report(metrics: dict, state: TrainingState, progress: TrainingProgress) -> None:
     """Write one line in this rank's log."""
     warn(
-        f"step {state.step}: loss {metrics['loss']:.4f}, held out {state.heldout_loss or math.nan:.4f}, "
+        f"step {state.step}: loss {metrics['loss']:.4f}, validation {state.heldout_loss or math.nan:.4f}, "
         f"{progress.tokens_per_second:,.0f} tokens/s"
     )
 

@@ -136,7 +136,7 @@ def draw_losses(run: Path, unigram: float | None) -> Path | None:
 
 @chinese_font()
 def draw(run: Path, unigram: float | None) -> Path:
-    """Draw training and held-out loss, and the unigram baseline."""
+    """Draw training and validation loss, and the unigram baseline."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -150,12 +150,12 @@ def draw(run: Path, unigram: float | None) -> Path:
         axes.plot(*zip(*training), color="#9ecae1", linewidth=0.8, label=caption("training, each step"))
         axes.plot(*zip(*smoothed(training)), color="#2171b5", linewidth=1.6, label=caption("training, smoothed"))
     if heldout:
-        axes.plot(*zip(*heldout), color="#d94801", marker="o", markersize=4, label=caption("held out"))
+        axes.plot(*zip(*heldout), color="#d94801", marker="o", markersize=4, label=caption("validation"))
         step, loss = heldout[-1]
         said = f"perplexity {math.exp(min(loss, 700)):,.0f}" if loss < 50 else f"a loss of {loss:.3g}"
         axes.annotate(caption(said), (step, loss), (0, -14), textcoords="offset points", ha="right")
     if unigram is not None and math.isfinite(unigram):
-        axes.axhline(unigram, color="#666666", linestyle="--", linewidth=1, label=caption("unigram model, held out"))
+        axes.axhline(unigram, color="#666666", linestyle="--", linewidth=1, label=caption("unigram model, validation"))
     axes.set_xlabel(caption("step"))
     axes.set_ylabel(caption("loss (nats a token)"))
     axes.set_title(f"PanGu-α: {drawable(run.absolute().name)}")

@@ -23,15 +23,9 @@ from pangu.foundation.errors import UserError
 from pangu.training.run import train
 from pangu.training.step_metrics import MetricsWriter, read_metrics
 from tests.conftest import REPOSITORY
-from tests.pangu import packed_corpus
-from tests.pangu.test_train import STEPS, assert_same_end, configuration
+from tests.pangu.small_run import STEPS, assert_same_end, configuration
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    return packed_corpus.write(tmp_path_factory.mktemp("corpus") / "packed")
 
 
 @contextlib.contextmanager
@@ -101,13 +95,6 @@ def test_tensorboard_reads_what_is_written(tmp_path: Path) -> None:
     assert events[1].session_log.status == 1 and events[1].step == 8  # forget step 8 and later of older files
     values = {value.tag: value.simple_value for event in events[2:] for value in event.summary.value}
     assert values == {"loss": 2.5, "updated": 1.0, "tokens_per_second": 100.0}
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(corpus: Path, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    train(configuration(corpus, out))
-    return out
 
 
 @pytest.mark.parametrize("victim", ["tensorboard/", "metrics.jsonl", "loss.png"])
