@@ -46,11 +46,12 @@ def print_scores(title: str, scores: list[Score], folds: list[tuple[str, Score]]
     for one in residuals:
         layout = one.row.setup.strategy
         mesh = layout.mesh
+        memory = "" if one.row.gib is None else f", memory {one.row.gib} / {one.gib:.1f} GiB"
         console.print(
             f"{one.row.id} {one.row.model}: tp {mesh.tp} pp {mesh.pp} dp {mesh.dp} cp {mesh.cp} micro "
             f"{layout.batch.micro}, "
-            f"measured {one.row.seconds} s, predicted {one.seconds:.4g} s ({_percent(one.error)} %), "
-            f"memory {one.row.gib} / {one.gib:.1f} GiB" + (", impossible, not scored" if one.row.impossible else ""),
+            f"measured {one.row.seconds} s, predicted {one.seconds:.4g} s ({_percent(one.error)} %)"
+            f"{memory}" + (", impossible, not scored" if one.row.impossible else ""),
             highlight=False,
         )
 

@@ -267,7 +267,8 @@ def records(run: Path) -> list[dict]:
 @pytest.mark.timeout(600)
 def test_two_processes_equal_one_and_kill_9_of_a_worker_costs_nothing(tmp_path: Path) -> None:
     """By the scripts that a person types: optimizer sharding, dropout, a worker killed, a restart, the same losses."""
-    train, strategy = distributed_run.write(tmp_path)
+    # One engine for both: the gradient of the keys' biases is rounding alone, which AdamW makes large.
+    train, strategy = distributed_run.write(tmp_path, engine="mindspore")
     alone = ["bash", "run_scripts/run_standalone_train.sh", str(train), "--out", str(tmp_path / "alone")]
     subprocess.run(alone, cwd=REPOSITORY, check=True, capture_output=True)
     words = ["bash", "run_scripts/run_distributed_train.sh", str(train), "--strategy", str(strategy)]
