@@ -55,22 +55,26 @@ def check_value(value: Any, place: str) -> None:
     name that an object gives twice (`loads`).
     """
     found = _wrong_field(value)
-    if found is not None:
-        raise UserError(f"{place}: field {found[0]!r}: {found[1]}")
+    if found is None:
+        return
+    field, is_repeated = found
+    if is_repeated:
+        raise UserError(f"{place}: field {field!r}: is there more than once in one object; leave one")
+    raise UserError(f"{place}: field {field!r}: holds half of a surrogate pair, which UTF-8 has no place for")
 
 
-def _wrong_field(value: Any, field: str = "") -> tuple[str, str] | None:
-    """Return the first wrong field of a JSON value, e.g. `messages[0].content`, and what is wrong with it."""
+def _wrong_field(value: Any, field: str = "") -> tuple[str, bool] | None:
+    """Return the first wrong field of a JSON value, e.g. `messages[0].content`, and whether its name is repeated."""
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError:
-            return field, "holds half of a surrogate pair, which UTF-8 has no place for"
+            return field, False
         return None
     inner: list[tuple[str, Any]] = []
     if isinstance(value, Mapping):
         if isinstance(value, RepeatedName):
-            return _inner_name(field, value.name), "is there more than once; leave one"
+            return _inner_name(field, value.name), True
         inner = [(_inner_name(field, name), one) for name, one in value.items()]
     elif isinstance(value, Sequence):
         inner = [(f"{field}[{number}]", one) for number, one in enumerate(value)]
