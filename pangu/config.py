@@ -380,6 +380,9 @@ class TrainConfig(SettingsFile):
         default=2, description="checkpoints kept; the one with the best evaluation stays as well"
     )
     device: Literal["CPU", "Ascend", "GPU"] = Field(default="CPU", description="where to run")
+    engine: Literal["compiled", "mindspore"] | None = Field(
+        default=None, description="what computes a step; null: compiled on a CPU where it can, elsewhere MindSpore"
+    )
 
     @model_validator(mode="after")
     def check_accumulate(self) -> Self:

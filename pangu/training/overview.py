@@ -35,6 +35,7 @@ def described(model: ModelConfig, config: TrainConfig, data: PackedData, state: 
         f"{config.steps * config.batch_size / train.samples:.3g} epochs, {tokens / model.num_parameters:.3g} tokens a "
         f"parameter{goes_on}",
         f"rate   {rate.peak:g} after a warm-up of {rate.warmup_steps:,} steps, {course}{begins}",
+        f"engine {'compiled steps' if config.engine == 'compiled' else 'MindSpore'}, {config.device}",
         *(f"warning: {line}" for line in warnings(model, config, data, state)),
     ]
 

@@ -35,6 +35,7 @@ from pangu.distributed.strategy import RunStrategy, applied, load_strategy
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
 from pangu.foundation.interrupts import Interrupts
+from pangu.training.choose_engine import engine_of
 from pangu.training.data import PackedData, training_batches, unigram_nats
 from pangu.training.overview import described
 from pangu.training.progress import TrainingProgress
@@ -206,7 +207,8 @@ def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = Fa
             check_same_run(run, saved, config, model, data)
         elif config.start_from and world.is_first:
             check_start(Path(config.start_from), model, data)
-        trainer = Trainer(model, config, data, world, strategy)
+        engine = engine_of(run, saved, model, config, world.size)
+        trainer = Trainer(model, config.model_copy(update={"engine": engine}), data, world, strategy)
         if saved:
             trainer.restore(saved)
         elif config.start_from:
@@ -215,7 +217,7 @@ def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = Fa
             trainer.begin()
         if world.is_first:
             write_run_files(run, model, config, data)
-            for line in described(model, config, data, trainer.state):
+            for line in described(model, trainer.config, data, trainer.state):
                 warn(line)
         return loop(trainer, run, profile if world.is_first else 0)
     finally:
@@ -265,7 +267,7 @@ def loop(trainer: Trainer, run: Path, profile: int = 0) -> Summary:
         config.steps, first, trainer.model.training_flops_per_token, peak, is_shown=world.is_first
     )
     path, asked = None, False
-    profiled = StepProfile(run, profile, config.device)
+    profiled = StepProfile(run, profile, config.device, trainer.execution.times())
     samples = SamplesWriter(run, first) if world.is_first and config.sample_prompts else None
     try:
         with Interrupts() as interrupts, progress:

@@ -17,7 +17,8 @@ from pangu.training.step_metrics import METRICS, read_metrics
 # Fields that may change when a run goes on: they decide when it stops, what it writes and how it computes, not what.
 FREE_FIELDS = {
     *("out", "data", "steps", "evaluate_every", "evaluate_samples", "checkpoint_every", "keep_last", "device"),
-    *("accumulate", "recompute", "sample_prompts", "sample_tokens", "track"),
+    *("accumulate", "recompute", "engine", "sample_prompts", "sample_tokens", "track"),
+    # `engine` is compared as it was chosen (`training.choose_engine`).
     # What they name is compared by its contents (`check_same_run`), or is of no matter once a checkpoint is there.
     *("model", "fit_vocabulary", "precision", "start_from"),
 }

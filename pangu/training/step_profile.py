@@ -68,6 +68,12 @@ def kernel_of(path: str, calls: int, milliseconds: float) -> Kernel:
     return Kernel(path, kind, part, calls, milliseconds)
 
 
+def counted_kernel(path: str, calls: int, seconds: float) -> Kernel:
+    """Return a kernel of a step that counts itself: the path is part and kind."""
+    part, _, kind = path.partition("/")
+    return Kernel(path, kind, part, calls, 1e3 * seconds)
+
+
 def shares(kernels: Iterable[Kernel], key: str) -> dict[str, float]:
     """Return {value of a field: milliseconds}, the largest first."""
     sums: dict[str, float] = defaultdict(float)
@@ -79,8 +85,9 @@ def shares(kernels: Iterable[Kernel], key: str) -> dict[str, float]:
 class StepProfile:
     """Profiles `steps` updates of a start, from its second on."""
 
-    def __init__(self, run: Path, steps: int, device: str) -> None:
-        self.run, self.steps, self.device = run, steps, device
+    def __init__(self, run: Path, steps: int, device: str, times: dict[str, list[float]] | None = None) -> None:
+        """times: calls and seconds of "part/kernel" so far, of a step that counts them itself."""
+        self.run, self.steps, self.device, self.times = run, steps, device, times
         self.seen = 0
         self.seconds: list[float] = []
         self.profiler: Any = None
@@ -101,6 +108,10 @@ class StepProfile:
             self.finish()
 
     def start(self) -> None:
+        if self.times is not None:
+            self.profiler = self.times
+            self.times.clear()
+            return
         import mindspore as ms
         from mindspore.profiler import ProfilerActivity
 
@@ -115,11 +126,17 @@ class StepProfile:
         )
         self.profiler.start()
 
+    def kernels(self) -> list[Kernel]:
+        """Return the kernels since `start`."""
+        if self.times is not None:
+            return [counted_kernel(path, int(calls), seconds) for path, (calls, seconds) in self.times.items()]
+        self.profiler.stop()
+        return read_times(self.run / FOLDER)
+
     def finish(self) -> None:
         """Write what was seen; it is only told, so that it never ends a run."""
         try:
-            self.profiler.stop()
-            kernels = read_times(self.run / FOLDER)
+            kernels = self.kernels()
             summary = summary_of(kernels, self.seconds)
             write_whole(self.run / SUMMARY, dumps(summary, indent=1) + "\n")
         except Exception as error:  # whatever the profiler cannot do on this device

@@ -90,7 +90,7 @@ class Trainer:
     def save(self, run: Path) -> Path:
         """Write a checkpoint, called by all ranks together."""
         decided = decided_fields(self.config, self.data, self.model.compute_dtype == "fp16")
-        path = self.execution.save(run, self.state, decided)
+        path = self.execution.save(run, self.state, decided | {"engine": self.execution.engine})
         if self.world.is_first:
             prune_checkpoints(run, self.config.keep_last, self.state.step)
         self.world.wait()
@@ -193,12 +193,16 @@ class Trainer:
                 filler = np.full((size - len(rows), rows.shape[1]), self.data.pad, np.int32)
                 filler[:, self.data.seq_length + 1 :] = 0  # domains
                 rows = np.concatenate([rows, filler])
-            total += float(self.evaluation(self.ms.Tensor(rows), self.ms.Tensor(0, self.ms.int32)).asnumpy())
+            total += self.execution.loss(self.evaluation, rows)
         return self.world.sum(total) / max(predictions, 1)
 
 
 def execution_of(job: Job) -> Execution:
-    """Return how this job is run, by the number of processes, the strategy and the device."""
+    """Return how this job is run, by the engine, the number of processes, the strategy and the device."""
+    if job.config.engine == "compiled":
+        from pangu.distributed.execution.one_cpu import OneCpu
+
+        return OneCpu(job)
     if job.world.size == 1:
         return Execution(job)
     if job.strategy is not None and job.config.device == "Ascend":

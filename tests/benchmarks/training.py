@@ -2,18 +2,20 @@
 
     python -m tests.benchmarks.training                        # every case
     python -m tests.benchmarks.training --case tiny --turns 9
+    python -m tests.benchmarks.training --engine mindspore     # the graph instead of the compiled step
 
 A step is forward, backward, global-norm clip and AdamW. Both engines begin with the same weights and see the same
 batches, in a process each, and take turns (A B A B ...); the other one waits meanwhile. The figure is the median over
 turns, `best` that of the fastest step; the ratios are the median of neighbouring turns' and that of the fastest steps.
-Losses are compared step by step, so the two must compute the same thing.
+`processor` is the ratio of the processor time that a step takes, of all threads; with `--threads 1` it is nearly free
+of what other programs do. Losses are compared step by step, so the two must compute the same thing.
 
 The peer is what one would write in PyTorch: Q, K and V as one matrix, `scaled_dot_product_attention(is_causal=True)`,
 `AdamW(fused=True)`. On AMD processors its matrix products (MKL) use AVX2 only; on Intel's they use AVX-512, as
-MindSpore's (oneDNN) do on both. So the ratio depends on the processor, which is printed.
+oneDNN's, which we use, do on both. So the ratio depends on the processor, which is printed.
 
 Only a quiet machine gives a fair ratio: where other programs take the processor, PyTorch's OpenMP threads wait for each
-other and lose several times more than MindSpore's. The load before the measurement is printed, with a warning.
+other and lose several times more than ours. The load before the measurement is printed, with a warning.
 """
 
 import argparse
@@ -58,6 +60,9 @@ CASES = {
     "small": Case(small(16000), 4),
     "small-vocabulary": Case(small(4000), 4),
     "tiny": Case(load_size("tiny"), 8),
+    "350M": Case(
+        load_size("350M").model_copy(update={"compute_dtype": "fp32", "dropout_rate": 0, "seq_length": 256}), 2
+    ),
 }
 
 
@@ -74,11 +79,15 @@ def first_weights(case: Case) -> dict[str, np.ndarray]:
 
 
 class Ours:
+    compiled = True
+
     def __init__(self, case: Case) -> None:
         import mindspore as ms
 
+        from pangu.config import TrainConfig
         from pangu.device import use_device
         from pangu.model.network import build
+        from pangu.training.compiled.compiled_step import CompiledStep
         from pangu.training.loss import Loss
         from pangu.training.objectives.causal import Causal
         from pangu.training.optimizer import AdamW
@@ -90,7 +99,12 @@ class Ours:
         network.set_train(True)
         optimizer = AdamW(network.trainable_params(), *BETAS)
         self.objective = Causal(None, NO_PAD)
-        self.train_step = TrainStep(Loss(network, self.objective.in_graph()), optimizer, CLIP_NORM, accumulate=1)
+        in_graph = self.objective.in_graph()
+        if self.compiled:
+            settings = TrainConfig(data="", out="", batch_size=case.batch)
+            self.train_step = CompiledStep(network, in_graph, optimizer, settings)
+        else:
+            self.train_step = TrainStep(Loss(network, in_graph), optimizer, CLIP_NORM, accumulate=1)
 
     def step(self) -> float:
         from pangu.training.optimizer import adam_scalars
@@ -107,6 +121,12 @@ class Ours:
         )
         self.taken += 1
         return float(loss.asnumpy())
+
+
+class OursAsGraph(Ours):
+    """MindSpore's graph."""
+
+    compiled = False
 
 
 class Torch:
@@ -191,16 +211,16 @@ class Torch:
 
 @dataclass(frozen=True)
 class Turn:
-    """Some steps of one engine: seconds and loss of each, and the peak memory of the process so far in bytes."""
+    """Some steps of one engine: seconds, seconds of all processors together and loss of each, and the peak memory of
+    the process so far in bytes."""
 
     seconds: list[float]
+    processors: list[float]
     losses: list[float]
     memory: int
 
 
-def serve(
-    pipe: multiprocessing.connection.Connection, engine: type[Ours] | type[Torch], case: Case, threads: int
-) -> None:
+def serve(pipe: multiprocessing.connection.Connection, engine: type, case: Case, threads: int) -> None:
     """A process with one engine, which takes as many steps as it is told to."""
     import resource
 
@@ -208,19 +228,20 @@ def serve(
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     runner = engine(case)
     while steps := pipe.recv():
-        seconds, losses = [], []
+        seconds, processors, losses = [], [], []
         for _ in range(steps):
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             losses.append(runner.step())
             seconds.append(time.perf_counter() - began)
-        pipe.send(Turn(seconds, losses, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+            processors.append(time.process_time() - used)
+        pipe.send(Turn(seconds, processors, losses, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 
 
-def measure(case: Case, turns: int, steps: int, threads: int) -> dict[str, list[Turn]]:
+def measure(case: Case, turns: int, steps: int, threads: int, ours: type[Ours]) -> dict[str, list[Turn]]:
     """All turns of both engines; the first turn is one step, which compiles."""
     context = multiprocessing.get_context("spawn")
     pipes = {}
-    for name, engine in (("ours", Ours), ("torch", Torch)):
+    for name, engine in (("ours", ours), ("torch", Torch)):
         pipes[name], theirs = context.Pipe()
         context.Process(target=serve, args=(theirs, engine, case, threads), daemon=True).start()
     results: dict[str, list[Turn]] = {name: [] for name in pipes}
@@ -241,6 +262,7 @@ def processor() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, action="append")
+    parser.add_argument("--engine", choices=("compiled", "mindspore"), default="compiled", help="ours")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both engines")
@@ -250,14 +272,15 @@ def main() -> None:
         f"load {os.getloadavg()[0]:.1f}"
     )
     if os.getloadavg()[0] > 0.5:
-        print("WARNING: the machine is busy, which favours MindSpore: these ratios are too high")
+        print("WARNING: the machine is busy, which favours ours: these ratios are too high")
     print(
-        "case              ours tok/s  torch tok/s  ratio | best: ours  torch  ratio | first step s | GiB ours/torch "
-        "| max |Δ loss|"
+        "case              ours tok/s  torch tok/s  ratio | best: ours  torch  ratio | processor | first step s "
+        "| GiB ours/torch | max |Δ loss|"
     )
+    ours = Ours if arguments.engine == "compiled" else OursAsGraph
     for name in arguments.case or CASES:
         case = CASES[name]
-        results = measure(case, arguments.turns, arguments.steps, arguments.threads)
+        results = measure(case, arguments.turns, arguments.steps, arguments.threads, ours)
         tokens = case.batch * SEQUENCE
         means = {key: [statistics.mean(turn.seconds) for turn in turns[1:]] for key, turns in results.items()}
         typical = {key: tokens / statistics.median(seconds) for key, seconds in means.items()}
@@ -265,11 +288,13 @@ def main() -> None:
         ratio = statistics.median(b / a for a, b in zip(means["ours"], means["torch"], strict=True))
         losses = [[loss for turn in results[key] for loss in turn.losses] for key in ("ours", "torch")]
         difference = max(abs(a - b) for a, b in zip(*losses, strict=True))
+        work = {key: [statistics.mean(turn.processors) for turn in turns[1:]] for key, turns in results.items()}
+        of_work = statistics.median(b / a for a, b in zip(work["ours"], work["torch"], strict=True))
         gib = {key: turns[-1].memory / 2**30 for key, turns in results.items()}
         print(
             f"{name:16} {typical['ours']:11.0f} {typical['torch']:12.0f} {ratio:6.2f} | {best['ours']:10.0f}"
-            f" {best['torch']:6.0f} {best['ours'] / best['torch']:6.2f} | {results['ours'][0].seconds[0]:12.1f}"
-            f" | {gib['ours']:7.2f}/{gib['torch']:.2f}   | {difference:8.1e}",
+            f" {best['torch']:6.0f} {best['ours'] / best['torch']:6.2f} | {of_work:9.2f}"
+            f" | {results['ours'][0].seconds[0]:12.1f} | {gib['ours']:7.2f}/{gib['torch']:.2f}   | {difference:8.1e}",
             flush=True,
         )
 

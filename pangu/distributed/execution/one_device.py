@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mindspore import Parameter, nn
 
     from pangu.model import PanguAlpha
+    from pangu.training.loss import Loss
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Execution:
     """A step on one device. `step` is called with this rank's prepared rows and the numbers of `TrainStep`."""
 
     can_evaluate = True
+    engine = "mindspore"
 
     def __init__(self, job: Job) -> None:
         self.job, self.world = job, job.world
@@ -109,6 +111,17 @@ class Execution:
             weights, moments = values_of(weights_of(self.job.network)), self.optimizer.states()
             save_checkpoint(run, state, weights, moments, self.job.network.config, decided)
         return step_directory(run, state.step)
+
+    def loss(self, evaluation: "Loss", rows: np.ndarray) -> float:
+        """Return the summed loss of an evaluation's rows, in nats."""
+        from mindspore import Tensor, int32
+
+        return float(evaluation(Tensor(rows), Tensor(0, int32)).asnumpy())
+
+    def times(self) -> dict[str, list[float]] | None:
+        """Return calls and seconds of each kind of kernel so far, to be emptied; None where MindSpore's profiler has
+        them."""
+        return None
 
     def ask(self, asked: bool) -> None:
         """Tell the other ranks, in the coming step, whether this one was asked to stop."""
