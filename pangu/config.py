@@ -126,6 +126,8 @@ class AttentionConfig(Section):
             )
         if self.span is not None and self.summary > self.span:
             raise ValueError(f"summary {self.summary}: a block has span = {self.span} places")
+        if self.pattern != "fixed" and self.summary != 1:
+            raise ValueError(f"summary {self.summary}: goes with the pattern fixed; pattern is {self.pattern!r}")
         return self
 
 
@@ -298,6 +300,14 @@ class ObjectiveConfig(Section):
     ramp_steps: int = Field(default=0, ge=0, description="steps in which the share rises to that from 0")
 
 
+class PermutedConfig(ObjectiveConfig):
+    """Tokens in a random order."""
+
+    gaps: float = Field(
+        default=0.0, ge=0, le=1, description="of these rows: some places are left for last, as filling reads a text"
+    )
+
+
 class PrefixConfig(ObjectiveConfig):
     """A first part whose tokens all see each other; the rest is predicted."""
 
@@ -318,7 +328,7 @@ class PrefixConfig(ObjectiveConfig):
 class ObjectivesConfig(Section):
     """What rows are trained for (`pangu.training.objectives`); those of no share are causal."""
 
-    permuted: ObjectiveConfig = ObjectiveConfig()
+    permuted: PermutedConfig = PermutedConfig()
     prefix: PrefixConfig = PrefixConfig()
     bidirectional: ObjectiveConfig = ObjectiveConfig()
     mask_id: int = Field(default=7, ge=0, description="what stands for a hidden token; <mask> of the released ids")

@@ -19,7 +19,6 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _ROUND = np.uint64(0xD1B54A32D192ED03)
-_WORD = 2**64 - 1
 
 
 @compiled
@@ -183,41 +182,3 @@ def jaccard(
             j += b <= a
         union = first.size + second.size - common
         out[pair] = np.float32(common / union) if union else np.float32(0)
-
-
-def gram_set(normal: str, gram: int) -> set[str]:
-    """Return the n-grams of one normal form, plainly; a text shorter than `gram` is one n-gram."""
-    width = min(gram, len(normal))
-    return {normal[i : i + width] for i in range(len(normal) - width + 1)} if width else set()
-
-
-def signature_reference(normal: str, size: int, gram: int, seed: int) -> list[int]:
-    """Return the signature of one normal form, plainly: Algorithm 1 of the paper. Tests compare `signatures` with
-    it.
-    """
-    grams = gram_set(normal, gram)
-    if not grams:
-        return [0] * size
-    slots: list[tuple[int, int] | None] = [None] * size
-    turn = 0
-    while None in slots:
-        salt = _mix_reference((seed + turn * int(_ROUND)) & _WORD)
-        for text in grams:
-            word = 0
-            for character in text:
-                word = (word * int(_BASE) + ord(character)) & _WORD
-            word = _mix_reference((word * int(_BASE) + salt) & _WORD)
-            slot = (word >> 32) * size >> 32 if turn < size else turn - size
-            candidate = (turn, word & 0xFFFFFFFF)
-            held = slots[slot]
-            slots[slot] = candidate if held is None else min(held, candidate)
-        turn += 1
-    return [slot[1] for slot in slots if slot is not None]
-
-
-def _mix_reference(value: int) -> int:
-    value ^= value >> 30
-    value = value * int(_MIX_1) & _WORD
-    value ^= value >> 27
-    value = value * int(_MIX_2) & _WORD
-    return value ^ (value >> 31)

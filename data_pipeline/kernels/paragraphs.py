@@ -118,17 +118,3 @@ def _copy(
             paragraph += 1
         ends[row + 1] = written
     return written
-
-
-def paragraph_hash_reference(normal: str) -> int:
-    """Return the hash of a paragraph's normal form, plainly."""
-    mask = 2**64 - 1
-    word = 0
-    for character in normal:
-        word = (word * int(_BASE) + ord(character)) & mask
-        word ^= word >> 30
-        word = word * 0xBF58476D1CE4E5B9 & mask
-        word ^= word >> 27
-        word = word * 0x94D049BB133111EB & mask
-        word ^= word >> 31
-    return word

@@ -7,9 +7,6 @@ letter, or a whole run of Latin letters and digits, so that English and addresse
 words have about 1.7 characters, so n words are read as 2n units.
 """
 
-import math
-import re
-from collections import Counter
 from functools import lru_cache
 
 import numpy as np
@@ -396,59 +393,3 @@ def _measure_repetition(units: np.ndarray, out: np.ndarray) -> None:
             out[column] = _share(repeated.sum(), grams)
         column += 1
         at = at[: repeated.sum()]
-
-
-def text_signals_reference(text: str) -> dict[str, float]:
-    """Return the signals of one text, plainly."""
-    solid = [c for c in text if not c.isspace()]
-    size = len(solid)
-
-    def within(blocks: tuple[tuple[int, int], ...], character: str) -> bool:
-        return any(first <= ord(character) < end for first, end in blocks)
-
-    def share(part: float, whole: float) -> float:
-        return part / whole if whole else 0.0
-
-    han = [c for c in solid if within(_HAN_BLOCKS, c)]
-    terms = re.findall(r"[^\W_]+", text)
-    runs = sum(len(match[0]) for match in re.finditer(r"烫{3,}|屯{3,}", text))
-    lines = [stripped for line in text.split("\n") if (stripped := line.strip())]
-    line_characters = sum(map(len, lines))
-    repeated_lines = [line for place, line in enumerate(lines) if line in lines[:place]]
-    latin = "".join(rf"{chr(first)}-{chr(end - 1)}" for first, end in _LATIN_BLOCKS)
-    units = re.findall(rf"[{latin}\d]+|[^\W_]", text)
-    grams = {n: Counter(tuple(units[i : i + n]) for i in range(len(units) - n + 1)) for n in (4, 6, 8, 10, 13)}
-    top = {n: max(grams[n].values(), default=0) for n in (4, 6, 8)}
-    often = {n: sorted((count for count in grams[n].values() if count > 1), reverse=True) for n in (10, 13)}
-    return {
-        "characters": size,
-        "han_share": share(len(han), size),
-        "kana_share": share(sum(within(_KANA_BLOCKS, c) for c in solid), size),
-        "hangul_share": share(sum(within(_HANGUL_BLOCKS, c) for c in solid), size),
-        "latin_share": share(sum(within(_LATIN_BLOCKS, c) for c in solid), size),
-        "digit_share": share(sum(c.isdecimal() for c in solid), size),
-        "alphanumeric_share": share(sum(c.isalnum() for c in solid), size),
-        "special_share": share(sum(not c.isalnum() and c not in CHINESE_PUNCTUATION for c in solid), size),
-        "invisible_share": share(sum(c in INVISIBLE for c in solid), size),
-        "mojibake_share": share(sum(c in MOJIBAKE or within(_BROKEN_BLOCKS, c) for c in solid) + runs, size),
-        "function_word_share": share(sum(c in FUNCTION_WORDS for c in solid), len(han)),
-        "stop_word_kinds": sum(c in text for c in STOP_WORDS),
-        "short_term_share": share(
-            sum(2 <= len(term) <= 4 and all(within(_HAN_BLOCKS, c) for c in term) for term in terms), len(terms)
-        ),
-        "lines": len(lines),
-        "mean_line_length": share(line_characters, len(lines)),
-        "punctuated_line_share": share(sum(line[-1] in SENTENCE_ENDS for line in lines), len(lines)),
-        "short_line_share": share(sum(len(line) <= _SHORT_LINE for line in lines), len(lines)),
-        "bullet_line_share": share(sum(line[0] in BULLETS for line in lines), len(lines)),
-        "ellipsis_line_share": share(sum(line.endswith(("…", "...")) for line in lines), len(lines)),
-        "duplicate_line_share": share(len(repeated_lines), len(lines)),
-        "duplicate_line_character_share": share(sum(map(len, repeated_lines)), line_characters),
-        **{
-            f"top_{n}_gram_share": share(min(top[n] * n, len(units)) if top[n] > 1 else 0, len(units))
-            for n in (4, 6, 8)
-        },
-        "duplicate_10_gram_share": share(grams[10].total() - len(grams[10]), grams[10].total()),
-        "repetition_10": share(sum(often[10][: math.isqrt(len(grams[10]))]), grams[10].total()),
-        "repeated_13_gram_share": share(sum(often[13]), grams[13].total()),
-    }

@@ -279,24 +279,3 @@ def _train_epoch(
             weights[bucket] -= np.float32(rate) * step / (np.sqrt(squares[bucket]) + np.float32(1e-6))
         bias -= 0.01 * rate * error
     return bias
-
-
-def log_odds_reference(model: Classifier, text: str) -> float:
-    """Return the calibrated log-odds of one text, plainly."""
-    from data_pipeline.quality.reading import read_reference
-
-    codes = [ord(character) for character in read_reference(text, model.settings.characters)]
-    codes = [NEWLINE, *codes, NEWLINE] if codes else []
-    grams = []
-    for end in range(len(codes)):
-        for n in range(1, min(model.settings.gram, end + 1) + 1):
-            grams.append(codes[end - n + 1 : end + 1][::-1])
-    word_size = 1 << 64
-    total = 0.0
-    for gram in grams:
-        word = 0
-        for code in gram:
-            word = (word + code + 1) * int(_BASE) % word_size
-        total += float(model.weights[int(mix(np.uint64(word))) >> (64 - model.settings.bits)])
-    z = model.bias + (total / math.sqrt(len(grams)) if grams else 0.0)
-    return model.slope * z + model.intercept

@@ -79,13 +79,3 @@ def _read(
             written -= 1
         ends[row + 1] = written
     return written
-
-
-def read_reference(text: str, most_characters: int | None = None) -> str:
-    """Return the reading of one text, plainly."""
-    characters = [_reading(character) if ord(character) < TABLE_SIZE else SPACE for character in text]
-    lines = "".join(map(chr, characters)).split("\n")
-    whole = "\n".join(joined for line in lines if (joined := " ".join(line.split(" ")).strip(" ")))
-    while "  " in whole:
-        whole = whole.replace("  ", " ")
-    return whole if most_characters is None else whole[:most_characters].rstrip(" \n")

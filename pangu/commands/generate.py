@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="a JSON object a line: prompt, text, ids, finish, seed")
     parser.add_argument("--logprobs", action="store_true", help="with --json: log-probability of each new token")
     parser.add_argument("--adapter", metavar="DIR", help="a LoRA adapter, kept beside the weights (compiled engine)")
+    parser.add_argument("--domain", metavar="NAME", help="of experts by domain: use this one's (default: a mixture)")
     parser.add_argument("--chat", action="store_true", help="ask in the template that was stored with an adapter")
     parser.add_argument("--engine", choices=["compiled", "mindspore"], help="default: compiled on a CPU")
     parser.add_argument("--threads", type=int, metavar="N", help="of the compiled engine (default: one a core)")
@@ -234,6 +235,7 @@ def load_generator(arguments: argparse.Namespace) -> "Generator":
         engine,
         arguments.threads,
         {ADAPTER: arguments.adapter} if arguments.adapter else None,
+        arguments.domain,
     )
     if arguments.adapter:
         generator = generator.adapted(ADAPTER)

@@ -5,6 +5,7 @@ random, everything else is as it was. A domain cut out of `domain` is a dense ne
 a network of its own group of experts with `hash`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -130,19 +131,42 @@ class CutOut(ChangedSource):
             view[:] = bytes_of(self.inner.read_region(self.known[inner], [(begin, stop), *rows])[0])
 
 
+def without_others(
+    weights: Mapping[str, np.ndarray], model: ModelConfig, domain: str, where: Path | str
+) -> tuple[ModelConfig, dict[str, np.ndarray]]:
+    """Return a domain's network out of one that is in memory, as `cut_out` does of a file. Raises UserError."""
+    experts, row, cut = part_of(model, domain, where)
+    found = {}
+    for name in parameters.shapes(cut):
+        if name == parameters.EXPERT_TABLE:
+            found[name] = weights[name][row : row + 1] - np.float32(experts.start)
+        elif name not in weights:  # of one expert, dense
+            one = weights[name.replace(parameters.FEED_FORWARD, f"{parameters.FEED_FORWARD}experts.", 1)][experts.start]
+            found[name] = one[0] if name.endswith("bias") else one
+        else:
+            of_experts = f"{parameters.FEED_FORWARD}experts." in name
+            found[name] = weights[name][experts.start : experts.stop] if of_experts else weights[name]
+    return cut, found
+
+
 def cut_out(source: Source, model: ModelConfig, domain: str, where: Path) -> tuple[CutOut, ModelConfig]:
     """Return a domain's network: its weights and its configuration. Raises UserError."""
+    experts, row, cut = part_of(model, domain, where)
+    return CutOut(source, cut, experts, row), cut
+
+
+def part_of(model: ModelConfig, domain: str, where: Path | str) -> tuple[range, int, ModelConfig]:
+    """Return a domain's experts, its row of the table, and the network that it is alone. Raises UserError."""
     experts = model.experts
     if experts is None or not experts.by_domain:
         raise UserError(f"{where}: has no experts by domain to cut out")
     if domain not in experts.domains:
         raise UserError(
-            f"--cut-domain {domain}: the domains are {', '.join(experts.domains)}"
+            f"domain {domain!r}: the domains are {', '.join(experts.domains)}"
             + nearest_name(domain, list(experts.domains))
         )
     if experts.shared:
         raise UserError(f"{where}: has shared experts beside those of domains: a dense network has no place for them")
     group, row = experts.count // len(experts.domains), experts.domains.index(domain)
     rest = None if group == 1 else ExpertsConfig(count=group, routing="hash", layers=experts.layers)
-    cut = model.model_copy(update={"experts": rest})
-    return CutOut(source, cut, range(row * group, (row + 1) * group), row), cut
+    return range(row * group, (row + 1) * group), row, model.model_copy(update={"experts": rest})

@@ -147,11 +147,13 @@ class Generator:
         engine: EngineName | None = None,
         threads: int | None = None,
         adapters: Mapping[str, Path | str] | None = None,
+        domain: str | None = None,
     ) -> "Generator":
         """Load a run, a checkpoint, weights of any form (`load_for_inference`), or an adapter with its base.
 
         adapters: {name: directory} of LoRA adapters that are kept beside the weights, for `adapted` to choose from.
         dtype: what MindSpore computes in, or what the compiled engine stores the matrices in (None: as in the file).
+        domain: of experts by domain, the one whose experts alone are used; None: a mixture (compiled engine).
         """
         from pangu.checkpoint.weights import load_for_inference
         from pangu.tokenizer import Tokenizer
@@ -164,9 +166,14 @@ class Generator:
             config, weights, place, additions = adapted.config, adapted.weights, adapted.tokenizer, adapted.additions
         else:
             additions = NOTHING
-            config, weights, place = load_for_inference(checkpoint, model, tokenizer, as_stored=engine != "mindspore")
+            as_stored = engine != "mindspore" and domain is None
+            config, weights, place = load_for_inference(checkpoint, model, tokenizer, as_stored=as_stored)
             if engine is None and default_engine(config) == "mindspore":
                 config, weights, place = load_for_inference(checkpoint, model, tokenizer)
+        if domain is not None:
+            from pangu.formats.upcycle import without_others
+
+            config, weights = without_others(weights, config, domain, checkpoint)
         engine = engine or default_engine(config)
         beside = {name: low_rank(Path(folder), config, weights) for name, folder in (adapters or {}).items()}
         if dtype and engine == "mindspore":

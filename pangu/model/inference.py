@@ -158,7 +158,7 @@ class DecodingWeights(nn.Cell):
             matrix, bias = scaled_projection(weights, name, score_scale(config))
             self.queries = constant(weights[parameters.QUERY_TABLE] @ matrix + bias, dtype)
         if config.experts and config.experts.by_domain:
-            raise UserError("experts by domain: generation is for the compiled engine, or cut one out (--cut-domain)")
+            raise UserError("experts by domain: MindSpore's engine mixes none; say a domain (generate --domain NAME)")
         if config.experts and config.experts.table_rows:
             self.experts = constant(weights[parameters.EXPERT_TABLE].reshape(-1), ms.int32)
         if config.target_in_trunk:

@@ -1,5 +1,7 @@
 """Where the time of a step goes: a few updates of a run under MindSpore's profiler, as `RUN/profile.json` and a line.
 
+Compiled steps count calls and seconds themselves.
+
 The first update of a start compiles and is left out. The profiler only looks on: a run with it ends with the same bits.
 On a CPU its record of kernels is read here. Of other devices `RUN/profile/` keeps what MindSpore writes, for its own
 tools (MindStudio Insight).

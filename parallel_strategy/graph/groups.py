@@ -5,7 +5,9 @@ weights           the ranks that hold the same dense weights: dp x cp
 weights_tp        the ranks that hold the same unsplit weights: dp x cp x tp; also `stage`
 shard, replica    those ranks cut into groups that share one copy (`zero.weight_shard_size`), and across
 ep, expert_dp     those ranks cut into groups that share one set of experts, and across
-shard_tp, replica_tp, expert_shard, expert_replica   the same cut of `weights_tp` and of `expert_dp`
+expert_dp_tp      the ranks that hold the same unsplit weights of experts: across as above, x tp
+shard_tp, replica_tp, expert_shard, expert_replica, expert_shard_tp, expert_replica_tp
+                  the same cut of `weights_tp`, of `expert_dp` and of `expert_dp_tp`
 embedding         the first and the last stage, which both hold a tied word table
 model             all parts of one copy of the model: tp x pp
 world             everyone
@@ -47,6 +49,9 @@ class Groups:
             return _block(self._varied(rank, "dp", "cp"), rank, mesh.ep)
         if axis == "expert_dp":
             return _across(self._varied(rank, "dp", "cp"), rank, mesh.ep)
+        if axis == "expert_dp_tp":
+            same = self.members("expert_dp", rank)
+            return tuple(sorted(other for one in same for other in self._varied(one, "tp")))
         if axis in ("shard", "replica"):
             return self._cut(axis, self.members("weights", rank), rank)
         if axis in ("expert_shard", "expert_replica"):
@@ -55,6 +60,9 @@ class Groups:
             return tuple(sorted(self._varied(rank, "dp", "cp", "tp")))
         if axis in ("shard_tp", "replica_tp"):
             return self._cut(axis.removesuffix("_tp"), self.members("weights_tp", rank), rank)
+        if axis in ("expert_shard_tp", "expert_replica_tp"):
+            kind = axis.removeprefix("expert_").removesuffix("_tp")
+            return self._cut(kind, self.members("expert_dp_tp", rank), rank)
         if axis == "embedding":
             stages = self._varied(rank, "pp")
             return (stages[0], stages[-1]) if mesh.pp > 1 else stages
@@ -82,12 +90,16 @@ class Groups:
         if axis in ("expert_shard", "expert_replica"):
             size = self._size(experts)
             return (size, expert_stride) if axis == "expert_shard" else (experts // size, expert_stride * size)
-        everyone, least = weights * mesh.tp, min(stride, strides["tp"])
-        if axis in ("weights_tp", "stage"):
+        if axis.startswith("expert_"):
+            everyone = experts * mesh.tp
+            least = min(expert_stride, strides["tp"]) if experts > 1 else strides["tp"]
+        else:
+            everyone, least = weights * mesh.tp, min(stride, strides["tp"])
+        if axis in ("weights_tp", "stage", "expert_dp_tp"):
             return everyone, least
-        if axis in ("shard_tp", "replica_tp"):
+        if axis.endswith(("shard_tp", "replica_tp")):
             size = self._size(everyone)
-            return (size, least) if axis == "shard_tp" else (everyone // size, least * size)
+            return (size, least) if axis.endswith("shard_tp") else (everyone // size, least * size)
         if axis == "embedding":
             return (2, (mesh.pp - 1) * strides["pp"]) if mesh.pp > 1 else (1, 1)
         if axis == "model":

@@ -172,12 +172,15 @@ def _attention(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec
             launches=2,
             backward_launches=2,
         )
-    if shard.cp > 1:  # ring attention: keys and values of every other rank pass by; backward their gradients too
-        ring = (key_size + value_size) * shard.cp
+    ring = (key_size + value_size) * shard.cp
+    if shard.cp > 1 and builder.partial:  # MindSpore gathers keys and values one by one, and keeps them
+        builder.communicate("attention.all_keys", "all_gather", "cp", key_size * shard.cp)
+        builder.communicate("attention.all_values", "all_gather", "cp", value_size * shard.cp)
+    elif shard.cp > 1:  # ring attention: keys and values of every other rank pass by; backward their gradients too
         builder.communicate("attention.ring", "all_gather", "cp", ring)
     builder.vector("attention.heads", 0, 0, launches=0, backward_launches=0, size=query_size)
     _core_attention(builder, model, framework, shard, heads, query_size, key_size, value_size)
-    if shard.cp > 1:
+    if shard.cp > 1 and not builder.partial:
         builder.communicate_backward("attention.ring.again", "all_gather", "cp", ring)
     context = tokens * heads * value_width * element
     builder.keep("attention.context", context)
@@ -229,7 +232,7 @@ def _core_attention(
         flops = 2.0 * batch * rows * seq * (model.head_width + model.value_head_width) * half
         moved = query_size + key_size + value_size + query_size
         head = (model.head_width + model.value_head_width) / 2
-        builder.flash("attention.core", flops, moved, ring=shard.cp > 1, head=head)
+        builder.flash("attention.core", flops, moved, ring=shard.cp > 1 and not builder.partial, head=head)
         builder.keep("attention.log_sum", 4.0 * batch * rows)
         return
     scores = float(batch) * rows * seq
@@ -304,7 +307,8 @@ def _gated_or_plain(
         size=size,
     )
     builder.keep(f"{name}.activation.output", size)
-    biased = expert and model.bias  # a dense layer adds its own with the residual stream
+    # A dense layer adds its own with the residual stream; so do experts, where each rank has a part of its gradient.
+    biased = expert and model.bias and not builder.partial
     builder.matmul(f"{name}.down", rows, hidden, width, batch=batch, bias=biased, expert=expert, split="rows")
 
 
@@ -342,6 +346,9 @@ def _experts(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, 
         else:
             back = "all_reduce" if builder.partial else None
             builder.communicate(f"{name}.reduce", "all_reduce", "tp", size, backward=back)
+    if model.bias and builder.partial:
+        builder.vector(f"{name}.bias", 2 * size, size, size=size)
+        builder.weight(f"{name}.down.bias", (here, hidden), expert=True)
     if shard.ep > 1:
         builder.communicate(f"{name}.combine", "all_to_all", "ep", size)
     builder.vector(f"{name}.unpermute", 2 * size, 2 * size, launches=2, backward_launches=3)

@@ -38,9 +38,9 @@ def cut_of(program: Program, parameter: Parameter, layer: int = OUTSIDE) -> Cut:
 def _cut(program: Program, parameter: Parameter, layer: int) -> Cut:
     framework, zero = program.setup.framework, program.setup.strategy.zero
     over_tensor = framework.parameter_collectives and program.shard.tp > 1 and is_partial(program, parameter)
-    whole = "expert_dp" if parameter.expert else "weights_tp" if over_tensor else "weights"
+    whole = ("expert_dp" if parameter.expert else "weights") + ("_tp" if over_tensor else "")
     size = program.group(whole)[0]
-    shard = {"expert_dp": "expert_shard", "weights_tp": "shard_tp", "weights": "shard"}[whole]
+    shard = ("expert_shard" if parameter.expert else "shard") + ("_tp" if over_tensor else "")
     shards = program.group(shard)[0] if zero.stage else 1
     if framework.parameter_collectives and not _may_be_cut(program, parameter, layer, shards):
         shards = 1
@@ -134,10 +134,11 @@ def _collective(
 
 
 def _weight_width(program: Program, parameter: Parameter) -> float:
-    """Return the bytes in which a single weight is gathered: norms and tables as they are stored, matrices as they are
-    used."""
+    """Return the bytes in which a single weight is gathered: norms, tables and the router, which computes in fp32, as
+    they are stored, other matrices as they are used."""
     looked_up = is_table(parameter.name) and parameter.name != "head.logits.weight"
-    return STORED_BYTES if looked_up or ".norm" in parameter.name else program.model.element_bytes
+    stored = looked_up or ".norm" in parameter.name or parameter.name == "experts.router.weight"
+    return STORED_BYTES if stored else program.model.element_bytes
 
 
 def gather_weights(

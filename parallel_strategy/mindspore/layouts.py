@@ -58,7 +58,7 @@ def parameter_layouts(setup: Setup) -> dict[str, Layout]:
             stages = tuple(sorted({*before.stages, stage}))
             layouts[owned.parameter] = replace(before, stages=stages)
             continue
-        device_matrix, tensor_map = operand_layout(row, split.inputs, owned.operand, mesh.dp * mesh.tp)
+        device_matrix, tensor_map = operand_layout(row, split.inputs, owned.operand, mesh.devices // mesh.pp)
         layout = Layout(device_matrix, tensor_map, 0, 0, (stage,), owned.shape)
         step, size = optimizer_shards(setup, owned.parameter, layout)
         layouts[owned.parameter] = replace(layout, optimizer_shard_step=step, optimizer_shard_size=size)

@@ -73,14 +73,16 @@ def degrees(setup: Setup) -> dict[str, int]:
         "Q": mesh.dp // mesh.ep,
         "M": mesh.tp,
         "V": mesh.tp if tensor.vocab == "split" else 1,
-        "S": sequence,
-        "R": mesh.dp * sequence,
+        "C": mesh.cp,
+        "T": mesh.dp * mesh.cp,
+        "S": mesh.cp * sequence,
+        "R": mesh.dp * mesh.cp * sequence,
     }
 
 
 def split_of_row(row: Row, letters: Mapping[str, int]) -> OperatorSplit:
     """Return the table's split of an operator."""
-    asked = _numbers(row.outputs, letters) if row.outputs and letters["S"] > 1 else None
+    asked = _numbers(row.outputs, letters) if row.outputs and letters["S"] > letters["C"] else None
     return OperatorSplit(_numbers(row.operands, letters), asked)
 
 
@@ -95,7 +97,7 @@ def operator_splits(setup: Setup) -> OperatorSplits:
     if not strategy.overrides:
         return OperatorSplits(letters)
     sizes = pangu_network.sizes(setup.model, strategy.batch.micro * strategy.mesh.dp)
-    reader = _Reader(letters, sizes, strategy.mesh.dp * strategy.mesh.tp)
+    reader = _Reader(letters, sizes, strategy.mesh.devices // strategy.mesh.pp)
     known = dict(pangu_network.operators(setup.model))
     found: dict[str, Split] = {}
     for number, override in enumerate(strategy.overrides):

@@ -7,11 +7,14 @@ every folder may import it.
 An operator is a row: its path below its layer (or in the whole network), MindSpore's kind, and its operands. An operand
 lists its dimensions. A dimension is a word for its size and a letter for its split:
 
-    rows:D hidden | width:M hidden        MatMul of [rows, hidden], split over data parallelism, and a weight
+    rows:T hidden | width:M hidden        MatMul of [rows, hidden], split over data parallelism, and a weight
 
-    D data parallel, M tensor parallel, V tensor parallel where the vocabulary is split, S tensor parallel where the
-    sequence is split between products, R = D·S rows there. No letter: whole. `!`: must stay whole. `-` is a scalar.
-    Behind `->` stands the layout asked for the result, where that is not the natural one.
+    D data parallel, C context parallel, T = D·C rows, M tensor parallel, V tensor parallel where the vocabulary is
+    split, S context parallel and tensor parallel where the sequence is split between products, R = D·S rows there. No
+    letter: whole. `!`: must stay whole. `-` is a scalar. Behind `->` stands the layout asked for the result, where
+    that is not the natural one.
+
+Context parallelism splits the sequence everywhere but in the keys and values that attention reads, which are gathered.
 
 The layer is Megatron's (Shoeybi et al. 2019): heads and the feed-forward width are split, queries, keys, values and
 `mapping` by columns, both `projection`s by rows.
@@ -115,9 +118,9 @@ def _dropout(path: str, source: str, x: str, row: str, within: str) -> list[Row]
 
 
 STREAM, STREAM_ROW = "batch:D seq:S hidden", "batch:D seq:S one"  # the residual stream
-HEADS, SCORES, MASK = "batch:D heads:M seq size", "batch:D heads:M seq keys", "batch:D one seq keys"
-KEYS, SCORES_ROW = "batch:D heads:M keys size", "batch:D heads:M seq one"
-INNER = "batch:D seq up:M"
+HEADS, SCORES, MASK = "batch:D heads:M seq:C size", "batch:D heads:M seq:C keys", "batch:D one seq:C keys"
+KEYS, SCORES_ROW = "batch:D heads:M keys size", "batch:D heads:M seq:C one"
+INNER = "batch:D seq:C up:M"
 SPLIT, MAPPED = "attention.split_transpose", "output.mapping.affine.bias_add"
 ATTENDED, FED = "attention.projection.affine.bias_add", "output.projection.affine.bias_add"
 NORM1, NORM2 = "layernorm1.normalisation.layer_norm", "layernorm2.normalisation.layer_norm"
@@ -125,20 +128,20 @@ NORM1, NORM2 = "layernorm1.normalisation.layer_norm", "layernorm2.normalisation.
 LAYER_ROWS: tuple[Row, ...] = (
     *_norm("layernorm1", "output_add"),
     *_norm("layernorm2", "attention_add"),
-    *_linear("attention.dense1", "rows:D hidden | width:M hidden", "rows:D width:M | width:M", NORM1),
-    *_linear("attention.dense2", "rows:D hidden | key_width:M hidden", "rows:D key_width:M | key_width:M",
+    *_linear("attention.dense1", "rows:T hidden | width:M hidden", "rows:T width:M | width:M", NORM1),
+    *_linear("attention.dense2", "rows:T hidden | key_width:M hidden", "rows:T key_width:M | key_width:M",
              NORM1),
-    *_linear("attention.dense3", "rows:D hidden | key_width:M hidden", "rows:D key_width:M | key_width:M",
+    *_linear("attention.dense3", "rows:T hidden | key_width:M hidden", "rows:T key_width:M | key_width:M",
              NORM1),
-    *_linear("attention.projection", "rows:D width:M | width:M hidden -> rows:R hidden", "rows:R hidden | hidden",
+    *_linear("attention.projection", "rows:T width:M | width:M hidden -> rows:R hidden", "rows:R hidden | hidden",
              "attention.merge_transpose"),
-    _row("attention.scale_queries", "Mul", "batch:D seq width:M | -", "attention.dense1.affine.bias_add"),
-    _row("attention.scale_keys", "Mul", "batch:D seq key_width:M | -", "attention.dense2.affine.bias_add"),
-    _row(SPLIT, "Transpose", "batch:D seq heads:M size",
+    _row("attention.scale_queries", "Mul", "batch:D seq:C width:M | -", "attention.dense1.affine.bias_add"),
+    _row("attention.scale_keys", "Mul", "batch:D seq:C key_width:M | -", "attention.dense2.affine.bias_add"),
+    _row(SPLIT, "Transpose", "batch:D seq:C heads:M size",
          "attention.scale_queries attention.scale_keys attention.dense3.affine.bias_add"),
     _row("attention.scores", "BatchMatMul", f"{HEADS} | {KEYS}", f"{SPLIT} {SPLIT}"),
     _row("attention.add_penalty", "Add", f"{SCORES} | {MASK}", "attention.scores"),
-    _row("attention.softmax", "Softmax", "batch:D heads:M seq keys!", "attention.add_penalty"),
+    _row("attention.softmax", "Softmax", "batch:D heads:M seq:C keys!", "attention.add_penalty"),
     *_dropout("attention.probability_dropout", "attention.softmax", SCORES, SCORES_ROW, "one one one keys"),
     _row("attention.context", "BatchMatMul", f"{SCORES} | {KEYS}",
          f"attention.softmax/attention.probability_dropout.scale {SPLIT}"),
@@ -148,14 +151,14 @@ LAYER_ROWS: tuple[Row, ...] = (
     _row("attention.merge_transpose", "Transpose", HEADS, "attention.context/attention.flash_attention.kernel"),
     *_dropout("attention_dropout", ATTENDED, STREAM, STREAM_ROW, "one one hidden"),
     _row("attention_add", "Add", f"{STREAM} | {STREAM}", f"output_add {ATTENDED}/attention_dropout.scale"),
-    *_linear("output.mapping", "rows:D hidden | hidden up:M", "rows:D up:M | up:M", NORM2),
+    *_linear("output.mapping", "rows:T hidden | hidden up:M", "rows:T up:M | up:M", NORM2),
     _row("output.activation.kernel", "GeLU", INNER, MAPPED),
     _row("output.activation.erf", "Erf", INNER, MAPPED),
     _row("output.activation.scale", "Mul", f"{INNER} | -", MAPPED),
     _row("output.activation.shift", "Add", f"{INNER} | -", "output.activation.erf"),
     _row("output.activation.multiply", "Mul", f"{INNER} | {INNER}",
          "output.activation.scale output.activation.shift"),
-    *_linear("output.projection", "rows:D ffn:M | ffn:M hidden -> rows:R hidden", "rows:R hidden | hidden",
+    *_linear("output.projection", "rows:T ffn:M | ffn:M hidden -> rows:R hidden", "rows:R hidden | hidden",
              "output.activation.kernel/output.activation.multiply"),
     *_dropout("output_dropout", FED, STREAM, STREAM_ROW, "one one hidden"),
     _row("output_add", "Add", f"{STREAM} | {STREAM}", f"attention_add {FED}/output_dropout.scale"),
@@ -252,58 +255,58 @@ def layer_rows(model: ModelSpec, layer: int) -> tuple[Row, ...]:
 EMBEDDED = "backbone.embedding_add"  # what the first layer gets
 # Operators outside of the layers that run before the first of them.
 EMBEDDING_PARTS = (WORD_LOOKUP, "backbone.position", "backbone.embedding", "objective.")
-PAIRS = "batch:D seq keys"  # which token sees which
-LOGITS = "rows:D vocab:V"
+PAIRS = "batch:D seq:C keys"  # which token sees which
+LOGITS = "rows:T vocab:V"
 
 NETWORK_ROWS: tuple[Row, ...] = (
     # tables and the ends of the layers
-    _row(WORD_LOOKUP, "Gather", "vocab:V hidden | batch:D seq", "", ((0, WORD_TABLE),)),
-    _row("backbone.position_embedding.gather", "Gather", "positions hidden | batch:D seq", "",
+    _row(WORD_LOOKUP, "Gather", "vocab:V hidden | batch:D seq:C", "", ((0, WORD_TABLE),)),
+    _row("backbone.position_embedding.gather", "Gather", "positions hidden | batch:D seq:C", "",
          ((0, "backbone.position_embedding.embedding_table"),)),
-    _row("backbone.top_query_embedding.gather", "Gather", "positions hidden | batch:D seq", "",
+    _row("backbone.top_query_embedding.gather", "Gather", "positions hidden | batch:D seq:C", "",
          ((0, "backbone.top_query_embedding.embedding_table"),)),
-    _row("backbone.embedding_add", "Add", "batch:D seq hidden | batch:D seq hidden",
+    _row("backbone.embedding_add", "Add", "batch:D seq:C hidden | batch:D seq:C hidden",
          f"{WORD_LOOKUP} backbone.position_embedding.gather"),
     *_dropout("backbone.embedding_dropout", "backbone.embedding_add", STREAM, STREAM_ROW, "one one hidden"),
     *_norm("backbone.layernorm", ""),
-    _row(HEAD, "MatMul", "rows:D hidden | vocab:V hidden", "", ((1, WORD_TABLE),)),
+    _row(HEAD, "MatMul", "rows:T hidden | vocab:V hidden", "", ((1, WORD_TABLE),)),
     # who sees whom
     _row("objective.attention_mask.ends", "Equal", "batch:D seq | -"),
     _row("objective.attention_mask.real", "NotEqual", "batch:D seq | -"),
-    _row("objective.attention_mask.from_zero", "Sub", "batch:D seq | -"),
+    _row("objective.attention_mask.from_zero", "Sub", "batch:D seq:C | -"),
     _row("objective.attention_mask.cumsum", "CumSum", "batch:D seq"),
     _row("objective.attention_mask.before", "Sub", "batch:D seq | batch:D seq"),
     _row("objective.attention_mask.repeat_positions", "Add", "batch:D seq | one seq"),
-    _row("objective.attention_mask.same_document", "Equal", "batch:D seq one | batch:D one keys"),
-    _row("objective.attention_mask.causal", "Mul", f"{PAIRS} | one seq keys"),
-    _row("objective.attention_mask.repeat_causal", "Add", "batch:D seq one | one seq keys"),
-    _row("objective.attention_mask.see_real", "Mul", f"{PAIRS} | batch:D seq one"),
+    _row("objective.attention_mask.same_document", "Equal", "batch:D seq:C one | batch:D one keys"),
+    _row("objective.attention_mask.causal", "Mul", f"{PAIRS} | one seq:C keys"),
+    _row("objective.attention_mask.repeat_causal", "Add", "batch:D seq:C one | one seq:C keys"),
+    _row("objective.attention_mask.see_real", "Mul", f"{PAIRS} | batch:D seq:C one"),
     _row("objective.attention_mask.seen_real", "Mul", f"{PAIRS} | batch:D one keys"),
     _row("objective.attention_mask.count", "ReduceSum", PAIRS),
     _row("objective.attention_mask.hidden", "Sub", f"- | {PAIRS}"),
     _row("objective.attention_mask.penalise", "Mul", f"{PAIRS} | -"),
-    _row("objective.interval_mask.before", "Less", "one one keys | batch:D seq one"),
-    _row("objective.interval_mask.after", "Greater", "one one keys | batch:D seq one"),
+    _row("objective.interval_mask.before", "Less", "one one keys | batch:D seq:C one"),
+    _row("objective.interval_mask.after", "Greater", "one one keys | batch:D seq:C one"),
     _row("objective.interval_mask.either", "LogicalOr", f"{PAIRS} | {PAIRS}"),
     _row("objective.interval_mask.penalise", "Mul", f"{PAIRS} | -"),
     # the loss
     _row("objective.take", "StridedSlice", "batch:D fields seq"),
     _row("objective.inputs", "StridedSlice", "batch:D seq"),
     _row("objective.labels", "StridedSlice", "batch:D seq"),
-    _row("objective.is_counted", "NotEqual", "batch:D seq | -"),
+    _row("objective.is_counted", "NotEqual", "batch:D seq:C | -"),
     _row("nll.maximum", "ReduceMax", LOGITS, HEAD),
-    _row("nll.shift", "Sub", f"{LOGITS} | rows:D one", HEAD),
+    _row("nll.shift", "Sub", f"{LOGITS} | rows:T one", HEAD),
     _row("nll.exp", "Exp", LOGITS, "nll.shift"),
     _row("nll.sum", "ReduceSum", LOGITS, "nll.exp"),
-    _row("nll.log", "Log", "rows:D"),
-    _row("nll.one_hot", "OneHot", "rows:D vocab:V | - | -"),
+    _row("nll.log", "Log", "rows:T"),
+    _row("nll.one_hot", "OneHot", "rows:T vocab:V | - | -"),
     _row("nll.pick", "Mul", f"{LOGITS} | {LOGITS}", "nll.shift nll.one_hot"),
     _row("nll.target", "ReduceSum", LOGITS, "nll.pick"),
-    _row("nll.subtract", "Sub", "rows:D | rows:D"),
+    _row("nll.subtract", "Sub", "rows:T | rows:T"),
     _row("add_penalty", "Add", "batch:D seq | batch:D one"),  # of experts, as the next
     _row("backbone.penalty_add", "Add", "batch:D | batch:D"),
-    _row("count", "Mul", "rows:D | rows:D"),
-    _row("sum", "ReduceSum", "rows:D"),
+    _row("count", "Mul", "rows:T | rows:T"),
+    _row("sum", "ReduceSum", "rows:T"),
     _row("scale", "Mul", "- | -"),
 )  # fmt: skip
 

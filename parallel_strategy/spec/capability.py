@@ -85,6 +85,9 @@ def _fields(strategy: StrategySpec, executes: Executes) -> Iterator[tuple[str, s
             yield "tensor.sequence_parallel", "sequence parallelism; nearest: false"
         elif most is not None and strategy.batch.micro > most:
             yield "batch.micro", f"{strategy.batch.micro} sequences with tensor.sequence_parallel; nearest: {most}"
+    if strategy.mesh.cp > 1 and strategy.batch.micro > (executes.sequence_parallel_micro or strategy.batch.micro):
+        most = executes.sequence_parallel_micro
+        yield "batch.micro", f"{strategy.batch.micro} sequences with mesh.cp {strategy.mesh.cp}; nearest: {most}"
     if strategy.offload.optimizer and not executes.offload_optimizer:
         yield "offload.optimizer", "Adam on the host; nearest: false"
     if strategy.offload.activation and not executes.offload_activation:
@@ -101,6 +104,10 @@ def _model(strategy: StrategySpec, model: ModelSpec, executes: Executes) -> Iter
         yield "tensor.vocab", f"a vocabulary of {model.vocab_size} in {tp} parts; nearest: 'whole'"
     if not executes.only_pangu_alpha:
         return
+    if strategy.mesh.cp > 1 and strategy.overrides:
+        yield "overrides", f"other splits of single operators with mesh.cp {strategy.mesh.cp}; nearest: []"
+    if strategy.mesh.cp > 1 and strategy.mesh.tp > 1 and strategy.tensor.sequence_parallel:
+        yield "tensor.sequence_parallel", f"sequence parallelism with mesh.cp {strategy.mesh.cp}; nearest: false"
     wrong = [name for name, legal in PANGU_ALPHA.items() if getattr(model, name) not in legal]
     if model.experts is not None and model.experts.routing is None:
         wrong.append("experts")
@@ -123,6 +130,8 @@ def _experts(strategy: StrategySpec, model: ModelSpec) -> Iterator[tuple[str, st
         yield "model", "experts without a limit of places; nearest: capacity_factor 1.25"
     if experts.shared:
         yield "model", f"experts.shared {experts.shared}; nearest: 0"
+    if mesh.cp > 1:
+        yield "mesh.cp", "context parallelism with experts, whose places are counted along a row; nearest: 1"
     if mesh.dp % mesh.ep:
         yield "mesh.ep", f"ep {mesh.ep} that does not divide mesh.dp {mesh.dp}; nearest: 1"
     if strategy.tensor.sequence_parallel and mesh.tp > 1:

@@ -56,7 +56,7 @@ class Executes(Section):
     interleave: bool = Field(default=True, description="tensor.interleave 2")
     sequence_parallel: bool = True
     sequence_parallel_micro: PositiveInt | None = Field(
-        default=None, description="largest batch.micro with sequence parallelism"
+        default=None, description="largest batch.micro with sequence or context parallelism"
     )
     micro_batches_per_stage: dict[Schedule, PositiveInt] = Field(
         default={}, description="the fewest micro-batches of a pipeline over its stages, by schedule"

@@ -36,7 +36,7 @@ def _of_strategy(setup: Setup) -> Iterator[str]:
     mesh, pipeline = strategy.mesh, strategy.pipeline
     if model.experts is not None and mesh.tp > 1:
         yield "expert-tensor parallelism of its own: experts are split over mesh.tp as all weights are"
-    if mesh.cp > 1:
+    if mesh.cp > 1 and not setup.framework.partial_gradients:
         yield "Ulysses: context parallelism is priced as a ring"
     if mesh.pp > 1 and pipeline.schedule in CHUNKED and model.num_layers % (mesh.pp * pipeline.vpp):
         yield "first and last chunks of sizes of their own: chunks are as even as can be"

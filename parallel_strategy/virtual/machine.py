@@ -263,8 +263,8 @@ class Machine:
         for node in block.forward:
             if not isinstance(node, Collective) or node.name.startswith("experts."):
                 continue
-            if node.axis == "tp" and self.program.setup.framework.partial_gradients:
-                continue  # which is kept
+            if self.program.setup.framework.partial_gradients:
+                continue  # all that is gathered is kept
             if node.op == "all_gather" and node.axis in ("tp", "cp"):
                 for value in exchange_of(node).values:
                     values.sent.pop(value, None)

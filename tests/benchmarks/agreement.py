@@ -133,6 +133,15 @@ LAYOUTS: dict[str, dict] = {
     "experts: dp4 ep2 mp2, hsdp": layout(8, 2, SWITCH, mesh={"dp": 4, "ep": 2, "tp": 2}, zero=SHARDED),
     "experts: dp2 ep2, 4 parts accumulated": layout(16, 2, SWITCH, mesh={"dp": 2, "ep": 2}),
     "experts: pp2 dp2 ep2": layout(16, 2, SWITCH, mesh={"pp": 2, "dp": 2, "ep": 2}),
+    "context: dp2 cp2": layout(2, 1, mesh={"dp": 2, "cp": 2}),
+    "context: cp4": layout(1, 1, mesh={"cp": 4}),
+    "context: cp2 mp2, hsdp": layout(1, 1, mesh={"cp": 2, "tp": 2}, zero=SHARDED),
+    "context: dp2 cp2 mp2, dropout": layout(2, 1, {"dropout_rate": 0.1}, mesh={"dp": 2, "cp": 2, "tp": 2}),
+    "context: dp2 cp2, fp32, recompute": layout(
+        2, 1, {"compute_dtype": "fp32"}, mesh={"dp": 2, "cp": 2}, recompute=FULL
+    ),
+    "context: dp2 cp2, 2 parts accumulated": layout(4, 1, mesh={"dp": 2, "cp": 2}),
+    "context: pp2 dp2 cp2, hsdp level 3": layout(8, 1, mesh={"pp": 2, "dp": 2, "cp": 2}, zero=SHARDED | {"level": 3}),
     "pp4 mp2": layout(8, 1, mesh={"pp": 4, "tp": 2}),
     "pp2 dp2 mp2, hsdp, recompute": layout(16, 2, mesh={"pp": 2, "dp": 2, "tp": 2}, zero=SHARDED, recompute=FULL),
     "pp4 dp2 mp2, recompute": layout(8, 1, mesh={"pp": 4, "dp": 2, "tp": 2}, recompute=FULL),

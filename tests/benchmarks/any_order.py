@@ -2,10 +2,13 @@
 
     python -m tests.benchmarks.any_order                    # 420 causal steps, then 420 more of each kind
     python -m tests.benchmarks.any_order --steps 1000 --kinds told
+    python -m tests.benchmarks.any_order --scratch --kinds gaps --steps 3000 --rate 2e-3   # no causal steps before
 
 A network of 4 layers of 128 reads poems character by character, 32 to a row, 32 rows a step. It is trained causally,
-and goes on from there three ways: causal rows only; half of the rows in a random order (`objectives: {permuted: {share:
-0.5}}`, rising over the first half); and the same with `target_in_trunk`. Validation, nats a character over 512 rows:
+and goes on from there in several ways: causal rows only; half of the rows in a random order (`objectives: {permuted:
+{share: 0.5}}`, rising over the first half); the same with `target_in_trunk` (`told`); and that with orders that leave
+some places for last (`gaps`). --scratch: each from random weights, with its share from the first step. Validation,
+nats a character over 512 rows:
 
     causal     the next character
     random     the next character of a random order
@@ -42,6 +45,7 @@ KINDS = {
     "causal": ({}, False),
     "permuted": ({"permuted": {"share": 0.5}}, False),
     "told": ({"permuted": {"share": 0.5}}, True),
+    "gaps": ({"permuted": {"share": 0.5, "gaps": 1.0}}, True),
 }
 POEMS = REPOSITORY.parent / "shared/data/corpus/poetry.jsonl.gz"
 
@@ -82,12 +86,15 @@ def validation_orders() -> dict[str, np.ndarray]:
 class Training:
     """A network that is trained step by step and asked now and then."""
 
-    def __init__(self, train: np.ndarray, validation: np.ndarray, told: bool, weights: dict | None) -> None:
+    def __init__(
+        self, train: np.ndarray, validation: np.ndarray, told: bool, weights: dict | None, rate: float, steps: int
+    ) -> None:
+        """steps: over which the rate falls to a tenth, after a warm-up; 0: it stays."""
         config = ModelConfig(
             num_layers=4, hidden_size=128, num_heads=4, ffn_hidden_size=512, seq_length=LENGTH,
             vocab_size=CHARACTERS, compute_dtype="fp32", dropout_rate=0.0, target_in_trunk=told,
         )  # fmt: skip
-        self.train, self.taken = train, 0
+        self.train, self.taken, self.rate, self.steps = train, 0, rate, steps
         self.network = build(config, weights, seed=5)
         self.optimizer = AdamW(self.network.trainable_params(), 0.9, 0.95)
         self.step = TrainStep(Loss(self.network, StepsBatch()), self.optimizer, 1.0, 1)
@@ -103,7 +110,10 @@ class Training:
         for _ in range(steps):
             rows = self.train[random.integers(0, len(self.train), BATCH)]
             prepared = mixture.prepare(rows, self.taken * BATCH)
-            scalars = adam_scalars(self.taken, 1e-3, 0.9, 0.95, 1e-8, 0.0, bias_correction=True)
+            rate = self.rate
+            if self.steps:
+                rate *= min(1.0, (self.taken + 1) / 200) * (1 - 0.9 * self.taken / self.steps)
+            scalars = adam_scalars(self.taken, rate, 0.9, 0.95, 1e-8, 0.0, bias_correction=True)
             numbers = (mixture.predictions(prepared), 1.0)
             update = (scalars.learning_rate, scalars.epsilon, scalars.decay)
             self.step(
@@ -141,22 +151,28 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=420, help="causal steps, and as many again of each kind")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--points", type=int, default=3, help="of each curve")
+    parser.add_argument("--scratch", action="store_true", help="no causal steps before; the rate falls")
+    parser.add_argument("--rate", type=float, default=1e-3)
     arguments = parser.parse_args()
     use_device("CPU")
     rows = rows_of_poems(POEMS)
     validation, train = rows[:VALIDATED], rows[VALIDATED:]
     began = time.perf_counter()
     print(f"{'steps':24}  causal  random    left    both")
-    start = Training(train, validation, False, None)
-    start.go_on(arguments.steps, {})
-    print(f"{f'{arguments.steps} causal':24} {start.told()}", flush=True)
-    weights = read_weights(start.network)
+    weights = None
+    if not arguments.scratch:
+        start = Training(train, validation, False, None, arguments.rate, 0)
+        start.go_on(arguments.steps, {})
+        print(f"{f'{arguments.steps} causal':24} {start.told()}", flush=True)
+        weights = read_weights(start.network)
     for kind in arguments.kinds:
         objectives, told = KINDS[kind]
-        training = Training(train, validation, told, weights)
+        falls = arguments.steps if arguments.scratch else 0
+        training = Training(train, validation, told, weights, arguments.rate, falls)
         size = arguments.steps // arguments.points
         for point in range(1, arguments.points + 1):
-            ramped = {name: one | {"ramp_steps": arguments.steps // 2} for name, one in objectives.items()}
+            ramp = 0 if arguments.scratch else arguments.steps // 2
+            ramped = {name: one | {"ramp_steps": ramp} for name, one in objectives.items()}
             training.go_on(size, ramped)
             print(f"{f'+ {point * size} {kind}':24} {training.told()}", flush=True)
     print(f"{time.perf_counter() - began:.0f} s")

@@ -6,11 +6,13 @@
 One JSONL file of real documents (where ../shared is, else generated ones) goes in; ours cleans with every rule,
 filters with the preset `strict` and deduplicates, exactly and fuzzily. data-juicer runs the operators of its recipes
 for Chinese and its MinHash; datatrove runs its filters with FineWeb-2's thresholds for Chinese and no deduplication.
-Two processes each, turn by turn; the ratios are those of the same turn. Peers: `pip install py-data-juicer==1.6.1
+Two processes each, turn by turn; the ratios are those of the same turn, of wall time and of the processor time of all
+processes, which says more on a machine with other work. Peers: `pip install py-data-juicer==1.6.1
 aiohttp`, `pip install 'datatrove[processing]==0.10.1' spacy jieba lxml_html_clean orjson`, each in an environment of
 its own."""
 
 import argparse
+import ctypes
 import gzip
 import json
 import os
@@ -66,9 +68,9 @@ def run_ours(source: Path, folder: Path) -> tuple[float, int]:
     return seconds, json.loads(done.stdout.splitlines()[-1])["stages"][-1]["documents"]
 
 
-def run_peer(name: str, python: str, source: Path) -> tuple[float, int, str]:
-    """(seconds, documents kept, version)."""
-    started = time.perf_counter()
+def run_peer(name: str, python: str, source: Path) -> tuple[float, float, int, str]:
+    """(seconds, seconds of processors, documents kept, version)."""
+    before, started = processor_seconds(), time.perf_counter()
     done = subprocess.run(
         [python, str(PEERS_SCRIPT), name, str(source)], capture_output=True, env={**os.environ, **ONE_THREAD}, text=True
     )
@@ -76,11 +78,21 @@ def run_peer(name: str, python: str, source: Path) -> tuple[float, int, str]:
     if done.returncode:
         sys.exit(f"{name} failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}")
     answer = json.loads(done.stdout.splitlines()[-1])
-    return seconds, answer["kept"], answer["version"]
+    return seconds, processor_seconds() - before, answer["kept"], answer["version"]
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes whose own parent ends first, as datatrove's workers and their server do."""
+    ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER of Linux
 
 
 def processor_seconds() -> float:
-    """User and system time of all processes that have ended so far."""
+    """User and system time of all processes that have ended so far; waits for those that still end."""
+    try:
+        while True:
+            os.waitpid(-1, 0)
+    except ChildProcessError:
+        pass
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -98,35 +110,31 @@ def main() -> None:
         size = write_corpus(source, int(arguments.megabytes * 1e6)) / 1e6
         documents = len(source.read_bytes().splitlines())
         print(f"{size:.1f} MB of text, {documents:,} documents, two processes each; load {os.getloadavg()[0]:.1f}")
-        warm = Path(folder, "warm")
-        warm.mkdir()
-        first = source.read_bytes().splitlines(keepends=True)[:20]
-        (warm / "few.jsonl").write_bytes(b"".join(first))
-        run_ours(warm / "few.jsonl", warm)  # compiles the kernels, once for a machine
-        own: list[float] = []
-        others: dict[str, list[float]] = {name: [] for name in peers}
+        # compiles the kernels, once for a machine
+        subprocess.run([sys.executable, "-m", "data_pipeline", "warm"], check=True, capture_output=True, cwd=REPOSITORY)
+        adopt_orphans()
+        ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in peers}
         for turn in range(arguments.turns):
             before = processor_seconds()
             seconds, kept = run_ours(source, Path(folder))
             processor = processor_seconds() - before
-            own.append(seconds)
             print(
                 f"turn {turn + 1}: ours {seconds:.2f} s ({processor:.1f} s of processors), {size / seconds:.2f} MB/s,"
                 f" {kept:,} kept",
                 flush=True,
             )
             for name, python in peers.items():
-                # without its processor time: datatrove's workers are nobody's children
-                peer_seconds, peer_kept, label = run_peer(name, python, source)
-                others[name].append(peer_seconds)
+                peer_seconds, peer_processor, peer_kept, label = run_peer(name, python, source)
+                ratios[name].append((peer_seconds / seconds, peer_processor / processor))
                 print(
-                    f"turn {turn + 1}: {label} {peer_seconds:.2f} s, {size / peer_seconds:.2f} MB/s,"
-                    f" {peer_kept:,} kept; ours is {peer_seconds / seconds:.1f} times as fast",
+                    f"turn {turn + 1}: {label} {peer_seconds:.2f} s ({peer_processor:.1f} s of processors),"
+                    f" {size / peer_seconds:.2f} MB/s, {peer_kept:,} kept; ours is {peer_seconds / seconds:.1f} times"
+                    f" as fast, {peer_processor / processor:.1f} times by processors",
                     flush=True,
                 )
-        for name, times in others.items():
-            ratio = statistics.median(other / ours for other, ours in zip(times, own, strict=True))
-            print(f"{name}: {ratio:.1f} times, median of {len(times)} turns")
+        for name, found in ratios.items():
+            wall, processors = (statistics.median(values) for values in zip(*found, strict=True))
+            print(f"{name}: {wall:.1f} times, {processors:.1f} times by processors; medians of {len(found)} turns")
 
 
 if __name__ == "__main__":

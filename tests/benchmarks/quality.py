@@ -34,7 +34,8 @@ from data_pipeline.quality.curves import measure
 from data_pipeline.quality.fasttext_model import FastTextModel
 from data_pipeline.quality.ngram_model import LanguageModel, LanguageModelSettings
 from data_pipeline.quality.ngram_model import train as train_language_model
-from data_pipeline.quality.reading import CodePoints, read, read_reference
+from data_pipeline.quality.reading import CodePoints, read
+from tests.data_pipeline.references import read_reference
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 PEER = Path(__file__).with_name("quality_peer.py")

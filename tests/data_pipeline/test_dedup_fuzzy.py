@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from data_pipeline.dedup_check import chinese_grammar
 from data_pipeline.dedup_check.planted_duplicates import KINDS, plant
-from data_pipeline.kernels.minhash import gram_set
 from data_pipeline.kernels.normal_form import normal_form
 from data_pipeline.stages.dedup import signatures as dedup_fuzzy
 from data_pipeline.stages.dedup.signatures import Edges, FuzzySettings, Sketch, deduplicate
+from tests.data_pipeline.references import gram_set
 
 SETTINGS = FuzzySettings()
 

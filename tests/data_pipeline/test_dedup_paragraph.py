@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.dedup_check import chinese_grammar
 from data_pipeline.kernels.normal_form import normal_form, normal_form_table
-from data_pipeline.kernels.paragraphs import find_paragraphs, paragraph_hash_reference
+from data_pipeline.kernels.paragraphs import find_paragraphs
 from data_pipeline.stages.dedup.paragraph import (
     ParagraphSettings,
     deduplicate_paragraphs,
@@ -16,6 +16,7 @@ from data_pipeline.stages.dedup.paragraph import (
     paragraph_rows,
     remove_paragraphs,
 )
+from tests.data_pipeline.references import paragraph_hash_reference
 
 FOOTER = "版权所有：某某新闻网，未经书面授权不得转载、摘编或利用其它方式使用上述作品，违者必究。"
 PARAGRAPH = st.text(alphabet="甲乙丙，。A1 \r", max_size=8)

@@ -14,10 +14,11 @@ from pydantic import ValidationError
 
 from data_pipeline.dedup_check import chinese_grammar
 from data_pipeline.kernels.keywords import MODES, Keywords
-from data_pipeline.kernels.text_signals import NAMES, text_signals, text_signals_reference
+from data_pipeline.kernels.text_signals import NAMES, text_signals
 from data_pipeline.stages.filter.rules import Rule, drop_reasons, load_preset, preset_names
 from data_pipeline.stages.filter.stage import FilterPreset
 from pangu.foundation.errors import UserError
+from tests.data_pipeline.references import text_signals_reference
 
 TEXT = st.text(alphabet="的了是在年好，。… \n烫锟aかナ한-", max_size=60)
 POEM = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。"

@@ -18,7 +18,6 @@ from data_pipeline.quality.classifier import (
     Classifier,
     ClassifierSettings,
     calibrate,
-    log_odds_reference,
     sigmoid,
     train,
 )
@@ -27,6 +26,7 @@ from data_pipeline.quality.documents import sample_texts
 from data_pipeline.quality.ngram_model import LanguageModel
 from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import write_jsonl
+from tests.data_pipeline.references import log_odds_reference
 
 TEXT = st.text(alphabet="天地ＡＢab１2 \n，。加微信\u200b", max_size=40)
 SOUP = ("搬家", "加微信", "优惠", "点击", "办证", "特价", "热线", "包邮", "抢购", "代理")

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from data_pipeline.dedup_check import chinese_grammar
 from data_pipeline.quality import ngram_model
 from data_pipeline.quality.ngram_model import LanguageModel, LanguageModelSettings, cut_offs, train
-from data_pipeline.quality.reading import read, read_reference
+from data_pipeline.quality.reading import read
 from pangu.foundation.errors import UserError
+from tests.data_pipeline.references import read_reference
 
 Gram = tuple[str, ...]
 LINE = st.text(alphabet="天地人山水", min_size=1, max_size=8)

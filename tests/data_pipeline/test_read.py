@@ -117,7 +117,7 @@ def test_good_records_survive_any_neighbours(
 
 @given(st.binary(max_size=300))
 def test_any_line_is_a_document_or_a_reject(data: bytes) -> None:
-    found = parse_json_line(Line(5, data), Fields())
+    found = parse_json_line(Line(5, data), Fields(), set())
     assert isinstance(found, Document | Reject) and found.offset == 5
     if isinstance(found, Document):
         found.text.encode()
@@ -133,7 +133,7 @@ JSON_VALUES = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["id", "text", "title", "url", "other", "x"]), JSON_VALUES))
 def test_any_object(value: dict) -> None:
-    found = parse_json_line(Line(0, json.dumps(value).encode()), Fields())
+    found = parse_json_line(Line(0, json.dumps(value).encode()), Fields(), set())
     text = value.get("text")
     if isinstance(text, str) and text.replace("\0", "").strip() and "\ud800" <= max(text) <= "\udfff":
         return

@@ -261,11 +261,32 @@ def test_odd_columns_of_parquet_cost_no_rows(tmp_path: Path) -> None:
     pq.write_table(doubled, tmp_path / "b.parquet")
     rows = read_rows(source("b.parquet"), tmp_path)
     assert [row["text"] for row in rows if row["drop_reason"] is None] == ["甲"]
-    assert reasons(rows) == ["doubled_column"]
+    assert reasons(rows) == ["doubled_field"]
     (tmp_path / "c.csv").write_text("text,text,,\n甲,乙,,\n,丙,,\n", encoding="utf-8")
     rows = read_rows(source("c.csv"), tmp_path)
     assert [row["text"] for row in rows if row["drop_reason"] is None][:1] == ["甲"]
-    assert "doubled_column" in reasons(rows) and "丙" not in {row["text"] for row in rows}
+    assert "doubled_field" in reasons(rows) and "丙" not in {row["text"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    "write", [lambda rows: "\n".join(rows), lambda rows: "[\n" + ",\n".join(rows) + "\n]"], ids=["lines", "array"]
+)
+def test_of_two_json_fields_of_one_name_the_first_is_taken_and_that_is_said_once(
+    tmp_path: Path, write: Callable[[list[str]], str]
+) -> None:
+    rows = [
+        '{"text": "甲", "id": "1", "text": "乙"}',
+        '{"text" : "甲", "meta": {"a": 1, "a": 2}, "text"\t: "丙"}',
+        '{"text": "甲\x01", "text": "乙"}',
+        '{"text": "a \\"text\\": and \\"text\\": are words", "meta": {"text": 1}}',
+    ]
+    (tmp_path / "a.json").write_text(write(rows), encoding="utf-8")
+    found = read_rows(source("a.json"), tmp_path)
+    kept = [row for row in found if row["drop_reason"] is None]
+    assert [row["text"].rstrip("\x01") for row in kept] == ["甲", "甲", "甲", 'a "text": and "text": are words']
+    assert '"a":1' in kept[1]["meta"]
+    said = sorted(row["drop_reason"] for row in found if row["drop_reason"])
+    assert [reason.split(" ")[0] for reason in said] == ["doubled_field:'a'", "doubled_field:'text'"]
 
 
 def test_damage_inside_xz_and_lz4_is_said(tmp_path: Path) -> None:

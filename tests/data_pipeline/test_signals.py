@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.dedup_check import chinese_grammar
-from data_pipeline.kernels.text_signals import _PART_KEYS, NAMES, SIGNALS, text_signals, text_signals_reference
+from data_pipeline.kernels.text_signals import _PART_KEYS, NAMES, SIGNALS, text_signals
+from tests.data_pipeline.references import text_signals_reference
 
 TEXT = st.one_of(
     st.text(st.characters(max_codepoint=0x33FF), max_size=80),

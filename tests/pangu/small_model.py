@@ -1,6 +1,7 @@
 """A model of random weights with a tokenizer of its own, for tests that need one and not a good one."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -9,6 +10,21 @@ from data_pipeline.dedup_check.chinese_grammar import documents
 from data_pipeline.stages.tokenizer.training_process import train_tokenizer
 from pangu import parameters
 from pangu.config import ModelConfig
+
+if TYPE_CHECKING:
+    from pangu.model import PanguAlpha
+
+
+def network_of(config: ModelConfig) -> "tuple[dict[str, np.ndarray], PanguAlpha]":
+    """Return random weights, far enough from zero that nothing is lost in symmetry, and the network with them."""
+    from pangu.model.network import build, read_weights
+
+    random = np.random.default_rng(5)
+    weights = {
+        name: (value + random.normal(size=value.shape) * 0.2).astype(np.float32)
+        for name, value in read_weights(build(config)).items()
+    }
+    return weights, build(config, weights).set_train(False)
 
 
 def write(folder: Path, seed: int = 1, **changes: object) -> Path:

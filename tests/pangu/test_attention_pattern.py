@@ -15,6 +15,7 @@ from pangu.generation.likelihood import score
 from pangu.model.attention_mask import CausalMask
 from pangu.model.network import build, read_weights
 from pangu.training.objectives.causal import Causal
+from tests.pangu import small_model
 
 END, LENGTH = 9, 24
 PATTERNS = [
@@ -70,15 +71,8 @@ def test_the_mask_is_the_definition_in_each_document(attention: dict) -> None:
 @pytest.mark.parametrize("attention", PATTERNS, ids=NAMES)
 def test_both_engines_see_what_the_full_forward_sees(attention: dict) -> None:
     config = config_of(attention)
-    cell = build(config, seed=2)
-    random = np.random.default_rng(5)
-    weights = {
-        name: (value + random.normal(size=value.shape) * 0.2).astype(np.float32)
-        for name, value in read_weights(cell).items()
-    }
-    cell = build(config, weights)
-    cell.set_train(False)
-    ids = random.integers(10, 60, LENGTH).astype(np.int32)
+    weights, cell = small_model.network_of(config)
+    ids = np.random.default_rng(6).integers(10, 60, LENGTH).astype(np.int32)
     given, _, _, positions, queries, bias = Causal(None, 0, config.attention).in_graph()(
         Tensor(np.append(ids, 0)[None])
     )
@@ -103,6 +97,8 @@ def test_what_a_pattern_does_not_go_with_is_one_line() -> None:
         ({"pattern": "sliding_window"}, "give one"),
         ({"span": 4}, "pattern is 'full'"),
         ({"pattern": "fixed", "span": 4, "summary": 5}, "a block has span = 4"),
+        ({"pattern": "strided", "span": 4, "summary": 2}, "goes with the pattern fixed"),
+        ({"summary": 2}, "goes with the pattern fixed"),
         ({"pattern": "strided", "span": 0}, "span"),
         ({"pattern": "slidingwindow", "span": 3}, "pattern"),
     ):

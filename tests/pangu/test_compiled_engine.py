@@ -99,6 +99,25 @@ def test_the_bits_do_not_depend_on_company_threads_or_where_a_prompt_is_cut(
         np.testing.assert_array_equal(np.concatenate(got), expected)
 
 
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("widths", [(640, 4, 1024), (528, 6, 1100)], ids=str)
+def test_a_prompt_of_wide_layers_has_the_bits_of_its_tokens(widths: tuple[int, int, int], kind: str) -> None:
+    """A prompt is multiplied in parts of 512 inputs; heads of 160 and 88 are no multiples of 64."""
+    hidden, heads, inner = widths
+    if kind == "int4" and inner % 32:
+        hidden, heads, inner = 544, 4, 1056
+    config = config_of(num_layers=2, hidden_size=hidden, num_heads=heads, ffn_hidden_size=inner)
+    weights = random_weights(config)
+    if kind in ("int8", "int4"):
+        weights = quantize_in_memory(config, weights, Quantization.of({"int4": "int4-g32"}.get(kind, kind), "rtn"))
+    else:
+        weights = stored_as(weights, kind)
+    network = CompiledNetwork(config, weights, threads=2)
+    expected = all_logits(network, IDS)
+    assert np.isfinite(expected).all() and expected.std() > 0
+    np.testing.assert_array_equal(one_by_one(network.open(1, 112), 0, IDS), expected)
+
+
 def test_a_released_row_remembers_nothing(network: CompiledNetwork) -> None:
     batch = network.open(1, 128)
     batch.read([RowTokens(0, OTHER)])

@@ -20,6 +20,7 @@ from pangu.cli import main
 from pangu.commands.report import body
 from pangu.config import ModelConfig
 from pangu.formats.model_metadata import metadata_of
+from pangu.formats.upcycle import without_others
 from pangu.foundation.errors import UserError
 from pangu.generation.compiled.compiled_network import CompiledNetwork
 from pangu.generation.decoding_batch import RowTokens
@@ -498,10 +499,29 @@ def test_mindspores_engine_computes_the_full_forward(routing: str) -> None:
     np.testing.assert_allclose(np.stack(found, 1), expected[:, 8:11], atol=1e-5 * np.abs(expected).max())
 
 
-def test_mindspores_engine_refuses_domains() -> None:
-    config = config_of(routing="domain", domains=list("abcd"))
-    with pytest.raises(UserError, match="compiled engine"):
-        MindSporeNetwork(config, random_weights(config))
+@pytest.mark.parametrize(
+    "experts",
+    [
+        {"routing": "domain", "domains": list("abcd")},
+        {"routing": "random_routed", "domains": ["a", "b"], "layers": [0]},
+    ],
+    ids=["domain", "random_routed"],
+)
+def test_mindspores_engine_mixes_no_domains_and_a_named_one_is_the_compiled_engines(experts: dict) -> None:
+    config = config_of(**experts)
+    weights, ids = random_weights(config), np.random.default_rng(8).integers(0, 40, (1, LENGTH)).astype(np.int32)
+    with pytest.raises(UserError, match="say a domain"):
+        MindSporeNetwork(config, weights)
+    with pytest.raises(UserError, match="the domains are a, b"):
+        without_others(weights, config, "c?", "here")
+    cut, own = without_others(weights, config, "b", "here")
+    expected = forward(config, weights, ids, np.array([[1]]))[0]
+    batch = MindSporeNetwork(cut, own).open(1, 128)
+    found = np.concatenate([batch.prefill(ids[:, :9].tolist()), batch.step(ids[:, 9]), batch.step(ids[:, 10])])
+    np.testing.assert_allclose(found, expected[8:11], atol=1e-5 * np.abs(expected).max())
+    of_whole = CompiledNetwork(config, weights, threads=1).open(1, 128)
+    (beside,) = of_whole.read([RowTokens(0, ids[0, :11].tolist(), 3, domain=1)])
+    np.testing.assert_allclose(found, beside, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("experts", [{"routing": "switch"}, {"routing": "top_k"}])

@@ -13,8 +13,8 @@ from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
 from pangu.generation.fill import Between, GapRow, entropy, fill, score_between
-from pangu.model.network import build, read_weights
 from pangu.training.objectives.row_steps import StepsBatch
+from tests.pangu import small_model
 from tests.pangu.test_generation_command import run_directory  # noqa: F401
 from tests.pangu.test_objectives import in_orders
 
@@ -31,15 +31,7 @@ def network():
 def network_of(**fields: object):
     sizes = {"num_layers": 3, "hidden_size": 24, "num_heads": 3, "ffn_hidden_size": 48, "vocab_size": 60}
     config = ModelConfig.from_fields({**sizes, "seq_length": LENGTH, "compute_dtype": "fp32", **fields}, "test")
-    cell = build(config, seed=2)
-    random = np.random.default_rng(5)
-    weights = {
-        name: (value + random.normal(size=value.shape) * 0.2).astype(np.float32)
-        for name, value in read_weights(cell).items()
-    }
-    cell = build(config, weights)
-    cell.set_train(False)
-    return config, weights, cell
+    return config, *small_model.network_of(config)
 
 
 def full_forward(cell, ids: list[int], order: list[int]) -> np.ndarray:

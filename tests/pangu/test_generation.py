@@ -15,9 +15,9 @@ from pangu.generation import GenerationOptions, Generator
 from pangu.generation.decoding_batch import EngineName, RowTokens
 from pangu.generation.mindspore_decoder import CHUNK
 from pangu.model.attention_mask import CausalMask
-from pangu.model.network import build, read_weights
+from pangu.model.network import build
 from pangu.tokenizer.tokenizer import SpecialIds
-from tests.pangu import oracle
+from tests.pangu import oracle, small_model
 
 CONTEXT = 150
 GREEDY = GenerationOptions(max_new_tokens=12, temperature=0)
@@ -35,11 +35,7 @@ class Network:
         sizes = {"num_layers": 3, "hidden_size": 24, "num_heads": 3, "ffn_hidden_size": 48, "vocab_size": 60}
         settings = {"seq_length": CONTEXT, "compute_dtype": "fp32", **sizes, **fields}
         self.config = ModelConfig.from_fields(settings, "test")
-        random = np.random.default_rng(5)
-        start = read_weights(build(self.config))
-        self.weights = {
-            name: (value + random.normal(size=value.shape) * 0.2).astype(np.float32) for name, value in start.items()
-        }
+        self.weights, _ = small_model.network_of(self.config)
         self.engine = engine
         self.generator = Generator(self.config, self.weights, batch_size=4, engine=engine)
         self.random = np.random.default_rng(6)

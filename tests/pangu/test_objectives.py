@@ -210,6 +210,22 @@ def test_texts_with_gaps_and_shuffled_sentences_are_the_prefix_of_what_they_were
         assert (one["last"][counted] == counted).all() and (np.diff(counted) == 1).all()
 
 
+def test_gaps_are_read_last_and_what_is_known_in_its_own_order() -> None:
+    rows = np.tile(np.arange(10, 43, dtype=np.int32), (200, 1))
+    ascending = []
+    for steps in mixture(None, permuted={"share": 1, "gaps": 1}).prepare(rows, 0):
+        one = dict(zip(FIELDS, steps, strict=True))
+        order = np.append(one["positions"], one["query_positions"][-1] + 1)
+        check_order(order, 32)
+        ascending.append(int(np.argmax(np.diff(order) < 0)) + 1 if (np.diff(order) < 0).any() else 32)
+    # any number of gaps; of a random order three places or so ascend
+    assert min(ascending) < 6 and max(ascending) > 26 and 12 < np.mean(ascending) < 22
+    random = mixture(None, permuted={"share": 1}).prepare(rows, 0)
+    np.testing.assert_array_equal(random, mixture(None, permuted={"share": 1, "gaps": 0}).prepare(rows, 0))
+    half = mixture(None, permuted={"share": 1, "gaps": 0.5}).prepare(rows, 0)
+    assert 0.3 < (half == random).all(axis=(1, 2)).mean() < 0.7
+
+
 def test_what_is_drawn_depends_on_the_seed_and_the_row_alone() -> None:
     rows, asked = rows_of_documents(12), mixture(**SHARES["all"])
     whole = asked.prepare(rows, 0)

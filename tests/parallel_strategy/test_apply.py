@@ -78,12 +78,20 @@ def test_a_tied_table_with_two_readers_stays_whole_at_level_3(tmp_path: Path) ->
     ("text", "complaint"),
     [
         (
-            "batch: {global: 4}\nmesh: {cp: 2, dp: 2}\n",
-            r"mesh.cp: mindspore-2.10 does not execute cp 2; nearest: 1 \(axes that may be larger: pp, dp, tp, ep\)$",
+            "batch: {global: 4, micro: 2}\nmesh: {cp: 2, dp: 2}\n",
+            "batch.micro: mindspore-2.10 does not execute 2 sequences with mesh.cp 2; nearest: 1$",
+        ),
+        (
+            "batch: {global: 4}\nmesh: {cp: 2, dp: 2, tp: 2}\ntensor: {sequence_parallel: true}\n",
+            "tensor.sequence_parallel: .* sequence parallelism with mesh.cp 2; nearest: false$",
+        ),
+        (
+            "batch: {global: 4}\nmesh: {cp: 2, dp: 2}\noverrides: [{operator: head, strategy: [[4, 1], [1, 1]]}]\n",
+            "overrides: .* other splits of single operators with mesh.cp 2",
         ),
         (
             "batch: {global: 8}\nmesh: {dp: 2, tp: 2, order: [tp, dp]}\n",
-            "mesh.order: .* ranks in the order tp, dp; nearest: pp, dp, tp",
+            "mesh.order: .* ranks in the order tp, dp; nearest: pp, dp, cp, tp",
         ),
         (
             "batch: {global: 8}\nmesh: {pp: 2, dp: 2}\npipeline: {schedule: zb_h1}\n",

@@ -33,6 +33,7 @@ SHARDED = MESH + "zero: {optimizer_shard: true, threshold_kb: 0}\n"
 FUSED = MESH + "zero: {optimizer_shard: true, threshold_kb: 0, bucket_mb: 12.3}\n"
 SEQUENCE = "batch: {global: 8, micro: 1}\nmesh: {pp: 2, dp: 2, tp: 2}\ntensor: {sequence_parallel: true}\n"
 SEQUENCE += "zero: {optimizer_shard: true, level: 3, threshold_kb: 0}\nrecompute: {mode: full}\n"
+EXPERTS = "batch: {global: 8, micro: 2}\nmesh: {dp: 4, ep: 2, tp: 2}\nzero: {optimizer_shard: true, threshold_kb: 0}\n"
 STAGED = "batch: {global: 8, micro: 2}\nmesh: {pp: 2, dp: 2, tp: 2}\nrecompute: {mode: full}\n"
 
 
@@ -145,6 +146,16 @@ def test_sequence_parallelism_and_sharded_weights(tmp_path: Path) -> None:
     assert differences(emulated(setup, 4), of_mindspore(compiled.collectives)) == []
     kinds = {(one.op, one.phase) for one in compiled.collectives}
     assert {("reduce_scatter", "forward"), ("all_gather", "recompute"), ("all_gather", "step")} <= kinds
+
+
+@needs_compiler
+def test_experts_over_ranks_beside_tensor_parallelism_and_sharded_weights(tmp_path: Path) -> None:
+    path = strategy_file(tmp_path, EXPERTS)
+    (tmp_path / "model.yaml").write_text(MODEL + "experts: {count: 4, routing: switch}\n")
+    setup = Setup.load(path)
+    compiled = compile_rank(path, setup, 0)
+    assert differences(emulated(setup, 0), of_mindspore(compiled.collectives)) == []
+    assert_same_layouts(setup, compiled, 0)
 
 
 @needs_compiler

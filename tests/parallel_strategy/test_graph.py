@@ -201,7 +201,8 @@ def test_groups_are_disjoint_and_of_their_size(order):
     )  # fmt: skip
     program = Program(asked)
     for axis in ("pp", "dp", "cp", "tp", "weights", "weights_tp", "stage", "shard", "replica", "shard_tp", "replica_tp",
-                 "ep", "expert_dp", "expert_shard", "expert_replica", "embedding", "model", "world"):  # fmt: skip
+                 "ep", "expert_dp", "expert_shard", "expert_replica", "expert_dp_tp", "expert_shard_tp",
+                 "expert_replica_tp", "embedding", "model", "world"):  # fmt: skip
         groups = {program.groups.members(axis, rank) for rank in range(32)}
         assert {len(group) for group in groups} == {program.group(axis)[0]}, axis
         assert sorted(rank for group in groups for rank in group) == list(range(32)), axis

@@ -3,7 +3,7 @@
 Old texts are read only. What is kept of them are sorted numbers of 64 bits in files that workers map: the hashes of
 paragraphs with the documents that have them, and the hashes of stretches."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,24 @@ class CountedNumbers:
             return np.zeros(wanted.size, np.int64)
         place = np.minimum(np.searchsorted(self.numbers, wanted), self.numbers.size - 1)
         return np.where(self.numbers[place] == wanted, self.times[place], 0)
+
+
+def write_old_numbers(
+    context: Context, batches: Iterable[pa.RecordBatch], numbers: Callable[[pa.RecordBatch], np.ndarray]
+) -> tuple[int, int]:
+    """Write the numbers that each batch of old documents has; return how many documents and distinct numbers there
+    are.
+    """
+    documents = 0
+
+    def parts() -> Iterator[np.ndarray]:
+        nonlocal documents
+        for batch in batches:
+            documents += batch.num_rows
+            yield numbers(batch)
+
+    distinct = CountedNumbers.write(context, parts())
+    return documents, distinct
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -10,7 +10,7 @@ A document of which nothing is left is dropped as `only_boilerplate`.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,12 @@ from data_pipeline.kernels.paragraphs import (
     without_paragraphs,
 )
 from data_pipeline.stages.dedup.old_corpus import AgainstSettings, run_identity
-from data_pipeline.stages.dedup.old_parts import CountedNumbers, batches_before, times_in_old
+from data_pipeline.stages.dedup.old_parts import (
+    CountedNumbers,
+    batches_before,
+    times_in_old,
+    write_old_numbers,
+)
 
 PARAGRAPHS = pa.schema([("paragraph", pa.int64()), ("document", pa.int64()), ("old_documents", pa.int64())])
 FREQUENT = pa.schema([("shard", pa.string()), ("paragraph", pa.int64()), ("documents", pa.int64())])
@@ -137,15 +142,11 @@ def write_old_paragraphs(context: Context) -> dict[str, int]:
     settings: ParagraphSettings = context.settings
     if settings.against is None:
         return {}
-    documents = 0
-
-    def parts() -> Iterator[np.ndarray]:
-        nonlocal documents
-        for batch in batches_before(Path(settings.against or ""), "dedup_paragraph"):
-            documents += batch.num_rows
-            yield paragraph_rows(batch.column("text"), np.arange(batch.num_rows), settings)["paragraph"].to_numpy()
-
-    paragraphs = CountedNumbers.write(context, parts())
+    documents, paragraphs = write_old_numbers(
+        context,
+        batches_before(Path(settings.against), "dedup_paragraph"),
+        lambda batch: paragraph_rows(batch["text"], np.arange(batch.num_rows), settings)["paragraph"].to_numpy(),
+    )
     return {"old_documents": documents, "old_paragraphs": paragraphs}
 
 

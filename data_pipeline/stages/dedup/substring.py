@@ -16,7 +16,7 @@ their windows under fingerprints that the new documents have too, lie sorted in 
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from data_pipeline.engine.steps import Context, Global, GroupBy, Map
 from data_pipeline.kernels import windows
 from data_pipeline.kernels.normal_form import CodePoints, text_buffers
 from data_pipeline.stages.dedup.old_corpus import AgainstSettings, released_batches, run_identity
-from data_pipeline.stages.dedup.old_parts import CountedNumbers, times_in_old
+from data_pipeline.stages.dedup.old_parts import CountedNumbers, times_in_old, write_old_numbers
 
 # `is_old`: 1 where the old corpus has it too
 FINGERPRINTS = pa.schema([("fingerprint", pa.int64()), ("is_old", pa.int8())])
@@ -175,15 +175,11 @@ def write_old_fingerprints(context: Context) -> dict[str, int]:
     settings: SubstringSettings = context.settings
     if settings.against is None:
         return {}
-    documents = 0
-
-    def parts() -> Iterator[np.ndarray]:
-        nonlocal documents
-        for batch in released_batches(Path(settings.against or "")):
-            documents += batch.num_rows
-            yield fingerprint_rows(batch.column("text"), settings)["fingerprint"].to_numpy()
-
-    CountedNumbers.write(context, parts())
+    documents, _ = write_old_numbers(
+        context,
+        released_batches(Path(settings.against)),
+        lambda batch: fingerprint_rows(batch["text"], settings)["fingerprint"].to_numpy(),
+    )
     return {"old_documents": documents}
 
 
@@ -197,11 +193,12 @@ def write_old_windows(context: Context) -> dict[str, int]:
         rows = pq.read_table(file.path, columns=["fingerprint", "is_old"])
         shared.append(rows.filter(pc.equal(rows.column("is_old"), 1)).column("fingerprint").to_numpy())
     wanted = np.unique(np.concatenate(shared))
-    found = (
-        window_rows(batch.column("text"), np.arange(batch.num_rows), wanted, settings)["window_hash"].to_numpy()
-        for batch in released_batches(Path(settings.against))
+    _, windows = write_old_numbers(
+        context,
+        released_batches(Path(settings.against)),
+        lambda batch: window_rows(batch["text"], np.arange(batch.num_rows), wanted, settings)["window_hash"].to_numpy(),
     )
-    return {"old_windows": CountedNumbers.write(context, found)}
+    return {"old_windows": windows}
 
 
 def fingerprint_batch(batch: pa.RecordBatch, settings: SubstringSettings, old: Sequence[Path]) -> pa.RecordBatch:

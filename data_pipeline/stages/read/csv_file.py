@@ -15,6 +15,7 @@ from data_pipeline.stages.read.record_formats import (
     Limits,
     Reject,
     decode,
+    doubled_field,
     excerpt_of,
     from_mapping,
     lines_of,
@@ -48,7 +49,7 @@ def read_csv(part: FileRange, source: Source, limits: Limits, at: Callable[[int]
         yield Reject(0, f"no_text:no column {wanted[0]!r} among {', '.join(names)[:200]}")
         return
     for name in sorted({name for name in names if name and names.count(name) > 1}):
-        yield Reject(header.offset, f"doubled_column:{name!r} is there {names.count(name)} times; the first was taken")
+        yield doubled_field(name, header.offset)
     for line in _records(found, delimiter, limits.record_bytes):
         if not isinstance(line, Line):
             yield Reject(line.offset, line.reason) if isinstance(line, Damage) else line

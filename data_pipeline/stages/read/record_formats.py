@@ -78,11 +78,18 @@ def read_jsonl(
     part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
 ) -> Iterator[Document | Reject]:
     """Yield a document for each JSON object: one a line, those of an array, or those that go over lines."""
+    known: set[str] = set()
     for line in _json_values(part, limits):
         if isinstance(line, Damage):
             yield Reject(line.offset, line.reason)
         elif line.data.strip(b" \t\r\0"):
-            yield parse_json_line(line, source.fields) if at(line.offset) else quarantined(line.offset, line.data)
+            if not at(line.offset):
+                yield quarantined(line.offset, line.data)
+                continue
+            doubled: set[str] = set()
+            yield parse_json_line(line, source.fields, doubled)
+            yield from (doubled_field(name, line.offset) for name in sorted(doubled - known))
+            known |= doubled
 
 
 def _json_values(part: FileRange, limits: Limits) -> Iterator[Line | Damage]:
@@ -141,18 +148,18 @@ def read_text(
         yield _text_document(data, start) if at(start) else quarantined(start, data)
 
 
-def parse_json_line(line: Line, fields: Fields) -> Document | Reject:
+def parse_json_line(line: Line, fields: Fields, doubled: set[str]) -> Document | Reject:
     """Return a line of JSONL as a document. What strict JSON refuses (a raw control character, half a surrogate pair)
-    is forgiven; a line in GB18030 is read as that.
+    is forgiven; a line in GB18030 is read as that. Names that an object has twice are added to `doubled`.
     """
     try:
-        value = _exact(line.data, orjson.loads(line.data))
+        value = _exact(line.data, orjson.loads(line.data), doubled)
     except orjson.JSONDecodeError as strict:
         text = decode(line.data)
         if text is None:
             return unknown_charset(line.data, line.offset)
         try:
-            value = json.loads(text.strip("\0 \t\r\ufeff"), strict=False)
+            value = _first_of_each(text.strip("\0 \t\r\ufeff"), doubled, strict=False)
         except (ValueError, RecursionError):
             reason = "cut_record:the stream breaks inside it" if line.cut else f"not_json:{str(strict)[:200]}"
             return Reject(line.offset, reason, None, excerpt_of(line.data))
@@ -161,9 +168,52 @@ def parse_json_line(line: Line, fields: Fields) -> Document | Reject:
     return from_mapping(value, fields, line.offset)
 
 
-def _exact(data: bytes, value: Any) -> Any:
-    """Return the value of some JSON; read again where a whole number has more digits than a float holds."""
-    return json.loads(data) if _LONG_NUMBER.search(data) and not isinstance(value, str) else value
+def _exact(data: bytes, value: Any, doubled: set[str]) -> Any:
+    """Return the value of some JSON; read again where a whole number has more digits than a float holds, and where a
+    name may stand twice in an object.
+    """
+    if isinstance(value, str):
+        return value
+    # a colon in a text may look like one behind a name, which costs time only
+    names = data.count(b'":') + data.count(b'" :')
+    if names == _names_in(value) and not _LONG_NUMBER.search(data):
+        return value
+    try:
+        return _first_of_each(data, doubled)
+    except RecursionError:  # deeper than this reader goes
+        return value
+
+
+def _names_in(value: Any) -> int:
+    """Return how many names the objects in a value have."""
+    count = 0
+    waiting: list[Any] = [[value]]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, dict):
+            count += len(inner)
+            inner = inner.values()
+        waiting += [one for one in inner if isinstance(one, dict | list)]
+    return count
+
+
+def _first_of_each(data: bytes | str, doubled: set[str], *, strict: bool = True) -> Any:
+    """Return the value of some JSON; of two fields of one name the first, and the name is added to `doubled`."""
+
+    def first(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value: dict[str, Any] = {}
+        for name, field in pairs:
+            if name in value:
+                doubled.add(name)
+            value.setdefault(name, field)
+        return value
+
+    return json.loads(data, object_pairs_hook=first, strict=strict)
+
+
+def doubled_field(name: str, offset: int) -> Reject:
+    """Return the line in the rejects that says, once for what is read in one piece, that a name stands twice."""
+    return Reject(offset, f"doubled_field:{repaired(name)!r} is there more than once; the first was taken")
 
 
 def from_mapping(value: dict[str, Any], fields: Fields, offset: int) -> Document | Reject:

@@ -33,6 +33,7 @@ from pangu.generation.compiled.products import (
     GROUP,
     INT4,
     INT8,
+    MANY_SCRATCH,
     SLIDING_WINDOW,
     STRIDED,
 )
@@ -41,7 +42,7 @@ from pangu.generation.decoding_batch import DecodingBatch, Network, RowTokens
 from pangu.quantization.quantized_file import OUTPUT_MATRIX, SCALE, is_stored_turned
 
 # Tokens of a call, all rows together, when prompts are read.
-CHUNK = 64
+CHUNK = 128
 
 ACTIVATIONS = {"gelu_tanh": GELU_TANH, "gelu_erf": GELU_ERF, "fast_gelu": FAST_GELU}
 PATTERNS = {"full": FULL, "sliding_window": SLIDING_WINDOW, "strided": STRIDED, "fixed": FIXED}
@@ -357,7 +358,7 @@ class CompiledBatch(DecodingBatch):
         widths |= {"INNER_ROWS": inner, "NARROW": 3 * self.network.rank, "LOGITS": config.vocab_size}
         arrays = {name: np.zeros((tokens, width), np.float32) for name, width in widths.items()}
         count = config.experts.count if config.experts else 0
-        scratch = max(4 * hidden, 4 * inner, 8 * 512, slots, count) + 16
+        scratch = max(4 * hidden, 4 * inner, MANY_SCRATCH, 2 * slots, count) + 16
         arrays["SCRATCH"] = np.zeros((self.network.team.threads, scratch), np.float32)
         arrays |= {name: np.zeros(tokens, np.int64) for name in ("IDS", "AT", "ASKS", "SLOT", "ADAPTER")}
         arrays |= {"RUN": np.zeros((tokens, 3), np.int64), "WANT": np.zeros((tokens, 2), np.int64)}

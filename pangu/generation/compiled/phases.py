@@ -14,11 +14,13 @@ from pangu.generation.compiled.expert_phases import add_experts, choose_experts,
 from pangu.generation.compiled.products import (
     ADDRESS,
     COLUMNS,
+    FULL,
     GELU_TANH,
     INPUTS,
     KIND,
     OUTPUTS,
     attend,
+    attend_two,
     column,
     finish,
     keep_key_value,
@@ -304,15 +306,24 @@ def attend_head(job, layer, run, head, thread):
         keep_key_value(job[K] + shift, job[V] + shift, keys, values, slot, size, job[SLOTS], job[VALUE_WIDTH])
     scale = np.float32(1) / np.sqrt(np.float32(size))
     scores, is_last = job[SCRATCH] + 4 * job[SCRATCH_WIDTH] * thread, layer == job[LAYERS] - 1
-    for number in range(0 if is_last else start, job[WANTED] if is_last else end):
+    number, end_number = (0, job[WANTED]) if is_last else (start, end)
+    while number < end_number:
         token = integer_at(job[WANT] + 16 * number) if is_last else number
         if start <= token and token < end:
             shift, seen = 4 * (number * hidden + head * size), integer_at(job[SLOT] + 8 * token) + 1
             query, out = job[Q] + shift, job[ATTENDED] + shift
-            attend(
-                query, keys, values, seen, size, job[SLOTS], job[VALUE_WIDTH], scale, scores, out,
-                job[PATTERN], job[SPAN], job[SUMMARY],
-            )  # fmt: skip
+            if not is_last and number + 1 < end_number and job[PATTERN] == FULL:
+                attend_two(
+                    query, query + 4 * hidden, keys, values, seen, size, job[SLOTS], job[VALUE_WIDTH], scale, scores,
+                    out, out + 4 * hidden,
+                )  # fmt: skip
+                number += 1
+            else:
+                attend(
+                    query, keys, values, seen, size, job[SLOTS], job[VALUE_WIDTH], scale, scores, out,
+                    job[PATTERN], job[SPAN], job[SUMMARY],
+                )  # fmt: skip
+        number += 1
 
 
 @compiled

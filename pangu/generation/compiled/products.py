@@ -67,6 +67,12 @@ UNSEEN = _f32(-1e30)
 # Patterns of attention.
 FULL, SLIDING_WINDOW, STRIDED, FIXED = range(4)
 AHEAD = 20480  # bytes
+# Many tokens: rows of weights and inputs of a part that stay in the first cache, and tokens whose sums wait in the
+# second for the next part.
+MANY = 16
+PART_ROWS, PART_INPUTS, PART_TOKENS = 8, 512, 128
+SUMS = PART_ROWS * PART_INPUTS  # where the sums lie in the scratch
+MANY_SCRATCH = SUMS + PART_ROWS * PART_TOKENS * 16
 
 
 @compiled
@@ -215,6 +221,34 @@ def four_rows_int4(weights, scales, x, y, inputs):
 
 
 @compiled
+def load_four(address):
+    """Return four neighbouring vectors."""
+    return load_fp32(address), load_fp32(address + 64), load_fp32(address + 128), load_fp32(address + 192)
+
+
+@compiled
+def store_four(address, first, second, third, fourth):
+    """Store four neighbouring vectors."""
+    store(address, first)
+    store(address + 64, second)
+    store(address + 128, third)
+    store(address + 192, fourth)
+
+
+@compiled
+def store_sixteen(a, b, c, d, y_0, y_1, y_2, y_3):
+    """Store the sums of four times four vectors at four addresses."""
+    sums = fold_1(
+        fold_2(fold_4(fold_8(a[0], a[1]), fold_8(a[2], a[3])), fold_4(fold_8(b[0], b[1]), fold_8(b[2], b[3]))),
+        fold_2(fold_4(fold_8(c[0], c[1]), fold_8(c[2], c[3])), fold_4(fold_8(d[0], d[1]), fold_8(d[2], d[3]))),
+    )
+    store_quarter_0(y_0, sums)
+    store_quarter_1(y_1, sums)
+    store_quarter_2(y_2, sums)
+    store_quarter_3(y_3, sums)
+
+
+@compiled
 def four_by_four(weights, x, y, y_width, inputs, ahead):
     """Multiply four rows of fp32 weights with four tokens of x -> four numbers in each of four rows of y.
 
@@ -247,13 +281,10 @@ def four_by_four(weights, x, y, y_width, inputs, ahead):
         value = load_fp32(x_3 + place)
         d_0, d_1 = fma(weight_0, value, d_0), fma(weight_1, value, d_1)
         d_2, d_3 = fma(weight_2, value, d_2), fma(weight_3, value, d_3)
-    a, b = fold_4(fold_8(a_0, a_1), fold_8(a_2, a_3)), fold_4(fold_8(b_0, b_1), fold_8(b_2, b_3))
-    c, d = fold_4(fold_8(c_0, c_1), fold_8(c_2, c_3)), fold_4(fold_8(d_0, d_1), fold_8(d_2, d_3))
-    sums = fold_1(fold_2(a, b), fold_2(c, d))
-    store_quarter_0(y, sums)
-    store_quarter_1(y + 4 * y_width, sums)
-    store_quarter_2(y + 8 * y_width, sums)
-    store_quarter_3(y + 12 * y_width, sums)
+    store_sixteen(
+        (a_0, a_1, a_2, a_3), (b_0, b_1, b_2, b_3), (c_0, c_1, c_2, c_3), (d_0, d_1, d_2, d_3),
+        y, y + 4 * y_width, y + 8 * y_width, y + 12 * y_width,
+    )  # fmt: skip
     if inputs % 16:
         for token in range(4):
             add_rest(weights, x + 4 * token * inputs, y + 4 * token * y_width, 4, inputs)
@@ -355,20 +386,148 @@ def several_tokens(weights, rows, inputs, x, count, y, outputs, is_far):
 
 
 @compiled
+def load_number_vector(kind, address, place):
+    """Return 16 numbers from `place` on of a row that is stored as fp32, fp16, bf16 or int8."""
+    if kind == FP32:
+        return load_fp32(address + 4 * place)
+    if kind == FP16:
+        return load_fp16(address + 2 * place)
+    if kind == BF16:
+        return load_bf16(address + 2 * place)
+    return load_int8(address + place)
+
+
+@compiled
+def bytes_a_row(kind, inputs):
+    """Return bytes of a row of weights."""
+    if kind == FP32:
+        return 4 * inputs
+    if kind == INT8:
+        return inputs
+    return inputs // 2 if kind == INT4 else 2 * inputs
+
+
+@compiled
+def pack(kind, address, scales, row, inputs, start, steps, out):
+    """Write 16 · steps inputs of four rows from `start` on as fp32: a vector of each row in turn."""
+    width = bytes_a_row(kind, inputs)
+    for number in range(4):
+        source, target = address + (row + number) * width, out + 64 * number
+        if kind == INT4:
+            scale = scales + 2 * (row + number) * (inputs // GROUP)
+            for step in range(0, steps, 2):
+                group = (start + 16 * step) // GROUP
+                factor = spread(half_at(scale + 2 * group))
+                store(target + 256 * step, multiply(load_low_nibbles(source + 16 * group), factor))
+                store(target + 256 * step + 256, multiply(load_high_nibbles(source + 16 * group), factor))
+        else:
+            for step in range(steps):
+                store(target + 256 * step, load_number_vector(kind, source, start + 16 * step))
+
+
+@compiled
+def tile(weights, x_0, x_1, x_2, x_3, steps, sums, is_first, is_last, y_0, y_1, y_2, y_3, ahead, ahead_step):
+    """Multiply one part of four packed rows with four tokens: onto the sums of the parts before, or at last to y.
+
+    ahead, ahead_step: weights to ask for meanwhile, and bytes of 16 of them; an address of 0: none.
+    """
+    a_0 = spread(_ZERO)
+    a_1, a_2, a_3, b_0, b_1, b_2, b_3 = a_0, a_0, a_0, a_0, a_0, a_0, a_0
+    c_0, c_1, c_2, c_3, d_0, d_1, d_2, d_3 = a_0, a_0, a_0, a_0, a_0, a_0, a_0, a_0
+    if not is_first:
+        a_0, a_1, a_2, a_3 = load_four(sums)
+        b_0, b_1, b_2, b_3 = load_four(sums + 256)
+        c_0, c_1, c_2, c_3 = load_four(sums + 512)
+        d_0, d_1, d_2, d_3 = load_four(sums + 768)
+    for place in range(0, 64 * steps, 64):
+        if ahead:
+            prefetch(ahead)
+            ahead += ahead_step
+        weight_0, weight_1, weight_2, weight_3 = load_four(weights + 4 * place)
+        value = load_fp32(x_0 + place)
+        a_0, a_1 = fma(weight_0, value, a_0), fma(weight_1, value, a_1)
+        a_2, a_3 = fma(weight_2, value, a_2), fma(weight_3, value, a_3)
+        value = load_fp32(x_1 + place)
+        b_0, b_1 = fma(weight_0, value, b_0), fma(weight_1, value, b_1)
+        b_2, b_3 = fma(weight_2, value, b_2), fma(weight_3, value, b_3)
+        value = load_fp32(x_2 + place)
+        c_0, c_1 = fma(weight_0, value, c_0), fma(weight_1, value, c_1)
+        c_2, c_3 = fma(weight_2, value, c_2), fma(weight_3, value, c_3)
+        value = load_fp32(x_3 + place)
+        d_0, d_1 = fma(weight_0, value, d_0), fma(weight_1, value, d_1)
+        d_2, d_3 = fma(weight_2, value, d_2), fma(weight_3, value, d_3)
+    if is_last:
+        store_sixteen(
+            (a_0, a_1, a_2, a_3), (b_0, b_1, b_2, b_3), (c_0, c_1, c_2, c_3), (d_0, d_1, d_2, d_3), y_0, y_1, y_2, y_3
+        )
+    else:
+        store_four(sums, a_0, a_1, a_2, a_3)
+        store_four(sums + 256, b_0, b_1, b_2, b_3)
+        store_four(sums + 512, c_0, c_1, c_2, c_3)
+        store_four(sums + 768, d_0, d_1, d_2, d_3)
+
+
+@compiled
+def many_tokens(kind, address, scales, row, rows, inputs, x, count, y, outputs, scratch):
+    """Multiply rows row..row + rows of weights, 4 or 8, with many tokens; y at the first of the rows.
+
+    Every part of the rows is widened once for all tokens, and read from the first cache by every four of them. Where
+    tokens are no multiple of four, the last one is computed again, to the same bits.
+    """
+    sums, last, width = scratch + 4 * SUMS, count - 1, bytes_a_row(kind, inputs)
+    for start in range(0, inputs // 16 * 16, PART_INPUTS):
+        steps = min(PART_INPUTS, inputs - start) // 16
+        is_last = start + PART_INPUTS >= inputs // 16 * 16
+        for number in range(0, rows, 4):
+            pack(kind, address, scales, row + number, inputs, start, steps, scratch + 4 * number * PART_INPUTS)
+        # While the first tokens are multiplied, the next part comes from memory: a row of it with each tile.
+        next_row, next_start = (row + rows, 0) if is_last else (row, start + PART_INPUTS)
+        ahead, ahead_rows = address + next_row * width + next_start * width // inputs, rows
+        place = sums
+        for token in range(0, count, 4):
+            token_1, token_2, token_3 = min(token + 1, last), min(token + 2, last), min(token + 3, last)
+            here = x + 4 * start
+            x_0, x_1 = here + 4 * token * inputs, here + 4 * token_1 * inputs
+            x_2, x_3 = here + 4 * token_2 * inputs, here + 4 * token_3 * inputs
+            for number in range(0, rows, 4):
+                target = y + 4 * number
+                tile(
+                    scratch + 4 * number * PART_INPUTS, x_0, x_1, x_2, x_3, steps, place, start == 0, is_last,
+                    target + 4 * token * outputs, target + 4 * token_1 * outputs,
+                    target + 4 * token_2 * outputs, target + 4 * token_3 * outputs,
+                    ahead if ahead_rows > 0 else 0, 16 * width // inputs,
+                )  # fmt: skip
+                ahead, ahead_rows = ahead + width, ahead_rows - 1
+                place += 1024
+    if inputs % 16:
+        for token in range(count):
+            for number in range(0, rows, 4):
+                weights, target = address + 4 * (row + number) * inputs, y + 4 * (token * outputs + number)
+                add_rest(weights, x + 4 * token * inputs, target, 4, inputs)
+
+
+@compiled
 def product(matrix, x, count, y, first, last, scratch):
     """Compute outputs first..last of W x, without scales and bias, for `count` tokens of x [count, in] -> y [count,
     out].
 
     matrix: the address of its row in a table. `first` is a multiple of four. scratch: room for `rows_together` rows of
-    fp32 weights. Each weight is read once for all tokens.
+    fp32 weights, and for MANY_SCRATCH numbers. Each weight is read once for all tokens, or for PART_TOKENS of many.
     """
     address, kind, outputs = column(matrix, ADDRESS), column(matrix, KIND), column(matrix, OUTPUTS)
     inputs, scales = column(matrix, INPUTS), column(matrix, SCALES)
-    alone = count == 1 and (kind == FP32 or inputs % 16 == 0)
+    from_stored = kind == FP32 or inputs % 16 == 0
+    alone, many = count == 1 and from_stored, count >= MANY and from_stored
     row = first
     while row + 4 <= last:
-        rows = 4 if alone else min(rows_together(inputs), (last - row) // 4 * 4)
-        if alone:
+        together = PART_ROWS if many else rows_together(inputs)
+        rows = 4 if alone else min(together, (last - row) // 4 * 4)
+        if many:
+            for token in range(0, count, PART_TOKENS):
+                here, target = x + 4 * token * inputs, y + 4 * (token * outputs + row)
+                tokens = min(PART_TOKENS, count - token)
+                many_tokens(kind, address, scales, row, rows, inputs, here, tokens, target, outputs, scratch)
+        elif alone:
             one_token(kind, address, scales, row, inputs, x, y + 4 * row)
         else:
             weights = address + 4 * row * inputs
@@ -509,12 +668,12 @@ def keep_key_value(key, value, keys, values, slot, head_size, slots, value_width
 
 
 @compiled
-def score_slots(query, keys, seen, head_size, slots, scale, scores):
-    """Return query · key of slots 0..seen, times scale, -1e30 behind them up to a multiple of 16. Returns the
-    largest."""
+def score_slots(query, keys, slot, seen, head_size, slots, scale, top, scores):
+    """Compute query · key of slots slot..seen, times scale, -1e30 behind them up to a multiple of 16.
+
+    slot: a multiple of 16. Returns the largest in each lane, or `top` where that is larger.
+    """
     factor = spread(scale)
-    top = spread(UNSEEN)
-    slot = 0
     while slot < seen:
         start = keys + 4 * slot
         sum_0 = spread(_ZERO)
@@ -531,13 +690,7 @@ def score_slots(query, keys, seen, head_size, slots, scale, scores):
                 sum_1 = fma(load_fp32(column + 64), value, sum_1)
                 sum_2 = fma(load_fp32(column + 128), value, sum_2)
                 sum_3 = fma(load_fp32(column + 192), value, sum_3)
-            sum_0, sum_1 = multiply(sum_0, factor), multiply(sum_1, factor)
-            sum_2, sum_3 = multiply(sum_2, factor), multiply(sum_3, factor)
-            store(scores + 4 * slot, sum_0)
-            store(scores + 4 * slot + 64, sum_1)
-            store(scores + 4 * slot + 128, sum_2)
-            store(scores + 4 * slot + 192, sum_3)
-            top = larger(larger(sum_0, sum_1), larger(larger(sum_2, sum_3), top))
+            top = larger(store_scores(scores + 4 * slot, factor, sum_0, sum_1, sum_2, sum_3), top)
             slot += 64
         else:
             for place in range(head_size):
@@ -547,13 +700,71 @@ def score_slots(query, keys, seen, head_size, slots, scale, scores):
             store(scores + 4 * slot, sum_0)
             top = larger(sum_0, top)
             slot += 16
-    return largest_lane(top)
+    return top
+
+
+@compiled
+def store_scores(target, factor, first, second, third, fourth):
+    """Store four vectors times a factor. Returns the largest of each lane."""
+    first, second = multiply(first, factor), multiply(second, factor)
+    third, fourth = multiply(third, factor), multiply(fourth, factor)
+    store_four(target, first, second, third, fourth)
+    return larger(larger(first, second), larger(third, fourth))
+
+
+@compiled
+def score_two(query, other, keys, seen, head_size, slots, scale, scores, other_scores):
+    """Do the first of `score_slots` for two queries that both see slots 0..seen, 64 slots at a time.
+
+    Returns the slot behind, and the largest of each. A key is loaded once for both, and sums of one need not wait for
+    those of the other.
+    """
+    factor, top = spread(scale), spread(UNSEEN)
+    other_top, slot = top, 0
+    while slot + 64 <= seen:
+        a_0 = spread(_ZERO)
+        a_1, a_2, a_3, b_0, b_1, b_2, b_3 = a_0, a_0, a_0, a_0, a_0, a_0, a_0
+        for place in range(head_size):
+            key_0, key_1, key_2, key_3 = load_four(keys + 4 * (place * slots + slot))
+            value = spread(float_at(query + 4 * place))
+            a_0, a_1, a_2, a_3 = (
+                fma(key_0, value, a_0),
+                fma(key_1, value, a_1),
+                fma(key_2, value, a_2),
+                fma(key_3, value, a_3),
+            )
+            value = spread(float_at(other + 4 * place))
+            b_0, b_1, b_2, b_3 = (
+                fma(key_0, value, b_0),
+                fma(key_1, value, b_1),
+                fma(key_2, value, b_2),
+                fma(key_3, value, b_3),
+            )
+        top = larger(store_scores(scores + 4 * slot, factor, a_0, a_1, a_2, a_3), top)
+        other_top = larger(store_scores(other_scores + 4 * slot, factor, b_0, b_1, b_2, b_3), other_top)
+        slot += 64
+    return slot, top, other_top
+
+
+@compiled
+def mix_row(row, weight, sum_0, sum_1, sum_2, sum_3):
+    """Add 64 places of a value times its weight to four sums."""
+    value_0, value_1, value_2, value_3 = load_four(row)
+    return (
+        fma(value_0, weight, sum_0),
+        fma(value_1, weight, sum_1),
+        fma(value_2, weight, sum_2),
+        fma(value_3, weight, sum_3),
+    )
 
 
 @compiled
 def mix_four(values, scores, seen, width, share, out):
-    """Sum over the slots of score · value, times share, for 64 neighbouring places of a head -> out [64]."""
-    even_0, factor = spread(_ZERO), spread(share)
+    """Sum over the slots of score · value, times share, for 64 neighbouring places of a head -> out [64].
+
+    Even slots have one sum and odd ones another, so that they need not wait for each other.
+    """
+    even_0 = spread(_ZERO)
     even_1, even_2, even_3, odd_0, odd_1, odd_2, odd_3 = even_0, even_0, even_0, even_0, even_0, even_0, even_0
     for slot in range(0, seen - 1, 2):
         row, weight = values + 4 * slot * width, spread(float_at(scores + 4 * slot))
@@ -561,19 +772,51 @@ def mix_four(values, scores, seen, width, share, out):
         prefetch(row + 16 * width + 128)
         prefetch(row + 20 * width)
         prefetch(row + 20 * width + 128)
-        even_0, even_1 = fma(load_fp32(row), weight, even_0), fma(load_fp32(row + 64), weight, even_1)
-        even_2, even_3 = fma(load_fp32(row + 128), weight, even_2), fma(load_fp32(row + 192), weight, even_3)
+        even_0, even_1, even_2, even_3 = mix_row(row, weight, even_0, even_1, even_2, even_3)
         row, weight = row + 4 * width, spread(float_at(scores + 4 * slot + 4))
-        odd_0, odd_1 = fma(load_fp32(row), weight, odd_0), fma(load_fp32(row + 64), weight, odd_1)
-        odd_2, odd_3 = fma(load_fp32(row + 128), weight, odd_2), fma(load_fp32(row + 192), weight, odd_3)
+        odd_0, odd_1, odd_2, odd_3 = mix_row(row, weight, odd_0, odd_1, odd_2, odd_3)
     if seen % 2:
         row, weight = values + 4 * (seen - 1) * width, spread(float_at(scores + 4 * (seen - 1)))
-        even_0, even_1 = fma(load_fp32(row), weight, even_0), fma(load_fp32(row + 64), weight, even_1)
-        even_2, even_3 = fma(load_fp32(row + 128), weight, even_2), fma(load_fp32(row + 192), weight, even_3)
-    store(out, multiply(add(even_0, odd_0), factor))
-    store(out + 64, multiply(add(even_1, odd_1), factor))
-    store(out + 128, multiply(add(even_2, odd_2), factor))
-    store(out + 192, multiply(add(even_3, odd_3), factor))
+        even_0, even_1, even_2, even_3 = mix_row(row, weight, even_0, even_1, even_2, even_3)
+    store_mixed((even_0, even_1, even_2, even_3), (odd_0, odd_1, odd_2, odd_3), share, out)
+
+
+@compiled
+def store_mixed(even, odd, share, out):
+    """Store the sums of even and odd slots, times share."""
+    factor = spread(share)
+    store_four(
+        out,
+        multiply(add(even[0], odd[0]), factor),
+        multiply(add(even[1], odd[1]), factor),
+        multiply(add(even[2], odd[2]), factor),
+        multiply(add(even[3], odd[3]), factor),
+    )
+
+
+@compiled
+def mix_four_of_two(values, scores, other_scores, seen, width, share, other_share, out, other_out):
+    """Do `mix_four` for two neighbouring tokens: the first sees slots 0..seen, the other one more."""
+    a_0 = spread(_ZERO)
+    a_1, a_2, a_3, b_0, b_1, b_2, b_3 = a_0, a_0, a_0, a_0, a_0, a_0, a_0
+    c_0, c_1, c_2, c_3, d_0, d_1, d_2, d_3 = a_0, a_0, a_0, a_0, a_0, a_0, a_0, a_0
+    for slot in range(0, seen - 1, 2):
+        row, place = values + 4 * slot * width, 4 * slot
+        a_0, a_1, a_2, a_3 = mix_row(row, spread(float_at(scores + place)), a_0, a_1, a_2, a_3)
+        c_0, c_1, c_2, c_3 = mix_row(row, spread(float_at(other_scores + place)), c_0, c_1, c_2, c_3)
+        row, place = row + 4 * width, place + 4
+        b_0, b_1, b_2, b_3 = mix_row(row, spread(float_at(scores + place)), b_0, b_1, b_2, b_3)
+        d_0, d_1, d_2, d_3 = mix_row(row, spread(float_at(other_scores + place)), d_0, d_1, d_2, d_3)
+    row, place = values + 4 * seen * width, 4 * seen
+    if seen % 2:
+        before = row - 4 * width
+        a_0, a_1, a_2, a_3 = mix_row(before, spread(float_at(scores + place - 4)), a_0, a_1, a_2, a_3)
+        c_0, c_1, c_2, c_3 = mix_row(before, spread(float_at(other_scores + place - 4)), c_0, c_1, c_2, c_3)
+        d_0, d_1, d_2, d_3 = mix_row(row, spread(float_at(other_scores + place)), d_0, d_1, d_2, d_3)
+    else:
+        c_0, c_1, c_2, c_3 = mix_row(row, spread(float_at(other_scores + place)), c_0, c_1, c_2, c_3)
+    store_mixed((a_0, a_1, a_2, a_3), (b_0, b_1, b_2, b_3), share, out)
+    store_mixed((c_0, c_1, c_2, c_3), (d_0, d_1, d_2, d_3), other_share, other_out)
 
 
 @compiled
@@ -599,24 +842,21 @@ def hide_slots(scores, seen, pattern, span, summary):
 
 
 @compiled
-def attend(query, keys, values, seen, head_size, slots, value_width, scale, scores, out, pattern, span, summary):
-    """Compute softmax(query · keys · scale) values over the first `seen` slots -> out [head_size].
-
-    scores: room for `slots` numbers. pattern: which of the slots are seen, FULL: all.
-    """
-    largest = score_slots(query, keys, seen, head_size, slots, scale, scores)
-    top = spread(hide_slots(scores, seen, pattern, span, summary) if pattern != FULL else largest)
-    total = spread(_ZERO)
+def weigh(scores, seen, top):
+    """Replace scores of slots by e^(score - top). Returns one over their sum."""
+    largest, total = spread(top), spread(_ZERO)
     for slot in range(0, seen, 16):
-        weight = exponential(subtract(load_fp32(scores + 4 * slot), top))
+        weight = exponential(subtract(load_fp32(scores + 4 * slot), largest))
         store(scores + 4 * slot, weight)
         total = add(total, weight)
-    share = _ONE / first_lane(sum_4(total, total, total, total))
-    fours = head_size // 64 * 64
-    for place in range(0, fours, 64):
-        mix_four(values + 4 * place, scores, seen, value_width, share, out + 4 * place)
+    return _ONE / first_lane(sum_4(total, total, total, total))
+
+
+@compiled
+def mix_rest(values, scores, seen, head_size, value_width, share, out):
+    """Do `mix_four` for the places of a head behind the last 64. The scores are not needed any more."""
     # What is behind the head size in a row of values is zero.
-    for place in range(fours, value_width, 16):
+    for place in range(head_size // 64 * 64, value_width, 16):
         column = values + 4 * place
         even, odd = spread(_ZERO), spread(_ZERO)
         for slot in range(0, seen - 1, 2):
@@ -629,6 +869,38 @@ def attend(query, keys, values, seen, head_size, slots, value_width, scale, scor
         if place + 16 <= head_size:
             store(out + 4 * place, mixed)
         else:
-            store(scores, mixed)  # `scores` is not needed any more: this is the last column
+            store(scores, mixed)  # this is the last column
             for rest in range(place, head_size):
                 put_float(out + 4 * rest, float_at(scores + 4 * (rest - place)))
+
+
+@compiled
+def attend(query, keys, values, seen, head_size, slots, value_width, scale, scores, out, pattern, span, summary):
+    """Compute softmax(query · keys · scale) values over the first `seen` slots -> out [head_size].
+
+    scores: room for `slots` numbers. pattern: which of the slots are seen, FULL: all.
+    """
+    largest = largest_lane(score_slots(query, keys, 0, seen, head_size, slots, scale, spread(UNSEEN), scores))
+    share = weigh(scores, seen, hide_slots(scores, seen, pattern, span, summary) if pattern != FULL else largest)
+    for place in range(0, head_size // 64 * 256, 256):
+        mix_four(values + place, scores, seen, value_width, share, out + place)
+    mix_rest(values, scores, seen, head_size, value_width, share, out)
+
+
+@compiled
+def attend_two(query, other, keys, values, seen, head_size, slots, value_width, scale, scores, out, other_out):
+    """Do `attend` for two neighbouring tokens of one row, to the same bits; the other sees one slot more.
+
+    scores: room for twice `slots` numbers.
+    """
+    other_scores = scores + 4 * slots
+    slot, top, other_top = score_two(query, other, keys, seen, head_size, slots, scale, scores, other_scores)
+    top = score_slots(query, keys, slot, seen, head_size, slots, scale, top, scores)
+    other_top = score_slots(other, keys, slot, seen + 1, head_size, slots, scale, other_top, other_scores)
+    share, other_share = weigh(scores, seen, largest_lane(top)), weigh(other_scores, seen + 1, largest_lane(other_top))
+    for place in range(0, head_size // 64 * 256, 256):
+        mix_four_of_two(
+            values + place, scores, other_scores, seen, value_width, share, other_share, out + place, other_out + place
+        )
+    mix_rest(values, scores, seen, head_size, value_width, share, out)
+    mix_rest(values, other_scores, seen + 1, head_size, value_width, other_share, other_out)

@@ -26,10 +26,20 @@ class Vocabulary:
     sentence_ends: tuple[int, ...] = ()
 
 
-def permuted(steps: Steps, row: np.ndarray, document: Document, random: np.random.Generator) -> None:
-    """Read the document in a random order (XLNet, Yang et al. 2019; here the query layer is told what is asked)."""
+def permuted(
+    steps: Steps, row: np.ndarray, document: Document, random: np.random.Generator, *, gaps: bool = False
+) -> None:
+    """Read the document in a random order (XLNet, Yang et al. 2019; here the query layer is told what is asked).
+
+    gaps: only some places, of any number, are read last and in a random order; what is before them in its own order.
+    So filling reads a text, and a network that has only seen texts whose every place is random is not used to it.
+    """
     order = np.arange(document.length + 1)
-    order[1:-1] = random.permutation(order[1:-1])
+    inner = random.permutation(order[1:-1])
+    if gaps and len(inner):
+        known = len(inner) - int(random.integers(1, len(inner) + 1))
+        inner[:known].sort()
+    order[1:-1] = inner
     read_in_order(steps, row, document, order)
 
 

@@ -41,12 +41,13 @@ class Mixture:
         documents = documents_of(row[:-1], self.end_of_document, self.pad)
         steps = causal_steps(row, documents, self.pad)
         kind = self.kind(float(random.random()), number // self.batch_size)
-        corruption = self.corruption(float(random.random()))
+        drawn = float(random.random())
+        corruption = self.corruption(drawn)
         for document in documents if kind != "causal" else ():
             if document.length < 1:
                 continue
             if kind == "permuted":
-                kinds.permuted(steps, row, document, random)
+                kinds.permuted(steps, row, document, random, gaps=drawn < self.config.permuted.gaps)
             elif kind == "bidirectional":
                 kinds.bidirectional(steps, row, document, random, self.vocabulary)
             elif corruption is None:

@@ -154,3 +154,6 @@ def _flash_gradient(values: Values) -> None:
 
 EXCHANGES["attention.ring"] = Exchange(("attention.key", "attention.value"), prepare=_unfuse)
 EXCHANGES["attention.ring.gradient"] = Exchange(("d.attention.key", "d.attention.value"))
+for _name, _value in (("all_keys", "attention.key"), ("all_values", "attention.value")):
+    EXCHANGES[f"attention.{_name}"] = Exchange((_value,), prepare=_unfuse)
+    EXCHANGES[f"attention.{_name}.gradient"] = Exchange((f"d.{_value}",))

@@ -77,6 +77,18 @@ def _unpermute_gradient(values: Values) -> None:
     values.made["d.experts.returned"] = places
 
 
+@kernel("experts.bias")
+def _bias(values: Values) -> None:
+    """Add the bias of the second matrix to what the tensor group has summed."""
+    values.made["experts.returned"] = values.read("experts.returned") + values.weight("experts.down.bias")[:, None]
+    values.sent.pop("experts.returned", None)
+
+
+@kernel("experts.bias.gradient")
+def _bias_gradient(values: Values) -> None:
+    values.gradient("experts.down.bias", values.read("d.experts.returned").sum(axis=1))
+
+
 # along 1: experts apart, their places joined; along -1: the way back
 for _name, _value, _along in (
     ("dispatch", "experts.dispatched", 1),

@@ -28,8 +28,8 @@ def _linear(name: str) -> None:
     def forward(values: Values) -> None:
         y = values.read(_source(values, name)) @ _matrix(values, name)
         bias = values.bias(f"{name}.bias") if name not in ("attention.output", "feed_forward.down") else None
-        if name == "experts.down" and values.tensor:
-            bias = None  # one of those whose parts are summed adds it
+        if name == "experts.down" and (values.tensor or values.partial):
+            bias = None  # one of those whose parts are summed adds it, or all add it to the sum
         if bias is not None:
             y = y + (bias[:, None] if experts else bias)
         values.made[output] = y

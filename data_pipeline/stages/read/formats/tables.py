@@ -13,6 +13,7 @@ from data_pipeline.stages.read.record_formats import (
     Limits,
     Reject,
     decode,
+    doubled_field,
     from_mapping,
     plain,
     quarantined,
@@ -111,7 +112,7 @@ def _read(
             yield Reject(row, f"{damage}:{_first_line(error)}")
         row = row if end is None else end
     for name in sorted({name for name in names if names.count(name) > 1}):
-        yield Reject(row, f"doubled_column:{name!r} is there {names.count(name)} times; the first was taken")
+        yield doubled_field(name, row)
         row += 1
 
 
