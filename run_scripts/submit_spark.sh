@@ -16,7 +16,8 @@
 #   both        EXECUTORS, CORES, EXECUTOR_MEMORY, DRIVER_MEMORY (16, 4, 12g, 12g)
 set -euo pipefail
 
-fail() { echo "submit_spark.sh: $*" >&2; exit 2; }
+source "$(dirname "${BASH_SOURCE[0]}")/words.sh"
+fail() { tell "submit_spark.sh: $*" >&2; exit 2; }
 
 dry_run=
 if [[ ${1-} == --dry-run ]]; then dry_run=1; shift; fi

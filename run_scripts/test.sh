@@ -4,6 +4,6 @@
 #   bash run_scripts/test.sh [pytest arguments]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-extra=test
+extra='test'
 source run_scripts/environment.sh
 python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

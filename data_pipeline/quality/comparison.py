@@ -32,7 +32,7 @@ from data_pipeline.engine.whole import write_whole
 from data_pipeline.kernels.normal_form import normal_form_table, normalise
 from data_pipeline.quality.documents import read_documents
 from pangu.foundation.errors import UserError
-from pangu.foundation.picture_font import chinese_font, drawable
+from pangu.foundation.picture_font import caption, chinese_font
 
 # what a token of Chinese takes in UTF-8, more than which no tokenizer of some thousand pieces reaches
 BYTES_A_TOKEN = 6
@@ -416,14 +416,14 @@ def draw(path: Path, comparison: Comparison) -> None:
     for label, outcome, colour in (("A", comparison.a, "#2171b5"), ("B", comparison.b, "#d94801")):
         own = [run for run in comparison.runs if run.corpus == label]
         for number, run in enumerate(own):
-            name = f"{label}: {drawable(Path(outcome.corpus).name)}, perplexity {outcome.perplexity:,.1f}"
+            name = caption(f"{label}: {Path(outcome.corpus).name}, perplexity {outcome.perplexity:,.1f}")
             perplexities = [math.exp(min(loss, 700)) for loss in run.losses]
             axes.plot(run.steps, perplexities, "o-", color=colour, markersize=3, label=None if number else name)
     axes.set(
-        xlabel=f"updates ({comparison.tokens_trained // comparison.steps:,} tokens each)",
-        ylabel="perplexity a token on the clean set",
+        xlabel=caption(f"updates ({comparison.tokens_trained // comparison.steps:,} tokens each)"),
+        ylabel=caption("perplexity a token on the clean set"),
         yscale="log",
-        title="the same model trained on two corpora",
+        title=caption("the same model trained on two corpora"),
     )
     axes.grid(alpha=0.3, which="both")
     axes.legend()

@@ -12,7 +12,7 @@ from data_pipeline.engine.whole import write_whole
 from data_pipeline.quality.curves import Quality, calibration_bins, curves
 from pangu.foundation.errors import UserError
 from pangu.foundation.page import page
-from pangu.foundation.picture_font import chinese_font, drawable
+from pangu.foundation.picture_font import caption, chinese_font
 
 GOOD, BAD, CHOSEN = "#2171b5", "#d94801", "#31a354"
 
@@ -36,31 +36,35 @@ def _picture(title: str, name: str, scores: np.ndarray, labels: np.ndarray, meas
     points = curves(scores, labels)
     figure = Figure(figsize=(10, 8.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(drawable(title), fontsize=12)
+    figure.suptitle(caption(title), fontsize=12)
     roc, precision, histogram, calibration = figure.subplots(2, 2).flat
 
     roc.plot(np.r_[0, points.false_positive_rate], np.r_[0, points.recall], color=GOOD)
     roc.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--")
     roc.plot(measured.false_positive_rate, measured.recall, "o", color=CHOSEN, label=_at(measured))
-    roc.set(title=f"ROC, area {measured.roc_area:.4f}", xlabel="bad texts let through", ylabel="good texts kept")
+    roc.set(
+        title=caption(f"ROC, area {measured.roc_area:.4f}"),
+        xlabel=caption("bad texts let through"),
+        ylabel=caption("good texts kept"),
+    )
     roc.legend(loc="lower right")
 
     precision.step(np.r_[0, points.recall], np.r_[points.precision[0], points.precision], where="pre", color=GOOD)
     precision.axhline(points.positives / labels.size, color="#bbbbbb", linewidth=0.8, linestyle="--")
     precision.plot(measured.recall, measured.precision, "o", color=CHOSEN, label=_at(measured))
     precision.set(
-        title=f"precision against recall, average {measured.average_precision:.4f}",
-        xlabel="good texts kept (recall)",
-        ylabel="good among kept (precision)",
+        title=caption(f"precision against recall, average {measured.average_precision:.4f}"),
+        xlabel=caption("good texts kept (recall)"),
+        ylabel=caption("good among kept (precision)"),
         ylim=(min(0.5, float(points.precision.min())) - 0.02, 1.02),
     )
     precision.legend(loc="lower left")
 
     edges = np.linspace(0, max(1e-9, float(scores.max())) if name != "probability" else 1, 41)
-    for label, colour, word in ((1, GOOD, "good"), (0, BAD, "bad")):
-        histogram.hist(scores[labels == label], edges, color=colour, alpha=0.6, label=f"{word} texts")
+    for label, colour, words in ((1, GOOD, caption("good texts")), (0, BAD, caption("bad texts"))):
+        histogram.hist(scores[labels == label], edges, color=colour, alpha=0.6, label=words)
     histogram.axvline(measured.threshold, color=CHOSEN, label=_at(measured))
-    histogram.set(title="scores of both classes", xlabel=name, ylabel="texts", yscale="log")
+    histogram.set(title=caption("scores of both classes"), xlabel=caption(name), ylabel=caption("texts"), yscale="log")
     histogram.legend()
 
     if name == "probability":
@@ -69,9 +73,9 @@ def _picture(title: str, name: str, scores: np.ndarray, labels: np.ndarray, meas
         calibration.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--")
         calibration.plot(mean[filled], share[filled], "o-", color=GOOD)
         calibration.set(
-            title=f"calibration, error {measured.calibration_error:.3f}",
-            xlabel="probability said",
-            ylabel="share that is good",
+            title=caption(f"calibration, error {measured.calibration_error:.3f}"),
+            xlabel=caption("probability said"),
+            ylabel=caption("share that is good"),
         )
     else:
         calibration.axis("off")
@@ -81,7 +85,7 @@ def _picture(title: str, name: str, scores: np.ndarray, labels: np.ndarray, meas
 
 
 def _at(measured: Quality) -> str:
-    return f"threshold {measured.threshold:.3g}"
+    return caption(f"threshold {measured.threshold:.3g}")
 
 
 def _page(title: str, scores: np.ndarray, labels: np.ndarray, measured: Quality, picture: bytes) -> str:

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from pangu.foundation.errors import UserError
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 760, 260, 56, 28
+WIDTH, HEIGHT, LEFT, BOTTOM = 760, 260, 64, 28
 COLOURS = ("#5b8fd6", "#d94801", "#238b45")
 STYLE = """
 pre { background: var(--paper); border: 1px solid var(--line); padding: 10px; overflow-x: auto; font-size: 13px }
-svg { background: var(--paper); border: 1px solid var(--line) } svg text { fill: var(--soft); font-size: 11px }
+svg { background: var(--paper); border: 1px solid var(--line); min-width: 600px }
+svg text { fill: var(--soft); font-size: 11px; paint-order: stroke; stroke: var(--paper); stroke-width: 4px }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px } dd { margin: 0 }
 td.text { text-align: left; white-space: pre-wrap }
 """
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pangu.foundation.atomic_file import write_whole
+    from pangu.foundation.best_effort import print_translated
     from pangu.foundation.page import page
 
     folder = arguments.run
@@ -43,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or folder / "report.html"
     name = folder.absolute().name
     write_whole(out, page(f"{name}: training", f"<main>{body(folder, name)}</main>", style=STYLE).encode())
-    print(json.dumps({"out": str(out)}) if arguments.json else f"wrote {out}")
+    print_translated(json.dumps({"out": str(out)}) if arguments.json else f"wrote {out}")
     return 0
 
 
@@ -163,7 +165,7 @@ def chart(lines: Sequence[tuple[str, Points]], scale: Callable[[float], float] |
     for number in range(5):
         value = low + (high - low) * number / 4
         y = float(place(left, value).split(",")[1])
-        text = f"{10**value if scale else value:.3g}"
+        text = number_of(10**value if scale else value)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 10}" y1="{y}" y2="{y}" stroke="var(--line)"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{text}</text>')
     for x in (left, (left + right) / 2, right):
@@ -176,7 +178,12 @@ def chart(lines: Sequence[tuple[str, Points]], scale: Callable[[float], float] |
         parts.append(
             f'<text x="{WIDTH - 16}" y="{24 + 14 * number}" text-anchor="end" style="fill:{colour}">{name}</text>'
         )
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
+    return f'<div class="scroll"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg></div>'
+
+
+def number_of(value: float) -> str:
+    """Return a figure of an axis with its digits, such as `4,580`; powers of ten only for very small and large ones."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 10**6 else f"{value:.3g}"
 
 
 def samples(folder: Path) -> str:

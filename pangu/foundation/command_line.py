@@ -9,6 +9,7 @@ import codecs
 import difflib
 import importlib
 import json
+import os
 import re
 import signal
 import sys
@@ -32,7 +33,8 @@ from pangu.foundation.version import __version__
 
 DONE, MISTAKE, DOES_NOT_FIT, INTERRUPTED = 0, 2, 3, 128 + signal.SIGINT
 COMPLETION = "--print-completion"
-EXIT_CODES = "exit code: 0 done, 2 a mistake of the user, 130 interrupted"
+SHELLS = ("bash", "zsh", "fish")
+EXIT_CODES = "exit code: 0 done, 1 faults found, 2 a mistake, 3 does not fit, 130 interrupted"
 
 # What takes the place of a character that a terminal cannot show.
 PLAIN = {
@@ -50,6 +52,7 @@ def main(package: str, verbs: Mapping[str, str], argv: Sequence[str] | None = No
     verbs: each with its line of help.
     """
     given, argv = taken_option(sys.argv[1:] if argv is None else argv)
+    open_closed_streams()
     show_everything()
     use_language((given or language_of_environment()) if can_show_chinese() else "en")
     chosen = next((word for word in argv if not word.startswith("-")), None)
@@ -63,8 +66,7 @@ def main(package: str, verbs: Mapping[str, str], argv: Sequence[str] | None = No
         parser, run = _parser(package, verbs, chosen)
         arguments = parser.parse_args(argv)
         code = run(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code
     except UserError as error:
         return _mistake(str(error), is_json)
@@ -81,7 +83,7 @@ def main(package: str, verbs: Mapping[str, str], argv: Sequence[str] | None = No
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("pangu", "parallel_strategy", "data_pipeline", ""):
             raise
-        return _mistake(f"the Python module {error.name!r} is missing; `pip install` what the README names", is_json)
+        return _mistake(_missing_module(error.name or "", package, chosen), is_json)
     except KeyboardInterrupt:
         warn("interrupted")
         return INTERRUPTED
@@ -89,18 +91,29 @@ def main(package: str, verbs: Mapping[str, str], argv: Sequence[str] | None = No
 
 def print_completion(package: str, verbs: Mapping[str, str], argv: Sequence[str]) -> int:
     """Print the script that completes this command in a shell."""
-    from pangu.foundation.completion import SHELLS, script, verb_of  # most calls do without
+    from pangu.foundation.completion import script, verb_of  # most calls do without
 
     shell = argv[0].partition("=")[2] or "".join(argv[1:2])
     if shell not in SHELLS:
         raise UserError(f"{COMPLETION} {shell}: is unknown{nearest(shell, SHELLS)}; known: {', '.join(SHELLS)}")
+    own = verb_of("", "", _own_parser(package))
     found = []
     for verb, summary in verbs.items():
         parser = Parser()
         importlib.import_module(f"{package}.commands.{verb.replace('-', '_')}").add_arguments(parser)
         found.append(verb_of(verb, summary, parser))
-    print(script(shell, package.replace("_", "-"), found), end="")
+    print(script(shell, package.replace("_", "-"), own, found), end="")
     return DONE
+
+
+def open_closed_streams() -> None:
+    """Put the empty device where standard input, output or error was closed by whoever started this.
+
+    Else `print` writes an error to standard output, and the next file takes the descriptor that libraries write to.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (as long as the process)
 
 
 def show_everything() -> None:
@@ -191,17 +204,26 @@ class Parser(argparse.ArgumentParser):
         return nearest(option[1].lstrip("-"), list(known)).replace("'", "'--", 1)
 
 
+def _own_parser(package: str) -> Parser:
+    """Return the parser of what stands before a verb."""
+    description = (sys.modules[package].__doc__ or "").strip()
+    parser = Parser(prog=f"python -m {package}", description=description, epilog=EXIT_CODES, formatter_class=VerbHelp)
+    version = f"{package} {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print the version and exit")
+    # Answered before the parser sees it; here for the help.
+    parser.add_argument(
+        COMPLETION, metavar="SHELL", choices=SHELLS, help="print what completes this command in bash, zsh or fish"
+    )
+    return parser
+
+
 def _parser(
     package: str, verbs: Mapping[str, str], chosen: str | None
 ) -> tuple[Parser, Callable[[argparse.Namespace], int]]:
     """Return the parser, and the function that runs the chosen verb."""
-    prog = f"python -m {package}"
-    description = (sys.modules[package].__doc__ or "").strip()
-    parser = Parser(prog=prog, description=description, epilog=EXIT_CODES, formatter_class=VerbHelp)
-    parser.add_argument("--version", action="version", version=f"{package} {__version__}")
-    parser.add_argument(COMPLETION, metavar="SHELL", help="print what completes this command in bash, zsh or fish")
+    parser = _own_parser(package)
     if chosen is not None and chosen not in verbs:
-        raise UserError(f"unknown verb {chosen!r}{nearest(chosen, list(verbs))}; `{prog} --help` lists them")
+        raise UserError(f"unknown verb {chosen!r}{nearest(chosen, list(verbs))}; `{parser.prog} --help` lists them")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
     run: Any = None
     for verb, summary in verbs.items():
@@ -213,6 +235,15 @@ def _parser(
             run = module.run
             parser.inner = subparser
     return parser, run
+
+
+def _missing_module(name: str, package: str, verb: str | None) -> str:
+    from pangu.foundation.extras import extra_of  # most calls do without
+
+    extra = extra_of(name, package, verb)
+    if extra is None:
+        return f"the Python module {name!r} is missing; `pip install` what the README names"
+    return f"the Python module {name!r} is missing; `pip install 'pangu-alpha[{extra}]'` adds it"
 
 
 def _mistake(message: str, is_json: bool) -> int:

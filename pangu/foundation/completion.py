@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 
 from pangu.foundation.translation import translated
 
-SHELLS = ("bash", "zsh", "fish")
-
 
 @dataclass
 class Option:
@@ -71,9 +69,9 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def script(shell: str, command: str, verbs: Sequence[Verb]) -> str:
-    """Return the script for a shell."""
-    return {"bash": bash, "zsh": zsh, "fish": fish}[shell](command, verbs)
+def script(shell: str, command: str, own: Verb, verbs: Sequence[Verb]) -> str:
+    """Return the script for a shell. own: the options of the command itself, before a verb."""
+    return {"bash": bash, "zsh": zsh, "fish": fish}[shell](command, own, verbs)
 
 
 def quoted(text: str, escapes: Mapping[str, str] | None = None) -> str:
@@ -83,31 +81,41 @@ def quoted(text: str, escapes: Mapping[str, str] | None = None) -> str:
     return f"'{text}'"
 
 
-def bash(command: str, verbs: Sequence[Verb]) -> str:
-    """Return the script for bash."""
+def with_value(verb: Verb, joint: str = " | ") -> str:
+    """Return the names of the options that a value follows, as a pattern of `case`."""
+    return joint.join(name for one in verb.options if one.has_value for name in one.names)
+
+
+def bash(command: str, own: Verb, verbs: Sequence[Verb]) -> str:
+    """Return the script for bash, which takes `--option=value` for three words."""
     function = f"_{command.replace('-', '_')}"
     options, values = [], []
-    for verb in verbs:
+    for verb in (own, *verbs):
         names = [name for one in verb.options for name in one.names]
-        options.append(f"    {verb.name}) options={quoted(' '.join(names))} words={quoted(' '.join(verb.values))} ;;")
+        words = verb.values or [one.name for one in verbs if verb is own]
+        options.append(f"    {quoted(verb.name)}) options={quoted(' '.join(names))} words={quoted(' '.join(words))} ;;")
         for one in verb.options:
             pattern = " | ".join(f"{verb.name}:{name}" for name in one.names)
-            if one.choices:
+            if one.has_value:
                 values.append(f"    {pattern}) words={quoted(' '.join(one.choices))} options= ;;")
-            elif one.has_value:
-                values.append(f"    {pattern}) words= options= ;;")
-    names = " ".join(verb.name for verb in verbs)
     return "\n".join(
         [
             f"# bash completion of {command}",
             f"{function}() {{",
             '  local current="${COMP_WORDS[COMP_CWORD]}" previous="${COMP_WORDS[COMP_CWORD-1]}"',
-            "  local verb= options= words= word",
-            '  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do',
-            '    case "$word" in -*) ;; *) verb="$word"; break ;; esac',
+            "  local verb= options= words= place=1",
+            '  if [ "$current" = = ]; then current=; fi',
+            '  if [ "$previous" = = ]; then previous="${COMP_WORDS[COMP_CWORD-2]}"; fi',
+            '  while [ "$place" -lt "$COMP_CWORD" ]; do',
+            '    case "${COMP_WORDS[place]}" in',
+            f"      {with_value(own)})",
+            '        [ "${COMP_WORDS[place+1]}" != = ] || place=$((place + 1))',
+            "        place=$((place + 2)) ;;",
+            "      -*) place=$((place + 1)) ;;",
+            '      *) verb="${COMP_WORDS[place]}"; break ;;',
+            "    esac",
             "  done",
             '  case "$verb" in',
-            f"    '') options='--help --version --lang --print-completion' words={quoted(names)} ;;",
             *options,
             "  esac",
             '  case "$verb:$previous" in',
@@ -124,29 +132,42 @@ def bash(command: str, verbs: Sequence[Verb]) -> str:
     )
 
 
-def zsh(command: str, verbs: Sequence[Verb]) -> str:
+def zsh(command: str, own: Verb, verbs: Sequence[Verb]) -> str:
     """Return the script for zsh."""
     function = f"_{command.replace('-', '_')}"
     listed = [f"    {quoted(f'{verb.name}:{verb.summary}')}" for verb in verbs]
     cases = []
     for verb in verbs:
         cases.append(f"    {verb.name}) _arguments -S \\")
-        for one in verb.options:
-            text = re.sub(r"([\[\]:\\])", r"\\\1", one.help)
-            after = f":value:({' '.join(one.choices)})" if one.choices else ":value:_files" if one.has_value else ""
-            cases += [f"      {quoted(f'*{name}[{text}]{after}')} \\" for name in one.names]
+        cases += [f"      {one} \\" for one in zsh_options(verb)]
         cases.append(f"      {quoted('*:word:(' + ' '.join(verb.values) + ')' if verb.values else '*:file:_files')} ;;")
     return "\n".join(
         [
             f"#compdef {command}",
             f"{function}() {{",
             "  local -a verbs",
+            "  local verb=",
+            "  integer place=2",
             "  verbs=(",
             *listed,
             "  )",
-            "  if (( CURRENT == 2 )); then _describe verb verbs; return; fi",
-            "  shift words; (( CURRENT-- ))",
-            '  case "$words[1]" in',
+            "  while (( place < CURRENT )); do",
+            '    case "$words[place]" in',
+            f"      {with_value(own)}) (( place += 2 )) ;;",
+            "      -*) (( place += 1 )) ;;",
+            '      *) verb="$words[place]"; break ;;',
+            "    esac",
+            "  done",
+            '  if [[ -z "$verb" ]]; then',
+            f'    if [[ "$words[CURRENT]" == -* || "$words[CURRENT-1]" == ({with_value(own, "|")}) ]]; then',
+            f"      _arguments -S {' '.join(zsh_options(own))}",
+            "    else",
+            "      _describe verb verbs",
+            "    fi",
+            "    return",
+            "  fi",
+            "  shift $(( place - 1 )) words; (( CURRENT -= place - 1 ))",
+            '  case "$verb" in',
             *cases,
             "  esac",
             "}",
@@ -156,20 +177,52 @@ def zsh(command: str, verbs: Sequence[Verb]) -> str:
     )
 
 
-def fish(command: str, verbs: Sequence[Verb]) -> str:
+def zsh_options(verb: Verb) -> list[str]:
+    """Return what `_arguments` is told of each option; a value may stand behind `=` too."""
+    found = []
+    for one in verb.options:
+        text = re.sub(r"([\[\]:\\])", r"\\\1", one.help)
+        after = f":value:({' '.join(one.choices)})" if one.choices else ":value:_files" if one.has_value else ""
+        for name in one.names:
+            sign = "=" if one.has_value and name.startswith("--") else ""
+            found.append(quoted(f"*{name}{sign}[{text}]{after}"))
+    return found
+
+
+def fish(command: str, own: Verb, verbs: Sequence[Verb]) -> str:
     """Return the script for fish."""
     escapes = {"\\": "\\\\", "'": "\\'"}
-    lines = [f"# fish completion of {command}"]
+    function = f"__{command.replace('-', '_')}_verb"
+    lines = [
+        f"# fish completion of {command}",
+        f"function {function} --argument-names wanted",
+        "    set -l verb",
+        "    set -l is_value no",
+        "    for word in (commandline -opc)[2..-1]",
+        "        if test $is_value = yes",
+        "            set is_value no",
+        "            continue",
+        "        end",
+        "        switch $word",
+        f"            case {with_value(own, ' ')}",
+        "                set is_value yes",
+        "            case '-*'",
+        "            case '*'",
+        "                set verb $word",
+        "                break",
+        "        end",
+        "    end",
+        '    test "$verb" = "$wanted"',
+        "end",
+    ]
     for verb in verbs:
-        lines.append(
-            f"complete -c {command} -n __fish_use_subcommand -f -a {verb.name} -d {quoted(verb.summary, escapes)}"
-        )
-    for verb in verbs:
-        start = f"complete -c {command} -n '__fish_seen_subcommand_from {verb.name}'"
+        lines.append(f"complete -c {command} -n \"{function} ''\" -f -a {verb.name} -d {quoted(verb.summary, escapes)}")
+    for verb in (own, *verbs):
+        start = f"complete -c {command} -n \"{function} '{verb.name}'\""
         if verb.values:
             lines.append(f"{start} -a {quoted(' '.join(verb.values))}")
         for one in verb.options:
             names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in one.names)
-            values = f" -x -a {quoted(' '.join(one.choices))}" if one.choices else " -r" if one.has_value else ""
+            values = f" -x -a {quoted(' '.join(one.choices))}" if one.choices else " -r -F" if one.has_value else ""
             lines.append(f"{start} {names}{values} -d {quoted(one.help, escapes)}")
     return "\n".join([*lines, ""])

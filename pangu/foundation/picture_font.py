@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from pangu.foundation.translation import translated
+
 PREFERRED = (
     "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "Microsoft YaHei", "PingFang SC",
     "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "SimHei", "Droid Sans Fallback",
@@ -54,6 +56,12 @@ def chinese_font() -> Iterator[None]:
     settings: dict[Any, Any] = {"font.family": families()}
     with matplotlib.rc_context(settings):
         yield
+
+
+def caption(text: str) -> str:
+    """Return the words of a picture in the language of the process; in English where no font has the characters."""
+    said = translated(text)
+    return drawable(said if chinese_family() else text)
 
 
 def drawable(text: str) -> str:

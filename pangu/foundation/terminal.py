@@ -20,6 +20,10 @@ class TranslatingConsole(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(translated(one) if isinstance(one, str) else one for one in objects), **options)
 
+    def on_broken_pipe(self) -> None:
+        """Let the command line end as it does wherever a reader, like `head`, has gone."""
+        raise BrokenPipeError
+
 
 def console() -> Console:
     """Return standard output, WIDE columns where it is no terminal and nothing says how wide it is."""

@@ -136,3 +136,8 @@ def wrapped(text: str, width: int) -> list[str]:
 @cache
 def _catalogue() -> Catalogue:
     return Catalogue.of_language("zh_CN")
+
+
+if __name__ == "__main__":  # run_scripts/words.sh: what the shell scripts say
+    use_language(language_of_environment() if can_show_chinese() else "en")
+    print(translated(sys.argv[1]))

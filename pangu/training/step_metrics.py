@@ -14,7 +14,7 @@ import numpy as np
 from pangu.foundation.atomic_file import whole_file
 from pangu.foundation.best_effort import BestEffortFile, reason_of, warn
 from pangu.foundation.json_text import dumps
-from pangu.foundation.picture_font import chinese_font, drawable
+from pangu.foundation.picture_font import caption, chinese_font, drawable
 from pangu.parameters import ROUTING_FIGURES, ExpertShape
 
 if TYPE_CHECKING:
@@ -146,17 +146,17 @@ def draw(run: Path, unigram: float | None) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     if training:
-        axes.plot(*zip(*training), color="#9ecae1", linewidth=0.8, label="training, each step")
-        axes.plot(*zip(*smoothed(training)), color="#2171b5", linewidth=1.6, label="training, smoothed")
+        axes.plot(*zip(*training), color="#9ecae1", linewidth=0.8, label=caption("training, each step"))
+        axes.plot(*zip(*smoothed(training)), color="#2171b5", linewidth=1.6, label=caption("training, smoothed"))
     if heldout:
-        axes.plot(*zip(*heldout), color="#d94801", marker="o", markersize=4, label="held out")
+        axes.plot(*zip(*heldout), color="#d94801", marker="o", markersize=4, label=caption("held out"))
         step, loss = heldout[-1]
-        perplexity = f"perplexity {math.exp(min(loss, 700)):,.0f}" if loss < 50 else f"loss {loss:.3g}"
-        axes.annotate(perplexity, (step, loss), (0, -14), textcoords="offset points", ha="right")
+        said = f"perplexity {math.exp(min(loss, 700)):,.0f}" if loss < 50 else f"a loss of {loss:.3g}"
+        axes.annotate(caption(said), (step, loss), (0, -14), textcoords="offset points", ha="right")
     if unigram is not None and math.isfinite(unigram):
-        axes.axhline(unigram, color="#666666", linestyle="--", linewidth=1, label="unigram model, held out")
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats a token)")
+        axes.axhline(unigram, color="#666666", linestyle="--", linewidth=1, label=caption("unigram model, held out"))
+    axes.set_xlabel(caption("step"))
+    axes.set_ylabel(caption("loss (nats a token)"))
     axes.set_title(f"PanGu-α: {drawable(run.absolute().name)}")
     axes.grid(alpha=0.25)
     if axes.lines:

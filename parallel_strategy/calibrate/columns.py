@@ -121,6 +121,11 @@ COLUMNS = (
         ("", ""),
     ),
     Column(
+        "etp",
+        "ranks that split each expert; absent: tp, of Megatron-Bridge 1",
+        ("", ""),
+    ),
+    Column(
         "vpp",
         "chunks of layers on each stage; absent: 1",
         ("1", "2"),

@@ -190,8 +190,9 @@ def setup_of(record: dict[str, str], cluster_name: str, framework_name: str) -> 
     schedule = _schedule(notes, vpp, pp)
     if schedule in CHUNKED and pp > 1 and vpp > 1 and (batch // dp // micro) % pp:
         batch = max(1, round(batch / (micro * dp * pp))) * micro * dp * pp
-    stages = _stages(notes, model.num_layers, pp)
-    if vpp * pp > model.num_layers:
+    chunks = _chunks(model, pp, vpp, framework_name) if schedule in CHUNKED else None
+    stages = _stages(notes, model, pp, framework_name)
+    if vpp * pp > model.num_layers and chunks is None:
         vpp = max(1, model.num_layers // pp)
     mode, per_stage = _recompute(record.get("recompute", ""), pp)
     if "AC per op" in record.get("quality", ""):  # attention is kept, every other product computed again
@@ -208,6 +209,7 @@ def setup_of(record: dict[str, str], cluster_name: str, framework_name: str) -> 
             "schedule": schedule,
             "vpp": vpp if schedule in CHUNKED else 1,
             "stages": stages if vpp == 1 else None,
+            "chunks": chunks if vpp > 1 else None,
         },
         "tensor": {"sequence_parallel": _whole(record, "seq_par", 0) > 0 and tp > 1},
         "zero": {"optimizer_shard": zero > 0, "level": max(1, min(3, zero))},
@@ -215,7 +217,14 @@ def setup_of(record: dict[str, str], cluster_name: str, framework_name: str) -> 
     }
     if accumulate is not None and int(accumulate) > 1 and micro % int(accumulate) == 0:
         fields["batch"] = {"global": batch, "micro": micro // int(accumulate)}
-    fields["mesh"]["ep"] = _legal_ep(fields["mesh"]["ep"], dp * cp, model)  # type: ignore[index]
+    etp = _expert_tensor(record, framework_name, model, tp)
+    split = etp if etp is not None else tp
+    sequence_parallel = bool(fields["tensor"]["sequence_parallel"])  # type: ignore[index]
+    if etp is not None and (tp == 1 or sequence_parallel):
+        fields["mesh"]["etp"] = etp  # type: ignore[index]
+    else:
+        split = tp
+    fields["mesh"]["ep"] = _legal_ep(fields["mesh"]["ep"], dp * cp * tp // split, model)  # type: ignore[index]
     strategy = StrategySpec.from_fields(fields, record["id"])
     strategy.check_model(model)
     cluster = _cluster(cluster_name, strategy.mesh.devices)
@@ -289,13 +298,49 @@ def _recompute(text: str, pp: int) -> tuple[str, list[int] | None]:
     return "none", None
 
 
-def _stages(notes: str, layers: int, pp: int) -> list[int] | None:
+def _expert_tensor(record: dict[str, str], framework: str, model: ModelSpec, tp: int) -> int | None:
+    """Return the ranks that split each expert, where they are not those of tp. Megatron-Bridge's recipes do not split
+    experts."""
+    if model.experts is None:
+        return None
+    etp = _whole(record, "etp", 1 if framework.startswith("megatron-bridge") else tp)
+    return None if etp == tp else etp
+
+
+# Megatron-Bridge's layouts of DeepSeek-V3 (recipes/deepseek): the last chunk is the shortest, since head and prediction
+# layer follow it
+BRIDGE_CHUNKS = {4: [16] * 3 + [13], 8: [8] * 7 + [5], 16: [4] * 15 + [1], 32: [1] + [2] * 30 + [0]}
+
+
+def _bridge_chunks(model: ModelSpec, count: int, framework: str) -> list[int] | None:
+    is_deepseek = framework.startswith("megatron-bridge") and re.search(r"deepseek-?v3", model.name.lower())
+    return BRIDGE_CHUNKS.get(count) if is_deepseek and model.num_layers == 61 else None
+
+
+def _chunks(model: ModelSpec, pp: int, vpp: int, framework: str) -> list[int] | None:
+    """Return the layers of interleaved chunks where embedding and head count as a layer each, so that the first and the
+    last have one less; None for even ones."""
+    layers, count = model.num_layers, pp * vpp
+    if vpp == 1 or pp == 1:
+        return None
+    if (known := _bridge_chunks(model, count, framework)) is not None:
+        return known
+    if not layers % count or (layers + 2) % count:
+        return None
+    each = (layers + 2) // count
+    return [each - 1, *[each] * (count - 2), each - 1]
+
+
+def _stages(notes: str, model: ModelSpec, pp: int, framework: str) -> list[int] | None:
+    layers = model.num_layers
     offset = re.search(r"offset=\[([-\d, ]+)\]", notes)
     if offset:
         shift = [int(x) for x in offset.group(1).split(",")]
         stages = [layers // pp + s for s in shift]
         if len(stages) == pp and sum(stages) == layers and min(stages) > 0:
             return stages
+    if pp > 2 and (known := _bridge_chunks(model, pp, framework)) is not None:
+        return known
     if pp > 2 and layers % pp and (layers + 2) % pp == 0:
         # embedding and head count as layers when stages are balanced by type
         each = (layers + 2) // pp

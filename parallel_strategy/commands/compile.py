@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         count = write_skeleton(Path(arguments.strategy), setup, arguments.skeleton)
         print_translated(f"wrote {arguments.skeleton}: {count} operators")
         return 0
-    check_compilation(setup, arguments.rank, arguments.load)
+    check_compilation(setup, arguments.rank, arguments.load, arguments.keep_graph)
     expected = expected_seconds(setup, arguments.rank)
     with Progress("compile", expected, unit="s", status="about so long on a quiet core", announce=True) as progress:
 

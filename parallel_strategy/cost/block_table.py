@@ -79,7 +79,7 @@ class BlockTable:
 
 
 def transient_bytes(block: Block, framework: FrameworkSpec) -> float:
-    """Return what lives at one moment of a block's backward beside what was kept: the gradients on both sides of the
+    """Return what lives at one moment beside what was kept. Of a block's backward: the gradients on both sides of the
     widest operator, and where weight gradients are not added in place, the gradient of the largest weight."""
     if not block.saved:  # an embedding's gradient is written when its micro-batch has freed all the rest
         return 0.0
@@ -88,7 +88,8 @@ def transient_bytes(block: Block, framework: FrameworkSpec) -> float:
     # where tokens are split, a product's input is gathered again, and its gradient is whole before it is scattered
     gradients += 2 * max((node.bytes for node in block.collectives if ".again" in node.name), default=0.0)
     weights = [parameter.elements for parameter in block.parameters if not parameter.expert]
-    return gradients + framework.weight_gradient_copy_bytes * max(weights, default=0.0)
+    backward = gradients + framework.weight_gradient_copy_bytes * max(weights, default=0.0)
+    return max(backward, block.ring_bytes)  # the last forward before backward begins has as much kept beside it
 
 
 def _rows(cost: BlockCost) -> np.ndarray:

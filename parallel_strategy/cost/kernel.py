@@ -12,7 +12,9 @@ from parallel_strategy.spec.framework import FrameworkSpec
 
 SPLITS = (1, 2, 4, 8)
 SAME_WAVE = 0.995  # so much of a wave is spread over all cores without another one
-NARROW = ("fp8", "fp4")  # products in these; everything between them in 16 bits
+# Bytes of an operand's element of products in narrow types; everything between them is in 16 bits. NVFP4 has a scale of
+# 8 bits for every 16 elements (NVIDIA, "Pretraining Large Language Models with NVFP4", section 2).
+NARROW = {"fp8": 1.0, "fp4": 0.5 + 1 / 16}
 
 
 def matmul_seconds(
@@ -68,7 +70,8 @@ def kernel_seconds(table: KernelTable, device: Device, framework: FrameworkSpec,
     products = table.m > 0
     if products.any():
         m, n, k, batch = (column[products] for column in (table.m, table.n, table.k, table.batch))
-        memory = table.bytes[products] / (device.hbm.gbps * 1e9 * device.hbm.eff)
+        moved = table.bytes[products] - (2.0 - NARROW.get(dtype, 2.0)) * batch * (m * k + k * n)
+        memory = moved / (device.hbm.gbps * 1e9 * device.hbm.eff)
         tokens = table.tokens[:, products]
         compute = matmul_seconds(device, dtype, m, n, k, batch, tokens)
         if device.gemm.grouped_eff < 1:  # products with weights count tokens in one size, attention's in two
@@ -79,12 +82,12 @@ def kernel_seconds(table: KernelTable, device: Device, framework: FrameworkSpec,
             # bytes read and 2 written an element, where the scale is not sought first; weights are quantized once
             paid = np.where(table.phase[products] < Phase.BACKWARD_WEIGHT, m * k * batch, 0.0)
             bandwidth = device.hbm.gbps * 1e9 * device.hbm.eff * device.vector.eff
-            seconds[products] += framework.quantize_bytes * paid / bandwidth + np.where(
+            seconds[products] += quantize_bytes(framework, dtype) * paid / bandwidth + np.where(
                 paid > 0, device.vector.launch_us * 1e-6, 0.0
             )
     if table.flash.any():
         flash = table.flash
-        backward = np.where(table.phase[flash] > 0, 0.8, 1.0)
+        backward = np.where(table.phase[flash] > 0, device.flash_backward, 1.0)
         rate = device.peak("bf16" if dtype in NARROW else dtype) * device.flash_eff * framework.flash_scale * backward
         rate = rate * device.clock * np.where(table.flash_ring[flash], framework.ring_scale, 1.0)
         rate = rate * narrow_head_share(device, table.flash_head[flash])
@@ -93,6 +96,14 @@ def kernel_seconds(table: KernelTable, device: Device, framework: FrameworkSpec,
             np.maximum(table.flops[flash] / rate, memory) + device.gemm.launch_us * 1e-6 * table.launches[flash]
         )
     return seconds
+
+
+def quantize_bytes(framework: FrameworkSpec, dtype: str) -> float:
+    """Return the bytes that are read and written to make an operand's element narrow. For fp4 the tensor's largest
+    value is sought first, which reads all of it once more; the two copies that are written are smaller."""
+    if dtype != "fp4":
+        return framework.quantize_bytes
+    return framework.quantize_bytes + 2.0 - 2 * (NARROW["fp8"] - NARROW["fp4"])
 
 
 def narrow_head_share(device: Device, width: np.ndarray | float) -> np.ndarray | float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.cost.kernel import kernel_seconds, smooth_maximum
-from parallel_strategy.graph.operator import Block, Collective, KernelTable, Phase
+from parallel_strategy.graph.operator import Block, Collective, Kernel, KernelTable, Phase
 from parallel_strategy.graph.program import Program
 from parallel_strategy.graph.recompute import skipped_again
 from parallel_strategy.spec.strategy import Setup
@@ -111,6 +111,7 @@ class Price:
         table, device = self.kernel_times[block.kind]
         forward = table.phase == Phase.FORWARD
         backward_input, backward_weight = table.phase == Phase.BACKWARD_INPUT, table.phase == Phase.BACKWARD_WEIGHT
+        pairs = self._products_beside(block) if self.strategy.tensor.overlap > 1 else {}
         exposed = [0.0, 0.0]
         hidden = [0.0, 0.0]
         issued = [0, 0]
@@ -124,6 +125,10 @@ class Price:
                 share = max(share, 0.9)  # gathered while the input gradient is computed
             if collective.axis == "cp":
                 share = max(share, 0.8)  # a ring step hides behind the attention of the block that is there
+            if id(collective) in pairs:
+                product = pairs[id(collective)]
+                seconds, share, slower = self._in_parts(collective, block.kernels[product], float(device[product]))
+                exposed[side] += slower
             exposed[side] += seconds * (1 - share)
             hidden[side] += seconds * share
             issued[side] += 1
@@ -174,6 +179,36 @@ class Price:
         if framework.launch_blocking:
             costs = [Cost(cost.device + cost.host, cost.tensor) for cost in costs]
         return BlockCost(*costs)
+
+    def _products_beside(self, block: Block) -> dict[int, int]:
+        """Return for each collective of the tensor group (by `id`) the product that runs beside it, by its place among
+        the block's kernels: the one that a gathered input goes to, or that an output to be summed comes from."""
+        places = {id(kernel): place for place, kernel in enumerate(block.kernels)}
+        pairs: dict[int, int] = {}
+        for nodes in (block.forward, block.backward):
+            for index, node in enumerate(nodes):
+                if not isinstance(node, Collective) or node.axis != "tp" or ".again" in node.name:
+                    continue
+                near = nodes[index + 1 :] if node.op == "all_gather" else reversed(nodes[:index])
+                for other in near:
+                    if isinstance(other, Kernel) and other.m and other.phase == node.phase:
+                        if places[id(other)] not in pairs.values():
+                            pairs[id(node)] = places[id(other)]
+                        break
+        return pairs
+
+    def _in_parts(self, node: Collective, kernel: Kernel, seconds: float) -> tuple[float, float, float]:
+        """Return the seconds of a collective that runs in parts beside a product, the share of them that hides behind
+        it, and by how much the product's parts are slower than the whole (`seconds`). While one part is sent the next
+        is computed; the first computation, or the last message, has nothing beside it."""
+        parts = self.strategy.tensor.overlap
+        sent = parts * self.collective(node.op, node.axis, node.bytes / parts)
+        part = replace(kernel, m=max(1, kernel.m // parts), bytes=kernel.bytes / parts, flops=kernel.flops / parts)
+        one = float(kernel_seconds(KernelTable.of([part]), self.cluster.device, self.framework, self.dtype)[0])
+        computed = max(seconds, parts * one)
+        if not sent:
+            return 0.0, 0.0, 0.0
+        return sent, min(sent, computed) * (1 - 1 / parts) / sent, computed - seconds
 
     def _exchange(self, node: Collective) -> tuple[float, float]:
         """Return the seconds of sending tokens to experts, or back, and the share of them that is hidden."""

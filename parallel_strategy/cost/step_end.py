@@ -39,13 +39,41 @@ class StepTail:
 
 
 def gradients_exposed(
-    framework: FrameworkSpec, traffic: StepTraffic, backward: np.ndarray, micro_batches: np.ndarray, *, zero: int
+    framework: FrameworkSpec,
+    traffic: StepTraffic,
+    backward: np.ndarray,
+    micro_batches: np.ndarray,
+    *,
+    zero: int,
+    chunks: int = 1,
+    weight: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the seconds that each stage adds to its own finish for its gradients, and how many of them hide behind
-    `backward`, the seconds of one micro-batch."""
-    room = backward * micro_batches[:, None] if zero == 2 else backward
-    hidden = np.minimum(framework.dp_overlap * (traffic.reduce - traffic.last_bucket), room)
+    `backward`, the seconds of one micro-batch. `chunks`: of a stage, whose last micro-batches end one after another;
+    `weight`: the part of `backward` that makes gradients of weights, where the schedule runs that by itself."""
+    wanted = framework.dp_overlap * (traffic.reduce - traffic.last_bucket)
+    if zero == 2:
+        hidden = np.minimum(wanted, backward * micro_batches[:, None])
+    elif chunks > 1:
+        hidden = wanted - _left_after_chunks(wanted, backward, micro_batches, chunks)
+    else:
+        hidden = np.minimum(wanted, backward if weight is None else weight)
     return traffic.reduce - hidden + framework.interference * hidden, hidden
+
+
+def _left_after_chunks(wanted: np.ndarray, backward: np.ndarray, micro_batches: np.ndarray, chunks: int) -> np.ndarray:
+    """Return what is left to send when an interleaved stage has finished.
+
+    The last round goes back through the chunks, last chunk first: as many micro-batches as there are stages. A chunk's
+    gradients are sent from its last backward on, beside those of the chunks before it.
+    """
+    pp = backward.shape[-1]
+    piece, one = wanted / chunks, backward / chunks
+    a_round = np.minimum(micro_batches, pp)[:, None] * one
+    sent = np.full_like(wanted, -np.inf)  # when the network is free, counted from the stage's finish
+    for before in reversed(range(chunks)):  # chunks that still run after this one
+        sent = np.maximum(sent, -before * a_round - one) + piece
+    return np.maximum(0.0, sent)
 
 
 def weights_exposed(framework: FrameworkSpec, traffic: StepTraffic) -> np.ndarray:

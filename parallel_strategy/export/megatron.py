@@ -19,6 +19,8 @@ def arguments(setup: Setup) -> list[str]:
         words += ["--sequence-parallel"]
     if mesh.pp > 1 and mesh.dp > 1 and mesh.axes.index("dp") < mesh.axes.index("pp"):
         words += ["--use-tp-pp-dp-mapping"]
+    if strategy.tensor.overlap > 1 and mesh.tp > 1:
+        words += ["--use-ascend-coc", "--coc-parallel-num", strategy.tensor.overlap]
     words += megatron_model.habits(
         setup.framework,
         tp=mesh.tp,
@@ -74,22 +76,32 @@ def pipeline(setup: Setup) -> list:
     if pp == 1:
         return words
     stages = strategy.layers_of_stages(model.num_layers)
-    if vpp > 1:
-        words += ["--num-virtual-stages-per-pipeline-rank", vpp]
+    chunks = strategy.layers_of_chunks(model.num_layers)
     if strategy.pipeline.schedule == "dualpipe":
         words += ["--schedules-method", "dualpipev"]
+    if len(set(chunks)) > 1 and vpp > 1 and not has_even_chunks(chunks, pp):
+        return [*words, "--pipeline-model-parallel-layout", drawing(chunks)]  # which says how many there are, too
+    if vpp > 1:
+        words += ["--num-virtual-stages-per-pipeline-rank", vpp]
     if len(set(stages)) > 1:
         if pp > 2 and len(set(stages[1:-1])) == 1:
             words += ["--decoder-first-pipeline-num-layers", stages[0]]
             words += ["--decoder-last-pipeline-num-layers", stages[-1]]
-        elif vpp == 1:
+        else:
             words += ["--pipeline-model-parallel-layout", drawing(stages)]
     return words
 
 
-def drawing(stages: list[int]) -> str:
-    """Return every stage as Megatron draws them: E embedding, t a layer, L loss, | between stages."""
-    return "E" + "|".join("t" * layers for layers in stages) + "L"
+def has_even_chunks(chunks: list[int], pp: int) -> bool:
+    """Return whether two numbers say all chunks: every stage has equal ones, and all stages but the first and the last
+    are alike."""
+    is_equal = all(len(set(chunks[stage::pp])) == 1 for stage in range(pp))
+    return is_equal and pp > 2 and len(set(chunks[1 : pp - 1])) == 1
+
+
+def drawing(chunks: list[int]) -> str:
+    """Return every chunk as Megatron draws them: E embedding, t a layer, L loss, | between chunks."""
+    return "E" + "|".join("t" * layers for layers in chunks) + "L"
 
 
 def recompute(setup: Setup) -> list:
@@ -146,12 +158,10 @@ def unsaid(setup: Setup) -> list[str]:
     """Return what of the strategy no argument says."""
     strategy, model = setup.strategy, setup.model
     zero, mesh = strategy.zero, strategy.mesh
-    stages = strategy.layers_of_stages(model.num_layers)
-    drawn = len(set(stages)) == 1 or strategy.pipeline.vpp == 1 or (mesh.pp > 2 and len(set(stages[1:-1])) == 1)
     said = {
         "pipeline.schedule": mesh.pp == 1 or strategy.pipeline.schedule in SCHEDULES,
-        "pipeline.stages": mesh.pp == 1 or drawn,
         "tensor.interleave": strategy.tensor.interleave == 1,
+        "tensor.overlap": mesh.tp == 1 or strategy.tensor.overlap == 1 or setup.framework.executes.overlap,
         "tensor.vocab whole": mesh.tp == 1 or strategy.tensor.vocab == "split",
         "zero.threshold_kb": zero.stage == 0 or zero.threshold_kb == 0 or not setup.framework.parameter_collectives,
         "zero.whole": not zero.whole,
@@ -197,6 +207,8 @@ def notes(setup: Setup) -> list[str]:
         found.append(f"for MindSpeed, in place of Megatron's arguments: --num-layer-list {','.join(map(str, stages))}")
     if strategy.pipeline.schedule == "dualpipe" and strategy.mesh.pp > 1:
         found.append("--schedules-method is MindSpeed's")
+    if strategy.tensor.overlap > 1 and strategy.mesh.tp > 1:
+        found.append("--use-ascend-coc and --coc-parallel-num are MindSpeed's")
     return found
 
 

@@ -67,7 +67,7 @@ def experts(setup: Setup) -> list:
     words: list = [
         *("--num-experts", one.count, "--moe-router-topk", one.top_k, "--moe-ffn-hidden-size", one.ffn_hidden_size),
         *("--moe-grouped-gemm", "--moe-token-dispatcher-type", "alltoall"),
-        *("--expert-model-parallel-size", mesh.ep, "--expert-tensor-parallel-size", mesh.tp),
+        *("--expert-model-parallel-size", mesh.ep, "--expert-tensor-parallel-size", mesh.expert_tensor),
     ]
     if one.shared:
         words += ["--moe-shared-expert-intermediate-size", one.shared * one.ffn_hidden_size]

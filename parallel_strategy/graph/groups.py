@@ -5,6 +5,8 @@ weights           the ranks that hold the same dense weights: dp x cp
 weights_tp        the ranks that hold the same unsplit weights: dp x cp x tp; also `stage`
 shard, replica    those ranks cut into groups that share one copy (`zero.weight_shard_size`), and across
 ep, expert_dp     those ranks cut into groups that share one set of experts, and across
+etp               the ranks that split each expert: tp, or where `mesh.etp` differs a part of dp x cp x tp; ep and
+                  expert_dp are then the other ranks of dp x cp x tp, cut in the same way
 expert_dp_tp      the ranks that hold the same unsplit weights of experts: across as above, x tp
 shard_tp, replica_tp, expert_shard, expert_replica, expert_shard_tp, expert_replica_tp
                   the same cut of `weights_tp`, of `expert_dp` and of `expert_dp_tp`
@@ -45,10 +47,14 @@ class Groups:
             return self._varied(rank, axis)
         if axis == "weights":
             return self._varied(rank, "dp", "cp")
-        if axis == "ep":
-            return _block(self._varied(rank, "dp", "cp"), rank, mesh.ep)
-        if axis == "expert_dp":
-            return _across(self._varied(rank, "dp", "cp"), rank, mesh.ep)
+        if axis == "etp":
+            return _block(self._varied(rank, "dp", "cp", "tp"), rank, mesh.expert_tensor)
+        if axis in ("ep", "expert_dp"):
+            if mesh.is_folded:
+                alike = _across(self._varied(rank, "dp", "cp", "tp"), rank, mesh.expert_tensor)
+            else:
+                alike = self._varied(rank, "dp", "cp")
+            return (_block if axis == "ep" else _across)(alike, rank, mesh.ep)
         if axis == "expert_dp_tp":
             same = self.members("expert_dp", rank)
             return tuple(sorted(other for one in same for other in self._varied(one, "tp")))
@@ -79,9 +85,17 @@ class Groups:
         stride = min(strides["dp"], strides["cp"]) if mesh.cp > 1 else strides["dp"]
         if axis == "weights":
             return weights, stride
-        if axis == "ep":
-            return mesh.ep, strides["cp" if mesh.cp > 1 else "dp"]
-        experts, expert_stride = weights // mesh.ep, strides["dp"] * max(1, mesh.ep // mesh.cp)
+        if axis == "etp" and not mesh.is_folded:
+            return mesh.tp, strides["tp"]
+        if mesh.is_folded:  # neighbours along dp, cp and tp lie one after another
+            etp, nearest = mesh.expert_tensor, min(strides["dp"], strides["cp"], strides["tp"])
+            experts, expert_stride = weights * mesh.tp // etp // mesh.ep, nearest * etp * mesh.ep
+            if axis in ("etp", "ep"):
+                return (etp, nearest) if axis == "etp" else (mesh.ep, nearest * etp)
+        else:
+            experts, expert_stride = weights // mesh.ep, strides["dp"] * max(1, mesh.ep // mesh.cp)
+            if axis == "ep":
+                return mesh.ep, strides["cp" if mesh.cp > 1 else "dp"]
         if axis == "expert_dp":
             return experts, expert_stride
         if axis in ("shard", "replica"):

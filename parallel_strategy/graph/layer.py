@@ -20,6 +20,7 @@ class Shard:
     tp: int = 1
     cp: int = 1
     ep: int = 1
+    etp: int | None = None  # ranks that split each expert, where they are not those of tp
     sequence_parallel: bool = False
     vocab_split: bool = True
 
@@ -36,6 +37,16 @@ class Shard:
         """Return whether between matrix products each rank of the tensor group has other tokens: whole weights that are
         used there get a part of their gradient only."""
         return self.sequence_parallel and self.tp > 1
+
+    @property
+    def expert_tensor(self) -> int:
+        """Return the ranks that split each expert."""
+        return self.etp or self.tp
+
+    @property
+    def experts_gather(self) -> bool:
+        """Return whether ranks that split an expert together have other tokens each, which they gather for it."""
+        return self.expert_tensor > 1 and (self.sequence_parallel or self.expert_tensor != self.tp)
 
 
 def build_layer(
@@ -178,9 +189,15 @@ def _attention(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec
         builder.communicate("attention.all_values", "all_gather", "cp", value_size * shard.cp)
     elif shard.cp > 1:  # ring attention: keys and values of every other rank pass by; backward their gradients too
         builder.communicate("attention.ring", "all_gather", "cp", ring)
+        if framework.ring_steps_kept:  # the result of each step, and their sum in fp32
+            results = tokens * heads * value_width * element
+            builder.block.ring_bytes = ring + shard.cp * results + results / element * 4
     builder.vector("attention.heads", 0, 0, launches=0, backward_launches=0, size=query_size)
     _core_attention(builder, model, framework, shard, heads, query_size, key_size, value_size)
     if shard.cp > 1 and not builder.partial:
+        if framework.ring_merge_bytes:
+            inputs = query_size + key_size + value_size
+            _merge_ring(builder, framework, shard.cp - 1, tokens * heads * value_width, inputs)
         builder.communicate_backward("attention.ring.again", "all_gather", "cp", ring)
     context = tokens * heads * value_width * element
     builder.keep("attention.context", context)
@@ -190,6 +207,18 @@ def _attention(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec
     gather_again(builder, model, shard, "attention.input")
     reduce_output(builder, model, shard, "attention.output")
     residual(builder, model, framework, shard, "attention.residual")
+
+
+def _merge_ring(builder: BlockBuilder, framework: FrameworkSpec, merges: int, results: float, inputs: float) -> None:
+    """Add what joins the steps of ring attention: results by the statistics of their softmax, and backward the sums of
+    the gradients of queries, keys and values. `results`: elements; `inputs`: bytes of queries, keys and values."""
+    builder.vector(
+        "attention.ring.merge",
+        merges * framework.ring_merge_bytes * results,
+        merges * 3 * inputs,
+        launches=16 * merges,
+        backward_launches=3 * merges,
+    )
 
 
 def _latent_projections(builder: BlockBuilder, model: ModelSpec, shard: Shard, rows: int, heads: float) -> None:
@@ -330,22 +359,23 @@ def _experts(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, 
     builder.vector(f"{name}.permute", 2 * size, 2 * size, launches=3, backward_launches=2)
     if shard.ep > 1:
         builder.communicate(f"{name}.dispatch", "all_to_all", "ep", size)
-    if shard.tp > 1 and shard.sequence_parallel:
-        builder.communicate(f"{name}.gather", "all_gather", "tp", size * shard.tp)
-    elif shard.tp > 1 and not builder.partial:
-        builder.communicate_backward(f"{name}.gather", "all_reduce", "tp", size)
-    # every expert's weights are split over tp; its tokens are those of the whole tensor group
+    split = shard.expert_tensor
+    axis = "tp" if split == shard.tp else "etp"
+    if shard.experts_gather:
+        builder.communicate(f"{name}.gather", "all_gather", axis, size * split)
+    elif split > 1 and not builder.partial:
+        builder.communicate_backward(f"{name}.gather", "all_reduce", axis, size)
+    # every expert's weights are split over etp; its tokens are those of that whole group
     here = experts.count // shard.ep
-    per_expert = max(1, int(routed * (shard.tp if shard.sequence_parallel else 1) / here))
-    width = experts.ffn_hidden_size // shard.tp
+    per_expert = max(1, int(routed * (split if shard.experts_gather else 1) / here))
+    width = experts.ffn_hidden_size // split
     builder.keep(f"{name}.dispatched", per_expert * here * hidden * element)
     _gated_or_plain(builder, model, framework, name, per_expert, width, hidden, batch=here, expert=True)
-    if shard.tp > 1:
-        if shard.sequence_parallel:
-            builder.communicate(f"{name}.scatter", "reduce_scatter", "tp", size * shard.tp)
-        else:
-            back = "all_reduce" if builder.partial else None
-            builder.communicate(f"{name}.reduce", "all_reduce", "tp", size, backward=back)
+    if shard.experts_gather:
+        builder.communicate(f"{name}.scatter", "reduce_scatter", axis, size * split)
+    elif split > 1:
+        back = "all_reduce" if builder.partial else None
+        builder.communicate(f"{name}.reduce", "all_reduce", axis, size, backward=back)
     if model.bias and builder.partial:
         builder.vector(f"{name}.bias", 2 * size, size, size=size)
         builder.weight(f"{name}.down.bias", (here, hidden), expert=True)

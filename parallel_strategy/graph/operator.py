@@ -101,6 +101,7 @@ class Block:
     saved: list[Saved] = field(default_factory=list)
     parameters: list[Parameter] = field(default_factory=list)
     input_bytes: float = 0.0  # of the activation that enters, as this rank keeps it
+    ring_bytes: float = 0.0  # keys, values and results of every step of ring attention, while its forward runs
 
     def table(self) -> "KernelTable":
         return KernelTable.of(self.kernels)

@@ -66,6 +66,7 @@ class Program:
             tp=mesh.tp,
             cp=mesh.cp,
             ep=mesh.ep,
+            etp=mesh.etp if mesh.is_folded else None,
             sequence_parallel=strategy.tensor.sequence_parallel and mesh.tp > 1,
             vocab_split=strategy.tensor.vocab == "split",
         )

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel_strategy.spec.divide import even_stages
 from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.spec.strategy import StrategySpec
 
 # In the order in which a chunk may run them, each at most once. A prediction layer is a block like the last layer's.
 SLOTS = ("embedding", "layer", "expert_layer", "query", "prediction", "head")
 HEAD = SLOTS.index("head")
-V_SHAPED = ("zb_v", "dualpipe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +68,8 @@ class Places:
 
 def runs_of_chunks(model: ModelSpec, strategy: StrategySpec) -> list[tuple[int, tuple[Run, ...]]]:
     """Return (stage, runs) of every chunk, in the order of the model."""
-    pp, per_stage = strategy.mesh.pp, strategy.chunks_per_stage
-    stage_of = [stage_of_chunk(index, pp, per_stage, strategy.pipeline.schedule) for index in range(pp * per_stage)]
-    sizes = _chunk_sizes(model, strategy, stage_of)
-    left = _recomputed_layers(strategy, sizes, stage_of)
+    stage_of, sizes = strategy.stages_of_chunks, strategy.layers_of_chunks(model.num_layers)
+    left = _recomputed_layers(strategy, model.num_layers)
     chunks, layer = [], 0
     for index, (stage, size) in enumerate(zip(stage_of, sizes, strict=True)):
         runs = [Run("embedding", 0, 1)] if index == 0 else []
@@ -104,35 +100,9 @@ def _slot_of_layer(model: ModelSpec, layer: int) -> tuple[str, int]:
     return ("expert_layer", last) if layer >= first else ("layer", min(first, last))
 
 
-def _chunk_sizes(model: ModelSpec, strategy: StrategySpec, stage_of: list[int]) -> list[int]:
-    """Return the layers of each chunk. Explicit stages are cut evenly into their chunks."""
-    if strategy.chunks_per_stage == 1:
-        return strategy.layers_of_stages(model.num_layers)
-    if strategy.pipeline.stages is None:
-        return even_stages(model.num_layers, len(stage_of))
-    sizes = [0] * len(stage_of)
-    for stage, layers in enumerate(strategy.pipeline.stages):
-        mine = [index for index, owner in enumerate(stage_of) if owner == stage]
-        for index, size in zip(mine, even_stages(layers, len(mine)), strict=True):
-            sizes[index] = size
-    return sizes
-
-
-def _recomputed_layers(strategy: StrategySpec, sizes: list[int], stage_of: list[int]) -> list[int]:
+def _recomputed_layers(strategy: StrategySpec, num_layers: int) -> list[int]:
     """Return how many layers each stage computes again: the first ones that it has."""
-    recompute, pp = strategy.recompute, strategy.mesh.pp
+    recompute = strategy.recompute
     if recompute.mode == "none":
-        return [0] * pp
-    if recompute.per_stage is not None:
-        return list(recompute.per_stage)
-    layers = [0] * pp
-    for stage, size in zip(stage_of, sizes, strict=True):
-        layers[stage] += size
-    return layers
-
-
-def stage_of_chunk(index: int, pp: int, per_stage: int, schedule: str) -> int:
-    """Return the stage that holds a chunk: round robin, or there and back again for the V-shaped schedules."""
-    if per_stage == 2 and schedule in V_SHAPED:
-        return index if index < pp else 2 * pp - 1 - index
-    return index % pp
+        return [0] * strategy.mesh.pp
+    return list(recompute.per_stage) if recompute.per_stage is not None else strategy.layers_of_stages(num_layers)

@@ -15,6 +15,8 @@ LAUNCHER = (
     "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id",
 )  # fmt: skip
 
+COUNTED = ("--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split")
+
 TOKENIZERS = {"GPT2BPETokenizer": 50_257, "Llama2Tokenizer": 32_000}  # words of those that have one vocabulary
 
 
@@ -264,28 +266,52 @@ def _experts(flags: Flags, ffn: int, num_layers: int) -> dict[str, Any]:
 
 def _strategy(flags: Flags, model: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     micro = flags.number("--micro-batch-size", default=1, ours="batch") or 1
-    sizes = {
+    sizes: dict[str, int] = {
         axis: flags.number(f"--{name}-parallel-size", default=1, ours="mesh") or 1
         for axis, name in (("tp", "tensor-model"), ("pp", "pipeline-model"), ("cp", "context"), ("ep", "expert-model"))
     }
-    dp = _data_parallel(flags, sizes, notes)
+    expert_tp = flags.number("--expert-tensor-parallel-size", default=sizes["tp"], ours="mesh") or sizes["tp"]
+    if flags.has("--moe-tp-extend-ep", "mesh"):  # MindSpeed: each rank of the tensor group has experts of its own
+        expert_tp, sizes["ep"] = 1, sizes["ep"] * sizes["tp"]
+    etp = None if expert_tp == sizes["tp"] or "experts" not in model else expert_tp
+    dp = _data_parallel(flags, sizes, etp or sizes["tp"], notes)
     batch = flags.number("--global-batch-size", default=micro * dp, ours="batch") or micro * dp
-    expert_tp = flags.number("--expert-tensor-parallel-size", default=sizes["tp"], ours="mesh")
-    if expert_tp != sizes["tp"]:
-        flags.leave(
-            "--expert-tensor-parallel-size", f"experts are split over tensor parallelism as all else: {sizes['tp']}"
-        )
     order = ["dp", "pp", "cp", "tp"] if flags.has("--use-tp-pp-dp-mapping", "mesh.order") else ["pp", "dp", "cp", "tp"]
     pipeline = _pipeline(flags, model["num_layers"], sizes["pp"])
     return {
         "batch": {"global": batch, "micro": micro},
-        "mesh": {"pp": sizes["pp"], "dp": dp, "cp": sizes["cp"], "tp": sizes["tp"], "ep": sizes["ep"], "order": order},
+        "mesh": {
+            "pp": sizes["pp"],
+            "dp": dp,
+            "cp": sizes["cp"],
+            "tp": sizes["tp"],
+            "ep": sizes["ep"],
+            "etp": etp,
+            "order": order,
+        },
         "pipeline": pipeline,
-        "tensor": {"sequence_parallel": flags.has("--sequence-parallel", "tensor")},
+        "tensor": {
+            "sequence_parallel": flags.has("--sequence-parallel", "tensor"),
+            "overlap": _overlap(flags, sizes["tp"], notes),
+        },
         "zero": _zero(flags, dp * sizes["cp"], model["compute_dtype"]),
         "recompute": _recompute(flags, model["num_layers"], sizes["pp"], pipeline),
         "offload": {"optimizer": flags.has("--optimizer-cpu-offload", "offload")},
     }
+
+
+def _overlap(flags: Flags, tp: int, notes: list[str]) -> int:
+    """Return the parts in which a product runs beside its collective. MC2 chooses them itself."""
+    fused = [flag for flag in ("--use-mc2", "--use-ascend-mc2") if flags.has(flag, "tensor.overlap")]
+    parts = flags.number("--coc-parallel-num", default=1, ours="tensor.overlap") or 1
+    if parts not in (1, 2, 4, 8):
+        raise flags.script.mistake("--coc-parallel-num", f"{parts} is none of 1, 2, 4, 8; nearest: 8")
+    if flags.has("--use-ascend-coc", "tensor.overlap"):
+        return parts if tp > 1 else 1
+    if fused and tp > 1:
+        notes.append(f"{fused[0]} chooses the parts of a product itself: tensor.overlap 8 taken")
+        return 8
+    return 1
 
 
 def _processes(flags: Flags) -> int | None:
@@ -306,10 +332,10 @@ def _processes(flags: Flags) -> int | None:
     return None if a_node is None else a_node * (value("--nnodes", "NNODES", "NUM_NODES") or 1)
 
 
-def _data_parallel(flags: Flags, sizes: dict[str, int], notes: list[str]) -> int:
+def _data_parallel(flags: Flags, sizes: dict[str, int], expert_tp: int, notes: list[str]) -> int:
     group, processes = sizes["tp"] * sizes["pp"] * sizes["cp"], _processes(flags)
     if processes is None:
-        dp = max(1, sizes["ep"] // sizes["cp"])
+        dp = max(1, sizes["ep"] * expert_tp // (sizes["cp"] * sizes["tp"]))
         notes.append(f"the number of processes is said nowhere: mesh.dp {dp} taken; `--set mesh.dp N` for another")
         return dp
     if processes % group or not processes:
@@ -329,33 +355,50 @@ def _pipeline(flags: Flags, layers: int, pp: int) -> dict[str, Any]:
             flag = "--num-layers-per-virtual-pipeline-stage"
             raise flags.script.mistake(flag, f"{pp} stages of chunks of {a_chunk} layers do not make {layers} layers")
         chunks = layers // pp // a_chunk
-    stages, drawn = _stages(flags, layers, pp)
-    chunks = chunks or drawn
+    stages, drawn = _stages(flags, layers, pp, chunks or 1)
+    chunks = chunks or max(1, len(drawn) // pp)
     method = flags.text("--schedules-method", ours="pipeline.schedule")
     if method not in (None, "dualpipev"):
         flags.leave("--schedules-method", "priced as 1f1b")
     schedule = "dualpipe" if method == "dualpipev" else "interleaved" if chunks > 1 and pp > 1 else "1f1b"
-    uneven = stages if stages != even_stages(layers, pp) else None
-    return {"schedule": schedule, "vpp": chunks if schedule == "interleaved" else 1, "stages": uneven}
+    pipeline = {"schedule": schedule, "vpp": chunks if schedule == "interleaved" else 1}
+    if len(drawn) > pp and schedule == "interleaved":
+        return pipeline | ({"chunks": drawn} if drawn != even_stages(layers, len(drawn)) else {})
+    return pipeline | ({"stages": stages} if stages != even_stages(layers, pp) else {})
 
 
-def _stages(flags: Flags, layers: int, pp: int) -> tuple[list[int], int]:
-    """Return the layers of each stage, and the chunks that a drawing of them shows."""
-    drawing = flags.text("--pipeline-model-parallel-layout", ours="pipeline.stages")
-    listed = flags.text("--num-layer-list", ours="pipeline.stages")
-    first = flags.number("--decoder-first-pipeline-num-layers", ours="pipeline.stages")
-    last = flags.number("--decoder-last-pipeline-num-layers", ours="pipeline.stages")
+def _stages(flags: Flags, layers: int, pp: int, vpp: int) -> tuple[list[int], list[int]]:
+    """Return the layers of each stage, and of each chunk of a drawing."""
+    ours = "pipeline.stages"
+    drawing = flags.text("--pipeline-model-parallel-layout", ours=ours)
+    listed = flags.text("--num-layer-list", ours=ours)
+    first, last = (
+        flags.number(f"--decoder-{end}-pipeline-num-layers", f"--num-layers-in-{end}-pipeline-stage", ours=ours)
+        for end in ("first", "last")
+    )
+    counted = _counted_ends(flags)
     if drawing is not None:
         parts = _drawn(drawing).split("|")
         if len(parts) % pp or sum(part.count("t") for part in parts) != layers or set("".join(parts)) - set("EtmL"):
             flag = "--pipeline-model-parallel-layout"
             raise flags.script.mistake(flag, f"{shown(drawing)} does not draw {layers} layers on {pp} stages")
-        return [sum(part.count("t") for part in parts[stage::pp]) for stage in range(pp)], len(parts) // pp
+        chunks = [part.count("t") for part in parts]
+        return [sum(chunks[stage::pp]) for stage in range(pp)], chunks
     if listed is not None:
         stages = [int(word) for word in listed.split(",") if word.isdigit()]
         if sum(stages) != layers or len(stages) != pp:
             raise flags.script.mistake("--num-layer-list", f"{shown(listed)} is not {layers} layers on {pp} stages")
-        return stages, 1
+        return stages, []
+    if any(counted):  # embedding and loss count as a layer each, and all chunks have as many
+        each, over = divmod(layers + sum(counted), pp * vpp)
+        if over or first or last:
+            flag = next(flag for flag, is_given in zip(COUNTED, counted, strict=True) if is_given)
+            raise flags.script.mistake(
+                flag, f"{layers} layers and {sum(counted)} more do not make {pp * vpp} equal chunks"
+            )
+        sizes = [each] * (pp * vpp)
+        sizes[0], sizes[-1] = sizes[0] - counted[0], sizes[-1] - counted[1]
+        return [sum(sizes[stage::pp]) for stage in range(pp)], sizes
     ends = [end for end in (first, last) if end is not None]
     middle, left = pp - len(ends), layers - sum(ends)
     if ends and (middle < 0 or left < 0 or (left % middle if middle else left)):
@@ -363,9 +406,14 @@ def _stages(flags: Flags, layers: int, pp: int) -> tuple[list[int], int]:
         flag = flag if flag in flags.given else "--decoder-last-pipeline-num-layers"
         raise flags.script.mistake(flag, f"leaves {left} layers for {middle} stages, which is not even")
     if not ends:
-        return even_stages(layers, pp), 1
+        return even_stages(layers, pp), []
     head, tail = [first] if first is not None else [], [last] if last is not None else []
-    return [*head, *[left // middle if middle else 0] * middle, *tail], 1
+    return [*head, *[left // middle if middle else 0] * middle, *tail], []
+
+
+def _counted_ends(flags: Flags) -> tuple[bool, ...]:
+    """Return whether the embedding, and the loss, count as a layer where layers are shared out."""
+    return tuple(flags.has(flag, "pipeline.stages") for flag in COUNTED)
 
 
 def _drawn(text: str) -> str:
@@ -412,7 +460,8 @@ def _recompute(flags: Flags, layers: int, pp: int, pipeline: dict[str, Any]) -> 
     recompute["slice_activation"] = flags.has("--distribute-saved-activations", "recompute.slice_activation")
     if kind == "full" and method == "block":
         chunks = 2 if pipeline["schedule"] == "dualpipe" else pipeline["vpp"]
-        stages = pipeline["stages"] or even_stages(layers, pp)
+        sizes = pipeline.get("chunks") or even_stages(layers, pp * chunks)
+        stages = pipeline.get("stages") or [sum(sizes[stage::pp]) for stage in range(pp)]
         recompute["per_stage"] = [min(count * chunks, stage) for stage in stages]
     elif kind == "full" and count > 1:
         flags.leave("--recompute-num-layers", "every layer's input is kept")

@@ -9,6 +9,8 @@ SWITCHES = {
     "--openai-gelu", "--use-rotary-position-embeddings", "--use-tp-pp-dp-mapping", "--optimizer-cpu-offload",
     "--use-precision-aware-optimizer", "--cross-entropy-loss-fusion", "--no-gradient-accumulation-fusion",
     "--qk-layernorm", "--add-qkv-bias", "--squared-relu", "--use-mcore-models", "--no-overlap-p2p-communication",
+    "--moe-tp-extend-ep", "--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split",
+    "--use-mc2", "--use-ascend-mc2", "--use-ascend-coc", "--coc-fused-kernel",
 }  # fmt: skip
 
 # What a framework file says: fused kernels, what overlaps, how the host issues work.
@@ -29,11 +31,10 @@ HABITS = (
 MINDSPEED = (
     "--use-fused-rmsnorm", "--use-fused-swiglu", "--use-fused-rotary-pos-emb", "--use-mc2", "--use-ascend-mc2",
     "--use-ascend-coc", "--num-layer-list", "--schedules-method", "--swap-attention", "--reuse-fp32-param",
-    "--moe-tp-extend-ep", "--context-parallel-algo",
+    "--moe-tp-extend-ep", "--context-parallel-algo", "--coc-parallel-num", "--coc-mode", "--coc-fused-kernel",
 )  # fmt: skip
 
 NOT_MODELLED = {
-    "--use-mc2": "what it overlaps is a figure of the framework file",
     "--qk-layernorm": "norms of queries and keys",
     "--add-qkv-bias": "a bias of queries, keys and values alone",
     "--moe-shared-expert-overlap": "shared experts are priced beside nothing",
@@ -44,9 +45,8 @@ NOT_MODELLED = {
     "--cp-comm-type": "a ring is priced",
     "--context-parallel-algo": "a ring is priced",
     "--window-size": "attention is priced over the whole sequence",
-    "--moe-tp-extend-ep": "experts are split over tensor parallelism",
-    "--use-ascend-mc2": "what it overlaps is a figure of the framework file",
-    "--use-ascend-coc": "what it overlaps is a figure of the framework file",
+    "--coc-mode": "one way of running products and collectives in parts is priced",
+    "--coc-fused-kernel": "one way of running products and collectives in parts is priced",
     "--swap-attention": "offload.activation is the field for it; how much is said nowhere",
     "--cpu-offloading-num-layers": "offload.activation is the field for it",
     "--pipeline-model-parallel-split-rank": "decoders only",
@@ -56,10 +56,6 @@ NOT_MODELLED = {
     "--fp8-param-gather": "weights are gathered as the framework file says",
     "--fp4-param-gather": "weights are gathered as the framework file says",
     "--moe-router-group-topk": "tokens go to all ranks alike",
-    "--num-layers-in-first-pipeline-stage": "use --decoder-first-pipeline-num-layers",
-    "--num-layers-in-last-pipeline-stage": "use --decoder-last-pipeline-num-layers",
-    "--account-for-embedding-in-pipeline-split": "stages are as even as can be",
-    "--account-for-loss-in-pipeline-split": "stages are as even as can be",
 }
 
 # Data, files, learning, logging, initial values: beginnings of names, without the dashes.

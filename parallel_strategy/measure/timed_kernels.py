@@ -45,7 +45,7 @@ class Attended:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """A collective among `members` processes over `bytes` (of the whole tensor)."""
+    """A collective among `members` processes over `bytes` (of the whole tensor; 0 where a profile does not say)."""
 
     op: str
     members: int

@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pangu.foundation.errors import UserError
+from parallel_strategy.measure.timed_kernels import Collected, Moved
 from parallel_strategy.profiles.seen import (
     WIDTHS,
     Seen,
     SeenAttention,
-    SeenCollective,
     SeenProduct,
     SeenStep,
-    SeenVector,
 )
 
 # our name -> theirs, by release
@@ -105,7 +104,7 @@ def _take(seen: Seen, row: dict[str, str], seconds: float) -> bool:
     plain = kind.lower().replace("_", "").removeprefix("hcom")
     for word, op in COLLECTIVES.items():
         if plain.startswith(word):
-            seen.collectives.append(SeenCollective(op, 0, 0.0, seconds))
+            seen.collectives.append(Collected(op, 0, 0.0, seconds))
             return True
     inputs, outputs = _tensors(row, "input"), _tensors(row, "output")
     if not inputs or not outputs:
@@ -121,7 +120,7 @@ def _take(seen: Seen, row: dict[str, str], seconds: float) -> bool:
             seen.attention.append(found)
         return found is not None
     if row.get("core", "") in VECTOR_CORES:
-        seen.vectors.append(SeenVector(kind, float(sum(one.bytes for one in (*inputs, *outputs))), seconds))
+        seen.vectors.append(Moved(kind, float(sum(one.bytes for one in (*inputs, *outputs))), seconds))
         return True
     return False
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from pangu.foundation.errors import UserError
+from parallel_strategy.measure.timed_kernels import Collected
 from parallel_strategy.profiles.ascend_tables import COLLECTIVES
-from parallel_strategy.profiles.seen import Seen, SeenCollective, SeenLink
+from parallel_strategy.profiles.seen import Seen, SeenLink
 
 KINDS = ("HCCS", "PCIE", "RDMA", "SIO")
 ELAPSED, TRANSIT, WAIT = "Elapse Time(ms)", "Transit Time(ms)", "Wait Time(ms)"
@@ -31,7 +32,7 @@ def read_communication(document: Any) -> Seen:
                 if size > 0 and seconds > 0:
                     seen.links.append(SeenLink(kind, size, seconds))
         if math.isfinite(best):
-            seen.collectives.append(SeenCollective(op, members, 0.0, best * 1e-3))
+            seen.collectives.append(Collected(op, members, 0.0, best * 1e-3))
     if not len(seen):
         raise UserError("has no collective with a time")
     return seen

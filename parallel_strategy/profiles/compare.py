@@ -51,7 +51,7 @@ def compare_kernels(seen: Seen, prediction: Prediction) -> list[KernelPair]:
             attention_share(device, attended)
             * device.flash_eff
             * framework.flash_scale
-            * (0.8 if attended.is_backward else 1.0)
+            * (device.flash_backward if attended.is_backward else 1.0)
         )
         predicted[key] = attended.flops / (device.peak(attended.dtype) * share) + device.gemm.launch_us * 1e-6
         groups[key].append(attended.seconds)

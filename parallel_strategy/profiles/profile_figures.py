@@ -13,7 +13,8 @@ import numpy as np
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.cost.kernel import matmul_seconds, narrow_head_share
-from parallel_strategy.profiles.seen import Seen, SeenAttention, SeenCollective, SeenProduct
+from parallel_strategy.measure.timed_kernels import Collected
+from parallel_strategy.profiles.seen import Seen, SeenAttention, SeenProduct
 from parallel_strategy.spec.cluster import CalibrationNote, ClusterSpec, Device, Level
 
 LARGE_VECTOR = 4e6  # bytes from which an element-wise kernel is bound by memory
@@ -116,20 +117,34 @@ def _attention(seen: Seen, device: Device, lines: list[str]) -> Device:
     if not forward:
         lines.append("flash_eff: no fused attention seen, the figure stays")
         return device
+    reached = _attention_rate(forward, device)
+    updates = {"flash_eff": round(float(np.clip(reached, 0.01, 0.98)), 3)}
+    lines.append(f"flash_eff {device.flash_eff:g} -> {updates['flash_eff']:g}: {_attention_words(forward)}")
+    backward = [one for one in seen.attention if one.is_backward and one.dtype in ("fp16", "bf16")]
+    if backward:
+        share = _attention_rate(backward, device) / reached
+        updates["flash_backward"] = round(float(np.clip(share, 0.05, 2.0)), 3)
+        lines.append(
+            f"flash_backward {device.flash_backward:g} -> {updates['flash_backward']:g}: {_attention_words(backward)}"
+        )
+    return device.model_copy(update=updates)
+
+
+def _attention_rate(seen: Sequence[SeenAttention], device: Device) -> float:
+    """Return the rate of these kernels over the peak that clock and head size leave."""
     launch = device.gemm.launch_us * 1e-6
     rates = [
         one.flops
         / max(one.seconds - launch, 0.2 * one.seconds)
         / (device.peak(one.dtype) * attention_share(device, one))
-        for one in forward
+        for one in seen
     ]
-    reached = round(float(np.clip(np.median(rates), 0.01, 0.98)), 3)
-    lengths, widths = sorted({one.sequence for one in forward}), sorted({one.width for one in forward})
-    lines.append(
-        f"flash_eff {device.flash_eff:g} -> {reached:g}: {len(forward):,} kernels, sequences of {_range(lengths)}, "
-        f"heads of {_range(widths)}"
-    )
-    return device.model_copy(update={"flash_eff": reached})
+    return float(np.median(rates))
+
+
+def _attention_words(seen: Sequence[SeenAttention]) -> str:
+    lengths, widths = sorted({one.sequence for one in seen}), sorted({one.width for one in seen})
+    return f"{len(seen):,} kernels, sequences of {_range(lengths)}, heads of {_range(widths)}"
 
 
 def attention_share(device: Device, one: SeenAttention) -> float:
@@ -182,7 +197,7 @@ def _links(seen: Seen, base: ClusterSpec, lines: list[str]) -> list[Level]:
     return topology
 
 
-def _bus(collectives: Sequence[SeenCollective], level: Level, lines: list[str]) -> Level:
+def _bus(collectives: Sequence[Collected], level: Level, lines: list[str]) -> Level:
     """Return the innermost level with the bus bandwidth of large collectives among so many members."""
     rates: dict[int, list[float]] = defaultdict(list)
     beyond = 0

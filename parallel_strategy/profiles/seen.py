@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from parallel_strategy.measure.timed_kernels import Collected, Moved
+
 WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2, "tf32": 4, "fp8": 1}
 
 
@@ -34,25 +36,6 @@ class SeenAttention:
 
 
 @dataclass(frozen=True, slots=True)
-class SeenVector:
-    """A kernel that only moves bytes."""
-
-    name: str
-    bytes: float
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class SeenCollective:
-    """bytes: of the whole tensor; 0 where the profile does not say."""
-
-    op: str
-    members: int
-    bytes: float
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class SeenLink:
     """Bytes that one device sent over links of one kind, and the time that it sent."""
 
@@ -78,8 +61,8 @@ class Seen:
     device: str = ""
     products: list[SeenProduct] = field(default_factory=list)
     attention: list[SeenAttention] = field(default_factory=list)
-    vectors: list[SeenVector] = field(default_factory=list)
-    collectives: list[SeenCollective] = field(default_factory=list)
+    vectors: list[Moved] = field(default_factory=list)
+    collectives: list[Collected] = field(default_factory=list)
     links: list[SeenLink] = field(default_factory=list)
     steps: list[SeenStep] = field(default_factory=list)
     others: float = 0.0  # seconds of kernels without a known shape

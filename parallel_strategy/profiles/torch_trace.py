@@ -11,14 +11,13 @@ from collections import defaultdict
 from typing import Any
 
 from pangu.foundation.errors import UserError
+from parallel_strategy.measure.timed_kernels import Collected, Moved
 from parallel_strategy.profiles.ascend_tables import COLLECTIVES
 from parallel_strategy.profiles.seen import (
     WIDTHS,
     Seen,
     SeenAttention,
-    SeenCollective,
     SeenProduct,
-    SeenVector,
 )
 
 DTYPES = {
@@ -132,7 +131,7 @@ def _operator(seen: Seen, operator: Event, kernels: list[Event], seconds: float)
         return False
     largest = max(math.prod(shape) for shape in tensors)
     moved = sum(math.prod(shape) for shape in tensors) + (0 if name.endswith("copy_") else largest)
-    seen.vectors.append(SeenVector(name, float(moved * WIDTHS[dtype]), seconds))
+    seen.vectors.append(Moved(name, float(moved * WIDTHS[dtype]), seconds))
     return True
 
 
@@ -152,7 +151,7 @@ def _collective(seen: Seen, kernel: Event) -> None:
     width = WIDTHS.get(DTYPES.get(str(said.get("dtype")), "fp32"), 4)
     members = said.get("Group size")
     members = members if isinstance(members, int) and members > 0 else 0
-    seen.collectives.append(SeenCollective(op, members, float(elements * width), _seconds(kernel)))
+    seen.collectives.append(Collected(op, members, float(elements * width), _seconds(kernel)))
 
 
 def _key(value: Any) -> str:

@@ -5,6 +5,7 @@ import html
 from typing import Any
 
 from pangu.foundation import page as html_page
+from pangu.foundation.translation import translated
 from parallel_strategy.predict import Prediction
 from parallel_strategy.report.details import memory_over_time, operators, traffic
 from parallel_strategy.report.streams import Bar, bars
@@ -30,10 +31,13 @@ function paint() {
 scheme.addEventListener("change", paint);
 paint();
 """
+# On a phone the buttons of a chart would lie on its legend.
+NARROW = "@media (max-width: 600px) { .modebar { display: none } }"
 MOST_BARS = 12_000  # that a browser still draws smoothly
 MOST_STAGES = 16  # that fit on a screen
 MOST_POINTS = 20_000  # of a line
 BOUNDS = {"compute": "#3b6fb6", "memory": "#e08a3c", "launch": "#b23a48"}
+BOUND_NAMES = {"compute": "bound by compute", "memory": "bound by memory", "launch": "bound by launch"}
 PARTS = {
     "weights": "#3b6fb6",
     "gradients": "#8fb8de",
@@ -80,6 +84,7 @@ def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = 
             paper_bgcolor="rgba(0,0,0,0)",
             plot_bgcolor="rgba(0,0,0,0)",
         )
+        say_in_language(figure)
         body += [f"<h2>{title}</h2>", figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG)]
     body += [
         "<h2>Collectives of the busiest rank, by level of topology</h2>",
@@ -91,8 +96,25 @@ def page(prediction: Prediction, front: list[tuple[float, float, Any]] | None = 
         f"{data['model']} on {data['devices']} devices",
         f"<main>{''.join(body)}</main>",
         head=f"<script>{get_plotlyjs()}</script>",
+        style=NARROW,
         script=PAINT,
     )
+
+
+def say_in_language(figure) -> None:
+    """Put legends, axes, marks and notes of a chart into the language of the process. Names of kernels stay."""
+    for trace in figure.data:
+        if trace.name:
+            trace.name = translated(trace.name)
+        if trace.type == "bar" and trace.text is not None:
+            trace.text = [translated(text) for text in trace.text]
+    for axis in (figure.layout.xaxis, figure.layout.yaxis):
+        if axis.title.text:
+            axis.title.text = translated(axis.title.text)
+        if axis.ticktext is not None:
+            axis.ticktext = [translated(text) for text in axis.ticktext]
+    for note in figure.layout.annotations:
+        note.text = translated(note.text)
 
 
 def shown_stages(prediction: Prediction) -> list[int]:
@@ -206,7 +228,7 @@ def roofline(prediction: Prediction, go):
                 x=[o.intensity for o in members],
                 y=[o.tflops for o in members],
                 mode="markers",
-                name=f"bound by {bound}",
+                name=BOUND_NAMES[bound],
                 text=[f"{o.block} {o.name}: {o.milliseconds:.3f} ms, {o.tflops / peak:.0%} of peak" for o in members],
                 hoverinfo="text",
                 marker_color=colour,
@@ -235,7 +257,7 @@ def operator_bars(prediction: Prediction, go):
                 x=[o.step_seconds for o in members],
                 y=[f"{o.block}: {o.name}" for o in members],
                 orientation="h",
-                name=f"bound by {bound}",
+                name=BOUND_NAMES[bound],
                 marker_color=colour,
                 text=share,
                 textposition="auto",
@@ -272,14 +294,13 @@ def pareto(prediction: Prediction, front: list[tuple[float, float, Any]], go):
 
 def _summary(data: dict[str, Any]) -> str:
     mesh = ", ".join(f"{axis} {size}" for axis, size in data["mesh"].items() if size > 1) or "one device"
-    verdict = "does not fit" if data["out_of_memory"] else "fits"
     return (
         f"<p>{data['parameters'] / 1e9:.2f} billion parameters; {mesh}; schedule {data['schedule']}, "
         f"{data['micro_batches']} micro-batches; framework {html.escape(data['framework'])}.</p>"
         f"<p><b>{data['step_seconds']:.4g} s a step</b>, {data['tokens_per_second']:,.0f} tokens/s, "
         f"{data['model_flops_utilisation']:.1%} of peak in model FLOPs, "
         f"pipeline idle {data['bubble']:.1%}; <b>{data['memory_gib']:.1f} GiB</b> of {data['usable_gib']:.1f} "
-        f"usable: {verdict}.</p>"
+        f"usable: {'does not fit' if data['out_of_memory'] else 'fits'}.</p>"
     )
 
 

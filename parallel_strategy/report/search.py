@@ -29,6 +29,7 @@ def _choices(strategy: StrategySpec) -> dict[str, Any]:
         "dp": mesh.dp,
         "cp": mesh.cp,
         "ep": mesh.ep,
+        "etp": mesh.etp,
         "order": [axis for axis in mesh.axes if getattr(mesh, axis) > 1],
         "micro": strategy.batch.micro,
         "schedule": strategy.pipeline.schedule,
@@ -129,6 +130,7 @@ def _mesh(row: dict[str, Any]) -> str:
     """Return the axes from the outermost to the innermost, and what else shapes a stage."""
     words = [f"{axis}{row[axis]}" for axis in row["order"]]
     words += [f"ep{row['ep']}"] if row["ep"] > 1 else []
+    words += [f"etp{row['etp']}"] if row["etp"] not in (None, row["tp"]) else []
     words += ["sp"] if row["sequence_parallel"] else []
     words += ["whole vocabulary"] if row["vocab"] == "whole" and row["tp"] > 1 else []
     words += [f"stages {_runs(row['stages'])}"] if row["stages"] else []

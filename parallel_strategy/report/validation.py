@@ -4,7 +4,7 @@ import csv
 import io
 from pathlib import Path
 
-from pangu.foundation.picture_font import chinese_font, drawable
+from pangu.foundation.picture_font import caption, chinese_font
 from parallel_strategy.calibrate.score import Outcome, Score
 from parallel_strategy.report.output import write_whole
 
@@ -46,11 +46,12 @@ def print_scores(title: str, scores: list[Score], folds: list[tuple[str, Score]]
     for one in residuals:
         layout = one.row.setup.strategy
         mesh = layout.mesh
+        memory = "" if one.row.gib is None else f", memory {one.row.gib} / {one.gib:.1f} GiB"
         console.print(
             f"{one.row.id} {one.row.model}: tp {mesh.tp} pp {mesh.pp} dp {mesh.dp} cp {mesh.cp} micro "
             f"{layout.batch.micro}, "
-            f"measured {one.row.seconds} s, predicted {one.seconds:.4g} s ({_percent(one.error)} %), "
-            f"memory {one.row.gib} / {one.gib:.1f} GiB" + (", impossible, not scored" if one.row.impossible else ""),
+            f"measured {one.row.seconds} s, predicted {one.seconds:.4g} s ({_percent(one.error)} %)"
+            f"{memory}" + (", impossible, not scored" if one.row.impossible else ""),
             highlight=False,
         )
 
@@ -99,19 +100,24 @@ def write_scatter(path: str, outcomes: list[Outcome], title: str) -> None:
             "o",
             markersize=4,
             alpha=0.6,
-            label=f"{drawable(table)}: {len(members)} rows, {mean:.1%}",
+            label=caption(f"{table}: {len(members)} rows, {mean:.1%}"),
         )
         limits = [min(limits[0], *measured, *predicted), max(limits[1], *measured, *predicted)]
     if tables:
         ends = [limits[0] * 0.8, limits[1] * 1.25]
         axes.plot(ends, ends, color="black", linewidth=1)
         axes.fill_between(
-            ends, [x / 1.1 for x in ends], [x * 1.1 for x in ends], color="grey", alpha=0.15, label="within 10 %"
+            ends,
+            [x / 1.1 for x in ends],
+            [x * 1.1 for x in ends],
+            color="grey",
+            alpha=0.15,
+            label=caption("within 10 %"),
         )
         axes.legend(fontsize=8, loc="upper left")
-    axes.set_xlabel("measured step time, s")
-    axes.set_ylabel("predicted step time, s")
-    axes.set_title(drawable(title), fontsize=9)
+    axes.set_xlabel(caption("measured step time, s"))
+    axes.set_ylabel(caption("predicted step time, s"))
+    axes.set_title(caption(title), fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
     pyplot.close(figure)

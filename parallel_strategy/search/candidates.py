@@ -45,6 +45,7 @@ class Candidates:
                 "cp": layout.cp,
                 "tp": layout.tp,
                 "ep": layout.ep,
+                "etp": layout.etp,
                 "order": list(layout.order) or ["pp", "dp", "tp"],
             },
             "pipeline": {"schedule": self.schedules[int(self.schedule[index])], "vpp": self.chunks},
@@ -82,7 +83,8 @@ def program_of(strategy: StrategySpec, num_layers: int) -> str:
     """Return what a strategy runs, without the fields that have no effect in it: equal for equal programs."""
     mesh, zero, recompute = strategy.mesh, strategy.zero, strategy.recompute
     order, layers = [axis for axis in mesh.axes if getattr(mesh, axis) > 1], strategy.layers_of_stages(num_layers)
-    updates: dict[str, object] = {"mesh": mesh.model_copy(update={"order": order})}
+    etp = mesh.etp if mesh.is_folded else None
+    updates: dict[str, object] = {"mesh": mesh.model_copy(update={"order": order, "etp": etp})}
     if mesh.dp * mesh.cp == 1:
         kept_whole = {"optimizer_shard": False, "level": 1, "weight_shard_size": -1, "bucket_mb": None}
         updates["zero"] = zero.model_copy(update=kept_whole)
@@ -91,7 +93,7 @@ def program_of(strategy: StrategySpec, num_layers: int) -> str:
     pipeline = strategy.pipeline.model_copy(update={"stages": layers, "micro_batches": None})
     updates["pipeline"] = pipeline.model_copy(update={"schedule": "1f1b"}) if mesh.pp == 1 else pipeline
     if mesh.tp == 1:
-        split = {"sequence_parallel": False, "vocab": "split"}
+        split = {"sequence_parallel": False, "vocab": "split", "overlap": 1}
         updates["tensor"] = strategy.tensor.model_copy(update=split)
     if recompute.mode == "none" or not any(recompute.per_stage or [1]):
         updates["recompute"] = type(recompute)()

@@ -22,6 +22,7 @@ def keep_to_framework(setup: Setup, space: Space) -> Space:
         schedules=_among(space.schedules, executes.schedules),
         simulated=_among(space.simulated, executes.schedules),
         zero=_among(space.zero, executes.zero_stages),
+        folds=space.folds and executes.expert_tensor,
         interleave=_among(space.interleave, None if executes.interleave else [1]),
         offload=_among(space.offload, None if executes.offload_optimizer else [False]),
         activation=_among(space.activation, None if executes.offload_activation else [0.0]),
@@ -68,7 +69,8 @@ def _sizes(values: list[int], axis: str, executes: Executes) -> list[int]:
 
 def _is_executed(setup: Setup, layout: MeshLayout, pp: int, batch: int) -> bool:
     """Return whether the framework executes a layout, whatever the other choices are."""
-    mesh = Mesh.model_construct(pp=pp, dp=layout.dp, cp=layout.cp, tp=layout.tp, ep=layout.ep, order=list(layout.order))
+    sizes = {"pp": pp, "dp": layout.dp, "cp": layout.cp, "tp": layout.tp, "ep": layout.ep, "etp": layout.etp}
+    mesh = Mesh.model_construct(**sizes, order=list(layout.order))
     strategy = setup.strategy.model_copy(
         update={
             "mesh": mesh,

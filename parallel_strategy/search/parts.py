@@ -5,6 +5,8 @@ import numpy as np
 from parallel_strategy.cost.stage_time import DEVICE, TENSOR
 from parallel_strategy.predict import Prediction
 
+ROUNDING = 1e-12  # of the step: less is what is left of sums of floats
+
 
 def parts_of(prediction: Prediction) -> dict[str, float]:
     """Return where the seconds of a step go, on the busiest stage: sums to the step."""
@@ -32,5 +34,6 @@ def parts_of(prediction: Prediction) -> dict[str, float]:
         "optimizer": tail.optimizer + tail.fixed,
     }
     parts = {name: seconds * prediction.factor for name, seconds in parts.items()}
-    parts["pipeline idle and sends"] = max(0.0, prediction.closed_form_seconds - sum(parts.values()))
+    rest = prediction.closed_form_seconds - sum(parts.values())
+    parts["pipeline idle and sends"] = rest if rest > ROUNDING * prediction.closed_form_seconds else 0.0
     return parts

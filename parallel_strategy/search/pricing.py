@@ -25,6 +25,7 @@ from parallel_strategy.cost.stage_time import (
 from parallel_strategy.cost.step_end import StepTail, StepTraffic, gradients_end, gradients_exposed, update_end
 from parallel_strategy.graph.stages import Places
 from parallel_strategy.schedule.closed_form import stage_finish
+from parallel_strategy.schedule.orders import splits_backward
 from parallel_strategy.search.candidates import Candidates, recomputed_layers
 from parallel_strategy.search.shapes import MeshLayout, Shapes, Space
 from parallel_strategy.spec.strategy import Setup, divisors
@@ -151,11 +152,16 @@ class _Group:
                         continue
                     weights = self.levels[3].sharded if sharded else None
                     times = self._stage_seconds(mode, places, weights, halves, copied)
-                    tails = {level: self.levels[space.zero[level]].gradients(times.backward) for level in levels}
+                    apart = dict.fromkeys(splits_backward(name) and self.pp > 1 for name in self.schedules)
+                    tails = {
+                        split: {level: self.levels[space.zero[level]].gradients(times, split=split) for level in levels}
+                        for split in apart
+                    }
                     for index, schedule in enumerate(self.schedules):
                         if len(rows_of[index]):
                             here = seconds[:, choice, half, index]
-                            self._fill_step_seconds(here, schedule, times, rows_of[index], tails)
+                            of_schedule = tails[splits_backward(schedule) and self.pp > 1]
+                            self._fill_step_seconds(here, schedule, times, rows_of[index], of_schedule)
             seconds[:, choice] *= self.factors[:, None, None, None, None]
             seconds[:, choice][overflows] = np.inf
         if wanted is not None:
@@ -286,8 +292,12 @@ class _Level:
         # [layout, optimizer on the host] seconds from the last stage's gradients on
         self.after = np.stack([update_end(tail) for tail in tails], axis=-1)
 
-    def gradients(self, backward: np.ndarray) -> np.ndarray:
-        """Return [layout, stage] seconds from a stage's last task to its gradients, behind this backward."""
+    def gradients(self, times: StageSeconds, *, split: bool) -> np.ndarray:
+        """Return [layout, stage] seconds from a stage's last task to its gradients. `split`: gradients of weights are
+        tasks of their own."""
         framework, m = self.group.setup.framework, self.group.micro_batches
-        exposed, _ = gradients_exposed(framework, self.traffic, backward, m, zero=self.zero)
+        weight = times.backward_weight if split else None
+        exposed, _ = gradients_exposed(
+            framework, self.traffic, times.backward, m, zero=self.zero, chunks=self.group.chunks, weight=weight
+        )
         return exposed + self.traffic.apart

@@ -63,6 +63,11 @@ def _changes(setup: Setup, space: Space) -> Iterator[tuple[str, str, str, str, d
         for chunks in (2 * pipeline.vpp, pipeline.vpp // 2) if pipeline.schedule in chunked else ():
             if chunks > 1 and chunks * mesh.pp <= setup.model.num_layers:
                 yield "chunks of a stage", str(chunks), str(pipeline.vpp), "pipeline", {"vpp": chunks}
+    if mesh.pp > 1 and pipeline.vpp > 1 and setup.framework.executes.chunk_sizes:
+        for sizes, said in _end_chunks(setup):
+            if sizes != pipeline.chunks:
+                now = "of their own" if pipeline.chunks else "even"
+                yield "first and last chunk", said, now, "pipeline", {"chunks": sizes, "stages": None}
     if copies > 1 and strategy.zero.stage < 2:
         for size in BUCKETS_MB:
             if size != strategy.zero.bucket_mb:
@@ -88,6 +93,11 @@ def _changes(setup: Setup, space: Space) -> Iterator[tuple[str, str, str, str, d
                 "tensor",
                 {"interleave": halves},
             )
+    if mesh.tp > 1 and setup.framework.executes.overlap and space.keeps is not None:
+        for parts in (1, 2, 4, 8):
+            if parts != strategy.tensor.overlap:
+                now = str(strategy.tensor.overlap)
+                yield "parts of a product beside its collective", str(parts), now, "tensor", {"overlap": parts}
     if any(space.activation):
         moved = strategy.offload.activation
         for share in HOST_SHARES:
@@ -101,6 +111,17 @@ def _changes(setup: Setup, space: Space) -> Iterator[tuple[str, str, str, str, d
             does = getattr(strategy.recompute, name)
             if name == "mp_comm" or not strategy.tensor.sequence_parallel:
                 yield choice, yes_or_no(not does), yes_or_no(does), "recompute", {name: not does}
+
+
+def _end_chunks(setup: Setup) -> Iterator[tuple[list[int] | None, str]]:
+    """Yield sizes of chunks: even ones, and such that the ends of the model count as a layer each."""
+    count, layers = setup.strategy.mesh.pp * setup.strategy.pipeline.vpp, setup.model.num_layers
+    if layers % count == 0:
+        yield None, "even"
+    for first, last in ((1, 1), (0, 1)):
+        each, over = divmod(layers + first + last, count)
+        if not over and count > 1:
+            yield [each - first, *[each] * (count - 2), each - last], "shorter"
 
 
 class Known:

@@ -15,6 +15,7 @@ from parallel_strategy.cost.weight_traffic import WeightBytes
 from parallel_strategy.graph.groups import Groups
 from parallel_strategy.graph.program import Program
 from parallel_strategy.spec.even_parts import uneven_parts
+from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.spec.strategy import (
     CHUNKED,
     Batch,
@@ -39,6 +40,7 @@ class MeshLayout:
     micro: int
     sequence_parallel: bool
     order: tuple[str, ...]
+    etp: int | None = None  # ranks that split each expert, where they are not those of tp
 
 
 @dataclass(slots=True)
@@ -70,6 +72,7 @@ class Space:
     interleave: list[int] = field(default_factory=lambda: [1, 2])  # halves of a micro-batch that run at once
     activation: list[float] = field(default_factory=lambda: [0.0, 0.5, 1.0])  # share on the host
     largest_micro: int = 16
+    folds: bool = True  # experts may be whole on each rank while all else is split over tp
     keeps: Callable[[MeshLayout, int], bool] | None = None  # which layouts with so many stages belong to it
 
     def admits(self, strategy: StrategySpec) -> bool:
@@ -80,6 +83,7 @@ class Space:
             (mesh.devices, strategy.batch.global_) == (self.devices, self.batch)
             and all(size in legal for size, legal in sizes if legal)
             and mesh.cp in self.cp
+            and (not mesh.is_folded or self.folds)
             and (mesh.pp == 1 or strategy.pipeline.schedule in (*self.schedules, *self.simulated))
             and (mesh.dp * mesh.cp == 1 or strategy.zero.stage in self.zero)
             and offload.optimizer in self.offload
@@ -95,6 +99,11 @@ class Space:
 
     def recompute_of(self, chunks: int) -> list[tuple[str, float]]:
         return [choice for choice in self.recompute if chunks == 1 or choice[1] in (0.0, 1.0)]
+
+    @staticmethod
+    def _may_be_whole(model: ModelSpec, tp: int, cp: int) -> bool:
+        """Return whether experts may lie whole on ranks that split all else over tp."""
+        return not any(uneven_parts(model, tp, cp, sequence_parallel=True, etp=1))
 
     def layouts(self, setup: Setup, pp: int) -> list[MeshLayout]:
         """Return every legal layout with this many stages."""
@@ -113,11 +122,12 @@ class Space:
                     for split in ((False, True) if tp > 1 else (False,))
                     if not any(uneven_parts(model, tp, cp, sequence_parallel=split))
                 ]
-                if self.batch % dp or not splits:
+                experts = model.experts.count if model.experts else 1
+                folds = experts > 1 and tp > 1 and self.folds and self._may_be_whole(model, tp, cp)
+                if self.batch % dp or not (splits or folds):
                     continue
                 share = self.batch // dp
                 micros = [n for n in divisors(share) if n <= self.largest_micro and (not self.micro or n in self.micro)]
-                experts = model.experts.count if model.experts else 1
                 spreads = (
                     [n for n in divisors(dp * cp) if experts % n == 0 and (not self.ep or n in self.ep)]
                     if experts > 1
@@ -130,6 +140,13 @@ class Space:
                         for micro in micros:
                             for sequence in splits:
                                 result.append(MeshLayout(tp, cp, ep, dp, micro, sequence, order))
+                if folds:
+                    order = tuple(
+                        axis for axis in ("pp", "dp", "cp", "tp") if axis in axes or (axis == "cp" and cp > 1)
+                    )
+                    for ep in divisors(dp * cp * tp):
+                        if experts % ep == 0 and (not self.ep or ep in self.ep):
+                            result += [MeshLayout(tp, cp, ep, dp, micro, True, order, 1) for micro in micros]
         return [layout for layout in result if self.keeps is None or self.keeps(layout, pp)]
 
 
@@ -149,14 +166,15 @@ class Shapes:
 
     def mesh(self, layout: MeshLayout, pp: int) -> Mesh:
         order = list(layout.order)
-        return Mesh.model_construct(pp=pp, dp=layout.dp, cp=layout.cp, tp=layout.tp, ep=layout.ep, order=order)
+        sizes = {"pp": pp, "dp": layout.dp, "cp": layout.cp, "tp": layout.tp, "ep": layout.ep, "etp": layout.etp}
+        return Mesh.model_construct(**sizes, order=order)
 
-    def _groups(self, sizes: tuple[int, ...], order: tuple[str, ...]) -> Groups:
-        pp, dp, cp, tp, ep = sizes
-        return Groups(Mesh.model_construct(pp=pp, dp=dp, cp=cp, tp=tp, ep=ep, order=list(order)))
+    def _groups(self, sizes: tuple[int | None, ...], order: tuple[str, ...]) -> Groups:
+        pp, dp, cp, tp, ep, etp = sizes
+        return Groups(Mesh.model_construct(pp=pp, dp=dp, cp=cp, tp=tp, ep=ep, etp=etp, order=list(order)))
 
     def groups_of(self, layout: MeshLayout, pp: int) -> Groups:
-        return self.groups((pp, layout.dp, layout.cp, layout.tp, layout.ep), layout.order)
+        return self.groups((pp, layout.dp, layout.cp, layout.tp, layout.ep, layout.etp), layout.order)
 
     def strategy(self, layout: MeshLayout, pp: int, *, zero: int = 0, micro_batches: int = 1) -> StrategySpec:
         """Return the plainest strategy of this layout: what blocks cost does not depend on the rest."""
@@ -208,7 +226,7 @@ class Shapes:
         return self._tables[key]
 
     def _shape(self, layout: MeshLayout, pp: int) -> tuple:
-        return layout.tp, layout.cp, layout.ep, layout.sequence_parallel, pp > 1
+        return layout.tp, layout.cp, layout.ep, layout.etp, layout.sequence_parallel, pp > 1
 
     def _price(self, layout: MeshLayout, pp: int) -> Price:
         setup = self.setup.with_strategy(self.strategy(layout, pp))

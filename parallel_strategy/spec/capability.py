@@ -56,6 +56,8 @@ def _mesh(strategy: StrategySpec, executes: Executes) -> Iterator[tuple[str, str
         if size > 1 and executes.axes is not None and axis not in executes.axes:
             legal = ", ".join(executes.axes)
             yield f"mesh.{axis}", f"{axis} {size}; nearest: 1 (axes that may be larger: {legal})"
+    if mesh.is_folded and not executes.expert_tensor:
+        yield "mesh.etp", f"experts over {mesh.expert_tensor} ranks and all else over tp {mesh.tp}; nearest: {mesh.tp}"
     used = [axis for axis in mesh.axes if getattr(mesh, axis) > 1 and axis in (executes.order or ())]
     if executes.order is not None and used != [axis for axis in executes.order if axis in used]:
         yield "mesh.order", f"ranks in the order {', '.join(used)}; nearest: {', '.join(executes.order)}"
@@ -69,6 +71,8 @@ def _fields(strategy: StrategySpec, executes: Executes) -> Iterator[tuple[str, s
     pipeline, tensor, tp = strategy.pipeline, strategy.tensor, strategy.mesh.tp
     if strategy.mesh.pp > 1 and executes.schedules is not None and pipeline.schedule not in executes.schedules:
         yield "pipeline.schedule", f"{pipeline.schedule!r}; {_nearest_name(pipeline.schedule, executes.schedules)}"
+    if strategy.mesh.pp > 1 and pipeline.chunks is not None and not executes.chunk_sizes:
+        yield "pipeline.chunks", "chunks of sizes of their own; nearest: null"
     count = strategy.micro_batches
     fewest = strategy.mesh.pp * executes.micro_batches_per_stage.get(pipeline.schedule, 0)
     if strategy.mesh.pp > 1 and count < fewest:
@@ -77,6 +81,8 @@ def _fields(strategy: StrategySpec, executes: Executes) -> Iterator[tuple[str, s
     stages = executes.zero_stages
     if strategy.mesh.dp * strategy.mesh.cp > 1 and stages is not None and strategy.zero.stage not in stages:
         yield "zero.level", f"optimizer sharding of stage {strategy.zero.stage}; nearest: {max(stages)}"
+    if tensor.overlap > 1 and tp > 1 and not executes.overlap:
+        yield "tensor.overlap", f"products in {tensor.overlap} parts beside their collectives; nearest: 1"
     if tensor.interleave > 1 and not executes.interleave:
         yield "tensor.interleave", f"{tensor.interleave} halves of a micro-batch; nearest: 1"
     if tensor.sequence_parallel and tp > 1:
@@ -106,8 +112,8 @@ def _model(strategy: StrategySpec, model: ModelSpec, executes: Executes) -> Iter
         return
     if strategy.mesh.cp > 1 and strategy.overrides:
         yield "overrides", f"other splits of single operators with mesh.cp {strategy.mesh.cp}; nearest: []"
-    if strategy.mesh.cp > 1 and strategy.mesh.tp > 1 and strategy.tensor.sequence_parallel:
-        yield "tensor.sequence_parallel", f"sequence parallelism with mesh.cp {strategy.mesh.cp}; nearest: false"
+    if strategy.mesh.cp > 1 and strategy.mesh.tp > 1:
+        yield "mesh.cp", f"context parallelism with mesh.tp {strategy.mesh.tp}; nearest: 1"
     wrong = [name for name, legal in PANGU_ALPHA.items() if getattr(model, name) not in legal]
     if model.experts is not None and model.experts.routing is None:
         wrong.append("experts")

@@ -65,8 +65,9 @@ class Device(Section):
     peak_tflops: dict[Literal["fp32", "fp16", "bf16", "fp8", "fp4"], PositiveFloat]
     hbm: Memory
     gemm: Gemm = Gemm()
-    flash_eff: float = Field(
-        default=0.5, gt=0, le=1, description="of peak, forward fused attention; backward 0.8 of it"
+    flash_eff: float = Field(default=0.5, gt=0, le=1, description="of peak, forward fused attention")
+    flash_backward: float = Field(
+        default=0.8, gt=0, le=2, description="rate of its backward, which has 2.5 times the products, over forward's"
     )
     flash_full_head: NonNegativeFloat = Field(
         default=0.0,

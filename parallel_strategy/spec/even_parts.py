@@ -6,10 +6,13 @@ from parallel_strategy.spec.divide import divisors, nearest
 from parallel_strategy.spec.model import ModelSpec
 
 
-def uneven_parts(model: ModelSpec, tp: int, cp: int, *, sequence_parallel: bool) -> Iterator[str]:
-    """Yield what does not fall into equal parts, a line each: `field: what; nearest: what would be right`."""
+def uneven_parts(
+    model: ModelSpec, tp: int, cp: int, *, sequence_parallel: bool, etp: int | None = None
+) -> Iterator[str]:
+    """Yield what does not fall into equal parts, a line each: `field: what; nearest: what would be right`.
+    `etp`: ranks that split each expert, absent: `tp`."""
     widths = {"ffn_hidden_size": model.ffn_hidden_size}
-    if model.experts is not None:
+    if model.experts is not None and etp in (None, tp):
         widths["experts.ffn_hidden_size"] = model.experts.ffn_hidden_size
     for name, width in widths.items():
         if width % tp:

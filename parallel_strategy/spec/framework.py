@@ -53,6 +53,9 @@ class Executes(Section):
     )
     zero_stages: list[Literal[0, 1, 2, 3]] | None = Field(default=None, description="optimizer sharding; 0: none")
     dtypes: list[Dtype] | None = None
+    expert_tensor: bool = Field(default=True, description="mesh.etp other than mesh.tp")
+    chunk_sizes: bool = Field(default=True, description="pipeline.chunks: chunks of sizes of their own")
+    overlap: bool = Field(default=True, description="tensor.overlap above 1")
     interleave: bool = Field(default=True, description="tensor.interleave 2")
     sequence_parallel: bool = True
     sequence_parallel_micro: PositiveInt | None = Field(
@@ -132,6 +135,16 @@ class FrameworkSpec(SpecFile):
     flash_scale: float = Field(default=1.0, gt=0, description="over the device's flash_eff: age of the kernel")
     ring_scale: float = Field(
         default=1.0, gt=0, le=1, description="of ring attention over one rank's: keys come in parts, results are merged"
+    )
+    ring_merge_bytes: NonNegativeFloat = Field(
+        default=0.0,
+        description="read and written for an element of ring attention's result when that of one more step is merged "
+        "into it, by kernels of its own",
+    )
+    ring_steps_kept: bool = Field(
+        default=False,
+        description="ring attention holds the keys, values and results of all its steps until its forward ends "
+        "(TransformerEngine); False: those of two",
     )
     quantize_bytes: NonNegativeFloat = Field(
         default=4.0,

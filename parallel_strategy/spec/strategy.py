@@ -26,6 +26,7 @@ from parallel_strategy.spec.model import ModelSpec
 
 FILES = (".yaml", ".yml")
 CHUNKED = ("interleaved", "mindspore_vpp", "mindspore_vpp_less_memory")
+V_SHAPED = ("zb_v", "dualpipe")
 
 
 class ModelChoice(Section):
@@ -61,11 +62,26 @@ class Mesh(Section):
     cp: PositiveInt = Field(default=1, description="context-parallel ranks: parts of the sequence")
     tp: PositiveInt = Field(default=1, description="tensor-parallel ranks")
     ep: PositiveInt = Field(default=1, description="experts are spread over this many ranks of dp x cp")
+    etp: PositiveInt | None = Field(
+        default=None,
+        description="ranks that split each expert, where they are not those of tp: ep is then of dp x cp x tp / etp "
+        "(Megatron's --expert-tensor-parallel-size; 1: MindSpeed's --moe-tp-extend-ep)",
+    )
     order: list[Literal["pp", "dp", "cp", "tp"]] = Field(default=["pp", "dp", "cp", "tp"])
 
     @property
     def devices(self) -> int:
         return self.pp * self.dp * self.cp * self.tp
+
+    @property
+    def expert_tensor(self) -> int:
+        """Return the ranks that split each expert."""
+        return self.etp or self.tp
+
+    @property
+    def is_folded(self) -> bool:
+        """Return whether experts are split otherwise than all else."""
+        return self.expert_tensor != self.tp
 
     @property
     def axes(self) -> list[str]:
@@ -82,11 +98,32 @@ class Mesh(Section):
     def check_order(self) -> "Mesh":
         if len(set(self.order)) != len(self.order):
             raise ValueError(f"order {self.order} names an axis twice")
+        if self.is_folded:
+            return self._checked_fold()
         if (self.dp * self.cp) % self.ep:
             legal = divisors(self.dp * self.cp)
             raise ValueError(
                 f"ep {self.ep} must divide dp x cp = {self.dp * self.cp}; nearest: {nearest(legal, self.ep)}"
             )
+        return self
+
+    def _checked_fold(self) -> "Mesh":
+        ranks = self.dp * self.cp * self.tp
+        if ranks % self.expert_tensor:
+            legal = divisors(ranks)
+            raise ValueError(
+                f"etp {self.etp} must divide dp x cp x tp = {ranks}; nearest: {nearest(legal, self.expert_tensor)}"
+            )
+        if ranks // self.expert_tensor % self.ep:
+            rest = ranks // self.expert_tensor
+            raise ValueError(
+                f"ep {self.ep} must divide dp x cp x tp / etp = {rest}; nearest: {nearest(divisors(rest), self.ep)}"
+            )
+        inner = [axis for axis in self.axes if axis != "pp" and getattr(self, axis) > 1]
+        together = [self.stride(axis) for axis in inner]
+        steps = [getattr(self, axis) * self.stride(axis) for axis in inner[1:]]
+        if inner != [axis for axis in ("dp", "cp", "tp") if axis in inner] or together[:-1] != steps:
+            raise ValueError(f"etp {self.etp} beside tp {self.tp} needs order [pp, dp, cp, tp], not {self.order}")
         return self
 
 
@@ -113,6 +150,11 @@ class Pipeline(Section):
         default=None, description="layers of each stage; absent: as even as can be"
     )
     vpp: PositiveInt = Field(default=1, description="chunks of layers on each stage")
+    chunks: list[NonNegativeInt] | None = Field(
+        default=None,
+        description="layers of each chunk in the order of the model, pp x vpp of them, in place of `stages`; the first "
+        "and the last, which have embedding and head, may have none",
+    )
     micro_batches: PositiveInt | None = Field(default=None, description="absent: global batch / dp / micro")
 
 
@@ -125,6 +167,11 @@ class Tensor(Section):
     vocab: Literal["split", "whole"] = Field(default="split", description="how the embedding lies over tp")
     interleave: Literal[1, 2] = Field(
         default=1, description="2: a micro-batch runs as two halves, one's collectives beside the other's computation"
+    )
+    overlap: Literal[1, 2, 4, 8] = Field(
+        default=1,
+        description="parts in which a product runs beside the collective of its input or output (MindSpeed's CoC and "
+        "MC2); 1: whole, and hidden as far as the framework file says",
     )
 
 
@@ -231,6 +278,8 @@ class StrategySpec(SpecFile):
     @model_validator(mode="after")
     def check_pipeline(self) -> "StrategySpec":
         pipeline, pp = self.pipeline, self.mesh.pp
+        if pipeline.chunks is not None:
+            self._check_chunks(pipeline.chunks)
         if pipeline.stages is not None and len(pipeline.stages) != pp:
             raise ValueError(f"pipeline.stages has {len(pipeline.stages)} entries, mesh.pp is {pp}")
         if self.recompute.per_stage is not None and len(self.recompute.per_stage) != pp:
@@ -255,6 +304,19 @@ class StrategySpec(SpecFile):
         if pipeline.vpp > 1 and pipeline.schedule not in CHUNKED:
             raise ValueError(f"pipeline.vpp {pipeline.vpp} needs a schedule with chunks; nearest: 'interleaved'")
         return self
+
+    def _check_chunks(self, chunks: list[int]) -> None:
+        count = self.mesh.pp * self.chunks_per_stage
+        if self.pipeline.stages is not None:
+            raise ValueError("pipeline.chunks and pipeline.stages say the same thing; leave one of them")
+        if len(chunks) != count:
+            raise ValueError(
+                f"pipeline.chunks has {len(chunks)} entries, mesh.pp x chunks of a stage = {count}; nearest: {count}"
+            )
+        if 0 in chunks[1:-1] or (count == 1 and chunks == [0]):
+            raise ValueError(
+                f"pipeline.chunks: chunk {chunks.index(0, 1) if count > 1 else 0} has no layer; nearest: 1"
+            )
 
     def dump(self) -> str:
         """Return YAML text that `parse` reads back to an equal strategy."""
@@ -304,8 +366,15 @@ class StrategySpec(SpecFile):
                 f"mesh.ep {mesh.ep} must divide the {count} experts of the model; nearest: "
                 f"{nearest(divisors(count), mesh.ep)}"
             )
+        if mesh.is_folded:
+            self._check_fold(model)
         chunks = mesh.pp * self.chunks_per_stage
-        if chunks > model.num_layers:
+        if pipeline.chunks is not None and sum(pipeline.chunks) != model.num_layers:
+            raise UserError(
+                f"pipeline.chunks sums to {sum(pipeline.chunks)}, the model has {model.num_layers} layers; "
+                f"nearest: {even_stages(model.num_layers, chunks)}"
+            )
+        if chunks > model.num_layers and pipeline.chunks is None:
             raise UserError(
                 f"mesh.pp {mesh.pp} x chunks {self.chunks_per_stage} needs {chunks} layers, the model has "
                 f"{model.num_layers}; "
@@ -317,10 +386,27 @@ class StrategySpec(SpecFile):
                 f"nearest: {even_stages(model.num_layers, mesh.pp)}"
             )
 
+    def _check_fold(self, model: ModelSpec) -> None:
+        """Check an expert-tensor size apart from tp: each rank of the tensor group must have tokens of its own."""
+        etp = self.mesh.expert_tensor
+        if model.experts is None:
+            raise UserError(f"mesh.etp {etp} splits experts, and the model has none; nearest: {self.mesh.tp}")
+        if model.experts.ffn_hidden_size % etp:
+            legal = divisors(model.experts.ffn_hidden_size)
+            raise UserError(
+                f"mesh.etp {etp} must divide experts.ffn_hidden_size {model.experts.ffn_hidden_size}; "
+                f"nearest: {nearest(legal, etp)}"
+            )
+        if self.mesh.tp > 1 and not self.tensor.sequence_parallel:
+            raise UserError(
+                f"mesh.etp {etp} beside mesh.tp {self.mesh.tp} needs tensor.sequence_parallel: true; "
+                f"nearest: {self.mesh.tp}"
+            )
+
     def check_stages(self, model: ModelSpec) -> None:
         """Check layers of each stage against its chunks and what it recomputes. Rows of measured runs need not obey."""
         stages = self.layers_of_stages(model.num_layers)
-        if min(stages) < self.chunks_per_stage:
+        if min(stages) < self.chunks_per_stage and self.pipeline.chunks is None:
             raise UserError(
                 f"pipeline.stages: stage {stages.index(min(stages))} has {min(stages)} layers for "
                 f"{self.chunks_per_stage} chunks; nearest: {even_stages(model.num_layers, self.mesh.pp)}"
@@ -334,7 +420,9 @@ class StrategySpec(SpecFile):
     def check_parts(self, model: ModelSpec, cluster: ClusterSpec) -> None:
         """Check what must fall into equal parts, and the type that the device must have. Rows of measured runs need not
         obey. Raises UserError with the nearest legal value."""
-        for line in uneven_parts(model, self.mesh.tp, self.mesh.cp, sequence_parallel=self.tensor.sequence_parallel):
+        mesh = self.mesh
+        split = self.tensor.sequence_parallel
+        for line in uneven_parts(model, mesh.tp, mesh.cp, sequence_parallel=split, etp=mesh.expert_tensor):
             raise UserError(line)
         best = cluster.device.nearest_dtype(model.compute_dtype)
         if best != model.compute_dtype:
@@ -342,12 +430,40 @@ class StrategySpec(SpecFile):
 
     @property
     def chunks_per_stage(self) -> int:
-        if self.mesh.pp > 1 and self.pipeline.schedule in ("zb_v", "dualpipe"):
+        if self.mesh.pp > 1 and self.pipeline.schedule in V_SHAPED:
             return 2
         return self.pipeline.vpp
 
+    @property
+    def stages_of_chunks(self) -> list[int]:
+        """Return the stage that holds each chunk, in the order of the model: round robin, or there and back again for
+        the V-shaped schedules."""
+        pp, per_stage = self.mesh.pp, self.chunks_per_stage
+        if per_stage == 2 and self.pipeline.schedule in V_SHAPED:
+            return [*range(pp), *reversed(range(pp))]
+        return list(range(pp)) * per_stage
+
+    def layers_of_chunks(self, num_layers: int) -> list[int]:
+        """Return the layers of each chunk in the order of the model. Explicit stages are cut evenly into theirs."""
+        pipeline, owners = self.pipeline, self.stages_of_chunks
+        if pipeline.chunks is not None:
+            return list(pipeline.chunks)
+        if pipeline.stages is None:
+            return even_stages(num_layers, len(owners))
+        sizes = [0] * len(owners)
+        for stage, layers in enumerate(pipeline.stages):
+            mine = [index for index, owner in enumerate(owners) if owner == stage]
+            for index, size in zip(mine, even_stages(layers, len(mine)), strict=True):
+                sizes[index] = size
+        return sizes
+
     def layers_of_stages(self, num_layers: int) -> list[int]:
-        return list(self.pipeline.stages) if self.pipeline.stages else even_stages(num_layers, self.mesh.pp)
+        if self.pipeline.stages:
+            return list(self.pipeline.stages)
+        layers = [0] * self.mesh.pp
+        for stage, size in zip(self.stages_of_chunks, self.layers_of_chunks(num_layers), strict=True):
+            layers[stage] += size
+        return layers
 
 
 class Residual(Protocol):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from parallel_strategy.spec.strategy import CHUNKED, Setup
+from parallel_strategy.spec.strategy import Setup
 
 # families whose layers are not all softmax attention over the whole sequence
 WINDOWED = r"gemma|gpt-?oss|mistral(?!.*(nemo|large|small))|ministral|phi-?3|command-?r|cohere2|llama-?4"
@@ -27,16 +27,12 @@ def _of_model(setup: Setup) -> Iterator[str]:
         yield "layers that are no attention: priced as attention"
     if model.experts is not None:
         yield "loads of experts: priced as balanced, times experts.capacity_factor"
+    if model.compute_dtype == "fp4":
+        yield "layers that recipes of fp4 keep in bf16: every product is priced in fp4"
     if model.latent_attention is not None:
         yield "latent attention: priced, but `prove` does not execute it"
 
 
 def _of_strategy(setup: Setup) -> Iterator[str]:
-    strategy, model = setup.strategy, setup.model
-    mesh, pipeline = strategy.mesh, strategy.pipeline
-    if model.experts is not None and mesh.tp > 1:
-        yield "expert-tensor parallelism of its own: experts are split over mesh.tp as all weights are"
-    if mesh.cp > 1 and not setup.framework.partial_gradients:
+    if setup.strategy.mesh.cp > 1 and not setup.framework.partial_gradients:
         yield "Ulysses: context parallelism is priced as a ring"
-    if mesh.pp > 1 and pipeline.schedule in CHUNKED and model.num_layers % (mesh.pp * pipeline.vpp):
-        yield "first and last chunks of sizes of their own: chunks are as even as can be"

@@ -4,11 +4,12 @@ Kept: every axis but data parallelism (which is lowered to at most the devices a
 stages and recomputation, padding of the vocabulary, and whether a stage has one layer or more.
 """
 
+import math
 from dataclasses import dataclass
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.spec.model import ModelSpec
-from parallel_strategy.spec.strategy import CHUNKED, Setup, StrategySpec, divisors, even_stages
+from parallel_strategy.spec.strategy import CHUNKED, Setup, StrategySpec, divisors
 
 HEAD_WIDTH = 4
 LARGEST_DEVICES = 64
@@ -63,7 +64,9 @@ def _small_strategy(setup: Setup, devices: int) -> StrategySpec:
     stages = whole.layers_of_stages(model.num_layers)
     chunks = whole.chunks_per_stage
     small_stages = [_layers(n, chunks, stages) for n in stages] if pipeline.stages else None
-    layers = small_stages or even_stages(_total_layers(model.num_layers, mesh.pp * chunks), mesh.pp)
+    small_chunks = [_rank(n, pipeline.chunks) for n in pipeline.chunks] if pipeline.chunks else None
+    cut = whole.model_copy(update={"pipeline": pipeline.model_copy(update={"chunks": small_chunks})})
+    layers = small_stages or cut.layers_of_stages(_total_layers(model.num_layers, mesh.pp * chunks))
     per_stage = None
     if recompute.per_stage is not None:
         per_stage = [_share(r, n, small) for r, n, small in zip(recompute.per_stage, stages, layers, strict=True)]
@@ -74,7 +77,9 @@ def _small_strategy(setup: Setup, devices: int) -> StrategySpec:
         update={
             "mesh": mesh.model_copy(update={"dp": dp}),
             "batch": whole.batch.model_copy(update={"global_": dp * micro * micro_batches, "micro": micro}),
-            "pipeline": pipeline.model_copy(update={"stages": small_stages, "micro_batches": None}),
+            "pipeline": pipeline.model_copy(
+                update={"stages": small_stages, "chunks": small_chunks, "micro_batches": None}
+            ),
             "recompute": recompute.model_copy(update={"per_stage": per_stage}),
             "zero": whole.zero.model_copy(update={"weight_shard_size": shard, "threshold_kb": 0}),
         }
@@ -87,7 +92,10 @@ def _data_parallel(whole: StrategySpec, devices: int) -> int:
     mesh = whole.mesh
     rest = mesh.devices // mesh.dp
     least = min(mesh.dp, 4 if whole.zero.optimizer_shard and whole.zero.weight_shard_size > 0 else 2)
-    legal = [d for d in divisors(mesh.dp) if d >= least and (d * mesh.cp) % mesh.ep == 0]
+    ranks, experts = mesh.cp, mesh.ep
+    if mesh.is_folded:
+        ranks, experts = mesh.cp * mesh.tp, mesh.ep * mesh.expert_tensor
+    legal = [d for d in divisors(mesh.dp) if d >= least and (d * ranks) % experts == 0]
     return max((d for d in legal if d * rest <= devices), default=min(legal))
 
 
@@ -114,6 +122,11 @@ def _layers(layers: int, chunks: int, stages: list[int]) -> int:
     return chunks + sorted(set(stages)).index(layers) if layers > chunks else layers
 
 
+def _rank(layers: int, chunks: list[int]) -> int:
+    """Return the place of a chunk's size among those that occur; 0 stays 0."""
+    return sorted({0, *chunks}).index(layers)
+
+
 def _share(recomputed: int, layers: int, small: int) -> int:
     if recomputed in (0, layers):
         return min(recomputed, small)
@@ -135,7 +148,8 @@ def _small_model(model: ModelSpec, strategy: StrategySpec, whole: StrategySpec) 
     if model.ffn_hidden_size % tp:
         raise UserError(f"mesh.tp {tp} must divide ffn_hidden_size {model.ffn_hidden_size}")
     chunks = mesh.pp * strategy.chunks_per_stage
-    layers = sum(strategy.pipeline.stages) if strategy.pipeline.stages else _total_layers(model.num_layers, chunks)
+    said = strategy.pipeline.stages or strategy.pipeline.chunks
+    layers = sum(said) if said else _total_layers(model.num_layers, chunks)
     updates: dict[str, object] = {
         "num_layers": layers,
         "num_heads": heads,
@@ -156,7 +170,7 @@ def _small_model(model: ModelSpec, strategy: StrategySpec, whole: StrategySpec) 
             update={
                 "count": count,
                 "top_k": top_k,
-                "ffn_hidden_size": tp * max(2, 8 // tp),
+                "ffn_hidden_size": math.lcm(tp, mesh.expert_tensor) * max(2, 8 // tp),
                 "capacity_factor": count / top_k,  # a place for every token: what is dropped depends on the layout
                 "first_layer": min(model.experts.first_layer, 1),
             }

@@ -205,8 +205,8 @@ class Machine:
         rows = -(-program.model.vocab_size // shard.tp)
         return Values(
             program.model, self.devices[rank], stream, layer, block.kind, tokens, own, tensor, shard.tp,
-            tensor * rows if split else None, program.setup.model.vocab_size, self.divisor, self.share,
-            program.setup.framework.partial_gradients,
+            groups.members("etp", rank).index(rank), tensor * rows if split else None, program.setup.model.vocab_size,
+            self.divisor, self.share, program.setup.framework.partial_gradients,
         )  # fmt: skip
 
     def _tokens(self, data: int, context: int, micro: int) -> Tokens:

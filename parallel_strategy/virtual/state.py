@@ -118,7 +118,8 @@ class VirtualDevice:
         for name, gradient in self.gradient_parts.items():
             parameter = self.parameters[name]
             cut = self.cuts[name]
-            copies = program.shard.tp if parameter.replicated_over_tp and not cut.whole.endswith("_tp") else 1
+            tensor = program.shard.expert_tensor if parameter.expert else program.shard.tp
+            copies = tensor if parameter.replicated_over_tp and not cut.whole.endswith("_tp") else 1
             if everyone:
                 copies *= cut.replicas
             if program.tied_across_stages and name[1] in WORD_TABLES:

@@ -50,6 +50,7 @@ class Values:
     own: Tokens
     tensor: int  # place in the tensor group
     tensors: int
+    expert_tensor: int  # place among the ranks that split each expert
     first_word: int | None  # that this rank's part of the vocabulary begins with; None: it has the whole
     vocabulary: int  # words without padding
     divisor: float

@@ -47,7 +47,8 @@ class Parts:
     def for_rank(self, rank: int, layer: int, parameter: Parameter) -> Part:
         groups, mesh = self.program.groups, self.program.setup.strategy.mesh
         expert = groups.members("ep", rank).index(rank) if parameter.expert and mesh.ep > 1 else 0
-        return self.of(layer, parameter, groups.coordinate("tp", rank), expert)
+        tensor = groups.members("etp", rank).index(rank) if parameter.expert else groups.coordinate("tp", rank)
+        return self.of(layer, parameter, tensor, expert)
 
     def sources(self, layer: int, name: str) -> tuple[Name, ...]:
         """Return the unfused weights that a parameter holds side by side."""
@@ -62,7 +63,8 @@ class Parts:
         return ((layer, name),)
 
     def _of(self, layer: int, parameter: Parameter, tensor: int, expert: int) -> Part:
-        tp, ep = self.program.shard.tp, self.program.shard.ep
+        shard = self.program.shard
+        tp, ep = shard.expert_tensor if parameter.expert else shard.tp, shard.ep
         sources = self.sources(layer, parameter.name)
         start, parts = 0, []
         for name in sources:

@@ -42,6 +42,7 @@ def other(parser, rows):
     parser.add_argument("--out", help="directory")
     re.compile("these words are no message")
     warn("stopped")
+    head = "<h2>A sum</h2>" + empty("No row was read.") + note("a note of it")
     return f"<h2>Loss of rows</h2><p title='a tip'>{len(rows)} rows were {{read}}</p>", {"a key": rows["not shown"]}
 ''',
         encoding="utf-8",
@@ -49,6 +50,7 @@ def other(parser, rows):
     assert set(messages_of(module)) == {
         "{path}: holds {count} file; give {join}", "{path}: holds {count} files; give {join}",
         "directory", "stopped", "Loss of rows", "a tip", "{rows} rows were {{read}}",
+        "A sum", "No row was read.", "a note of it",
     }  # fmt: skip
 
 

@@ -154,6 +154,39 @@ def test_a_reader_that_goes_is_no_error() -> None:
     assert done.returncode == 0 and done.stderr == b""
 
 
+def test_a_reader_of_a_table_that_goes_is_no_error() -> None:
+    program = """
+import sys
+from pangu.commands import sizes
+from pangu.foundation import command_line
+from pangu.foundation.terminal import console
+def run(arguments):
+    shown = console()
+    while True:
+        shown.print("x" * 10_000, soft_wrap=True, highlight=False)
+sizes.run = run
+sys.exit(command_line.main("pangu", {"sizes": ""}, ["sizes"]))
+"""
+    words = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", words], cwd=REPOSITORY, capture_output=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == b""
+
+
+@pytest.mark.parametrize(("closed", "words", "code"), [("<", "sizes", 0), (">", "sizes", 0), ("2>", "siz", 2)])
+def test_a_stream_that_is_closed_is_no_error_and_nothing_goes_elsewhere(closed: str, words: str, code: int) -> None:
+    command = f"{shlex.quote(sys.executable)} -m pangu {words} {closed}&-"
+    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, timeout=120)
+    assert done.returncode == code and done.stderr == b""
+    assert bool(done.stdout) == (closed == "<")
+
+
+def test_the_help_of_a_package_names_every_exit_code() -> None:
+    for package in PACKAGES:
+        said = run("-m", package, "--help", LANG="C").stdout.decode()
+        codes = {command_line.DONE, command_line.MISTAKE, command_line.DOES_NOT_FIT, command_line.INTERRUPTED}
+        assert codes <= {int(word) for word in said.rpartition("exit code:")[2].split() if word.isdigit()}
+
+
 # What a thing is called in every verb of all three packages, and what it might have been called.
 ONE_NAME = {
     "--out": {"--output", "--output-dir", "-o", "--outfile"},

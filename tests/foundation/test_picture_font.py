@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from pangu.foundation import picture_font
+from pangu.foundation import picture_font, translation
 
 NAMES = ["新闻 语料 $x$", "繁體與简体", "α −13", "plain", "𠮷\U0010ffff"]
 
@@ -26,6 +26,20 @@ def test_no_character_of_a_name_is_drawn_as_an_empty_box() -> None:
     assert [missing for name in NAMES for missing in glyphs_that_are_missing(name)] == []
     if picture_font.chinese_family():
         assert picture_font.drawable("新闻") == "新闻"
+
+
+def test_words_of_a_picture_are_chinese_where_a_font_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    translation.use_language("zh")
+    try:
+        monkeypatch.setattr(picture_font, "chinese_family", lambda: None)
+        assert picture_font.caption("training, smoothed") == "training, smoothed"
+        monkeypatch.undo()
+        if picture_font.chinese_family() is None:
+            pytest.skip("no font here has Chinese characters; Debian: apt install fonts-noto-cjk")
+        assert picture_font.caption("training, smoothed") == "训练（平滑）"
+        assert picture_font.caption("A: 新闻, perplexity 91.5") == "A: 新闻，困惑度 91.5"
+    finally:
+        translation.use_language("en")
 
 
 def test_without_a_chinese_font_a_name_is_written_in_ascii(monkeypatch: pytest.MonkeyPatch) -> None:

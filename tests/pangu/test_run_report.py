@@ -9,6 +9,7 @@ import pytest
 
 from pangu.checkpoint.open import meant_checkpoint
 from pangu.cli import main
+from pangu.commands import report
 from pangu.foundation.errors import UserError
 from pangu.training.sample_texts import SAMPLES, SamplesWriter
 from pangu.training.step_metrics import MetricsWriter
@@ -130,3 +131,10 @@ def test_what_a_run_writes_while_it_is_trained_changes_no_bit(run_directory: Pat
         assert (tmp_path / "told" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
     rows = [json.loads(line) for line in (tmp_path / "told" / SAMPLES).read_text().splitlines()]
     assert [(row["step"], row["prompt"]) for row in rows] == [(s, p) for s in (2, 4) for p in ("今天", "北京是")]
+
+
+def test_figures_of_an_axis_have_room_and_their_digits() -> None:
+    assert [report.number_of(value) for value in (4580.0, 0.0001, 5.49, 2e9)] == ["4,580", "0.0001", "5.49", "2e+09"]
+    drawn = report.chart([("tokens/s", [(1, 1.0), (2, 4580.0)])])
+    widest = max(len(text) for text in re.findall(r'text-anchor="end">([^<]*)<', drawn))
+    assert widest * 7 < report.LEFT and drawn.startswith('<div class="scroll">')

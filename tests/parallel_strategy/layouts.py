@@ -65,6 +65,16 @@ def layouts(draw, largest: int = 8, kinds: tuple[str, ...] = KINDS) -> Setup:
         per_stage = [draw(st.integers(0, n)) for n in stages]
     experts = [n for n in (1, 2, 4) if (dp * cp) % n == 0] if kind.endswith("experts") else [1]
     order = draw(st.permutations(["pp", "dp", "cp", "tp"]))
+    sequence_parallel = draw(st.booleans()) and 8 % (cp * tp) == 0
+    folds = [n for n in (1, 2, 4) if (dp * cp * tp) % n == 0 and n != tp]
+    etp, ep = None, draw(st.sampled_from(experts))
+    if kind.endswith("experts") and folds and (tp == 1 or sequence_parallel) and draw(st.booleans()):
+        etp, order = draw(st.sampled_from(folds)), ["pp", "dp", "cp", "tp"]
+        ep = draw(st.sampled_from([n for n in (1, 2, 4) if (dp * cp * tp // etp) % n == 0]))
+    sizes = None
+    if vpp > 1 and draw(st.booleans()):  # chunks of sizes of their own, with none at the ends
+        sizes = [draw(st.integers(index not in (0, chunks - 1), 2)) for index in range(chunks)]
+        layers = sum(sizes)
     return setup_of(
         tiny_model(
             kind, layers, kv_heads=draw(st.sampled_from([n for n in (2, 4) if n >= tp])),
@@ -73,10 +83,10 @@ def layouts(draw, largest: int = 8, kinds: tuple[str, ...] = KINDS) -> Setup:
         "dgx-a100",
         draw(st.sampled_from(FRAMEWORKS)),
         batch={"global": dp * micro * groups, "micro": micro},
-        mesh={"pp": pp, "dp": dp, "tp": tp, "cp": cp, "ep": draw(st.sampled_from(experts)), "order": order},
-        pipeline={"schedule": schedule, "vpp": vpp, "stages": stages},
+        mesh={"pp": pp, "dp": dp, "tp": tp, "cp": cp, "ep": ep, "etp": etp, "order": order},
+        pipeline={"schedule": schedule, "vpp": vpp, "stages": stages, "chunks": sizes},
         tensor={
-            "sequence_parallel": draw(st.booleans()) and 8 % (cp * tp) == 0,
+            "sequence_parallel": sequence_parallel,
             "vocab": draw(st.sampled_from(["split", "whole"])),
         },
         zero={

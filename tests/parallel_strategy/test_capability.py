@@ -138,13 +138,29 @@ def test_what_a_price_leaves_out_is_said(name, mesh, words):
     assert len(said) == len(words) and all(word in line for word, line in zip(words, said, strict=True))
 
 
-def test_experts_over_a_tensor_group_and_uneven_chunks_are_said():
-    model = ModelSpec.preset("deepseek-v3")
-    setup = setup_of(
-        model,
-        batch={"global": 64},
-        mesh={"pp": 4, "dp": 2, "tp": 2, "ep": 2},
-        pipeline={"schedule": "interleaved", "vpp": 4},
-    )
-    said = " ".join(unpriced(setup))
-    assert all(words in said for words in ("balanced", "latent", "expert-tensor", "first and last chunks"))
+def test_what_experts_and_fp4_leave_out_is_said():
+    model = ModelSpec.preset("deepseek-v3").model_copy(update={"compute_dtype": "fp4"})
+    mesh = {"pp": 4, "dp": 2, "tp": 2, "ep": 2}
+    pipeline = {"schedule": "interleaved", "vpp": 4}
+    said = unpriced(setup_of(model, batch={"global": 64}, mesh=mesh, pipeline=pipeline))
+    assert len(said) == 3
+    assert all(words in line for words, line in zip(("balanced", "fp4", "latent"), said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("field", "framework", "fields"),
+    [
+        ("mesh.etp", "mindformers", {"mesh": {"dp": 2, "tp": 2, "ep": 2, "etp": 1}}),
+        ("pipeline.chunks", "mindspore", {"mesh": {"pp": 2}, "pipeline": {"vpp": 2, "chunks": [2, 3, 2, 1]}}),
+        ("tensor.overlap", "megatron-core", {"mesh": {"tp": 2}, "tensor": {"overlap": 4, "sequence_parallel": True}}),
+    ],
+)
+def test_a_framework_that_cannot_fold_cut_or_overlap_says_so(field, framework, fields):
+    experts = {"count": 4, "top_k": 1, "ffn_hidden_size": 512} if field == "mesh.etp" else None
+    sizes = {"num_layers": 8, "hidden_size": 512, "num_heads": 8, "ffn_hidden_size": 2048}
+    model = ModelSpec(**sizes, compute_dtype="bf16", experts=experts)
+    fields = {"batch": {"global": 8}, "tensor": {"sequence_parallel": True}} | fields
+    if "pipeline" in fields:
+        fields["pipeline"] = {"schedule": "interleaved"} | fields["pipeline"]
+    lines = outside(setup_of(model, "atlas-800t-a2-910b2", framework, **fields))
+    assert any(line.startswith(f"{field}: {framework} does not execute") for line in lines)

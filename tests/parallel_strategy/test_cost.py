@@ -1,16 +1,24 @@
 """Kernels, collectives, memory: monotone where they must be, equal to formulas where there are some."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parallel_strategy.cost.block_table import BlockTable
 from parallel_strategy.cost.collective import Network
-from parallel_strategy.cost.kernel import matmul_seconds
+from parallel_strategy.cost.kernel import kernel_seconds, matmul_seconds
+from parallel_strategy.cost.price import Price
+from parallel_strategy.cost.step_end import StepTraffic, gradients_exposed
+from parallel_strategy.graph.operator import Kernel, KernelTable, Phase
+from parallel_strategy.graph.program import Program
+from parallel_strategy.graph.stages import SLOTS
 from parallel_strategy.predict import Prediction
 from parallel_strategy.spec.cluster import ClusterSpec, Device
+from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.model import ModelSpec
 from tests.parallel_strategy import published
 from tests.parallel_strategy.strategies import setup_of
@@ -254,3 +262,111 @@ def test_eight_bits_are_faster_but_not_twice_as_fast():
 def test_with_one_stage_a_zero_bubble_schedule_frees_after_every_backward():
     gib = {name: priced(batch={"global": 8}, mesh={}, pipeline={"schedule": name}).gib for name in ("1f1b", "zb_h1")}
     assert gib["zb_h1"] == gib["1f1b"]
+
+
+LLAMA = ModelSpec.preset("llama2-7b").model_copy(update={"compute_dtype": "bf16"})
+
+
+def test_products_in_parts_hide_their_collectives_as_a_pipeline_of_two_does():
+    """Of n parts the first product, or the last message, has nothing beside it: the longer, and an nth of the other."""
+    fields = {"batch": {"global": 8, "micro": 8}, "mesh": {"tp": 8}}
+    for sequence_parallel in (True, False):
+        priced = {}
+        for parts in (1, 4):
+            tensor = {"overlap": parts, "sequence_parallel": sequence_parallel}
+            setup = setup_of(LLAMA, "atlas-800t-a2-910b2", "mindspeed", **fields, tensor=tensor)
+            habits = {"interference": 0.0, "tp_overlap": 0.0, "tp_backward_overlap": 0.0}
+            framework = setup.framework.model_copy(update=habits)
+            priced[parts] = Price(Program(setup.model_copy(update={"framework": framework})))
+        block = priced[1].program.blocks["layer"]
+        cost = priced[4].block(priced[4].program.blocks["layer"]).forward
+        device, network = priced[4].cluster.device, priced[4].network
+        expected = 0.0
+        pairs = {"attention.input": "attention.query_key_value", "feed_forward.input": "feed_forward.up"}
+        for node in block.collectives:
+            if node.phase == Phase.FORWARD:
+                name = {"feed_forward.output": "feed_forward.down"}.get(node.name, pairs.get(node.name, node.name))
+                kernel = next(one for one in block.kernels if one.name == name)
+                part = replace(kernel, m=kernel.m // 4, bytes=kernel.bytes / 4)
+                framework, dtype = priced[4].framework, "bf16"
+                computed = 4 * float(kernel_seconds(KernelTable.of([part]), device, framework, dtype)[0])
+                whole = float(kernel_seconds(KernelTable.of([kernel]), device, framework, dtype)[0])
+                sent = 4 * network.seconds(node.op, node.bytes / 4, 8, 1)
+                expected += max(computed, sent) + min(computed, sent) / 4 - whole
+        assert cost.tensor == pytest.approx(expected, rel=1e-9)
+        assert cost.tensor < priced[1].block(block).forward.tensor
+
+
+def test_the_ring_of_transformer_engine_holds_every_step():
+    """Forward keeps keys and values of all ranks, a result for each, and their sum in 32 bits."""
+    model = LLAMA.model_copy(update={"seq_length": 65536})
+    held = {}
+    for cp in (1, 2, 8):
+        setup = setup_of(model, "dgx-h100", "megatron-core", batch={"global": 8}, mesh={"cp": cp, "tp": 8})
+        program = Program(setup)
+        block, rows = program.blocks["layer"], BlockTable.of(Price(program))
+        tokens, width = 65536 / cp, 4096 / 8
+        wanted = cp * tokens * 2 * width * 2 + cp * tokens * width * 2 + tokens * width * 4
+        assert block.ring_bytes == (wanted if cp > 1 else 0)
+        held[cp] = float(rows.transient[SLOTS.index("layer")])
+        assert held[cp] >= block.ring_bytes
+    other = setup_of(model, "dgx-h100", "torchtitan", batch={"global": 8}, mesh={"cp": 8, "tp": 8})
+    assert Program(other).blocks["layer"].ring_bytes == 0
+
+
+def test_steps_of_a_ring_are_merged_by_kernels_that_take_as_long_as_their_bytes():
+    model = LLAMA.model_copy(update={"seq_length": 32768})
+    setup = setup_of(model, "atlas-800t-a2-910b2", "mindspeed", batch={"global": 8}, mesh={"cp": 8})
+    block = Program(setup).blocks["layer"]
+    merge, back = (
+        next(k for k in block.kernels if k.name == f"attention.ring.merge{end}") for end in ("", ".gradient")
+    )
+    tokens = 32768 / 8
+    assert merge.bytes == 7 * tokens * 4096 * setup.framework.ring_merge_bytes
+    assert back.bytes == 7 * 3 * tokens * 3 * 4096 * 2  # gradients of queries, keys, values: two read, one written
+
+
+def test_fp4_moves_nine_sixteenths_of_a_byte_and_seeks_the_largest_value_first():
+    device = ClusterSpec.preset("gb300-nvl72").device
+    framework = FrameworkSpec.preset("megatron-bridge")
+    shape = {"m": 128, "n": 8192, "k": 8192}  # so flat that memory decides
+    whole = 2.0 * (128 * 8192 + 8192 * 8192 + 128 * 8192)
+    kernel = Kernel("w", Phase.BACKWARD_WEIGHT, whole, **shape, flops=2.0 * 128 * 8192 * 8192)
+    forward = replace(kernel, phase=Phase.FORWARD)
+    rate = device.hbm.gbps * 1e9 * device.hbm.eff
+    for dtype, width, extra in (("bf16", 2.0, 0.0), ("fp8", 1.0, 0.0), ("fp4", 9 / 16, 2 - 2 * 7 / 16)):
+        plain, paid = (
+            float(kernel_seconds(KernelTable.of([one]), device, framework, dtype)[0]) for one in (kernel, forward)
+        )
+        operands = 128 * 8192 + 8192 * 8192
+        assert plain == pytest.approx((width * operands + 2 * 128 * 8192) / rate + device.gemm.launch_us * 1e-6)
+        quantized = (framework.quantize_bytes + extra) * 128 * 8192 / (rate * device.vector.eff)
+        assert paid - plain == pytest.approx(quantized + device.vector.launch_us * 1e-6 if dtype != "bf16" else 0.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 4), st.integers(2, 6), st.integers(1, 12), st.floats(0.01, 20.0), st.floats(0.1, 3.0))
+def test_gradients_of_chunks_hide_as_a_clock_that_ticks_says(chunks, pp, rounds, traffic, backward):
+    """The last round runs chunk by chunk; a chunk's gradients begin with its last backward, one message at a time."""
+    framework = FrameworkSpec(name="test", dp_overlap=1.0, interference=0.0)
+    sent = StepTraffic(np.full((1, pp), traffic), np.zeros((1, pp)), np.zeros((1, pp)))
+    seconds, m = np.full((1, pp), backward), np.array([rounds * pp])
+    exposed, hidden = gradients_exposed(framework, sent, seconds, m, zero=1, chunks=chunks)
+    one, clock, free = backward / chunks, 0.0, 0.0
+    for _ in range(chunks):  # from the last chunk to the first, pp micro-batches each
+        for micro_batch in range(pp):
+            if micro_batch == pp - 1:
+                free = max(free, clock) + traffic / chunks
+            clock += one
+    assert exposed[0, 0] == pytest.approx(max(0.0, free - clock), abs=1e-9)
+    assert hidden[0, 0] == pytest.approx(traffic - exposed[0, 0], abs=1e-9)
+    plain, _ = gradients_exposed(framework, sent, seconds, m, zero=1)
+    assert plain[0, 0] == pytest.approx(max(0.0, traffic - backward), abs=1e-9)
+
+
+def test_gradients_of_a_zero_bubble_schedule_hide_behind_those_of_weights_alone():
+    framework = FrameworkSpec(name="test", dp_overlap=1.0, interference=0.0)
+    sent = StepTraffic(np.array([[5.0]]), np.zeros((1, 1)), np.zeros((1, 1)))
+    both, weight = np.array([[6.0]]), np.array([[2.0]])
+    exposed, hidden = gradients_exposed(framework, sent, both, np.array([8]), zero=1, weight=weight)
+    assert exposed[0, 0] == 3.0 and hidden[0, 0] == 2.0

@@ -1,7 +1,10 @@
 """Layers of experts: what the host issues for them, where their tokens go, how their products run."""
 
+import itertools
+
 import pytest
 
+from pangu.foundation.errors import UserError
 from parallel_strategy.calibrate.known_names import framework_of
 from parallel_strategy.cost.collective import Network
 from parallel_strategy.predict import Prediction
@@ -95,3 +98,70 @@ def test_a_search_prices_experts_as_a_prediction_does():
 )
 def test_a_release_is_known_by_its_container(release, hardware, preset):
     assert framework_of("Megatron-Bridge/NeMo", release, hardware) == preset
+
+
+def folded(etp: int | None, ep: int, **mesh) -> Prediction:
+    sizes = {"dp": 4, "tp": 4, "ep": ep, "etp": etp} | mesh
+    setup = setup_of(
+        MODEL, "dgx-h100", "megatron-bridge", batch={"global": 16}, mesh=sizes, tensor={"sequence_parallel": True}
+    )
+    return Prediction(setup)
+
+
+@pytest.mark.parametrize(("etp", "ep"), [(None, 4), (4, 4), (1, 16), (1, 8), (2, 8), (8, 2), (16, 1)])
+def test_an_expert_tensor_size_of_its_own_cuts_experts_and_sends_tokens_as_counted_by_hand(etp, ep):
+    prediction, experts = folded(etp, ep), MODEL.experts
+    block = prediction.program.blocks["expert_layer"]
+    split = etp or 4
+    # parameters: each of the experts of a rank has two matrices in and one out, 1 / etp of their width
+    wide = 3 * MODEL.hidden_size * experts.ffn_hidden_size
+    assert block.elements(True) == experts.count / ep * wide / split
+    # tokens: a rank has a fourth of 4,096, each of which goes to 8 experts
+    sent = 4096 / 4 * 8 * MODEL.hidden_size * 2
+    sizes = {(node.name, node.op): node.bytes for node in block.collectives if node.name.startswith("experts.")}
+    if ep > 1:
+        assert sizes["experts.dispatch", "all_to_all"] == sizes["experts.combine", "all_to_all"] == sent
+    if split > 1:
+        assert sizes["experts.gather", "all_gather"] == sizes["experts.scatter", "reduce_scatter"] == sent * split
+    # products: all ranks together run 8 experts for each token
+    up = next(kernel for kernel in block.kernels if kernel.name == "experts.up")
+    assert up.flops * 16 == pytest.approx(4 * 4096 * 8 * 4 * MODEL.hidden_size * experts.ffn_hidden_size)
+    # groups: every rank is in one of each kind, and experts and their copies fill the stage
+    groups = prediction.program.groups
+    for axis, size in (("etp", split), ("ep", ep), ("expert_dp", 16 // split // ep)):
+        assert groups.extent(axis)[0] == size
+        lists = {groups.members(axis, rank) for rank in range(16)}
+        assert sorted(rank for one in lists for rank in one) == list(range(16))
+        assert {len(one) for one in lists} == {size}
+        steps = {b - a for one in lists for a, b in itertools.pairwise(one)}
+        assert steps <= {groups.extent(axis)[1]}
+
+
+def test_gradients_of_folded_experts_are_summed_over_their_own_copies():
+    elements = 3 * MODEL.hidden_size * MODEL.experts.ffn_hidden_size * MODEL.experts.count
+    for etp, ep in ((1, 8), (2, 4), (4, 4)):
+        traffic = folded(etp, ep).zero_traffic.distinct[0]
+        sent = sum(sizes.sum() for (_, axis), sizes in traffic.reduce.items() if axis == "expert_dp")
+        copies = 16 // etp // ep
+        assert sent == pytest.approx((copies > 1) * 2 * elements / etp / ep)  # 2 bytes, one layer of a block
+
+
+@pytest.mark.parametrize(
+    ("mesh", "right"),
+    [
+        ({"etp": 3}, "nearest: 2"),
+        ({"etp": 1, "ep": 32}, "nearest: 16"),
+        ({"etp": 1, "ep": 4, "order": ["pp", "tp", "dp"]}, "needs order"),
+    ],
+)
+def test_a_fold_that_no_ranks_make_is_refused(mesh, right):
+    with pytest.raises(UserError, match=right):
+        folded(**{"etp": 1, "ep": 4} | mesh)
+
+
+def test_a_fold_needs_tokens_of_their_own_on_every_rank():
+    with pytest.raises(UserError, match="sequence_parallel"):
+        setup = setup_of(
+            MODEL, "dgx-h100", "megatron-bridge", batch={"global": 16}, mesh={"dp": 4, "tp": 4, "ep": 4, "etp": 1}
+        )
+        setup.strategy.check_model(MODEL)

@@ -209,7 +209,9 @@ def test_megatron_takes_every_argument_and_their_combination(case: str) -> None:
     elif ways[1]:
         drawn = str(said["--pipeline-model-parallel-layout"])
         assert drawn[0] == "E" and drawn[-1] == "L"
-        stages = [stage.count("t") for stage in drawn.split("|")]
+        chunks = [chunk.count("t") for chunk in drawn.split("|")]
+        assert chunks == strategy.layers_of_chunks(asked.model.num_layers)
+        stages = [sum(chunks[stage::pp]) for stage in range(pp)]
     if "pipeline.stages" not in comments:
         assert stages == strategy.layers_of_stages(asked.model.num_layers)
         assert list(accumulate(stages))[-1] == asked.model.num_layers

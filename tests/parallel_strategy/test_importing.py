@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pangu.foundation.errors import UserError
+from pangu.foundation.errors import PlacedError, UserError
 from pangu.foundation.yaml_document import parse_document
 from parallel_strategy.cli import main
 from parallel_strategy.export import megatron, mindformers
@@ -171,9 +171,10 @@ def test_a_mindspeed_script_is_for_ascend_and_a_known_tokenizer_says_the_vocabul
     (tmp_path / "job.sh").write_text(text + "  | tee logs/train.log\n")
     assert main(["init", str(tmp_path / "s.yaml"), "--from", str(tmp_path / "job.sh")]) == 0
     told = capsys.readouterr().out
-    assert "32,000 words of Llama2Tokenizer taken" in told and "not modelled: --use-mc2" in told
+    assert "32,000 words of Llama2Tokenizer taken" in told and "--use-mc2 chooses the parts" in told
     setup = Setup.load(tmp_path / "s.yaml")
     assert (setup.framework.name, setup.model.vocab_size) == ("mindspeed", 32_000)
+    assert setup.strategy.tensor.overlap == 8
     assert setup.cluster.device.name == "Ascend910B1" and setup.strategy.mesh.dp == 4
 
 
@@ -213,6 +214,9 @@ STRATEGIES: dict[str, dict] = {
     "chunks": {"mesh": {"pp": 2, "dp": 2}, "pipeline": {"schedule": "interleaved", "vpp": 2}},
     "shards": {"mesh": {"dp": 4}, "zero": {"optimizer_shard": True, "level": 3, "threshold_kb": 0, "bucket_mb": 32}},
     "recompute": {"mesh": {"pp": 2, "tp": 2}, "recompute": {"mode": "full", "per_stage": [3, 3]}},
+    "short ends": {"mesh": {"pp": 2}, "pipeline": {"schedule": "interleaved", "vpp": 2, "chunks": [7, 9, 9, 7]}},
+    "no layer at the ends": {"mesh": {"pp": 2}, "pipeline": {"schedule": "interleaved", "vpp": 2,
+        "chunks": [0, 16, 16, 0]}},
 }  # fmt: skip
 
 
@@ -255,6 +259,68 @@ def test_what_export_writes_reads_back_as_the_same_layout(case: str) -> None:
         assert getattr(again, section) == getattr(strategy, section), section
     assert again.mesh.model_dump(exclude={"order"}) == strategy.mesh.model_dump(exclude={"order"})
     assert again.zero.stage == strategy.zero.stage and again.zero.bucket_mb == strategy.zero.bucket_mb
+
+
+@pytest.mark.parametrize(("etp", "ep"), [(1, 8), (1, 16), (4, 4), (2, 2)])
+def test_experts_over_ranks_of_their_own_come_back(cases_moe: ModelSpec, etp: int, ep: int) -> None:
+    mesh = {"dp": 4, "tp": 4, "ep": ep, "etp": etp}
+    fields = {"batch": {"global": 64}, "mesh": mesh, "tensor": {"sequence_parallel": True}}
+    asked = setup_of(cases_moe, "dgx-h100", "megatron-bridge", **fields)
+    text = megatron.text(asked)
+    assert f"--expert-tensor-parallel-size {etp}" in text.splitlines() and megatron.unsaid(asked) == []
+    found = StrategySpec.from_fields(read_arguments(text, "megatron.txt", "m").strategy, "again")
+    assert (found.mesh.expert_tensor, found.mesh.ep, found.mesh.dp) == (etp, ep, 4)
+
+
+def test_mindspeed_s_tp_extend_ep_spreads_experts_over_both(cases_moe: ModelSpec) -> None:
+    mesh = {"dp": 4, "tp": 4, "ep": 4}
+    fields = {"batch": {"global": 64}, "mesh": mesh, "tensor": {"sequence_parallel": True}}
+    text = megatron.text(setup_of(cases_moe, "dgx-h100", "megatron-bridge", **fields))
+    found = read_arguments(text + "--moe-tp-extend-ep\n", "megatron.txt", "m")
+    assert (found.strategy["mesh"]["ep"], found.strategy["mesh"]["etp"]) == (16, 1)
+    assert found.not_modelled == [] and found.unknown == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "chunks"),
+    [
+        ("--account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split", [7, 8, 8, 7]),
+        ("--account-for-loss-in-pipeline-split --num-virtual-stages-per-pipeline-rank 2", [4] * 7 + [3]),
+        ("--num-layers-in-first-pipeline-stage 3 --num-layers-in-last-pipeline-stage 9", [3, 9, 9, 9]),
+        ('--pipeline-model-parallel-layout "E|(tt|)*6L"', [0, *[2] * 6, 0]),
+        ('--pipeline-model-parallel-layout "Et|(tt|)*6tL"', [1, *[2] * 6, 1]),
+    ],
+)
+def test_layers_that_the_ends_count_for_come_back(flags: str, chunks: list[int]) -> None:
+    model, layers = ModelSpec.preset("llama2-7b"), sum(chunks)
+    asked = setup_of(model, "dgx-h100", "megatron-core", batch={"global": 16}, mesh={"pp": 4})
+    text = megatron.text(asked).replace("--num-layers 32", f"--num-layers {layers}")
+    found = read_arguments(f"{text}{flags}\n", "megatron.txt", "m")
+    assert StrategySpec.from_fields(found.strategy, "again").layers_of_chunks(layers) == chunks
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--account-for-loss-in-pipeline-split", "33 more"),
+        ("--coc-parallel-num 3 --use-ascend-coc", "none of 1, 2, 4, 8"),
+        ("--expert-tensor-parallel-size 0", "out of range"),
+    ],
+)
+def test_ends_parts_and_folds_that_cannot_be_are_one_line(flags: str, words: str) -> None:
+    asked = setup_of(ModelSpec.preset("llama2-7b"), "dgx-h100", "megatron-core", batch={"global": 16}, mesh={"pp": 4})
+    with pytest.raises(PlacedError) as error:
+        read_arguments(f"{megatron.text(asked)}{flags}\n", "megatron.txt", "m")
+    assert words.replace("33 more", "do not make 4 equal chunks") in str(error.value)
+
+
+def test_products_in_parts_come_back_from_mindspeed_s_line() -> None:
+    fields = {"mesh": {"tp": 4}, "tensor": {"sequence_parallel": True, "overlap": 4}, "batch": {"global": 16}}
+    asked = setup_of(ModelSpec.preset("llama2-7b"), "atlas-800t-a2-910b2", "mindspeed", **fields)
+    text = megatron.text(asked)
+    assert "--use-ascend-coc" in text.splitlines() and "--coc-parallel-num 4" in text.splitlines()
+    assert megatron.unsaid(asked) == []
+    assert read_arguments(text, "megatron.txt", "m").strategy["tensor"]["overlap"] == 4
 
 
 def test_experts_are_exported_at_their_own_width(cases_moe: ModelSpec) -> None:

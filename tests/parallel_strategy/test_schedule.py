@@ -9,13 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pangu.foundation.errors import UserError
 from parallel_strategy.cost.memory import walk
 from parallel_strategy.predict import Prediction
 from parallel_strategy.schedule.in_flight import moments
 from parallel_strategy.schedule.orders import Task, order_of, splits_backward
 from parallel_strategy.schedule.simulate import Deadlock, replay
+from parallel_strategy.spec.model import ModelSpec
 from parallel_strategy.spec.strategy import CHUNKED, Schedule
-from tests.parallel_strategy.strategies import setups
+from tests.parallel_strategy.strategies import setup_of, setups
 
 SCHEDULES = [
     ("gpipe", 1),
@@ -147,3 +149,70 @@ def test_the_fullest_moment_is_the_one_that_walking_the_order_finds(schedule):
                 bytes_ = {chunk: (kept[stage][i], working[stage][i]) for i, chunk in enumerate(mine)}
                 walked = walk(tasks, bytes_, split=splits_backward(schedule) and pp > 1)
                 assert peaks[stage, 0] == pytest.approx(max(peak for _, _, peak in walked), rel=1e-12)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_chunks_of_sizes_of_their_own_take_as_long_as_a_list_of_ends_says(data):
+    """By relaxation over the stages' lists, without events. They have no closed form."""
+    pp, vpp = data.draw(st.sampled_from([2, 3, 4])), data.draw(st.sampled_from([2, 3]))
+    count = pp * vpp
+    ends = [data.draw(st.integers(0, 2)) for _ in range(2)]
+    chunks = [ends[0], *[2] * (count - 2), ends[1]]
+    model = ModelSpec(
+        num_layers=sum(chunks), hidden_size=2048, num_heads=16, ffn_hidden_size=8192, seq_length=1024, vocab_size=32000
+    )
+    micro_batches = pp * data.draw(st.integers(1, 4))
+    asked = setup_of(
+        model,
+        "dgx-a100",
+        "megatron-core",
+        batch={"global": micro_batches},
+        mesh={"pp": pp},
+        pipeline={"schedule": "interleaved", "vpp": vpp, "chunks": chunks},
+    )
+    prediction = Prediction(asked)
+    assert [chunk.layers for chunk in prediction.program.chunks] == chunks
+    assert [stage.layers for stage in prediction.stages] == [sum(chunks[stage::pp]) for stage in range(pp)]
+    send, costs = float(prediction.rows.boundary[0]), prediction.chunk_costs
+    done: dict[Task, float] = {}
+    for _ in range(sum(map(len, prediction.order))):
+        before = len(done)
+        for tasks in prediction.order:
+            clock = 0.0
+            for task in tasks:
+                chunk, micro_batch = task.chunk, task.micro_batch
+                needs = Task("F", chunk - 1, micro_batch) if task.kind == "F" else Task("B", chunk + 1, micro_batch)
+                is_end = chunk == 0 if task.kind == "F" else chunk == count - 1
+                if is_end:
+                    ready = 0.0 if task.kind == "F" else done.get(Task("F", chunk, micro_batch))
+                else:
+                    ready = done.get(needs)
+                    ready = None if ready is None else ready + send
+                if ready is None:
+                    break
+                forward, back, weight = costs[chunk]
+                clock = max(clock, ready) + (forward if task.kind == "F" else back + weight)
+                done[task] = clock
+        if len(done) == before:
+            break
+    assert len(done) == sum(map(len, prediction.order))
+    assert prediction.replayed.seconds == pytest.approx(max(done.values()), rel=1e-9)
+    assert prediction.closed_form_seconds == prediction.seconds
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"chunks": [2, 2, 2]}, "has 3 entries"),
+        ({"chunks": [2, 0, 4, 2]}, "chunk 1 has no layer"),
+        ({"chunks": [2, 2, 2, 3]}, "sums to 9"),
+        ({"chunks": [2, 2, 2, 2], "stages": [4, 4]}, "say the same"),
+    ],
+)
+def test_chunks_that_make_no_model_are_refused(fields, words):
+    model = ModelSpec(num_layers=8, hidden_size=512, num_heads=8, ffn_hidden_size=2048)
+    pipeline = {"schedule": "interleaved", "vpp": 2} | fields
+    with pytest.raises(UserError, match=words):
+        asked = setup_of(model, "dgx-a100", batch={"global": 8}, mesh={"pp": 2}, pipeline=pipeline)
+        asked.strategy.check_model(model)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pangu.foundation.catalogue import FIELD, LOCALE, read_catalogue
 from tests.conftest import REPOSITORY
-from tests.tools.templates import messages_of, normal, paragraphs_of, texts_of_html
+from tests.tools.templates import messages_of, messages_of_script, normal, paragraphs_of, texts_of_html
 
 PACKAGES = ("pangu", "parallel_strategy", "data_pipeline")
 DOMAINS = ("foundation", *PACKAGES)
@@ -29,7 +29,6 @@ HEAD = (
 # What argparse, pydantic and the system say.
 FOREIGN = """
 usage|error|warning|note|options|positional arguments|show this help message and exit
-show program's version number and exit
 the following arguments are required: {names}|unrecognized arguments: {words}|expected one argument
 expected at least one argument|expected {count} arguments|argument {name}: {what}|not allowed with argument {name}
 one of the arguments {names} is required|invalid {kind} value: {value}|ambiguous option: {option} could match {matches}
@@ -37,6 +36,9 @@ invalid choice: {value} (choose from {choices})|ignored explicit argument {value
 example|examples|usage of {name}|layers|forward|backward|end|weights|grads|other|total|free|size|hidden|heads|seq
 default|vocab|parameters|vocab size|train documents|train samples|train tokens
 heldout documents|heldout samples|heldout tokens|newly dropped|coming back|heldout|train|of|judged
+idle|gradients|activations|seconds|perplexity|probability|compute|memory|launch
+validation|cost|checkpoints|Configuration|Network|samples|as in the file (JSON, text)|{tokens}; {value} a parameter
+Timeline|part|kernels|recomputation|pipeline idle and sends|TFLOP/s achieved|{value} s a step
 whole number above 0|{given} is not text|{given} is not text{hint}
 is out of range; it must be above {bound}|is out of range; it must be below {bound}|{given} is not null
 share from 0 to below 1
@@ -67,6 +69,9 @@ def all_messages() -> dict[str, tuple[str, str]]:
 
     for text in FOREIGN.replace("\n", "|").split("|"):
         add(text, "foundation", "Python, pydantic or the system")
+    for file in sorted((REPOSITORY / "run_scripts").glob("*.sh")):
+        for text, line in messages_of_script(file).items():
+            add(text, "foundation", f"run_scripts/{file.name}:{line}")
     for package in PACKAGES:
         for file in sorted((REPOSITORY / package).rglob("*.py")):
             place = str(file.relative_to(REPOSITORY))

@@ -14,7 +14,7 @@ SHOWN_NAMES = {"help", "description", "status", "title", "unit", "epilog", "head
 SHOWN_CALLS = {
     "warn", "say", "print_translated", "mistake",
     "StackedTable", "Table", "add_column", "add_argument_group", "Progress",
-    "UserError", "PlacedError", "translated",
+    "UserError", "PlacedError", "translated", "caption",
 }  # fmt: skip
 # Calls whose strings nobody reads as text.
 SILENT_CALLS = {
@@ -174,11 +174,24 @@ class Messages(ast.NodeVisitor):
     def visit_BinOp(self, node: ast.BinOp) -> None:
         if isinstance(node.op, ast.Add) and _is_text(node):
             self.add(node)
-            for side in ast.walk(node):
-                if isinstance(side, ast.FormattedValue) and not _is_text(side.value):
-                    self._with(False, side.value)
+            self._filled_in(node)
         else:
             self.generic_visit(node)
+
+    def _filled_in(self, node: ast.expr) -> None:
+        """Visit what is put into a text: fields, and the sides of a sum that are no strings, such as calls."""
+        match node:
+            case ast.BinOp(op=ast.Add()):
+                self._filled_in(node.left)
+                self._filled_in(node.right)
+            case ast.JoinedStr():
+                for value in node.values:
+                    if isinstance(value, ast.FormattedValue) and not _is_text(value.value):
+                        self._with(False, value.value)
+            case ast.Constant():
+                pass
+            case _:
+                self._with(False, node)
 
     def visit_IfExp(self, node: ast.IfExp) -> None:
         self._with(False, node.test)
@@ -226,6 +239,32 @@ def messages_of(file: Path) -> dict[str, int]:
     visitor = Messages()
     visitor.visit(ast.parse(file.read_text(encoding="utf-8")))
     return visitor.found
+
+
+_TOLD = re.compile(r'\b(?:tell|die|headline|fail) "((?:[^"\\]|\\.)*)"')
+_TEXT = re.compile(r'\btell "\$\(cat <<EOF\n(.*?)\nEOF\n', re.S)
+_HEAD = re.compile(r"#!.*\n((?:#.*\n)+)set ")
+_VALUE = re.compile(r"\$\(\([^()]*(?:\([^()]*\)[^()]*)*\)\)|\$\([^()]*\)|\$\{(\w+)[^}]*\}|\$(\w+)")
+
+
+def messages_of_script(file: Path) -> dict[str, int]:
+    """Return {msgid: line} of a shell script: what it tells, and its head, which is its help."""
+    text = file.read_text(encoding="utf-8")
+    found = {}
+    head = _HEAD.match(text)
+    if head and re.search(r"\busage( ;;|$)", text, re.M):
+        found["\n".join(line[1:].removeprefix(" ") for line in head[1].splitlines())] = 2
+    for match in (*_TOLD.finditer(text), *_TEXT.finditer(text)):
+        told = match[1].removeprefix("error: ")
+        if told.startswith("$(") or told.endswith("$*"):
+            continue
+        pieces, end = [], 0
+        for value in _VALUE.finditer(told):
+            name = value[1] or value[2] or ""
+            pieces += [told[end : value.start()], Field(name if name.isidentifier() else "value")]
+            end = value.end()
+        found[normal(template((*pieces, told[end:])))] = text.count("\n", 0, match.start()) + 1
+    return found
 
 
 def paragraphs_of(document: str) -> Iterator[str]:

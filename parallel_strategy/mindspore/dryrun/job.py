@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pangu.foundation.directory import make_directory
 from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore.dryrun.compiled_collectives import KINDS, CompiledCollective, read_collectives
 from parallel_strategy.mindspore.dryrun.environment import environment
@@ -91,7 +92,7 @@ def compile_rank(
             raise UserError(f"{strategy}: MindSpore wrote no graph for rank {rank}")
         text = texts[-1]
         if keep is not None:
-            keep.mkdir(parents=True, exist_ok=True)
+            make_directory(keep)
             (keep / f"rank-{rank}.ir").write_bytes(text.read_bytes())
         graph = read_graph(text, frozenset(KINDS))
     recomputed: dict[str, int] = {}
@@ -111,8 +112,8 @@ def compile_rank(
     )
 
 
-def check_compilation(setup: Setup, rank: int, load: Path | None = None) -> None:
-    """Raise UserError for what cannot be compiled, here or at all, before anything is begun."""
+def check_compilation(setup: Setup, rank: int, load: Path | None = None, keep: Path | None = None) -> None:
+    """Raise UserError for what cannot be compiled, here or at all, or kept in this folder, before anything is begun."""
     check_supported(setup)
     mesh = setup.strategy.mesh
     if not 0 <= rank < mesh.devices:
@@ -121,6 +122,8 @@ def check_compilation(setup: Setup, rank: int, load: Path | None = None) -> None
         raise UserError(reason)
     if load is not None:
         load_flags(load, rank * mesh.pp // mesh.devices)
+    if keep is not None:
+        make_directory(keep)
 
 
 def expected_seconds(setup: Setup, rank: int) -> float:

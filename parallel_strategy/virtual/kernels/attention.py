@@ -13,6 +13,10 @@ def _groups(values: Values) -> int:
     return values.read("attention.key").shape[-1] // values.model.head_width
 
 
+for _name in ("attention.ring.merge", "attention.ring.merge.gradient"):  # what a gathered ring has no need of
+    KERNELS[_name] = linear.nothing
+
+
 @kernel("attention.rotary")
 def _rotary(values: Values) -> None:
     _unfuse(values)

@@ -28,7 +28,7 @@ def _linear(name: str) -> None:
     def forward(values: Values) -> None:
         y = values.read(_source(values, name)) @ _matrix(values, name)
         bias = values.bias(f"{name}.bias") if name not in ("attention.output", "feed_forward.down") else None
-        if name == "experts.down" and (values.tensor or values.partial):
+        if name == "experts.down" and (values.expert_tensor or values.partial):
             bias = None  # one of those whose parts are summed adds it, or all add it to the sum
         if bias is not None:
             y = y + (bias[:, None] if experts else bias)
@@ -54,10 +54,10 @@ def _linear(name: str) -> None:
     KERNELS[f"{name}.input_gradient"] = input_gradient
     KERNELS[f"{name}.weight_gradient"] = weight_gradient
     KERNELS[f"{name}.bias_gradient"] = bias_gradient
-    KERNELS[f"{name}.accumulate"] = _nothing  # the store has added it
+    KERNELS[f"{name}.accumulate"] = nothing  # the store has added it
 
 
-def _nothing(values: Values) -> None:
+def nothing(values: Values) -> None:
     pass
 
 
