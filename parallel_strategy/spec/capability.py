@@ -112,8 +112,8 @@ def _model(strategy: StrategySpec, model: ModelSpec, executes: Executes) -> Iter
         return
     if strategy.mesh.cp > 1 and strategy.overrides:
         yield "overrides", f"other splits of single operators with mesh.cp {strategy.mesh.cp}; nearest: []"
-    if strategy.mesh.cp > 1 and strategy.mesh.tp > 1 and strategy.tensor.sequence_parallel:
-        yield "tensor.sequence_parallel", f"sequence parallelism with mesh.cp {strategy.mesh.cp}; nearest: false"
+    if strategy.mesh.cp > 1 and strategy.mesh.tp > 1:
+        yield "mesh.cp", f"context parallelism with mesh.tp {strategy.mesh.tp}; nearest: 1"
     wrong = [name for name, legal in PANGU_ALPHA.items() if getattr(model, name) not in legal]
     if model.experts is not None and model.experts.routing is None:
         wrong.append("experts")

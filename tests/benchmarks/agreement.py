@@ -135,8 +135,8 @@ LAYOUTS: dict[str, dict] = {
     "experts: pp2 dp2 ep2": layout(16, 2, SWITCH, mesh={"pp": 2, "dp": 2, "ep": 2}),
     "context: dp2 cp2": layout(2, 1, mesh={"dp": 2, "cp": 2}),
     "context: cp4": layout(1, 1, mesh={"cp": 4}),
-    "context: cp2 mp2, hsdp": layout(1, 1, mesh={"cp": 2, "tp": 2}, zero=SHARDED),
-    "context: dp2 cp2 mp2, dropout": layout(2, 1, {"dropout_rate": 0.1}, mesh={"dp": 2, "cp": 2, "tp": 2}),
+    "context: dp2 cp2, hsdp": layout(2, 1, mesh={"dp": 2, "cp": 2}, zero=SHARDED),
+    "context: dp2 cp2, dropout": layout(2, 1, {"dropout_rate": 0.1}, mesh={"dp": 2, "cp": 2}),
     "context: dp2 cp2, fp32, recompute": layout(
         2, 1, {"compute_dtype": "fp32"}, mesh={"dp": 2, "cp": 2}, recompute=FULL
     ),

@@ -82,8 +82,8 @@ def test_a_tied_table_with_two_readers_stays_whole_at_level_3(tmp_path: Path) ->
             "batch.micro: mindspore-2.10 does not execute 2 sequences with mesh.cp 2; nearest: 1$",
         ),
         (
-            "batch: {global: 4}\nmesh: {cp: 2, dp: 2, tp: 2}\ntensor: {sequence_parallel: true}\n",
-            "tensor.sequence_parallel: .* sequence parallelism with mesh.cp 2; nearest: false$",
+            "batch: {global: 4}\nmesh: {cp: 2, dp: 2, tp: 2}\n",
+            "mesh.cp: mindspore-2.10 does not execute context parallelism with mesh.tp 2; nearest: 1$",
         ),
         (
             "batch: {global: 4}\nmesh: {cp: 2, dp: 2}\noverrides: [{operator: head, strategy: [[4, 1], [1, 1]]}]\n",
