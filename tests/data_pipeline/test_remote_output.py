@@ -18,6 +18,7 @@ from pangu.foundation.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.data_pipeline.conftest import contents, make_text, write_jsonl
 from tests.data_pipeline.s3_server import s3_server
+from tests.data_pipeline.webhdfs_server import webhdfs_server
 
 pytest.importorskip("fsspec")
 FILES = {
@@ -198,3 +199,40 @@ def test_kill_9_while_an_object_is_on_its_way(tmp_path: Path, recipe: Path) -> N
     # no object was sent twice but those that were struck, and the manifest
     sent = [key for key in puts if not key.endswith("manifest.json")]
     assert len(sent) - len(set(sent)) <= 3
+
+
+def test_kill_9_while_a_file_of_hdfs_grows(tmp_path: Path, recipe: Path) -> None:
+    pytest.importorskip("requests", reason="requests, which webhdfs:// needs, is not installed")
+    process: list[subprocess.Popen] = []
+    appended: list[str] = []
+
+    def strike(path: str) -> None:
+        appended.append(path)
+        if len(appended) in (1, 3, 6):
+            os.kill(process[-1].pid, signal.SIGKILL)
+            process[-1].wait()
+
+    assert main(["run", str(recipe), "--out", str(tmp_path / "here")]) == 0
+    with webhdfs_server(strike) as (address, files):
+        url = f"webhdfs://{address}/user/me/corpus"
+        command = [sys.executable, "-m", "data_pipeline", "run", str(recipe), "--out", url]
+        codes = []
+        while not codes or codes[-1]:
+            process.append(subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE))
+            process[-1].communicate()
+            codes.append(process[-1].returncode)
+            found = files.get("/user/me/corpus/manifest.json")
+            assert (found is not None and json.loads(found)["state"] == "complete") == (codes[-1] == 0)
+            assert len(codes) < 6
+        assert codes == [-signal.SIGKILL] * 3 + [0]
+        # what somebody has changed there to the same size is known by its time, and copied again
+        name = next(path for path, data in files.items() if path.endswith(".parquet") and data)
+        whole = files[name]
+        with remote_output.file_system(url)[0].open(name, "wb") as file:
+            file.write(bytes(len(whole)))
+        assert files[name] != whole
+        assert main(["run", str(recipe), "--out", url]) == 0 and files[name] == whole
+        assert main(["stats", url]) == 0
+        there = {path.removeprefix("/user/me/corpus/"): data for path, data in files.items()}
+    named = json.loads(there.pop("manifest.json"))["files"]
+    assert there == contents(tmp_path / "here") and named.keys() == there.keys()
