@@ -72,7 +72,7 @@ def _sizes(values: list[int], axis: str, executes: Executes) -> list[int]:
 def _is_executed(setup: Setup, layout: MeshLayout, pp: int, batch: int) -> bool:
     """Return whether the framework executes a layout, whatever the other choices are."""
     sizes = {"pp": pp, "dp": layout.dp, "cp": layout.cp, "tp": layout.tp, "ep": layout.ep, "etp": layout.etp}
-    mesh = Mesh.model_construct(**sizes, order=list(layout.order))
+    mesh = Mesh.model_construct(None, **sizes, order=list(layout.order))
     strategy = setup.strategy.model_copy(
         update={
             "mesh": mesh,
