@@ -223,20 +223,24 @@ class LanguageModel:
         return Between(known[-(room - on_right) :], asked, behind[:on_right])
 
     def request(self, context: Text, rest: Text) -> tuple[list[int], list[int]]:
-        """Return the ids of a context and of what is scored behind it. Raises UserError where nothing is."""
+        """Return the ids of a context, cut from its left, and of what is scored behind it. Raises UserError."""
+        first, second = self.parts(context, rest)
+        most = self.config.seq_length + 1
+        if len(second) >= most:
+            raise UserError(f"a continuation has {len(second)} tokens; the context holds {most - 1} of them")
+        return first[-(most - len(second)) :], second
+
+    def parts(self, context: Text, rest: Text) -> tuple[list[int], list[int]]:
+        """Return all ids of a context and of what is scored behind it. Raises UserError where nothing is."""
         if isinstance(context, str) and isinstance(rest, str) and context:
             before, whole = self.ids(context), self.ids(context + rest)
             same = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
             first, second = whole[: min(same, len(whole))], whole[same:]
         else:
             first, second = self.ids(context), self.ids(rest)
-        first = first or [self.tokenizer.special.end_of_document]
-        most = self.config.seq_length + 1
         if not second:
             raise UserError(f"{rest!r} has no tokens of its own behind its context; give a continuation")
-        if len(second) >= most:
-            raise UserError(f"a continuation has {len(second)} tokens; the context holds {most - 1} of them")
-        return first[-(most - len(second)) :], second
+        return first or [self.tokenizer.special.end_of_document], second
 
     def rolling_log_likelihood(self, texts: Sequence[Text], done: Callable[[int], None] | None = None) -> list[float]:
         """Return the log-likelihood of whole texts, in nats, each token scored once (windows of the context's length).

@@ -121,10 +121,10 @@ def options_of(arguments: argparse.Namespace) -> "GenerationOptions":
 
 def rows_of(arguments: argparse.Namespace) -> list[dict] | None:
     """Return the prompts, with options of their own; None for an interactive session. Raises UserError."""
-    from pangu.generation.prompt_files import read_file, rows_of_prompts
+    from pangu.generation.prompt_files import read_file
 
     if arguments.prompt is not None:
-        return rows_of_prompts(arguments.prompt)
+        return [{"prompt": prompt} for prompt in arguments.prompt]
     if arguments.fill is not None:
         return []  # not continued: `answer_fill`
     if arguments.file is None:

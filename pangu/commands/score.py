@@ -12,7 +12,6 @@ longer context helps.
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from typing import Any
 from pangu.commands.model_arguments import add_scoring_arguments, load_model
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
-from pangu.foundation.json_text import check_surrogates
+from pangu.foundation.json_text import check_value, loads
 
 BLOCK = 64  # lines that are asked together
 
@@ -53,10 +52,10 @@ def read_lines(path: str) -> list[dict[str, str]]:
 def read_line(line: str, place: str) -> dict[str, str]:
     """Return one object. Raises UserError."""
     try:
-        row = json.loads(line)
+        row = loads(line)
     except ValueError as error:
         raise UserError(f"{place}: is not JSON: {error}") from None
-    check_surrogates(row, place)
+    check_value(row, place)
     names = ("text",) if isinstance(row, dict) and "text" in row else ("context", "continuation")
     for name in names:
         if not isinstance(row, dict) or not isinstance(row.get(name), str):

@@ -4,7 +4,6 @@ A document has fields for the template and what is right: the number of a candid
 blank. A file or record of another form is one line: file, line or record, and the fields that were expected.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
-from pangu.foundation.json_text import check_surrogates
+from pangu.foundation.json_text import check_value, loads
 
 BLANK = re.compile(r"\[BLANK(\d+)\]")
 GAP = "XXXXX"
@@ -54,29 +53,30 @@ def records(path: Path) -> Iterator[tuple[str, Any]]:
     text = read_text(path)
     if text.lstrip().startswith("["):
         try:
-            rows = json.loads(text)
+            rows = loads(text)
         except ValueError as error:
             raise UserError(f"{path}: is not JSON: {error}") from None
-        check_surrogates(rows, str(path))
-        yield from ((f"{path}: record {number}", row) for number, row in enumerate(rows, 1))
+        for number, row in enumerate(rows, 1):
+            check_value(row, f"{path}: record {number}")
+            yield f"{path}: record {number}", row
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                row = json.loads(line)
+                row = loads(line)
             except ValueError as error:
                 raise UserError(f"{path}:{number}: is not JSON: {error}") from None
-            check_surrogates(row, f"{path}:{number}")
+            check_value(row, f"{path}:{number}")
             yield f"{path}:{number}", row
 
 
 def whole(path: Path) -> Any:
     """Return the JSON value of a file. Raises UserError."""
     try:
-        value = json.loads(read_text(path))
+        value = loads(read_text(path))
     except ValueError as error:
         raise UserError(f"{path}: is not JSON: {error}") from None
-    check_surrogates(value, str(path))
+    check_value(value, str(path))
     return value
 
 

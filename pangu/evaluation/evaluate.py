@@ -10,7 +10,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from pangu.foundation.lock import Lock
 from pangu.foundation.progress import Progress
 from pangu.generation.fill import fill, score_between
 from pangu.generation.likelihood import Scored
+from pangu.generation.speculation import common
 
 if TYPE_CHECKING:
     from pangu.language_model import LanguageModel
@@ -257,8 +258,7 @@ def ask_choices(
     """Score the candidates of documents."""
     choices = [requests.choice_of(template, one, text) for one, text in zip(documents, before, strict=True)]
     results = iter(score_choices(model, template, choices))
-    bare = [pair for choice in choices for pair in choice.unconditional]
-    alone = iter(model.log_likelihood([request_of(model, *pair)[0] for pair in bare]))
+    alone = iter(score_rows(model, [row for choice in choices for row in rows_of(model, choice.unconditional)]))
     for choice, drawn in zip(choices, shots, strict=True):
         own = [next(results) for _ in choice.pairs]
         totals = [scored.total for scored, _ in own]
@@ -284,9 +284,8 @@ def score_choices(
 ) -> list[tuple[Scored, bool]]:
     """Return for each candidate its score and whether its sides were cut to the context."""
     if not template.behind:
-        asked = [request_of(model, *pair) for choice in choices for pair in choice.pairs]
-        found = model.log_likelihood([request for request, _ in asked])
-        return [(scored, cut) for scored, (_, cut) in zip(found, asked, strict=True)]
+        rows = [row for choice in choices for row in rows_of(model, choice.pairs)]
+        return [(scored, row.is_cut) for scored, row in zip(score_rows(model, rows), rows, strict=True)]
     parts = [
         (context, scored, behind)
         for choice in choices
@@ -301,19 +300,57 @@ def score_choices(
     ]
 
 
-def request_of(model: "LanguageModel", context: str, scored: str) -> tuple[tuple[list[int], list[int]], bool]:
-    """Return the ids of a context and its scored part, and whether the context was cut from its left.
+@dataclass(frozen=True)
+class ScoredRow:
+    """Ids that are read: a context, and what stands behind it, whose first `unscored` ids are not scored."""
+
+    context: list[int]
+    rest: list[int]
+    unscored: int
+    is_cut: bool
+
+
+def rows_of(model: "LanguageModel", pairs: Sequence[tuple[str, str]]) -> list[ScoredRow]:
+    """Return the rows of a document's candidates, each (context, scored part).
+
+    Candidates behind the same text read the same context, cut from its left for the longest of them: it is read once,
+    and none has more to go by than another. A scored part that is longer than the model's context loses its right end.
+    """
+    parts = [ids_of(model, *pair) for pair in pairs]
+    most = model.config.seq_length + 1
+    rows = []
+    for (context, _), (first, second) in zip(pairs, parts, strict=True):
+        alike = [other for (text, _), other in zip(pairs, parts, strict=True) if context and text == context]
+        # Where a candidate's first word takes letters of the context, the contexts' ids end differently.
+        shared = min((common(first, other) for other, _ in alike), default=0) or len(first)
+        longest = max((len(other) - shared + len(scored) for other, scored in alike), default=len(second))
+        kept = first[:shared][-max(1, most - longest) :]
+        rest = [*first[shared:], *second]
+        fitting = rest[: most - len(kept)]
+        rows.append(ScoredRow(kept, fitting, len(first) - shared, len(kept) < shared or len(fitting) < len(rest)))
+    return rows
+
+
+def ids_of(model: "LanguageModel", context: str, scored: str) -> tuple[list[int], list[int]]:
+    """Return the ids of a context and of its scored part.
 
     Without a context the first token of the row is one: nothing stands before it that could predict it.
     """
     if context:
-        first, second = model.request(context, scored)
-        return (first, second), len(first) + len(second) < len(model.ids(context + scored))
+        return model.parts(context, scored)
     ids = model.ids(scored)
     if len(ids) < 2:
         raise UserError(f"{scored!r} has {len(ids)} tokens; a row needs two, since its first one is not scored")
-    most = model.config.seq_length + 1
-    return (ids[:1], ids[1:most]), len(ids) > most
+    return ids[:1], ids[1:]
+
+
+def score_rows(model: "LanguageModel", rows: Sequence[ScoredRow]) -> list[Scored]:
+    """Return the scores of rows, of what is scored alone."""
+    found = model.log_likelihood([(row.context, row.rest) for row in rows])
+    return [
+        replace(one, log_probabilities=one.log_probabilities[row.unscored :])
+        for one, row in zip(found, rows, strict=True)
+    ]
 
 
 def ask_texts(
@@ -342,9 +379,11 @@ def ask_texts(
     most = model.config.seq_length
     if template.behind:
         behind = [requests.filled(template.behind, one.fields) for one in documents]
-        texts = [filled_gap(model, *one, seed) for one in zip(prompts, behind, lengths, strict=True)]
+        filled = [filled_gap(model, *one, seed) for one in zip(prompts, behind, lengths, strict=True)]
+        texts, cut = [text for text, _ in filled], [is_cut for _, is_cut in filled]
     else:
         texts = answers_of(model, generation, prompts, lengths, seed)
+        cut = [len(model.ids(one)) + length > most + 1 for one, length in zip(prompts, lengths, strict=True)]
     for number, (one, drawn) in enumerate(zip(documents, shots, strict=True)):
         scores = {name: metrics.GENERATED[name](one.answers, texts[number]) for name in task.metrics}
         yield {
@@ -355,7 +394,7 @@ def ask_texts(
             "scores": scores,
             "group": None,
             "shots": [shot.id for shot in drawn],
-            "cut": int(len(model.ids(prompts[number])) + lengths[number] > most + 1),
+            "cut": int(cut[number]),
         }
 
 
@@ -381,12 +420,17 @@ def answers_of(
     return texts
 
 
-def filled_gap(model: "LanguageModel", left: str, right: str, length: int, seed: int) -> str:
-    """Return the likeliest tokens, from the left, of a gap of `length` tokens between two texts."""
-    one = model.between(left, [0] * length, right)
-    known = [*one.left, *(None for _ in range(length)), *one.right]
+def filled_gap(model: "LanguageModel", left: str, right: str, length: int, seed: int) -> tuple[str, bool]:
+    """Return the likeliest tokens, from the left, of a gap of `length` tokens between two texts; and what was cut.
+
+    Of a gap that is longer than the context, so many tokens are filled as fit.
+    """
+    before, behind, fitting = model.ids(left), model.ids(right), min(length, model.config.seq_length - 1)
+    one = model.between(before, [0] * fitting, behind)
+    known = [*one.left, *(None for _ in range(fitting)), *one.right]
     ids = fill(model.generator, known, model.options({"temperature": 0.0, "seed": seed}), "left").ids
-    return model.tokenizer.decode(ids[len(one.left) : len(one.left) + length])
+    text = model.tokenizer.decode(ids[len(one.left) : len(one.left) + fitting])
+    return text, fitting < length or len(one.left) < len(before) or len(one.right) < len(behind)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""JSON as RFC 8259 has it: a number that is not finite is null, which every reader takes."""
+"""JSON as RFC 8259 has it: a number that is not finite is null, which every reader takes.
+
+What others wrote is read by `loads` and looked at by `check_value`, record by record.
+"""
 
 import json
 import math
@@ -24,27 +27,59 @@ def dumps(value: Any, **options: Any) -> str:
     return json.dumps(finite(value), allow_nan=False, **options)
 
 
-def check_surrogates(value: Any, place: str) -> None:
-    """Raise UserError that names the place and the field of a text with half of a surrogate pair.
+class RepeatedName(dict[str, Any]):
+    """An object in whose text `name` stands more than once; the last value is kept."""
 
-    JSON can write one (`"\\ud800"`), and UTF-8, the tokenizer and every output cannot.
+    name: str
+
+
+def loads(text: str | bytes) -> Any:
+    """Return a JSON value whose objects remember a name that they give twice. Raises ValueError."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) == len(pairs):
+        return value
+    repeated = RepeatedName(value)
+    names = [name for name, _ in pairs]
+    repeated.name = next(name for name in value if names.count(name) > 1)
+    return repeated
+
+
+def check_value(value: Any, place: str) -> None:
+    """Raise UserError that names the place and the field of what JSON can say and nothing here can mean.
+
+    A text with half of a surrogate pair (`"\\ud800"`), which UTF-8, the tokenizer and every output cannot write, or a
+    name that an object gives twice (`loads`).
     """
-    field = lone_surrogate(value)
-    if field is not None:
-        raise UserError(f"{place}: field {field!r}: holds half of a surrogate pair, which UTF-8 has no place for")
+    found = _wrong_field(value)
+    if found is None:
+        return
+    field, is_repeated = found
+    if is_repeated:
+        raise UserError(f"{place}: field {field!r}: is there more than once in one object; leave one")
+    raise UserError(f"{place}: field {field!r}: holds half of a surrogate pair, which UTF-8 has no place for")
 
 
-def lone_surrogate(value: Any, field: str = "") -> str | None:
-    """Return the field of the first such text in a JSON value, e.g. `messages[0].content`; None: there is none."""
+def _wrong_field(value: Any, field: str = "") -> tuple[str, bool] | None:
+    """Return the first wrong field of a JSON value, e.g. `messages[0].content`, and whether its name is repeated."""
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError:
-            return field
+            return field, False
         return None
     inner: list[tuple[str, Any]] = []
     if isinstance(value, Mapping):
-        inner = [(f"{field}.{name}" if field else str(name), one) for name, one in value.items()]
+        if isinstance(value, RepeatedName):
+            return _inner_name(field, value.name), True
+        inner = [(_inner_name(field, name), one) for name, one in value.items()]
     elif isinstance(value, Sequence):
         inner = [(f"{field}[{number}]", one) for number, one in enumerate(value)]
-    return next((found for name, one in inner if (found := lone_surrogate(one, name)) is not None), None)
+    return next((found for name, one in inner if (found := _wrong_field(one, name)) is not None), None)
+
+
+def _inner_name(field: str, name: str) -> str:
+    return f"{field}.{name}" if field else name

@@ -194,12 +194,20 @@ class Generator:
             self.batches[key] = self.network.open(*key)
         return self.batches[key]
 
+    @property
+    def nothing(self) -> list[int]:
+        """Return what an empty prompt stands for: the end of the document before."""
+        return [self.tokenizer.special.end_of_document] if self.tokenizer else []
+
     def fit(self, prompt: Sequence[int], options: GenerationOptions, place: str = "prompt") -> list[int]:
-        """Return the prompt checked, and cut from the left where the options allow it. Raises UserError."""
-        prompt = [int(token) for token in prompt]
+        """Return the prompt checked, and cut from the left where the options allow it. Raises UserError.
+
+        An empty one becomes the end of a document.
+        """
+        prompt = [int(token) for token in prompt] or self.nothing
         context, new = self.config.seq_length, options.max_new_tokens
         if not prompt:
-            raise UserError(f"{place}: is empty; give at least one token")
+            raise UserError(f"{place}: is empty, and without a tokenizer nothing says how a text begins")
         wrong = next((token for token in prompt if not 0 <= token < self.config.vocab_size), None)
         if wrong is not None:
             raise UserError(f"{place}: id {wrong} is outside 0..{self.config.vocab_size - 1}")
@@ -271,7 +279,10 @@ class Generator:
 
     def begin(self, number: int, prompt: list[int], options: GenerationOptions) -> "RunningSequence":
         """Return a sequence that has not read its prompt yet; `prompt` is as `fit` leaves it."""
-        return RunningSequence(number, prompt, options, self.tokenizer, self.byte_tokens, self.adapter)
+        sequence = RunningSequence(number, prompt, options, self.tokenizer, self.byte_tokens, self.adapter)
+        if prompt == self.nothing:
+            sequence.begin_document()
+        return sequence
 
     def run(self, batch: DecodingBatch, sequences: list["RunningSequence"]) -> Iterator[Piece]:
         """Work until every sequence has ended; a free row takes the next as soon as the engine can."""
@@ -308,7 +319,11 @@ class Generator:
         sequences = {part.row: running[part.row] for part in parts}
         context = self.config.seq_length
         found = self.draft.guess(
-            {row: (one.ids, min(one.remaining - 1, context - len(one.ids))) for row, one in sequences.items()}
+            {
+                row: (one.ids, min(one.remaining - 1, context - len(one.ids)))
+                for row, one in sequences.items()
+                if not one.is_beginning
+            }
         )
         return [(part, found.get(part.row, [])) for part in parts]
 
@@ -316,12 +331,15 @@ class Generator:
         self, batch: DecodingBatch, waiting: deque["RunningSequence"], running: dict[int, "RunningSequence"]
     ) -> list[RowTokens]:
         """Return what each row reads next: its newest token, a new prompt, or its newer half where the context is
-        full."""
+        full. A text that began with nothing is read from its first token on."""
         context = self.config.seq_length
-        full = [row for row, sequence in running.items() if len(sequence.ids) > context]
-        for row in full:
-            running[row].ids = running[row].ids[-max(1, context // 2) :]
-        again = full if batch.admits_any_time or not full else list(running)
+        for sequence in running.values():
+            if len(sequence.ids) > context:
+                sequence.ids = sequence.ids[-max(1, context // 2) :]
+        # Those whose row holds something else than what stands before their newest token.
+        again = [row for row, sequence in running.items() if batch.lengths[row] != len(sequence.ids) - 1]
+        if again and not batch.admits_any_time:
+            again = list(running)
         for row in again:
             batch.release(row)
         if batch.admits_any_time or not running:
@@ -356,6 +374,15 @@ class RunningSequence:
         self.characters = WholeCharacters(byte_tokens) if byte_tokens else None
         self.count = 0
         self.finish: Finish | None = None
+        self.is_beginning = False
+
+    def begin_document(self) -> None:
+        """Draw the first token behind the end of a document, and go on from it as from a prompt of one token.
+
+        So it is in training: that end belongs to the document before, and the text has the positions from 0 on.
+        """
+        self.is_beginning = True
+        self.sampler = Sampler(self.options, [])  # no penalty for an end
 
     @property
     def remaining(self) -> int:
@@ -375,6 +402,8 @@ class RunningSequence:
         if token in self.options.stop_ids:
             self.finish = "stop_id"
             return Piece(self.number, None, self.text.finish() if self.text else "", self.finish)
+        if self.is_beginning:
+            self.ids, self.is_beginning = [], False
         self.ids.append(token)
         self.count += 1
         text = self.text.push(token) if self.text else ""

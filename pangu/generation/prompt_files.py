@@ -8,14 +8,13 @@ Options are those of the command line, with underscores; `id` comes back with th
 """
 
 import codecs
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pangu.foundation.errors import UserError
-from pangu.foundation.json_text import check_surrogates
+from pangu.foundation.json_text import check_value, loads
 from pangu.foundation.settings import nearest_name
 from pangu.generation.options import GenerationOptions
 
@@ -68,11 +67,11 @@ def read_rows(content: bytes, charset: str | None, where: str, is_jsonl: bool) -
 def read_object(line: str, where: str) -> dict[str, Any]:
     """Return the object of a line of JSON. Raises UserError."""
     try:
-        row = json.loads(line)
+        row = loads(line)
     except ValueError as error:
         raise UserError(f"{where}: is not JSON: {error}") from None
-    check_surrogates(row, where)
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"]:
+    check_value(row, where)
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise UserError(f'{where}: must be an object with a text "prompt"')
     for name in row:
         if name not in ("prompt", "id") and name not in OPTION_NAMES:
@@ -118,11 +117,3 @@ def fits(value: object, usual: object) -> bool:
     if isinstance(usual, bool) or isinstance(value, bool):
         return isinstance(usual, bool) and isinstance(value, bool)
     return isinstance(value, (int, float) if isinstance(usual, float) else type(usual))
-
-
-def rows_of_prompts(prompts: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of prompts from the command line. Raises UserError."""
-    for prompt in prompts:
-        if not prompt:
-            raise UserError("--prompt '': is empty; give at least one character")
-    return [{"prompt": prompt} for prompt in prompts]

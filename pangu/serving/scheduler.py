@@ -264,6 +264,9 @@ class Scheduler:
             known, adapter = sequence.known, sequence.adapter
             if sequence.read == len(known):
                 assert sequence.running is not None
+                if self.batch.lengths[row] != len(sequence.running.ids) - 1:  # a text that began with nothing
+                    self.batch.release(row)
+                    self.prefixes.forget(row)
                 place = None
                 if sequence.suffix:
                     place = [len(sequence.prompt) + sequence.running.count - 1]

@@ -33,18 +33,24 @@ PARTS = (
     ("embedding", r"embedding-|_table-"),
     ("loss", r"loss|logits"),
 )
+# What `pangu.training.compiled` calls its kernels of the backward pass; the update's are the optimizer's.
+BACKWARD = re.compile(r".+_backward|gradients|scatter_add")
 NAME = re.compile(r"(?P<path>.*/)?(?P<kind>[A-Za-z0-9_]+?)-op\d+$")
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel of the step, with its milliseconds over all profiled updates."""
+    """One kernel of the step, with its milliseconds over all profiled updates.
+
+    pass_name: forward, backward or update; "" where the record does not tell. A layer that is computed anew is forward.
+    """
 
     path: str
     kind: str
     part: str
     calls: int
     milliseconds: float
+    pass_name: str = ""
 
 
 def read_times(folder: Path) -> list[Kernel]:
@@ -73,7 +79,8 @@ def kernel_of(path: str, calls: int, milliseconds: float) -> Kernel:
 def counted_kernel(path: str, calls: int, seconds: float) -> Kernel:
     """Return a kernel of a step that counts itself: the path is part and kind."""
     part, _, kind = path.partition("/")
-    return Kernel(path, kind, part, calls, 1e3 * seconds)
+    pass_name = "update" if part == "optimizer" else "backward" if BACKWARD.fullmatch(kind) else "forward"
+    return Kernel(path, kind, part, calls, 1e3 * seconds, pass_name)
 
 
 def shares(kernels: Iterable[Kernel], key: str) -> dict[str, float]:
@@ -150,14 +157,16 @@ class StepProfile:
 
 
 def summary_of(kernels: list[Kernel], seconds: list[float]) -> dict[str, Any]:
-    """Return what `profile.json` holds: milliseconds an update by part and by operator, and every kernel."""
+    """Return what `profile.json` holds: milliseconds an update by pass, part and operator, and every kernel."""
     steps = len(seconds)
-    tables = {key: {n: ms / steps for n, ms in shares(kernels, key).items()} for key in ("part", "kind")}
+    keys = ("pass_name", "part", "kind")
+    tables = {key: {n: ms / steps for n, ms in shares(kernels, key).items() if n} for key in keys}
     total = sum(kernel.milliseconds for kernel in kernels) / steps
     return {
         "updates": steps,
         "milliseconds": 1e3 * sum(seconds) / steps,
         "in_kernels": total,
+        "by_pass": tables["pass_name"],  # empty where the record does not tell
         "by_part": tables["part"],
         "by_operator": tables["kind"],
         "kernels": [asdict(kernel) for kernel in sorted(kernels, key=lambda kernel: -kernel.milliseconds)],
@@ -169,6 +178,6 @@ def line_of(summary: Mapping[str, Any], place: Path) -> str:
     total = summary["in_kernels"]
     if not total:
         return f"profile of {summary['updates']} updates: {place}"
-    parts = ", ".join(f"{name} {ms / total:.0%}" for name, ms in list(summary["by_part"].items())[:5])
-    kinds = ", ".join(f"{name} {ms / total:.0%}" for name, ms in list(summary["by_operator"].items())[:3])
-    return f"profile: {summary['milliseconds']:,.1f} ms an update, kernels {total:,.1f} ms: {parts}; {kinds}: {place}"
+    tables = [list(summary[key].items())[:most] for key, most in (("by_pass", 3), ("by_part", 5), ("by_operator", 3))]
+    shown = "; ".join(", ".join(f"{name} {ms / total:.0%}" for name, ms in table) for table in tables if table)
+    return f"profile: {summary['milliseconds']:,.1f} ms an update, kernels {total:,.1f} ms: {shown}: {place}"

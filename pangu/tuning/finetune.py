@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pangu.tuning.tuning_run import Tuned
 
 STUDENT = "student.safetensors"  # what a student that is made of the base begins with
+ROWS = 2  # how records become rows; 1: the first token of a text was not learnt
 
 
 def finetune(
@@ -89,6 +90,7 @@ def finetune(
         "template": template.to_dict(),
         "data": [path.name for path in files],
         "rows": digest_of_rows(read),
+        "rows_version": ROWS,
         "teacher_digest": adapter_file.digest_of(taught.weights) if taught else None,
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -128,6 +130,11 @@ def check_same(out: Path, said: dict[str, Any]) -> None:
         write_whole(path, dumps(said, ensure_ascii=False, indent=1) + "\n")
         return
     before = adapter_file.read_json(path)
+    if before.get("rows") != said["rows"] and before.get("rows_version", 1) < ROWS:
+        raise UserError(
+            f"{out}: was begun by a version that did not learn the first token of a text, or with other data; give "
+            "another --out"
+        )
     for name in ("base_digest", "template", "rows", "teacher_digest"):
         if before.get(name) != said[name]:
             raise UserError(

@@ -1,7 +1,9 @@
 """Turn records into rows of ids with a loss weight for each, several records a row.
 
-The loss is on answers and on the end of the document behind the last one. A record that is too long is cut from the
-left of what is not an answer, never from an answer; one whose answers alone do not fit is a reject.
+The loss is on answers and on the end of the document behind the last one. What has no prompt, such as a plain text,
+stands behind an end of document, as documents do in pretraining: its first token is learnt too. That end is a document
+of its own, so that the text keeps its positions. A record that is too long is cut from the left of what is not an
+answer, never from an answer; one whose answers alone do not fit is a reject.
 """
 
 from collections.abc import Iterable, Sequence
@@ -48,7 +50,10 @@ def encode(record: Record, template: Template, tokenizer: "Tokenizer") -> Docume
         own = [int(token) for token in tokenizer.encode_batch([text])[0]] if text else []
         ids += own
         learnt += [is_answer] * len(own)
-    return Document([*ids, tokenizer.special.end_of_document], [*learnt, True])
+    end = tokenizer.special.end_of_document
+    if not learnt or learnt[0]:
+        ids, learnt = [end, *ids], [False, *learnt]
+    return Document([*ids, end], [*learnt, True])
 
 
 def fitted(document: Document, length: int) -> Document | None:

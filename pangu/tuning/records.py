@@ -4,14 +4,13 @@ A record is a list of turns. What is wrong with one is said with its line and it
 """
 
 import gzip
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pangu.foundation.errors import UserError
-from pangu.foundation.json_text import check_surrogates
+from pangu.foundation.json_text import check_value, loads
 
 MOST_CHARACTERS = 1_000_000  # of a record
 Role = Literal["system", "user", "assistant"]
@@ -78,7 +77,7 @@ def read_records(path: Path, parse: Callable[[Any], Record | Pair] | None = None
                 yield from _checked(f"{path}:{number}", line, None if parse is record_of else parse, is_text=True)
     elif content.lstrip()[:1] == b"[":
         try:
-            rows = json.loads(content.decode("utf-8-sig"))
+            rows = loads(content.decode("utf-8-sig"))
         except ValueError as error:
             raise UserError(f"{path}: is not JSON: {error}") from None
         for number, row in enumerate(rows, 1):
@@ -113,7 +112,7 @@ def _checked(
         yield Reject(place, "is a line of text; pairs are JSON objects")
         return
     try:
-        row = json.loads(text)
+        row = loads(text)
     except (ValueError, RecursionError) as error:
         yield Reject(place, f"is not JSON: {error}")
         return
@@ -122,7 +121,7 @@ def _checked(
 
 def _record_or_reject(place: str, row: Any, parse: Callable[[Any], Record | Pair]) -> Record | Pair | Reject:
     try:
-        check_surrogates(row, place)
+        check_value(row, place)
         return parse(row)
     except RecordError as error:
         return Reject(place, str(error))

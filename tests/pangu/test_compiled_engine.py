@@ -243,8 +243,12 @@ def test_a_draft_changes_no_token(config: ModelConfig, weights: Weights, tempera
         stop_ids=(5,) if overflow == "refuse" else (),
         overflow=overflow,  # type: ignore[arg-type]
     )
-    prompts = [IDS[:20], OTHER[:1], IDS[40:70], OTHER[:7]]
-    expected = [result.ids for result in Generator(config, weights).generate(prompts, options)]
+    prompts = [IDS[:20], OTHER[:1], IDS[40:70], [], OTHER[:7]]
+
+    class Begins(Generator):
+        nothing = OTHER[2:3]  # as the end of a document, of which no tokenizer speaks here
+
+    expected = [result.ids for result in Begins(config, weights).generate(prompts, options)]
     for guessing in (
         STORED["int4"](weights),
         random_weights(config) | {"backbone.layernorm.beta": np.ones(64, np.float32)},
@@ -264,7 +268,7 @@ def test_a_draft_changes_no_token(config: ModelConfig, weights: Weights, tempera
                 batch.read = counted  # type: ignore[method-assign, assignment]
                 return batch
 
-        generator = Generator(config, weights, batch_size=2)
+        generator = Begins(config, weights, batch_size=2)
         generator.network = Counting(config, weights)
         generator.draft = Draft(config, CompiledNetwork(config, guessing), count=3)
         assert [result.ids for result in generator.generate(prompts, options)] == expected

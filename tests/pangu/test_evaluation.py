@@ -12,7 +12,7 @@ import pangu
 from pangu.cli import main
 from pangu.evaluation import metrics, requests
 from pangu.evaluation.document_forms import Document
-from pangu.evaluation.evaluate import evaluate
+from pangu.evaluation.evaluate import evaluate, rows_of, score_rows
 from pangu.evaluation.published import PAPER
 from pangu.evaluation.task import load_task, task_names
 from pangu.foundation.errors import UserError
@@ -131,6 +131,42 @@ def test_the_order_of_candidates_changes_nothing(model) -> None:
         scored = model.log_likelihood(choice.pairs)
         totals.append({label: result.total for label, result in zip(one.candidates, scored, strict=True)})
     assert totals[0] == totals[1]
+
+
+def test_candidates_read_one_context_that_is_cut_for_the_longest(model) -> None:
+    context = model.config.seq_length
+    long = "小明去了北京，老师很高兴。" * 60
+    rows = rows_of(model, [(long, "小明"), (long, "记者和医生" * 9), ("", "小明去了北京"), (long + "一", "小明")])
+    assert rows[0].context == rows[1].context == model.ids(long)[-len(rows[0].context) :]
+    assert len(rows[1].context) + len(rows[1].rest) == context + 1 > len(rows[0].context) + len(rows[0].rest)
+    assert [row.is_cut for row in rows] == [True, True, False, True] and rows[3].context != rows[0].context
+    assert [*rows[2].context, *rows[2].rest] == model.ids("小明去了北京") and len(rows[2].context) == 1
+    # A scored part that does not fit alone loses its right end, behind a context of one token.
+    (row,) = rows_of(model, [("今天", long)])
+    assert len(row.context) == 1 and len(row.rest) == context and row.is_cut
+    (row,) = rows_of(model, [("", long)])
+    assert [*row.context, *row.rest] == model.ids(long)[: context + 1] and row.is_cut
+
+
+def test_a_word_across_the_border_is_scored_and_its_part_of_the_context_is_not(model) -> None:
+    """The ids of the contexts differ; they share what is before, and each candidate's score is the one that it had."""
+    decoded = [(token, model.tokenizer.decode([token])) for token in range(model.tokenizer.vocab_size)]
+    word = next(text for token, text in decoded if len(text) == 2 and model.ids("。" + text)[-1] == token)
+    context, candidates = "小明去了北京。" + word[0], [word[1], "，小明"]
+    first, second = (model.request(context, one) for one in candidates)
+    assert first[0] != second[0]
+    rows = rows_of(model, [(context, one) for one in candidates])
+    assert rows[0].context == rows[1].context == first[0] and rows[1].unscored == len(second[0]) - len(first[0]) > 0
+    for row, wanted in zip(score_rows(model, rows), model.log_likelihood([first, second]), strict=True):
+        np.testing.assert_array_equal(row.log_probabilities, wanted.log_probabilities)
+
+
+def test_a_gap_longer_than_the_context_is_counted(model, tmp_path: Path) -> None:
+    cloze = tmp_path / "cloze.test.doc_query"
+    cloze.write_text("1 ||| 小猫 跑 了\n<qid_1> ||| 小狗 XXXXX 了 。\n", encoding="utf-8")
+    cloze.with_suffix(".answer").write_text(f"<qid_1> ||| {'北京' * 400}\n", encoding="utf-8")
+    (gap,) = evaluate(model, ["cmrc2017"], data=cloze, out=tmp_path, variant="any_order")
+    assert gap.cut == gap.documents == 1 and gap.scores["equal"] == 0
 
 
 def test_shots_are_drawn_by_the_seed_and_never_the_document_itself(data: Path) -> None:
@@ -375,6 +411,10 @@ def test_the_sets_at_hand_have_the_sizes_that_the_paper_scored(shared: Path, tmp
         ("ocnli", '{"sentence1": ', "set.json:1: is not JSON"),
         ("ocnli", '{"sentence1": "\\ud800"}', "set.json:1: field 'sentence1': holds half of a surrogate pair"),
         ("cmrc2018", '{"data": ["\\udc00"]}', "set.json: field 'data[0]': holds half of a surrogate pair"),
+        ("ocnli", '{"sentence1": "一", "sentence1": "二"}', "set.json:1: field 'sentence1': is there more than once"),
+        ("cmrc2018", '{"data": [{"a": 1, "a": 1}]}', "set.json: field 'data[0].a': is there more than once"),
+        ("ocnli", '[{"a": 1}, {"b": {"c": 1, "c": 2}}]', "record 1: is not of the expected form"),
+        ("ocnli", '[{"b": {"c": 1, "c": 2}}]', "record 1: field 'b.c': is there more than once"),
         ("ocnli", "\n", "holds no document"),
         ("cmrc2018", '{"data": [{"paragraphs": {}}', "set.json: is not JSON"),
         ("cmrc2018", '{"data": [{"title": "x"}]}', "expected data: [{paragraphs"),

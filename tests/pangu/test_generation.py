@@ -1,6 +1,7 @@
 """Generation with a KV cache: every step equals the full forward, and what is asked for is what comes."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
@@ -15,6 +16,7 @@ from pangu.generation.decoding_batch import EngineName, RowTokens
 from pangu.generation.mindspore_decoder import CHUNK
 from pangu.model.attention_mask import CausalMask
 from pangu.model.network import build
+from pangu.tokenizer.tokenizer import SpecialIds
 from tests.pangu import oracle, small_model
 
 CONTEXT = 150
@@ -218,6 +220,7 @@ class Letters:
     """A tokenizer of 50 ids, a letter each; fewer than the network has."""
 
     vocab_size = 50
+    special = SpecialIds(0, 1, 2, 3, 6, 5, end_of_document=9)
     byte_ids: tuple[int, ...] = ()
 
     def stream_decoder(self) -> "Letters":
@@ -254,6 +257,25 @@ def test_stop_ids_and_stop_strings(released: Network) -> None:
     assert pieces[-1].finish == "stop_string" and len(pieces) == place + 3
     with pytest.raises(UserError, match="need a tokenizer"):
         released.generator.generate(prompts, options)
+
+
+def test_without_a_prompt_a_text_goes_on_from_its_first_token_as_from_a_prompt(released: Network) -> None:
+    """That token is drawn behind an end of a document, which the text does not see; the context is full in the end."""
+    generator = Generator(released.config, released.weights, Letters(), 3, released.engine)  # type: ignore[arg-type]
+    options = replace(GREEDY, max_new_tokens=CONTEXT + 5, overflow="slide", repetition_penalty=1.2)
+    sampled = replace(GREEDY, temperature=1.0, seed=3)
+    prompts, each = [[], [9], [1, 2, 3], []], [options, GREEDY, GREEDY, sampled]
+    results = generator.generate(prompts, each)
+    ids = [result.ids for result in results]
+    assert [result.prompt_ids for result in results] == [[9], [9], [1, 2, 3], [9]] and len(ids[0]) == CONTEXT + 5
+    assert ids[1][0] == int(generator.open(1, 1).prefill([[9]])[0, :50].argmax())
+    assert ids[1][1:] == generator.generate([ids[1][:1]], replace(GREEDY, max_new_tokens=11))[0].ids
+    for prompt, one, wanted in zip(prompts, each, ids, strict=True):
+        assert generator.generate([prompt], one)[0].ids == wanted
+    # Seen, the end would change the text: the test could tell.
+    batch = generator.open(1, 2)
+    behind = [batch.prefill([[9, ids[1][0]]])[0], batch.prefill([ids[1][:1]])[0]]
+    assert np.abs(behind[0] - behind[1]).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,6 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         "--engine compiled is for a CPU",
     ),
     "threads": (lambda run: [str(run), "--prompt", "今", "--threads", "0"], "threads = 0: must be at least 1"),
-    "empty prompt": (lambda run: [str(run), "--prompt", ""], "is empty; give at least one character"),
 }
 
 

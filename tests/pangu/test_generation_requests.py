@@ -57,9 +57,9 @@ def test_a_line_ends_at_a_newline_and_a_mark_is_no_text(content: bytes, charset:
         (b"a", "no-such", False, "--charset no-such: is not known"),
         (b" \n\n", None, False, "holds no prompt"),
         (b'{"prompt": "a"}\n{"prompt"', None, True, "f:2: is not JSON"),
+        (b'{"prompt": "a"}\n{"prompt": "a", "prompt": "b"}', None, True, "field 'prompt': is there more than once"),
         (b'{"prompt": "a"}\n{"prompt": "\\ud800"}', None, True, "f:2: field 'prompt': holds half of a surrogate pair"),
         (b'["a"]', None, True, "f:1: must be an object"),
-        (b'{"prompt": ""}', None, True, "f:1: must be an object"),
         (b'{"prompt": "a", "temprature": 1}', None, True, "field 'temprature' is unknown; did you mean 'temperature'"),
     ],
 )

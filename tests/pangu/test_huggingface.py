@@ -157,8 +157,29 @@ def test_transformers_loads_the_tokenizer_and_gives_the_same_ids(tmp_path: Path)
     assert len(theirs) == tokenizer.vocab_size
 
 
-def test_a_tokenizer_that_cuts_words_has_no_form_there(shared: Path) -> None:
+def test_the_released_tokenizer_goes_along_as_a_class_of_its_own(shared: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from pangu.formats.huggingface.export import write_directory
     from pangu.formats.huggingface.fast_tokenizer import files_of
     from pangu.tokenizer import Tokenizer
 
-    assert files_of(Tokenizer.load(shared / "released/vocab.model")) is None
+    tokenizer = Tokenizer.load(shared / "released/vocab.model")
+    assert files_of(tokenizer) is None
+    tokenizer.save(tmp_path / "own")
+    model = ModelConfig(**SIZES, compute_dtype="fp32", query_layer=True)
+    write_directory(tmp_path / "out", model, weights_of(model), tmp_path / "own", None)
+    again = tmp_path / "again"
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    theirs.save_pretrained(again)
+    texts = ["", " ", "\n \n", "你好，世界。\n\n  再见\t两个\r\n", "😀é龘 𠮷"]
+    texts += ["小明硕士毕业于中国科学院，ABC abc １２３"]
+    for loaded in (theirs, transformers.AutoTokenizer.from_pretrained(again, trust_remote_code=True)):
+        for text in texts:
+            ids = tokenizer.encode(text)
+            assert loaded(text, add_special_tokens=False)["input_ids"] == ids, text
+            assert loaded.decode(ids) == tokenizer.decode(ids), text
+        assert len(loaded) == loaded.vocab_size == tokenizer.vocab_size
+        ids = tokenizer.special
+        assert (loaded.eos_token_id, loaded.pad_token_id) == (ids.end_of_document, ids.pad)
+        assert loaded("<eot>一", add_special_tokens=False)["input_ids"][0] == ids.end_of_document
+    assert "trust_remote_code=True" in (tmp_path / "out/README.md").read_text()

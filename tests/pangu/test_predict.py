@@ -224,7 +224,6 @@ def test_what_is_missing_is_named_before_a_start(run_directory: Path, tmp_path: 
     assert "give --tokenizer" in complaint(weights, *common, "--model", "tiny")
     assert "no such directory" in complaint(run_directory, "--file", prompts, "--out", tmp_path / "a/b")
     assert "is for one process" in complaint(run_directory, "--interactive", "--out", out)
-    assert "is empty" in complaint(run_directory, "--prompt", "", "--out", out)
     assert "--workers must be at least 1" in complaint(run_directory, *common, "--workers", 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prompts.txt"]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pangu.cli import main
 from pangu.training import step_profile
-from pangu.training.step_profile import StepProfile, line_of, read_times, summary_of
+from pangu.training.step_profile import StepProfile, counted_kernel, line_of, read_times, summary_of
 
 RECORD = """Default/loss-Loss/network-PanguAlpha/backbone-Backbone/blocks-CellList/0-Block/attention-Attention/MatMul-op1;HostCpuOps;100,2.5,0 200,1.5,0 
 Gradients/Default/loss-Loss/network-PanguAlpha/backbone-Backbone/blocks-CellList/0-Block/output-FeedForward/MatMul-op7;HostCpuOps;300,6,0 
@@ -25,6 +25,16 @@ def test_kernels_are_added_up_by_part_and_operator(tmp_path: Path) -> None:
         "MatMul 83%, Adam 17%: p.json"
     )
     assert line_of(summary_of([], [0.1]), Path("RUN/profile")) == "profile of 1 updates: RUN/profile"
+
+
+def test_a_step_that_counts_itself_tells_its_passes() -> None:
+    names = ("attention/attend", "attention/attend_backward", "matrices/gradients", "embedding/scatter_add")
+    kernels = [counted_kernel(name, 2, 0.002) for name in (*names, "optimizer/adamw", "loss/logits")]
+    summary = summary_of(kernels, [0.006, 0.006])
+    assert summary["by_pass"] == {"backward": 3, "forward": 2, "update": 1}
+    assert line_of(summary, Path("p.json")).startswith(
+        "profile: 6.0 ms an update, kernels 6.0 ms: backward 50%, forward 33%, update 17%; attention 33%"
+    )
 
 
 def test_a_profiler_that_fails_is_a_line_and_updates_go_on(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -3,8 +3,10 @@
 import errno
 import gzip
 import json
+import shutil
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
 
@@ -15,8 +17,10 @@ from pangu.cli import main
 from pangu.evaluation.evaluate import identity
 from pangu.foundation.errors import UserError
 from pangu.tokenizer import Tokenizer
+from pangu.training.objectives.instruction import InstructionBatch
 from pangu.tuning import adapter_file, tuning_run
 from pangu.tuning.adapted import load_adapted
+from pangu.tuning.finetune import check_same
 from pangu.tuning.record_rows import encode, fitted, packed, samples_of
 from pangu.tuning.records import Record, Reject, Turn, read_records, record_of
 from pangu.tuning.template import TEMPLATES, load_template
@@ -80,18 +84,20 @@ def test_a_bad_record_is_named_and_the_others_are_used(tmp_path: Path) -> None:
         b'{"conversations": [{"from": "robot", "value": "b"}]}',
         b'{"other": 1}',
         b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}',
         json.dumps({"text": "长" * 1_000_001}).encode(),
         json.dumps({"text": "一\u2028二"}, ensure_ascii=False).encode(),
     ]
     path = tmp_path / "data.jsonl.gz"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + b"\n".join(lines)))
     found = list(read_records(path))
-    assert [type(one) for one in found] == [Record, *[Reject] * 10, Record]
+    assert [type(one) for one in found] == [Record, *[Reject] * 11, Record]
     reasons = [one.reason for one in found if isinstance(one, Reject)]
     for reason, part in zip(
         reasons,
         ["'completion' is empty", "not UTF-8", "not JSON", "give one form", "out of order", "last turn", "unknown",
-         "has none of", "field 'messages[0].content': holds half of a surrogate pair", "more than 1,000,000"],
+         "has none of", "field 'messages[0].content': holds half of a surrogate pair",
+         "field 'messages[0].content': is there more than once", "more than 1,000,000"],
         strict=True,
     ):  # fmt: skip
         assert part in reason, reason
@@ -120,6 +126,25 @@ def test_the_loss_is_on_answers_and_the_end_alone(base: Path) -> None:
     row = packed([document, document], 60, tokenizer.special.pad)[0]
     assert row[:60].tolist().count(tokenizer.special.end_of_document) == 2 and row[60:].sum() == 2 * len(learnt)
     assert row[60 + len(document.ids)] == 0  # nothing tells what the second document begins with
+
+
+def test_the_first_token_of_a_text_is_learnt_behind_an_end_of_its_own(base: Path) -> None:
+    tokenizer = Tokenizer.load(base.parent / "tokenizer")
+    ids, end = list(tokenizer.encode("今天天气很好。")), tokenizer.special.end_of_document
+    document = encode(record_of({"text": "今天天气很好。"}), TEMPLATES["qa"], tokenizer)
+    assert document.ids == [end, *ids, end] and document.learnt == [False, *[True] * len(ids), True]
+    row = packed([document, document], 60, tokenizer.special.pad)[0]
+    batch = InstructionBatch(end)(ms.Tensor(row[None]))
+    labels, weights, positions, bias = (batch[place].asnumpy()[0] for place in (1, 2, 3, 5))
+    second = len(document.ids)  # the place of the second document's end, which the text before does not help
+    for place in (0, second):
+        assert labels[place] == ids[0] and weights[place] == 1 and positions[place] == positions[place + 1] == 0
+        assert (bias[0, place] == 0).sum() == 1
+    assert weights[second - 1] == 0 and weights.sum() == 2 * (len(ids) + 1)
+    # A text of the context's length stands without that end, a longer one does not fit.
+    for length, kept in ((len(ids) + 1, 1), (len(ids), 1), (len(ids) - 1, 0)):
+        samples, _ = samples_of([record_of({"text": "今天天气很好。"})], TEMPLATES["qa"], tokenizer, length, 0)
+        assert samples.documents == kept
 
 
 def test_what_is_too_long_is_cut_from_the_left_of_the_question(base: Path) -> None:
@@ -216,31 +241,42 @@ def test_generation_evaluation_and_merging_take_an_adapter(base: Path, lora: Pat
     )
 
 
-@pytest.mark.parametrize("method", ["lora", "bitfit", "full", "p-tuning"])
-def test_an_interrupted_run_ends_with_the_same_bits(
-    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
-    settings = Settings(method=method, rate=1e-3, **FAST)  # type: ignore[arg-type]
-    tokenizer = base.parent / "tokenizer"
-    pangu.finetune(base, data, tmp_path / "whole", settings, tokenizer=tokenizer)
-    update = tuning_run.Run.update
+WAYS: dict[str, dict[str, object]] = {
+    "lora, dropout, two parts": {"method": "lora", "dropout": 0.1, "accumulate": 2},
+    "bitfit": {"method": "bitfit"},
+    "full": {"method": "full"},
+    "adapter": {"method": "adapter", "bottleneck": 3},
+    "prefix": {"method": "prefix", "virtual_tokens": 3},
+    "prompt": {"method": "prompt", "virtual_tokens": 3, "shift_positions": True},
+    "p-tuning": {"method": "p-tuning", "virtual_tokens": 3},
+    "dpo": {"objective": "dpo"},
+    "distill": {"objective": "distill", "method": "full", "student_layers": 2, "hidden_weight": 0.5},
+}
 
-    def dying(self: tuning_run.Run) -> float:
-        if self.step == 2:
-            raise KeyboardInterrupt
-        return update(self)
 
-    monkeypatch.setattr(tuning_run.Run, "update", dying)
-    with pytest.raises(KeyboardInterrupt):
-        pangu.finetune(base, data, tmp_path / "cut", settings, tokenizer=tokenizer)
-    monkeypatch.undo()
-    pangu.finetune(base, data, tmp_path / "cut", settings, tokenizer=tokenizer)
-    name = adapter_file.MATRICES if method in ("lora", "p-tuning") else adapter_file.TRAINED
-    for file in (name, "metrics.jsonl", "states/step-00000004/moments.safetensors"):
-        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
-    if method == "bitfit":
-        trained = adapter_file.read_tensors(tmp_path / "whole" / name)
-        assert all(one.endswith((".bias", ".gamma", ".beta")) for one in trained)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_killed_run_ends_with_the_same_bits(base: Path, data: Path, tmp_path: Path, way: str) -> None:
+    """Killed in the last step: its line of metrics is written, its state is not."""
+    settings = Settings(rate=1e-3, **WAYS[way], **FAST)  # type: ignore[arg-type]
+    if settings.objective == "dpo":
+        pairs = [{"prompt": one, "chosen": two, "rejected": one} for one, two in QUESTIONS]
+        data = tmp_path / "pairs.json"
+        data.write_text(json.dumps(pairs, ensure_ascii=False), encoding="utf-8")
+    tokenizer, out, whole = base.parent / "tokenizer", tmp_path / "out", tmp_path / "whole"
+    pangu.finetune(base, data, out, settings, tokenizer=tokenizer)
+    shutil.copytree(out, whole)
+    written = [name for name in (adapter_file.MATRICES, adapter_file.TRAINED) if (whole / name).is_file()]
+    for name in (*written, adapter_file.TUNING):
+        (out / name).unlink()
+    shutil.rmtree(out / "states/step-00000004")
+    assert pangu.finetune(base, data, out, settings, tokenizer=tokenizer).step == 4
+    state = [f"states/step-00000004/{name}.safetensors" for name in ("trained", "moments")]
+    for file in (*written, *state, "metrics.jsonl", adapter_file.TUNING):
+        assert (out / file).read_bytes() == (whole / file).read_bytes(), file
+    trained = [adapter_file.read_tensors(whole / f"states/step-0000000{step}/trained.safetensors") for step in (3, 4)]
+    assert written and any((trained[0][name] != array).any() for name, array in trained[1].items())
+    if way == "bitfit":
+        assert all(one.endswith((".bias", ".gamma", ".beta")) for one in trained[1])
 
 
 def test_metrics_that_cannot_be_written_cost_no_training(
@@ -321,6 +357,16 @@ def test_a_wrong_setting_is_one_line(base: Path, data: Path, tmp_path: Path, cha
     with pytest.raises(UserError) as caught:
         pangu.finetune(base, data, tmp_path / "out", tokenizer=base.parent / "tokenizer", **changes)
     assert message in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_rows_of_an_earlier_version_are_refused_and_those_that_are_the_same_go_on(base: Path, tmp_path: Path) -> None:
+    said = {"base_digest": "1", "template": {}, "rows": "2", "teacher_digest": None, "settings": {}, "rows_version": 2}
+    check_same(tmp_path, said)
+    old = {name: value for name, value in said.items() if name != "rows_version"}
+    (tmp_path / "finetune.json").write_text(json.dumps(old), encoding="utf-8")
+    check_same(tmp_path, said)
+    with pytest.raises(UserError, match="did not learn the first token of a text, or with other data"):
+        check_same(tmp_path, {**said, "rows": "3"})
 
 
 def test_an_adapter_knows_its_base(base: Path, data: Path, lora: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Write a directory that transformers loads, whole or not at all.
 
 A plain decoder becomes a GPT-2. With the query layer the architecture is PanGu-α's own: its modelling file, in PyTorch,
-goes beside the weights.
+goes beside the weights. So does a tokenizer of our own where `tokenizers` has none (`fast_tokenizer`).
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from pangu.config import ModelConfig
 from pangu.formats import names
 from pangu.formats.data_types import BF16, BY_NAME, TensorInfo, bytes_of, cast
-from pangu.formats.huggingface.fast_tokenizer import files_of
+from pangu.formats.huggingface.fast_tokenizer import files_of, settings_of
 from pangu.formats.huggingface.gpt2 import CONFIG, config_of, gpt2_weights
 from pangu.formats.model_metadata import metadata_of
 from pangu.formats.safetensors_file import BY_STORAGE, file_header
@@ -21,6 +21,7 @@ from pangu.foundation.directory import commit_directory, hidden_directory
 from pangu.foundation.errors import UserError
 
 MODELING = Path(__file__).with_name("modeling_pangu_alpha.py")
+TOKENIZATION = Path(__file__).with_name("tokenization_pangu_alpha.py")
 WEIGHTS = "model.safetensors"
 
 
@@ -87,6 +88,7 @@ def write_directory(
         loaded = Tokenizer.load(tokenizer)
         end, fingerprint = loaded.special.end_of_document, loaded.fingerprint
         fast = files_of(loaded)
+        settings = fast or settings_of(loaded, TOKENIZATION.stem)
     theirs = torch_weights(weights, model) if model.query_layer else gpt2_weights(weights)
     config = query_layer_config(model, end) if model.query_layer else config_of(model, end)
     with hidden_directory(out) as folder:
@@ -99,8 +101,10 @@ def write_directory(
             shutil.copyfile(MODELING, folder / MODELING.name)
         if tokenizer is not None:
             loaded.save(folder / "tokenizer")
-            for name, content in (fast or {}).items():
+            for name, content in settings.items():
                 write_whole(folder / name, content.encode())
+            if fast is None:
+                shutil.copyfile(TOKENIZATION, folder / TOKENIZATION.name)
         commit_directory(folder, out)
     return size
 
@@ -143,9 +147,10 @@ def card(model: ModelConfig, name: str, has_tokenizer: bool, has_fast_tokenizer:
         code = f'from transformers import {kind}\n\ntokenizer = {kind}.from_pretrained(".")'
         tokenizer = f"```python\n{code}\n```\n"
     elif has_tokenizer:
-        code = 'from pangu.tokenizer import Tokenizer\n\ntokenizer = Tokenizer.load("tokenizer")'
+        asked = 'AutoTokenizer.from_pretrained(".", trust_remote_code=True)'
+        code = f"from transformers import AutoTokenizer\n\ntokenizer = {asked}"
         tokenizer = (
-            "The tokenizer is in `tokenizer/` (SentencePiece); texts and ids are those of `pangu.tokenizer`:\n\n"
+            "The tokenizer is `tokenization_pangu_alpha.py`; it needs the packages jieba and sentencepiece:\n\n"
             f"```python\n{code}\n```\n"
         )
     return f"""---

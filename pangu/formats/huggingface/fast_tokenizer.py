@@ -5,7 +5,7 @@ a space and a line break, so that nothing has to be replaced before: a ‚ñÅ or ‚ñ
 in bytes, as here. What the pieces alone do not say is said before they are looked for: a line break is a token of its
 own, and `<0x41>` in a text is not the byte. Two things differ from here: `<eot>` in a text is the control id, as it is
 usual there; and of two cuts with the same probability (a run of dashes of odd length) another may be taken. The other
-kind cuts words by jieba, which no part of `tokenizers` does.
+kind cuts words by jieba, which no part of `tokenizers` does: it has a class of its own (`tokenization_pangu_alpha`).
 """
 
 import json
@@ -33,17 +33,27 @@ def files_of(tokenizer: Tokenizer) -> dict[str, str] | None:
     is_known = set(vocabulary.types[1:].tolist()) <= {NORMAL, CONTROL, USER_DEFINED, BYTE}
     if tokenizer.segmenter != "none" or not vocabulary.unigram[0] or not is_known:
         return None
-    pieces, ids = [piece.decode() for piece in vocabulary.pieces()], tokenizer.special
-    end = pieces[ids.end_of_document]
-    parts = {"unk": pieces[0], "bos": end, "eos": end, "pad": pieces[ids.pad], "mask": pieces[ids.mask]}
-    parts["sep"] = pieces[ids.separator]
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    settings |= {f"{name}_token": piece for name, piece in parts.items()}
-    document = document_of(vocabulary, pieces, sorted({pieces.index(piece) for piece in parts.values()}))
-    return {
-        "tokenizer.json": json.dumps(document, ensure_ascii=False) + "\n",
-        "tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2) + "\n",
-    }
+    pieces = [piece.decode() for piece in vocabulary.pieces()]
+    document = document_of(vocabulary, pieces, sorted({pieces.index(piece) for piece in parts_of(tokenizer).values()}))
+    return {"tokenizer.json": json.dumps(document, ensure_ascii=False) + "\n", **settings_of(tokenizer)}
+
+
+def settings_of(tokenizer: Tokenizer, module: str | None = None) -> dict[str, str]:
+    """Return {"tokenizer_config.json": its content}. module: the file that holds the class; None: a fast one."""
+    settings: dict[str, object] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    if module is not None:
+        name = "PanguAlphaTokenizer"
+        settings |= {"tokenizer_class": name, "auto_map": {"AutoTokenizer": [f"{module}.{name}", None]}}
+    settings |= {f"{name}_token": piece for name, piece in parts_of(tokenizer).items()}
+    return {"tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2) + "\n"}
+
+
+def parts_of(tokenizer: Tokenizer) -> dict[str, str]:
+    """Return the pieces that play a part, by transformers' names of the parts."""
+    ids = tokenizer.special
+    end = tokenizer.piece(ids.end_of_document)
+    parts = {"unk": tokenizer.piece(0), "bos": end, "eos": end, "pad": tokenizer.piece(ids.pad)}
+    return parts | {"mask": tokenizer.piece(ids.mask), "sep": tokenizer.piece(ids.separator)}
 
 
 def document_of(vocabulary: Vocabulary, pieces: list[str], special: list[int]) -> dict[str, object]:
