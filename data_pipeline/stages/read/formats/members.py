@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from data_pipeline.stages.read.compressed_bytes import BLOCK, FREE_BYTES, Damage, read_stream
 from data_pipeline.stages.read.record_formats import Limits, Reject
@@ -160,12 +160,12 @@ class _TarMember(tarfile.TarInfo):
     """A member whose archive remembers a damaged header: `tarfile` takes that for the end, unless it is the first."""
 
     @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # the mark of the end
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined] # the mark of the end
             raise
-        except tarfile.EmptyHeaderError:
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
             archive.damage = "truncated_tar:it ends without the mark of its end"  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
