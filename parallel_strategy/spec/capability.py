@@ -63,8 +63,8 @@ def _mesh(strategy: StrategySpec, executes: Executes) -> Iterator[tuple[str, str
         yield "mesh.order", f"ranks in the order {', '.join(used)}; nearest: {', '.join(executes.order)}"
     server = executes.server_devices
     if server and mesh.devices % server and server % (2 * mesh.devices):
-        legal = [n for n in divisors(server) if 2 * n <= server] + [server * max(1, round(mesh.devices / server))]
-        yield "mesh", f"{mesh.devices} devices on servers of {server}; nearest: {nearest(legal, mesh.devices)}"
+        sizes = [n for n in divisors(server) if 2 * n <= server] + [server * max(1, round(mesh.devices / server))]
+        yield "mesh", f"{mesh.devices} devices on servers of {server}; nearest: {nearest(sizes, mesh.devices)}"
 
 
 def _fields(strategy: StrategySpec, executes: Executes) -> Iterator[tuple[str, str]]:
