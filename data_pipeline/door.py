@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data_pipeline.engine.local import StageSummary
+    from data_pipeline.engine.run_recipe import StageSummary
     from data_pipeline.extraction.extract import Extraction
 
 
@@ -18,7 +18,7 @@ def run(
     workers: processes; the result does not depend on it. changes: (field, value) pairs, as `--set`. What is up to date
     is not done again. Raises UserError in one line.
     """
-    from data_pipeline.engine import local, remote_output
+    from data_pipeline.engine import remote_output, run_recipe
     from data_pipeline.engine.output_place import as_url, run_directory
     from data_pipeline.engine.progress import Quiet
     from data_pipeline.recipe import Recipe
@@ -26,7 +26,7 @@ def run(
     loaded = Recipe.load(Path(recipe), changes or [])
     if workers is not None:
         loaded = replace(loaded, workers=workers)
-    summaries = local.run(loaded, run_directory(out), Quiet())
+    summaries = run_recipe.run(loaded, run_directory(out), Quiet())
     url = as_url(out)
     if url is not None:
         remote_output.copy(run_directory(out), url)

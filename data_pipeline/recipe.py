@@ -27,7 +27,7 @@ from data_pipeline.stages import STAGES, load_stage
 from data_pipeline.stages.presets import PresetName
 from pangu.foundation.errors import UserError
 from pangu.foundation.settings import Section, checked, nearest_name, set_value
-from pangu.foundation.yaml_document import Document, Location, parse_document, read_document, shown
+from pangu.foundation.yaml_document import Location, YamlDocument, parse_document, read_document, shown
 
 # what a worker needs at most on usual documents (measured: 0.8 GiB while it packs, MindSpore among it)
 WORKER_BYTES = 800 << 20
@@ -50,6 +50,12 @@ class Fields(Section):
     )
 
 
+SourceFormat = Literal[
+    "auto", "jsonl", "csv", "txt", "html", "warc", "parquet", "arrow",
+    "mht", "docx", "epub", "pdf", "zip", "tar", "arc", "wacz",
+]  # fmt: skip
+
+
 class Source(Section):
     """Files that belong together; `name` appears in every record."""
 
@@ -57,10 +63,7 @@ class Source(Section):
     paths: tuple[str, ...] = Field(
         description="files, directories or globs; relative ones start at the recipe", min_length=1
     )
-    format: Literal[
-        *("auto", "jsonl", "csv", "txt", "html", "warc", "parquet", "arrow"),
-        *("mht", "docx", "epub", "pdf", "zip", "tar", "arc", "wacz"),
-    ] = Field(
+    format: SourceFormat = Field(
         default="auto",
         description="auto goes by the file name, or by the content where it has no suffix;"
         " .gz .zst .bz2 .xz .lz4 are recognised by their content",
@@ -148,7 +151,7 @@ class Recipe:
         return cls.checked(parse_document(text, str(path)), path)
 
     @classmethod
-    def checked(cls, document: Document, path: Path, changes: Iterable[Sequence[str]] = ()) -> "Recipe":
+    def checked(cls, document: YamlDocument, path: Path, changes: Iterable[Sequence[str]] = ()) -> "Recipe":
         """Check a recipe; `changes` are the (field, value) pairs of `--set`."""
         for name, text in changes:
             set_value(document, _location(document, name), text, f"--set {name}")
@@ -166,7 +169,7 @@ def default_workers(memory: int) -> int:
     return max(1, min(len(os.sched_getaffinity(0)), memory // WORKER_BYTES))
 
 
-def _location(document: Document, name: str) -> Location:
+def _location(document: YamlDocument, name: str) -> Location:
     """Return where `clean.minimum_characters` or `sources.0.format` lies in a recipe."""
     steps = tuple(int(step) if step.isdigit() else step for step in name.split("."))
     stages = document.data.get("stages")
@@ -184,7 +187,7 @@ def _location(document: Document, name: str) -> Location:
     raise UserError(f"--set {name}: the recipe has no stage {str(steps[0])!r}{nearest_name(str(steps[0]), names)}")
 
 
-def _stage(entry: Any, index: int, recipe: _Recipe, path: Path, document: Document) -> Stage:
+def _stage(entry: Any, index: int, recipe: _Recipe, path: Path, document: YamlDocument) -> Stage:
     """Return `clean` or `clean: {settings}`; `name` among the settings tells two stages of one kind apart."""
     location: Location = ("stages", index)
     if isinstance(entry, str):
@@ -209,7 +212,7 @@ def _stage(entry: Any, index: int, recipe: _Recipe, path: Path, document: Docume
     return Stage(name, kind, settings, module.STEPS)
 
 
-def _check_order(stages: tuple[Stage, ...], document: Document) -> None:
+def _check_order(stages: tuple[Stage, ...], document: YamlDocument) -> None:
     """Check that `read` comes first and once, and that an earlier stage has made every file a stage needs."""
     for index, stage in enumerate(stages):
         if (stage.kind == "read") != (index == 0):
@@ -225,7 +228,7 @@ def _check_order(stages: tuple[Stage, ...], document: Document) -> None:
                 raise document.mistake(f"{stage.kind!r} needs a stage {need!r} before it", ("stages", index))
 
 
-def _check_unique(names: list[str], what: str, document: Document) -> None:
+def _check_unique(names: list[str], what: str, document: YamlDocument) -> None:
     for index, name in enumerate(names):
         if name in names[:index]:
             wrong = f"the name {name!r} is used twice; give one of them another `name`"

@@ -380,8 +380,8 @@ class TrainConfig(SettingsFile):
     skip_above_norm: float | None = Field(
         default=None, gt=0, description="skip an update with a larger gradient, or none; its samples are named"
     )
-    evaluate_every: PositiveInt = Field(default=100, description="steps between held-out evaluations")
-    evaluate_samples: PositiveInt = Field(default=256, description="held-out samples that an evaluation reads")
+    evaluate_every: PositiveInt = Field(default=100, description="steps between validations")
+    evaluate_samples: PositiveInt = Field(default=256, description="validation samples that an evaluation reads")
     checkpoint_every: PositiveInt = Field(default=100, description="steps between checkpoints; each is evaluated too")
     sample_prompts: list[str] = Field(default=[], description="prompts that are continued at each evaluation")
     sample_tokens: PositiveInt = Field(default=40, description="new tokens of each such text")

@@ -36,10 +36,15 @@ WHEN_CALLED = (
 
 
 @functools.cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports_of(file: Path) -> list[tuple[str, bool]]:
     """(name, whether at the top of the module) of all that a file imports; `from a import b` counts as a and a.b."""
     names = []
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = tree_of(file)
     top = {id(node) for node in tree.body}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -166,13 +171,30 @@ def test_few_files_lie_loose_at_the_top_of_a_package(package: str) -> None:
     assert len(list((REPOSITORY / package).glob("*.py"))) <= 8  # seven, and the door
 
 
-def test_every_import_of_the_project_names_a_module_that_is_there() -> None:
-    known = {*modules(), *(name.rpartition(".")[0] for name in modules())}
+@functools.cache
+def names_in(module: str) -> set[str] | None:
+    """All names that a module gives something to, and the modules in it; None where it makes them as they are asked."""
+    names = {name.removeprefix(f"{module}.").split(".")[0] for name in modules() if name.startswith(f"{module}.")}
+    file = modules().get(module)  # none of a folder without __init__.py
+    for node in ast.walk(tree_of(file)) if file else ():
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return None if "__getattr__" in names else names
+
+
+def test_every_import_of_the_project_names_what_is_there() -> None:
     for file in sorted([*modules().values(), *(REPOSITORY / "tests").rglob("*.py")]):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(file)):
             module = node.module if isinstance(node, ast.ImportFrom) else None
             if module and module.split(".")[0] in PACKAGES:
-                assert module in known, f"{file.relative_to(REPOSITORY)}: {module} is no module"
+                where = f"{file.relative_to(REPOSITORY)}:{node.lineno}"
+                known = names_in(module)
+                lacking = {alias.name for alias in node.names} - (known or set())
+                assert known is None or not lacking, f"{where}: {module} has no {', '.join(sorted(lacking))}"
 
 
 # A name in several folders says the same thing in each: a package's door, a stage, the report as a page.
@@ -186,6 +208,24 @@ def test_a_file_name_means_one_thing() -> None:
     """A verb may have the name of what it calls."""
     names = [file.stem for file in modules().values() if file.parent.name != "commands"]
     assert {name for name in names if names.count(name) > 1} <= SAME_THING
+
+
+# Twins for one device; and the file that goes to others, which has the names of transformers.
+TWINS = {"Affine", "ExpertsAffine", "NegativeLogLikelihood", "Normalisation"}
+WITH_NAMES_OF_OTHERS = "pangu.formats.huggingface.modeling_pangu_alpha"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_class_name_means_one_thing_in_a_package(package: str) -> None:
+    """A stage and a fine-tuning each have their `Settings`."""
+    names = [
+        node.name
+        for name, file in modules().items()
+        if name.startswith(package) and name != WITH_NAMES_OF_OTHERS
+        for node in tree_of(file).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert {name for name in names if names.count(name) > 1} <= TWINS | {"Settings"}
 
 
 def test_pangu_imports_nothing_of_data_pipeline() -> None:
@@ -262,7 +302,7 @@ def test_a_function_says_first_what_it_does(package: str) -> None:
     """The first line of a docstring is an imperative: "Return the rows", not "The rows" or "Returns the rows"."""
     wrong = []
     for name, file in modules().items():
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if name.startswith(package) else ():
+        for node in ast.walk(tree_of(file)) if name.startswith(package) else ():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in SHAPES:
                 text = ast.get_docstring(node)
                 if text and NOT_IMPERATIVE.match(text):

@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
-from pangu.foundation.atomic_file import whole_file
+from pangu.foundation.atomic_file import atomic_file
 from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
     else:
-        with whole_file(Path(arguments.out)) as out:
+        with atomic_file(Path(arguments.out)) as out:
             _write(files, work, arguments.workers, out, total)
     seconds = time.monotonic() - began
     if arguments.json:

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from data_pipeline.engine.whole import write_whole
+    from data_pipeline.engine.run_files import write_whole
     from data_pipeline.recipe import Recipe
     from data_pipeline.recipe_template import preset_text, recipe_text
     from pangu.foundation.errors import UserError

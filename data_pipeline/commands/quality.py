@@ -20,7 +20,7 @@ from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
     from data_pipeline.quality.classifier import Classifier
-    from data_pipeline.quality.ngram_model import LanguageModel
+    from data_pipeline.quality.ngram_model import NgramModel
 
 SCORED_ROWS = 1024
 
@@ -84,7 +84,7 @@ def _train(arguments: argparse.Namespace) -> int:
         texts = examples(read_documents(paths, arguments.text_field), side)
         return sample_texts(texts, arguments.most_examples, arguments.seed)
 
-    trained: Classifier | LanguageModel
+    trained: Classifier | NgramModel
     if is_classifier:
         settings = _settings(classifier.ClassifierSettings, arguments)
         trained = classifier.train(
@@ -137,12 +137,12 @@ def _settings(kind: Any, arguments: argparse.Namespace) -> Any:
         raise UserError(f"--{option}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}") from error
 
 
-def _load(path: Path) -> "Classifier | LanguageModel":
+def _load(path: Path) -> "Classifier | NgramModel":
     """Return a model of either kind."""
     from data_pipeline.quality import classifier, model_file, ngram_model
 
     is_classifier = model_file.load(path).kind == classifier.KIND
-    return classifier.Classifier.load(path) if is_classifier else ngram_model.LanguageModel.load(path)
+    return classifier.Classifier.load(path) if is_classifier else ngram_model.NgramModel.load(path)
 
 
 def _score(arguments: argparse.Namespace) -> int:
@@ -167,7 +167,7 @@ def _score(arguments: argparse.Namespace) -> int:
             sys.stdout.write("".join(f"{line}\n" for line in lines))
             lines.clear()
     if arguments.out is not None:
-        from data_pipeline.engine.whole import write_whole
+        from data_pipeline.engine.run_files import write_whole
 
         write_whole(arguments.out, "".join(f"{line}\n" for line in lines))
         print_translated(f"{arguments.out}: {len(lines):,} texts scored")

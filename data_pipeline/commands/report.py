@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from data_pipeline.engine.run_files import write_whole
     from data_pipeline.engine.steps import parse_bytes
-    from data_pipeline.engine.whole import write_whole
     from pangu.foundation.errors import UserError
 
     if arguments.samples < 0:

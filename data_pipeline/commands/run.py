@@ -49,7 +49,7 @@ def _directory(text: str) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from data_pipeline.engine import local, progress, remote_output
+    from data_pipeline.engine import progress, remote_output, run_recipe
     from data_pipeline.recipe import Recipe, default_workers, parse_memory
     from pangu.foundation.errors import UserError
 
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--work: belongs to an --out that is a URL; a path is worked in itself")
     root = arguments.work or run_directory(arguments.out)
     with progress.reporter(recipe) as reporter:
-        summaries = local.run(recipe, root, reporter, until=arguments.until, verify=arguments.verify)
+        summaries = run_recipe.run(recipe, root, reporter, until=arguments.until, verify=arguments.verify)
     if url is not None and arguments.until is None:
         copied = remote_output.copy(root, url)
         warn(copied.in_words(url))

@@ -14,7 +14,7 @@ from data_pipeline.engine.output_place import run_directory
 from pangu.foundation.best_effort import print_translated
 
 if TYPE_CHECKING:
-    from data_pipeline.engine.local import StageSummary
+    from data_pipeline.engine.run_recipe import StageSummary
     from data_pipeline.report.tokens import SourceTokens
 
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from data_pipeline.engine.local import summarise
+    from data_pipeline.engine.run_recipe import summarise
     from data_pipeline.report.tokens import count_tokens, packed_tokens
 
     summaries = summarise(arguments.out)
@@ -58,8 +58,8 @@ def print_tokens(rows: "list[SourceTokens]") -> None:
 
 def print_funnel(summaries: "list[StageSummary]") -> None:
     """Print a row for each stage, and below it a row for each reason."""
-    from data_pipeline.engine.local import unfinished_in_words
     from data_pipeline.engine.progress import summary_cells
+    from data_pipeline.engine.run_recipe import unfinished_in_words
     from data_pipeline.stages.read.source_files import kinds_in_words
     from pangu.foundation.terminal import StackedTable, console
 

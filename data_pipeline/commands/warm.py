@@ -96,7 +96,7 @@ def _documents() -> list[str]:
 def _texts() -> None:
     import json
 
-    from data_pipeline.engine import local
+    from data_pipeline.engine import run_recipe
     from data_pipeline.engine.progress import Quiet
     from data_pipeline.recipe import Recipe
 
@@ -107,7 +107,7 @@ def _texts() -> None:
         (folder / "a.jsonl").write_text("\n".join(rows), encoding="utf-8")
         (folder / "test.jsonl").write_text(rows[-2], encoding="utf-8")
         (folder / "recipe.yaml").write_text(_RECIPE, encoding="utf-8")
-        local.run(Recipe.load(folder / "recipe.yaml"), folder / "out", Quiet())
+        run_recipe.run(Recipe.load(folder / "recipe.yaml"), folder / "out", Quiet())
 
 
 def _models() -> None:

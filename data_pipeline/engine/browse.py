@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipeline.engine.local import open_manifest
+from data_pipeline.engine.run_recipe import open_manifest
 from pangu.foundation.errors import UserError
 
 

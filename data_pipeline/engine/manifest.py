@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from data_pipeline.engine.whole import Output
+from data_pipeline.engine.run_files import Output
 from pangu.foundation.errors import UserError
 
 VERSION = 1

@@ -1,9 +1,9 @@
 """A pool of worker processes that notices when one of them dies or hangs, replaces it and gives its task to another.
 
 `concurrent.futures` breaks the whole pool when a worker is killed, and `multiprocessing.Pool` waits for ever. Here
-every worker has its own pipe and a few numbers in shared memory where it says what it is doing (`Progress`), so that
-the parent knows which record a worker died on. A record that was in progress at two deaths is quarantined: the task
-is tried again and told to skip it."""
+every worker has its own pipe and a few numbers in shared memory where it says what it is doing (`WorkerReport`), so
+that the parent knows which record a worker died on. A record that was in progress at two deaths is quarantined: the
+task is tried again and told to skip it."""
 
 import ctypes
 import errno
@@ -37,7 +37,7 @@ class Job:
     """`function(argument, progress)` run in a worker. `skip` holds the records that are quarantined."""
 
     name: str
-    function: Callable[[Any, "Progress"], Any]
+    function: Callable[[Any, "WorkerReport"], Any]
     argument: Any
     is_watched: bool = True
     """Whether it says what it is at, so that a long silence means that it hangs."""
@@ -46,7 +46,7 @@ class Job:
     skip: frozenset[int] = frozenset()
 
 
-class Progress:
+class WorkerReport:
     """What a worker says about itself: documents and bytes done, and the record it is at.
 
     `careful` is true when this task has killed a worker before: then it must name each record with `at` before it
@@ -238,7 +238,7 @@ def _work(pipe: multiprocessing.connection.Connection, inherited: list[Any], slo
             # not sys.exit: libraries that were loaded for a task (MindSpore) may hang in their exit handlers
             os._exit(0)
         try:
-            message = ("done", job.function(job.argument, Progress(slots, job)))
+            message = ("done", job.function(job.argument, WorkerReport(slots, job)))
         except UserError as error:
             message = ("user error", str(error))
         except Exception as error:

@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from data_pipeline.engine.local import StageSummary
 from data_pipeline.engine.plan import PlannedStep
+from data_pipeline.engine.run_recipe import StageSummary
 from data_pipeline.engine.tasks import Result
 from data_pipeline.recipe import Recipe
 from pangu.foundation.best_effort import print_translated, warn
@@ -34,7 +34,7 @@ class Announcer(Quiet):
     """Prints to stderr what a stage wants said before it goes on, and every 10 seconds how far a step is."""
 
     def step_started(self, plan: PlannedStep) -> None:
-        self.plan, self.progress = plan, Progress(sum(task.size for task in plan.to_run), time.monotonic())
+        self.plan, self.progress = plan, StepProgress(sum(task.size for task in plan.to_run), time.monotonic())
         self.sizes = {task.name: task.size for task in plan.to_run}
         self.told = time.monotonic()
 
@@ -59,7 +59,7 @@ class Announcer(Quiet):
             warn(line)
 
 
-class Progress:
+class StepProgress:
     """How far a step is, and when it will be done. `size` is the step's own measure of work: rows of a Map, bytes of
     anything else."""
 
@@ -124,7 +124,7 @@ class LiveTable:
         self.width = max(len(f"{stage.name} {step.name}") for stage in recipe.stages for step in stage.steps)
         self.finished: dict[str, StageSummary] = {}
         self.current: PlannedStep | None = None
-        self.progress = Progress(0, time.monotonic())
+        self.progress = StepProgress(0, time.monotonic())
         self.drawn = 0.0
         self.live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
 
@@ -142,7 +142,7 @@ class LiveTable:
 
     def step_started(self, plan: PlannedStep) -> None:
         self.current = plan
-        self.progress = Progress(sum(task.size for task in plan.to_run), time.monotonic())
+        self.progress = StepProgress(sum(task.size for task in plan.to_run), time.monotonic())
         self.sizes = {task.name: task.size for task in plan.to_run}
         self._draw()
 

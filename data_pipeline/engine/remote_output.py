@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.engine.whole import checksum, locked, write_whole
+from data_pipeline.engine.run_files import checksum, locked, write_whole
 from data_pipeline.stages.read.remote_files import RemoteFile, failed, file_system, stamp_of
 from pangu.foundation.errors import UserError
 
@@ -76,7 +76,7 @@ class _Copy:
 
     def run(self) -> Copied:
         files = published(self.root)
-        facts = {name: [checksum(path), path.stat().st_size] for name, path in files.items()}
+        facts = {name: (checksum(path), path.stat().st_size) for name, path in files.items()}
         there = self._listed()
         manifest = self._read_manifest(there)
         fresh = [name for name in files if not self._is_there(name, facts[name], there)]
@@ -121,12 +121,12 @@ class _Copy:
             raise UserError(f"{self.url}/{MANIFEST}: not the manifest of a run; give another --out") from error
         return manifest
 
-    def _is_there(self, name: str, facts: list[Any], there: dict[str, dict[str, Any]]) -> bool:
+    def _is_there(self, name: str, facts: tuple[str, int], there: dict[str, dict[str, Any]]) -> bool:
         known, info = self.copied.get(name), there.get(name)
         return (
             known is not None
             and info is not None
-            and known[:2] == facts
+            and known[:2] == list(facts)
             and info.get("size") == facts[1]
             and stamp_of(info) == known[2]
         )

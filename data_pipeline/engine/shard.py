@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipeline.engine.whole import Output, WholeFile
+from data_pipeline.engine.run_files import Output, RunFile
 
 ROW_GROUP_BYTES = 8 << 20
 ROW_GROUP_ROWS = 1 << 16
@@ -35,7 +35,7 @@ class ShardWriter:
         self.shard_bytes, self.keep_empty = shard_bytes, keep_empty
         self.pending: list[pa.RecordBatch] = []
         self.pending_rows = self.pending_bytes = 0
-        self.file: WholeFile | None = None
+        self.file: RunFile | None = None
         self.writer: pq.ParquetWriter | None = None
         self.rows = self.bytes = 0
         self.outputs: list[Output] = []
@@ -78,7 +78,7 @@ class ShardWriter:
 
     def _open(self) -> None:
         suffix = "" if self.shard_bytes is None else f"-{len(self.outputs):03d}"
-        self.file = WholeFile(self.root, f"{self.name}{suffix}.parquet")
+        self.file = RunFile(self.root, f"{self.name}{suffix}.parquet")
         self.writer = pq.ParquetWriter(
             self.file, self.schema, compression="zstd", compression_level=COMPRESSION_LEVEL, store_schema=True
         )

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.engine import tasks
-from data_pipeline.engine.pool import Failure, Job, Pool, Progress
+from data_pipeline.engine.pool import Failure, Job, Pool, WorkerReport
 from data_pipeline.engine.spark_session import check_spark, start_session
 from data_pipeline.engine.steps import Global
 from pangu.foundation.errors import UserError
@@ -186,7 +186,7 @@ def _executor_pool() -> Pool:
     return Pool(1).__enter__()
 
 
-def write_sorted(argument: tuple[tasks.GroupByTask, tuple[Path, ...], tuple[str, ...]], progress: Progress) -> Any:
+def write_sorted(argument: tuple[tasks.GroupByTask, tuple[Path, ...], tuple[str, ...]], progress: WorkerReport) -> Any:
     """Return the files `names` of a GroupBy step out of the sorted files that Spark wrote."""
     task, parts, names = argument
     progress.unit()

@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline import record
-from data_pipeline.engine.pool import Job, Progress
+from data_pipeline.engine.pool import Job, WorkerReport
 from data_pipeline.engine.relational import query
+from data_pipeline.engine.run_files import Output, checksum, commit_directory
 from data_pipeline.engine.shard import ShardWriter, read_batches
 from data_pipeline.engine.steps import Context, Files, Global, GroupBy, InputFile, Item, Map, Read
-from data_pipeline.engine.whole import Output, checksum, commit_directory
 from pangu.foundation.errors import UserError
 
 QUARANTINED = "quarantined:it killed its worker twice"
@@ -93,7 +93,7 @@ class FilesTask:
 
 def job(name: str, task: ReadTask | MapTask | GroupByTask | FilesTask) -> Job:
     """Return the job that runs a task in a pool."""
-    functions: dict[type, Callable[[Any, Progress], Result]] = {
+    functions: dict[type, Callable[[Any, WorkerReport], Result]] = {
         ReadTask: run_read,
         MapTask: run_map,
         GroupByTask: run_group_by,
@@ -103,7 +103,7 @@ def job(name: str, task: ReadTask | MapTask | GroupByTask | FilesTask) -> Job:
     return Job(name, functions[type(task)], task, is_watched=may_hang)
 
 
-def run_read(task: ReadTask, progress: Progress) -> Result:
+def run_read(task: ReadTask, progress: WorkerReport) -> Result:
     """Write records with a reason to the rejects, the others to shards of about `shard_bytes` of text."""
     start = time.perf_counter()
     schema = record.schema(task.step.signals)
@@ -116,7 +116,7 @@ def run_read(task: ReadTask, progress: Progress) -> Result:
         return result
 
 
-def run_map(task: MapTask, progress: Progress) -> Result:
+def run_map(task: MapTask, progress: WorkerReport) -> Result:
     """Return one shard through a pure function, as records or as rows of a table."""
     start = time.perf_counter()
     extra = [_side_input(files) for files in task.inputs]
@@ -139,7 +139,7 @@ def run_map(task: MapTask, progress: Progress) -> Result:
     return result
 
 
-def run_group_by(task: GroupByTask, progress: Progress) -> Result:
+def run_group_by(task: GroupByTask, progress: WorkerReport) -> Result:
     """Return one query. Rows with a column `shard`, sorted by it, go to a file for each shard (an empty one where a
     shard has none); others to one file.
     """
@@ -168,7 +168,7 @@ def write_groups(task: GroupByTask, rows: Iterable[pa.RecordBatch], names: Seque
     return Result(tuple(outputs), {"rows": count}, time.perf_counter() - start)
 
 
-def run_files(task: FilesTask, progress: Progress) -> Result:
+def run_files(task: FilesTask, progress: WorkerReport) -> Result:
     """Return a function that writes files into an empty folder, which then takes its place whole."""
     start = time.perf_counter()
     name = task.folder if task.item is None else f"{task.folder}/{task.item.name}"
@@ -329,7 +329,7 @@ def table_schema(step: Map) -> pa.Schema:
     return pa.schema([pa.field("shard", pa.string()), *step.table])
 
 
-def _guarded(task: MapTask, batch: pa.RecordBatch, extra: list[Any], progress: Progress) -> pa.RecordBatch:
+def _guarded(task: MapTask, batch: pa.RecordBatch, extra: list[Any], progress: WorkerReport) -> pa.RecordBatch:
     """Return `process(batch)`; where it raises, or killed a worker before, row by row, so that one bad record costs
     only itself.
     """
@@ -347,7 +347,7 @@ def _guarded(task: MapTask, batch: pa.RecordBatch, extra: list[Any], progress: P
     return next(iter(table.combine_chunks().to_batches()), pa.RecordBatch.from_pylist([], schema))
 
 
-def _one_row(task: MapTask, row: pa.RecordBatch, extra: list[Any], progress: Progress) -> pa.RecordBatch | None:
+def _one_row(task: MapTask, row: pa.RecordBatch, extra: list[Any], progress: WorkerReport) -> pa.RecordBatch | None:
     """Return one record through the function. One that fails is dropped with its reason; a table simply has no row
     for it."""
     reason = QUARANTINED

@@ -29,7 +29,7 @@ class _Locator(UserWideCacheLocator):
 
 
 class _Form(CompileResultCacheImpl):
-    _locator_classes = (_Locator,)
+    _locator_classes = [_Locator]  # noqa: RUF012 as numba declares it
 
 
 class MachineCode(FunctionCache):

@@ -28,7 +28,7 @@ import pyarrow as pa
 import xxhash
 import yaml
 
-from data_pipeline.engine.whole import write_whole
+from data_pipeline.engine.run_files import write_whole
 from data_pipeline.kernels.normal_form import normal_form_table, normalise
 from data_pipeline.quality.documents import read_documents
 from pangu.foundation.errors import UserError
@@ -89,7 +89,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CorpusResult:
     """What one corpus came to."""
 
     corpus: str
@@ -107,8 +107,8 @@ class Outcome:
 class Comparison:
     """Both outcomes; `difference` is ln(perplexity of B / perplexity of A): above 0 where A is better."""
 
-    a: Outcome
-    b: Outcome
+    a: CorpusResult
+    b: CorpusResult
     difference: float
     interval: tuple[float, float] | None  # of the difference, 95 %, over the seeds; None from one training of each
     is_clear: bool  # whether the interval leaves 0 out, and LEAST_DOCUMENTS or more judged
@@ -294,7 +294,7 @@ def _tokenizer(plan: Trial, out: Path, samples: dict[str, list[str]]) -> Path:
 
 def _pack(folder: Path, tokenizer: Path, plan: Trial) -> None:
     """Pack every document of the folder; nothing is held out, the clean set is the held-out one."""
-    from data_pipeline.engine import local
+    from data_pipeline.engine import run_recipe
     from data_pipeline.engine.progress import Quiet
     from data_pipeline.recipe import Recipe
 
@@ -307,7 +307,7 @@ def _pack(folder: Path, tokenizer: Path, plan: Trial) -> None:
         ],
     }
     _write_if_new(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
-    local.run(Recipe.load(folder / "recipe.yaml"), folder / "corpus", Quiet())
+    run_recipe.run(Recipe.load(folder / "recipe.yaml"), folder / "corpus", Quiet())
 
 
 def _index(folder: Path) -> dict[str, Any]:
@@ -388,10 +388,10 @@ def _outcome(
     runs: list[Training],
     removed: int,
     plan: Trial,
-) -> Outcome:
+) -> CorpusResult:
     losses = [run.losses[-1] for run in runs if run.corpus == label]
     mean = sum(losses) / len(losses)
-    return Outcome(
+    return CorpusResult(
         corpus,
         split["documents"],
         split["tokens"],

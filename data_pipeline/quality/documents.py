@@ -27,7 +27,7 @@ _REVIEW_FIELDS = {"doc_id", "verdict", "kind"}
 
 
 @dataclass(frozen=True)
-class Document:
+class SourcedDocument:
     """A document and where it is from; `fields` are the record's other fields."""
 
     doc_id: int
@@ -50,7 +50,9 @@ class _NoProgress:
         pass
 
 
-def read_documents(paths: Sequence[str | Path], text_field: str = "text", dropped: bool = False) -> Iterator[Document]:
+def read_documents(
+    paths: Sequence[str | Path], text_field: str = "text", dropped: bool = False
+) -> Iterator[SourcedDocument]:
     """Yield every document of files, directories, globs, or runs (with `dropped` their rejects); bad records are
     passed over.
 
@@ -73,7 +75,7 @@ def _is_record_shard(path: Path) -> bool:
         return False
 
 
-def _shard_documents(path: Path) -> Iterator[Document]:
+def _shard_documents(path: Path) -> Iterator[SourcedDocument]:
     try:
         for batch in read_batches(path):
             for row in batch.to_pylist():
@@ -82,7 +84,7 @@ def _shard_documents(path: Path) -> Iterator[Document]:
         raise UserError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from error
 
 
-def _file_documents(path: Path, text_field: str) -> Iterator[Document]:
+def _file_documents(path: Path, text_field: str) -> Iterator[SourcedDocument]:
     from data_pipeline.stages.read import stage as read
 
     source = Source(name=path.name, paths=(str(path),), fields=Fields(text=text_field), split="line")
@@ -102,12 +104,12 @@ def _file_documents(path: Path, text_field: str) -> Iterator[Document]:
         raise UserError(f"{path}: no document in it{why}; records with a field {text_field!r} would be right")
 
 
-def _document(row: dict[str, Any]) -> Document:
+def _document(row: dict[str, Any]) -> SourcedDocument:
     try:
         fields = json.loads(row["meta"] or "{}")
     except ValueError:
         fields = {}
-    return Document(
+    return SourcedDocument(
         row["doc_id"],
         row["id"],
         row["source"],
@@ -119,7 +121,7 @@ def _document(row: dict[str, Any]) -> Document:
     )
 
 
-def examples(documents: Iterable[Document], side: Side) -> Iterator[str]:
+def examples(documents: Iterable[SourcedDocument], side: Side) -> Iterator[str]:
     """Yield the texts for one side of a classifier: all, except that a document of a review goes to the side of its
     verdict, and to neither as long as it has none.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.engine.whole import write_whole
+from data_pipeline.engine.run_files import write_whole
 from data_pipeline.quality.curves import Quality, calibration_bins, curves
 from pangu.foundation.errors import UserError
 from pangu.foundation.page import page

@@ -64,7 +64,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class LanguageModel:
+class NgramModel:
     """A trained model. Level 0 has a node for every word, in the order of their numbers."""
 
     settings: LanguageModelSettings
@@ -117,7 +117,7 @@ class LanguageModel:
         return model_file.save(path, self.content())
 
     @classmethod
-    def load(cls, path: Path) -> "LanguageModel":
+    def load(cls, path: Path) -> "NgramModel":
         """Read a model that `save` wrote; UserError where it is none."""
         content = model_file.load(path, KIND)
         settings = LanguageModelSettings(**content.about["settings"])
@@ -127,7 +127,7 @@ class LanguageModel:
         return cls(settings, arrays["characters"], levels, content.about["figures"])
 
 
-def train(texts: Iterable[str], settings: LanguageModelSettings) -> LanguageModel:
+def train(texts: Iterable[str], settings: LanguageModelSettings) -> NgramModel:
     """Estimate a model from a clean sample, of which the first `most_characters` count."""
     points = read(pa.array(list(_up_to(texts, settings.most_characters)), pa.large_string()))
     if points.values.size < LEAST_CHARACTERS:
@@ -143,7 +143,7 @@ def train(texts: Iterable[str], settings: LanguageModelSettings) -> LanguageMode
         "vocabulary": int(characters.size),
         "ngrams": [int(level.words.size) for level in levels],
     }
-    return LanguageModel(settings, characters, levels, figures)
+    return NgramModel(settings, characters, levels, figures)
 
 
 def _up_to(texts: Iterable[str], most: int) -> Iterator[str]:

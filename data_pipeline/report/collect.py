@@ -17,7 +17,7 @@ import xxhash
 
 from data_pipeline import record
 from data_pipeline.engine.browse import Shards, stages_of
-from data_pipeline.engine.local import StageSummary, open_manifest, summarise
+from data_pipeline.engine.run_recipe import StageSummary, open_manifest, summarise
 from data_pipeline.report.thresholds import Threshold, fetch, read_signals, signal_names, thresholds_of
 from data_pipeline.report.tokens import Packing, SourceTokens, packed_tokens, packing
 

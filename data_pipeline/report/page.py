@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.engine.local import unfinished_in_words
+from data_pipeline.engine.run_recipe import unfinished_in_words
 from data_pipeline.report import charts
 from data_pipeline.report.collect import Amounts, Cluster, Report, RuleSamples
 from data_pipeline.report.escape import excerpt, text

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.engine.browse import Shards
-from data_pipeline.engine.local import open_manifest
+from data_pipeline.engine.run_recipe import open_manifest
 from data_pipeline.stages import load_stage
 
 

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import xxhash
 
-from data_pipeline.engine.whole import write_whole
-from data_pipeline.quality.documents import VERDICT_SIDES, Document
+from data_pipeline.engine.run_files import write_whole
+from data_pipeline.quality.documents import VERDICT_SIDES, SourcedDocument
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 
@@ -42,7 +42,7 @@ SHOWN_CHARACTERS = 20_000
 
 
 @dataclass
-class Item:
+class ReviewItem:
     """A document to be judged, and what it was judged to be."""
 
     doc_id: int
@@ -65,7 +65,7 @@ class Session:
     """The review of one sample. Not safe for two threads at once: the server takes turns."""
 
     path: Path
-    items: list[Item]
+    items: list[ReviewItem]
     lines: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ class Session:
         }
 
 
-def _share(judged: list[Item]) -> dict[str, Any]:
+def _share(judged: list[ReviewItem]) -> dict[str, Any]:
     junk = sum(item.verdict == "junk" for item in judged)
     low, high = wilson(junk, len(judged))
     return {"junk": junk, "of": len(judged), "share": junk / len(judged) if judged else None, "from": low, "to": high}
@@ -130,19 +130,19 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     return max(0.0, min(share, center - reach)), min(1.0, max(share, center + reach))
 
 
-def draw(documents: Iterable[Document], count: int, seed: int) -> list[Item]:
+def draw(documents: Iterable[SourcedDocument], count: int, seed: int) -> list[ReviewItem]:
     """Return a sample of `count` documents with text, each with the same chance: those of smallest hash of `doc_id`
     with the seed, in the order of that hash. Neither the order of the documents nor the number of files matters.
     """
     # A heap whose first entry is the one of greatest hash. Two files of one name can give two documents one number:
     # then the place decides.
-    kept: list[tuple[int, int, int, Item]] = []
+    kept: list[tuple[int, int, int, ReviewItem]] = []
     for place, document in enumerate(documents):
         if not document.text.strip():
             continue
         number = xxhash.xxh3_64_intdigest(document.doc_id.to_bytes(8, "little"), seed)
         if len(kept) < count or -number >= kept[0][0]:
-            item = Item(
+            item = ReviewItem(
                 document.doc_id,
                 document.id,
                 document.source,
@@ -168,7 +168,7 @@ def load(path: Path) -> Session:
         raise UserError(f"{path}: cannot be read: {reason_of(error)}") from error
     for number, line in enumerate(lines, 1):
         try:
-            items.append(Item(**json.loads(line)))
+            items.append(ReviewItem(**json.loads(line)))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path} line {number}: no line of a review ({error}); give --out another name") from error
     if not items:

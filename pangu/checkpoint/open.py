@@ -207,7 +207,7 @@ def stored_heldout_loss(directory: Path) -> float:
 
 
 def best_checkpoint(run: Path) -> Path | None:
-    """Return the checkpoint directory with the lowest held-out loss."""
+    """Return the checkpoint directory with the lowest validation loss."""
     directories = [path for path in step_directories(run) if stored_heldout_loss(path) < float("inf")]
     return min(directories, key=stored_heldout_loss, default=None)
 

@@ -94,7 +94,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Resharding:
     """A change of layout before anything of it is done. state: the description of a training checkpoint."""
 
     source: Source
@@ -123,7 +123,7 @@ class Plan:
 
 def make_plan(
     source: Source, to: Stages | None, format: Format, weights_only: bool, model: ModelConfig | None = None
-) -> Plan:
+) -> Resharding:
     """Decide what goes into which file. Raises UserError where the parameters do not fit the layout."""
     where = str(source.path)
     state_file = source.path / STATE
@@ -139,7 +139,7 @@ def make_plan(
     else:
         check_names(where, chosen, to)
         targets = rank_targets(chosen, source, to, format)
-    plan = Plan(source, targets, to, format, state, unusable, model or model_in(source.metadata, where))
+    plan = Resharding(source, targets, to, format, state, unusable, model or model_in(source.metadata, where))
     for target in targets:
         for name, layout, _ in target.tensors:
             try:
@@ -196,7 +196,7 @@ def rank_targets(chosen: Sequence[str], source: Source, to: Stages, format: Form
     return targets
 
 
-def write_plan(plan: Plan, out: Path, advance: Callable[[int], None]) -> None:
+def write_plan(plan: Resharding, out: Path, advance: Callable[[int], None]) -> None:
     """Carry out a plan. out: the directory to make, or the file where the result is one file."""
     check_output(plan, out)
     single = len(plan.targets) == 1 and not plan.targets[0].path
@@ -231,7 +231,9 @@ def write_plan(plan: Plan, out: Path, advance: Callable[[int], None]) -> None:
         sync_directory(out.parent)
 
 
-def write_tensors(plan: Plan, files: Mapping[str, ShardFile], is_ckpt: bool, advance: Callable[[int], None]) -> None:
+def write_tensors(
+    plan: Resharding, files: Mapping[str, ShardFile], is_ckpt: bool, advance: Callable[[int], None]
+) -> None:
     """Write each parameter in turn to every file that has a part of it."""
     wanted: dict[str, list[tuple[ShardFile, ParameterLayout, tuple[int, ...]]]] = {name: [] for name in plan.order}
     metadata = metadata_of(plan.model, plan.source.metadata.get(TOKENIZER_KEY))
@@ -247,7 +249,7 @@ def write_tensors(plan: Plan, files: Mapping[str, ShardFile], is_ckpt: bool, adv
     write_parameters(plan.source, wanted, is_ckpt, advance)
 
 
-def check_output(plan: Plan, out: Path) -> None:
+def check_output(plan: Resharding, out: Path) -> None:
     """Raise UserError for a place that the result must not or cannot go to."""
     if os.path.lexists(out):
         raise UserError(f"{out}: already exists; give another --out")

@@ -37,11 +37,11 @@ import numpy as np
 from pangu.checkpoint.open import BEST, MODEL_FILE, STATE, meant_checkpoint
 from pangu.checkpoint.weights import load_for_inference, model_of, open_weights
 from pangu.config import ExpertsConfig, ModelConfig, load_size
-from pangu.formats.conversion import SUFFIXES, Plan, make_plan
+from pangu.formats.conversion import SUFFIXES, Conversion, make_plan
 from pangu.formats.longer_context import LongerContext
 from pangu.formats.open_source import open_source
 from pangu.formats.source import Source
-from pangu.formats.write_output import WholeFile, check_output, write_output
+from pangu.formats.write_output import OutputFile, check_output, write_output
 from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 from pangu.foundation.progress import Progress
@@ -292,7 +292,7 @@ def convert(source: Source, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def sample_rows(corpus: Path | None, count: int, plan: Plan) -> np.ndarray | None:
+def sample_rows(corpus: Path | None, count: int, plan: Conversion) -> np.ndarray | None:
     """Return the first rows of a packed corpus's training split, int [rows, tokens]."""
     if corpus is None:
         return None
@@ -305,7 +305,7 @@ def sample_rows(corpus: Path | None, count: int, plan: Plan) -> np.ndarray | Non
     return calibration_ids(np.concatenate(batches), plan.model, str(corpus))
 
 
-def with_network(plan: Plan, arguments: argparse.Namespace) -> Plan:
+def with_network(plan: Conversion, arguments: argparse.Namespace) -> Conversion:
     """Return the plan with the network of weights that do not say it: of a known size, or as --heads completes it.
 
     Raises UserError where it must be known and is not, and where --heads contradicts what is known.
@@ -322,16 +322,16 @@ def with_network(plan: Plan, arguments: argparse.Namespace) -> Plan:
         return plan
 
 
-def describe(plan: Plan) -> dict[str, object]:
+def describe(plan: Conversion) -> dict[str, object]:
     """Return what is known before writing."""
     shape = plan.shape
     return {
         "input": str(plan.source.path),
         "form": plan.source.form,
         "to": plan.target,
-        "tensors": len(plan.steps),
+        "tensors": len(plan.tensors),
         "parameters": plan.num_parameters,
-        "dtypes": sorted({step.info.data_type.name for step in plan.steps if step.info.data_type}),
+        "dtypes": sorted({tensor.info.data_type.name for tensor in plan.tensors if tensor.info.data_type}),
         "model": {
             "num_layers": shape.num_layers,
             "hidden_size": shape.hidden_size,
@@ -347,16 +347,16 @@ def describe(plan: Plan) -> dict[str, object]:
     }
 
 
-def report_dry_run(plan: Plan, summary: dict[str, object], as_json: bool) -> None:
+def report_dry_run(plan: Conversion, summary: dict[str, object], as_json: bool) -> None:
     listing = [
         {
-            "from": step.source,
-            "to": step.target,
-            "dtype": step.info.data_type.name if step.info.data_type else "",
-            "shape": list(step.info.shape),
-            "transposed": step.transpose,
+            "from": tensor.source,
+            "to": tensor.target,
+            "dtype": tensor.info.data_type.name if tensor.info.data_type else "",
+            "shape": list(tensor.info.shape),
+            "transposed": tensor.transpose,
         }
-        for step in plan.steps
+        for tensor in plan.tensors
     ]
     if as_json:
         print(json.dumps(summary | {"steps": listing}, indent=1, ensure_ascii=False))
@@ -406,6 +406,6 @@ def check_model_file(path: Path, overwrite: bool) -> None:
 
 
 def write_model_file(config: ModelConfig, path: Path) -> None:
-    with WholeFile(path) as file:
+    with OutputFile(path) as file:
         file.write(config.dump().encode())
         file.commit()

@@ -146,36 +146,14 @@ def run(arguments: argparse.Namespace) -> int:
         workers = processes(arguments)
         if workers != 1:
             return launch(arguments, workers)
-    settings = Settings(
-        method=arguments.method,
-        objective=arguments.objective,
-        beta=arguments.beta,
-        teacher_weight=arguments.teacher_weight,
-        temperature=arguments.temperature,
-        hidden_weight=arguments.hidden_weight,
-        student_layers=arguments.student_layers,
-        template=arguments.template,
-        steps=arguments.steps,
-        batch_size=arguments.batch_size,
-        accumulate=arguments.accumulate,
-        rate=arguments.rate,
-        rank=arguments.rank,
-        alpha=arguments.alpha,
-        bottleneck=arguments.bottleneck,
-        virtual_tokens=arguments.virtual_tokens,
-        shift_positions=arguments.shift_positions,
-        length=arguments.length,
-        validation=arguments.validation,
-        dropout=arguments.dropout,
-        seed=arguments.seed,
-        checkpoint_every=arguments.checkpoint_every,
-        **({"modules": tuple(arguments.module)} if arguments.module else {}),
-    )
+    given = {name: value for name, value in vars(arguments).items() if name in Settings.__dataclass_fields__}
+    if arguments.module:
+        given["modules"] = tuple(arguments.module)
     result = finetune(
         arguments.base,
         arguments.data,
         arguments.out,
-        settings,
+        Settings(**given),
         tokenizer=arguments.tokenizer,
         device=arguments.device,
         teacher=arguments.teacher,
@@ -190,7 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_translated(f"preferred {result.preferred:.0%} of validation, reward margin {result.reward_margin:.3f}")
     for name, before, after in (
         ("validation", result.loss_before, result.loss_after),
-        ("the base's own held-out samples", result.general_before, result.general_after),
+        ("the base's own validation samples", result.general_before, result.general_after),
     ):
         if before is not None and after is not None:
             print_translated(f"{name}: {before:.3f} -> {after:.3f} nats a token")

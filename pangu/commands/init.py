@@ -12,7 +12,7 @@ from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
 from pangu.foundation.field_arguments import add_set, commented
 from pangu.foundation.settings import changed, checked
-from pangu.foundation.yaml_document import Document
+from pangu.foundation.yaml_document import YamlDocument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     if path.exists() and not arguments.overwrite:
         raise UserError(f"{path}: is there already; --overwrite replaces it")
     fields: dict = {"data": arguments.data, "out": arguments.out, "model": arguments.model}
-    config = checked(TrainConfig, changed(Document("--set", fields), arguments.set))
+    config = checked(TrainConfig, changed(YamlDocument("--set", fields), arguments.set))
     head = "# One training run: python -m pangu train " + path.name + "\n"
     write_whole(path, head + commented(config))
     print_translated(f"wrote {path}")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pangu.commands.model_arguments import add_device_argument
-from pangu.foundation.atomic_file import whole_file
+from pangu.foundation.atomic_file import atomic_file
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 
@@ -75,6 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
         tokens = ms.Tensor(row[None])
         positions, bias = mask(tokens)
         rows.append(network(tokens, positions, positions, bias, ms.Tensor(0, ms.int32)).asnumpy())
-    with whole_file(Path(arguments.out)) as file:
+    with atomic_file(Path(arguments.out)) as file:
         np.save(file, np.concatenate(rows).astype(np.float32))
     return 0

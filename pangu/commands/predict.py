@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pangu.checkpoint.contents import contents_of
     from pangu.checkpoint.open import BEST, meant_checkpoint
     from pangu.distributed.predictor import (
-        Prediction,
+        PredictionRequest,
         Predictor,
         check_all,
         described,
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     prompts, suffix = lines_of(rows, arguments.samples)
     workers = min(processes_of(arguments.strategy, arguments.workers), len(prompts))
     path = meant_checkpoint(Path(arguments.checkpoint, BEST) if arguments.best else Path(arguments.checkpoint))
-    asked = Prediction(
+    asked = PredictionRequest(
         checkpoint=path,
         prompts=prompts,
         options=options_of(arguments),

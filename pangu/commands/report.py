@@ -121,7 +121,7 @@ def losses(records: Sequence[dict]) -> str:
     from pangu.training.step_metrics import smoothed
 
     training, heldout = points(records, "loss"), points(records, "heldout_loss")
-    lines = [("training, smoothed", smoothed(list(training)))] if training else []
+    lines = [("training, smoothed", smoothed(training))] if training else []
     return chart([*lines, *([("validation", heldout)] if heldout else [])])
 
 

@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.by_position and any("text" not in row for row in rows):
         number = next(number for number, row in enumerate(rows, 1) if "text" not in row)
         raise UserError(f'{arguments.file}: object {number}: --by-position takes whole texts, {{"text": ..}}')
-    from pangu.foundation.atomic_file import whole_file
+    from pangu.foundation.atomic_file import atomic_file
     from pangu.foundation.json_text import dumps
 
     model = load_model(arguments)
@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
         for result in found:
             print(dumps(result), flush=True)
         return 0
-    with whole_file(Path(arguments.out)) as file:
+    with atomic_file(Path(arguments.out)) as file:
         for result in found:
             file.write((dumps(result) + "\n").encode())
     return 0

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     skipped = f"; {summary.skipped:,} of {summary.step:,} updates skipped" if summary.skipped else ""
     print_translated(f"trained {summary.step} steps, {summary.tokens:,} tokens: loss {summary.loss:.3f}{skipped}")
     print_translated(
-        f"held-out perplexity {summary.heldout_perplexity:,.1f} "
+        f"validation perplexity {summary.heldout_perplexity:,.1f} "
         f"({summary.heldout_bits_per_byte:.3f} bits a byte); unigram model {summary.unigram_perplexity:,.1f}"
     )
     if summary.tokens_per_second:

@@ -48,7 +48,7 @@ VISIBLE = {"Ascend": "ASCEND_RT_VISIBLE_DEVICES", "GPU": "CUDA_VISIBLE_DEVICES"}
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictionRequest:
     """What is asked. options: `pangu generate`'s words, without the prompts. logs: where the parts come to lie."""
 
     checkpoint: Path
@@ -80,7 +80,7 @@ def shares_of(indices: Sequence[int], workers: int) -> list[list[int]]:
     return [list(indices[first:last]) for first, last in pairwise(ends)]
 
 
-def check_all(asked: Prediction) -> list[Check]:
+def check_all(asked: PredictionRequest) -> list[Check]:
     """Return everything that can be looked at without starting anything. Raises UserError where there is no
     checkpoint."""
     checks = [
@@ -96,7 +96,7 @@ def check_all(asked: Prediction) -> list[Check]:
     return checks
 
 
-def check_tokenizer(asked: Prediction) -> Check:
+def check_tokenizer(asked: PredictionRequest) -> Check:
     given = next((word.partition("=")[2] for word in asked.options if word.startswith("--tokenizer=")), None)
     place = Path(given) if given else tokenizer_of(asked.checkpoint)
     found = place is not None and place.exists()
@@ -114,7 +114,7 @@ def check_output(out: Path) -> Check:
     return Check(what, None if os.access(out.parent, os.W_OK) else f"{out.parent} cannot be written")
 
 
-def check_memory(asked: Prediction) -> Check:
+def check_memory(asked: PredictionRequest) -> Check:
     """Return whether the weights, fp32 or as --dtype says, fit into memory once for each process."""
     size = weight_bytes(asked.checkpoint)
     if {"--dtype=fp16", "--dtype=bf16"} & set(asked.options):
@@ -154,7 +154,7 @@ def processes_of(strategy_file: str | None, workers: int | None) -> int:
 class Start:
     """The processes of one start, from the first moment until none is left."""
 
-    def __init__(self, asked: Prediction, folder: Path, left: Sequence[int], lock: int) -> None:
+    def __init__(self, asked: PredictionRequest, folder: Path, left: Sequence[int], lock: int) -> None:
         """left: the prompts without an answer. lock: held by every process as long as it lives."""
         self.folder, self.shares = folder, shares_of(left, asked.workers)
         folder.mkdir(parents=True)
@@ -216,7 +216,9 @@ def answers_of(folder: Path) -> dict[int, str]:
 class Predictor:
     """Starts until every prompt has its answer, the user interrupts, or `restarts` have failed without a new answer."""
 
-    def __init__(self, asked: Prediction, restarts: int, advance: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self, asked: PredictionRequest, restarts: int, advance: Callable[[int], None] = lambda _: None
+    ) -> None:
         """advance: called with the number of prompts that have been answered."""
         self.asked, self.restarts, self.advance = asked, restarts, advance
         self.interrupted = False
@@ -323,6 +325,6 @@ def read_request(path: Path) -> dict | None:
     return request if isinstance(request, dict) else {}
 
 
-def described(asked: Prediction) -> str:
+def described(asked: PredictionRequest) -> str:
     """Return the command of the first process, for people."""
     return shlex.join(asked.command(asked.logs / f"start-NNN/prompts_0{asked.suffix}"))

@@ -19,7 +19,7 @@ import numpy as np
 from pangu.evaluation import metrics, requests
 from pangu.evaluation.document_forms import Document
 from pangu.evaluation.published import published
-from pangu.evaluation.task import Generation, Task, Template, load_task, task_names
+from pangu.evaluation.task import Generation, Task, TaskTemplate, load_task, task_names
 from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
@@ -233,7 +233,7 @@ def earlier(path: Path, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def ask(
     model: "LanguageModel",
     task: Task,
-    template: Template,
+    template: TaskTemplate,
     documents: Sequence[Document],
     shots: Sequence[Sequence[Document]],
     seed: int,
@@ -250,7 +250,7 @@ def ask(
 
 def ask_choices(
     model: "LanguageModel",
-    template: Template,
+    template: TaskTemplate,
     documents: Sequence[Document],
     shots: Sequence[Sequence[Document]],
     before: Sequence[str],
@@ -280,7 +280,7 @@ def ask_choices(
 
 
 def score_choices(
-    model: "LanguageModel", template: Template, choices: Sequence[requests.Choice]
+    model: "LanguageModel", template: TaskTemplate, choices: Sequence[requests.Choice]
 ) -> list[tuple[Scored, bool]]:
     """Return for each candidate its score and whether its sides were cut to the context."""
     if not template.behind:
@@ -356,7 +356,7 @@ def score_rows(model: "LanguageModel", rows: Sequence[ScoredRow]) -> list[Scored
 def ask_texts(
     model: "LanguageModel",
     task: Task,
-    template: Template,
+    template: TaskTemplate,
     documents: Sequence[Document],
     shots: Sequence[Sequence[Document]],
     before: Sequence[str],

@@ -33,7 +33,7 @@ def chosen_checkpoints(run: Path, asked: str) -> list[Path]:
 
 
 def heldout_losses(run: Path) -> dict[int, float]:
-    """Return {step: held-out loss in nats a token} of what the run itself has measured."""
+    """Return {step: validation loss in nats a token} of what the run itself has measured."""
     records = read_metrics(run)
     return {one["step"]: one["heldout_loss"] for one in records if one.get("heldout_loss") is not None}
 
@@ -58,7 +58,7 @@ def learning_curve(
 def table_of(points: Sequence[dict[str, Any]]) -> list[str]:
     """Return a line for each checkpoint, with the first metric of every task, under a heading."""
     tasks = list(dict.fromkeys(task for point in points for task in point["scores"]))
-    rows = [["step", "held out", *tasks]]
+    rows = [["step", "validation", *tasks]]
     for point in points:
         loss = point["heldout_loss"]
         firsts = [next(iter(point["scores"].get(task, {}).values()), None) for task in tasks]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pangu.evaluation.document_forms import FORMS, Document
-from pangu.evaluation.task import Task, Template
+from pangu.evaluation.task import Task, TaskTemplate
 from pangu.foundation.errors import UserError
 
 SAID = 200  # characters of a record in a message
@@ -88,7 +88,7 @@ def filled(text: str, fields: Mapping[str, str]) -> str:
         ) from None
 
 
-def choice_of(template: Template, document: Document, shots: str) -> Choice:
+def choice_of(template: TaskTemplate, document: Document, shots: str) -> Choice:
     """Build the candidates of a document behind the text of its shots."""
     assert document.gold is not None
     labels = document.candidates
@@ -103,7 +103,7 @@ def choice_of(template: Template, document: Document, shots: str) -> Choice:
     return Choice(document, labels, tuple(pairs), tuple(behind), tuple(unconditional), document.gold)
 
 
-def shot_text(task: Task, template: Template, document: Document) -> str:
+def shot_text(task: Task, template: TaskTemplate, document: Document) -> str:
     """Write a document with its answer, as the model sees a shot."""
     if task.method == "generate":
         return "".join(
@@ -113,7 +113,7 @@ def shot_text(task: Task, template: Template, document: Document) -> str:
     return "".join(filled(part, fields) for part in (template.context, template.scored, template.behind))
 
 
-def load_shots(task: Task, template: Template, data: Path, count: int) -> list[Document]:
+def load_shots(task: Task, template: TaskTemplate, data: Path, count: int) -> list[Document]:
     """Return documents that are short enough to be shots. Raises UserError where there are too few."""
     if not count:
         return []

@@ -25,7 +25,7 @@ class Generation(Section):
     )
 
 
-class Template(Section):
+class TaskTemplate(Section):
     """How a document becomes text. `{name}` stands for a field of the document, `{choice}` for a candidate's words.
 
     A choice is scored by the log-probability of `scored` behind `context`; an empty context means the whole row but for
@@ -64,7 +64,7 @@ class Task(SettingsFile):
         default=0, description="the gold label and so many less one others, drawn; 0: all labels, or the document's own"
     )
     metrics: tuple[str, ...] = Field(description="the first is the paper's")
-    variants: dict[str, Template]
+    variants: dict[str, TaskTemplate]
     generation: Generation | None = None
     official_count: int | None = Field(default=None, description="documents of the split that the paper scored")
     note: str = Field(default="", description="what is not comparable with the paper")
@@ -79,7 +79,7 @@ class Task(SettingsFile):
             raise ValueError("every variant of a choice task needs 'scored'")
         return self
 
-    def template(self, variant: str) -> Template:
+    def template(self, variant: str) -> TaskTemplate:
         """Return a variant's template. Raises UserError for an unknown one."""
         if variant not in self.variants:
             raise UserError(f"task {self.name}: has no variant {variant!r}{nearest_name(variant, list(self.variants))}")

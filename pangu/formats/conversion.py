@@ -18,7 +18,7 @@ SUFFIXES: dict[Target, str] = {"safetensors": ".safetensors", "mindspore": ".ckp
 
 
 @dataclass(frozen=True)
-class Step:
+class OutputTensor:
     """One tensor of the output. info: as it is written."""
 
     source: str
@@ -28,12 +28,12 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Conversion:
     """A conversion, before anything of it is done."""
 
     source: Source
     target: Target
-    steps: list[Step]
+    tensors: list[OutputTensor]
     shape: ModelShape
     final_norm: Literal["before_query", "after_query"]
     left_out: list[str]
@@ -43,7 +43,7 @@ class Plan:
     @property
     def nbytes(self) -> int:
         """Return bytes of all tensors of the output."""
-        return sum(step.info.nbytes for step in self.steps)
+        return sum(tensor.info.nbytes for tensor in self.tensors)
 
     @property
     def num_parameters(self) -> int:
@@ -65,7 +65,7 @@ def make_plan(
     keep_optimizer: bool = False,
     master_names: bool = False,
     model: ModelConfig | None = None,
-) -> Plan:
+) -> Conversion:
     """Decide what goes where. dtype: fp32, fp16, bf16, or None to keep each tensor's.
 
     keep_optimizer: Adam's two moments too, not for PyTorch. master_names: MindSpore output for later versions of the
@@ -97,17 +97,19 @@ def make_plan(
     target_names = names.torch_names(shape.num_blocks, shape.query_layer)
     order = list(shape.shapes())
     order += [prefix + ours for prefix in names.OPTIMIZER_PREFIXES for ours in order if prefix + ours in by_canonical]
-    steps = []
+    tensors = []
     for ours in order:
-        step_name = target_names[ours] if target == "pytorch" else ours
+        target_name = target_names[ours] if target == "pytorch" else ours
         if target == "mindspore" and master_names:
-            step_name = with_master_name(ours)
+            target_name = with_master_name(ours)
         transpose = names.is_transposed(ours) and found.is_torch != (target == "pytorch")
-        steps.append(make_step(by_canonical[ours], step_name, source.tensors[by_canonical[ours]], dtype, transpose))
+        tensors.append(
+            output_tensor(by_canonical[ours], target_name, source.tensors[by_canonical[ours]], dtype, transpose)
+        )
     if target == "pytorch":
         # The port does not tie its output matrix; safetensors cannot store one tensor under two names.
-        word_table = steps[0]
-        steps.append(Step(word_table.source, names.TORCH_TIED_HEAD, word_table.info, transpose=False))
+        word_table = tensors[0]
+        tensors.append(OutputTensor(word_table.source, names.TORCH_TIED_HEAD, word_table.info, transpose=False))
     model = model or model_in(source.metadata, where)
     if model and model.attention.pattern != "full" and target == "pytorch":
         raise UserError(
@@ -119,7 +121,7 @@ def make_plan(
     after_query = source.metadata.get("final_norm") == "after_query" and shape.query_layer
     after_query = after_query or (found.query_layer_among_blocks and not found.is_torch)
     final_norm = model.final_norm if model else "after_query" if after_query else "before_query"
-    return Plan(source, target, steps, shape, final_norm, left_out, model)
+    return Conversion(source, target, tensors, shape, final_norm, left_out, model)
 
 
 def is_float(info: TensorInfo) -> bool:
@@ -140,10 +142,10 @@ def moment_shape(infos: dict[str, TensorInfo], name: str) -> tuple[int, ...] | N
     return weight.shape if weight and weight.shape == infos[name].shape else None
 
 
-def make_step(source: str, target: str, info: TensorInfo, dtype: str | None, transpose: bool) -> Step:
+def output_tensor(source: str, target: str, info: TensorInfo, dtype: str | None, transpose: bool) -> OutputTensor:
     keeps_type = target.endswith(parameters.EXPERT_TABLE)  # whole numbers, that fewer bits would change
     data_type = BY_NAME[dtype] if dtype and not keeps_type else info.data_type
-    return Step(source, target, TensorInfo(data_type, info.shape[::-1] if transpose else info.shape), transpose)
+    return OutputTensor(source, target, TensorInfo(data_type, info.shape[::-1] if transpose else info.shape), transpose)
 
 
 def with_master_name(canonical: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.formats.conversion import Plan, Step
+from pangu.formats.conversion import Conversion, OutputTensor
 from pangu.formats.data_types import DataType, TensorInfo, bytes_of, cast
 from pangu.formats.mindspore_checkpoint import metadata_values, value_headers
 from pangu.formats.safetensors_file import file_header
@@ -22,7 +22,7 @@ BLOCK = 4 << 20
 TILE = 32
 
 
-class WholeFile(AtomicFile):
+class OutputFile(AtomicFile):
     """The file of a conversion: two at once are refused, and what is written is hashed at the same time."""
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +43,7 @@ class WholeFile(AtomicFile):
         super().abandon()
 
 
-def check_output(path: Path, plan: Plan, overwrite: bool) -> None:
+def check_output(path: Path, plan: Conversion, overwrite: bool) -> None:
     """Raise UserError for a place that the output must not or cannot go to."""
     if path.is_dir():
         raise UserError(f"{path}: is a directory; --out names the file to write")
@@ -58,27 +58,31 @@ def check_output(path: Path, plan: Plan, overwrite: bool) -> None:
         raise UserError(f"{path}: needs {plan.nbytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there")
 
 
-def write_output(plan: Plan, path: Path, advance: Callable[[int], None]) -> tuple[int, str]:
+def write_output(plan: Conversion, path: Path, advance: Callable[[int], None]) -> tuple[int, str]:
     """Carry out a plan; `advance` is told of every written block. Returns the bytes and the SHA-256 of the file."""
-    with WholeFile(path) as file:
+    with OutputFile(path) as file:
         if plan.target != "mindspore":
-            file.write(file_header([(step.target, step.info) for step in plan.steps], plan.metadata))
+            file.write(file_header([(tensor.target, tensor.info) for tensor in plan.tensors], plan.metadata))
         else:
             file.write(metadata_values(plan.metadata))
-        buffer = np.empty(max(plan.source.tensors[step.source].nbytes for step in plan.steps), np.uint8)
-        for step in plan.steps:
-            write_step(plan, step, buffer, file, advance)
+        buffer = np.empty(max(plan.source.tensors[tensor.source].nbytes for tensor in plan.tensors), np.uint8)
+        for tensor in plan.tensors:
+            write_tensor(plan, tensor, buffer, file, advance)
         file.commit()
         return file.size, file.hash.hexdigest()
 
 
-def write_step(plan: Plan, step: Step, buffer: np.ndarray, file: WholeFile, advance: Callable[[int], None]) -> None:
+def write_tensor(
+    plan: Conversion, tensor: OutputTensor, buffer: np.ndarray, file: OutputFile, advance: Callable[[int], None]
+) -> None:
     """Read one tensor into `buffer` and append it to the file."""
-    pieces = value_headers(step.target, step.info) if plan.target == "mindspore" else iter([(b"", step.info.nbytes)])
+    pieces = (
+        value_headers(tensor.target, tensor.info) if plan.target == "mindspore" else iter([(b"", tensor.info.nbytes)])
+    )
     left = 0
     try:
-        array = plan.source.read(step.source, buffer)
-        for block in blocks(array, plan.source.tensors[step.source], step):
+        array = plan.source.read(tensor.source, buffer)
+        for block in blocks(array, plan.source.tensors[tensor.source], tensor):
             while len(block):
                 if not left:
                     header, left = next(pieces)
@@ -88,14 +92,14 @@ def write_step(plan: Plan, step: Step, buffer: np.ndarray, file: WholeFile, adva
                 block, left = block[count:], left - count
                 advance(count)
     except OverflowError as error:
-        raise UserError(f"{plan.source.path}: {step.source!r}: {error}; take another --dtype") from None
+        raise UserError(f"{plan.source.path}: {tensor.source!r}: {error}; take another --dtype") from None
 
 
-def blocks(array: np.ndarray, info: TensorInfo, step: Step) -> Iterator[memoryview]:
+def blocks(array: np.ndarray, info: TensorInfo, tensor: OutputTensor) -> Iterator[memoryview]:
     """Yield the bytes of a tensor as it is to be written, turned and converted a few rows at a time."""
-    source_type, target_type = info.data_type, step.info.data_type
+    source_type, target_type = info.data_type, tensor.info.data_type
     assert isinstance(source_type, DataType) and isinstance(target_type, DataType)
-    if step.transpose:
+    if tensor.transpose:
         width = max(1, BLOCK // max(1, len(array) * array.itemsize))
         parts = (turned(array[:, start : start + width]) for start in range(0, array.shape[1], width))
     else:

@@ -132,7 +132,7 @@ class AtomicFile:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file to write to that gets its name when the block ends well. When it does not, nothing is left.
 
     Raises WriteError; an OSError of the block that names another file passes as it is.

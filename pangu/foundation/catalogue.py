@@ -63,7 +63,7 @@ def pieces(template: str) -> Iterator[tuple[bool, str]]:
         yield False, literal + template[end:]
 
 
-class Template:
+class MessageTemplate:
     """A message with fields, and its translation."""
 
     def __init__(self, source: str, target: str) -> None:
@@ -104,11 +104,11 @@ class Catalogue:
                 self.exact["".join(text for _, text in pieces(source))] = "".join(text for _, text in pieces(target))
 
     @cached_property
-    def index(self) -> dict[str, list[Template]]:
+    def index(self) -> dict[str, list[MessageTemplate]]:
         """Return the templates by the rarest of their words; made when first asked for, since help does without."""
-        templates = [Template(source, target) for source, target in self.with_fields]
+        templates = [MessageTemplate(source, target) for source, target in self.with_fields]
         count: Counter[str] = Counter(word for one in templates for word in set(one.words))
-        found: dict[str, list[Template]] = {}
+        found: dict[str, list[MessageTemplate]] = {}
         for one in templates:
             if one.words and one.is_telling:
                 found.setdefault(min(one.words, key=count.__getitem__), []).append(one)
@@ -149,11 +149,11 @@ class Catalogue:
                     return before + self._filled(one, match, depth) + behind
         return None
 
-    def _candidates(self, text: str) -> list[Template]:
+    def _candidates(self, text: str) -> list[MessageTemplate]:
         found = [one for word in set(_WORD.findall(text)) for one in self.index.get(word, ())]
         return sorted(found, key=lambda one: -one.letters)
 
-    def _filled(self, one: Template, match: re.Match[str], depth: int) -> str:
+    def _filled(self, one: MessageTemplate, match: re.Match[str], depth: int) -> str:
         parts = []
         for is_field, text in pieces(one.target):
             if not is_field:

@@ -180,8 +180,8 @@ class Parser(argparse.ArgumentParser):
 
     inner: "Parser | None" = None
 
-    def __init__(self, *names: Any, formatter_class: Any = Help, **settings: Any) -> None:
-        super().__init__(*names, formatter_class=formatter_class, **settings)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"formatter_class": Help, **settings})
         # Taken from the command line before the parser sees it; here for the help.
         self.add_argument(
             OPTION, choices=LANGUAGES, help="of help and messages (default: as LC_ALL, LC_MESSAGES or LANG say)"

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pangu.foundation.errors import PlacedError
 from pangu.foundation.yaml_document import (
-    Document,
     Location,
+    YamlDocument,
     dotted,
     parse_document,
     parse_value,
@@ -67,7 +67,7 @@ class SettingsFile(Section):
         return checked(cls, changed(cls.read(path), changes))
 
     @classmethod
-    def read(cls, path: Path | str) -> Document:
+    def read(cls, path: Path | str) -> YamlDocument:
         """Return what the file says, with the lines, and unchecked."""
         return read_document(path, f"`{cls.written_by}` writes one" if cls.written_by else "")
 
@@ -79,14 +79,14 @@ class SettingsFile(Section):
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any], where: str) -> Self:
         """Check a mapping of fields; `where` is named in errors."""
-        return checked(cls, Document(where, fields))
+        return checked(cls, YamlDocument(where, fields))
 
     def dump(self) -> str:
         """Return YAML text that `parse` reads back to an equal object."""
         return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
 
 
-def checked(schema: type[Any], document: Document, location: Location = (), data: Any = ...) -> Any:
+def checked(schema: type[Any], document: YamlDocument, location: Location = (), data: Any = ...) -> Any:
     """Return the object that a part of a document describes. Raises UserError for the first mistake.
 
     schema: a model or a dataclass. `data` stands in for the part where it is not given in the form that it has.
@@ -107,7 +107,7 @@ def checked(schema: type[Any], document: Document, location: Location = (), data
     return result
 
 
-def changed(document: Document, changes: Iterable[Sequence[str]], option: str = "--set") -> Document:
+def changed(document: YamlDocument, changes: Iterable[Sequence[str]], option: str = "--set") -> YamlDocument:
     """Set fields of a document as the command line says: (`learning_rate.peak`, `1e-4`).
 
     A third word is how the command line names the field in errors, where that is not `--set`.
@@ -118,7 +118,7 @@ def changed(document: Document, changes: Iterable[Sequence[str]], option: str = 
     return document
 
 
-def set_value(document: Document, location: Location, text: str, where: str) -> None:
+def set_value(document: YamlDocument, location: Location, text: str, where: str) -> None:
     """Set one field to a value that is given as YAML text; `where` names it in errors."""
     value, place = parse_value(text, where), document.data
     for depth, step in enumerate(location[:-1]):
@@ -166,7 +166,7 @@ def field_paths(schema: type[BaseModel], prefix: str = "") -> list[str]:
     return paths
 
 
-def _explained(error: ValidationError, schema: type[Any], document: Document, location: Location) -> PlacedError:
+def _explained(error: ValidationError, schema: type[Any], document: YamlDocument, location: Location) -> PlacedError:
     """Return the first complaint of pydantic in our form."""
     problems = error.errors()
     # An unknown name first: where it is a misspelling, a missing field is only its consequence.
@@ -198,7 +198,7 @@ def _explained(error: ValidationError, schema: type[Any], document: Document, lo
     return document.mistake(f"{shown_value} {_bounds(kind, context, given) or _lower(first['msg'])}", where)
 
 
-def _resolved(document: Document, location: Location, problem: Any) -> Location:
+def _resolved(document: YamlDocument, location: Location, problem: Any) -> Location:
     """Return where a problem lies in the document: pydantic also names the alternatives of a type on the way."""
     where = location
     steps = [step for step in problem["loc"] if step != "[key]"]
@@ -225,13 +225,13 @@ def _meaning(schema: Any, location: Location) -> str:
     return ""
 
 
-def _written(document: Document, location: Location, value: Any) -> str:
+def _written(document: YamlDocument, location: Location, value: Any) -> str:
     """Return a value as the file writes it, so that a reader finds it."""
     text = document.text(location) if not isinstance(value, str) else None
     return text if text is not None and len(text) < 60 else shown(value)
 
 
-def _quote(document: Document, location: Location) -> str:
+def _quote(document: YamlDocument, location: Location) -> str:
     """Return advice for a word that YAML does not take as text."""
     text = document.text(location)
     value = document.value(location) if document.has(location) else None
@@ -242,7 +242,7 @@ def _quote(document: Document, location: Location) -> str:
     return f"; YAML reads {text} as {read}: quote it: {text!r}"
 
 
-def _other_form(document: Document, location: Location, problem: Any, wanted: list[str]) -> str:
+def _other_form(document: YamlDocument, location: Location, problem: Any, wanted: list[str]) -> str:
     """Return the nearest value of the type that is wanted."""
     given = problem["input"]
     if "a whole number" in wanted:
@@ -280,7 +280,7 @@ def _coerced(given: Any, result: Any, place: Location) -> Iterable[tuple[Locatio
     """Yield what pydantic let pass: true as a number, and text that became infinite."""
     if isinstance(result, BaseModel) and isinstance(given, Mapping):
         for name, field in type(result).model_fields.items():
-            key = field.alias if field.alias in given else name
+            key = field.alias if field.alias is not None and field.alias in given else name
             if key in given:
                 yield from _coerced(given[key], getattr(result, name), (*place, key))
     elif isinstance(result, Mapping) and isinstance(given, Mapping):

@@ -49,7 +49,7 @@ def dotted(location: Location) -> str:
 
 
 @dataclass
-class Document:
+class YamlDocument:
     """Plain data, and where it came from: `where` names the file, `node` knows the lines.
 
     `changes` are the fields that the command line has set, each with the words that name it there.
@@ -119,15 +119,18 @@ class Document:
 
     def value(self, location: Location) -> Any:
         """Return a value. Raises KeyError, IndexError or TypeError where there is none."""
-        value = self.data
+        value: Any = self.data
         for step in location:
-            if not isinstance(value, Mapping | list | tuple):
+            if isinstance(value, Mapping):
+                value = value[step]
+                continue
+            if not isinstance(value, list | tuple) or isinstance(step, str):
                 raise TypeError(step)
             value = value[step]
         return value
 
 
-def read_document(path: Path | str, hint: str = "") -> Document:
+def read_document(path: Path | str, hint: str = "") -> YamlDocument:
     """Read a YAML file. `hint` says what would help where there is none.
 
     Raises PlacedError that names the file, the line and what is wrong.
@@ -146,7 +149,7 @@ def read_document(path: Path | str, hint: str = "") -> Document:
     return parse_document(_decoded(content, str(path)), str(path), hint)
 
 
-def parse_document(text: str, where: str, hint: str = "") -> Document:
+def parse_document(text: str, where: str, hint: str = "") -> YamlDocument:
     """Read YAML text whose top is a mapping. `where` is named in errors."""
     try:
         _check_depth(text, where)
@@ -157,7 +160,7 @@ def parse_document(text: str, where: str, hint: str = "") -> Document:
                 raise PlacedError(
                     f"{where}: is empty; must be a YAML mapping of fields to values{hint and '; ' + hint}"
                 )
-            document = Document(where, None, node)
+            document = YamlDocument(where, None, node)
             _check_nodes(document)
             document.data = loader.construct_document(node)
         finally:
@@ -204,11 +207,11 @@ def _check_depth(text: str, where: str) -> None:
     for event in yaml.parse(text.removeprefix("\ufeff"), Loader=Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
-            line = event.start_mark.line + 1
+            line = event.start_mark.line + 1 if event.start_mark else 1
             raise PlacedError(f"{where}:{line}: is not YAML of settings: nested more than {DEEPEST} levels deep")
 
 
-def _check_nodes(document: Document) -> None:
+def _check_nodes(document: YamlDocument) -> None:
     """Check keys and values, each reference as often as it is used."""
     assert document.node is not None
     waiting: list[tuple[Location, yaml.Node]] = [((), document.node)]
@@ -227,7 +230,7 @@ def _check_nodes(document: Document) -> None:
             waiting += [((*location, getattr(key, "value", "?")), value) for key, value in node.value]
 
 
-def _check_keys(document: Document, node: yaml.Node) -> None:
+def _check_keys(document: YamlDocument, node: yaml.Node) -> None:
     """Refuse two equal keys: YAML would silently take the last one."""
     seen: set[str] = set()
     for key, _ in node.value:
@@ -238,7 +241,7 @@ def _check_keys(document: Document, node: yaml.Node) -> None:
             seen.add(key.value)
 
 
-def _check_scalar(document: Document, location: Location, node: yaml.ScalarNode) -> None:
+def _check_scalar(document: YamlDocument, location: Location, node: yaml.ScalarNode) -> None:
     """Refuse numbers and dates that are none, and what YAML 1.1 reads in base 8 or 60."""
     kind, text = node.tag.rpartition(":")[2], node.value
     if kind in ("int", "float"):

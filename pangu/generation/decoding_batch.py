@@ -70,7 +70,9 @@ class DecodingBatch(ABC):
         for row in range(self.rows):
             self.release(row)
         parts = [
-            RowTokens(row, ids, 1, positions and positions[row], query_positions and query_positions[row])
+            RowTokens(
+                row, ids, 1, positions[row] if positions else None, query_positions[row] if query_positions else None
+            )
             for row, ids in enumerate(sequences)
         ]
         return np.concatenate(self.read(parts))
@@ -80,9 +82,10 @@ class DecodingBatch(ABC):
     ) -> np.ndarray:
         """Return the next token of each of the first rows -> logits [ids, V]. positions, query_positions: one a
         token."""
-        given = [None if rows is None else rows.tolist() for rows in (positions, query_positions)]
+        places, asked = (None if rows is None else rows.tolist() for rows in (positions, query_positions))
         parts = [
-            RowTokens(row, [int(token)], 1, *(rows and [rows[row]] for rows in given)) for row, token in enumerate(ids)
+            RowTokens(row, [int(token)], 1, places and [places[row]], asked and [asked[row]])
+            for row, token in enumerate(ids)
         ]
         return np.concatenate(self.read(parts))
 

@@ -69,9 +69,9 @@ def make_network(
 ) -> Network:
     """Import what an engine needs only where it is used: MindSpore takes seconds to start."""
     if engine == "compiled":
-        from pangu.generation.compiled.compiled_network import Adapter, CompiledNetwork
+        from pangu.generation.compiled.compiled_network import CompiledNetwork, LowRankAdapter
 
-        network = CompiledNetwork(config, weights, [Adapter(one) for one in adapters], threads, additions)
+        network = CompiledNetwork(config, weights, [LowRankAdapter(one) for one in adapters], threads, additions)
         if config.experts and config.experts.by_domain:
             return MixedNetwork(network, len(config.experts.domains))
         return network

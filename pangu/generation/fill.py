@@ -126,8 +126,8 @@ def _read_between(batch: DecodingBatch, requests: Sequence[Between], adapter: in
             ids, places, asks = [*one.left, *one.right, *one.middle], one.places, one.query_rows
             batch.release(0)
             steps = [slice(known), *(slice(at, at + 1) for at in range(known, len(places)))]
-            logits = [batch.read([RowTokens(0, ids[own], 1, places[own], asks[own], adapter)])[0][-1] for own in steps]
-            yield scored(np.stack(logits), one.middle)
+            read = [batch.read([RowTokens(0, ids[own], 1, places[own], asks[own], adapter)])[0][-1] for own in steps]
+            yield scored(np.stack(read), one.middle)
         return
     for start in range(0, len(requests), batch.rows):
         block = requests[start : start + batch.rows]

@@ -83,9 +83,9 @@ class MindSporeBatch(DecodingBatch):
 
     def read_in_order(self, parts: Sequence[RowTokens]) -> list[np.ndarray]:
         """Return one row alone, whose tokens stand and ask where they say."""
-        if len(parts) != 1 or parts[0].row or parts[0].positions is None or parts[0].query_positions is None:
+        part = parts[0]
+        if len(parts) != 1 or part.row or part.positions is None or part.query_positions is None:
             raise UserError("tokens in an order of their own are read with both positions, in the first row alone")
-        (part,) = parts
         if len(part.ids) > 1 or not self.lengths[0]:
             return [self.prefill([part.ids], [part.positions], [part.query_positions])]
         given = [np.zeros(self.rows, np.int32) for _ in range(3)]
@@ -123,16 +123,15 @@ class MindSporeBatch(DecodingBatch):
         self.lengths[:] = 1
         self.lengths[: len(sequences)] = [len(sequence) for sequence in sequences]
         longest = int(self.lengths.max())
-        given = [None if rows is None else self.in_chunks(rows) for rows in (positions, query_positions)]
         ids = self.in_chunks(sequences)
+        places, asked = (None if rows is None else self.in_chunks(rows) for rows in (positions, query_positions))
         logits = []
         for start in range(0, longest, CHUNK):
             last = np.clip(self.lengths - 1 - start, 0, CHUNK - 1)
             starts = np.full(self.rows, start, np.int32)
-            chunks = [
-                None if rows is None else np.ascontiguousarray(rows[:, start : start + CHUNK]) for rows in (ids, *given)
-            ]
-            logits.append(self.call("prefill", chunks[0], starts, last, *chunks[1:]))
+            own = slice(start, start + CHUNK)
+            given = [None if rows is None else np.ascontiguousarray(rows[:, own]) for rows in (places, asked)]
+            logits.append(self.call("prefill", np.ascontiguousarray(ids[:, own]), starts, last, *given))
         return np.stack([logits[(len(sequence) - 1) // CHUNK][row] for row, sequence in enumerate(sequences)])
 
     def in_chunks(self, rows: Sequence[Sequence[int]]) -> np.ndarray:

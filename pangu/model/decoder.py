@@ -102,7 +102,8 @@ class Decoder(nn.Cell):
         if self.target_in_trunk:
             hidden = self.target_add(hidden, self.cast(self.target_embedding(query_positions), self.dtype))
         if self.has_experts:
-            choice, penalties, told = self.fixed_choice(ids, domains), None, ()
+            choice, penalties = self.fixed_choice(ids, domains), None
+            told: tuple[Tensor, ...] = ()
             for block in self.blocks:
                 if block.has_experts:
                     hidden, penalty, one = block(hidden, attention_bias, dropout_seed, choice)

@@ -118,7 +118,9 @@ class Router(nn.Cell):
         choice: what a fixed router takes; not used.
         """
         p, log_sum = self.probabilities(x)
-        left, chosen, gates = ops.stop_gradient(p), (), ()
+        left = ops.stop_gradient(p)
+        chosen: tuple[Tensor, ...] = ()
+        gates: tuple[Tensor, ...] = ()
         one, zero = Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
         for _ in range(self.choices):
             index, _ = self.largest(left)
@@ -127,7 +129,8 @@ class Router(nn.Cell):
             left = self.hide(left, self.double(ones, 2.0))
             chosen, gates = (*chosen, ones), (*gates, gate)
         if self.choices > 1:
-            total, shares = gates[0], ()
+            total = gates[0]
+            shares: tuple[Tensor, ...] = ()
             for i in range(1, self.choices):
                 total = self.add_gates(total, gates[i])
             for gate in gates:
@@ -204,7 +207,9 @@ class MaskedDispatch(nn.Cell):
         """Return which token has which place, fp32 [B, S, E·C], and the same times the gates."""
         batch, length, count = chosen[0].shape
         one, zero = Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
-        masks, weighted, before = (), (), None
+        masks: tuple[Tensor, ...] = ()
+        weighted: tuple[Tensor, ...] = ()
+        before = None
         for ones, gate in zip(chosen, gates):
             queue = self.cumsum(ones, 1)
             if before is not None:
@@ -270,7 +275,8 @@ class ExpertFeedForward(nn.Cell):
     def places(self, chosen: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return for choices, k of [G, N, E], the place of each in its expert's queue in its group, k of [G, N], fp32;
         and how many chose each expert [G, 1, E]."""
-        before, found = ops.zeros((chosen[0].shape[0], 1, self.count), ms.float32), ()
+        before = ops.zeros((chosen[0].shape[0], 1, self.count), ms.float32)
+        found: tuple[Tensor, ...] = ()
         for ones in chosen:
             found = (*found, ((CUMSUM(ones, 1) + before) * ones).sum(-1))
             before = before + ones.sum(1, keepdims=True)
@@ -281,7 +287,8 @@ class ExpertFeedForward(nn.Cell):
         batch = chosen[0].shape[0]
         places, _ = self.places(chosen)
         rows = Tensor(np.arange(batch, dtype=np.int32).reshape((batch, 1)))
-        slots, dropped = (), 0.0
+        slots: tuple[Tensor, ...] = ()
+        dropped = 0.0
         for ones, place in zip(chosen, places):
             kept = place < capacity
             expert = self.number(ones)
@@ -298,13 +305,13 @@ class ExpertFeedForward(nn.Cell):
 
     def unlimited(self, chosen: tuple[Tensor, ...], blocks: int, size: int) -> tuple[Tensor, Tensor]:
         """Return the slot of each choice [k, B·S], and the expert of each block, int32 [blocks]."""
-        flat = ()
+        flat: tuple[Tensor, ...] = ()
         for ones in chosen:
             flat = (*flat, self.reshape(ones, (1, -1, self.count)))
         places, counts = self.places(flat)
         needed = ops.floor((counts.reshape((self.count,)) + (size - 1)) / size)
         ends = CUMSUM(needed, 0) + needed
-        slots = ()
+        slots: tuple[Tensor, ...] = ()
         for ones, place in zip(flat, places):
             begin = (ones[0] * (ends - needed)).sum(-1)
             slots = (*slots, self.cast(begin, ms.int32) * size + self.cast(place[0], ms.int32))

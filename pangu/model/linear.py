@@ -42,7 +42,8 @@ class Linear(nn.Cell):
     @classmethod
     def fixed(cls, weight: np.ndarray, bias: np.ndarray, dtype: ms.Type) -> "Linear":
         """Return a layer that is not trained, with weight [in, out] and bias stored in `dtype`."""
-        linear = cls(*weight.shape, False, "zeros", dtype)
+        inputs, outputs = weight.shape
+        linear = cls(inputs, outputs, False, "zeros", dtype)
         linear.weight, linear.bias = constant(weight, dtype), constant(bias, dtype)
         return linear
 

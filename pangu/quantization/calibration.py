@@ -37,7 +37,7 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @dataclass
-class Statistics:
+class InputStatistics:
     """Of one input of a layer: the sum of 2 xᵀx [in, in] and the largest |x| [in]."""
 
     hessian: np.ndarray
@@ -56,7 +56,7 @@ class Calibration:
     config: ModelConfig
     stream: np.ndarray
     query_rows: np.ndarray | None = None  # [tokens, d], what the query layer asks with
-    statistics: dict[str, Statistics] = field(default_factory=dict)
+    statistics: dict[str, InputStatistics] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, config: ModelConfig, ids: np.ndarray, tables: Mapping[str, np.ndarray]) -> "Calibration":
@@ -88,7 +88,7 @@ class Calibration:
         """Add one row's inputs to the statistics."""
         if name not in self.statistics:
             width = rows.shape[1]
-            self.statistics[name] = Statistics(np.zeros((width, width), np.float32), np.zeros(width, np.float32))
+            self.statistics[name] = InputStatistics(np.zeros((width, width), np.float32), np.zeros(width, np.float32))
         self.statistics[name].see(rows)
 
     def layer(

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from pangu.config import ModelConfig
-from pangu.formats.conversion import Plan
+from pangu.formats.conversion import Conversion
 from pangu.formats.data_types import BY_NAME, FP32, TensorInfo, bytes_of, cast
 from pangu.formats.safetensors_file import file_header
 from pangu.formats.source import Source
-from pangu.formats.write_output import WholeFile
+from pangu.formats.write_output import OutputFile
 from pangu.foundation.errors import UserError
 from pangu.quantization.layers import LayerQuantizer, stored_tensors
 from pangu.quantization.quantized_file import (
@@ -23,17 +23,17 @@ from pangu.quantization.quantized_file import (
 )
 
 
-def read_canonical(plan: Plan, name: str) -> np.ndarray:
+def read_canonical(plan: Conversion, name: str) -> np.ndarray:
     """Return one weight by its released name, in fp32 and as a file of full precision holds it."""
-    step = next(step for step in plan.steps if step.target == name)
-    source_type = plan.source.tensors[step.source].data_type
+    tensor = next(tensor for tensor in plan.tensors if tensor.target == name)
+    source_type = plan.source.tensors[tensor.source].data_type
     assert source_type is not None
-    array = cast(plan.source.read(step.source), source_type, FP32)
-    return np.ascontiguousarray(array.T) if step.transpose else array
+    array = cast(plan.source.read(tensor.source), source_type, FP32)
+    return np.ascontiguousarray(array.T) if tensor.transpose else array
 
 
 def write_quantized(
-    plan: Plan,
+    plan: Conversion,
     quantization: Quantization,
     out: Path,
     ids: np.ndarray | None,
@@ -45,7 +45,7 @@ def write_quantized(
     """
     planned = stored_tensors(plan.shape, quantization)
     quantizer = LayerQuantizer(plan.shape, quantization, lambda name: read_canonical(plan, name), plan.model, ids)
-    with WholeFile(out) as file:
+    with OutputFile(out) as file:
         file.write(file_header(planned, plan.metadata | {METADATA: quantization.dump()}))
         for (name, info), (made, tensor) in zip(planned, quantizer.tensors(), strict=True):
             assert info.data_type is not None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from pangu.config import ModelConfig
 from pangu.formats.data_types import BY_NAME, FP32, TensorInfo
 from pangu.foundation.errors import UserError
 from pangu.quantization import gptq, smooth
-from pangu.quantization.calibration import INPUTS, Calibration, Statistics
+from pangu.quantization.calibration import INPUTS, Calibration, InputStatistics
 from pangu.quantization.quantized_file import LAYER_MATRICES, OUTPUT_MATRIX, SCALE, Quantization, is_quantized_matrix
 from pangu.quantization.rounding import GROUP, Quantized, check_groups, dequantize, round_to_nearest
 
@@ -101,7 +102,7 @@ class LayerQuantizer:
             weight = self.read(prefix + part)
             turned = LAYER_MATRICES.get(part)
             weights[part] = np.ascontiguousarray(weight.swapaxes(-1, -2)) if turned else weight
-        statistics: Mapping[str, Statistics] = {}
+        statistics: Mapping[str, InputStatistics] = {}
         if calibration:
             calibration.watch(weights, is_query_layer)
             statistics = calibration.statistics
@@ -122,9 +123,9 @@ class LayerQuantizer:
             else:
                 yield prefix + part, weights[part]
 
-    def matrix(self, name: str, weight: np.ndarray, statistics: Statistics | None) -> Quantized:
+    def matrix(self, name: str, weight: np.ndarray, statistics: InputStatistics | None) -> Quantized:
         """Return one matrix [out, in]."""
-        bits = 8 if self.quantization.bits == 8 else 4
+        bits: Literal[8, 4] = 8 if self.quantization.bits == 8 else 4
         if self.quantization.method == "gptq":
             assert statistics is not None
             return gptq.quantize(weight, statistics.hessian, bits, name)
@@ -133,7 +134,7 @@ class LayerQuantizer:
         return Quantized(codes, scales)
 
 
-def statistics_of(part: str, statistics: Mapping[str, Statistics], is_query_layer: bool) -> Statistics | None:
+def statistics_of(part: str, statistics: Mapping[str, InputStatistics], is_query_layer: bool) -> InputStatistics | None:
     """Return the statistics of what a matrix of a layer reads. The query layer's queries come from a table of their
     own."""
     if is_query_layer and part == "attention.dense1.weight":
@@ -142,7 +143,9 @@ def statistics_of(part: str, statistics: Mapping[str, Statistics], is_query_laye
     return statistics.get(next(sources, ""))
 
 
-def smooth_layer(weights: dict[str, np.ndarray], statistics: Mapping[str, Statistics], is_query_layer: bool) -> None:
+def smooth_layer(
+    weights: dict[str, np.ndarray], statistics: Mapping[str, InputStatistics], is_query_layer: bool
+) -> None:
     """Fold factors into the norms of a layer and into the matrices behind them, in place."""
     for source, norm in NORMS.items():
         readers = [f"{name}.weight" for name in INPUTS[source]]

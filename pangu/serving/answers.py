@@ -18,7 +18,7 @@ FINISH = {"length": "length", "stop_id": "stop", "stop_string": "stop", "filtere
 
 
 @dataclass
-class Choice:
+class GrowingChoice:
     """A choice as it grows."""
 
     text: str = ""
@@ -51,7 +51,7 @@ class Asked:
     drops_token: bool = False  # max_tokens 0: the token that the engine adds is not passed on
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, choices: Sequence[Choice], has_scores: bool) -> dict[str, Any]:
+    def whole(self, choices: Sequence[GrowingChoice], has_scores: bool) -> dict[str, Any]:
         """Return the answer of a request that is not streamed."""
         shown: list[dict[str, Any]] = []
         for start in range(0, len(choices), self.samples):
@@ -98,7 +98,7 @@ def failure(event: Event) -> RequestError:
     return RequestError(504 if is_late else 503, event.error or "", code="deadline" if is_late else None)
 
 
-def grow(choice: Choice, event: Event, work: Asked) -> None:
+def grow(choice: GrowingChoice, event: Event, work: Asked) -> None:
     """Add an event to a choice. Raises RequestError for an answer that failed whole."""
     if event.error:
         raise failure(event)

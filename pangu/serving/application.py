@@ -18,7 +18,7 @@ from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
 from pangu.foundation.page import policy as content_policy
 from pangu.foundation.word_list import WordList
-from pangu.serving.answers import Asked, Choice, failure, grow, turn_stops, usage_of
+from pangu.serving.answers import Asked, GrowingChoice, failure, grow, turn_stops, usage_of
 from pangu.serving.events import Event
 from pangu.serving.guard import Guard, Policy, read_json
 from pangu.serving.protocol import (
@@ -238,9 +238,10 @@ class Server:
                 400, f"max_tokens: is {wanted.max_tokens}; the context holds {context} tokens", "max_tokens"
             )
         seed = asked.seed if asked.seed is not None else secrets.randbits(32)
-        end, answering = self.end_of_document(model), []
+        end = self.end_of_document(model)
+        answering: list[Answering] = []
         prompts = [prompt or [end] for prompt in wanted.prompts]
-        watch = Filter(self.words, lambda token: model.tokenizer.decode([token])) if self.words else None
+        word_filter = Filter(self.words, lambda token: model.tokenizer.decode([token])) if self.words else None
         seconds = min(self.seconds, asked.deadline or self.seconds)
         biases = asked.biases(model.config.vocab_size) | ({end: -math.inf} if behind else {})
         try:
@@ -255,7 +256,8 @@ class Server:
                     one = Answering(list(prompt), options, tell, wanted.scores, wanted.scores_prompt, asked.priority)
                     one.deadline = time.monotonic() + seconds
                     one.bias, one.adapter, one.suffix = biases, model.generator.adapter, behind
-                    one.screen = watch and watch.screen(self.text_of(model, prompt), wanted.suffix)
+                    if word_filter:
+                        one.screen = word_filter.screen(self.text_of(model, prompt), wanted.suffix)
                     answering.append(one)
             scheduler.submit(answering)
         except UserError as error:
@@ -278,7 +280,7 @@ class Server:
                 self.stream(work, has_scores, usage), media_type="text/event-stream", headers=STREAM_HEADERS
             )
         try:
-            choices = [Choice() for _ in work.answering]
+            choices = [GrowingChoice() for _ in work.answering]
             left = len(choices)
             while left:
                 try:
@@ -305,7 +307,7 @@ class Server:
             echoed = [not work.echo] * left
             while left:
                 number, event = await work.events.get()
-                choice = Choice()
+                choice = GrowingChoice()
                 left -= event.is_last
                 if event.error:
                     yield f"data: {dumps(failure(event).body, ensure_ascii=False)}\n\n"

@@ -39,7 +39,8 @@ class PatientProtocol(H11Protocol):
         is_idle = self.cycle is None or self.cycle.response_complete
         is_open = is_idle and self.conn.their_state is h11.IDLE
         if not is_open:
-            self.silent = stopped(self.silent)
+            stop(self.silent)
+            self.silent = None
         elif self.silent is None:
             self.silent = self.loop.call_later(SILENT_SECONDS, self.transport.abort)
 
@@ -50,16 +51,19 @@ class PatientProtocol(H11Protocol):
 
     def resume_writing(self) -> None:
         """Go on: the client has read."""
-        self.unread = stopped(self.unread)
+        stop(self.unread)
+        self.unread = None
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.silent, self.unread = stopped(self.silent), stopped(self.unread)
+        stop(self.silent)
+        stop(self.unread)
+        self.silent = self.unread = None
         super().connection_lost(exc)
 
 
-def stopped(timer: asyncio.TimerHandle | None) -> None:
-    """Stop a clock, and return what stands for none."""
+def stop(timer: asyncio.TimerHandle | None) -> None:
+    """Stop a clock, if one runs."""
     if timer is not None:
         timer.cancel()
 

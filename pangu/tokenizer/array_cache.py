@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.foundation.atomic_file import whole_file
+from pangu.foundation.atomic_file import atomic_file
 
 FILES_KEPT = 40
 
@@ -72,6 +72,6 @@ def _forget_old_files(directory: Path) -> None:
 
 def _write(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(array.data)
         file.write(zlib.crc32(array.data).to_bytes(4, "little"))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from pangu.foundation.atomic_file import whole_file
+from pangu.foundation.atomic_file import atomic_file
 from pangu.foundation.errors import UserError
 from pangu.foundation.progress import Progress
 
@@ -52,5 +52,5 @@ def output(path: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    with whole_file(Path(path)) as file:
+    with atomic_file(Path(path)) as file:
         yield file

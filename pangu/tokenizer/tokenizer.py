@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pangu.foundation.atomic_file import whole_file
+from pangu.foundation.atomic_file import atomic_file
 from pangu.foundation.errors import UserError
 from pangu.tokenizer.parallel_map import map_in_order
 from pangu.tokenizer.segmentation import segment, token_ends
@@ -110,7 +110,7 @@ class Tokenizer:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in ((MODEL_NAME, self.model), (SETTINGS_NAME, self._settings().encode())):
-            with whole_file(directory / name) as file:
+            with atomic_file(directory / name) as file:
                 file.write(content)
 
     @property

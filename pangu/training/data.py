@@ -250,7 +250,7 @@ def token_counts(split: Split, vocab_size: int, pad: int | None = None, most_sam
 
 
 def unigram_nats(train: Split, heldout: Split, vocab_size: int, pad: int, most_samples: int = 20_000) -> float:
-    """Return nats a token of the held-out labels under the add-one unigram model of the training split.
+    """Return nats a token of the validation labels under the add-one unigram model of the training split.
 
     The baseline that knows how often each token occurs and nothing of order; counted where the loss counts, over the
     first `most_samples` samples of each split.

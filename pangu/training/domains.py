@@ -70,7 +70,7 @@ def with_domains(split: Split, names: Sequence[str]) -> DomainSplit:
 
 def number_of(source: str | None, names: Sequence[str], path: Path) -> int:
     """Return the place of a source among the domains."""
-    if source not in names:
+    if source is None or source not in names:
         hint = nearest_name(source or "", list(names))
         raise UserError(f"{path}: a document's source {source!r} is none of experts.domains {list(names)}{hint}")
     return list(names).index(source)

@@ -7,7 +7,7 @@ from pangu.foundation.progress import Progress
 
 
 class TrainingProgress:
-    """Shows step, loss, held-out loss, tokens/s, model FLOPs utilisation and the time left."""
+    """Shows step, loss, validation loss, tokens/s, model FLOPs utilisation and the time left."""
 
     def __init__(
         self, steps: int, first_step: int, flops_per_token: float, peak_flops: float, is_shown: bool = True
@@ -47,7 +47,7 @@ class TrainingProgress:
 
     def evaluated(self, loss: float) -> None:
         """Say that an evaluation is done."""
-        self.heldout = f" · held out {loss:.3f}"
+        self.heldout = f" · validation {loss:.3f}"
 
     def resume_clock(self) -> None:
         """Leave out the time since the last step: it went into something that is not training."""

@@ -103,8 +103,9 @@ def check_start(start: Path, model: ModelConfig, data: PackedData) -> None:
                 f"start_from {start}: its network has {name} {getattr(theirs, name)}, this run's model has "
                 f"{getattr(model, name)}: the weights mean something else there; set `model` to theirs"
             )
-    for name in OF_EXPERTS if theirs and theirs.experts and model.experts else ():
-        before, now = getattr(theirs.experts, name), getattr(model.experts, name)
+    their_experts = theirs and theirs.experts
+    for name in OF_EXPERTS if their_experts and model.experts else ():
+        before, now = getattr(their_experts, name), getattr(model.experts, name)
         if before != now:
             raise UserError(
                 f"start_from {start}: its network has experts.{name} {before}, this run's model has {now}: the weights "
@@ -338,7 +339,7 @@ def summarise(trainer: Trainer, run: Path, path: Path | None, progress: Training
 def report(metrics: dict, state: TrainingState, progress: TrainingProgress) -> None:
     """Write one line in this rank's log."""
     warn(
-        f"step {state.step}: loss {metrics['loss']:.4f}, held out {state.heldout_loss or math.nan:.4f}, "
+        f"step {state.step}: loss {metrics['loss']:.4f}, validation {state.heldout_loss or math.nan:.4f}, "
         f"{progress.tokens_per_second:,.0f} tokens/s"
     )
 

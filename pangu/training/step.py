@@ -96,7 +96,7 @@ class TrainStep(nn.Cell):
         learning_rate: Tensor,
         epsilon: Tensor,
         decay: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Return what `construct` does, with what `loss_and_gradients` takes."""
         loss, gradients = self.loss_and_gradients(rows, scale, dropout_seed)
         told = loss
@@ -127,6 +127,6 @@ class TrainStep(nn.Cell):
         learning_rate: Tensor,
         epsilon: Tensor,
         decay: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         scale = loss_scale / predictions
         return self.update(rows, scale, dropout_seed, loss_scale, learning_rate, epsilon, decay)

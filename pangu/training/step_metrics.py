@@ -6,12 +6,13 @@ bytes. `speed.jsonl` holds the time of each step, in the order in which the step
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pangu.foundation.atomic_file import whole_file
+from pangu.foundation.atomic_file import atomic_file
 from pangu.foundation.best_effort import BestEffortFile, reason_of, warn
 from pangu.foundation.json_text import dumps
 from pangu.foundation.picture_font import caption, chinese_font, drawable
@@ -135,7 +136,7 @@ def draw_losses(run: Path, unigram: float | None) -> Path | None:
 
 @chinese_font()
 def draw(run: Path, unigram: float | None) -> Path:
-    """Draw training and held-out loss, and the unigram baseline."""
+    """Draw training and validation loss, and the unigram baseline."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -149,12 +150,12 @@ def draw(run: Path, unigram: float | None) -> Path:
         axes.plot(*zip(*training), color="#9ecae1", linewidth=0.8, label=caption("training, each step"))
         axes.plot(*zip(*smoothed(training)), color="#2171b5", linewidth=1.6, label=caption("training, smoothed"))
     if heldout:
-        axes.plot(*zip(*heldout), color="#d94801", marker="o", markersize=4, label=caption("held out"))
+        axes.plot(*zip(*heldout), color="#d94801", marker="o", markersize=4, label=caption("validation"))
         step, loss = heldout[-1]
         said = f"perplexity {math.exp(min(loss, 700)):,.0f}" if loss < 50 else f"a loss of {loss:.3g}"
         axes.annotate(caption(said), (step, loss), (0, -14), textcoords="offset points", ha="right")
     if unigram is not None and math.isfinite(unigram):
-        axes.axhline(unigram, color="#666666", linestyle="--", linewidth=1, label=caption("unigram model, held out"))
+        axes.axhline(unigram, color="#666666", linestyle="--", linewidth=1, label=caption("unigram model, validation"))
     axes.set_xlabel(caption("step"))
     axes.set_ylabel(caption("loss (nats a token)"))
     axes.set_title(f"PanGu-α: {drawable(run.absolute().name)}")
@@ -163,12 +164,12 @@ def draw(run: Path, unigram: float | None) -> Path:
         axes.legend(frameon=False)
     figure.tight_layout()
     path = run / "loss.png"
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         figure.savefig(file, format="png")
     return path
 
 
-def smoothed(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return an exponential mean over about a fiftieth of the run, bias-corrected."""
     decay = 1 - 1 / max(2, len(points) / 50)
     mean, weight, result = 0.0, 0.0, []

@@ -178,7 +178,7 @@ class Trainer:
         return replace(state, overflows=state.overflows + 1)
 
     def evaluate(self) -> float:
-        """Return held-out loss in nats a token over the first `evaluate_samples` samples, which the ranks share out."""
+        """Return validation loss in nats a token over the first `evaluate_samples` samples, which the ranks share."""
         split = self.split("heldout")
         self.network.set_train(False)
         total, predictions = 0.0, 0

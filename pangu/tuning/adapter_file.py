@@ -27,7 +27,7 @@ from pangu.formats.data_types import BF16, FP32, cast
 from pangu.formats.names import is_transposed, torch_names
 from pangu.formats.open_source import open_source
 from pangu.formats.safetensors_file import write_tensors
-from pangu.foundation.atomic_file import whole_file, write_whole
+from pangu.foundation.atomic_file import atomic_file, write_whole
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
 from pangu.foundation.settings import nearest_name
@@ -162,7 +162,7 @@ def write_lora(folder: Path, config: ModelConfig, lora: LoraMatrices, base: str,
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write a safetensors file, whole or not at all."""
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         write_tensors(file, tensors, metadata)
 
 

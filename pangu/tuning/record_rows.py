@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Document:
+class EncodedDocument:
     """ids and, for each, whether the model is to learn it."""
 
     ids: list[int]
@@ -42,7 +42,7 @@ class Samples:
         return int(self.rows[:, half + 1 :].sum())
 
 
-def encode(record: Record, template: Template, tokenizer: "Tokenizer") -> Document:
+def encode(record: Record, template: Template, tokenizer: "Tokenizer") -> EncodedDocument:
     """Return a record's ids; its parts are encoded apart, as they are when the model is asked."""
     ids: list[int] = []
     learnt: list[bool] = []
@@ -53,10 +53,10 @@ def encode(record: Record, template: Template, tokenizer: "Tokenizer") -> Docume
     end = tokenizer.special.end_of_document
     if not learnt or learnt[0]:
         ids, learnt = [end, *ids], [False, *learnt]
-    return Document([*ids, end], [*learnt, True])
+    return EncodedDocument([*ids, end], [*learnt, True])
 
 
-def fitted(document: Document, length: int) -> Document | None:
+def fitted(document: EncodedDocument, length: int) -> EncodedDocument | None:
     """Return a document of at most `length` ids, cut from its left before the first answer; None where none is left."""
     extra = len(document.ids) - length
     if extra <= 0:
@@ -64,7 +64,7 @@ def fitted(document: Document, length: int) -> Document | None:
     before = next((place for place, learnt in enumerate(document.learnt) if learnt), len(document.ids))
     if extra > before:
         return None
-    return Document(document.ids[extra:], document.learnt[extra:])
+    return EncodedDocument(document.ids[extra:], document.learnt[extra:])
 
 
 def samples_of(
@@ -72,7 +72,7 @@ def samples_of(
 ) -> tuple[Samples, list[Reject]]:
     """Pack records into rows of length + 1 ids, in their order. Returns what did not fit, too."""
     rejects: list[Reject] = []
-    kept: list[Document] = []
+    kept: list[EncodedDocument] = []
     cut = 0
     for number, record in enumerate(records, 1):
         whole = encode(record, template, tokenizer)
@@ -85,7 +85,7 @@ def samples_of(
     return Samples(packed(kept, length + 1, pad), len(kept), cut), rejects
 
 
-def packed(documents: Sequence[Document], width: int, pad: int) -> np.ndarray:
+def packed(documents: Sequence[EncodedDocument], width: int, pad: int) -> np.ndarray:
     """Return rows int32 [N, 2 width]: documents one after the other, a new row where the next does not fit."""
     rows: list[np.ndarray] = []
     ids: list[int] = []

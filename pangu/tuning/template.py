@@ -12,7 +12,7 @@ from typing import Any
 
 from pangu.foundation.errors import UserError
 from pangu.foundation.settings import nearest_name
-from pangu.foundation.yaml_document import Document, read_document, shown
+from pangu.foundation.yaml_document import YamlDocument, read_document, shown
 from pangu.tuning.records import Record, Turn
 
 
@@ -73,10 +73,10 @@ def load_template(name: str) -> Template:
 
 def template_of(fields: Any, where: str) -> Template:
     """Return a template from its fields. Raises UserError that names a wrong one."""
-    return _checked(Document(where, fields))
+    return _checked(YamlDocument(where, fields))
 
 
-def _checked(document: Document) -> Template:
+def _checked(document: YamlDocument) -> Template:
     known, fields = list(Template.__dataclass_fields__), document.data
     if not isinstance(fields, dict):
         raise document.mistake(f"must be a mapping of {', '.join(known)}")

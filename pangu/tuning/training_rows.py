@@ -2,10 +2,10 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pangu.foundation.errors import UserError
 from pangu.tuning.record_rows import Samples, pairs_of, samples_of
@@ -29,7 +29,8 @@ class Data:
 def read_data(files: Sequence[Path], template: Template, tokenizer: "Tokenizer", settings: Settings) -> Data:
     """Read records and set some aside to validate with. Raises UserError where none is left."""
     records: list[Record | Pair] = []
-    parse, make = (pair_of, pairs_of) if settings.objective == "dpo" else (record_of, samples_of)
+    parse: Callable[[Any], Record | Pair] = pair_of if settings.objective == "dpo" else record_of
+    make: Callable[..., tuple[Samples, list[Reject]]] = pairs_of if settings.objective == "dpo" else samples_of
     rejects: list[Reject] = []
     for path in files:
         for found in read_records(path, parse):
@@ -50,9 +51,10 @@ def read_data(files: Sequence[Path], template: Template, tokenizer: "Tokenizer",
         samples, left = make([records[one] for one in chosen], template, tokenizer, settings.length, pad)
         rejects += left
         parts.append(samples)
-    if not len(parts[0].rows):
+    train, validation = parts
+    if not len(train.rows):
         raise UserError(f"{files[0]}: none of its {len(records)} records fits a context of {settings.length} tokens")
-    return Data(*parts, rejects)
+    return Data(train, validation, rejects)
 
 
 def digest_of_rows(data: Data) -> str:

@@ -216,7 +216,7 @@ class Run:
         return ms.Tensor(value, ms.float32)
 
     def general_rows(self, base: Path) -> np.ndarray | None:
-        """Return held-out samples of the corpus that trained the base, to see what is forgotten; None without one."""
+        """Return validation samples of the corpus that trained the base, to see what is forgotten; None without one."""
         for folder in (base, *base.parents[:2]):
             if (folder / "train.yaml").is_file():
                 break

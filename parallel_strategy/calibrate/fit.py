@@ -17,7 +17,7 @@ from pydantic import ConfigDict
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 from pangu.foundation.settings import checked, nearest_name
-from pangu.foundation.yaml_document import Document, shown
+from pangu.foundation.yaml_document import YamlDocument, shown
 from parallel_strategy.calibrate.figures import FIGURES, NAMES, apply
 from parallel_strategy.calibrate.measured_runs import MeasuredRow
 from parallel_strategy.calibrate.residual import (
@@ -75,7 +75,7 @@ class Calibration:
             raise UserError(f"{path}: is not a calibration file: {reason_of(error)}") from None
         if not isinstance(data, dict) or not isinstance(data.get("groups"), dict):
             raise UserError(f"{path}: is not a calibration file: it has no groups")
-        document = Document(str(path), data)
+        document = YamlDocument(str(path), data)
         if (found := data.get("version", VERSION)) != VERSION:
             hint = "; an older file is made anew by `calibrate`" if found in range(1, VERSION) else ""
             raise document.mistake(f"{shown(found)} is not known; nearest: {VERSION}{hint}", ("version",))

@@ -72,8 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     found = []
     if arguments.diff:
-        expected = emulated(setup, arguments.rank, whole_batch=compiled.whole_batch)
-        found = differences(expected, of_mindspore(compiled.collectives))
+        emulator = emulated(setup, arguments.rank, whole_batch=compiled.whole_batch)
+        found = differences(emulator, of_mindspore(compiled.collectives))
         found += fused_differences(setup, arguments.rank, compiled.collectives)
     if arguments.json:
         document = {

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from parallel_strategy.report.output import write_whole
-    from parallel_strategy.search.first import HEAD, Place, first_strategy
+    from parallel_strategy.search.first import HEAD, Presets, first_strategy
     from parallel_strategy.spec.cluster import ClusterSpec
     from parallel_strategy.spec.framework import FrameworkSpec
     from parallel_strategy.spec.model import ModelSpec
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     model, cluster = ModelSpec.preset(arguments.model), ClusterSpec.preset(arguments.cluster)
     FrameworkSpec.preset(arguments.framework)
     strategy = first_strategy(
-        model, cluster, {"preset": arguments.model}, Place(arguments.cluster, arguments.framework), arguments.set
+        model, cluster, {"preset": arguments.model}, Presets(arguments.cluster, arguments.framework), arguments.set
     )
     path = Path(arguments.strategy)
     files = {}

@@ -242,7 +242,7 @@ def step_collectives(program: Program, stage: int) -> list[Node]:
             nodes.append((OUTSIDE, Collective("rows", "all_gather", "dp", rows, Phase.BACKWARD_WEIGHT, "int32")))
         norms = {"norm": "stage", "norm.pipeline": "pp"}
     else:
-        norms = {"norm": "world" if strategy.zero.stage or strategy.mesh.ep > 1 else "model"}
+        norms = {"norm": "world" if strategy.zero.stage or strategy.mesh.spreads_experts else "model"}
     nodes += gradient_collectives(program, holding)
     nodes += [(OUTSIDE, node) for node in _scalars(program, stage, norms)]
     return nodes + weight_collectives(program, holding)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pangu.foundation.settings import nearest_name
-from pangu.foundation.yaml_document import Document
+from pangu.foundation.yaml_document import YamlDocument
 from parallel_strategy.importing.imported import DTYPES, Fields, Imported, model_of, places_of
 
 ACTIVATIONS = {
@@ -198,7 +198,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def read_config(document: Document) -> Imported:
+def read_config(document: YamlDocument) -> Imported:
     """Return the model of a config.json. Raises PlacedError for a family that is none of ours, and for mistakes."""
     config = Fields(document)
     kind = config.take(str, "model_type")

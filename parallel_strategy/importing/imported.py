@@ -16,7 +16,7 @@ import yaml
 
 from pangu.foundation.errors import PlacedError
 from pangu.foundation.settings import checked, nearest_name
-from pangu.foundation.yaml_document import Document, Location, parse_document, shown
+from pangu.foundation.yaml_document import Location, YamlDocument, parse_document, shown
 from parallel_strategy.spec.model import ModelSpec
 
 MISSING: Any = object()
@@ -50,7 +50,7 @@ class Imported:
 class Fields:
     """The fields of a part of somebody else's file. Each is taken once; `rest` tells what nobody took."""
 
-    def __init__(self, document: Document, location: Location = ()) -> None:
+    def __init__(self, document: YamlDocument, location: Location = ()) -> None:
         self.document, self.location = document, location
         data = document.value(location) if not location or document.has(location) else {}
         if data is not None and not isinstance(data, Mapping):
@@ -139,7 +139,7 @@ class Fields:
 
 def model_of(fields: dict[str, Any], places: Mapping[str, str], where: str) -> ModelSpec:
     """Return the model that these fields make. `places` names the field of the file that each came from."""
-    document = Document(where, {name: value for name, value in fields.items() if value is not None})
+    document = YamlDocument(where, {name: value for name, value in fields.items() if value is not None})
     document.changes = {(name,): place for name, place in places.items()}
     model: ModelSpec = checked(ModelSpec, document)
     return model
@@ -155,7 +155,7 @@ def places_of(parts: Iterable[Fields]) -> dict[str, str]:
     }
 
 
-def json_document(text: str, where: str) -> Document:
+def json_document(text: str, where: str) -> YamlDocument:
     """Return the fields of a JSON file, with their lines where YAML, of which JSON is nearly a part, can tell them."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -175,9 +175,9 @@ def json_document(text: str, where: str) -> Document:
     if not isinstance(data, dict):
         raise PlacedError(f"{where}:1: must be a JSON object of fields and values")
     try:
-        return Document(where, data, parse_document(text.replace("\t", "  "), where).node)
+        return YamlDocument(where, data, parse_document(text.replace("\t", "  "), where).node)
     except PlacedError:
-        return Document(where, data)
+        return YamlDocument(where, data)
 
 
 def model_text(imported: Imported, source: Path) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pangu.foundation.settings import nearest_name
-from pangu.foundation.yaml_document import Document, shown
+from pangu.foundation.yaml_document import YamlDocument, shown
 from parallel_strategy.importing.imported import DTYPES, Fields, Imported, model_of, places_of
 from parallel_strategy.spec.divide import even_stages
 
@@ -51,7 +51,7 @@ SECTIONS = (
 )  # fmt: skip
 
 
-def read_yaml(document: Document, name: str) -> Imported:
+def read_yaml(document: YamlDocument, name: str) -> Imported:
     """Return the model and the strategy of a configuration. Raises PlacedError for mistakes."""
     top = Fields(document)
     config = Fields(document, ("model", "model_config"))

@@ -6,10 +6,10 @@ from pathlib import Path
 from pangu.foundation.errors import PlacedError, UserError
 from pangu.foundation.field_arguments import commented
 from pangu.foundation.settings import changed, checked
-from pangu.foundation.yaml_document import Document
+from pangu.foundation.yaml_document import YamlDocument
 from parallel_strategy.importing.imported import Imported, model_text
 from parallel_strategy.importing.read import read_import
-from parallel_strategy.search.first import HEAD, Place, first_strategy, setup_of
+from parallel_strategy.search.first import HEAD, Presets, first_strategy, setup_of
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.framework import FrameworkSpec
 from parallel_strategy.spec.strategy import StrategySpec
@@ -43,7 +43,7 @@ def strategy_of(imported: Imported, arguments: argparse.Namespace) -> StrategySp
     FrameworkSpec.preset(arguments.framework)
     choice = {"file": "model.yaml"}
     if not imported.strategy:
-        place = Place(arguments.cluster, arguments.framework)
+        place = Presets(arguments.cluster, arguments.framework)
         first = first_strategy(imported.model, cluster, choice, place, arguments.set)
         setup_of(first, imported.model, cluster)
         return first
@@ -53,7 +53,7 @@ def strategy_of(imported: Imported, arguments: argparse.Namespace) -> StrategySp
         "framework": arguments.framework,
         **imported.strategy,
     }
-    document = changed(Document(arguments.source, fields), arguments.set)
+    document = changed(YamlDocument(arguments.source, fields), arguments.set)
     strategy: StrategySpec = checked(StrategySpec, document)
     try:
         setup_of(strategy, imported.model, cluster)

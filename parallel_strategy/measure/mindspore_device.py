@@ -17,7 +17,7 @@ TIMES, SMALL = 4, 30
 ASCEND_CORES = {"910": 32, "910A": 32, "910B1": 24, "910B2": 24, "910B3": 20, "910B4": 20}
 
 
-class Graph(nn.Cell):
+class OneOperator(nn.Cell):
     """One primitive as a compiled graph: what a training step runs. (Called eagerly, kernels of a CPU lose a third.)"""
 
     def __init__(self, primitive: Any) -> None:
@@ -63,7 +63,7 @@ class MindSporeBackend:
 
     def _call(self, primitive: Any, *tensors: ms.Tensor) -> Call:
         """Return a call that leaves its result to wait for."""
-        graph = Graph(primitive)
+        graph = OneOperator(primitive)
 
         def run() -> None:
             self.last = graph(*tensors)

@@ -47,7 +47,7 @@ VECTOR_CORES = ("AI_VECTOR_CORE", "AI_VECTOR", "MIX_AIV")
 
 
 @dataclass(frozen=True)
-class Tensor:
+class ProfiledTensor:
     """One input or output: its sizes, whatever order its format has them in."""
 
     sizes: tuple[int, ...]
@@ -125,7 +125,7 @@ def _take(seen: Seen, row: dict[str, str], seconds: float) -> bool:
     return False
 
 
-def _product(kind: str, inputs: Sequence[Tensor], output: Tensor, seconds: float) -> SeenProduct | None:
+def _product(kind: str, inputs: Sequence[ProfiledTensor], output: ProfiledTensor, seconds: float) -> SeenProduct | None:
     """Return a product, whichever of its inputs are transposed; None where the shapes contradict each other."""
     shape = output.matrix
     if shape is None or len(inputs) < 2:
@@ -139,7 +139,9 @@ def _product(kind: str, inputs: Sequence[Tensor], output: Tensor, seconds: float
     return SeenProduct(kind, dtype, m, n, k, batch, seconds)
 
 
-def _attention(kind: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], seconds: float) -> SeenAttention | None:
+def _attention(
+    kind: str, inputs: Sequence[ProfiledTensor], outputs: Sequence[ProfiledTensor], seconds: float
+) -> SeenAttention | None:
     """Return an attention kernel: batch, heads and sequence stand in the statistics that softmax leaves, [B, N, S, 8].
 
     A mask of S x S is computed over in full; a small one (2,048 x 2,048) stands for the causal triangle.
@@ -161,7 +163,7 @@ def _attention(kind: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], s
     )
 
 
-def _is_statistics(tensor: Tensor) -> bool:
+def _is_statistics(tensor: ProfiledTensor) -> bool:
     return len(tensor.sizes) == 4 and tensor.sizes[-1] == 8
 
 
@@ -206,7 +208,7 @@ def _rows(text: str, needed: Sequence[str], columns: dict[str, tuple[str, ...]] 
         raise UserError(f"line {reader.line_num}: {error}") from None
 
 
-def _tensors(row: dict[str, str], side: str) -> list[Tensor]:
+def _tensors(row: dict[str, str], side: str) -> list[ProfiledTensor]:
     """Return the tensors of one side; those without sizes are left out."""
     shapes = row[f"{side}s"].strip('"').split(";")
     dtypes = row.get(f"{side}_types", "").split(";")
@@ -216,7 +218,7 @@ def _tensors(row: dict[str, str], side: str) -> list[Tensor]:
         sizes = tuple(int(word) for word in shape.strip().strip('"').split(",") if word.strip().isdigit())
         if sizes and all(0 < size < 10**12 for size in sizes):
             dtype = dtypes[index].strip() if index < len(dtypes) else ""
-            found.append(Tensor(sizes, dtype, formats[index].strip() if index < len(formats) else ""))
+            found.append(ProfiledTensor(sizes, dtype, formats[index].strip() if index < len(formats) else ""))
     return found
 
 

@@ -6,7 +6,7 @@ kernel, links within a server. A collective in a profile also waits for the slow
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 import numpy as np
@@ -65,10 +65,7 @@ def by_shape(products: Sequence[SeenProduct]) -> list[SeenProduct]:
     groups: dict[tuple, list[SeenProduct]] = defaultdict(list)
     for one in products:
         groups[one.dtype, one.m, one.n, one.k, one.batch].append(one)
-    return [
-        SeenProduct(found[0].name, *key, float(np.median([one.seconds for one in found])))
-        for key, found in groups.items()
-    ]
+    return [replace(found[0], seconds=float(np.median([one.seconds for one in found]))) for found in groups.values()]
 
 
 def _products(seen: Seen, device: Device, lines: list[str]) -> Device:

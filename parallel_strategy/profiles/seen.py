@@ -54,6 +54,9 @@ class SeenStep:
     free: float
 
 
+LISTS = ("products", "attention", "vectors", "collectives", "links", "steps")
+
+
 @dataclass
 class Seen:
     """Everything of one folder. notes: a line a file, also for those that could not be read."""
@@ -69,13 +72,12 @@ class Seen:
     notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
-        lists = (self.products, self.attention, self.vectors, self.collectives, self.links, self.steps)
-        return sum(map(len, lists))
+        return sum(len(getattr(self, name)) for name in LISTS)
 
     def add(self, other: "Seen") -> None:
         """Take over what another file shows."""
         self.device = self.device or other.device
-        for name in ("products", "attention", "vectors", "collectives", "links", "steps"):
+        for name in LISTS:
             getattr(self, name).extend(getattr(other, name))
         self.others += other.others
 

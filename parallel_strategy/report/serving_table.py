@@ -25,7 +25,7 @@ def row_of(
     parts = tp or least_parts(model, cluster, weights, context)
     serving = Serving(model, cluster, weights, parts or 1)
     largest = serving.largest_batch(context) if parts else 0
-    row = {
+    row: Row = {
         "model": model.name,
         "machine": cluster.name,
         "device": cluster.device.name,

@@ -1,6 +1,7 @@
 """A search space kept to what the framework can execute, so that its winner can be run."""
 
 from dataclasses import replace
+from typing import Any
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.export.own_format import unsaid
@@ -17,6 +18,7 @@ def keep_to_framework(setup: Setup, space: Space) -> Space:
     executes, name = setup.framework.executes, setup.framework.name
     if lines := [line for line in outside(setup) if line.startswith("model:")]:
         raise UserError(f"{lines[0]} (--beyond prices it all the same)")
+    axes: dict[str, Any] = {axis: _sizes(getattr(space, axis), axis, executes) for axis in ("pp", "cp", "tp", "ep")}
     kept = replace(
         space,
         schedules=_among(space.schedules, executes.schedules),
@@ -26,7 +28,7 @@ def keep_to_framework(setup: Setup, space: Space) -> Space:
         interleave=_among(space.interleave, None if executes.interleave else [1]),
         offload=_among(space.offload, None if executes.offload_optimizer else [False]),
         activation=_among(space.activation, None if executes.offload_activation else [0.0]),
-        **{axis: _sizes(getattr(space, axis), axis, executes) for axis in ("pp", "cp", "tp", "ep")},
+        **axes,
         keeps=lambda layout, pp: _is_executed(setup, layout, pp, space.batch),
     )
     for choice in ("schedules", "zero", "interleave", "offload", "activation", "pp", "cp", "tp", "ep"):
@@ -70,7 +72,7 @@ def _sizes(values: list[int], axis: str, executes: Executes) -> list[int]:
 def _is_executed(setup: Setup, layout: MeshLayout, pp: int, batch: int) -> bool:
     """Return whether the framework executes a layout, whatever the other choices are."""
     sizes = {"pp": pp, "dp": layout.dp, "cp": layout.cp, "tp": layout.tp, "ep": layout.ep, "etp": layout.etp}
-    mesh = Mesh.model_construct(**sizes, order=list(layout.order))
+    mesh = Mesh.model_construct(None, **sizes, order=list(layout.order))
     strategy = setup.strategy.model_copy(
         update={
             "mesh": mesh,

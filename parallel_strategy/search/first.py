@@ -6,7 +6,7 @@ from typing import Any
 
 from pangu.foundation.errors import UserError
 from pangu.foundation.settings import changed, checked
-from pangu.foundation.yaml_document import Document
+from pangu.foundation.yaml_document import YamlDocument
 from parallel_strategy.predict import Prediction
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.even_parts import uneven_parts
@@ -23,7 +23,7 @@ Changes = Iterable[Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Place:
+class Presets:
     """Presets of the cluster and of the framework."""
 
     cluster: str
@@ -31,7 +31,7 @@ class Place:
 
 
 def first_strategy(
-    model: ModelSpec, cluster: ClusterSpec, choice: dict[str, str], place: Place, changes: Changes
+    model: ModelSpec, cluster: ClusterSpec, choice: dict[str, str], place: Presets, changes: Changes
 ) -> StrategySpec:
     """Return the first that fits of a few for one server. choice: the model's section. changes: those of `--set`."""
     tp = min(cluster.topology[0].size, 8)
@@ -53,7 +53,9 @@ def first_strategy(
     return next((one for one in strategies if _fits(one, model, cluster)), strategies[0])
 
 
-def _strategy(choice: dict[str, str], place: Place, tp: int, dp: int, offload: bool, changes: Changes) -> StrategySpec:
+def _strategy(
+    choice: dict[str, str], place: Presets, tp: int, dp: int, offload: bool, changes: Changes
+) -> StrategySpec:
     """Return a strategy, and what `--set` says otherwise."""
     fields: dict[str, Any] = {
         "model": choice,
@@ -65,7 +67,7 @@ def _strategy(choice: dict[str, str], place: Place, tp: int, dp: int, offload: b
         "recompute": {"mode": "full"},
         "offload": {"optimizer": offload},
     }
-    strategy: StrategySpec = checked(StrategySpec, changed(Document("init", fields), changes))
+    strategy: StrategySpec = checked(StrategySpec, changed(YamlDocument("init", fields), changes))
     return strategy
 
 

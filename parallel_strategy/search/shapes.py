@@ -165,9 +165,8 @@ class Shapes:
         self.groups = cache(self._groups)
 
     def mesh(self, layout: MeshLayout, pp: int) -> Mesh:
-        order = list(layout.order)
         sizes = {"pp": pp, "dp": layout.dp, "cp": layout.cp, "tp": layout.tp, "ep": layout.ep, "etp": layout.etp}
-        return Mesh.model_construct(**sizes, order=order)
+        return Mesh.model_construct(None, **sizes, order=list(layout.order))
 
     def _groups(self, sizes: tuple[int | None, ...], order: tuple[str, ...]) -> Groups:
         pp, dp, cp, tp, ep, etp = sizes

@@ -63,8 +63,8 @@ def _mesh(strategy: StrategySpec, executes: Executes) -> Iterator[tuple[str, str
         yield "mesh.order", f"ranks in the order {', '.join(used)}; nearest: {', '.join(executes.order)}"
     server = executes.server_devices
     if server and mesh.devices % server and server % (2 * mesh.devices):
-        legal = [n for n in divisors(server) if 2 * n <= server] + [server * max(1, round(mesh.devices / server))]
-        yield "mesh", f"{mesh.devices} devices on servers of {server}; nearest: {nearest(legal, mesh.devices)}"
+        sizes = [n for n in divisors(server) if 2 * n <= server] + [server * max(1, round(mesh.devices / server))]
+        yield "mesh", f"{mesh.devices} devices on servers of {server}; nearest: {nearest(sizes, mesh.devices)}"
 
 
 def _fields(strategy: StrategySpec, executes: Executes) -> Iterator[tuple[str, str]]:
@@ -136,6 +136,8 @@ def _experts(strategy: StrategySpec, model: ModelSpec) -> Iterator[tuple[str, st
         yield "model", "experts without a limit of places; nearest: capacity_factor 1.25"
     if experts.shared:
         yield "model", f"experts.shared {experts.shared}; nearest: 0"
+    if mesh.pp > 1:
+        yield "mesh.pp", "pipeline stages with experts, whose compilation does not end; nearest: 1"
     if mesh.cp > 1:
         yield "mesh.cp", "context parallelism with experts, whose places are counted along a row; nearest: 1"
     if mesh.dp % mesh.ep:

@@ -84,6 +84,11 @@ class Mesh(Section):
         return self.expert_tensor != self.tp
 
     @property
+    def spreads_experts(self) -> bool:
+        """Return whether ranks that hold the same dense weights hold other parts of experts."""
+        return self.ep > 1 or self.is_folded
+
+    @property
     def axes(self) -> list[str]:
         """Return the axes, outermost to innermost: those that `order` names, and before the innermost any other that is
         larger than 1."""

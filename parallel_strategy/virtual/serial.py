@@ -81,7 +81,7 @@ def draw_weights(model: ModelSpec, dtype: type, seed: int) -> Weights:
 
 
 @dataclass(slots=True)
-class Step:
+class SerialStep:
     """One step's outcome."""
 
     loss: float
@@ -105,7 +105,7 @@ class Serial:
         self.first = {name: np.zeros_like(weight) for name, weight in self.weights.items()}
         self.second = {name: np.zeros_like(weight) for name, weight in self.weights.items()}
 
-    def step(self, rows: np.ndarray) -> Step:
+    def step(self, rows: np.ndarray) -> SerialStep:
         """Make one update on rows [B, S + 1], all in one batch."""
         dtype = next(iter(self.weights.values())).dtype.type
         tokens = tokens_of(rows, dtype, self.seen)
@@ -115,7 +115,7 @@ class Serial:
         factor = self.adam.clip_factor(norm)
         for name, weight in self.weights.items():
             self.adam.update(name[1], weight, gradients[name] * factor, self.first[name], self.second[name])
-        return Step(loss, norm, gradients)
+        return SerialStep(loss, norm, gradients)
 
 
 def loss_and_gradients(model: ModelSpec, weights: Weights, tokens: Tokens, divisor: float) -> tuple[float, Weights]:

@@ -114,7 +114,7 @@ class VirtualDevice:
         all."""
         program, total = self.program, 0.0
         separate = program.setup.framework.parameter_collectives
-        everyone = separate or self.level > 0 or program.setup.strategy.mesh.ep > 1
+        everyone = separate or self.level > 0 or program.setup.strategy.mesh.spreads_experts
         for name, gradient in self.gradient_parts.items():
             parameter = self.parameters[name]
             cut = self.cuts[name]

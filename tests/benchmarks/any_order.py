@@ -33,7 +33,7 @@ from pangu.config import ModelConfig, ObjectivesConfig
 from pangu.device import use_device
 from pangu.model.network import build, read_weights
 from pangu.training.loss import Loss
-from pangu.training.objectives.kinds import Vocabulary
+from pangu.training.objectives.kinds import ObjectiveIds
 from pangu.training.objectives.mixture import Mixture
 from pangu.training.objectives.row_steps import FIELDS, StepsBatch, causal_steps, documents_of, read_in_order
 from pangu.training.optimizer import AdamW, adam_scalars
@@ -103,7 +103,7 @@ class Training:
 
     def go_on(self, steps: int, objectives: dict) -> None:
         """Take steps."""
-        vocabulary = Vocabulary(CHARACTERS, 0)
+        vocabulary = ObjectiveIds(CHARACTERS, 0)
         mixture = Mixture(ObjectivesConfig.model_validate(objectives), vocabulary, None, -1, seed=1, batch_size=BATCH)
         self.network.set_train(True)
         random = np.random.default_rng(self.taken)

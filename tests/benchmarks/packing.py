@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from data_pipeline.dedup_check.chinese_grammar import documents
-from data_pipeline.engine.local import run
 from data_pipeline.engine.progress import Quiet
+from data_pipeline.engine.run_recipe import run
 from data_pipeline.recipe import Recipe
 from data_pipeline.stages.tokenizer.training_process import train_tokenizer
 from pangu.tokenizer import Tokenizer

@@ -32,7 +32,7 @@ from data_pipeline.quality import classifier
 from data_pipeline.quality.classifier import Classifier, ClassifierSettings
 from data_pipeline.quality.curves import measure
 from data_pipeline.quality.fasttext_model import FastTextModel
-from data_pipeline.quality.ngram_model import LanguageModel, LanguageModelSettings
+from data_pipeline.quality.ngram_model import LanguageModelSettings, NgramModel
 from data_pipeline.quality.ngram_model import train as train_language_model
 from data_pipeline.quality.reading import CodePoints, read
 from tests.data_pipeline.references import read_reference
@@ -201,7 +201,7 @@ def _compare_language_models(python: Path | None, folder: Path) -> None:
         print(f"log probability of all texts, the same model read by KenLM: relative difference {difference:.1e}")
 
 
-def write_arpa(model: LanguageModel, path: Path) -> None:
+def write_arpa(model: NgramModel, path: Path) -> None:
     """The model in the text format that other tools read; a space is written ␠."""
     words = ["<unk>", "<s>", "</s>", *(chr(code) if code != 32 else "␠" for code in model.characters.tolist())]
     with path.open("w", encoding="utf-8") as file:

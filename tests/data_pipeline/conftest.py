@@ -9,9 +9,9 @@ import hypothesis
 import pytest
 import yaml
 
-from data_pipeline.engine.local import StageSummary
-from data_pipeline.engine.local import run as run_local
 from data_pipeline.engine.progress import Quiet
+from data_pipeline.engine.run_recipe import StageSummary
+from data_pipeline.engine.run_recipe import run as run_local
 from data_pipeline.recipe import Recipe
 
 # the machine may be busy: only pytest's own limit ends a test

@@ -31,7 +31,7 @@ def test_help_imports_nothing_heavy(verb: list[str]) -> None:
 
 def test_run_imports_mindspore_in_workers_only() -> None:
     code = (
-        "import sys\nimport data_pipeline.engine.local, data_pipeline.recipe\n"
+        "import sys\nimport data_pipeline.engine.run_recipe, data_pipeline.recipe\n"
         "from data_pipeline.stages import STAGES, load_stage\n"
         "[load_stage(kind) for kind in ('read', 'clean', 'dedup_exact', 'tokenizer', 'pack')]\n"
         "heavy = {'mindspore', 'duckdb', 'numba', 'opencc', 'sentencepiece', 'rich'} & set(sys.modules)\n"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.cli import main
 from data_pipeline.dedup_check import chinese_grammar
-from data_pipeline.quality.comparison import LEAST_DOCUMENTS, Comparison, Outcome, interval_of, sample_bytes
+from data_pipeline.quality.comparison import LEAST_DOCUMENTS, Comparison, CorpusResult, interval_of, sample_bytes
 from tests.data_pipeline.conftest import write_jsonl
 
 
@@ -38,7 +38,7 @@ def test_a_verdict_needs_an_interval_that_leaves_nothing_out() -> None:
     assert interval_of([0.3]) is None
     low, high = interval_of([0.31, 0.29, 0.30]) or (0.0, 0.0)
     assert 0.26 < low < 0.3 < high < 0.34
-    outcome = Outcome("a", 1, 1, 1.0, 0, 2.0, 2.0, 2.0, 1.0)
+    outcome = CorpusResult("a", 1, 1, 1.0, 0, 2.0, 2.0, 2.0, 1.0)
 
     def judged(interval: tuple[float, float] | None, documents: int = LEAST_DOCUMENTS) -> Comparison:
         is_clear = interval is not None and not interval[0] <= 0 <= interval[1] and documents >= LEAST_DOCUMENTS

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.dedup_check import chinese_grammar
-from data_pipeline.engine.local import run as run_local
 from data_pipeline.engine.progress import Announcer, Quiet
+from data_pipeline.engine.run_recipe import run as run_local
 from data_pipeline.recipe import Recipe
 from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import contents, run_recipe, write_jsonl

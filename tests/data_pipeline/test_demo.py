@@ -27,7 +27,7 @@ def test_untagged() -> None:
 def test_articles() -> None:
     first, second = newspaper_articles(LINES.splitlines())
     assert first.text == "迈向新世纪（附图片1张）\n12月31日，A股涨63.5%。\n谢谢！（新华社电）"
-    assert second == demo_corpus.Document("newspaper-00002", "全总致信\n新年好。", "newspaper")
+    assert second == demo_corpus.DemoDocument("newspaper-00002", "全总致信\n新年好。", "newspaper")
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import pytest
 from data_pipeline import stages
 from data_pipeline.engine import pool
 from data_pipeline.engine import preview as previewing
-from data_pipeline.engine.local import summarise
-from data_pipeline.engine.whole import locked
+from data_pipeline.engine.run_files import locked
+from data_pipeline.engine.run_recipe import summarise
 from data_pipeline.recipe import Recipe
 from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import contents, make_text, run_recipe, write_jsonl

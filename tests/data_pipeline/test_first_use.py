@@ -10,14 +10,14 @@ import pyarrow as pa
 import pytest
 
 from data_pipeline.commands import warm
-from data_pipeline.engine.local import PLAIN_STAGES
+from data_pipeline.engine.run_recipe import PLAIN_STAGES
 from data_pipeline.kernels import first_use, survey
 from data_pipeline.kernels.text_signals import text_signals
 from data_pipeline.stages.dedup.paragraph import ParagraphSettings, deduplicate_paragraphs
 from data_pipeline.stages.dedup.signatures import FuzzySettings, sketch
 from data_pipeline.stages.dedup.substring import SubstringSettings, deduplicate_substrings
 from tests.conftest import REPOSITORY
-from tests.data_pipeline.conftest import make_text, run_recipe, write_jsonl
+from tests.data_pipeline.conftest import contents, make_text, run_recipe, write_jsonl
 
 ODD = ["", "短", "a\0b\n\n  \t甲" * 4, "𠮷野家，１２３％。" * 5, "é" * 70, "<p>&nbsp;1.5</p>\n" * 3]
 
@@ -59,10 +59,9 @@ def test_python_gives_what_machine_code_gives(request: pytest.FixtureRequest) ->
 def test_a_small_run_does_without_the_compiler_and_gives_the_same_bytes(
     tmp_path: Path, recipe_at: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from data_pipeline.engine import local
     from data_pipeline.engine.progress import Announcer
+    from data_pipeline.engine.run_recipe import run
     from data_pipeline.recipe import Recipe
-    from tests.data_pipeline.conftest import contents
 
     write_jsonl(tmp_path / "a.jsonl", [{"id": str(i), "text": make_text(i % 7)} for i in range(9)])
     stages = ["read", {"clean": {"minimum_characters": 5}}, "filter", "dedup_fuzzy"]
@@ -73,7 +72,7 @@ def test_a_small_run_does_without_the_compiler_and_gives_the_same_bytes(
     monkeypatch.setattr(reporter, "say", told.extend)
     monkeypatch.setattr(first_use, "folders", lambda source: [tmp_path])
     monkeypatch.setitem(sys.modules, "data_pipeline.kernels.machine_code", None)  # asking for it would fail
-    local.run(Recipe.load(recipe), tmp_path / "plain", reporter)
+    run(Recipe.load(recipe), tmp_path / "plain", reporter)
     assert told == [first_use.PLAIN_MESSAGE]
     assert contents(tmp_path / "plain") == contents(tmp_path / "compiled")
     assert not first_use.is_plain()

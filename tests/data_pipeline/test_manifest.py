@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.engine.manifest import Finished, Key, Manifest
-from data_pipeline.engine.whole import Output, WholeFile, commit_directory, write_whole
+from data_pipeline.engine.run_files import Output, RunFile, commit_directory, write_whole
 from pangu.foundation.errors import UserError
 
 ROW = Finished("00000", Key("s", "c", "i"), (Output("a.parquet", 3, "x", 1, "kept"),), {"documents": 1}, 0.5)
@@ -54,13 +54,13 @@ def test_newer_format(tmp_path: Path) -> None:
 
 
 def test_whole_file(tmp_path: Path) -> None:
-    file = WholeFile(tmp_path, "folder/a.bin")
+    file = RunFile(tmp_path, "folder/a.bin")
     file.write(b"abc")
     assert not (tmp_path / "folder").exists()
     output = file.finish(rows=1, role="kept")
     assert (tmp_path / "folder" / "a.bin").read_bytes() == b"abc"
     assert output == Output("folder/a.bin", 3, "06b05ab6733a618578af5f94892f3950", 1, "kept")
-    other = WholeFile(tmp_path, "b.bin")
+    other = RunFile(tmp_path, "b.bin")
     other.write(b"abc")
     other.abandon()
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["a.bin"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data_pipeline.kernels import minhash
 from data_pipeline.kernels.normal_form import normal_form, normal_form_table, normalise, string_column, text_buffers
 from data_pipeline.stages.dedup.signatures import components
-from tests.data_pipeline.references import signature_reference
+from tests.data_pipeline.references import gram_set, signature_reference
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -122,7 +122,7 @@ def test_jaccard_equals_the_sets(texts, gram, data):
     out = np.empty(len(pairs), np.float32)
     left, right = (np.array(side, np.int64) for side in zip(*pairs, strict=True))
     minhash.jaccard(codes.values, codes.offsets, left, right, gram, out)
-    sets = [minhash.gram_set(normal_form(text), gram) for text in texts]
+    sets = [gram_set(normal_form(text), gram) for text in texts]
     expected = [len(sets[a] & sets[b]) / max(1, len(sets[a] | sets[b])) for a, b in pairs]
     np.testing.assert_allclose(out, np.array(expected, np.float32))
 

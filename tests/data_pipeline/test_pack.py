@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_pipeline import record
+from data_pipeline.engine.run_files import checksum
 from data_pipeline.engine.shard import ShardWriter
 from data_pipeline.engine.steps import Context, InputFile
-from data_pipeline.engine.whole import checksum
 from data_pipeline.stages.pack import stage as pack
 from data_pipeline.stages.pack.stage import Settings
 from pangu.foundation.errors import UserError

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.engine.pool import Failure, Job, Pool, Progress
+from data_pipeline.engine.pool import Failure, Job, Pool, WorkerReport
 from pangu.foundation.errors import UserError
 
 
-def double(argument: int, progress: Progress) -> int:
+def double(argument: int, progress: WorkerReport) -> int:
     return 2 * argument
 
 
-def die_until_marked(argument: tuple[Path, int], progress: Progress) -> int:
+def die_until_marked(argument: tuple[Path, int], progress: WorkerReport) -> int:
     """Dies so many times before it succeeds."""
     folder, deaths = argument
     before = len(list(folder.iterdir()))
@@ -26,7 +26,7 @@ def die_until_marked(argument: tuple[Path, int], progress: Progress) -> int:
     return before
 
 
-def die_on_record(argument: list[int], progress: Progress) -> list[int]:
+def die_on_record(argument: list[int], progress: WorkerReport) -> list[int]:
     """Records below zero kill; returns those that were not skipped."""
     done = []
     for record in argument:
@@ -38,7 +38,7 @@ def die_on_record(argument: list[int], progress: Progress) -> list[int]:
     return done
 
 
-def complain(argument: str, progress: Progress) -> None:
+def complain(argument: str, progress: WorkerReport) -> None:
     if argument == "user":
         raise UserError("the user's mistake")
     if argument == "disk":
@@ -46,7 +46,7 @@ def complain(argument: str, progress: Progress) -> None:
     raise RuntimeError("a bug")
 
 
-def hang(argument: None, progress: Progress) -> None:
+def hang(argument: None, progress: WorkerReport) -> None:
     if progress.at(7):
         time.sleep(1000)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.engine.progress import Progress, duration
+from data_pipeline.engine.progress import StepProgress, duration
 from tests.conftest import REPOSITORY
 from tests.data_pipeline.conftest import make_text, write_jsonl
 
@@ -21,14 +21,14 @@ def test_duration() -> None:
 
 
 def test_time_left_is_that_of_the_work_left() -> None:
-    progress = Progress(total_size=1000, now=0.0)
+    progress = StepProgress(total_size=1000, now=0.0)
     assert progress.cells(5.0, True) == ["", "", "", ""]
     progress.task_done(200, {"documents_in": 200, "documents": 150, "bytes_in": 4_000_000, "dropped": {"short": 50}})
     progress.tick(50, 1_000_000)
     assert progress.share(True) == 0.25
     assert progress.cells(10.0, True) == ["250", "0.5", "75.0 %", "0:30"]
     # another step counts bytes
-    assert Progress(1_000, 0.0).cells(10.0, False)[3] == ""
+    assert StepProgress(1_000, 0.0).cells(10.0, False)[3] == ""
     # nothing is said of the time left before there is something to go by, or when all is done
     assert progress.cells(0.5, True)[3] == ""
     progress.task_done(800, {"documents_in": 800, "documents": 800, "bytes_in": 1, "dropped": {}})
@@ -37,7 +37,7 @@ def test_time_left_is_that_of_the_work_left() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=20), st.integers(0, 200))
 def test_the_share_only_grows(tasks: list[tuple[int, int]], running: int) -> None:
-    progress = Progress(sum(size for size, _ in tasks), 0.0)
+    progress = StepProgress(sum(size for size, _ in tasks), 0.0)
     before = 0.0
     for size, documents in tasks:
         progress.task_done(size, {"rows": documents})

@@ -23,7 +23,7 @@ from data_pipeline.quality.classifier import (
 )
 from data_pipeline.quality.curves import curves, measure
 from data_pipeline.quality.documents import sample_texts
-from data_pipeline.quality.ngram_model import LanguageModel
+from data_pipeline.quality.ngram_model import NgramModel
 from pangu.foundation.errors import UserError
 from tests.data_pipeline.conftest import write_jsonl
 from tests.data_pipeline.references import log_odds_reference
@@ -235,7 +235,7 @@ def test_a_damaged_model_is_one_line(model: Classifier, tmp_path_factory, data: 
 def test_another_version_and_another_kind(model: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model.save(tmp_path / "a.model")
     with pytest.raises(UserError, match="is a classifier model; a language model model would be right"):
-        LanguageModel.load(tmp_path / "a.model")
+        NgramModel.load(tmp_path / "a.model")
     with monkeypatch.context() as patch:
         patch.setattr(model_file, "FORMAT_VERSION", 2)
         model.save(tmp_path / "b.model")

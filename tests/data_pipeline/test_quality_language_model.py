@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.dedup_check import chinese_grammar
 from data_pipeline.quality import ngram_model
-from data_pipeline.quality.ngram_model import LanguageModel, LanguageModelSettings, cut_offs, train
+from data_pipeline.quality.ngram_model import LanguageModelSettings, NgramModel, cut_offs, train
 from data_pipeline.quality.reading import read
 from pangu.foundation.errors import UserError
 from tests.data_pipeline.references import read_reference
@@ -86,7 +86,7 @@ def test_equals_the_plain_model(lines: list[str], probe: str, order: int, prune:
         assert sums[0] == pytest.approx(expected, abs=1e-4)
 
 
-def small_model(points, chosen: LanguageModelSettings) -> LanguageModel:
+def small_model(points, chosen: LanguageModelSettings) -> NgramModel:
     """`train` without its refusal of short texts."""
     least = ngram_model.LEAST_CHARACTERS
     ngram_model.LEAST_CHARACTERS = 0
@@ -112,7 +112,7 @@ def test_every_distribution_sums_to_one(lines: list[str], order: int, prune: int
     assert total + end == pytest.approx(1, abs=1e-4)
 
 
-def end_probability(model: LanguageModel, context: str) -> float:
+def end_probability(model: NgramModel, context: str) -> float:
     """p(</s> | context), from the trie by hand."""
     words = [ngram_model.BEGIN, *(int(model._numbers[ord(c)]) for c in context)]
     log_probability, back_off = 0.0, 0.0
@@ -130,7 +130,7 @@ def end_probability(model: LanguageModel, context: str) -> float:
     return 10**log_probability
 
 
-def find(model: LanguageModel, gram: list[int]) -> int | None:
+def find(model: NgramModel, gram: list[int]) -> int | None:
     node = gram[-1]
     for depth, word in enumerate(reversed(gram[:-1]), 1):
         first, last = model.levels[depth - 1].first_child[node : node + 2]
@@ -149,11 +149,11 @@ def test_the_reading(text: str, most: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def model() -> LanguageModel:
+def model() -> NgramModel:
     return train(chinese_grammar.documents(300, seed=1), LanguageModelSettings())
 
 
-def test_it_knows_what_is_usual(model: LanguageModel, tmp_path: Path) -> None:
+def test_it_knows_what_is_usual(model: NgramModel, tmp_path: Path) -> None:
     usual = list(chinese_grammar.documents(20, seed=2))
     shuffled = ["".join(np.random.default_rng(1).permutation(list(text))) for text in usual]
     good, bad = (model.perplexities(pa.array(texts, pa.large_string())) for texts in (usual, shuffled))
@@ -161,7 +161,7 @@ def test_it_knows_what_is_usual(model: LanguageModel, tmp_path: Path) -> None:
     assert np.isnan(model.perplexities(pa.array(["", " \n ", None]))).all()
     # rows do not depend on each other, and the same model comes back from its file
     model.save(tmp_path / "clean.lm")
-    again = LanguageModel.load(tmp_path / "clean.lm")
+    again = NgramModel.load(tmp_path / "clean.lm")
     assert [again.perplexities(pa.array([text]))[0] for text in usual] == good.tolist()
     other = train(chinese_grammar.documents(300, seed=1), LanguageModelSettings())
     assert other.content().fingerprint == again.content().fingerprint

@@ -289,6 +289,31 @@ def test_of_two_json_fields_of_one_name_the_first_is_taken_and_that_is_said_once
     assert [reason.split(" ")[0] for reason in said] == ["doubled_field:'a'", "doubled_field:'text'"]
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: data[:1500], "damaged_tar:truncated header; what lies behind is not read"),
+        (lambda data: data[:1024], "truncated_tar:it ends without the mark of its end"),
+        (lambda data: data[:1030] + b"\xff" * 300 + data[1330:], "damaged_tar:bad checksum; what lies behind"),
+        (lambda data: data[:1024] + data[3072:], None),
+    ],
+    ids=["cut in a header", "cut between members", "a damaged header", "whole"],
+)
+def test_what_a_damaged_tar_loses_is_said(tmp_path: Path, damage: Callable[[bytes], bytes], said: str | None) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name in ("a.txt", "b.txt", "c.txt"):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(TEXT.encode())
+            archive.addfile(entry, io.BytesIO(TEXT.encode()))
+    (tmp_path / "a.tar").write_bytes(damage(out.getvalue()))
+    rows = read_rows(source("a.tar"), tmp_path)
+    assert [row["path"] for row in rows if row["drop_reason"] is None] == ["a.tar!/a.txt"]
+    reasons_said = [row["drop_reason"] for row in rows if row["drop_reason"]]
+    assert len(reasons_said) == (said is not None)
+    assert said is None or reasons_said[0].startswith(said)
+
+
 def test_damage_inside_xz_and_lz4_is_said(tmp_path: Path) -> None:
     for name, magic in (("a.xz", b"\xfd7zXZ\x00"), ("a.lz4", b"\x04\x22\x4d\x18")):
         (tmp_path / name).write_bytes(magic + b"nothing that they would write")

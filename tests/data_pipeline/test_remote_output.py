@@ -13,7 +13,7 @@ import pytest
 from data_pipeline.cli import main
 from data_pipeline.engine import remote_output
 from data_pipeline.engine.output_place import as_url, run_directory
-from data_pipeline.engine.whole import checksum
+from data_pipeline.engine.run_files import checksum
 from pangu.foundation.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.data_pipeline.conftest import contents, make_text, write_jsonl

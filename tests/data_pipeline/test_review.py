@@ -15,16 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.cli import main
-from data_pipeline.quality.documents import Document, examples, read_documents
+from data_pipeline.quality.documents import SourcedDocument, examples, read_documents
 from data_pipeline.review.server import ReviewServer
-from data_pipeline.review.session import KINDS, Item, Session, draw, load, wilson
+from data_pipeline.review.session import KINDS, ReviewItem, Session, draw, load, wilson
 from pangu.foundation.errors import UserError
 from tests.browser import chromium
 from tests.data_pipeline.conftest import make_text, write_jsonl
 
 
-def documents(count: int) -> list[Document]:
-    return [Document(n, f"d{n}", "web", None, None, f"第{n}篇\n<b>正文</b>", None, {}) for n in range(count)]
+def documents(count: int) -> list[SourcedDocument]:
+    return [SourcedDocument(n, f"d{n}", "web", None, None, f"第{n}篇\n<b>正文</b>", None, {}) for n in range(count)]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_the_sample_depends_on_the_seed_and_skips_empty_documents() -> None:
     twice = [*documents(3), *documents(3)]  # two files of one name
     assert sorted(item.doc_id for item in draw(twice, 6, 1)) == [0, 0, 1, 1, 2, 2]
     assert len(draw(twice, 3, 1)) == 3
-    empty = Document(7, None, "web", None, None, " \n", None, {})
+    empty = SourcedDocument(7, None, "web", None, None, " \n", None, {})
     assert draw([empty], 3, 1) == []
 
 
@@ -230,7 +230,7 @@ def test_mistakes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_jsonl(Path("a.jsonl"), [{"text": "一"}])
-    Path("damaged").write_text(Item(1, None, "a", None, None, "一", None).line() + '{"doc_id": 1}\n')
+    Path("damaged").write_text(ReviewItem(1, None, "a", None, None, "一", None).line() + '{"doc_id": 1}\n')
     Path("empty").touch()
     assert main(["review", *arguments]) == 2
     error = capsys.readouterr().err

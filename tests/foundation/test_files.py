@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pangu.foundation import atomic_file, directory
-from pangu.foundation.atomic_file import AtomicFile, whole_file, write_whole
+from pangu.foundation import directory
+from pangu.foundation.atomic_file import AtomicFile, atomic_file, write_whole
 from pangu.foundation.errors import UserError, WriteError
 from pangu.foundation.lock import Lock
 from tests.conftest import REPOSITORY
@@ -24,8 +24,8 @@ def by_write_whole(path: Path, content: bytes) -> None:
     write_whole(path, content)
 
 
-def by_whole_file(path: Path, content: bytes) -> None:
-    with whole_file(path) as file:
+def by_context(path: Path, content: bytes) -> None:
+    with atomic_file(path) as file:
         file.write(content)
 
 
@@ -36,7 +36,7 @@ def by_atomic_file(path: Path, content: bytes) -> None:
         file.commit()
 
 
-WAYS = [by_write_whole, by_whole_file, by_atomic_file]
+WAYS = [by_write_whole, by_context, by_atomic_file]
 
 
 @pytest.mark.parametrize("write", WAYS)
@@ -60,8 +60,8 @@ def test_a_full_disk_leaves_what_was_there_and_says_so_in_one_line(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    if write is by_whole_file and call == "write":
-        monkeypatch.setattr(atomic_file.os, "open", lambda *_: os.dup(full.fileno()))
+    if write is by_context and call == "write":
+        monkeypatch.setattr(os, "open", lambda *_: os.dup(full.fileno()))
         full = open("/dev/full", "wb")  # noqa: SIM115 (closed with the process)
     else:
         monkeypatch.setattr(os, call, refuse)
@@ -93,9 +93,9 @@ def test_places_that_a_rename_would_destroy_are_refused(tmp_path: Path, write: C
 
 
 def test_an_error_of_the_block_is_its_own(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "out"):
+    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "out"):
         (tmp_path / "input").open()
-    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "out"):
+    with pytest.raises(ZeroDivisionError), atomic_file(tmp_path / "out"):
         1 / 0  # noqa: B018
     with contextlib.suppress(KeyboardInterrupt), AtomicFile(tmp_path / "out") as file:
         file.write(b"half")

@@ -27,6 +27,15 @@ def network_of(config: ModelConfig) -> "tuple[dict[str, np.ndarray], PanguAlpha]
     return weights, build(config, weights).set_train(False)
 
 
+def random_weights(config: ModelConfig, seed: int = 1, spread: float = 0.1) -> dict[str, np.ndarray]:
+    """Every bias and norm is some number, as after training."""
+    random = np.random.default_rng(seed)
+    return {
+        name: (name.endswith("gamma") + random.normal(0, spread, shape)).astype(np.float32)
+        for name, shape in parameters.shapes(config).items()
+    }
+
+
 def write(folder: Path, seed: int = 1, **changes: object) -> Path:
     """Write weights.safetensors, model.yaml and tokenizer/ into a folder -> the weights' path."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,10 +44,5 @@ def write(folder: Path, seed: int = 1, **changes: object) -> Path:
     fields = {**sizes, "vocab_size": tokenizer.vocab_size, "compute_dtype": "fp32", **changes}
     config = ModelConfig.from_fields(fields, "test")
     (folder / "model.yaml").write_text(config.dump(), encoding="utf-8")
-    random = np.random.default_rng(seed)
-    weights = {}
-    for name, shape in parameters.shapes(config).items():
-        mean = 1.0 if name.endswith("gamma") else 0.0
-        weights[name] = (mean + random.normal(0, 0.1, shape)).astype(np.float32)
-    save_file(weights, folder / "weights.safetensors")
+    save_file(random_weights(config, seed), folder / "weights.safetensors")
     return folder / "weights.safetensors"

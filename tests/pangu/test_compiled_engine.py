@@ -15,7 +15,7 @@ from pangu.foundation.compiled_sources import digest_of
 from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
 from pangu.generation.compiled import phases
-from pangu.generation.compiled.compiled_network import Adapter, CompiledBatch, CompiledNetwork, stored_as
+from pangu.generation.compiled.compiled_network import CompiledBatch, CompiledNetwork, LowRankAdapter, stored_as
 from pangu.generation.compiled.phases import work_on
 from pangu.generation.decoding_batch import DecodingBatch, RowTokens
 from pangu.generation.likelihood import score
@@ -171,7 +171,7 @@ def test_adapters_kept_apart_equal_merged_ones_and_change_no_other_row(config: M
             product = second @ first
             merged[name] = weight + (product.T if is_stored_turned(name) else product)
     some = {name: pair for name, pair in names.items() if "dense" in name}
-    network = CompiledNetwork(config, weights, [Adapter(some), Adapter(names)], threads=2)
+    network = CompiledNetwork(config, weights, [LowRankAdapter(some), LowRankAdapter(names)], threads=2)
     batch = network.open(3, 128)
     parts = [RowTokens(0, IDS[:40], 40), RowTokens(1, IDS[:24], 24, adapter=1), RowTokens(2, IDS[:5], 5, adapter=0)]
     plain, adapted, _ = batch.read(parts)
@@ -180,7 +180,9 @@ def test_adapters_kept_apart_equal_merged_ones_and_change_no_other_row(config: M
     np.testing.assert_allclose(adapted, expected, rtol=0, atol=1e-4)
     assert np.abs(adapted - plain[:24]).max() > 0.01
     with pytest.raises(UserError, match="no linear layer"):
-        CompiledNetwork(config, weights, [Adapter({"backbone.more": names["backbone.blocks.0.attention.dense1"]})])
+        CompiledNetwork(
+            config, weights, [LowRankAdapter({"backbone.more": names["backbone.blocks.0.attention.dense1"]})]
+        )
 
 
 def test_positions_and_query_positions_are_what_is_asked_for(config: ModelConfig, weights: Weights) -> None:

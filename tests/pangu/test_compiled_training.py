@@ -11,6 +11,7 @@ from pangu.config import AttentionConfig, ModelConfig, ObjectivesConfig, TrainCo
 from pangu.foundation.errors import UserError
 from pangu.training.run import train
 from tests.pangu import packed_corpus
+from tests.pangu.small_model import random_weights
 
 ROWS, LENGTH, WORDS, PAD, END = 4, 24, 50, 3, 5
 SMALL = {
@@ -18,17 +19,6 @@ SMALL = {
     **{"vocab_size": WORDS, "compute_dtype": "fp32", "dropout_rate": 0.0},
 }
 SETTINGS = {"data": "", "out": "", "batch_size": ROWS}
-
-
-def weights_of(model: ModelConfig) -> dict[str, np.ndarray]:
-    """Every bias and norm is some number, as after training."""
-    from pangu import parameters
-
-    random = np.random.default_rng(1)
-    return {
-        name: (name.endswith("gamma") + random.normal(0, 0.1, shape)).astype(np.float32)
-        for name, shape in parameters.shapes(model).items()
-    }
 
 
 def two_steps(model: ModelConfig, settings: TrainConfig, objective, length: int):  # type: ignore[no-untyped-def]
@@ -44,7 +34,7 @@ def two_steps(model: ModelConfig, settings: TrainConfig, objective, length: int)
 
     ends = []
     for compiled in (False, True):
-        network = build(model, weights_of(model))
+        network = build(model, random_weights(model))
         network.set_train(True)
         optimizer = AdamW(network.trainable_params(), 0.9, 0.95)
         loss = Loss(network, objective.in_graph())
@@ -81,12 +71,12 @@ def causal(end_of_document: int | None = END, attention: AttentionConfig | None 
 
 def mixed():  # type: ignore[no-untyped-def]
     """Every kind of row."""
-    from pangu.training.objectives.kinds import Vocabulary
+    from pangu.training.objectives.kinds import ObjectiveIds
     from pangu.training.objectives.mixture import Mixture
 
     shares = {"permuted": {"share": 0.4}, "prefix": {"share": 0.3}, "bidirectional": {"share": 0.3}}
     asked = ObjectivesConfig(**shares, mask_id=7)
-    return Mixture(asked, Vocabulary(WORDS, 7, ()), END, PAD, 1, ROWS)
+    return Mixture(asked, ObjectiveIds(WORDS, 7, ()), END, PAD, 1, ROWS)
 
 
 STRIDED = AttentionConfig(pattern="strided", span=4)
@@ -137,7 +127,7 @@ def test_a_gradient_that_is_too_large_or_no_number_changes_nothing(limit: float 
     from pangu.training.optimizer import AdamW
 
     model = ModelConfig.from_fields(SMALL, "test")
-    weights = weights_of(model)
+    weights = random_weights(model)
     if limit is None:
         weights["backbone.blocks.1.output.mapping.weight"][3, 4] = np.inf
     network = build(model, weights)

@@ -366,7 +366,7 @@ def test_output_goes_nowhere_wrong(tmp_path: Path, model: Path, capsys, monkeypa
 
 def test_two_at_once_are_refused(tmp_path: Path, model: Path, capsys) -> None:
     out = tmp_path / "out.ckpt"
-    with write.WholeFile(out) as first:
+    with write.OutputFile(out) as first:
         assert "being written by another process" in refused(capsys, model, "--to", "mindspore", "--out", out)
         first.write(b"whole")
         first.commit()
@@ -392,8 +392,8 @@ def test_kill_in_the_middle_leaves_no_output(tmp_path: Path, how: signal.Signals
     # Slow enough to be hit: the process sleeps a little after each tensor.
     program = (
         "import sys, time; from pangu.formats import write_output as write; from pangu.cli import main\n"
-        "step = write.write_step\n"
-        "write.write_step = lambda *a: (step(*a), print('.', flush=True), time.sleep(0.01))\n"
+        "step = write.write_tensor\n"
+        "write.write_tensor = lambda *a: (step(*a), print('.', flush=True), time.sleep(0.01))\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", program, "convert", str(tmp_path / "in.safetensors"), "--to", "mindspore"]

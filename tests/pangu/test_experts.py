@@ -41,7 +41,7 @@ from pangu.training.step_metrics import read_metrics
 from pangu.tuning.adapter_file import layers_of
 from pangu.tuning.tuning_run import without_limit
 from tests.pangu import packed_corpus
-from tests.pangu.test_train import configuration
+from tests.pangu.small_run import configuration
 
 BATCH, LENGTH, HIDDEN, INNER, COUNT = 3, 12, 8, 16, 4
 

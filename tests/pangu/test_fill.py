@@ -15,7 +15,6 @@ from pangu.generation import GenerationOptions, Generator
 from pangu.generation.fill import Between, GapRow, entropy, fill, score_between
 from pangu.training.objectives.row_steps import StepsBatch
 from tests.pangu import small_model
-from tests.pangu.test_generation_command import run_directory  # noqa: F401
 from tests.pangu.test_objectives import in_orders
 
 GREEDY = GenerationOptions(temperature=0, top_k=0)
@@ -142,7 +141,7 @@ def test_probabilities_of_what_stands_between_sum_to_one(network) -> None:
 
 
 def test_generate_fills_the_gaps_of_a_text(
-    run_directory: Path,  # noqa: F811
+    run_directory: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ["generate", str(run_directory), "--fill", "北京__中国的_都", "--seed", "1"]

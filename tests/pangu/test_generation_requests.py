@@ -24,7 +24,7 @@ from pangu.generation.prompt_files import read_rows, requests_of
 from pangu.generation.sampling import Sampler
 from pangu.generation.whole_characters import WholeCharacters
 from tests.conftest import REPOSITORY
-from tests.pangu.test_generation_command import COMMON, run_directory  # noqa: F401 - a fixture
+from tests.pangu.test_generation_command import COMMON
 
 USUAL = GenerationOptions()
 
@@ -213,7 +213,7 @@ def words_of(run: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", "pangu", "generate", str(run), "--interactive", *words]
 
 
-def test_a_line_that_is_not_utf8_costs_itself_alone(run_directory: Path) -> None:  # noqa: F811
+def test_a_line_that_is_not_utf8_costs_itself_alone(run_directory: Path) -> None:
     done = subprocess.run(
         words_of(run_directory, "--max-new-tokens", "3"),
         input=b"\xe6\x98\xa5\xe6\n\xe6\xb1\x9f\n",
@@ -226,7 +226,7 @@ def test_a_line_that_is_not_utf8_costs_itself_alone(run_directory: Path) -> None
     assert done.stdout.decode().startswith("江") and done.stdout.count(b"\n") >= 1
 
 
-def test_without_a_seed_the_same_prompt_gives_another_text(run_directory: Path, capsys) -> None:  # noqa: F811
+def test_without_a_seed_the_same_prompt_gives_another_text(run_directory: Path, capsys) -> None:
     words = ["generate", str(run_directory), "--prompt", "今天", "--prompt", "今天", "--json", "--ignore-end"]
     words += ["--temperature", "3", "--top-k", "0", "--max-new-tokens", "6"]
 
@@ -244,7 +244,7 @@ def test_without_a_seed_the_same_prompt_gives_another_text(run_directory: Path, 
     assert row["seed"] == 1 and len(row["logprobs"]) == len(row["ids"]) and all(p < 0 for p in row["logprobs"])
 
 
-def test_ctrl_c_ends_the_text_and_not_the_session(run_directory: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_ctrl_c_ends_the_text_and_not_the_session(run_directory: Path, tmp_path: Path) -> None:
     """In a terminal: a long text is broken off, the next line is answered, Ctrl-D ends; the lines are remembered."""
     inner, outer = pty.openpty()
     process = subprocess.Popen(
@@ -283,5 +283,5 @@ def test_ctrl_c_ends_the_text_and_not_the_session(run_directory: Path, tmp_path:
     assert (tmp_path / "pangu/history").read_text().splitlines()[-2:] == ["今天", "北京"]
 
 
-def test_the_common_options_are_here(run_directory: Path) -> None:  # noqa: F811
+def test_the_common_options_are_here(run_directory: Path) -> None:
     assert COMMON and run_directory.is_dir()

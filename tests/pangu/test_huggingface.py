@@ -13,7 +13,6 @@ from pangu.cli import main
 from pangu.config import ModelConfig
 from tests.pangu.convert_files import shapes_of
 from tests.pangu.test_convert_network import save
-from tests.pangu.test_generation_command import run_directory  # noqa: F401 - a fixture
 
 SIZES = {"num_layers": 3, "hidden_size": 16, "num_heads": 4, "ffn_hidden_size": 40, "seq_length": 12, "vocab_size": 50}
 KINDS = [
@@ -77,7 +76,7 @@ def test_a_gpt2_that_others_wrote_is_read(tmp_path: Path) -> None:
     assert load_for_inference(tmp_path / "a.ckpt")[0] == model
 
 
-def test_the_tokenizer_goes_along(run_directory: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
+def test_the_tokenizer_goes_along(run_directory: Path, tmp_path: Path, capsys) -> None:
     from pangu.tokenizer import Tokenizer
 
     out = tmp_path / "exported"

@@ -15,7 +15,7 @@ from pangu.model.network import build, load_weights, read_weights
 from pangu.parameters import TARGET_TABLE
 from pangu.training.loss import Loss
 from pangu.training.objectives.causal import CausalBatch
-from pangu.training.objectives.kinds import Vocabulary, infilled, shuffled
+from pangu.training.objectives.kinds import ObjectiveIds, infilled, shuffled
 from pangu.training.objectives.mixture import Mixture
 from pangu.training.objectives.row_steps import (
     FIELDS,
@@ -32,7 +32,7 @@ END, PAD, MASK, SIZE = 9, 6, 7, 1000
 
 def mixture(end_of_document: int | None = END, **shares: dict) -> Mixture:
     config = ObjectivesConfig.model_validate(shares)
-    return Mixture(config, Vocabulary(SIZE, MASK, (50, 60)), end_of_document, PAD, seed=3, batch_size=4)
+    return Mixture(config, ObjectiveIds(SIZE, MASK, (50, 60)), end_of_document, PAD, seed=3, batch_size=4)
 
 
 def rows_of_documents(count: int, length: int = 33) -> np.ndarray:
@@ -195,10 +195,10 @@ def test_no_counted_step_sees_its_label_or_another_document(name: str) -> None:
 
 def test_texts_with_gaps_and_shuffled_sentences_are_the_prefix_of_what_they_were() -> None:
     source, random = np.arange(10, 210).astype(np.int32), np.random.default_rng(2)
-    gaps = infilled(source, random, Vocabulary(SIZE, MASK))
+    gaps = infilled(source, random, ObjectiveIds(SIZE, MASK))
     assert 0.55 * len(source) < (gaps != MASK).sum() < 0.85 * len(source) and (gaps == MASK).sum() > 5
     assert (np.diff(gaps[gaps != MASK]) > 0).all()
-    mixed = shuffled(source, random, Vocabulary(SIZE, MASK, (50, 60, 100)))
+    mixed = shuffled(source, random, ObjectiveIds(SIZE, MASK, (50, 60, 100)))
     assert sorted(mixed) == source.tolist() and (mixed != source).any()
     assert [int(mixed[np.flatnonzero(mixed == end)[0] - 1]) for end in (50, 60, 100)] == [49, 59, 99]
     rows = np.arange(10, 43)[None].astype(np.int32)

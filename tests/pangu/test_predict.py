@@ -19,10 +19,10 @@ from pangu.checkpoint.contents import contents_of
 from pangu.checkpoint.open import meant_checkpoint
 from pangu.cli import main
 from pangu.commands import generate, predict
-from pangu.distributed.predictor import Prediction, Predictor, shares_of
+from pangu.distributed.predictor import PredictionRequest, Predictor, shares_of
 from pangu.foundation.errors import UserError
 from tests.conftest import REPOSITORY
-from tests.pangu.test_generation_command import COMMON, run_directory  # noqa: F401 - a fixture
+from tests.pangu.test_generation_command import COMMON
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -58,7 +58,7 @@ for prompt in Path(sys.argv[1]).read_text().splitlines():
 """
 
 
-class Faked(Prediction):
+class Faked(PredictionRequest):
     def command(self, prompts: Path) -> list[str]:
         return [sys.executable, "-c", FAKE.format(trouble=self.options[0]), str(prompts)]
 
@@ -173,7 +173,7 @@ def test_weights_that_change_between_two_starts_of_one_call_end_it(tmp_path: Pat
         Predictor(asked, restarts=5).run()
 
 
-def test_the_digests_are_of_contents_and_not_of_paths(run_directory: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_digests_are_of_contents_and_not_of_paths(run_directory: Path, tmp_path: Path) -> None:
     step = meant_checkpoint(run_directory)
     moved = tmp_path / "elsewhere/checkpoints" / step.name
     shutil.copytree(step, moved)
@@ -206,7 +206,7 @@ def test_an_interrupt_stops_all(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == "" and not asked.out.exists()
 
 
-def test_what_is_missing_is_named_before_a_start(run_directory: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
+def test_what_is_missing_is_named_before_a_start(run_directory: Path, tmp_path: Path, capsys) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("今天\n北京\n")
     out = tmp_path / "out.jsonl"
@@ -229,7 +229,7 @@ def test_what_is_missing_is_named_before_a_start(run_directory: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_writes(run_directory: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
+def test_two_processes_write_what_one_writes(run_directory: Path, tmp_path: Path, capsys) -> None:
     """By the script that a person types, from a folder with a space in its name."""
     folder = tmp_path / "a folder"
     folder.mkdir()

@@ -13,11 +13,10 @@ from pangu.commands import report
 from pangu.foundation.errors import UserError
 from pangu.training.sample_texts import SAMPLES, SamplesWriter
 from pangu.training.step_metrics import MetricsWriter
-from tests.pangu.test_generation_command import run_directory  # noqa: F401 - a fixture
 
 
 @pytest.fixture
-def run(run_directory: Path, tmp_path: Path) -> Path:  # noqa: F811
+def run(run_directory: Path, tmp_path: Path) -> Path:
     """A run with two checkpoints, the first of which is the better one, and hostile texts."""
     folder = tmp_path / "run <b>"
     shutil.copytree(run_directory, folder)
@@ -113,12 +112,12 @@ def test_samples_are_those_of_the_weights_and_forget_what_came_after(run: Path, 
     assert capsys.readouterr().err == "warning: samples: no room; training goes on\n"
 
 
-def test_what_a_run_writes_while_it_is_trained_changes_no_bit(run_directory: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_what_a_run_writes_while_it_is_trained_changes_no_bit(run_directory: Path, tmp_path: Path) -> None:
     """By the real trainer, with a tokenizer that fits the network."""
     from pangu.tokenizer import Tokenizer
     from pangu.training.run import train
     from tests.pangu import packed_corpus
-    from tests.pangu.test_train import configuration
+    from tests.pangu.small_run import configuration
 
     size = Tokenizer.load(run_directory / "tokenizer").vocab_size
     corpus = packed_corpus.write(tmp_path / "packed", vocab_size=size)

@@ -380,6 +380,36 @@ def test_the_openai_package_is_served(model: pangu.LanguageModel, port: int) -> 
         client.completions.create(model="none", prompt="x")
 
 
+def test_langchain_is_served(model: pangu.LanguageModel, port: int) -> None:
+    langchain = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
+    where = {"model": "small", "base_url": f"http://127.0.0.1:{port}/v1", "api_key": "none", "seed": 3}
+    completions = langchain.OpenAI(max_tokens=8, temperature=0.8, **where)
+    whole = completions.invoke(PROMPTS[0])
+    assert whole and "".join(completions.stream(PROMPTS[0])) == whole
+    assert completions.batch([PROMPTS[0], PROMPTS[1]])[0] == whole
+    answer = langchain.ChatOpenAI(max_tokens=4, **where).invoke("你好")
+    assert answer.type == "ai" and answer.usage_metadata["output_tokens"] <= 4
+
+
+def test_lm_evaluation_harness_is_served(model: pangu.LanguageModel, port: int) -> None:
+    """Its `local-completions` with the server's own tokenizer gives the log-likelihoods of the model."""
+    clients = pytest.importorskip("lm_eval.models.openai_completions", reason="lm-evaluation-harness is not installed")
+    instance = pytest.importorskip("lm_eval.api.instance").Instance
+    client = clients.LocalCompletionsAPI(
+        model="small",
+        base_url=f"http://127.0.0.1:{port}/v1/completions",
+        tokenizer_backend="remote",
+        max_length=model.config.seq_length - 1,
+    )
+    pairs = [("今天", "天气"), (PROMPTS[1], PROMPTS[0])]
+    asked = [instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+    expected = [float(one.log_probabilities.sum()) for one in model.log_likelihood(pairs)]
+    assert [value for value, _ in client.loglikelihood(asked)] == pytest.approx(expected, abs=1e-6)
+    options = {"until": ["\n"], "max_gen_toks": 6, "temperature": 0}
+    [text] = client.generate_until([instance("generate_until", {}, (PROMPTS[0], options), 0)])
+    assert text == model.generate(PROMPTS[0], max_new_tokens=6, temperature=0, stop_strings=("\n",))
+
+
 def test_the_playground_asks_nobody_else() -> None:
     text = (Path(pangu.__file__).parent / "serving/playground.html").read_text(encoding="utf-8")
     assert not re.search(r"(src|href)=[\"'](?!data:)", text) and "//cdn" not in text

@@ -24,46 +24,7 @@ from pangu.training.run import train
 from pangu.training.step_metrics import read_metrics
 from tests.conftest import REPOSITORY
 from tests.pangu import packed_corpus
-
-STEPS = 24
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    return packed_corpus.write(tmp_path_factory.mktemp("corpus") / "packed")
-
-
-def configuration(corpus: Path, out: Path, **changes: object) -> TrainConfig:
-    model = corpus.parent / "model.yaml"
-    model.write_text(packed_corpus.MODEL)
-    fields = {
-        "data": str(corpus),
-        "out": str(out),
-        "model": str(model),
-        "steps": STEPS,
-        "batch_size": 4,
-        "evaluate_every": 8,
-        "checkpoint_every": 6,
-        "learning_rate": {"peak": 1e-2, "end": 1e-3, "warmup_steps": 3, "decay_steps": STEPS},
-    }
-    return TrainConfig.from_fields(fields | changes, "test")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(corpus: Path, tmp_path_factory) -> Path:
-    """A finished run that others are compared with."""
-    out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    summary = train(configuration(corpus, out))
-    assert summary.step == STEPS and not summary.interrupted
-    return out
-
-
-def assert_same_end(run: Path, expected: Path) -> None:
-    """Same metrics, weights and moments, byte for byte."""
-    assert (run / "metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()
-    for name in (WEIGHTS, OPTIMIZER):
-        last = f"checkpoints/step-{STEPS:08d}/{name}"
-        assert (run / last).read_bytes() == (expected / last).read_bytes(), name
+from tests.pangu.small_run import STEPS, assert_same_end, configuration
 
 
 def test_a_run_learns_and_leaves_everything(uninterrupted: Path) -> None:

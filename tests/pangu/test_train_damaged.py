@@ -10,13 +10,7 @@ from pangu.checkpoint.open import STATE, WEIGHTS, newest_checkpoint, step_direct
 from pangu.checkpoint.save import prune_checkpoints
 from pangu.cli import main
 from pangu.training.run import train
-from tests.pangu import packed_corpus
-from tests.pangu.test_train import configuration
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    return packed_corpus.write(tmp_path_factory.mktemp("corpus") / "packed")
+from tests.pangu.small_run import configuration
 
 
 @pytest.fixture(scope="module")

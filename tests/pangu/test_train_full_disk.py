@@ -16,22 +16,16 @@ import pytest
 
 from pangu.checkpoint.open import WEIGHTS, newest_checkpoint, step_directories
 from pangu.distributed.launch import Launch, Nodes
-from pangu.distributed.predictor import Prediction, Predictor
+from pangu.distributed.predictor import PredictionRequest, Predictor
 from pangu.distributed.supervise import Supervisor
 from pangu.foundation.best_effort import BestEffortFile
 from pangu.foundation.errors import UserError
 from pangu.training.run import train
 from pangu.training.step_metrics import MetricsWriter, read_metrics
 from tests.conftest import REPOSITORY
-from tests.pangu import packed_corpus
-from tests.pangu.test_train import STEPS, assert_same_end, configuration
+from tests.pangu.small_run import STEPS, assert_same_end, configuration
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    return packed_corpus.write(tmp_path_factory.mktemp("corpus") / "packed")
 
 
 @contextlib.contextmanager
@@ -101,13 +95,6 @@ def test_tensorboard_reads_what_is_written(tmp_path: Path) -> None:
     assert events[1].session_log.status == 1 and events[1].step == 8  # forget step 8 and later of older files
     values = {value.tag: value.simple_value for event in events[2:] for value in event.summary.value}
     assert values == {"loss": 2.5, "updated": 1.0, "tokens_per_second": 100.0}
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(corpus: Path, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    train(configuration(corpus, out))
-    return out
 
 
 @pytest.mark.parametrize("victim", ["tensorboard/", "metrics.jsonl", "loss.png"])
@@ -272,9 +259,9 @@ def test_answers_that_do_not_fit_end_predict_with_one_line(small_disk: Path, mon
         " for number in range(100):\n  print('x' * 50_000, flush=True)\n"
         "except OSError:\n discard_standard_output()\n sys.exit(2)"
     )
-    monkeypatch.setattr(Prediction, "command", lambda *_: [sys.executable, "-c", program])
+    monkeypatch.setattr(PredictionRequest, "command", lambda *_: [sys.executable, "-c", program])
     prompts = [f"prompt {number}" for number in range(100)]
-    asked = Prediction(REPOSITORY, prompts, [], "CPU", 1, out, small_disk / "logs")
+    asked = PredictionRequest(REPOSITORY, prompts, [], "CPU", 1, out, small_disk / "logs")
     with pytest.raises(UserError, match=r"No space left|no log in"):
         Predictor(asked, restarts=3).run()
     assert not out.exists() and len(list((small_disk / "logs").glob("start-*"))) == 1

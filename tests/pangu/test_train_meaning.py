@@ -15,12 +15,7 @@ from pangu.training.data import PackedData
 from pangu.training.run import check_start, load_model, train
 from pangu.training.run_directory import check_same_run
 from tests.pangu import packed_corpus
-from tests.pangu.test_train import configuration
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    return packed_corpus.write(tmp_path_factory.mktemp("corpus") / "packed")
+from tests.pangu.small_run import configuration
 
 
 @pytest.fixture(scope="module")

@@ -121,3 +121,11 @@ def test_presets_can_be_applied() -> None:
     for name in StrategySpec.preset_names():
         if name.startswith("pangu-alpha"):
             check_supported(Setup.resolve(StrategySpec.preset(name), Path()))
+
+
+@pytest.mark.parametrize(("mesh", "complaint"), [("pp: 2, dp: 2", "mesh.pp: .* does not end"), ("cp: 2", "mesh.cp: ")])
+def test_experts_on_a_pipeline_or_a_split_sequence_are_one_line(tmp_path: Path, mesh: str, complaint: str) -> None:
+    setup_of(tmp_path, f"batch: {{global: 8}}\nmesh: {{{mesh}}}\n")
+    (tmp_path / "model.yaml").write_text(MODEL + "experts: {count: 4, routing: switch}\n")
+    with pytest.raises(UserError, match=complaint):
+        check_supported(Setup.load(tmp_path / "strategy.yaml"))

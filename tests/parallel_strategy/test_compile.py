@@ -12,7 +12,7 @@ from parallel_strategy.cli import main
 from parallel_strategy.export.group_files import group_file
 from parallel_strategy.mindspore.dryrun import environment, job, stand_in
 from parallel_strategy.mindspore.dryrun.difference import differences, emulated, of_mindspore
-from parallel_strategy.mindspore.dryrun.job import Compiled, compile_rank, complaint
+from parallel_strategy.mindspore.dryrun.job import CompiledRank, compile_rank, complaint
 from parallel_strategy.mindspore.layouts import parameter_layouts
 from parallel_strategy.mindspore.strategy_file import (
     operator_strategy_json,
@@ -44,7 +44,7 @@ def strategy_file(folder: Path, text: str) -> Path:
     return path
 
 
-def assert_same_layouts(setup: Setup, compiled: Compiled, stage: int) -> None:
+def assert_same_layouts(setup: Setup, compiled: CompiledRank, stage: int) -> None:
     expected = {name: layout for name, layout in parameter_layouts(setup).items() if stage in layout.stages}
     for name, layout in expected.items():
         found = compiled.parameters[name]

@@ -12,6 +12,7 @@ from parallel_strategy.search.find import search
 from parallel_strategy.search.shapes import Space
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.model import ModelSpec
+from parallel_strategy.virtual.proof import prove
 from tests.parallel_strategy.strategies import setup_of
 
 MODEL = ModelSpec(
@@ -165,3 +166,13 @@ def test_a_fold_needs_tokens_of_their_own_on_every_rank():
             MODEL, "dgx-h100", "megatron-bridge", batch={"global": 16}, mesh={"dp": 4, "tp": 4, "ep": 4, "etp": 1}
         )
         setup.strategy.check_model(MODEL)
+
+
+def test_the_norm_joins_all_ranks_where_experts_are_split_over_copies_of_the_rest():
+    """With one set of experts over four data-parallel ranks the norm was that of a rank's own part."""
+    model = ModelSpec(
+        num_layers=2, hidden_size=16, num_heads=4, ffn_hidden_size=16, seq_length=8, vocab_size=24, dropout_rate=0.0,
+        experts={"count": 4, "top_k": 2, "ffn_hidden_size": 16, "capacity_factor": 2.0}, compute_dtype="bf16",
+    )  # fmt: skip
+    setup = setup_of(model, "dgx-h100", "megatron-bridge", batch={"global": 8}, mesh={"dp": 4, "etp": 4})
+    assert prove(setup).equal

@@ -37,7 +37,8 @@ example|examples|usage of {name}|layers|forward|backward|end|weights|grads|other
 default|vocab|parameters|vocab size|train documents|train samples|train tokens
 heldout documents|heldout samples|heldout tokens|newly dropped|coming back|heldout|train|of|judged
 idle|gradients|activations|seconds|perplexity|probability|compute|memory|launch
-validation|cost|checkpoints|Configuration|Network|samples|as in the file (JSON, text)|{tokens}; {value} a parameter
+advertisement|validation|cost|checkpoints|Configuration|Network|samples|as in the file (JSON, text)
+{tokens}; {value} a parameter
 Timeline|part|kernels|recomputation|pipeline idle and sends|TFLOP/s achieved|{value} s a step
 whole number above 0|{given} is not text|{given} is not text{hint}
 is out of range; it must be above {bound}|is out of range; it must be below {bound}|{given} is not null

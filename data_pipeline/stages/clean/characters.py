@@ -62,7 +62,8 @@ def unify(text: str) -> str:
     is_translated = _is_translated()
     places = np.flatnonzero(is_translated[np.minimum(points, len(is_translated) - 1)]).tolist()
     if places:
-        table, parts, end = _translation(), [], 0
+        table, end = _translation(), 0
+        parts: list[str] = []
         for place in places:
             parts += (text[end:place], table[ord(text[place])])
             end = place + 1

@@ -64,7 +64,7 @@ def character_classes(
         for character in characters:
             classes[ord(character)] |= kind
     if with_publisher:
-        for first, second in PAIRS:
-            classes[ord(first)] |= survey_flags.PAIR_FIRST
-            classes[ord(second)] |= survey_flags.PAIR_SECOND
+        for pair in PAIRS:
+            classes[ord(pair[0])] |= survey_flags.PAIR_FIRST
+            classes[ord(pair[1])] |= survey_flags.PAIR_SECOND
     return classes

@@ -35,8 +35,8 @@ from pydantic import Field
 
 from data_pipeline import record
 from data_pipeline.engine.relational import connect, sql_string
+from data_pipeline.engine.run_files import checksum
 from data_pipeline.engine.steps import Context, Global, GroupBy, Map, StageSettings
-from data_pipeline.engine.whole import checksum
 from data_pipeline.kernels import contamination
 from data_pipeline.kernels.contamination import Placed
 from data_pipeline.kernels.normal_form import normal_form_table

@@ -31,8 +31,8 @@ import pyarrow.compute as pc
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from data_pipeline import record
+from data_pipeline.engine.run_files import checksum
 from data_pipeline.engine.steps import Context, Global, Map, StageSettings
-from data_pipeline.engine.whole import checksum
 from data_pipeline.kernels import survey
 from data_pipeline.kernels.text_signals import NAMES, text_signals
 from data_pipeline.stages.clean.prose import prose
@@ -148,7 +148,8 @@ class Settings(StageSettings):
 
     @model_validator(mode="after")
     def _rules_exist(self) -> "Settings":
-        for rules in (self, *self.of_source.values()):
+        chosen_rules(self)
+        for rules in self.of_source.values():
             chosen_rules(rules)
         return self
 

@@ -21,8 +21,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from data_pipeline import record
+from data_pipeline.engine.run_files import checksum
 from data_pipeline.engine.steps import Context, Global, Map, StageSettings
-from data_pipeline.engine.whole import checksum
 from pangu.foundation.errors import UserError
 
 SIGNALS = ("quality_score", "quality_bucket", "toxicity_score", "toxicity_bucket", "domain_probability")
@@ -114,8 +114,8 @@ def score(batch: pa.RecordBatch, settings: Settings, models: Sequence[Path]) -> 
         scores = []
         for name in sorted(name for name in by_name if name.startswith(kind)):
             model = _load(by_name[name], by_name[name].stat().st_mtime_ns)
-            columns = _columns(model.labels, wanted)
-            found = model.probabilities(texts, MODEL_BYTES)[:, columns].sum(axis=1, dtype=np.float64)
+            labels = _columns(model.labels, wanted)
+            found = model.probabilities(texts, MODEL_BYTES)[:, labels].sum(axis=1, dtype=np.float64)
             scores.append(np.minimum(found, 1))
         if scores:
             together = np.max(scores, axis=0) if settings.combine == "maximum" else np.mean(scores, axis=0)

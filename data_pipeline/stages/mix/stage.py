@@ -36,8 +36,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 import pangu.foundation.errors
 from data_pipeline import record
+from data_pipeline.engine.run_files import checksum
 from data_pipeline.engine.steps import Context, Global, GroupBy, Map, StageSettings
-from data_pipeline.engine.whole import checksum
 from pangu.foundation.errors import UserError
 from pangu.foundation.settings import Section, checked
 from pangu.foundation.yaml_document import read_document
@@ -71,7 +71,7 @@ def _text_keys(value: Any) -> Any:
     return {str(name): share for name, share in value.items()} if isinstance(value, dict) else value
 
 
-class Preset(Section):
+class MixturePreset(Section):
     """A file of `presets/`."""
 
     weights: dict[str, float] | None = None
@@ -80,9 +80,9 @@ class Preset(Section):
 
 
 @cache
-def load_preset(name: str) -> Preset:
+def load_preset(name: str) -> MixturePreset:
     """Return one of the files in PRESETS."""
-    return checked(Preset, read_document(PRESETS / f"{name}.yaml"))
+    return checked(MixturePreset, read_document(PRESETS / f"{name}.yaml"))
 
 
 class Settings(StageSettings):

@@ -34,13 +34,13 @@ import xxhash
 from pydantic import Field, model_validator
 
 from data_pipeline import record
+from data_pipeline.engine.run_files import checksum
 from data_pipeline.engine.shard import read_batches
 from data_pipeline.engine.steps import Context, Global, Map, StageSettings
-from data_pipeline.engine.whole import checksum
 from data_pipeline.quality.classifier import Classifier, ClassifierSettings
 from data_pipeline.quality.classifier import train as train_classifier
 from data_pipeline.quality.documents import Side, examples, read_documents, sample_texts
-from data_pipeline.quality.ngram_model import LanguageModel, LanguageModelSettings, cut_offs
+from data_pipeline.quality.ngram_model import LanguageModelSettings, NgramModel, cut_offs
 from data_pipeline.quality.ngram_model import train as train_language_model
 from pangu.foundation.errors import UserError
 
@@ -198,11 +198,11 @@ def _write_models(context: Context, needs_documents: bool) -> dict[str, Any]:
     return counts
 
 
-def _model(chosen: ClassifierFrom | LanguageModelFrom, context: Context) -> Classifier | LanguageModel:
+def _model(chosen: ClassifierFrom | LanguageModelFrom, context: Context) -> Classifier | NgramModel:
     """Load or train."""
     if isinstance(chosen, LanguageModelFrom):
         if chosen.model is not None:
-            return LanguageModel.load(Path(chosen.model))
+            return NgramModel.load(Path(chosen.model))
         fields = chosen.model_dump(include=set(LanguageModelSettings.model_fields))
         return train_language_model(
             _sample(chosen.texts, "positives", chosen, context), LanguageModelSettings(**fields)
@@ -264,7 +264,7 @@ def measure(
             columns.append(pa.nulls(batch.num_rows, pa.float64()))
             continue
         model = _loaded(files[role], files[role].stat().st_mtime_ns)
-        if isinstance(model, LanguageModel):
+        if isinstance(model, NgramModel):
             columns.append(pa.array(model.perplexities(texts), from_pandas=True))
         else:
             good = model.probabilities(texts)
@@ -273,8 +273,8 @@ def measure(
 
 
 @lru_cache(maxsize=3)
-def _loaded(path: Path, modified: int) -> Classifier | LanguageModel:
-    return LanguageModel.load(path) if path.stem == "language_model" else Classifier.load(path)
+def _loaded(path: Path, modified: int) -> Classifier | NgramModel:
+    return NgramModel.load(path) if path.stem == "language_model" else Classifier.load(path)
 
 
 def find_cut_offs(context: Context) -> dict[str, Any]:

@@ -48,15 +48,15 @@ def read_archive(
     part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]
 ) -> Iterator[Document | Reject]:
     """Yield the pages of a WARC, the texts of a WET file. What is no page (pictures, HTTP errors) is a reject too."""
-    from data_pipeline.stages.read.warc import WarcReject, read_documents
+    from data_pipeline.stages.read import warc
+    from data_pipeline.stages.read.formats import arc
 
     form = form_of(limits)
-    if part.format == "arc":
-        from data_pipeline.stages.read.formats.arc import read_documents
+    read_documents = arc.read_documents if part.format == "arc" else warc.read_documents
     for found in read_documents(part.path, limits.record_bytes, limits.ratio):
         url = None if found.url is None else repaired(found.url)
         own_id = None if found.record_id is None else repaired(found.record_id)
-        if isinstance(found, WarcReject):
+        if isinstance(found, warc.WarcReject):
             yield Reject(found.offset, repaired(found.reason), own_id, url=url)
         elif at(found.offset):
             record = Document(found.offset, "", own_id, url=url)

@@ -14,8 +14,10 @@ from pangu.foundation.errors import UserError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # what changes when the content of a file does, as the file systems call it
-_STAMPS = ("ETag", "etag", "checksum", "md5Hash", "mtime", "modified", "LastModified", "last_modified", "created")
-_STAMPS += ("modificationTime",)  # of WebHDFS
+_STAMPS = (
+    *("ETag", "etag", "checksum", "md5Hash", "mtime", "modified", "LastModified", "last_modified", "created"),
+    "modificationTime",  # of WebHDFS
+)
 
 
 @dataclass(frozen=True)

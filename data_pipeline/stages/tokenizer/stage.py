@@ -12,9 +12,9 @@ import xxhash
 from pydantic import Field
 
 import pangu.foundation.errors
+from data_pipeline.engine.run_files import checksum
 from data_pipeline.engine.shard import read_batches
 from data_pipeline.engine.steps import ByteSize, Context, Global, InputFile, StageSettings
-from data_pipeline.engine.whole import checksum
 from pangu.foundation.errors import UserError
 
 

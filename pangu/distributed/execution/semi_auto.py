@@ -63,7 +63,8 @@ class SemiAuto(Execution):
                 part = part_of(self.layouts[name], self.world.rank, weights[name])
                 parameter.set_data(Tensor(part, ms.float32), slice_shape=True)
 
-    load_moments = load_weights
+    def load_moments(self, moments: Mapping[str, np.ndarray]) -> None:
+        self.load_weights(moments)
 
     def save(self, run: Path, state: TrainingState, decided: dict) -> Path:
         assert self.job.strategy

@@ -7,6 +7,8 @@ hidden state (Zeng et al. 2021, section 2.2). There is no cache: every new token
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -19,7 +21,7 @@ def fast_gelu(x: torch.Tensor) -> torch.Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
     "gelu_erf": functional.gelu,
     "fast_gelu": fast_gelu,
@@ -55,7 +57,7 @@ class PanguAlphaConfig(PretrainedConfig):
 Past = tuple[torch.Tensor, torch.Tensor] | None
 
 
-def kept_of(cache: object, layers: int) -> list[Past]:
+def kept_of(cache: Any, layers: int) -> list[Past]:
     """Return what a cache of transformers holds of each layer."""
     if cache is None or not cache.get_seq_length():
         return [None] * layers

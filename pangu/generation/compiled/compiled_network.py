@@ -50,7 +50,7 @@ KINDS = {"float32": FP32, "float16": FP16, "uint16": BF16, "int8": INT8, "uint8"
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LowRankAdapter:
     """Low-rank matrices that are added to linear layers without being merged: W x + B (A x).
 
     matrices: {name of a linear layer, e.g. "backbone.blocks.0.attention.dense1": (A [rank, in], B [out, rank])}; B is
@@ -71,7 +71,7 @@ class CompiledNetwork(Network):
         self,
         config: ModelConfig,
         weights: Mapping[str, np.ndarray],
-        adapters: Sequence[Adapter] = (),
+        adapters: Sequence[LowRankAdapter] = (),
         threads: int | None = None,
         additions: Additions = NOTHING,
     ) -> None:
@@ -174,7 +174,7 @@ class CompiledNetwork(Network):
             *(self.matrix(table, None, None) for table in (words, positions, queries, targets)),
         ]
 
-    def adapter_table(self, adapters: Sequence[Adapter]) -> tuple[np.ndarray, int]:
+    def adapter_table(self, adapters: Sequence[LowRankAdapter]) -> tuple[np.ndarray, int]:
         """Return int64 [adapters, layers · parts, 3] and the largest rank."""
         names = [f"{prefix}{name}" for prefix in self.prefixes for name in parameters.LINEAR_LAYERS]
         table = np.zeros((max(1, len(adapters)), len(names), 3), np.int64)

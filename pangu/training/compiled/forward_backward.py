@@ -64,10 +64,9 @@ class Rows:
     @classmethod
     def of(cls, batch: tuple[np.ndarray, ...]) -> "Rows":
         """Return them of arrays with the shapes of `objectives.batch.Batch`."""
-        ids, labels, weights, positions, asked, bias = (np.ascontiguousarray(array) for array in batch)
-        shape = (bias.shape[0], *bias.shape[2:])
-        flat = (array.reshape(-1) for array in (ids, labels, weights, positions, asked))
-        return cls(*flat, bias.reshape(shape))
+        *rows, bias = (np.ascontiguousarray(array) for array in batch)
+        ids, labels, weights, positions, asked = (array.reshape(-1) for array in rows)
+        return cls(ids, labels, weights, positions, asked, bias.reshape(bias.shape[0], *bias.shape[2:]))
 
 
 class Dropping:

@@ -6,7 +6,7 @@ from pangu.tokenizer import Tokenizer
 from pangu.training.data import PackedData
 from pangu.training.objectives.batch import Objective
 from pangu.training.objectives.causal import Causal, DomainCausal
-from pangu.training.objectives.kinds import Vocabulary
+from pangu.training.objectives.kinds import ObjectiveIds
 from pangu.training.objectives.mixture import Mixture
 
 SENTENCE_ENDS = "。！？!?；;…\n▃"
@@ -36,7 +36,7 @@ def objective_of(model: ModelConfig, config: TrainConfig, data: PackedData) -> O
     if needs_mask and asked.mask_id >= data.vocab_size:
         raise UserError(f"objectives.mask_id {asked.mask_id}: the corpus's ids end at {data.vocab_size - 1}")
     ends = sentence_ends(data) if asked.prefix.sentence_shuffle else ()
-    vocabulary = Vocabulary(data.vocab_size, asked.mask_id, ends)
+    vocabulary = ObjectiveIds(data.vocab_size, asked.mask_id, ends)
     return Mixture(asked, vocabulary, end_of_document, data.pad, config.seed, config.batch_size)
 
 

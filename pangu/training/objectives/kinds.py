@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pangu.training.objectives.row_steps import Document, read_in_order
+from pangu.training.objectives.row_steps import RowDocument, read_in_order
 
 # BERT (Devlin et al. 2019): how many tokens are predicted, and what they are replaced by.
 PREDICTED, MASKED, RANDOM = 0.15, 0.8, 0.1
@@ -18,7 +18,7 @@ Steps = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class ObjectiveIds:
     """What the objectives must know of ids. sentence_ends: those after which a sentence is over."""
 
     size: int
@@ -27,7 +27,7 @@ class Vocabulary:
 
 
 def permuted(
-    steps: Steps, row: np.ndarray, document: Document, random: np.random.Generator, *, gaps: bool = False
+    steps: Steps, row: np.ndarray, document: RowDocument, random: np.random.Generator, *, gaps: bool = False
 ) -> None:
     """Read the document in a random order (XLNet, Yang et al. 2019; here the query layer is told what is asked).
 
@@ -43,7 +43,7 @@ def permuted(
     read_in_order(steps, row, document, order)
 
 
-def prefix(steps: Steps, row: np.ndarray, document: Document, random: np.random.Generator) -> None:
+def prefix(steps: Steps, row: np.ndarray, document: RowDocument, random: np.random.Generator) -> None:
     """Let the tokens of a first part all see each other; what comes after it is predicted (UniLM, Dong et al. 2019)."""
     if document.length < 2:
         return
@@ -59,7 +59,7 @@ def see_each_other(steps: Steps, first: int, length: int) -> None:
 
 
 def bidirectional(
-    steps: Steps, row: np.ndarray, document: Document, random: np.random.Generator, vocabulary: Vocabulary
+    steps: Steps, row: np.ndarray, document: RowDocument, random: np.random.Generator, vocabulary: ObjectiveIds
 ) -> None:
     """Predict masked tokens from both sides. The first token is never one: no query row asks for position 0."""
     if document.length < 2:
@@ -79,7 +79,7 @@ def bidirectional(
     steps["last"][here] = document.stop - 1
 
 
-def infilled(source: np.ndarray, random: np.random.Generator, vocabulary: Vocabulary) -> np.ndarray:
+def infilled(source: np.ndarray, random: np.random.Generator, vocabulary: ObjectiveIds) -> np.ndarray:
     """Replace gaps, Poisson(3) tokens long, by one mask each until they take three tenths of the text."""
     left, result, place = round(INFILLED * len(source)), [], 0
     while place < len(source):
@@ -93,22 +93,22 @@ def infilled(source: np.ndarray, random: np.random.Generator, vocabulary: Vocabu
     return np.array(result, np.int32)
 
 
-def shuffled(source: np.ndarray, random: np.random.Generator, vocabulary: Vocabulary) -> np.ndarray:
+def shuffled(source: np.ndarray, random: np.random.Generator, vocabulary: ObjectiveIds) -> np.ndarray:
     """Permute the sentences of a text."""
     ends = np.flatnonzero(np.isin(source[:-1], vocabulary.sentence_ends)) + 1
     sentences = np.split(source, ends)
     return np.concatenate([sentences[index] for index in random.permutation(len(sentences))])
 
 
-Corruption = Callable[[np.ndarray, np.random.Generator, Vocabulary], np.ndarray]
+Corruption = Callable[[np.ndarray, np.random.Generator, ObjectiveIds], np.ndarray]
 
 
 def restored(
     steps: Steps,
     row: np.ndarray,
-    document: Document,
+    document: RowDocument,
     random: np.random.Generator,
-    vocabulary: Vocabulary,
+    vocabulary: ObjectiveIds,
     corruption: Corruption,
 ) -> None:
     """Let a corrupted text be the prefix, and the text itself what is predicted (BART, PALM).

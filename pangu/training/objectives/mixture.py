@@ -9,7 +9,7 @@ from mindspore import nn
 
 from pangu.config import ObjectivesConfig
 from pangu.training.objectives import kinds
-from pangu.training.objectives.kinds import Vocabulary
+from pangu.training.objectives.kinds import ObjectiveIds
 from pangu.training.objectives.row_steps import FIELDS, StepsBatch, causal_steps, documents_of
 
 # Apart from the order of samples, whose Philox stream has the key (seed, epoch).
@@ -22,7 +22,7 @@ class Mixture:
     def __init__(
         self,
         config: ObjectivesConfig,
-        vocabulary: Vocabulary,
+        vocabulary: ObjectiveIds,
         end_of_document: int | None,
         pad: int,
         seed: int,

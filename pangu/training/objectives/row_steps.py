@@ -25,7 +25,7 @@ FIELDS = ("ids", "labels", "weights", "positions", "query_positions", "first", "
 
 
 @dataclass(frozen=True)
-class Document:
+class RowDocument:
     """Steps first .. end-1 of a row; from `stop` on, at most `end`, they are padding."""
 
     first: int
@@ -37,18 +37,18 @@ class Document:
         return self.stop - self.first
 
 
-def documents_of(ids: np.ndarray, end_of_document: int | None, pad: int) -> list[Document]:
+def documents_of(ids: np.ndarray, end_of_document: int | None, pad: int) -> list[RowDocument]:
     """Return the documents of input ids [S]; None: a row is one."""
     ends = np.flatnonzero(ids[:-1] == end_of_document) + 1 if end_of_document is not None else ()
     bounds = [0, *map(int, ends), len(ids)]
     found = []
     for first, end in pairwise(bounds):
         padding = np.flatnonzero(ids[first:end] == pad)
-        found.append(Document(first, end, first + int(padding[0]) if len(padding) else end))
+        found.append(RowDocument(first, end, first + int(padding[0]) if len(padding) else end))
     return found
 
 
-def causal_steps(row: np.ndarray, documents: list[Document], pad: int) -> dict[str, np.ndarray]:
+def causal_steps(row: np.ndarray, documents: list[RowDocument], pad: int) -> dict[str, np.ndarray]:
     """Return {field: int32 [S]} of a row read in its natural order."""
     ids, steps = row[:-1], np.arange(len(row) - 1)
     first = np.concatenate([np.full(one.end - one.first, one.first) for one in documents])
@@ -57,7 +57,7 @@ def causal_steps(row: np.ndarray, documents: list[Document], pad: int) -> dict[s
     return {name: np.array(values, np.int32) for name, values in zip(FIELDS, fields, strict=True)}
 
 
-def read_in_order(steps: dict[str, np.ndarray], row: np.ndarray, document: Document, order: np.ndarray) -> None:
+def read_in_order(steps: dict[str, np.ndarray], row: np.ndarray, document: RowDocument, order: np.ndarray) -> None:
     """Let a document's steps follow an order [n+1] of its places, counted from its first. Changes `steps`."""
     check_order(order, document.length)
     here = slice(document.first, document.stop)

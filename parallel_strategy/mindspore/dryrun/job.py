@@ -28,7 +28,7 @@ CURRENT_STAGE = b"\x08"  # the key of the first field of MindSpore's protobuf, w
 
 
 @dataclass(frozen=True)
-class ParameterLayout:
+class CompiledParameter:
     """As MindSpore has it: tensor_map counts axes of the device matrix from the right, -1 is not split."""
 
     device_matrix: tuple[int, ...]
@@ -39,11 +39,11 @@ class ParameterLayout:
 
 
 @dataclass(frozen=True)
-class Compiled:
+class CompiledRank:
     """One rank's compiled step."""
 
     rank: int
-    parameters: dict[str, ParameterLayout]
+    parameters: dict[str, CompiledParameter]
     collectives: list[CompiledCollective]
     recomputed: dict[str, int]  # operators that run again in backward, with how often in a step
     seconds: float  # in MindSpore's compiler
@@ -63,7 +63,7 @@ def compile_rank(
     load: Path | None = None,
     flags: tuple[str, ...] = (),
     tell: Callable[[float], None] | None = None,
-) -> Compiled:
+) -> CompiledRank:
     """Compile `strategy` for one rank. `keep`: a folder that gets the graph's text; `load`: a file of MindSpore's with
     the splits; `flags`: for the program; `tell`: is called every second with the seconds so far.
 
@@ -98,7 +98,7 @@ def compile_rank(
     recomputed: dict[str, int] = {}
     for node in graph.recomputed:
         recomputed[node.operator] = recomputed.get(node.operator, 0) + graph.runs[node.function]
-    return Compiled(
+    return CompiledRank(
         rank,
         {name: _layout(fields["parameters"][name]) for name in fields["parameters"]},
         read_collectives(graph, rank, setup.model.num_layers, fields["groups"]),
@@ -206,8 +206,8 @@ def load_flags(file: Path, stage: int) -> tuple[str, str]:
     return "--load-operators" if by_place else "--load-strategy", str(file.resolve())
 
 
-def _layout(fields: dict) -> ParameterLayout:
-    return ParameterLayout(
+def _layout(fields: dict) -> CompiledParameter:
+    return CompiledParameter(
         tuple(fields["device_matrix"]),
         tuple(fields["tensor_map"]),
         tuple(fields["shape"]),

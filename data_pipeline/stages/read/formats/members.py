@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from data_pipeline.stages.read.compressed_bytes import BLOCK, FREE_BYTES, Damage, read_stream
 from data_pipeline.stages.read.record_formats import Limits, Reject
@@ -134,7 +134,9 @@ def _tar_members(part: FileRange, limits: Limits) -> Iterator[tuple[str, IO[byte
     stream = _BlockReader(read_stream(part.path, limits.ratio))
     number = -1
     try:
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=BLOCK, errorlevel=0) as archive:  # type: ignore[call-overload]
+        with tarfile.open(  # type: ignore[call-overload]
+            fileobj=stream, mode="r|", bufsize=BLOCK, errorlevel=0, tarinfo=_TarMember
+        ) as archive:
             for number, member in enumerate(archive):
                 if member.isdir() or _is_hidden(member.name):
                     continue
@@ -149,8 +151,26 @@ def _tar_members(part: FileRange, limits: Limits) -> Iterator[tuple[str, IO[byte
     except (tarfile.TarError, EOFError, ValueError) as error:
         yield Reject(number + 1, stream.reason or f"damaged_tar:{' '.join(str(error).split())[:200]}")
         return
-    if stream.reason is not None:
-        yield Reject(number + 1, stream.reason)
+    damage = stream.reason or getattr(archive, "damage", None)
+    if damage is not None:
+        yield Reject(number + 1, damage)
+
+
+class _TarMember(tarfile.TarInfo):
+    """A member whose archive remembers a damaged header: `tarfile` takes that for the end, unless it is the first."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined] # the mark of the end
+            raise
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+            archive.damage = "truncated_tar:it ends without the mark of its end"  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            archive.damage = f"damaged_tar:{error}; what lies behind is not read"  # type: ignore[attr-defined]
+            raise
 
 
 def _is_safe(name: str) -> bool:

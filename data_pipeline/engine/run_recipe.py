@@ -17,7 +17,7 @@ from data_pipeline.engine.heavy_rules import HeavyRules
 from data_pipeline.engine.manifest import Finished, Manifest
 from data_pipeline.engine.plan import Inventory, PlannedStep, plan_step
 from data_pipeline.engine.pool import Job, Pool, describe_system_error
-from data_pipeline.engine.whole import checksum, commit_directory, link, locked
+from data_pipeline.engine.run_files import checksum, commit_directory, link, locked
 from data_pipeline.kernels.first_use import use_python
 from data_pipeline.recipe import Recipe
 from pangu.foundation.errors import UserError

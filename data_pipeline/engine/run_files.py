@@ -13,7 +13,7 @@ from pangu.foundation.directory import commit_directory, make_directory
 from pangu.foundation.errors import UserError, WriteError
 from pangu.foundation.lock import Lock
 
-__all__ = ["Output", "WholeFile", "checksum", "commit_directory", "link", "locked", "write_whole"]
+__all__ = ["Output", "RunFile", "checksum", "commit_directory", "link", "locked", "write_whole"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Output:
     role: str = "kept"
 
 
-class WholeFile(AtomicFile):
+class RunFile(AtomicFile):
     """A file of a run: written in `tmp` under the root, hashed on the way; `commit` makes it appear."""
 
     def __init__(self, root: Path, path: str):
