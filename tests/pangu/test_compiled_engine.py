@@ -245,12 +245,13 @@ def test_a_draft_changes_no_token(config: ModelConfig, weights: Weights, tempera
         stop_ids=(5,) if overflow == "refuse" else (),
         overflow=overflow,  # type: ignore[arg-type]
     )
-    prompts = [IDS[:20], OTHER[:1], IDS[40:70], [], OTHER[:7]]
+    prompts = [IDS[:20], OTHER[:1], IDS[40:70], OTHER[:7]]
 
     class Begins(Generator):
         nothing = OTHER[2:3]  # as the end of a document, of which no tokenizer speaks here
 
-    expected = [result.ids for result in Begins(config, weights).generate(prompts, options)]
+    plain = Begins(config, weights)
+    expected, begun = ([result.ids for result in plain.generate(asked, options)] for asked in (prompts, [[]]))
     for guessing in (
         STORED["int4"](weights),
         random_weights(config) | {"backbone.layernorm.beta": np.ones(64, np.float32)},
@@ -276,6 +277,7 @@ def test_a_draft_changes_no_token(config: ModelConfig, weights: Weights, tempera
         assert [result.ids for result in generator.generate(prompts, options)] == expected
         if temperature == 0 and OUTPUT_MATRIX in guessing:
             assert calls < max(map(len, expected))
+        assert generator.generate([[]], options)[0].ids == begun[0]
     with pytest.raises(UserError, match="no shorter context"):
         Draft(config_of(seq_length=CONTEXT + 1), CompiledNetwork(config, weights))
 

@@ -105,6 +105,8 @@ def test_a_bias_a_stop_and_an_empty_prompt(model: pangu.LanguageModel, port: int
     stopped = completion(port, prompt="今天", max_tokens=4, temperature=0, logit_bias={str(token): 100}, stop=[stop])
     assert stopped["choices"][0]["text"] == "" and stopped["choices"][0]["finish_reason"] == "stop"
     assert completion(port, prompt="", max_tokens=2)["usage"]["completion_tokens"] <= 2
+    begun = completion(port, prompt="", max_tokens=6, temperature=0)["choices"][0]["text"]
+    assert begun == model.generate("", max_new_tokens=6, temperature=0)
     nothing = completion(port, prompt="今天", max_tokens=0, echo=True)
     assert nothing["choices"][0]["text"] == "今天" and nothing["usage"]["completion_tokens"] == 0
 
