@@ -131,7 +131,7 @@ class _Difference:
         words = []
         for axis in self.axes:
             if axis.name == "dp":
-                words.append(letters.get("D") or letters.get("R") or COPIES)
+                words.append(next((letters[one] for one in "DTR" if one in letters), COPIES))
                 continue
             vocabulary = letters.get("V") if self.splits.letters["V"] > 1 else None
             rows = (letters.get("S") or letters.get("R")) if sequence else None
