@@ -13,8 +13,13 @@ FRESH = re.search(r"^fresh\(\) \{.*?^\}$", SCRIPT, re.M | re.S)
 def fresh(file: Path, content: str) -> subprocess.CompletedProcess:
     """Have the script's own function write a file whose content the options of a call decide."""
     assert FRESH
-    program = f'set -euo pipefail\n{FRESH[0]}\ninit() {{ printf \'%s\' "$1" > "$2"; }}\nfresh "$1" init "$2"'
-    return subprocess.run(["bash", "-c", program, "bash", file, content], capture_output=True, text=True)
+    words = REPOSITORY / "run_scripts/words.sh"
+    program = (
+        f'set -euo pipefail\nsource "$3"\n{FRESH[0]}\ninit() {{ printf \'%s\' "$1" > "$2"; }}\nfresh "$1" init "$2"'
+    )
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", program, "bash", file, content, words], capture_output=True, text=True
+    )
 
 
 def test_what_nobody_changed_follows_the_options(tmp_path: Path) -> None:

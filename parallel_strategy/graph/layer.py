@@ -48,6 +48,10 @@ class Shard:
         """Return whether ranks that split an expert together have other tokens each, which they gather for it."""
         return self.expert_tensor > 1 and (self.sequence_parallel or self.expert_tensor != self.tp)
 
+    def biases_sum(self, framework: FrameworkSpec) -> bool:
+        """Return whether the second bias of experts is added to the sum of their parts, and not to one of these."""
+        return framework.partial_gradients and not self.experts_gather
+
 
 def build_layer(
     model: ModelSpec, framework: FrameworkSpec, shard: Shard, *, experts: bool, query: bool = False
@@ -317,8 +321,12 @@ def _gated_or_plain(
     *,
     batch: int = 1,
     expert: bool = False,
+    biased: bool = False,
 ) -> None:
-    """Add up projection, activation, down projection; `batch` experts of `rows` tokens each."""
+    """Add up projection, activation, down projection; `batch` experts of `rows` tokens each.
+
+    biased: the second product adds its bias. A dense layer adds it with the residual stream.
+    """
     element = builder.element
     ups = 2 if model.gated_ffn else 1
     size = float(batch) * rows * width * element
@@ -336,8 +344,6 @@ def _gated_or_plain(
         size=size,
     )
     builder.keep(f"{name}.activation.output", size)
-    # A dense layer adds its own with the residual stream; so do experts, where each rank has a part of its gradient.
-    biased = expert and model.bias and not builder.partial
     builder.matmul(f"{name}.down", rows, hidden, width, batch=batch, bias=biased, expert=expert, split="rows")
 
 
@@ -370,13 +376,14 @@ def _experts(builder: BlockBuilder, model: ModelSpec, framework: FrameworkSpec, 
     per_expert = max(1, int(routed * (split if shard.experts_gather else 1) / here))
     width = experts.ffn_hidden_size // split
     builder.keep(f"{name}.dispatched", per_expert * here * hidden * element)
-    _gated_or_plain(builder, model, framework, name, per_expert, width, hidden, batch=here, expert=True)
+    biased = model.bias and not shard.biases_sum(framework)
+    _gated_or_plain(builder, model, framework, name, per_expert, width, hidden, batch=here, expert=True, biased=biased)
     if shard.experts_gather:
         builder.communicate(f"{name}.scatter", "reduce_scatter", axis, size * split)
     elif split > 1:
         back = "all_reduce" if builder.partial else None
         builder.communicate(f"{name}.reduce", "all_reduce", axis, size, backward=back)
-    if model.bias and builder.partial:
+    if model.bias and shard.biases_sum(framework):
         builder.vector(f"{name}.bias", 2 * size, size, size=size)
         builder.weight(f"{name}.down.bias", (here, hidden), expert=True)
     if shard.ep > 1:

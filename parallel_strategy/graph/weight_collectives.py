@@ -52,7 +52,10 @@ def _cut(program: Program, parameter: Parameter, layer: int) -> Cut:
 
 def is_partial(program: Program, parameter: Parameter) -> bool:
     """Return whether each rank of the tensor group has a part of a whole weight's gradient."""
-    everywhere = program.setup.framework.partial_gradients and parameter.replicated_over_tp
+    framework = program.setup.framework
+    everywhere = framework.partial_gradients and parameter.replicated_over_tp
+    if parameter.expert:  # the second bias of experts: where tokens are gathered for it, each rank has seen all
+        everywhere = everywhere and program.shard.biases_sum(framework)
     return everywhere or parameter.partial_over_tp
 
 

@@ -207,6 +207,7 @@ class Machine:
             program.model, self.devices[rank], stream, layer, block.kind, tokens, own, tensor, shard.tp,
             groups.members("etp", rank).index(rank), tensor * rows if split else None, program.setup.model.vocab_size,
             self.divisor, self.share, program.setup.framework.partial_gradients,
+            shard.biases_sum(program.setup.framework),
         )  # fmt: skip
 
     def _tokens(self, data: int, context: int, micro: int) -> Tokens:

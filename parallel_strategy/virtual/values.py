@@ -56,6 +56,7 @@ class Values:
     divisor: float
     share: float  # of the loss's gradient that begins on this rank; less than 1 where gradients are sums over ranks
     partial: bool  # gradients of activations are sums over the tensor group
+    biases_sum: bool  # `Shard.biases_sum`
     made: dict[str, np.ndarray] = field(default_factory=dict)
     sent: dict[str, np.ndarray] = field(default_factory=dict)
     loss: float = 0.0

@@ -30,6 +30,16 @@ def uninterrupted(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
+def long_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of `small_run.long_configuration`."""
+    from pangu.training.run import train
+
+    out = tmp_path_factory.mktemp("long") / "run"
+    assert train(small_run.long_configuration(corpus, out)).step == small_run.LONG
+    return out
+
+
+@pytest.fixture(scope="session")
 def random_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with one checkpoint of random weights, and beside it the weights alone."""
     from data_pipeline.stages.tokenizer.training_process import train_tokenizer

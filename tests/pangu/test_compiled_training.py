@@ -189,3 +189,20 @@ def test_a_profile_names_the_kernels(tmp_path: Path) -> None:
     profile = json.loads((tmp_path / "run/profile.json").read_text())
     assert {"attention", "feed-forward", "matrices", "loss", "optimizer"} <= profile["by_part"].keys()
     assert 0 < profile["in_kernels"] <= profile["milliseconds"]
+
+
+def test_a_run_computes_with_machine_code_from_disk_only(tmp_path: Path) -> None:
+    """Just compiled, a sum may have another order, and the first run on a machine other bits (`first_use`)."""
+    from pangu.training.compiled import attention_kernels, layer_kernels, loss_kernels, update_kernels
+
+    corpus = packed_corpus.write(tmp_path / "packed")
+    for name, trunk in (("without", False), ("with", True)):
+        model = tmp_path / f"{name}.yaml"
+        model.write_text(f"{packed_corpus.MODEL}\ntarget_in_trunk: {str(trunk).lower()}\n")
+        fields = {"data": str(corpus), "out": str(tmp_path / name), "model": str(model), "steps": 2, "batch_size": 4}
+        train(TrainConfig.from_fields(fields, "test"))
+    modules = (attention_kernels, layer_kernels, loss_kernels, update_kernels)
+    found = {name: one for module in modules for name, one in vars(module).items() if hasattr(one, "stats")}
+    kept = {name: one.stats for name, one in found.items() if one.stats.cache_path}
+    assert len(kept) >= 12 and sum(sum(one.cache_hits.values()) for one in kept.values()) >= 12
+    assert {name: dict(one.cache_misses) for name, one in kept.items() if one.cache_misses} == {}

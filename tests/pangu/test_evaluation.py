@@ -482,7 +482,7 @@ def test_a_learning_curve_has_a_line_for_every_checkpoint(
     assert main([*words, "--checkpoints", "all"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert opened == ["step-00000200", "step-00000400", "step-00001000"]
-    assert lines[0] == ["step", "held", "out", "ocnli"] and [line[0] for line in lines[1:4]] == ["200", "400", "1000"]
+    assert lines[0] == ["step", "validation", "ocnli"] and [line[0] for line in lines[1:4]] == ["200", "400", "1000"]
     assert lines[1][1] == "6.500" and lines[3][1] == "5.250" and len(lines[2]) == 2
     points = json.loads((tmp_path / "out/learning_curve.json").read_text())
     assert [point["step"] for point in points] == [200, 400, 1000] and points[1]["heldout_loss"] is None

@@ -117,10 +117,12 @@ def test_a_call_that_is_killed_goes_on_where_it_was(tmp_path: Path, capsys) -> N
         "sys.exit(Predictor(asked_of(Path(sys.argv[1]), sys.argv[2], workers=2), 0).run())"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), wait], cwd=REPOSITORY)
-    answers = asked.logs / "start-001/answers_1.jsonl"
-    while not (answers.exists() and answers.read_bytes().count(b"\n") == 4):
-        assert process.poll() is None
-        time.sleep(0.02)
+    # both wait now: the first before prompt 2, the second before prompt 9
+    for answered, count in (("answers_0.jsonl", 2), ("answers_1.jsonl", 4)):
+        answers = asked.logs / "start-001" / answered
+        while not (answers.exists() and answers.read_bytes().count(b"\n") == count):
+            assert process.poll() is None
+            time.sleep(0.02)
     process.kill()
     process.wait()
     with pytest.raises(UserError, match="processes of another call are still at work there"):

@@ -24,7 +24,7 @@ from pangu.training.run import train
 from pangu.training.step_metrics import read_metrics
 from tests.conftest import REPOSITORY
 from tests.pangu import packed_corpus
-from tests.pangu.small_run import STEPS, assert_same_end, configuration
+from tests.pangu.small_run import LONG, STEPS, assert_same_end, configuration, long_configuration
 
 
 def test_a_run_learns_and_leaves_everything(uninterrupted: Path) -> None:
@@ -64,23 +64,23 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def test_kill_9_in_a_loop_ends_with_the_same_bits(corpus: Path, uninterrupted: Path, tmp_path: Path) -> None:
+def test_kill_9_in_a_loop_ends_with_the_same_bits(corpus: Path, long_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = command(configuration(corpus, out), tmp_path / "train.yaml")
-    for step in (5, 12):  # before the first checkpoint, and while one is being written
+    words = command(long_configuration(corpus, out), tmp_path / "train.yaml")
+    for step in (5, 250, 251):  # before the first checkpoint, and while one is being written
         process = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for_step(out, step, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
     finished = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
-    assert_same_end(out, uninterrupted)
+    assert_same_end(out, long_run)
     assert not list((out / "checkpoints").glob(".*"))
 
 
-def test_an_interrupt_saves_and_the_run_goes_on(corpus: Path, uninterrupted: Path, tmp_path: Path) -> None:
+def test_an_interrupt_saves_and_the_run_goes_on(corpus: Path, long_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    config = configuration(corpus, out)
+    config = long_configuration(corpus, out)
     process = subprocess.Popen(
         command(config, tmp_path / "train.yaml"), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
     )
@@ -89,9 +89,9 @@ def test_an_interrupt_saves_and_the_run_goes_on(corpus: Path, uninterrupted: Pat
     _, message = process.communicate()
     assert process.returncode == 130, message
     saved = newest_checkpoint(out)
-    assert saved is not None and 3 <= saved.state.step < STEPS
+    assert saved is not None and 3 <= saved.state.step < LONG
     train(config)
-    assert_same_end(out, uninterrupted)
+    assert_same_end(out, long_run)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

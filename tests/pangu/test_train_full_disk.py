@@ -23,7 +23,7 @@ from pangu.foundation.errors import UserError
 from pangu.training.run import train
 from pangu.training.step_metrics import MetricsWriter, read_metrics
 from tests.conftest import REPOSITORY
-from tests.pangu.small_run import STEPS, assert_same_end, configuration
+from tests.pangu.small_run import LONG, STEPS, assert_same_end, configuration, long_configuration
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -184,10 +184,10 @@ def test_a_full_disk_does_not_keep_a_run_from_ending_when_asked(corpus: Path, sm
     assert process.returncode == 2 and "the checkpoint cannot be written" in errors.splitlines()[-1]
 
 
-def test_a_closed_terminal_saves_as_ctrl_c_does(corpus: Path, uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_closed_terminal_saves_as_ctrl_c_does(corpus: Path, long_run: Path, tmp_path: Path) -> None:
     """A shell and the system both send SIGHUP when a terminal closes, and then nobody reads what the run says."""
     run = tmp_path / "run"
-    config = configuration(corpus, run)
+    config = long_configuration(corpus, run)
     process = start(config, tmp_path / "train.yaml")
     wait_until(lambda: len(read_metrics(run)) > 2, process)
     assert process.stderr and process.stdout
@@ -197,9 +197,9 @@ def test_a_closed_terminal_saves_as_ctrl_c_does(corpus: Path, uninterrupted: Pat
     process.send_signal(signal.SIGHUP)
     assert process.wait(timeout=300) == 130
     saved = newest_checkpoint(run)
-    assert saved is not None and 3 <= saved.state.step < STEPS
+    assert saved is not None and 3 <= saved.state.step < LONG
     train(config)
-    assert_same_end(run, uninterrupted)
+    assert_same_end(run, long_run)
 
 
 def test_under_nohup_a_closed_terminal_changes_nothing(corpus: Path, tmp_path: Path) -> None:

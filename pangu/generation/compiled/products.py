@@ -517,7 +517,7 @@ def product(matrix, x, count, y, first, last, scratch):
     address, kind, outputs = column(matrix, ADDRESS), column(matrix, KIND), column(matrix, OUTPUTS)
     inputs, scales = column(matrix, INPUTS), column(matrix, SCALES)
     from_stored = kind == FP32 or inputs % 16 == 0
-    alone, many = count == 1 and from_stored, count >= MANY and from_stored
+    alone, many = count == 1 and from_stored, count >= MANY and from_stored and inputs >= 16
     row = first
     while row + 4 <= last:
         together = PART_ROWS if many else rows_together(inputs)

@@ -10,11 +10,10 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from pangu.config import TrainConfig
-from pangu.foundation.best_effort import warn
 from pangu.generation.compiled.threads import usable_cores
-from pangu.generation.compiled.vectors import is_kept
 from pangu.model import PanguAlpha
 from pangu.model.network import values_of
+from pangu.training.compiled.first_use import compile_apart
 from pangu.training.compiled.forward_backward import ForwardBackward, Rows, Sites
 from pangu.training.compiled.update_kernels import adamw, sum_of_squares
 from pangu.training.optimizer import AdamW, is_decayed
@@ -43,8 +42,7 @@ class CompiledStep:
         self.parameters, self.objective, self.optimizer, self.config = (
             network.trainable_params(), objective, optimizer, config,
         )  # fmt: skip
-        if not is_kept(adamw):  # the last one to be compiled
-            warn("compiling the training step: once on this machine, for about half a minute")
+        compile_apart()
         self.weights = values_of(self.parameters)
         self.moments: Mapping[str, np.ndarray] = {}
         self.passes = ForwardBackward(network.config, self.weights, usable_cores(), sites_of(network), config.recompute)

@@ -28,7 +28,7 @@ def _linear(name: str) -> None:
     def forward(values: Values) -> None:
         y = values.read(_source(values, name)) @ _matrix(values, name)
         bias = values.bias(f"{name}.bias") if name not in ("attention.output", "feed_forward.down") else None
-        if name == "experts.down" and (values.expert_tensor or values.partial):
+        if name == "experts.down" and (values.expert_tensor or values.biases_sum):
             bias = None  # one of those whose parts are summed adds it, or all add it to the sum
         if bias is not None:
             y = y + (bias[:, None] if experts else bias)
