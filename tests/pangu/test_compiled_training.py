@@ -192,7 +192,7 @@ def test_a_profile_names_the_kernels(tmp_path: Path) -> None:
 
 
 def test_a_run_computes_with_machine_code_from_disk_only(tmp_path: Path) -> None:
-    """Just compiled, a sum may have another order, and the first run on a machine other bits (`first_use`)."""
+    """Just compiled, a sum may have another order, and the first run on a machine other bits (`compile_apart`)."""
     from pangu.training.compiled import attention_kernels, layer_kernels, loss_kernels, update_kernels
 
     corpus = packed_corpus.write(tmp_path / "packed")

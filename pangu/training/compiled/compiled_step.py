@@ -13,7 +13,7 @@ from pangu.config import TrainConfig
 from pangu.generation.compiled.threads import usable_cores
 from pangu.model import PanguAlpha
 from pangu.model.network import values_of
-from pangu.training.compiled.first_use import compile_apart
+from pangu.training.compiled.compile_apart import compile_apart
 from pangu.training.compiled.forward_backward import ForwardBackward, Rows, Sites
 from pangu.training.compiled.update_kernels import adamw, sum_of_squares
 from pangu.training.optimizer import AdamW, is_decayed

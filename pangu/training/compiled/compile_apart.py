@@ -1,4 +1,4 @@
-"""Compile every function of a step in a process of its own: `python -m pangu.training.compiled.first_use`.
+"""Compile every function of a step in a process of its own: `python -m pangu.training.compiled.compile_apart`.
 
 Machine code that was just compiled may add up a row in another order than the same code read from disk: seen with
 numba 0.68, in the sum of a softmax. So a run never computes with what it compiles itself; then all runs have the same
@@ -26,7 +26,7 @@ def compile_apart() -> None:
         return
     warn("compiling the training step: once on this machine, for about half a minute")
     beside = Path(pangu.__file__).parents[1]  # where Python finds the package, wherever the run is
-    words = [sys.executable, "-m", "pangu.training.compiled.first_use"]
+    words = [sys.executable, "-m", "pangu.training.compiled.compile_apart"]
     subprocess.run(words, cwd=beside, stdin=subprocess.DEVNULL, capture_output=True)
 
 
