@@ -15,10 +15,10 @@ class Lock:
     """The only process that holds this file or directory, until `close` or the end of the process.
 
     A file is made where there is none, and says who holds it. busy: what to say when another process does; `{holder}`
-    in it becomes that process. Raises UserError and WriteError.
+    in it becomes that process. None: wait until it lets go. Raises UserError and WriteError.
     """
 
-    def __init__(self, path: Path, busy: str) -> None:
+    def __init__(self, path: Path, busy: str | None) -> None:
         is_directory = path.is_dir()
         try:
             flags = os.O_RDONLY if is_directory else os.O_RDWR | os.O_CREAT
@@ -26,7 +26,7 @@ class Lock:
         except (OSError, ValueError) as error:
             raise WriteError(path, error) from None
         try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy is not None else 0))
             if not is_directory:
                 with contextlib.suppress(OSError):  # a full disk keeps nobody out
                     os.ftruncate(self.descriptor, 0)
@@ -34,6 +34,7 @@ class Lock:
         except BlockingIOError:
             holder = "" if is_directory else os.pread(self.descriptor, 200, 0).decode(errors="replace").strip()
             self.close()
+            assert busy is not None
             raise UserError(busy.replace("{holder}", holder or "another process")) from None
         except OSError as error:
             self.close()

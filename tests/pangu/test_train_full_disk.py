@@ -188,7 +188,8 @@ def test_a_closed_terminal_saves_as_ctrl_c_does(corpus: Path, long_run: Path, tm
     """A shell and the system both send SIGHUP when a terminal closes, and then nobody reads what the run says."""
     run = tmp_path / "run"
     config = long_configuration(corpus, run)
-    process = start(config, tmp_path / "train.yaml")
+    # as from a terminal, though the tests themselves may run under nohup
+    process = start(config, tmp_path / "train.yaml", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
     wait_until(lambda: len(read_metrics(run)) > 2, process)
     assert process.stderr and process.stdout
     process.stderr.close()

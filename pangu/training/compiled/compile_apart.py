@@ -5,6 +5,7 @@ numba 0.68, in the sum of a softmax. So a run never computes with what it compil
 bits, the first one on a machine too.
 """
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ import pangu
 from pangu import parameters
 from pangu.config import ModelConfig
 from pangu.foundation.best_effort import warn
+from pangu.foundation.errors import WriteError
+from pangu.foundation.lock import Lock
 from pangu.generation.compiled.vectors import is_kept
 from pangu.training.compiled.forward_backward import ForwardBackward, Rows, Sites
 from pangu.training.compiled.update_kernels import adamw, sum_of_squares
@@ -24,10 +27,15 @@ def compile_apart() -> None:
     """Compile with a word to the user, unless the machine code lies on disk already."""
     if is_kept(adamw):  # the last one to be compiled
         return
-    warn("compiling the training step: once on this machine, for about half a minute")
-    beside = Path(pangu.__file__).parents[1]  # where Python finds the package, wherever the run is
-    words = [sys.executable, "-m", "pangu.training.compiled.compile_apart"]
-    subprocess.run(words, cwd=beside, stdin=subprocess.DEVNULL, capture_output=True)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(WriteError):  # a file system without locks
+            stack.enter_context(Lock(Path(__file__).parent, busy=None))  # two at once may lose each other's code
+        if is_kept(adamw):
+            return
+        warn("compiling the training step: once on this machine, for about half a minute")
+        beside = Path(pangu.__file__).parents[1]  # where Python finds the package, wherever the run is
+        words = [sys.executable, "-m", "pangu.training.compiled.compile_apart"]
+        subprocess.run(words, cwd=beside, stdin=subprocess.DEVNULL, capture_output=True)
 
 
 def take_a_step() -> None:
