@@ -25,6 +25,7 @@ from data_pipeline.extraction.line_model import (
     smoothed,
     thread_probability,
     with_inner_parts,
+    with_tail,
     without_other_articles,
 )
 from data_pipeline.extraction.measures import (
@@ -103,6 +104,7 @@ class Example:
         thread = float(rows[0, PAGE_THREAD]) if len(rows) else 0.0
         kept = kept_lines(self.page, self.kinds, self.posts, probability, thread)
         kept = with_inner_parts(self.page, self.structure, self.part, probability, kept)
+        kept = with_tail(self.page, self.structure, self.part, probability, kept)
         return scores("\n".join(line for line, keep in zip(self.lines, kept, strict=True) if keep), self.gold)[0]
 
 

@@ -34,6 +34,7 @@ MODEL_FILE = Path(__file__).with_name("line_model.json")
 SHARED = 0.4  # how far a line's probability is that of its kind; by cross-validation, 0.2 to 0.6 do as well
 LEAST_PROBABILITY = 0.1  # a line below is never kept
 INNER_PROBABILITY = 0.1  # of a heading, program or table between kept lines
+TAIL_PROBABILITY = 0.2  # of a line of a list, program or table that goes on behind the last kept line
 MAX_PART_LINES = 6  # a heading is no farther behind the kept line before it
 SURE_SHARE = 0.75  # a line is kept that is this sure, of what the surest line of the page is
 SURE_SHARE_OF_THREADS = 0.15  # replies are less sure, and there are many
@@ -184,7 +185,8 @@ def main_text(page: FlatPage, structure: Structure) -> tuple[np.ndarray, np.ndar
     part = whole_parts(page, structure)
     probability = smoothed(page, part, kinds, probability)
     kept = kept_lines(page, kinds, posts, probability, thread)
-    return probability, with_inner_parts(page, structure, part, probability, kept)
+    kept = with_inner_parts(page, structure, part, probability, kept)
+    return probability, with_tail(page, structure, part, probability, kept)
 
 
 def smoothed(page: FlatPage, part: np.ndarray, kinds: np.ndarray, probability: np.ndarray) -> np.ndarray:
@@ -219,6 +221,33 @@ def with_inner_parts(
     is_inside = (own > around) & (own < structure.end[around]) & (after > around) & (after < structure.end[around])
     result = kept.copy()
     result[candidates[is_inside & is_near]] = True
+    return result
+
+
+def with_tail(
+    page: FlatPage, structure: Structure, part: np.ndarray, probability: np.ndarray, kept: np.ndarray
+) -> np.ndarray:
+    """Return the kept lines with the lists, programs and tables that go on behind the last of them, in the element that
+    holds most of them: such parts have nothing kept behind them, and few sentences."""
+    places = np.flatnonzero(kept)
+    if not len(places):
+        return kept
+    counts, nodes = page.line_counts, page.line_node
+    last = int(places[-1])
+    around = int(page.node_parent[nodes[last]])
+    own = nodes[places]
+    while around and 2 * np.count_nonzero((own > around) & (own < structure.end[around])) < len(places):
+        around = int(page.node_parent[around])
+    if not around or page.node_tag[around] in (TAG["body"], TAG["html"]):
+        return kept
+    result = kept.copy()
+    for number in range(last + 1, len(kept)):
+        is_inside = around < nodes[number] < structure.end[around]
+        is_linked = 2 * counts[number, LINKED] > counts[number, CHARACTERS]
+        is_odd = part[number] > 0 or structure.entry[nodes[number]] > 0
+        if not (is_inside and is_odd) or is_linked or probability[number] < TAIL_PROBABILITY:
+            break
+        result[number] = True
     return result
 
 
