@@ -55,7 +55,7 @@ def is_partial(program: Program, parameter: Parameter) -> bool:
     """Return whether each rank of the tensor group has a part of a whole weight's gradient."""
     framework = program.setup.framework
     everywhere = framework.partial_gradients and parameter.replicated_over_tp
-    if parameter.expert:  # the second bias of experts: where tokens are gathered for it, each rank has seen all
+    if parameter.expert:  # the second bias alone may be
         everywhere = everywhere and program.shard.biases_sum(framework)
     return everywhere or parameter.partial_over_tp
 
