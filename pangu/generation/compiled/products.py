@@ -15,6 +15,7 @@ from pangu.generation.compiled.vectors import (
     byte_at,
     compiled,
     divide,
+    every_fourth,
     exponential,
     first_lane,
     float_at,
@@ -78,9 +79,9 @@ MANY_SCRATCH = SUMS + PART_ROWS * PART_TOKENS * 16
 @compiled
 def sum_4(first, second, third, fourth):
     """Return the sums of four vectors, in lanes 0 to 3."""
-    halves = fold_4(fold_8(first, second), fold_8(third, fourth))
+    halves = fold_4(fold_8(first, third), fold_8(second, fourth))
     quarters = fold_2(halves, halves)
-    return fold_1(quarters, quarters)
+    return every_fourth(fold_1(quarters, quarters))
 
 
 @compiled
@@ -236,16 +237,18 @@ def store_four(address, vectors):
 
 
 @compiled
-def fold_four(vectors):
-    """Return half of the tree that adds up each of four vectors."""
-    return fold_4(fold_8(vectors[0], vectors[1]), fold_8(vectors[2], vectors[3]))
+def fold_tokens(first, second, third, fourth):
+    """Return half of the tree that adds up the sums of one row with four tokens: those of token t in lanes 4t.. ."""
+    return fold_4(fold_8(first, third), fold_8(second, fourth))
 
 
 @compiled
 def store_sixteen(sums, y_0, y_1, y_2, y_3):
     """Store the sums of four times four vectors at four addresses."""
-    a, b, c, d = fold_four(sums[0]), fold_four(sums[1]), fold_four(sums[2]), fold_four(sums[3])
-    totals = fold_1(fold_2(a, b), fold_2(c, d))
+    a, b, c, d = sums
+    row_0, row_1 = fold_tokens(a[0], b[0], c[0], d[0]), fold_tokens(a[1], b[1], c[1], d[1])
+    row_2, row_3 = fold_tokens(a[2], b[2], c[2], d[2]), fold_tokens(a[3], b[3], c[3], d[3])
+    totals = fold_1(fold_2(row_0, row_2), fold_2(row_1, row_3))
     store_quarter_0(y_0, totals)
     store_quarter_1(y_1, totals)
     store_quarter_2(y_2, totals)
