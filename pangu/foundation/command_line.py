@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from pangu.foundation.best_effort import NO_ROOM, discard_standard_output, reason_of, warn
+from pangu.foundation.best_effort import NO_ROOM, discard_standard_output, reason_of, say, warn
 from pangu.foundation.errors import UserError
 from pangu.foundation.translation import (
     LANGUAGES,
@@ -62,10 +62,10 @@ def main(package: str, verbs: Mapping[str, str], argv: Sequence[str] | None = No
             use_language("en")
             raise UserError(f"{OPTION} {given}: is unknown; known: {', '.join(LANGUAGES)}")
         if argv[:1] and argv[0].partition("=")[0] == COMPLETION:
-            return print_completion(package, verbs, argv)
-        parser, run = _parser(package, verbs, chosen)
-        arguments = parser.parse_args(argv)
-        code = run(arguments)
+            code = print_completion(package, verbs, argv)
+        else:
+            parser, run = _parser(package, verbs, chosen)
+            code = run(parser.parse_args(argv))
         sys.stdout.flush()
         return code
     except UserError as error:
@@ -193,6 +193,10 @@ class Parser(argparse.ArgumentParser):
         verb = self.prog.rpartition("-m ")[2]
         raise UserError(f"{verb}: {message}{self._hint(message)}; `{self.prog} --help` says more")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write help or the version. Raises OSError, which argparse does not."""
+        print(message, end="", file=file, flush=True)
+
     def _hint(self, message: str) -> str:
         choice = re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message)
         if choice:
@@ -254,16 +258,14 @@ def _mistake(message: str, is_json: bool) -> int:
         place = {name: part for name, part in parts.groupdict().items() if part and name != "what"} if parts else {}
         if "line" in place:
             place["line"] = int(place["line"])
-        _print_json({"error": translated(line), **(place if "line" in place or "field" in place else {})})
-    warn(f"error: {line}")
-    return MISTAKE
-
-
-def _print_json(content: Mapping[str, Any]) -> None:
+        place = place if "line" in place or "field" in place else {}
+        say(json.dumps({"error": translated(line), **place}, ensure_ascii=False))
     try:
-        print(json.dumps(content, ensure_ascii=False), flush=True)
+        sys.stdout.flush()
     except OSError:
         discard_standard_output()
+    warn(f"error: {line}")
+    return MISTAKE
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

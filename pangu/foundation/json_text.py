@@ -39,13 +39,22 @@ def loads(text: str | bytes) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) == len(pairs):
-        return value
-    repeated = RepeatedName(value)
-    names = [name for name, _ in pairs]
-    repeated.name = next(name for name in value if names.count(name) > 1)
+    name = repeated_name(pairs)
+    if name is None:
+        return dict(pairs)
+    repeated = RepeatedName(pairs)
+    repeated.name = name
     return repeated
+
+
+def repeated_name(pairs: Sequence[tuple[str, Any]]) -> str | None:
+    """Return the first name that an object gives again."""
+    seen = set()
+    for name, _ in pairs:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def check_value(value: Any, place: str) -> None:

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pangu.foundation.json_text import repeated_name
 from pangu.serving.protocol import RequestError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -127,7 +128,7 @@ async def read_json(request: Request, policy: Policy) -> Any:
     except ClientDisconnect:
         raise RequestError(400, "the body ended early") from None
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        return json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_object)
     except UnicodeDecodeError:
         raise RequestError(400, "the body is not UTF-8") from None
     except RecursionError:
@@ -138,3 +139,10 @@ async def read_json(request: Request, policy: Policy) -> Any:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    name = repeated_name(pairs)
+    if name is not None:  # readers differ: some take the first value, some the last
+        raise RequestError(400, f"field {name!r}: is there more than once in one object; leave one", name)
+    return dict(pairs)

@@ -49,8 +49,11 @@ class Shard:
         return self.expert_tensor > 1 and (self.sequence_parallel or self.expert_tensor != self.tp)
 
     def biases_sum(self, framework: FrameworkSpec) -> bool:
-        """Return whether the second bias of experts is added to the sum of their parts, and not to one of these."""
-        return framework.partial_gradients and not self.experts_gather
+        """Return whether the second bias of experts is added to what the tensor group has summed, as MindSpore does.
+
+        Else it is added to one of the parts. Where other ranks split an expert, or tokens are gathered, each rank that
+        has the bias sees all tokens of its gradient."""
+        return framework.partial_gradients and self.expert_tensor == self.tp and not self.experts_gather
 
 
 def build_layer(

@@ -21,6 +21,7 @@ from parallel_strategy.graph.program import Cut, Program
 from parallel_strategy.graph.recompute import skipped_again
 from parallel_strategy.mindspore.pangu_network import WORD_TABLES, is_table, is_turned, released_name
 
+GRADIENTS, WEIGHTS = "gradients.", "weights."  # how the names of what is sent here begin
 SCALAR_BYTES = 4.0
 STORED_BYTES = 4  # of a weight as the optimizer has it
 OUTSIDE = -1  # the layer of what is about many
@@ -54,7 +55,7 @@ def is_partial(program: Program, parameter: Parameter) -> bool:
     """Return whether each rank of the tensor group has a part of a whole weight's gradient."""
     framework = program.setup.framework
     everywhere = framework.partial_gradients and parameter.replicated_over_tp
-    if parameter.expert:  # the second bias of experts: where tokens are gathered for it, each rank has seen all
+    if parameter.expert:  # the second bias alone may be
         everywhere = everywhere and program.shard.biases_sum(framework)
     return everywhere or parameter.partial_over_tp
 

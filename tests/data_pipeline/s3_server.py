@@ -1,12 +1,13 @@
 """An S3 server of one bucket, as far as fsspec's s3fs asks: objects appear whole, as they do there."""
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+from tests.http_server import serve
 
 Objects = dict[str, bytes]
 
@@ -16,13 +17,8 @@ def s3_server(before_put: Callable[[str], None] = lambda key: None) -> Iterator[
     """Serve until the end of the block: (address, the objects by `bucket/key`). `before_put(key)` is called when half
     of an object has come."""
     objects: Objects = {}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(objects, before_put))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", objects
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serve(_handler(objects, before_put)) as address:
+        yield f"http://{address}", objects
 
 
 def _handler(objects: Objects, before_put: Callable[[str], None]) -> type[BaseHTTPRequestHandler]:

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -20,6 +19,7 @@ from data_pipeline.cli import main
 from data_pipeline.report.collect import Amounts, collect
 from data_pipeline.report.escape import text
 from tests.data_pipeline.conftest import make_text, run_recipe, write_jsonl
+from tests.http_server import serve
 
 PASSAGE = "战国无双三是由光荣开发的战国无双系列的正统第三续作，以三大故事为主轴，分别是关东三国志与战国三杰。"
 SECTIONS = (
@@ -51,10 +51,8 @@ class _Requests(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """A server that nothing may ask anything."""
-    listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Requests)
-    threading.Thread(target=listener.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{listener.server_port}"
-    listener.shutdown()
+    with serve(_Requests) as address:
+        yield f"http://{address}"
 
 
 @pytest.fixture(scope="module")

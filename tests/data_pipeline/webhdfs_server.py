@@ -4,11 +4,12 @@ As there, a file is made empty and grows by appending, nothing is renamed onto a
 on to another address."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.http_server import serve
 
 Files = dict[str, bytes]
 
@@ -19,13 +20,8 @@ def webhdfs_server(before_append: Callable[[str], None] = lambda path: None) -> 
     bytes of a file have come and are not written yet."""
     files: Files = {}
     times: dict[str, int] = {}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(files, times, before_append))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"127.0.0.1:{server.server_port}", files
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serve(_handler(files, times, before_append)) as address:
+        yield address, files
 
 
 def _handler(files: Files, times: dict[str, int], before_append: Callable[[str], None]) -> type[BaseHTTPRequestHandler]:

@@ -45,6 +45,9 @@ def run(arguments):
     match arguments.what:
         case "mistake":
             raise UserError("file.yaml:3: field 'a.b': is unknown; did you mean 'c'?")
+        case "late-mistake":
+            print("so far")
+            raise UserError("wrong")
         case "two-lines":
             raise UserError("first\\nsecond")
         case "missing-file":
@@ -178,6 +181,26 @@ def test_a_stream_that_is_closed_is_no_error_and_nothing_goes_elsewhere(closed: 
     done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, timeout=120)
     assert done.returncode == code and done.stderr == b""
     assert bool(done.stdout) == (closed == "<")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["--help", "--version", "--print-completion bash", "sizes", "sizes --help"])
+def test_a_full_disk_is_one_line_whatever_was_to_be_printed(words: str, unbuffered: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m pangu {words} > /dev/full"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered, "LANG": "C"}
+    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, env=environment, timeout=120)
+    said = b"error: standard output: cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_a_mistake_is_the_only_line_where_the_disk_is_full(example: str) -> None:
+    program = f"import {example}, sys; from pangu.foundation import command_line; "
+    program += f"sys.exit(command_line.main({example!r}, {{'greet': ''}}))"
+    path = Path(str(sys.modules[example].__file__)).parent.parent
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} greet late-mistake > /dev/full"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "", "PYTHONPATH": f"{path}{os.pathsep}{REPOSITORY}"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, env=environment, timeout=120)
+    assert (done.returncode, done.stderr) == (2, b"error: wrong\n")
 
 
 def test_the_help_of_a_package_names_every_exit_code() -> None:

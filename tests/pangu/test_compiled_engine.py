@@ -118,6 +118,15 @@ def test_a_prompt_of_any_width_has_the_bits_of_its_tokens(widths: tuple[int, int
     np.testing.assert_array_equal(one_by_one(network.open(1, 112), 0, IDS), expected)
 
 
+@pytest.mark.parametrize("slots", [1, CONTEXT])
+def test_rows_of_numbers_begin_at_cache_lines(network: CompiledNetwork, slots: int) -> None:
+    batch = network.open(2, slots)
+    widths = {"STREAM", "Q", "K", "V", "ATTENDED", "INNER_ROWS", "SCRATCH", "KEY_CACHE", "VALUE_CACHE"}
+    for name in widths:
+        array = batch.arrays[name]
+        assert array.ctypes.data % 64 == 0 and array.strides[-2] % 64 == 0, name
+
+
 def test_a_released_row_remembers_nothing(network: CompiledNetwork) -> None:
     batch = network.open(1, 128)
     batch.read([RowTokens(0, OTHER)])

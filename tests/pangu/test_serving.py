@@ -29,7 +29,7 @@ from starlette.routing import Route
 from pangu.serving import connection, guard
 from pangu.serving.events import Event
 from pangu.serving.protocol import Message, RequestError, check_conversation
-from pangu.serving.scheduler import QueueFull
+from pangu.serving.scheduler import QueueFull, Scheduler
 from tests.pangu.served_model import answering, ask, completion, running, scheduler_of, serving, step
 
 PROMPTS = ["今天天气很好", "北京是中国的首都", "人", "他说：“你好！”然后就走了，再也没有回来。" * 3]
@@ -176,6 +176,17 @@ HOSTILE = {
     "no time": (b'{"prompt": "x", "deadline": 0}', 400, "deadline"),
     "more answers than places": (json.dumps({"prompt": ["x"] * 64, "n": 16}).encode(), 400, "at most"),
     "a long name": (json.dumps({"prompt": "x", "model": "m" * 10**5}).encode(), 400, "model"),
+    "a name twice": (
+        b'{"prompt": "x", "max_tokens": 1, "prompt": "y"}',
+        400,
+        "field 'prompt': is there more",
+    ),
+    "a name twice within": (
+        b'{"prompt": "x", "logit_bias": {"1": 0, "1": 0}}',
+        400,
+        "field '1': is there more",
+    ),
+    "a name twice, escaped": (b'{"prompt": "x", "n": 1, "\\u006e": 1}', 400, "field 'n': is there more"),
     "nothing": (b"", 400, "not JSON"),
     "half a body": (b'{"prompt": "x"', 400, "not JSON"),
 }
@@ -311,12 +322,15 @@ def test_a_key_is_asked_for(model: pangu.LanguageModel) -> None:
         assert status == 405 and "does not take GET" in answer["error"]["message"]
 
 
-def test_a_full_queue_says_when_to_come_back(model: pangu.LanguageModel) -> None:
+def test_a_full_queue_says_when_to_come_back(model: pangu.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_go, parts = threading.Event(), Scheduler._parts  # no step before the queue has been seen
+    monkeypatch.setattr(Scheduler, "_parts", lambda self: may_go.wait(60) and parts(self))
     with serving(model, rows=1, most_waiting=1) as port:
         with ThreadPoolExecutor(1) as pool:
-            busy = pool.submit(completion, port, prompt="人", max_tokens=400, n=2)
+            busy = pool.submit(completion, port, prompt="人", max_tokens=4, n=2)
             wait_for(port, "pangu_waiting 1")
             status, answer, headers = ask(port, "/v1/completions", {"prompt": "人", "max_tokens": 1})
+            may_go.set()
             busy.result()
         assert status == 429 and headers["retry-after"] == "1" and answer["error"]["code"] == "queue_full"
         assert completion(port, prompt="人", max_tokens=2, n=2)["choices"]

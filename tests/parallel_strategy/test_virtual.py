@@ -39,6 +39,19 @@ def test_any_layout_in_float32(asked):
     assert proof.equal, (proof.problem, proof.differences)
 
 
+@pytest.mark.parametrize("mesh", [{"dp": 2, "tp": 2}, {"dp": 2, "tp": 2, "ep": 2}, {"dp": 3, "tp": 2, "etp": 1}])
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+def test_the_second_bias_of_experts_counts_once(mesh, sequence_parallel):
+    """Also where a recomputation keeps what collectives have brought, and where other ranks split an expert."""
+    asked = setup_of(
+        tiny_model("experts", 2), "cloudbrain2-2048", "mindspore-2.10",
+        mesh=mesh, batch={"global": 12, "micro": 2}, recompute={"mode": "full", "mp_comm": False},
+        tensor={"sequence_parallel": sequence_parallel},
+    )  # fmt: skip
+    proof = prove(asked)
+    assert proof.equal, (proof.problem, proof.differences)
+
+
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_with_every_level_of_optimizer_sharding(schedule, level):

@@ -193,12 +193,12 @@ def write_old_windows(context: Context) -> dict[str, int]:
         rows = pq.read_table(file.path, columns=["fingerprint", "is_old"])
         shared.append(rows.filter(pc.equal(rows.column("is_old"), 1)).column("fingerprint").to_numpy())
     wanted = np.unique(np.concatenate(shared))
-    _, windows = write_old_numbers(
+    _, written = write_old_numbers(
         context,
         released_batches(Path(settings.against)),
         lambda batch: window_rows(batch["text"], np.arange(batch.num_rows), wanted, settings)["window_hash"].to_numpy(),
     )
-    return {"old_windows": windows}
+    return {"old_windows": written}
 
 
 def fingerprint_batch(batch: pa.RecordBatch, settings: SubstringSettings, old: Sequence[Path]) -> pa.RecordBatch:

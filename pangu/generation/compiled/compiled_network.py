@@ -38,6 +38,7 @@ from pangu.generation.compiled.products import (
     STRIDED,
 )
 from pangu.generation.compiled.threads import Team
+from pangu.generation.compiled.vectors import LANES, aligned_zeros
 from pangu.generation.decoding_batch import DecodingBatch, Network, RowTokens
 from pangu.quantization.quantized_file import OUTPUT_MATRIX, SCALE, is_stored_turned
 
@@ -104,7 +105,9 @@ class CompiledNetwork(Network):
 
     def matrix(self, weight: np.ndarray, scale: np.ndarray | None, bias: np.ndarray | None) -> list[int]:
         """Return the row of a matrix [out, in] in the table."""
-        weight = np.ascontiguousarray(weight)
+        if not weight.flags.c_contiguous:
+            turned, weight = weight, aligned_zeros(weight.shape, weight.dtype)
+            weight[...] = turned
         row = [0] * COLUMNS
         row[:4] = self.keep(weight), KINDS[weight.dtype.name], weight.shape[0], weight.shape[1]
         if weight.dtype == np.uint8:
@@ -271,13 +274,13 @@ class CompiledBatch(DecodingBatch):
         self.network, self.rows, self.slots = network, rows, slots
         self.lengths = np.zeros(rows, np.int64)
         self.tokens = max(CHUNK, rows)
-        value_width = -(-config.head_size // 16) * 16
+        value_width = -(-config.head_size // LANES) * LANES
         cache = (config.num_layers, rows, config.num_heads)
         self.first = network.additions.prefix_length  # the slot of a row's first token
-        slots = slots + -(-self.first // 16) * 16
+        slots = -(-slots // LANES) * LANES + -(-self.first // LANES) * LANES
         self.arrays = self.working_memory(slots, value_width)
-        self.arrays["KEY_CACHE"] = np.zeros((*cache, config.head_size, slots), np.float32)
-        self.arrays["VALUE_CACHE"] = np.zeros((*cache, slots, value_width), np.float32)
+        self.arrays["KEY_CACHE"] = aligned_zeros((*cache, config.head_size, slots))
+        self.arrays["VALUE_CACHE"] = aligned_zeros((*cache, slots, value_width))
         if network.additions.prefix is not None:
             self.begin_with(network.additions.prefix)
         self.arrays |= {"MATRICES": network.matrices, "NORMS": network.norms, "END_NORM": network.end_norm}
@@ -338,9 +341,9 @@ class CompiledBatch(DecodingBatch):
             "ENTRY": np.zeros(entries, np.int64),
             "GATE": np.zeros(entries, np.float32),
             "START": np.zeros((2, groups + 1), np.int64),
-            "SORTED": np.zeros((entries, hidden), np.float32),
-            "EXPERT_OUT": np.zeros((entries, hidden), np.float32),
-            "INNER_ROWS": np.zeros((entries, self.network.config.ffn_hidden_size), np.float32),
+            "SORTED": aligned_zeros((entries, hidden)),
+            "EXPERT_OUT": aligned_zeros((entries, hidden)),
+            "INNER_ROWS": aligned_zeros((entries, self.network.config.ffn_hidden_size)),
         }
         sizes = {"EXPERTS": asked.count, "CHOICES": asked.choices, "SHARED": asked.shared}
         return sizes | {"UNIT_GATE": int(asked.unit_gate)}
@@ -356,10 +359,10 @@ class CompiledBatch(DecodingBatch):
         hidden, inner = config.hidden_size, config.ffn_hidden_size
         widths = dict.fromkeys(("STREAM", "CHOSEN", "NORMED", "ASKED", "Q", "K", "V", "ATTENDED", "PROJECTED"), hidden)
         widths |= {"INNER_ROWS": inner, "NARROW": 3 * self.network.rank, "LOGITS": config.vocab_size}
-        arrays = {name: np.zeros((tokens, width), np.float32) for name, width in widths.items()}
+        arrays = {name: aligned_zeros((tokens, width)) for name, width in widths.items()}
         count = config.experts.count if config.experts else 0
-        scratch = max(4 * hidden, 4 * inner, MANY_SCRATCH, 2 * slots, count) + 16
-        arrays["SCRATCH"] = np.zeros((self.network.team.threads, scratch), np.float32)
+        scratch = max(4 * hidden, 4 * inner, MANY_SCRATCH, 2 * slots, count) + LANES
+        arrays["SCRATCH"] = aligned_zeros((self.network.team.threads, -(-scratch // LANES) * LANES))
         arrays |= {name: np.zeros(tokens, np.int64) for name in ("IDS", "AT", "ASKS", "SLOT", "ADAPTER")}
         arrays |= {"RUN": np.zeros((tokens, 3), np.int64), "WANT": np.zeros((tokens, 2), np.int64)}
         counters = config.num_layers * phases.PHASES + phases.LAST_PHASES

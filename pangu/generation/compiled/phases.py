@@ -30,6 +30,7 @@ from pangu.generation.compiled.products import (
     widen,
 )
 from pangu.generation.compiled.vectors import (
+    LINE,
     add,
     claim,
     compiled,
@@ -96,7 +97,6 @@ PLACES = (SIZES + " " + ADDRESSES).split()
 FINAL_NORM, LOGITS_PHASE, LAST_PHASES = range(3)
 
 COUNT_BITS = 20  # of a counter; above them the number of the call that it counts for
-LINE = 64  # bytes of a counter's cache line
 # Multiplications that a block should have, a few µs, and the most blocks of a phase.
 BLOCK_PRODUCTS = 1 << 17
 MOST_BLOCKS = 48

@@ -15,6 +15,7 @@ from pangu.generation.compiled.vectors import (
     byte_at,
     compiled,
     divide,
+    every_fourth,
     exponential,
     first_lane,
     float_at,
@@ -78,9 +79,9 @@ MANY_SCRATCH = SUMS + PART_ROWS * PART_TOKENS * 16
 @compiled
 def sum_4(first, second, third, fourth):
     """Return the sums of four vectors, in lanes 0 to 3."""
-    halves = fold_4(fold_8(first, second), fold_8(third, fourth))
+    halves = fold_4(fold_8(first, third), fold_8(second, fourth))
     quarters = fold_2(halves, halves)
-    return fold_1(quarters, quarters)
+    return every_fourth(fold_1(quarters, quarters))
 
 
 @compiled
@@ -227,48 +228,56 @@ def load_four(address):
 
 
 @compiled
-def store_four(address, first, second, third, fourth):
+def store_four(address, vectors):
     """Store four neighbouring vectors."""
-    store(address, first)
-    store(address + 64, second)
-    store(address + 128, third)
-    store(address + 192, fourth)
+    store(address, vectors[0])
+    store(address + 64, vectors[1])
+    store(address + 128, vectors[2])
+    store(address + 192, vectors[3])
 
 
 @compiled
-def store_sixteen(a, b, c, d, y_0, y_1, y_2, y_3):
+def fold_tokens(first, second, third, fourth):
+    """Return half of the tree that adds up the sums of one row with four tokens: those of token t in lanes 4t.. ."""
+    return fold_4(fold_8(first, third), fold_8(second, fourth))
+
+
+@compiled
+def store_sixteen(sums, y_0, y_1, y_2, y_3):
     """Store the sums of four times four vectors at four addresses."""
-    sums = fold_1(
-        fold_2(fold_4(fold_8(a[0], a[1]), fold_8(a[2], a[3])), fold_4(fold_8(b[0], b[1]), fold_8(b[2], b[3]))),
-        fold_2(fold_4(fold_8(c[0], c[1]), fold_8(c[2], c[3])), fold_4(fold_8(d[0], d[1]), fold_8(d[2], d[3]))),
-    )
-    store_quarter_0(y_0, sums)
-    store_quarter_1(y_1, sums)
-    store_quarter_2(y_2, sums)
-    store_quarter_3(y_3, sums)
+    a, b, c, d = sums
+    row_0, row_1 = fold_tokens(a[0], b[0], c[0], d[0]), fold_tokens(a[1], b[1], c[1], d[1])
+    row_2, row_3 = fold_tokens(a[2], b[2], c[2], d[2]), fold_tokens(a[3], b[3], c[3], d[3])
+    totals = fold_1(fold_2(row_0, row_2), fold_2(row_1, row_3))
+    store_quarter_0(y_0, totals)
+    store_quarter_1(y_1, totals)
+    store_quarter_2(y_2, totals)
+    store_quarter_3(y_3, totals)
 
 
 @compiled
-def four_by_four(weights, x, y, y_width, inputs, ahead):
-    """Multiply four rows of fp32 weights with four tokens of x -> four numbers in each of four rows of y.
+def multiply_sixteen(sums, rows, step, x, steps, ahead, ahead_step, ahead_lines):
+    """Add the products of four rows of weights with four tokens to sixteen sums: four tuples of four, one a token.
 
-    ahead: where weights lie that come later, or 0.
+    rows, x: addresses of the first vectors; step: bytes from a vector of weights to the next of its row. ahead: weights
+    to ask for meanwhile, ahead_lines (1 or 4) cache lines every ahead_step bytes; an address of 0: none.
     """
-    row_0, row_1 = weights, weights + 4 * inputs
-    row_2, row_3 = row_1 + 4 * inputs, row_1 + 8 * inputs
-    x_0, x_1 = x, x + 4 * inputs
-    x_2, x_3 = x_1 + 4 * inputs, x_1 + 8 * inputs
-    a_0 = spread(_ZERO)
-    a_1, a_2, a_3, b_0, b_1, b_2, b_3 = a_0, a_0, a_0, a_0, a_0, a_0, a_0
-    c_0, c_1, c_2, c_3, d_0, d_1, d_2, d_3 = a_0, a_0, a_0, a_0, a_0, a_0, a_0, a_0
-    for place in range(0, inputs // 16 * 64, 64):
+    a_0, a_1, a_2, a_3 = sums[0]
+    b_0, b_1, b_2, b_3 = sums[1]
+    c_0, c_1, c_2, c_3 = sums[2]
+    d_0, d_1, d_2, d_3 = sums[3]
+    row_0, row_1, row_2, row_3 = rows
+    x_0, x_1, x_2, x_3 = x
+    for place in range(0, 64 * steps, 64):
         if ahead:
-            prefetch(ahead + 4 * place)
-            prefetch(ahead + 4 * place + 64)
-            prefetch(ahead + 4 * place + 128)
-            prefetch(ahead + 4 * place + 192)
-        weight_0, weight_1 = load_fp32(row_0 + place), load_fp32(row_1 + place)
-        weight_2, weight_3 = load_fp32(row_2 + place), load_fp32(row_3 + place)
+            prefetch(ahead)
+            if ahead_lines == 4:
+                prefetch(ahead + 64)
+                prefetch(ahead + 128)
+                prefetch(ahead + 192)
+            ahead += ahead_step
+        weight_0, weight_1, weight_2, weight_3 = load_fp32(row_0), load_fp32(row_1), load_fp32(row_2), load_fp32(row_3)
+        row_0, row_1, row_2, row_3 = row_0 + step, row_1 + step, row_2 + step, row_3 + step
         value = load_fp32(x_0 + place)
         a_0, a_1 = fma(weight_0, value, a_0), fma(weight_1, value, a_1)
         a_2, a_3 = fma(weight_2, value, a_2), fma(weight_3, value, a_3)
@@ -281,10 +290,28 @@ def four_by_four(weights, x, y, y_width, inputs, ahead):
         value = load_fp32(x_3 + place)
         d_0, d_1 = fma(weight_0, value, d_0), fma(weight_1, value, d_1)
         d_2, d_3 = fma(weight_2, value, d_2), fma(weight_3, value, d_3)
-    store_sixteen(
-        (a_0, a_1, a_2, a_3), (b_0, b_1, b_2, b_3), (c_0, c_1, c_2, c_3), (d_0, d_1, d_2, d_3),
-        y, y + 4 * y_width, y + 8 * y_width, y + 12 * y_width,
-    )  # fmt: skip
+    return (a_0, a_1, a_2, a_3), (b_0, b_1, b_2, b_3), (c_0, c_1, c_2, c_3), (d_0, d_1, d_2, d_3)
+
+
+@compiled
+def sixteen_zeros():
+    """Return sums to begin with."""
+    zero = spread(_ZERO)
+    four = zero, zero, zero, zero
+    return four, four, four, four
+
+
+@compiled
+def four_by_four(weights, x, y, y_width, inputs, ahead):
+    """Multiply four rows of fp32 weights with four tokens of x -> four numbers in each of four rows of y.
+
+    ahead: where weights lie that come later, or 0.
+    """
+    width = 4 * inputs
+    rows = weights, weights + width, weights + 2 * width, weights + 3 * width
+    tokens = x, x + width, x + 2 * width, x + 3 * width
+    sums = multiply_sixteen(sixteen_zeros(), rows, 64, tokens, inputs // 16, ahead, 256, 4)
+    store_sixteen(sums, y, y + 4 * y_width, y + 8 * y_width, y + 12 * y_width)
     if inputs % 16:
         for token in range(4):
             add_rest(weights, x + 4 * token * inputs, y + 4 * token * y_width, 4, inputs)
@@ -431,40 +458,18 @@ def tile(weights, x_0, x_1, x_2, x_3, steps, sums, is_first, is_last, y_0, y_1, 
 
     ahead, ahead_step: weights to ask for meanwhile, and bytes of 16 of them; an address of 0: none.
     """
-    a_0 = spread(_ZERO)
-    a_1, a_2, a_3, b_0, b_1, b_2, b_3 = a_0, a_0, a_0, a_0, a_0, a_0, a_0
-    c_0, c_1, c_2, c_3, d_0, d_1, d_2, d_3 = a_0, a_0, a_0, a_0, a_0, a_0, a_0, a_0
+    found = sixteen_zeros()
     if not is_first:
-        a_0, a_1, a_2, a_3 = load_four(sums)
-        b_0, b_1, b_2, b_3 = load_four(sums + 256)
-        c_0, c_1, c_2, c_3 = load_four(sums + 512)
-        d_0, d_1, d_2, d_3 = load_four(sums + 768)
-    for place in range(0, 64 * steps, 64):
-        if ahead:
-            prefetch(ahead)
-            ahead += ahead_step
-        weight_0, weight_1, weight_2, weight_3 = load_four(weights + 4 * place)
-        value = load_fp32(x_0 + place)
-        a_0, a_1 = fma(weight_0, value, a_0), fma(weight_1, value, a_1)
-        a_2, a_3 = fma(weight_2, value, a_2), fma(weight_3, value, a_3)
-        value = load_fp32(x_1 + place)
-        b_0, b_1 = fma(weight_0, value, b_0), fma(weight_1, value, b_1)
-        b_2, b_3 = fma(weight_2, value, b_2), fma(weight_3, value, b_3)
-        value = load_fp32(x_2 + place)
-        c_0, c_1 = fma(weight_0, value, c_0), fma(weight_1, value, c_1)
-        c_2, c_3 = fma(weight_2, value, c_2), fma(weight_3, value, c_3)
-        value = load_fp32(x_3 + place)
-        d_0, d_1 = fma(weight_0, value, d_0), fma(weight_1, value, d_1)
-        d_2, d_3 = fma(weight_2, value, d_2), fma(weight_3, value, d_3)
+        found = load_four(sums), load_four(sums + 256), load_four(sums + 512), load_four(sums + 768)
+    rows = weights, weights + 64, weights + 128, weights + 192
+    found = multiply_sixteen(found, rows, 256, (x_0, x_1, x_2, x_3), steps, ahead, ahead_step, 1)
     if is_last:
-        store_sixteen(
-            (a_0, a_1, a_2, a_3), (b_0, b_1, b_2, b_3), (c_0, c_1, c_2, c_3), (d_0, d_1, d_2, d_3), y_0, y_1, y_2, y_3
-        )
+        store_sixteen(found, y_0, y_1, y_2, y_3)
     else:
-        store_four(sums, a_0, a_1, a_2, a_3)
-        store_four(sums + 256, b_0, b_1, b_2, b_3)
-        store_four(sums + 512, c_0, c_1, c_2, c_3)
-        store_four(sums + 768, d_0, d_1, d_2, d_3)
+        store_four(sums, found[0])
+        store_four(sums + 256, found[1])
+        store_four(sums + 512, found[2])
+        store_four(sums + 768, found[3])
 
 
 @compiled
@@ -708,7 +713,7 @@ def store_scores(target, factor, first, second, third, fourth):
     """Store four vectors times a factor. Returns the largest of each lane."""
     first, second = multiply(first, factor), multiply(second, factor)
     third, fourth = multiply(third, factor), multiply(fourth, factor)
-    store_four(target, first, second, third, fourth)
+    store_four(target, (first, second, third, fourth))
     return larger(larger(first, second), larger(third, fourth))
 
 
@@ -785,13 +790,13 @@ def mix_four(values, scores, seen, width, share, out):
 def store_mixed(even, odd, share, out):
     """Store the sums of even and odd slots, times share."""
     factor = spread(share)
-    store_four(
-        out,
+    mixed = (
         multiply(add(even[0], odd[0]), factor),
         multiply(add(even[1], odd[1]), factor),
         multiply(add(even[2], odd[2]), factor),
         multiply(add(even[3], odd[3]), factor),
     )
+    store_four(out, mixed)
 
 
 @compiled

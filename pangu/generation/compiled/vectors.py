@@ -8,17 +8,21 @@ An address is an int64, the place of a number in memory; whoever calls keeps the
 """
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
+from numpy.typing import DTypeLike
 
 from pangu.foundation.compiled_sources import keep_while_unchanged
 
 LANES = 16
+LINE = 64  # bytes of a cache line
 
 _FLOAT, _INT = ir.FloatType(), ir.IntType(32)
 _VECTOR, _INTEGERS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES)
@@ -258,20 +262,21 @@ def fma(typing_context, left, right, addend):  # type: ignore[no-untyped-def]
 
 
 def _fold(width: int):  # type: ignore[no-untyped-def]
-    """Return a function (vector, vector) -> vector that adds the halves of each run of 2·width lanes, the left's runs
-    first.
+    """Return a function (vector, vector) -> vector that adds the halves of each run of 2·width lanes: the left's sums
+    are in the first half of each run, the right's in the second.
 
-    Four of them, of widths 8, 4, 2, 1, make the sums of 16 vectors: lane j is the sum of vector j. Each sum is the same
-    tree of additions, whatever the other vectors are.
+    Four of them, of widths 8, 4, 2, 1, make the sums of 16 vectors, lane by lane. Each sum is the same tree of
+    additions, whatever the other vectors are. Lanes stay where they are, so that one of both shuffles only chooses:
+    processors that multiply with two units shuffle with one of them.
     """
-    runs = range(0, 2 * LANES, 2 * width)
-    lower = [run + lane for run in runs for lane in range(width)]
-    upper = [run + width + lane for run in runs for lane in range(width)]
+    is_left = [lane & width == 0 for lane in range(LANES)]
+    here = [lane if left else LANES + lane for lane, left in enumerate(is_left)]
+    there = [lane + width if left else LANES + lane - width for lane, left in enumerate(is_left)]
 
     def fold(typing_context, left, right):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            first = builder.shuffle_vector(*arguments, ir.Constant(_INTEGERS, lower))
-            second = builder.shuffle_vector(*arguments, ir.Constant(_INTEGERS, upper))
+            first = builder.shuffle_vector(*arguments, ir.Constant(_INTEGERS, here))
+            second = builder.shuffle_vector(*arguments, ir.Constant(_INTEGERS, there))
             return builder.fadd(first, second)
 
         return vector(vector, vector), generate
@@ -280,6 +285,17 @@ def _fold(width: int):  # type: ignore[no-untyped-def]
 
 
 fold_8, fold_4, fold_2, fold_1 = map(_fold, (8, 4, 2, 1))
+
+
+@intrinsic
+def every_fourth(typing_context, values):  # type: ignore[no-untyped-def]
+    """Return lanes 0, 4, 8, 12, four times over."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        order = ir.Constant(_INTEGERS, [4 * lane % LANES for lane in range(LANES)])
+        return builder.shuffle_vector(arguments[0], arguments[0], order)
+
+    return vector(vector), generate
 
 
 @intrinsic
@@ -407,6 +423,15 @@ def let_others_run(typing_context):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+def aligned_zeros(shape: Sequence[int], dtype: DTypeLike = np.float32) -> np.ndarray:
+    """Return zeros that begin at a cache line. NumPy's begin 16 bytes behind one where they are large, and a vector
+    that lies in two lines is loaded twice."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.zeros(size + LINE, np.uint8)
+    start = -room.ctypes.data % LINE
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def compiled(function):  # type: ignore[no-untyped-def]

@@ -59,10 +59,24 @@ def _permute_gradient(values: Values) -> None:
     values.add("d.experts.norm", back.reshape(values.made["experts.norm"].shape))
 
 
+def _prepare_combine(values: Values) -> None:
+    values.made["experts.combined"] = _with_bias(values)
+
+
+def _with_bias(values: Values) -> np.ndarray:
+    """Return what the experts give back; their second bias is in it, or has been added."""
+    return values.made["experts.biased"] if "experts.biased" in values.made else values.read("experts.returned")
+
+
+def _combined(values: Values) -> np.ndarray:
+    """Return what comes back to the tokens' own rank: the group's, where experts are spread over one."""
+    return values.sent["experts.combined"] if "experts.combined" in values.sent else _with_bias(values)
+
+
 @kernel("experts.unpermute")
 def _unpermute(values: Values) -> None:
     chosen, shares = values.made["experts.chosen"], values.made["experts.shares"]
-    back = values.read("experts.returned")[chosen, np.arange(len(chosen))[:, None]]
+    back = _combined(values)[chosen, np.arange(len(chosen))[:, None]]
     values.made["experts.back"] = back
     values.made["experts.output"] = (back * shares[..., None]).sum(axis=1).reshape(values.made["experts.norm"].shape)
 
@@ -72,16 +86,15 @@ def _unpermute_gradient(values: Values) -> None:
     chosen, shares = values.made["experts.chosen"], values.made["experts.shares"]
     gradient = values.made["d.experts.output"].reshape(len(chosen), 1, -1)
     values.made["d.experts.shares"] = (values.made["experts.back"] * gradient).sum(axis=-1)
-    places = np.zeros_like(values.read("experts.returned"))
+    places = np.zeros_like(_combined(values))
     places[chosen, np.arange(len(chosen))[:, None]] = gradient * shares[..., None]
     values.made["d.experts.returned"] = places
 
 
 @kernel("experts.bias")
 def _bias(values: Values) -> None:
-    """Add the bias of the second matrix to what the tensor group has summed."""
-    values.made["experts.returned"] = values.read("experts.returned") + values.weight("experts.down.bias")[:, None]
-    values.sent.pop("experts.returned", None)
+    """Add the bias of the second matrix to what the tensor group has summed, which a recomputation may keep."""
+    values.made["experts.biased"] = values.read("experts.returned") + values.weight("experts.down.bias")[:, None]
 
 
 @kernel("experts.bias.gradient")
@@ -99,7 +112,7 @@ for _name, _value, _along in (
     ("reduce.gradient", "d.experts.returned", 1),
     ("scatter", "experts.returned", 1),
     ("scatter.gradient", "d.experts.returned", 1),
-    ("combine", "experts.returned", -1),
     ("combine.gradient", "d.experts.returned", 1),
 ):
     EXCHANGES[f"experts.{_name}"] = Exchange((_value,), along=_along)
+EXCHANGES["experts.combine"] = Exchange(("experts.combined",), along=-1, prepare=_prepare_combine)
