@@ -2,7 +2,8 @@
 
 Pages are HTML files, folders of them (searched through), patterns in quotes, or web archives (.warc, .warc.gz, .wet).
 One JSON object for a page: path, title, text, charset, confidence; and date, url, offset (in an archive) where they
-are known. `confidence` says how sure the text is: articles are above 0.9, lists of links below 0.5.
+are known; reason where there is no text. `confidence` says how sure the text is: articles are above 0.9, lists of links
+below 0.5. Files may be compressed (gzip, zstd, bzip2, xz, lz4).
 The order is that of the arguments; in folders and patterns, of the names. What cannot be read is told line by line
 and counted.
 
@@ -51,7 +52,9 @@ class Outcome:
     pages: int = 0
     bytes: int = 0
     passed_over: int = 0  # records of archives that are no pages
+    without_text: int = 0  # pages
     messages: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # on pages that were read, but not whole
 
 
 Work = Callable[[list[str]], Outcome]
@@ -97,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         summary = {
             "pages": total.pages,
+            "without_text": total.without_text,
             "unreadable": len(total.messages),
             "passed_over": total.passed_over,
             "bytes": total.bytes,
@@ -106,6 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         rate = total.bytes / 1e6 / max(seconds, 1e-3)
         passed = f"{total.passed_over} records are no pages, " if total.passed_over else ""
+        passed += f"{total.without_text} without text, " if total.without_text else ""
         print_translated(
             f"{total.pages} pages, {passed}{len(total.messages)} not readable, {seconds:.1f} s, {rate:.1f} MB/s",
             to=sys.stderr,
@@ -149,7 +154,10 @@ def _write(files: list[str], work: Work, workers: int, out: IO[bytes], total: Ou
         total.pages += outcome.pages
         total.bytes += outcome.bytes
         total.passed_over += outcome.passed_over
+        total.without_text += outcome.without_text
         total.messages += outcome.messages
+        for note in outcome.notes:
+            print_translated(f"warning: {note}", to=sys.stderr)
         for message in outcome.messages:
             print_translated(f"not readable: {message}", to=sys.stderr)
 
@@ -243,10 +251,19 @@ def extract_files(files: list[str], form: tuple[str, bool, bool] = ("text", Fals
 
 def _extract_page(file: str, outcome: Outcome, form: tuple[str, bool, bool]) -> None:
     from data_pipeline.extraction.extract import MAX_PAGE_BYTES, Form, extract
+    from data_pipeline.stages.read.compressed_bytes import Damage, read_stream
+    from data_pipeline.stages.read.warc import MAX_RATIO
 
-    with open(file, "rb") as page:
-        html = page.read(MAX_PAGE_BYTES + 1)
-    found = extract(html, form=Form(*form))
+    html = bytearray()
+    for block in read_stream(Path(file), MAX_RATIO):
+        if isinstance(block, Damage):
+            outcome.messages.append(f"{file}: {block.reason}")
+            return
+        html += block
+        if len(html) > MAX_PAGE_BYTES:
+            outcome.notes.append(f"{file}: only the first {MAX_PAGE_BYTES:,} bytes of the page are read")
+            break
+    found = extract(bytes(html[: MAX_PAGE_BYTES + 1]), form=Form(*form))
     outcome.bytes += len(html)
     _add(outcome, _row(file, found), found.date)
 
@@ -269,7 +286,8 @@ def _extract_archive(file: str, outcome: Outcome, form: tuple[str, bool, bool]) 
 
 def _row(file: str, found: "Extraction") -> dict[str, Any]:
     names = ("title", "text", "charset", "confidence")
-    return {"path": _shown(file), **{name: getattr(found, name) for name in names}}
+    row = {"path": _shown(file), **{name: getattr(found, name) for name in names}}
+    return row if found.text else {**row, "reason": found.reason}
 
 
 def _add(outcome: Outcome, row: dict[str, Any], date: str | None) -> None:
@@ -279,6 +297,7 @@ def _add(outcome: Outcome, row: dict[str, Any], date: str | None) -> None:
 
     outcome.lines += orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
     outcome.pages += 1
+    outcome.without_text += not row["text"]
 
 
 def _shown(file: str) -> str:

@@ -172,6 +172,15 @@ def test_a_file_in_which_nothing_is_is_a_reject(tmp_path: Path) -> None:
     assert named <= {"no_records", "empty_file", "unsafe_member", "damaged_zip"}
 
 
+@pytest.mark.parametrize(
+    "ending", "jsonl json csv tsv txt html warc wet zip tar epub docx pdf parquet arrow md".split()
+)
+def test_a_file_without_a_byte_is_called_so_whatever_its_format(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"a.{ending}").write_bytes(b"")
+    rows = read_rows(source(f"a.{ending}"), tmp_path)
+    assert [row["drop_reason"] for row in rows] == ["empty_file"]
+
+
 def test_the_text_of_a_pdf(tmp_path: Path) -> None:
     pypdf = pytest.importorskip("pypdf")
     writer = pypdf.PdfWriter()

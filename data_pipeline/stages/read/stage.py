@@ -129,12 +129,23 @@ def _read_file(
     """Yield the records of a range, or of the members of an archive, each with the name of its file.
 
     A file that cannot be opened or read is one reject, and so is one in which nothing is."""
+    if _has_no_byte(part):
+        yield part.relative, Reject(0, "empty_file")
+        return
     is_empty = True
     for found in _records_of(part, source, limits, progress):
         is_empty = False
         yield found
     if is_empty and part.start == 0 and part.end is None:
         yield part.relative, Reject(0, "no_records:there is none in this file")
+
+
+def _has_no_byte(part: FileRange) -> bool:
+    """Return whether a file is empty, whatever its format; a reader says so of a remote one."""
+    try:
+        return isinstance(part.path, Path) and part.path.stat().st_size == 0
+    except OSError:
+        return False
 
 
 def _records_of(
@@ -270,6 +281,7 @@ STEPS = (
             "data_pipeline.extraction.extract",
             "data_pipeline.extraction.parsed_page",
             "data_pipeline.extraction.patterns",
+            "data_pipeline.extraction.post_stream",
             "data_pipeline.extraction.measures",
             "data_pipeline.extraction.surroundings",
             "data_pipeline.extraction.line_model",

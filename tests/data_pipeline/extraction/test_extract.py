@@ -1,6 +1,7 @@
 # ruff: noqa: E501, SIM905, RUF005 (markup)
 """Main text of pages: what stays, what goes, and that no page can hurt."""
 
+import gzip
 import json
 import os
 import random
@@ -280,6 +281,34 @@ class TestCommand:
         (row,) = [json.loads(line) for line in out.read_text().splitlines()]
         assert "## 第一节\n\n" in row["text"] and row["confidence"] > 0.5
         assert main(["extract", str(tmp_path / "a.html"), "--out", str(out), "--links"]) == 2
+
+    def test_odd_pages_say_why_they_give_no_text(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import data_pipeline.extraction.extract as extraction
+
+        whole = page(paragraphs(SENTENCES))
+        files = {
+            "a.html": b"",
+            "b.html": bytes(range(256)) * 20,
+            "c.html": b"<div>" * 20_000,
+            "d.html": gzip.compress(whole),
+            "e.html": gzip.compress(whole)[:-30],
+        }
+        for name, data in files.items():
+            (tmp_path / name).write_bytes(data)
+        out = tmp_path / "texts.jsonl"
+        assert main(["extract", str(tmp_path), "--out", str(out)]) == 1
+        rows = {Path(row["path"]).name: row for row in map(json.loads, out.read_text().splitlines())}
+        assert {name: row.get("reason") for name, row in rows.items()} == {
+            "a.html": "empty", "b.html": "not_text", "c.html": "no_text", "d.html": None,
+        }  # fmt: skip
+        assert rows["d.html"]["text"] == "\n".join(SENTENCES)
+        messages = capsys.readouterr().err
+        assert "4 pages, 3 without text, 1 not readable" in messages and "e.html: " in messages
+        monkeypatch.setattr(extraction, "MAX_PAGE_BYTES", 2000)
+        assert main(["extract", str(tmp_path / "c.html"), "--out", str(out)]) == 0
+        assert "c.html: only the first 2,000 bytes of the page are read" in capsys.readouterr().err
 
     def test_several_processes_give_the_same_bytes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import data_pipeline.commands.extract as command
