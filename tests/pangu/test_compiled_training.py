@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pangu.checkpoint.description import sealed, unsealed
 from pangu.checkpoint.open import STATE, WEIGHTS, newest_checkpoint, step_directories
 from pangu.config import AttentionConfig, ModelConfig, ObjectivesConfig, TrainConfig
 from pangu.foundation.errors import UserError
@@ -154,9 +155,9 @@ def settings_of(folder: Path, **changes: object) -> TrainConfig:
 def test_a_run_of_an_earlier_version_goes_on_with_the_graph(tmp_path: Path, capsys) -> None:
     train(settings_of(tmp_path))
     for checkpoint in (tmp_path / "run/checkpoints").glob("step-*"):
-        state = json.loads((checkpoint / STATE).read_text())
+        state = unsealed(checkpoint / STATE)
         del state["train"]["engine"]  # which they did not write
-        (checkpoint / STATE).write_text(json.dumps(state))
+        (checkpoint / STATE).write_bytes(sealed(STATE, state))
     with pytest.raises(UserError, match="began with engine = 'mindspore', now it is 'compiled'"):
         train(settings_of(tmp_path, engine="compiled", steps=3))
     train(settings_of(tmp_path, steps=3))
