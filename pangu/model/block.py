@@ -41,30 +41,21 @@ class Block(nn.Cell):
 
 
 class ExpertBlock(Block):
-    """A block whose second half has experts; it also adds their penalty to those of the blocks before, fp32 [B], and
-    returns what is told of them [B, 4 + E].
+    """A block whose second half has experts; it also returns their penalty [B] and what is told of them [B, 4 + E].
 
     choice: int32 [B, S], the expert of each token where the routing is fixed.
-
-    The sum is made here because MindSpore gives an operator outside of the blocks to no stage of a pipeline: one that
-    adds up what two stages have is moved from one to the other without an end.
     """
 
     has_experts = True
-
-    def __init__(self, config: ModelConfig, dtype: ms.Type) -> None:
-        super().__init__(config, dtype)
-        self.penalty_add = ops.Add()
 
     def new_output(self, config: ModelConfig, dtype: ms.Type) -> nn.Cell:
         return new_expert_feed_forward(config, dtype)
 
     def construct(  # type: ignore[override]  # it needs one input more and has three results
-        self, hidden: Tensor, penalties: Tensor, attention_bias: Tensor, dropout_seed: Tensor, choice: Tensor
+        self, hidden: Tensor, attention_bias: Tensor, dropout_seed: Tensor, choice: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         normed = self.layernorm1(hidden)
         attended = self.attention(normed, normed, attention_bias, dropout_seed)
         hidden = self.attention_add(hidden, self.attention_dropout(attended, dropout_seed))
         y, penalty, told = self.output(self.layernorm2(hidden), choice)
-        hidden = self.output_add(hidden, self.output_dropout(y, dropout_seed))
-        return hidden, self.penalty_add(penalties, penalty), told
+        return self.output_add(hidden, self.output_dropout(y, dropout_seed)), penalty, told

@@ -58,6 +58,7 @@ class Decoder(nn.Cell):
         self.has_experts, self.by_domain, self.table_rows = bool(with_experts), False, 0
         if config.experts:
             self.by_domain, self.table_rows = config.experts.by_domain, config.experts.table_rows
+            self.penalty_add = ops.Add()
         if self.table_rows:
             # fp32 as every weight: whole numbers up to 2²⁴ are exact
             self.expert_table = Parameter(first_table(config), requires_grad=False)
@@ -101,11 +102,12 @@ class Decoder(nn.Cell):
         if self.target_in_trunk:
             hidden = self.target_add(hidden, self.cast(self.target_embedding(query_positions), self.dtype))
         if self.has_experts:
-            choice, penalties = self.fixed_choice(ids, domains), ops.zeros((ids.shape[0],), ms.float32)
+            choice, penalties = self.fixed_choice(ids, domains), None
             told: tuple[Tensor, ...] = ()
             for block in self.blocks:
                 if block.has_experts:
-                    hidden, penalties, one = block(hidden, penalties, attention_bias, dropout_seed, choice)
+                    hidden, penalty, one = block(hidden, attention_bias, dropout_seed, choice)
+                    penalties = penalty if penalties is None else self.penalty_add(penalties, penalty)
                     told = (*told, one)
                 else:
                     hidden = block(hidden, attention_bias, dropout_seed)

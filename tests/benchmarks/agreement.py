@@ -132,8 +132,6 @@ LAYOUTS: dict[str, dict] = {
     "experts: dp4 ep2, hsdp": layout(8, 2, SWITCH, mesh={"dp": 4, "ep": 2}, zero=SHARDED),
     "experts: dp4 ep2 mp2, hsdp": layout(8, 2, SWITCH, mesh={"dp": 4, "ep": 2, "tp": 2}, zero=SHARDED),
     "experts: dp2 ep2, 4 parts accumulated": layout(16, 2, SWITCH, mesh={"dp": 2, "ep": 2}),
-    "experts: pp2 dp2 ep2": layout(8, 1, SWITCH, mesh={"pp": 2, "dp": 2, "ep": 2}),
-    "experts: pp2 dp2 ep2 mp2, hsdp": layout(8, 1, SWITCH, mesh={"pp": 2, "dp": 2, "ep": 2, "tp": 2}, zero=SHARDED),
     "context: dp2 cp2": layout(2, 1, mesh={"dp": 2, "cp": 2}),
     "context: cp4": layout(1, 1, mesh={"cp": 4}),
     "context: dp2 cp2, hsdp": layout(2, 1, mesh={"dp": 2, "cp": 2}, zero=SHARDED),
