@@ -32,7 +32,7 @@ class Aim(ABC):
         """Return what is told of validation rows; nothing where they teach nothing. size: rows of a call."""
 
 
-def in_parts(cell: nn.Cell, rows: np.ndarray, size: int) -> list[np.ndarray]:
+def in_parts(cell: Callable[[Tensor, Tensor], Tensor], rows: np.ndarray, size: int) -> list[np.ndarray]:
     """Call a cell on rows, `size` at a time: one compiled shape. Rows of zeros, which count for nothing, fill up."""
     results = []
     for start in range(0, len(rows), size):
@@ -43,13 +43,15 @@ def in_parts(cell: nn.Cell, rows: np.ndarray, size: int) -> list[np.ndarray]:
     return results
 
 
-def mean_nats(evaluation: nn.Cell, rows: np.ndarray, size: int) -> float | None:
+def mean_nats(evaluation: Callable[[Tensor, Tensor], Tensor], rows: np.ndarray, size: int) -> float | None:
     """Return nats a learnt token of rows [N, 2 (S+1)]; None where nothing is learnt."""
     count = int(rows[:, rows.shape[1] // 2 + 1 :].sum())
     return sum(map(float, in_parts(evaluation, rows, size))) / count if count else None
 
 
 class Answers(Aim):
+    evaluation: Callable[[Tensor, Tensor], Tensor]
+
     def __init__(self, network: PanguAlpha, batches: Batches, end_of_document: int, config: ModelConfig) -> None:
         self.objective = Instruction(end_of_document, config.attention)
         self.loss = Loss(network, batches(self.objective.in_graph()))

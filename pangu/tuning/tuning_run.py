@@ -23,6 +23,7 @@ from pangu.foundation.progress import Progress
 from pangu.model.dropout import Dropout
 from pangu.model.network import build
 from pangu.tokenizer import Tokenizer
+from pangu.training.compiled.compiled_step import CompiledStep, StepRules
 from pangu.training.data import PackedData
 from pangu.training.loss import Loss
 from pangu.training.objectives.instruction import Instruction
@@ -113,11 +114,26 @@ class Run:
         for _, cell in self.network.cells_and_names():
             if isinstance(cell, Dropout):
                 cell.part = world.rank
-        self.step_cell = TrainStep(self.aim.loss, self.optimizer, adam.clip_norm, settings.accumulate, self.reduction)
+        self.step_cell = self.step_of(said["engine"])
         assert settings.rate is not None  # `Settings.checked`
         rate = LearningRateConfig(peak=settings.rate, end=settings.rate / 10, warmup_steps=max(1, settings.steps // 20))
         self.schedule = schedule_of(rate, settings.steps)
         self.step = 0
+
+    def step_of(self, engine: str) -> TrainStep | CompiledStep:
+        """Return what makes an update. Compiled steps also compute the losses of an aim's evaluation."""
+        clip_norm, accumulate = self.adam.clip_norm, self.settings.accumulate
+        if engine == "mindspore":
+            return TrainStep(self.aim.loss, self.optimizer, clip_norm, accumulate, self.reduction)
+        rules = StepRules(accumulate, clip_norm)
+        objective = self.aim.loss.objective
+        step = CompiledStep(self.network, objective, self.optimizer, rules, self.method.low_rank())
+
+        def evaluate(rows: ms.Tensor, seed: ms.Tensor) -> ms.Tensor:
+            return self.scalar(step.loss(objective, rows.asnumpy()))
+
+        self.evaluation = self.aim.evaluation = evaluate
+        return step
 
     def aim_of(self, end_of_document: int, teacher: Teacher | None) -> Aim:
         """Return what the settings ask to minimise."""
@@ -187,6 +203,8 @@ class Run:
             load_arrays(self.trained, state.trained)
             load_arrays(self.moments, state.moments)
             self.step = state.step
+            if isinstance(self.step_cell, CompiledStep):
+                self.step_cell.look_again()
 
     # -- training ---------------------------------------------------------------------------------------------------
 
