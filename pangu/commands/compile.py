@@ -9,6 +9,10 @@ example:
 """
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pangu.tuning.tuning_settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-operators", metavar="FILE", help="MindSpore's own operator strategy file (.json)")
     parser.add_argument("--load-strategy", metavar="FILE", help="take the splits from this parameter strategy file")
     parser.add_argument("--load-operators", metavar="FILE", help="take the splits from this operator strategy file")
+    parser.add_argument("--method", metavar="NAME", help="a step of `finetune` with this method, in training's place")
+    parser.add_argument("--lora-rank", type=int, default=8, metavar="R", help="of method lora (default 8)")
+    parser.add_argument("--module", action="append", metavar="NAME", help="of method lora; repeatable")
+    parser.add_argument("--bottleneck", type=int, default=64, metavar="M", help="of method adapter (default 64)")
     parser.add_argument("--save-skeleton", metavar="FILE", help="what MindSpore calls the operators, on 8 devices")
+
+
+def tuning_settings(arguments: argparse.Namespace) -> "Settings | None":
+    """Return how to fine-tune; None: training is compiled."""
+    from pangu.tuning.tuning_settings import Settings
+
+    if arguments.method is None:
+        return None
+    given = {"modules": tuple(arguments.module)} if arguments.module else {}
+    return Settings(method=arguments.method, rank=arguments.lora_rank, bottleneck=arguments.bottleneck, **given)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,5 +54,6 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.load_operators,
         arguments.save_operators,
         arguments.save_skeleton,
+        tuning_settings(arguments),
     )
     return 0

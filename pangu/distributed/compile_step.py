@@ -4,12 +4,18 @@ import json
 import resource
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pangu.config import ModelConfig
 from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.errors import UserError
+
+if TYPE_CHECKING:
+    from pangu.model import PanguAlpha
+    from pangu.training.loss import Loss
+    from pangu.tuning.tuning_settings import Settings
 
 # What a training run takes from its corpus and from train.yaml; neither decides how anything is split.
 END_OF_DOCUMENT, PAD = 9, 6
@@ -41,12 +47,14 @@ def compile_step(
     load_operators: str | None = None,
     save_operators: str | None = None,
     save_skeleton: str | None = None,
+    tuning: "Settings | None" = None,
 ) -> None:
     """Compile for the rank that the environment names; write layouts and seconds to `out` as JSON.
 
     save_strategy, save_groups, save_operators: files that MindSpore writes of what it did. load_strategy,
     load_operators: strategy files that say how operators are split, in the place of our table: those that own
     parameters, or all. save_skeleton: compile on a small mesh, and write which operator each of MindSpore's names is.
+    tuning: compile a step of a fine-tuning, whose rows have a weight behind each id.
 
     Raises UserError where the strategy is wrong or cannot be applied.
     """
@@ -64,7 +72,8 @@ def compile_step(
             save_operators = str(Path(out).with_name("operators.json"))
         start(setup)
         del pangu.model.network
-        step = build_step(model_config(setup.model.model_dump()), setup.strategy.micro_batches)
+        config = model_config(setup.model.model_dump())
+        step = build_step(config, setup.strategy.micro_batches, tuning.checked(config) if tuning else None)
         kinds = [(path, primitive.name) for path, primitive in operators(step.loss)]
         files = StrategyFiles(*map(absolute, (load_strategy, load_operators, save_operators)))
         parallel = apply(setup, step, files)
@@ -79,7 +88,8 @@ def compile_step(
 
     rows = setup.strategy.batch.global_ // (1 if parallel.whole_batch else setup.strategy.mesh.dp)
     begun, computed = time.perf_counter(), time.process_time()
-    layouts = parallel.compile(Tensor(np.zeros((rows, setup.model.seq_length + 1), np.int32)))
+    width = (2 if tuning else 1) * (setup.model.seq_length + 1)
+    layouts = parallel.compile(Tensor(np.zeros((rows, width), np.int32)))
     if save_skeleton and save_operators:
         try:
             skeleton = skeleton_json(Path(save_operators).read_bytes(), kinds, setup)
@@ -111,8 +121,9 @@ def absolute(path: str | None) -> str | None:
     return str(Path(path).resolve()) if path else None
 
 
-def build_step(config: ModelConfig, accumulate: int):
-    """Return network, loss, optimizer and step as a training run builds them, with parameters that hold no memory."""
+def build_step(config: ModelConfig, accumulate: int, tuning: "Settings | None" = None):
+    """Return network, loss, optimizer and step as a training run, or a fine-tuning, builds them, with parameters that
+    hold no memory."""
     from mindspore.nn.utils import no_init_parameters
 
     from pangu.model import PanguAlpha
@@ -123,6 +134,19 @@ def build_step(config: ModelConfig, accumulate: int):
 
     with no_init_parameters():
         network = PanguAlpha(config)
-        loss = (PenalisedLoss if config.experts else Loss)(network, CausalBatch(END_OF_DOCUMENT, PAD))
+        if tuning:
+            loss = tuning_loss(network, config, tuning)
+        else:
+            loss = (PenalisedLoss if config.experts else Loss)(network, CausalBatch(END_OF_DOCUMENT, PAD))
         optimizer = AdamW(network.trainable_params(), BETA1, BETA2)
         return TrainStep(loss, optimizer, CLIP_NORM, accumulate)
+
+
+def tuning_loss(network: "PanguAlpha", config: ModelConfig, tuning: "Settings") -> "Loss":
+    """Put what a fine-tuning trains into a network, and return the loss of answers."""
+    from pangu.training.loss import Loss
+    from pangu.training.objectives.instruction import Instruction
+    from pangu.tuning.methods import METHODS
+
+    method = METHODS[tuning.method](network, config, tuning)
+    return Loss(network, method.batch(Instruction(END_OF_DOCUMENT, config.attention).in_graph()))

@@ -3,9 +3,28 @@
 MindSpore's own dropout keeps a generator inside the kernel, whose state no checkpoint can hold.
 """
 
+import math
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+
+
+# Made outside of the graph: the arrays on the way to a constant are values of the graph too otherwise, which MindSpore's
+# compiler compares byte for byte wherever it looks for a function that it has inferred.
+@ops.constexpr
+def _row_starts(shape: tuple[int, ...], part: int) -> Tensor:
+    """Return where the rows of part number `part` begin in the whole batch, int32 [..., 1]; they wrap around."""
+    width = shape[-1]
+    rows = math.prod(shape[:-1])
+    first = (np.arange(rows, dtype=np.int64) + part * rows) * width
+    return Tensor(first.astype(np.int32).reshape((*shape[:-1], 1)))
+
+
+@ops.constexpr
+def _places(shape: tuple[int, ...]) -> Tensor:
+    """Return the places within a row, int32 [1, ..., width]."""
+    return Tensor(np.arange(shape[-1], dtype=np.int32).reshape((*[1] * (len(shape) - 1), shape[-1])))
 
 
 class Dropout(nn.Cell):
@@ -41,12 +60,7 @@ class Dropout(nn.Cell):
             return x
         # The index of an element is the sum of two, so that no constant is as large as x: where its row begins, and
         # within the row. Beyond 2³¹ both wrap around, as their sum would.
-        width = x.shape[-1]
-        rows = x.size // width
-        first = (np.arange(rows, dtype=np.int64) + self.part * rows) * width
-        outer = Tensor(first.astype(np.int32).reshape((*x.shape[:-1], 1)))
-        within = Tensor(np.arange(width, dtype=np.int32).reshape((*[1] * (x.ndim - 1), width)))
-        index = self.add_row(outer, within)
+        index = self.add_row(_row_starts(x.shape, self.part), _places(x.shape))
         # Tensors, not numbers: eager mode would take these for 64-bit ones.
         start = self.add_site(self.spread_seed(seed, Tensor(1000003, ms.int32)), Tensor(self.site * 7919, ms.int32))
         bits = self.low(self.hash(self.add_seed(index, start)), Tensor((1 << 24) - 1, ms.int32))

@@ -4,12 +4,14 @@ Prints the layout of every parameter, what the compiler made communicate (operat
 between stages, operators that are recomputed, and how long it took. --diff names every difference from the emulator's
 program of the same strategy. --load reads one of the files that `export` writes for MindSpore back, in the place of our
 splits: parameters/strategy_N.ckpt, operators/by_parameter_N.json or operator_strategy.json. The last is made from a
-skeleton, the names that MindSpore gives to operators.
+skeleton, the names that MindSpore gives to operators. --method compiles a step of `python -m pangu finetune`: the base
+is frozen, and what the method adds is trained.
 
 examples:
   python -m parallel_strategy compile strategy.yaml --rank 0
   python -m parallel_strategy compile strategy.yaml --rank 1027 --diff
   python -m parallel_strategy compile strategy.yaml --json > rank0.json
+  python -m parallel_strategy compile strategy.yaml --method lora --lora-rank 8 --module all --diff
   python -m parallel_strategy compile strategy.yaml --skeleton skeleton.json
   python -m parallel_strategy export strategy.yaml --out exported --skeleton skeleton.json
   python -m parallel_strategy compile strategy.yaml --load exported/operator_strategy.json --diff
@@ -34,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skeleton", type=Path, metavar="FILE", help="only write what MindSpore calls the operators, for `export`"
     )
+    parser.add_argument(
+        "--method", metavar="NAME", help="of a fine-tuning, in the place of training: full lora adapter bitfit"
+    )
+    parser.add_argument("--lora-rank", type=int, default=8, metavar="R", help="of LoRA's matrices (default 8)")
+    parser.add_argument(
+        "--module", action="append", metavar="NAME", help="beside which LoRA stands, as `finetune` names it; repeatable"
+    )
+    parser.add_argument("--bottleneck", type=int, default=64, metavar="M", help="width of method adapter (default 64)")
     parser.add_argument("--keep-graph", type=Path, metavar="FOLDER", help="keep the text of the compiled graph here")
     parser.add_argument("--json", action="store_true", help="print everything as JSON, mistakes too")
 
@@ -47,10 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
         fused_differences,
         of_mindspore,
     )
+    from parallel_strategy.mindspore.dryrun.fine_tuning import asked_tuning
     from parallel_strategy.mindspore.dryrun.job import check_compilation, compile_rank, expected_seconds, write_skeleton
     from parallel_strategy.mindspore.limits import check_supported
 
     setup = load_setup(arguments.strategy, check_supported, changes=arguments.set)
+    tuning = asked_tuning(arguments, setup)
     if arguments.skeleton is not None:
         count = write_skeleton(Path(arguments.strategy), setup, arguments.skeleton)
         print_translated(f"wrote {arguments.skeleton}: {count} operators")
@@ -68,13 +80,20 @@ def run(arguments: argparse.Namespace) -> int:
             )
 
         compiled = compile_rank(
-            Path(arguments.strategy), setup, arguments.rank, keep=arguments.keep_graph, load=arguments.load, tell=tell
+            Path(arguments.strategy),
+            setup,
+            arguments.rank,
+            keep=arguments.keep_graph,
+            load=arguments.load,
+            flags=tuning.flags() if tuning else (),
+            tell=tell,
         )
     found = []
     if arguments.diff:
-        emulator = emulated(setup, arguments.rank, whole_batch=compiled.whole_batch)
+        emulator = emulated(setup, arguments.rank, whole_batch=compiled.whole_batch, tuning=tuning)
         found = differences(emulator, of_mindspore(compiled.collectives))
-        found += fused_differences(setup, arguments.rank, compiled.collectives)
+        if tuning is None:
+            found += fused_differences(setup, arguments.rank, compiled.collectives)
     if arguments.json:
         document = {
             "rank": compiled.rank,

@@ -21,6 +21,7 @@ from parallel_strategy.graph.program import Cut, Program
 from parallel_strategy.graph.recompute import skipped_again
 from parallel_strategy.mindspore.pangu_network import WORD_TABLES, is_table, is_turned, released_name
 
+GRADIENTS, WEIGHTS = "gradients.", "weights."  # how the names of what is sent here begin
 SCALAR_BYTES = 4.0
 STORED_BYTES = 4  # of a weight as the optimizer has it
 OUTSIDE = -1  # the layer of what is about many

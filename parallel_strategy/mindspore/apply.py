@@ -101,6 +101,13 @@ def copy_tied_table(setup: Setup, step: nn.Cell) -> TiedTable | None:
         return None
     network = step.loss.network.network
     table = network.output_table
+    if not table.requires_grad:  # there is nothing to add
+        network.output_table = Parameter(
+            initializer("zeros", table.shape, table.dtype) if table.has_init else table.value(),
+            name=TABLE_COPY,
+            requires_grad=False,
+        )
+        return None
     # Not a clone: MindSpore lays a clone out as an optimizer's state of what it was cloned from.
     copy = Parameter(
         initializer("zeros", table.shape, table.dtype) if table.has_init else table.value(), name=TABLE_COPY
@@ -288,7 +295,7 @@ def operators(cell: nn.Cell, path: str = "") -> Iterator[tuple[str, ops.Primitiv
         yield f"{path}{name}", primitive
     for name, child in cell._cells.items():
         if child is not None:
-            yield from operators(child, path if name == "network" else f"{path}{name}.")
+            yield from operators(child, path if name in ("network", "base") else f"{path}{name}.")
 
 
 def shard_operators(setup: Setup, loss: nn.Cell, skip: set[str]) -> None:

@@ -242,6 +242,46 @@ EXPERT_ROWS: tuple[Row, ...] = (
     _row(f"{MASKED}.from_experts", "Transpose", BY_EXPERT, "output.experts.projection.affine.bias_add"),
     _row(f"{MASKED}.combine", "BatchMatMul", "batch:D seq slots | batch:D slots hidden", f"{MASKED}.from_experts"),
 )  # fmt: skip
+
+# What fine-tuning puts beside a linear layer (LoRA), and behind one that writes into the residual (adapter).
+TOKENS, RESIDUAL_TOKENS = "batch:D seq:C", "batch:D seq:S"
+
+
+def _low_rank(path: str, tokens: str, inputs: str, outputs: str) -> list[Row]:
+    """Return two thin matrices beside a linear layer; inputs, outputs: the dimensions of its matrix."""
+    summed = f"{tokens} {outputs}"
+    return [
+        _row(f"{path}.narrow", "MatMul", f"rows:T {inputs} | rank {inputs}", "", ((1, f"{path}.lora_A"),)),
+        _row(f"{path}.widen", "MatMul", f"rows:T rank | {outputs} rank", f"{path}.narrow", ((1, f"{path}.lora_B"),)),
+        _row(f"{path}.scale_added", "Mul", f"rows:T {outputs} | -", f"{path}.widen"),
+        _row(f"{path}.add", "Add", f"{summed} | {summed}", f"{path}.affine.bias_add {path}.scale_added"),
+    ]
+
+
+def _bottleneck(path: str) -> list[Row]:
+    """Return a narrow pair of layers behind a linear layer."""
+    down, narrow, up = (f"{path}.{name}" for name in ("into", "activation.kernel", "out_of"))
+    return [
+        _row(f"{down}.matmul", "MatMul", "rows:R hidden | bottleneck hidden", "", ((1, f"{path}.adapter.down"),)),
+        _row(f"{down}.bias_add", "BiasAdd", "rows:R bottleneck | bottleneck", f"{down}.matmul",
+             ((1, f"{path}.adapter.down_bias"),)),
+        _row(narrow, "GeLU", "rows:R bottleneck", f"{down}.bias_add"),
+        _row(f"{up}.matmul", "MatMul", "rows:R bottleneck | hidden bottleneck", narrow,
+             ((1, f"{path}.adapter.up"),)),
+        _row(f"{up}.bias_add", "BiasAdd", "rows:R hidden | hidden", f"{up}.matmul", ((1, f"{path}.adapter.up_bias"),)),
+    ]  # fmt: skip
+
+
+ADAPTER_ROWS: tuple[Row, ...] = (
+    *_low_rank("attention.dense1", TOKENS, "hidden", "width:M"),
+    *_low_rank("attention.dense2", TOKENS, "hidden", "key_width:M"),
+    *_low_rank("attention.dense3", TOKENS, "hidden", "key_width:M"),
+    *_low_rank("attention.projection", RESIDUAL_TOKENS, "width:M", "hidden"),
+    *_low_rank("output.mapping", TOKENS, "hidden", "up:M"),
+    *_low_rank("output.projection", RESIDUAL_TOKENS, "ffn:M", "hidden"),
+    *_bottleneck("attention.projection"),
+    *_bottleneck("output.projection"),
+)
 DENSE_ONLY = ("output.mapping", "output.activation", "output.projection")
 
 
@@ -310,6 +350,9 @@ NETWORK_ROWS: tuple[Row, ...] = (
     _row("scale", "Mul", "- | -"),
 )  # fmt: skip
 
+# What a step of a fine-tuning has beside them: rows say of each id whether it is learnt.
+ANSWERS_ROWS: tuple[Row, ...] = (_row("objective.learnt", "StridedSlice", "batch:D seq"),)
+
 # Names that stand for another kind in a network with another activation.
 OTHER_KINDS = {
     "output.activation.kernel": ("GeLU", "FastGeLU"),
@@ -327,7 +370,8 @@ def layer_path(model: ModelSpec, layer: int) -> str:
 
 @cache
 def _rows() -> tuple[dict[str, Row], dict[str, Row]]:
-    return {row.path: row for row in (*LAYER_ROWS, *EXPERT_ROWS)}, {row.path: row for row in NETWORK_ROWS}
+    in_layer = (*LAYER_ROWS, *EXPERT_ROWS, *ADAPTER_ROWS)
+    return {row.path: row for row in in_layer}, {row.path: row for row in (*NETWORK_ROWS, *ANSWERS_ROWS)}
 
 
 def row_of(path: str) -> Row | None:

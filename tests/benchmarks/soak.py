@@ -37,7 +37,7 @@ DISK = "size=6M"
 KNOWN_LINES = [
     re.compile(pattern)
     for pattern in (
-        r"(model|data|run|rate)  .*",
+        r"(model |data  |run   |rate  |engine) .*",
         r"(train|step \d+): .*",
         r"warning: .*(samples|tokens a parameter|read \d+ times|behind the schedule|never trained).*",
         r"warning: .*: cannot be written: .*; the work goes on without it",

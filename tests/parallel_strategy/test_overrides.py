@@ -13,6 +13,8 @@ from parallel_strategy.cost.sharding import block_of
 from parallel_strategy.mindspore.layouts import parameter_layouts
 from parallel_strategy.mindspore.operator_splits import operator_splits
 from parallel_strategy.mindspore.pangu_network import (
+    ADAPTER_ROWS,
+    ANSWERS_ROWS,
     FOLLOWERS,
     HEAD,
     LAYER_OPERATORS,
@@ -20,6 +22,7 @@ from parallel_strategy.mindspore.pangu_network import (
     TABLE_COPY,
     WORD_LOOKUP,
     WORD_TABLE,
+    layer_path,
     operators,
     owned_parameters,
     row_of,
@@ -78,6 +81,25 @@ def test_every_operator_of_the_network_has_a_row_and_every_row_an_operator(build
     # and the parameters are those that the layouts are written for, in their order and with their shapes
     shapes = {parameter.name: tuple(parameter.shape) for parameter in loss.trainable_params()}
     assert shapes == {owned.parameter: owned.shape for owned in owned_parameters(TINY)}
+
+
+def test_what_fine_tuning_adds_has_rows_too(build, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mindspore as ms
+
+    from pangu.distributed.compile_step import model_config, tuning_loss
+    from pangu.tuning.tuning_settings import Settings
+    from parallel_strategy.mindspore.apply import operators as operators_of_network
+
+    monkeypatch.setattr(ms, "get_context", lambda name: {"device_target": "Ascend"}[name])
+    config, before, added = model_config(TINY.model_dump()), {path for path, _ in operators(TINY)}, {}
+    for tuning in (Settings("lora", modules=("all",)), Settings("adapter")):
+        network = build(TINY).network.network
+        loss = tuning_loss(network, config, tuning.checked(config))
+        found = {path: primitive.name for path, primitive in operators_of_network(loss)}
+        added |= {path: kind for path, kind in found.items() if path not in before and kind not in FOLLOWERS}
+    places = [layer_path(TINY, layer) for layer in range(TINY.num_layers)]
+    rows = {f"{place}.{row.path}": row.kind for place in places for row in ADAPTER_ROWS}
+    assert added == rows | {row.path: row.kind for row in ANSWERS_ROWS}
 
 
 def test_the_names_that_search_prints_are_the_table_s() -> None:

@@ -29,6 +29,7 @@ class BottleneckLinear(nn.Cell):
         self.added = tuple((f"{BOTTLENECK}.{name}", getattr(self, name)) for name in Bottleneck.__dataclass_fields__)
         self.into, self.out_of = Affine(transposed=True), Affine(transposed=True)
         self.activation = ACTIVATIONS["gelu_tanh"]()
+        self.add = ops.Add()
         self.cast, self.reshape = ops.Cast(), ops.Reshape()
 
     def to(self, parameter: ms.Parameter) -> Tensor:
@@ -38,7 +39,8 @@ class BottleneckLinear(nn.Cell):
         y = self.base(x)
         rows = self.reshape(y, (-1, self.outputs))
         narrow = self.activation(self.into(rows, self.to(self.down), self.to(self.down_bias)))
-        return y + self.reshape(self.out_of(narrow, self.to(self.up), self.to(self.up_bias)), y.shape)
+        added = self.out_of(narrow, self.to(self.up), self.to(self.up_bias))
+        return self.add(y, self.reshape(added, y.shape))
 
 
 def start_bottleneck(outputs: int, width: int, seed: int, number: int) -> Bottleneck:

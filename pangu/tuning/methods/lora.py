@@ -33,13 +33,14 @@ class LoraLinear(nn.Cell):
         self.added = (("lora_A", self.lora_a), ("lora_B", self.lora_b))
         self.narrow, self.widen = ops.MatMul(transpose_b=True), ops.MatMul(transpose_b=True)
         self.inputs, self.outputs, self.dtype = base.inputs, base.outputs, base.dtype
+        self.scale_added, self.add = ops.Mul(), ops.Add()
         self.cast, self.reshape = ops.Cast(), ops.Reshape()
 
     def construct(self, x: Tensor) -> Tensor:
         rows = self.reshape(self.cast(x, self.dtype), (-1, self.inputs))
         narrow = self.narrow(rows, self.cast(self.lora_a, self.dtype))
-        added = self.widen(narrow, self.cast(self.lora_b, self.dtype)) * self.scale
-        return self.base(x) + self.reshape(added, (*x.shape[:-1], self.outputs))
+        added = self.scale_added(self.widen(narrow, self.cast(self.lora_b, self.dtype)), self.scale)
+        return self.add(self.base(x), self.reshape(added, (*x.shape[:-1], self.outputs)))
 
 
 class Lora(Method):

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from parallel_strategy.graph.collectives import Record, collectives_of
+from parallel_strategy.graph.program import Program
+from parallel_strategy.graph.weight_collectives import GRADIENTS, WEIGHTS
 from parallel_strategy.mindspore import fusion
 from parallel_strategy.mindspore.dryrun.compiled_collectives import CompiledCollective
+from parallel_strategy.mindspore.dryrun.fine_tuning import FineTuning, fine_tuning_collectives
 from parallel_strategy.mindspore.fusion import Fused
 from parallel_strategy.mindspore.limits import as_compiled
 from parallel_strategy.spec.strategy import Setup
 
 Compared = TypeVar("Compared", "CollectiveKind", Fused)
-WEIGHTS = ("gradients.", "weights.")  # how the emulator names what it sends of them
 
 
 @dataclass(frozen=True, order=True)
@@ -44,10 +46,13 @@ class CompileDifference:
         return f"{self.kind}: emulator {self.emulator}, MindSpore {self.mindspore}"
 
 
-def emulated(setup: Setup, rank: int, *, whole_batch: bool = False) -> Counter[CollectiveKind]:
+def emulated(
+    setup: Setup, rank: int, *, whole_batch: bool = False, tuning: FineTuning | None = None
+) -> Counter[CollectiveKind]:
     """Return what the emulator's program of a strategy communicates on this rank. `whole_batch`: every rank is given
-    all rows, which then need no gathering."""
-    records = collectives_of(as_compiled(setup), rank)
+    all rows, which then need no gathering. `tuning`: in a step of a fine-tuning."""
+    program = Program(as_compiled(setup))
+    records = fine_tuning_collectives(program, rank, tuning) if tuning else collectives_of(program, rank)
     return of_emulator(record for record in records if not (whole_batch and record.name == "rows"))
 
 
@@ -55,7 +60,14 @@ def of_emulator(records: Iterable[Record]) -> Counter[CollectiveKind]:
     """Count traffic of weights and gradients as a step's, whenever it is: the compiler's graph says no more of
     it."""
     return Counter(
-        kind("step" if r.name.startswith(WEIGHTS) else r.phase, r.layer, r.op, r.group, round(r.bytes), r.dtype)
+        kind(
+            "step" if r.name.startswith((GRADIENTS, WEIGHTS)) else r.phase,
+            r.layer,
+            r.op,
+            r.group,
+            round(r.bytes),
+            r.dtype,
+        )
         for r in records
     )
 
