@@ -37,9 +37,10 @@ def engine_of(run: Path, saved: Checkpoint | None, model: ModelConfig, config: T
 
 
 def settle_engine(run: Path, began: str | None, engine: str | None, reason: str | None) -> str:
-    """Return what computes the steps. began: the run's engine so far; None: it begins. engine: what is asked for. reason: against compiled ones.
+    """Return what computes the steps. began: the run's engine so far; None: it begins. engine: what is asked for.
 
-    Raises UserError where compiled steps were asked for and cannot be, or where the run began otherwise.
+    reason: against compiled steps. Raises UserError where compiled steps were asked for and cannot be, or where the run
+    began otherwise.
     """
     if engine == "compiled" and reason:
         raise UserError(f"engine compiled: {reason}; leave `engine` out")
