@@ -105,10 +105,11 @@ def finetune(
             if world.is_first:
                 adapter_file.save_tensors(out / STUDENT, weights, metadata_of(config, known.fingerprint))
         config = config.model_copy(update={"compute_dtype": chosen.precision, "dropout_rate": chosen.dropout})
-        from pangu.tuning.tuning_run import Run  # needs MindSpore
+        from pangu.tuning.tuning_run import Run, general_rows  # needs MindSpore
 
-        run = Run(config, weights, known, chosen, read, out, said, taught, world)
-        tuned = run.finish(template, str(place), base)
+        general = general_rows(Path(base), chosen.length)
+        run = Run(config, weights, known, chosen, read, out, said, taught, world, general)
+        tuned = run.finish(template, str(place))
         world.wait()
         return tuned
 
