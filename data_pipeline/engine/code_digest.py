@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
 from types import CodeType
+from typing import Any
 
 from data_pipeline.engine.manifest import digest
 from data_pipeline.engine.steps import Step
@@ -14,12 +15,16 @@ from data_pipeline.engine.steps import Step
 BASE_CODE = ("data_pipeline.record", "data_pipeline.engine.shard")
 
 
-def code_digests(step: Step) -> dict[str, str]:
-    """Return module or library -> digest of its code or its version, for everything that decides a step's bytes."""
+def code_digests(step: Step, settings: Any) -> dict[str, str]:
+    """Return module or library -> digest of its code or its version, for everything that decides a step's bytes.
+
+    Raises ModuleNotFoundError for a library that is not installed.
+    """
     functions = [value for value in vars(step).values() if callable(value)]
     modules = dict.fromkeys([*BASE_CODE, *(function.__module__ for function in functions), *step.uses])
     digests = {module: module_digest(module) for module in modules}
-    digests.update({library: importlib.metadata.version(library) for library in ("pyarrow", *step.libraries)})
+    libraries = ("pyarrow", *step.libraries_with(settings))
+    digests.update({library: importlib.metadata.version(library) for library in libraries})
     return digests
 
 

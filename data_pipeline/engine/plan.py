@@ -99,13 +99,20 @@ class PlannedStep:
         return [task for task in self.tasks if task.name not in self.done]
 
 
+def check_libraries(stages: Sequence[Stage]) -> None:
+    """Raise ModuleNotFoundError for a library that a step needs, before the first one runs."""
+    for stage in stages:
+        for step in stage.steps:
+            code_digests(step, stage.settings)
+
+
 def plan_step(recipe: Recipe, stage: Stage, step: Step, inventory: Inventory, manifest: Manifest) -> PlannedStep:
     """Return the tasks of one step, given what the earlier steps left."""
     root = manifest.root
     folder = f"stages/{stage.name}" if _makes_records(step) else f"stages/{stage.name}/{step.name}"
     dumped = stage.settings.model_dump(mode="json")
     settings = dumped if step.reads is None else {name: dumped[name] for name in step.reads}
-    code = code_digests(step)
+    code = code_digests(step, stage.settings)
     signals = inventory.signals
     if isinstance(step, Read | Map):
         signals = tuple(dict.fromkeys((*inventory.signals, *step.signals)))

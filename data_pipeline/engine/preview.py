@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.engine.manifest import Manifest
-from data_pipeline.engine.plan import Inventory, explain, plan_step
+from data_pipeline.engine.plan import Inventory, check_libraries, explain, plan_step
 from data_pipeline.recipe import Recipe
 
 
@@ -53,6 +53,7 @@ def preview(recipe: Recipe, root: Path) -> list[StepState]:
 
 
 def _states(recipe: Recipe, manifest: Manifest) -> list[StepState]:
+    check_libraries(recipe.stages)
     inventory = Inventory()
     states: list[StepState] = []
     waits_for: str | None = None

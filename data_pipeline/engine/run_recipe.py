@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from data_pipeline.engine import tasks
 from data_pipeline.engine.heavy_rules import HeavyRules
 from data_pipeline.engine.manifest import Finished, Manifest
-from data_pipeline.engine.plan import Inventory, PlannedStep, plan_step
+from data_pipeline.engine.plan import Inventory, PlannedStep, check_libraries, plan_step
 from data_pipeline.engine.pool import Job, Pool, describe_system_error
 from data_pipeline.engine.run_files import checksum, commit_directory, link, locked
 from data_pipeline.kernels.first_use import use_python
@@ -116,6 +116,8 @@ def _engine(recipe: Recipe, root: Path, reporter: Reporter) -> "Pool | SparkEngi
 def _run_stages(
     recipe: Recipe, manifest: Manifest, engine: Engine, reporter: Reporter, until: str | None
 ) -> list[StageSummary]:
+    wanted = next((number for number, stage in enumerate(recipe.stages, 1) if stage.name == until), None)
+    check_libraries(recipe.stages[:wanted])
     manifest.record_stages([(stage.name, stage.kind) for stage in recipe.stages])
     manifest.begin_stages()
     inventory = Inventory()

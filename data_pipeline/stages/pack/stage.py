@@ -413,6 +413,11 @@ def provenance(layout: pa.Table, begin: int, size: int, length: int, stride: int
     )
 
 
+def writers(settings: Settings) -> tuple[str, ...]:
+    """Return the libraries that write the samples, besides pyarrow."""
+    return ("mindspore",) if "mindrecord" in settings.outputs else ()
+
+
 def write_mindrecord(path: Path, samples: np.ndarray) -> None:
     """Write a MindRecord file with the column `input_ids`, and its index `.db` beside it."""
     os.environ.setdefault("GLOG_v", "3")  # MindSpore's own log: errors only (this is a worker process)
@@ -494,7 +499,7 @@ STEPS = (
         needs=("tokens", "layout", "tokenizer"),
         items=sample_items,
         write=write_samples,
-        libraries=("mindspore",),
+        libraries=writers,
         reads=("seq_length", "overlap", "samples_per_file", "outputs", "pad_id"),
         publish="packed",
     ),

@@ -44,6 +44,7 @@ SYSTEM_LATE = ("libdl.so.2", "librt.so.1", "ld-linux-x86-64.so.2")
 # Tables of virtual functions and type information are data, not functions.
 DATA = ("_ZTV", "_ZTI", "_ZTS", "_ZTT")
 DATA_SIZE = 512
+ABSENT = "MindSpore is not installed; `pip install 'pangu-alpha[pangu]'` adds it"
 BUILDING, ABANDONED_SECONDS = ".building-", 3600
 
 
@@ -51,7 +52,7 @@ def mindspore_folder() -> Path:
     """Return where MindSpore is installed, found without importing it. Raises UserError."""
     found = util.find_spec("mindspore")
     if found is None or not found.submodule_search_locations:
-        raise UserError(f"MindSpore is not installed here; the compile check needs mindspore=={MINDSPORE}")
+        raise UserError(ABSENT)
     return Path(found.submodule_search_locations[0])
 
 
@@ -73,7 +74,7 @@ def why_not() -> str | None:
     try:
         version = metadata.version("mindspore")
     except metadata.PackageNotFoundError:
-        return f"MindSpore is not installed here; the compile check needs mindspore=={MINDSPORE}"
+        return ABSENT
     if installed_cann() is not None:
         return None
     if version != MINDSPORE:
