@@ -108,10 +108,11 @@ def finetune(
             said["base"] = str(out / STUDENT)
             if world.is_first:
                 adapter_file.save_tensors(out / STUDENT, weights, metadata_of(config, known.fingerprint))
-        from pangu.tuning.tuning_run import Run  # needs MindSpore
+        from pangu.tuning.tuning_run import Run, general_rows  # needs MindSpore
 
-        run = Run(computed, weights, known, chosen, read, out, said, taught, world)
-        tuned = run.finish(template, str(place), base)
+        general = general_rows(Path(base), chosen.length)
+        run = Run(computed, weights, known, chosen, read, out, said, taught, world, general)
+        tuned = run.finish(template, str(place))
         world.wait()
         return tuned
 
