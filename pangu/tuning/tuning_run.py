@@ -23,6 +23,7 @@ from pangu.foundation.progress import Progress
 from pangu.model.dropout import Dropout
 from pangu.model.network import build
 from pangu.tokenizer import Tokenizer
+from pangu.training.compiled.compiled_step import CompiledStep, StepRules
 from pangu.training.data import PackedData
 from pangu.training.loss import Loss
 from pangu.training.objectives.instruction import Instruction
@@ -31,7 +32,7 @@ from pangu.training.schedule import schedule_of
 from pangu.training.step import TrainStep
 from pangu.training.step_metrics import records_with_ends
 from pangu.tuning import adapter_file, soft_prompt
-from pangu.tuning.aims import Aim, Answers, Batches, Distillation, Preferences, mean_nats
+from pangu.tuning.aims import Aim, Answers, Batches, Distillation, Evaluation, Preferences, mean_nats
 from pangu.tuning.methods import METHODS
 from pangu.tuning.methods.insertion import arrays_of, load_arrays
 from pangu.tuning.states import newest_state, write_state
@@ -129,7 +130,9 @@ class Run:
             self.note_before(self.measured(plain, Loss(self.network, Instruction(end, config.attention).in_graph())))
         self.method = METHODS[settings.method](self.network, config, settings, self.start())
         self.aim = self.aim_of(end, teacher)
-        self.evaluation = Loss(self.network, self.method.batch(Instruction(end, config.attention).in_graph()))
+        self.evaluation: Evaluation = Loss(
+            self.network, self.method.batch(Instruction(end, config.attention).in_graph())
+        )
         self.adam = adam = OptimizerConfig(weight_decay=0.0, bias_correction=True)
         self.trained = [*self.network.trainable_params(), *self.aim.parameters]
         self.optimizer = AdamW(self.trained, adam.beta1, adam.beta2)
@@ -137,11 +140,26 @@ class Run:
         for _, cell in self.network.cells_and_names():
             if isinstance(cell, Dropout):
                 cell.part = world.rank
-        self.step_cell = TrainStep(self.aim.loss, self.optimizer, adam.clip_norm, settings.accumulate, self.reduction)
+        self.step_cell = self.step_of(said["engine"])
         assert settings.rate is not None  # `Settings.checked`
         rate = LearningRateConfig(peak=settings.rate, end=settings.rate / 10, warmup_steps=max(1, settings.steps // 20))
         self.schedule = schedule_of(rate, settings.steps)
         self.step = 0
+
+    def step_of(self, engine: str) -> TrainStep | CompiledStep:
+        """Return what makes an update. Compiled steps also compute the losses of an aim's evaluation."""
+        clip_norm, accumulate = self.adam.clip_norm, self.settings.accumulate
+        if engine == "mindspore":
+            return TrainStep(self.aim.loss, self.optimizer, clip_norm, accumulate, self.reduction)
+        assert isinstance(self.aim, Answers)
+        rules, objective = StepRules(accumulate, clip_norm), self.aim.loss.objective
+        step = CompiledStep(self.network, objective, self.optimizer, rules, self.method.low_rank())
+
+        def evaluate(rows: ms.Tensor, seed: ms.Tensor) -> ms.Tensor:
+            return self.scalar(step.loss(objective, rows.asnumpy()))
+
+        self.evaluation = self.aim.evaluation = evaluate
+        return step
 
     def aim_of(self, end_of_document: int, teacher: Teacher | None) -> Aim:
         """Return what the settings ask to minimise."""
@@ -215,6 +233,8 @@ class Run:
             load_arrays(self.trained, state.trained)
             load_arrays(self.moments, state.moments)
             self.step = state.step
+            if isinstance(self.step_cell, CompiledStep):
+                self.step_cell.look_again()
 
     # -- training ---------------------------------------------------------------------------------------------------
 
@@ -280,7 +300,7 @@ class Run:
         """Return the file of the base's losses."""
         return self.out / "before.json"
 
-    def measured(self, aim: Aim, evaluation: Loss) -> dict[str, float]:
+    def measured(self, aim: Aim, evaluation: Evaluation) -> dict[str, float]:
         """Return the losses now. Every process computes them, so that none waits for the others longer than collectives
         allow."""
         self.network.set_train(False)
