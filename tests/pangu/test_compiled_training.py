@@ -27,7 +27,7 @@ def two_steps(model: ModelConfig, settings: TrainConfig, objective, length: int)
     import mindspore as ms
 
     from pangu.model.network import build, read_weights
-    from pangu.training.compiled.compiled_step import CompiledStep
+    from pangu.training.compiled.compiled_step import CompiledStep, StepRules
     from pangu.training.loss import Loss
     from pangu.training.optimizer import AdamW
     from pangu.training.step import TrainStep
@@ -40,7 +40,7 @@ def two_steps(model: ModelConfig, settings: TrainConfig, objective, length: int)
         loss = Loss(network, objective.in_graph())
         rest = (settings.optimizer.clip_norm, settings.accumulate, None, settings.skip_above_norm)
         step = (
-            CompiledStep(network, loss.objective, optimizer, settings)
+            CompiledStep(network, loss.objective, optimizer, StepRules.of(settings))
             if compiled
             else TrainStep(loss, optimizer, *rest)
         )
@@ -123,7 +123,7 @@ def test_a_gradient_that_is_too_large_or_no_number_changes_nothing(limit: float 
     import mindspore as ms
 
     from pangu.model.network import build, read_weights
-    from pangu.training.compiled.compiled_step import CompiledStep
+    from pangu.training.compiled.compiled_step import CompiledStep, StepRules
     from pangu.training.optimizer import AdamW
 
     model = ModelConfig.from_fields(SMALL, "test")
@@ -133,7 +133,7 @@ def test_a_gradient_that_is_too_large_or_no_number_changes_nothing(limit: float 
     network = build(model, weights)
     optimizer = AdamW(network.trainable_params(), 0.9, 0.95)
     settings = TrainConfig.from_fields(SETTINGS | {"skip_above_norm": limit}, "test")
-    step = CompiledStep(network, causal().in_graph(), optimizer, settings)
+    step = CompiledStep(network, causal().in_graph(), optimizer, StepRules.of(settings))
     rows = ms.Tensor(np.full((ROWS, LENGTH + 1), 9, np.int32))
     numbers = [ms.Tensor(number, ms.float32) for number in (ROWS * LENGTH, 1.0, 1e-3, 1e-8, 0.1)]
     _, norm, updated = step(rows, *numbers[:2], ms.Tensor(0, ms.int32), *numbers[2:])
