@@ -206,3 +206,28 @@ def test_a_run_computes_with_machine_code_from_disk_only(tmp_path: Path) -> None
     kept = {name: one.stats for name, one in found.items() if one.stats.cache_path}
     assert len(kept) >= 12 and sum(sum(one.cache_hits.values()) for one in kept.values()) >= 12
     assert {name: dict(one.cache_misses) for name, one in kept.items() if one.cache_misses} == {}
+
+
+def test_nothing_is_compiled_apart_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numba
+
+    from pangu.training.compiled import compile_apart
+
+    def started(*words: object, **rest: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(compile_apart, "adamw", numba.njit(lambda x: x))  # as `entry` has it without a folder
+    monkeypatch.setattr(compile_apart.subprocess, "run", started)
+    compile_apart.compile_apart()
+
+
+def test_a_compilation_apart_that_fails_is_said(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    from pangu.training.compiled import compile_apart
+
+    failure = "import sys; print('Traceback', file=sys.stderr); sys.exit('OSError: No space left on device')"
+    own = compile_apart.subprocess.run
+    monkeypatch.setattr(compile_apart, "has_code_on_disk", lambda dispatcher: False)
+    monkeypatch.setattr(compile_apart.subprocess, "run", lambda words, **rest: own([words[0], "-c", failure], **rest))
+    compile_apart.compile_apart()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and said[1].endswith("compiles it by itself: OSError: No space left on device")
