@@ -1,9 +1,10 @@
 """The text of pages that hold it only as data for their scripts: `articleBody` of ld+json, `__NEXT_DATA__`,
-`window.__INITIAL_STATE__`.
+`window.__INITIAL_STATE__`, the rows that `self.__next_f.push` brings, the arguments of `window.__NUXT__`.
 
 Among the strings of such data the text is found as on a page: sentences count, and the search goes down to the part
 that holds most of them."""
 
+import contextlib
 import html
 import json
 import re
@@ -13,6 +14,7 @@ from typing import Any
 import orjson
 
 MAX_SCRIPT_BYTES = 8 << 20  # characters of one script that are looked at
+LEAST_SCRIPT = 60
 MAX_SCRIPTS = 40
 MAX_VALUES = 300_000  # of one script
 SHARE_BELOW = 0.5  # the search goes on in a field that holds this much of the text
@@ -20,6 +22,10 @@ SHARE_OF_LIST = 0.9  # or in an entry of a list, which may be one of many paragr
 MAX_COMPARED = 2000  # strings that are searched for repetitions
 _SCRIPT = re.compile(r"<script\b([^<>]{0,1000})>", re.I)
 _ASSIGNED = re.compile(r"(?:window|self|globalThis)?\.?[\w$.\[\]\"']{1,60}\s*=\s*(JSON\.parse\(\s*)?(?=[{\[\"'])")
+# React's rows: `self.__next_f.push([1, "5:[...]\\n6:T1a,<p>..."])`; a row may be parted among several
+_PUSHED = re.compile(r"\b__next_f\s*\.\s*push\(\s*\[\s*1\s*,\s*(?=\")")
+_ROW = re.compile(rb"[0-9a-f]{1,6}:(?:T([0-9a-f]{1,7}),|[A-Z]{0,2}(?=[\[{\"]))")
+_LITERAL = re.compile(r'"(?:[^"\\\n]|\\.){15,}+"')  # text in a program's object or arguments
 _SENTENCE = re.compile(r"[。！？；，、：.!?;,]")
 _LETTERS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3A-Za-z]")
 _TAG = re.compile(r"<[a-zA-Z/!][^<>]{0,2000}>")
@@ -38,17 +44,48 @@ class EmbeddedText:
 def embedded_text(markup: str) -> EmbeddedText | None:
     """Return the longest text among the data of a page's scripts, or None."""
     best: EmbeddedText | None = None
+    pushed: list[str] = []
     for number, script in enumerate(_SCRIPT.finditer(markup)):
         if number == MAX_SCRIPTS * 10:
             break
         end = markup.find("</script", script.end(), script.end() + MAX_SCRIPT_BYTES)
-        if end - script.end() < 60:
-            continue
-        value = _value(script[1].lower(), markup[script.end() : end].strip())
-        found = _text_of(value) if isinstance(value, dict | list) else None
-        if found and (best is None or found.characters > best.characters):
-            best = found
-    return best
+        content = markup[script.end() : max(end, script.end())].strip()
+        if _PUSHED.search(content, 0, 400):
+            pushed += _pushed(content)
+        elif len(content) >= LEAST_SCRIPT:
+            best = _longer(best, _value(script[1].lower(), content))
+    return _longer(best, _rows("".join(pushed)[:MAX_SCRIPT_BYTES])) if pushed else best
+
+
+def _longer(best: EmbeddedText | None, value: Any) -> EmbeddedText | None:
+    """Return the text of some data where it is longer than the best one."""
+    found = _text_of(value) if isinstance(value, dict | list) else None
+    return found if found and (best is None or found.characters > best.characters) else best
+
+
+def _pushed(content: str) -> list[str]:
+    """Return the strings that a script pushes to `__next_f`."""
+    found = []
+    for push in _PUSHED.finditer(content):
+        with contextlib.suppress(ValueError):
+            found.append(json.JSONDecoder(strict=False).raw_decode(content, push.end())[0])
+    return [text for text in found if isinstance(text, str)]
+
+
+def _rows(text: str) -> list[Any]:
+    """Return the values of React's rows: JSON to the end of a line, or text of so many bytes."""
+    data, at, values = text.encode("utf-8", "replace"), 0, list[Any]()
+    while at < len(data) and len(values) < MAX_VALUES:
+        row = _ROW.match(data, at)
+        if row and row[1]:
+            end = row.end() + int(row[1], 16)
+            values.append(data[row.end() : end].decode("utf-8", "replace"))
+        else:
+            end = data.find(b"\n", at) % (len(data) + 1)  # the last row may have no end
+            if row:
+                values.append(_parse(data[row.end() : end].decode("utf-8", "replace")))
+        at = end + (data[end : end + 1] == b"\n")
+    return values
 
 
 def _value(attributes: str, content: str) -> Any:
@@ -57,12 +94,18 @@ def _value(attributes: str, content: str) -> Any:
         return _parse(content) or _parse(html.unescape(content))
     assigned = _ASSIGNED.search(content, 0, 400)
     if not assigned:
-        return None
+        return _literals(content) if "__NUXT__" in content[:400] else None
     try:
         value, _ = json.JSONDecoder(strict=False).raw_decode(content, assigned.end())
     except (ValueError, RecursionError):
-        return None
+        return _literals(content)
     return _parse(value) if isinstance(value, str) and assigned[1] else value
+
+
+def _literals(content: str) -> list[Any]:
+    """Return the long strings of a program whose object is no JSON: `undefined`, keys without quotes, arguments."""
+    found = (_parse(literal[0]) for literal in _LITERAL.finditer(content))
+    return [text for text in found if isinstance(text, str)][:MAX_VALUES]
 
 
 def _parse(content: str) -> Any:
@@ -136,7 +179,8 @@ def _flatten(data: Any) -> tuple[list[str], list[Any], list[int]]:
         if isinstance(value, dict):
             stack.extend((str(name), item, own) for name, item in reversed(value.items()))
         elif isinstance(value, list):
-            stack.extend((key, item, own) for item in reversed(value))
+            is_element = len(value) > 3 and value[0] == "$"  # React's: "$", its tag, its key, what it has
+            stack.extend((key, item, own) for item in (value[3:4] if is_element else reversed(value)))
     return keys, values, parents
 
 

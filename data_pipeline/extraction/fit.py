@@ -23,7 +23,9 @@ from data_pipeline.extraction.line_model import (
     Trees,
     kept_lines,
     smoothed,
+    thread_probability,
     with_inner_parts,
+    with_tail,
     without_other_articles,
 )
 from data_pipeline.extraction.measures import (
@@ -38,6 +40,7 @@ from data_pipeline.extraction.measures import (
 from data_pipeline.extraction.output.element_structure import structure_of, whole_parts
 from data_pipeline.extraction.page_templates import Text, make_page
 from data_pipeline.extraction.parsed_page import read_page
+from data_pipeline.extraction.post_stream import find_posts
 from data_pipeline.extraction.scoring import LabelledPage, labelled_pages, scores
 from data_pipeline.extraction.surroundings import look_again
 from data_pipeline.stages.read.charset import decode
@@ -66,6 +69,7 @@ class Example:
         self.part = whole_parts(self.page, self.structure)
         self.features = measure_lines(self.page, self.kinds)
         self.page_features = measure_page(self.page, self.features)
+        self.posts = find_posts(self.page)
         self.gold = gold
         self.lines = [
             bytes(self.page.text[a:b]).decode() for a, b in zip(self.page.line_start, self.page.line_end, strict=True)
@@ -84,7 +88,7 @@ class Example:
 
     def set_thread(self, trees: Trees) -> None:
         """Say in every row how probably the page is a thread."""
-        self.features[:, PAGE_THREAD] = trees.probabilities(self.page_features)[0]
+        self.features[:, PAGE_THREAD] = thread_probability(trees, self.page_features, self.posts)
 
     def second_features(self, probability: np.ndarray) -> np.ndarray:
         """Return the rows with what a first model says."""
@@ -97,8 +101,10 @@ class Example:
         rows = self.second_features(model.first.probabilities(self.features))
         probability = without_other_articles(rows, model.second.probabilities(rows))
         probability = smoothed(self.page, self.part, self.kinds, probability)
-        kept = kept_lines(self.page, self.kinds, probability, float(rows[0, PAGE_THREAD]) if len(rows) else 0.0)
+        thread = float(rows[0, PAGE_THREAD]) if len(rows) else 0.0
+        kept = kept_lines(self.page, self.kinds, self.posts, probability, thread)
         kept = with_inner_parts(self.page, self.structure, self.part, probability, kept)
+        kept = with_tail(self.page, self.structure, self.part, probability, kept)
         return scores("\n".join(line for line, keep in zip(self.lines, kept, strict=True) if keep), self.gold)[0]
 
 

@@ -94,6 +94,7 @@ _ENDS_SEARCH = _tags_among("table td th caption")  # no other end tag inside rea
 _P, _LI, _DT, _DD, _TR, _TD, _TH = (TAG[tag] for tag in ("p", "li", "dt", "dd", "tr", "td", "th"))
 _TABLE, _BODY, _HTML, _PRE = (TAG[tag] for tag in ("table", "body", "html", "pre"))
 _SUP, _SUB, _CODE, _IMG, _BR = (TAG[tag] for tag in ("sup", "sub", "code", "img", "br"))
+_TEMPLATE = TAG["template"]
 _IS_READING = _tags_among("rt rp rtc")
 _IS_RUBY = _tags_among("ruby rb rt rp rtc")
 
@@ -122,7 +123,9 @@ class FlatPage(NamedTuple):
     truncated: bool  # MAX_NODES or MAX_LINES was reached
 
 
-_CLASS, _ID, _HREF, _STYLE, _HIDDEN = (_code(key) for key in (b"class", b"id", b"href", b"style", b"hidden"))
+_CLASS, _ID, _HREF, _STYLE, _HIDDEN, _POPOVER, _SHADOW = (
+    _code(key) for key in (b"class", b"id", b"href", b"style", b"hidden", b"popover", b"shadowrootmode")
+)
 
 # columns of `line_counts`, in characters except ANCHORS; HAN are Han, kana and Hangul
 CHARACTERS, HAN, MARKS, STOPS, LINKED, ANCHORS, DIGITS, SPACES = range(8)
@@ -306,8 +309,8 @@ def _read_name(page, at):
 
 @compiled
 def _read_attributes(page, at, names):
-    """Return the attributes of a start tag: (group bits of class and id, whether it is hidden, whether it has a target,
-    its end)."""
+    """Return the attributes of a start tag: (group bits of class and id, whether it is hidden, whether it has a target
+    or, a template, is shown as the shadow root of its element, its end)."""
     end = page.size
     bits, hidden, has_target = np.int64(0), False, False
     i = at
@@ -353,10 +356,14 @@ def _read_attributes(page, at, names):
             bits |= _name_bits(page, value_start, value_end, names)
         elif key == _HREF:
             has_target = value_end > value_start
+        elif key == _SHADOW:
+            has_target = True
         elif key == _STYLE:
             hidden |= _hides(page, value_start, value_end)
-        elif key == _HIDDEN:
+        elif key == _POPOVER:
             hidden = True
+        elif key == _HIDDEN:  # what is hidden until it is found (until-found) is text that is folded
+            hidden |= value_end == value_start or page[value_start] | 32 != 117
     return bits, hidden, has_target, min(i + 1, end)
 
 
@@ -606,6 +613,8 @@ def _read(page, names, phrase_step, phrase_found, hidden_name):
             source = i
             bits, hidden, has_target, i = _read_attributes(page, name_end, names)
             kind = _KINDS[number]
+            if number == _TEMPLATE and has_target:
+                kind = BLOCK
             if kind == VOID:
                 if number == _IMG and skip_depth > MAX_DEPTH and hidden_tag < 0 and marks < mark_capacity - 1:
                     mark_place[marks], mark_kind[marks], mark_source[marks] = size, IMAGE, source

@@ -111,3 +111,19 @@ def test_any_bytes_decode(data: bytes, header: str | None) -> None:
 def test_shuffled_chinese_is_still_chinese(text: str) -> None:
     assert decode(text.encode("utf-8")).text == text
     assert decode(text.encode("gb18030")).text == text
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", [SIMPLIFIED, TRADITIONAL, JAPANESE, SIMPLIFIED[:12]])
+def test_utf16_without_a_mark_and_without_one_ascii_character(encoding: str, text: str) -> None:
+    assert not any(ord(character) < 0x80 for character in text)
+    found = decode(text.encode(encoding), markup=False)
+    assert (found.text, found.doubtful) == (text, False)
+
+
+def test_private_places_of_older_gb18030_are_the_characters_of_2022() -> None:
+    data = SIMPLIFIED.encode("gb18030") + bytes.fromhex("a6d9a6edfe59fea0fe51fe91a8bc8431823695328236")
+    assert (
+        decode(data, markup=False).text
+        == SIMPLIFIED + "\ufe10\ufe18\u9fb4\u9fbb\U00020087\U000241fe\u1e3f\ufe10\U00020000"
+    )

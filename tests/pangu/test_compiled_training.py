@@ -28,7 +28,7 @@ def two_steps(model: ModelConfig, settings: TrainConfig, objective, length: int)
     import mindspore as ms
 
     from pangu.model.network import build, read_weights
-    from pangu.training.compiled.compiled_step import CompiledStep
+    from pangu.training.compiled.compiled_step import CompiledStep, StepRules
     from pangu.training.loss import Loss
     from pangu.training.optimizer import AdamW
     from pangu.training.step import TrainStep
@@ -41,7 +41,7 @@ def two_steps(model: ModelConfig, settings: TrainConfig, objective, length: int)
         loss = Loss(network, objective.in_graph())
         rest = (settings.optimizer.clip_norm, settings.accumulate, None, settings.skip_above_norm)
         step = (
-            CompiledStep(network, loss.objective, optimizer, settings)
+            CompiledStep(network, loss.objective, optimizer, StepRules.of(settings))
             if compiled
             else TrainStep(loss, optimizer, *rest)
         )
@@ -124,7 +124,7 @@ def test_a_gradient_that_is_too_large_or_no_number_changes_nothing(limit: float 
     import mindspore as ms
 
     from pangu.model.network import build, read_weights
-    from pangu.training.compiled.compiled_step import CompiledStep
+    from pangu.training.compiled.compiled_step import CompiledStep, StepRules
     from pangu.training.optimizer import AdamW
 
     model = ModelConfig.from_fields(SMALL, "test")
@@ -134,7 +134,7 @@ def test_a_gradient_that_is_too_large_or_no_number_changes_nothing(limit: float 
     network = build(model, weights)
     optimizer = AdamW(network.trainable_params(), 0.9, 0.95)
     settings = TrainConfig.from_fields(SETTINGS | {"skip_above_norm": limit}, "test")
-    step = CompiledStep(network, causal().in_graph(), optimizer, settings)
+    step = CompiledStep(network, causal().in_graph(), optimizer, StepRules.of(settings))
     rows = ms.Tensor(np.full((ROWS, LENGTH + 1), 9, np.int32))
     numbers = [ms.Tensor(number, ms.float32) for number in (ROWS * LENGTH, 1.0, 1e-3, 1e-8, 0.1)]
     _, norm, updated = step(rows, *numbers[:2], ms.Tensor(0, ms.int32), *numbers[2:])
@@ -207,3 +207,28 @@ def test_a_run_computes_with_machine_code_from_disk_only(tmp_path: Path) -> None
     kept = {name: one.stats for name, one in found.items() if one.stats.cache_path}
     assert len(kept) >= 12 and sum(sum(one.cache_hits.values()) for one in kept.values()) >= 12
     assert {name: dict(one.cache_misses) for name, one in kept.items() if one.cache_misses} == {}
+
+
+def test_nothing_is_compiled_apart_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numba
+
+    from pangu.training.compiled import compile_apart
+
+    def started(*words: object, **rest: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(compile_apart, "adamw", numba.njit(lambda x: x))  # as `entry` has it without a folder
+    monkeypatch.setattr(compile_apart.subprocess, "run", started)
+    compile_apart.compile_apart()
+
+
+def test_a_compilation_apart_that_fails_is_said(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    from pangu.training.compiled import compile_apart
+
+    failure = "import sys; print('Traceback', file=sys.stderr); sys.exit('OSError: No space left on device')"
+    own = compile_apart.subprocess.run
+    monkeypatch.setattr(compile_apart, "has_code_on_disk", lambda dispatcher: False)
+    monkeypatch.setattr(compile_apart.subprocess, "run", lambda words, **rest: own([words[0], "-c", failure], **rest))
+    compile_apart.compile_apart()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and said[1].endswith("compiles it by itself: OSError: No space left on device")

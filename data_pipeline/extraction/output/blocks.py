@@ -39,7 +39,7 @@ class Block:
     lines: list[int] = field(default_factory=list)
     level: int = 0  # of a heading, or how deep a list entry stands
     marker: str = ""  # of a list entry: "-", "1."; empty for its further paragraphs
-    is_quote: bool = False
+    quotes: int = 0  # how many quotations it is in
     language: str = ""
     code: list[str] = field(default_factory=list)
     rows: list[list[list[int]]] = field(default_factory=list)  # of a table: row, cell, lines
@@ -103,16 +103,17 @@ def blocks_of(page: FlatPage, structure: Structure, markup: bytes, kept: np.ndar
     blocks: list[Block] = []
     tables: dict[int, Block] = {}
     entry_before = 0
+    quotes = [_quotes(page, structure, place) for place in quote]
     for k, (number, node) in enumerate(zip(numbers.tolist(), nodes.tolist(), strict=True)):
         last = blocks[-1] if blocks else None
         if preformatted[k]:
             if last is None or last.kind != "code" or last.node != preformatted[k]:
-                last = Block("code", preformatted[k], language=tags.language(preformatted[k]))
+                last = Block("code", preformatted[k], quotes=quotes[k], language=tags.language(preformatted[k]))
                 blocks.append(last)
             last.lines.append(number)
         elif is_data[k]:
             if table[k] not in tables:
-                tables[table[k]] = Block("table", table[k])
+                tables[table[k]] = Block("table", table[k], quotes=quotes[k])
                 blocks.append(tables[table[k]])
             tables[table[k]].lines.append(number)
         elif heading[k]:
@@ -120,18 +121,18 @@ def blocks_of(page: FlatPage, structure: Structure, markup: bytes, kept: np.ndar
                 last.lines.append(number)
             else:
                 level = TAGS[page.node_tag[heading[k]]][1:]
-                blocks.append(Block("heading", heading[k], [number], int(level)))
+                blocks.append(Block("heading", heading[k], [number], int(level), quotes=quotes[k]))
         elif entry[k]:
             marker = "" if entry[k] == entry_before else tags.marker(entry[k])
             parent = int(page.node_parent[entry[k]])
-            blocks.append(Block("entry", parent, [number], depth[k], marker, quote[k] > 0))
+            blocks.append(Block("entry", parent, [number], depth[k], marker, quotes[k]))
         else:
             # <br> parts lines, two of them paragraphs
             is_same = last is not None and last.kind == "paragraph" and last.node == node
             if last is not None and is_same and last.lines[-1] == number - 1 and page.line_breaks[number] < 2:
                 last.lines.append(number)
             else:
-                blocks.append(Block("paragraph", node, [number], is_quote=quote[k] > 0))
+                blocks.append(Block("paragraph", node, [number], quotes=quotes[k]))
         entry_before = entry[k]
     for block in blocks:
         if block.kind == "code":
@@ -139,6 +140,14 @@ def blocks_of(page: FlatPage, structure: Structure, markup: bytes, kept: np.ndar
         elif block.kind == "table":
             _fill_table(page, structure, tags, block)
     return _without_gutters(blocks, texts)
+
+
+def _quotes(page: FlatPage, structure: Structure, quote: int) -> int:
+    """Count a quotation and those that it is in."""
+    count = 0
+    while quote:
+        count, quote = count + 1, int(structure.quote[page.node_parent[quote]])
+    return count
 
 
 def _code_lines(page: FlatPage, numbers: list[int], texts: list[str]) -> list[str]:

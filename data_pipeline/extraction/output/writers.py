@@ -150,8 +150,8 @@ def write_markdown(blocks: list[Block], inline: Inline) -> str:
         written = _WRITERS[block.kind](block, inline)
         if not written:
             continue
-        if block.is_quote:
-            written = "\n".join(f"> {line}" for line in written.split("\n"))
+        if block.quotes:
+            written = "\n".join("> " * block.quotes + line for line in written.split("\n"))
         if before is not None:
             first, last = before.lines[-1], block.lines[0]
             images = inline.images_between(int(inline.page.line_end[first]), int(inline.page.line_start[last]))

@@ -75,6 +75,19 @@ _META = re.compile(
     rb"""<(?:meta\b[^>]{0,1000}?|\?xml\b[^>]{0,200}?en)(?:charset|coding)\s*=\s*["']?\s*([\w.:-]{2,30})""", re.I
 )
 _CONTENT_TYPE = re.compile(r"""charset\s*=\s*["']?\s*([\w.:-]{2,30})""", re.I)
+# What GB18030 of 2022 changed: places of the older tables that were private use are characters now.
+_RENEWED = {
+    bytes.fromhex(place).decode("gb18030"): character
+    for places, characters in (
+        ("a6d9 a6da a6db a6dc a6dd a6de a6df", "\ufe10\ufe12\ufe11\ufe13\ufe14\ufe15\ufe16"),
+        ("a6ec a6ed a6f3", "\ufe17\ufe18\ufe19"),
+        ("fe59 fe61 fe66 fe67 fe6d fe7e fe90 fea0", "\u9fb4\u9fb5\u9fb6\u9fb7\u9fb8\u9fb9\u9fba\u9fbb"),
+        ("fe51 fe52 fe53 fe6c fe76 fe91 a8bc", "\U00020087\U00020089\U000200cc\U000215d7\U0002298f\U000241fe\u1e3f"),
+    )
+    for place, character in zip(places.split(), characters, strict=True)
+}
+_OLD_PLACE = re.compile("[" + "".join(_RENEWED) + "]")
+_UTF16_HAN = bytes([0x20, 0x30, *range(0x4E, 0xA0), 0xFF])
 _HIGH_BYTES = bytes(range(0x80, 0x100))
 _NON_ASCII = re.compile(rb"[\x80-\xff]")
 _UTF8_SEQUENCE = re.compile(rb"[\xc2-\xf4][\x80-\xbf]{1,3}")
@@ -147,6 +160,8 @@ def _decode(data: bytes, encoding: str) -> tuple[str, int]:
     """Return the text, and how many replacement characters were put where bytes made no sense."""
     own = data.count(b"\xef\xbf\xbd") if encoding == "utf-8" else 0
     text = data.decode(_CODECS[encoding], "replace")
+    if encoding == "gb18030":
+        text = _OLD_PLACE.sub(lambda place: _RENEWED[place[0]], text)
     replaced = max(0, text.count("\ufffd") - own)
     if replaced and encoding == "big5":
         hong_kong = data.decode("big5hkscs", "replace")
@@ -162,11 +177,19 @@ def _utf16_by_nul(data: bytes) -> str | None:
     nul = head.count(0)
     if nul < 2 or nul * 50 < len(head):
         return None
+    if _is_utf16_han(head):  # U+4E00 has a NUL too, at the other place
+        return max(("utf-16le", "utf-16be"), key=lambda encoding: _score(*_decode(head, encoding)))
     odd = head[1::2].count(0)
     even = nul - odd
     if odd > 20 * even:
         return "utf-16le"
     return "utf-16be" if even > 20 * odd else None
+
+
+def _is_utf16_han(head: bytes) -> bool:
+    """Return whether every other byte is one that Han, kana and their punctuation begin with in UTF-16."""
+    sides = (head[0::2], head[1::2])
+    return any(len(side.translate(None, _UTF16_HAN)) * 10 <= len(side) for side in sides)
 
 
 def _candidates(data: bytes, sample: bytes, declared: tuple[str | None, str | None]) -> list[str]:
@@ -181,7 +204,7 @@ def _candidates(data: bytes, sample: bytes, declared: tuple[str | None, str | No
     else:
         # thousands of errors are slow to replace
         found = [label for label in found if label != "utf-8"]
-    if b"\0" in data[:4096]:
+    if b"\0" in data[:4096] or _is_utf16_han(data[:4096]):
         found += ["utf-16le", "utf-16be"]
     return list(dict.fromkeys([*found, "gb18030", "big5", "shift_jis", "euc-jp", "euc-kr"]))
 

@@ -449,7 +449,11 @@ def entry(function):  # type: ignore[no-untyped-def]
     return keep_while_unchanged(dispatcher, function)
 
 
-def is_kept(dispatcher) -> bool:  # type: ignore[no-untyped-def]
+def can_keep_code(dispatcher) -> bool:  # type: ignore[no-untyped-def]
+    """Return whether machine code of an `entry` can lie on disk: numba has found a folder that it may write to."""
+    return getattr(dispatcher._cache, "_cache_file", None) is not None
+
+
+def has_code_on_disk(dispatcher) -> bool:  # type: ignore[no-untyped-def]
     """Return whether an earlier process has left machine code of an `entry` on disk."""
-    file = getattr(dispatcher._cache, "_cache_file", None)
-    return file is not None and Path(file._index_path).exists()
+    return can_keep_code(dispatcher) and Path(dispatcher._cache._cache_file._index_path).exists()
