@@ -205,8 +205,9 @@ def read_lora(folder: Path, config: ModelConfig) -> LoraMatrices:
     """
     settings = read_json(folder / CONFIG)
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    are_numbers = isinstance(rank, int) and isinstance(alpha, int | float)
-    if settings.get("peft_type") != "LORA" or not are_numbers or rank < 1 or not math.isfinite(alpha):
+    has_rank = isinstance(rank, int) and rank >= 1
+    has_alpha = isinstance(alpha, int | float) and math.isfinite(alpha)
+    if settings.get("peft_type") != "LORA" or not has_rank or not has_alpha:
         raise UserError(f"{folder / CONFIG}: must have peft_type LORA, r of 1 and more, and a number lora_alpha")
     for name, wanted in SUPPORTED.items():
         if settings.get(name) not in (None, wanted):
@@ -236,7 +237,7 @@ def read_lora(folder: Path, config: ModelConfig) -> LoraMatrices:
         if set(pair) != {"A", "B"} or pair["A"].shape != (rank, inputs) or pair["B"].shape != (outputs, rank):
             raise UserError(f"{place}: {layer}: must be A [{rank}, {inputs}] and B [{outputs}, {rank}]")
         matrices[layer] = (pair["A"].astype(np.float32), pair["B"].astype(np.float32))
-    return LoraMatrices(matrices, rank, float(alpha))
+    return LoraMatrices(matrices, settings["r"], float(settings["lora_alpha"]))
 
 
 def merged(weights: Mapping[str, np.ndarray], lora: LoraMatrices) -> dict[str, np.ndarray]:
