@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,7 +195,7 @@ def test_a_profile_names_the_kernels(tmp_path: Path) -> None:
 
 def test_a_run_computes_with_machine_code_from_disk_only(tmp_path: Path) -> None:
     """Just compiled, a sum may have another order, and the first run on a machine other bits (`compile_apart`)."""
-    from pangu.training.compiled import attention_kernels, layer_kernels, loss_kernels, update_kernels
+    from pangu.training.compiled.compile_apart import MODULES
 
     corpus = packed_corpus.write(tmp_path / "packed")
     for name, trunk in (("without", False), ("with", True)):
@@ -202,8 +203,7 @@ def test_a_run_computes_with_machine_code_from_disk_only(tmp_path: Path) -> None
         model.write_text(f"{packed_corpus.MODEL}\ntarget_in_trunk: {str(trunk).lower()}\n")
         fields = {"data": str(corpus), "out": str(tmp_path / name), "model": str(model), "steps": 2, "batch_size": 4}
         train(TrainConfig.from_fields(fields, "test"))
-    modules = (attention_kernels, layer_kernels, loss_kernels, update_kernels)
-    found = {name: one for module in modules for name, one in vars(module).items() if hasattr(one, "stats")}
+    found = {name: one for module in MODULES for name, one in vars(module).items() if hasattr(one, "stats")}
     kept = {name: one.stats for name, one in found.items() if one.stats.cache_path}
     assert len(kept) >= 12 and sum(sum(one.cache_hits.values()) for one in kept.values()) >= 12
     assert {name: dict(one.cache_misses) for name, one in kept.items() if one.cache_misses} == {}
@@ -217,9 +217,25 @@ def test_nothing_is_compiled_apart_where_nothing_can_be_kept(monkeypatch: pytest
     def started(*words: object, **rest: object) -> None:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(compile_apart, "adamw", numba.njit(lambda x: x))  # as `entry` has it without a folder
+    nothing = SimpleNamespace(function=numba.njit(lambda x: x))  # as `entry` has it without a folder
+    monkeypatch.setattr(compile_apart, "MODULES", (nothing,))
     monkeypatch.setattr(compile_apart.subprocess, "run", started)
     compile_apart.compile_apart()
+
+
+def test_code_of_older_sources_is_compiled_apart_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where that of other functions is as it was, and where another processor compiled it."""
+    from pangu.training.compiled import compile_apart, layer_kernels
+
+    compile_apart.compile_apart()
+    assert not compile_apart.is_wanted()
+    file = layer_kernels.norm._cache._cache_file
+    with monkeypatch.context() as change:
+        change.setattr(file, "_source_stamp", "of a file that has changed")
+        assert compile_apart.is_wanted()
+    there = {(key[0], ("another",), *key[2:]): name for key, name in file._load_index().items()}
+    monkeypatch.setattr(file, "_load_index", lambda: there)
+    assert compile_apart.is_wanted()
 
 
 def test_a_compilation_apart_that_fails_is_said(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
