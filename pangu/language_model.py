@@ -191,7 +191,8 @@ class LanguageModel:
         """Score continuations of contexts: log p of every token of the second text behind the first, in nats.
 
         Where both are texts, what is scored are the ids of the whole behind its common beginning with the context's.
-        An empty context is the end of a document. A context that is too long is cut from its left, never the rest.
+        An empty context begins a document (`pangu.generation.likelihood`). A context that is too long is cut from its
+        left, never the rest.
         done: told of each pair that is finished.
         """
         return score(self.generator, [self.request(context, rest) for context, rest in pairs], done)
@@ -240,17 +241,17 @@ class LanguageModel:
             first, second = self.ids(context), self.ids(rest)
         if not second:
             raise UserError(f"{rest!r} has no tokens of its own behind its context; give a continuation")
-        return first or [self.tokenizer.special.end_of_document], second
+        return first, second
 
     def rolling_log_likelihood(self, texts: Sequence[Text], done: Callable[[int], None] | None = None) -> list[float]:
         """Return the log-likelihood of whole texts, in nats, each token scored once (windows of the context's length).
 
-        The first token follows the end of a document.
+        A text begins a document.
         """
         requests, owners = [], []
         for number, text in enumerate(texts):
             ids = self.ids(text)
-            for request in windows(ids, self.tokenizer.special.end_of_document, self.config.seq_length):
+            for request in windows(ids, self.config.seq_length):
                 requests.append(request)
                 owners.append(number)
         totals = [0.0] * len(texts)
@@ -266,13 +267,14 @@ class LanguageModel:
         """
         import numpy as np
 
-        first, most = self.tokenizer.special.end_of_document, self.config.seq_length
-        requests = [request for text in texts for request in windows(self.ids(text), first, most)]
+        most = self.config.seq_length
+        requests = [request for text in texts for request in windows(self.ids(text), most)]
         sums, counts = np.zeros(most), np.zeros(most, np.int64)
-        for result in score(self.generator, requests):
-            count = len(result.log_probabilities)
-            sums[:count] -= result.log_probabilities
-            counts[:count] += 1
+        for (context, _), result in zip(requests, score(self.generator, requests), strict=True):
+            begins = int(not context)  # the first token, and the second too, is predicted from one
+            places = np.maximum(np.arange(len(result.log_probabilities)) - begins, 0)
+            np.subtract.at(sums, places, result.log_probabilities)
+            np.add.at(counts, places, 1)
         return sums, counts
 
     def perplexity(self, texts: Sequence[str]) -> Perplexity:

@@ -16,9 +16,9 @@ wanted=.venv/wanted-requirements.txt installed=.venv/installed-requirements${ext
 cat requirements.txt pyproject.toml > "$wanted"
 if ! cmp -s "$wanted" "$installed"; then
   if [ -n "${extra:-}" ]; then
-    tell "installing requirements.txt and what [$extra] adds into .venv (about 2 GB, once)"
+    tell "installing requirements.txt and what [$extra] adds into .venv (about 3.5 GB, once)"
   else
-    tell "installing requirements.txt into .venv (about 2 GB, once)"
+    tell "installing requirements.txt into .venv (about 3.5 GB, once)"
   fi
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt \
     ${constraints:+--constraint "$constraints"} --editable ".${extra:+[$extra]}"

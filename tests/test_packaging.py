@@ -114,18 +114,21 @@ def test_containers_and_scripts_name_files_that_exist() -> None:
                 assert (REPOSITORY / Path(source)).exists(), f"{name}: {source}"
 
 
-# Prints each verb of three packages that asks for more than the core to say its help.
-HELP_OF_THE_CORE = """
+# Modules named in sys.argv[1] cannot be imported.
+ABSENT = """
 import importlib, sys
 from importlib.abc import MetaPathFinder
 from pangu.foundation import command_line
 
 class Absent(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in sys.argv[1:]:
+        if name.partition(".")[0] in sys.argv[1].split():
             raise ModuleNotFoundError(name, name=name)
 
 sys.meta_path.insert(0, Absent())
+"""
+# Prints each verb of three packages that asks for more than the core to say its help.
+HELP_OF_THE_CORE = """
 for package in ("pangu", "data_pipeline", "parallel_strategy"):
     for verb in importlib.import_module(f"{package}.cli").VERBS:
         try:
@@ -136,13 +139,30 @@ for package in ("pangu", "data_pipeline", "parallel_strategy"):
 """
 
 
-def test_every_help_needs_the_core_alone() -> None:
+def modules_of_extras() -> list[str]:
+    """Return the modules that an installation without extras lacks."""
     core = {re.split(r"[\[<>=~!;]", line)[0].lower() for line in PROJECT["dependencies"]}
     of_extras = {re.split(r"[\[<>=~!;]", line)[0].strip() for extra in MAIN_JOB for line in lines_of(extra)}
     of_extras |= {re.split(r"[\[<>=~!;]", line)[0].strip() for line in (*lines_of("serve"), *lines_of("spark"))}
     modules = {module: name for name, module in extras.DISTRIBUTIONS.items()}
     absent = {modules.get(name, name) for name in of_extras if name.lower() not in core}
-    assert {"safetensors", "orjson", "google", "ahocorasick"} <= absent
-    command = [sys.executable, "-c", HELP_OF_THE_CORE, *sorted(absent)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    return sorted(absent)
+
+
+def with_the_core_alone(program: str, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", ABSENT + program, " ".join(modules_of_extras()), *words]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+
+
+def test_every_help_needs_the_core_alone() -> None:
+    assert {"safetensors", "orjson", "google", "ahocorasick"} <= set(modules_of_extras())
+    done = with_the_core_alone(HELP_OF_THE_CORE)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("words", ["data_pipeline warm", "data_pipeline stats x"])
+def test_a_verb_without_its_extra_says_one_line(words: str) -> None:
+    program = "sys.exit(importlib.import_module(sys.argv[2] + '.cli').main(sys.argv[3:]))"
+    done = with_the_core_alone(program, *words.split())
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert re.match(r"error: the Python module '\w+' is missing", done.stderr), done.stderr

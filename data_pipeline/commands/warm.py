@@ -50,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     began = time.monotonic()
     first_use.write_beside()
+    import data_pipeline.engine.run_recipe  # noqa: F401 (what is not installed is said here, and not by each process)
+
     # a process each: whatever this one has compiled already, they do it as a new one would
     processes = [multiprocessing.Process(target=compile_part, args=(part,)) for part in PARTS]
     for process in processes:

@@ -15,6 +15,11 @@ from pangu.foundation.page import page
 from pangu.foundation.picture_font import caption, chinese_font
 
 GOOD, BAD, CHOSEN = "#2171b5", "#d94801", "#31a354"
+# The picture keeps letters that can be read on a phone, and moves under the finger.
+STYLE = """
+.side { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: start } .chosen { font-weight: bold }
+.scroll img { min-width: 760px }
+"""
 
 
 def draw(path: Path, title: str, name: str, scores: np.ndarray, labels: np.ndarray, measured: Quality) -> None:
@@ -102,9 +107,9 @@ def _page(title: str, scores: np.ndarray, labels: np.ndarray, measured: Quality,
     image = base64.b64encode(picture).decode()
     body = (
         f"<main><h1>{html.escape(title)}</h1>"
-        f'<img alt="curves; the figures stand below" src="data:image/png;base64,{image}"><div class="side">'
+        f'<div class="scroll"><img alt="curves; the figures stand below" src="data:image/png;base64,{image}"></div>'
+        f'<div class="side">'
         f"<table><tr><th>figure</th><th>value</th></tr>{rows}</table>"
         f"<table><tr><th>threshold</th><th>good kept</th><th>bad let through</th></tr>{table}</table></div></main>"
     )
-    style = ".side { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: start } .chosen { font-weight: bold }"
-    return page(title, body, style=style)
+    return page(title, body, style=STYLE)

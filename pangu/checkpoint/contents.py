@@ -1,19 +1,13 @@
 """What texts and scores depend on, as digests of what lies on the disk: weights, network, tokenizer."""
 
-import hashlib
-import json
 from pathlib import Path
 
+from pangu.checkpoint.description import digest_of
 from pangu.checkpoint.open import STATE, file_digest, open_checkpoint
 from pangu.checkpoint.weights import model_of, open_weights, tokenizer_of
 from pangu.config import load_size
 from pangu.tokenizer import Tokenizer
 from pangu.tuning import adapter_file
-
-
-def digest_of(value: object) -> str:
-    """Return the digest of what JSON can say."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def contents_of(path: Path, model: str | None, tokenizer: str | None) -> dict[str, str]:

@@ -3,7 +3,7 @@
     RUN/model.yaml, train.yaml, tokenizer/, metrics.jsonl
     RUN/checkpoints/step-00000100/model.safetensors      weights fp32, released names
                                   optimizer.safetensors  adam_m.<name>, adam_v.<name>
-                                  state.json             TrainingState, configuration, sha256 of both files
+                                  state.json             TrainingState, configuration, sha256 of all three
 
 Where ranks share out the optimizer's states, each writes what it holds, and what each holds is said as MindSpore does:
 
@@ -14,7 +14,6 @@ What a user calls a checkpoint may be a run (its newest whole checkpoint), a ste
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pangu.checkpoint.description import unsealed
 from pangu.config import ModelConfig
 from pangu.formats.parameter_layout import ParameterLayout
 from pangu.foundation.best_effort import reason_of, warn
@@ -144,7 +144,7 @@ def open_checkpoint(directory: Path, verify: bool = True) -> Checkpoint:
     """
     path = directory / STATE
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = unsealed(path)
         version = description["version"]
         if isinstance(version, int) and version > VERSION:
             raise LaterVersion(
@@ -205,7 +205,7 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
 def stored_heldout_loss(directory: Path) -> float:
     """Return the evaluation stored with a checkpoint; infinite where there is none."""
     try:
-        value = json.loads((directory / STATE).read_text(encoding="utf-8"))["state"]["heldout_loss"]
+        value = unsealed(directory / STATE)["state"]["heldout_loss"]
         return float("inf") if value is None else float(value)
     except (OSError, ValueError, KeyError, TypeError):
         return float("inf")

@@ -4,7 +4,6 @@ Here is what is decided before anything is done, and how the result gets its nam
 everything is on the disk. `pangu.checkpoint.reshard_write` reads, cuts and writes.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from pangu.checkpoint.description import sealed, unsealed
 from pangu.checkpoint.open import (
     LAYOUTS,
     MODEL_FILE,
@@ -127,7 +127,7 @@ def make_plan(
     """Decide what goes into which file. Raises UserError where the parameters do not fit the layout."""
     where = str(source.path)
     state_file = source.path / STATE
-    state = json.loads(state_file.read_text(encoding="utf-8")) if state_file.is_file() else None
+    state = unsealed(state_file) if state_file.is_file() else None
     if state is not None and weights_only:
         state = None
     unusable = [name for name, info in source.tensors.items() if info.data_type is None]
@@ -219,7 +219,7 @@ def write_plan(plan: Resharding, out: Path, advance: Callable[[int], None]) -> N
         if plan.state is not None:
             digests = {name: file.hash.hexdigest() for name, file in files.items() if file.hash}
             description = ShardFile(hidden / STATE, hashed=False)
-            description.write([json.dumps(plan.state | {"sha256": digests}, indent=1).encode()])
+            description.write([sealed(STATE, plan.state | {"sha256": digests})])
             description.sync()
         elif plan.model is not None and not single:
             said = ShardFile(hidden / MODEL_FILE, hashed=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError
 
+from pangu.checkpoint.description import sealed
 from pangu.checkpoint.open import (
     OPTIMIZER,
     STATE,
@@ -32,7 +33,6 @@ from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.directory import commit_directory, remove_directory
 from pangu.foundation.errors import UserError
-from pangu.foundation.json_text import dumps
 
 
 def hidden_place(directory: Path) -> Path:
@@ -94,7 +94,7 @@ def finish_checkpoint(
         "train": train,
         "sha256": digests,
     }
-    write_whole(hidden_place(final) / STATE, dumps(description, indent=1).encode())
+    write_whole(hidden_place(final) / STATE, sealed(STATE, description))
     commit_directory(hidden_place(final), final)  # in place of a damaged one of the same step
 
 

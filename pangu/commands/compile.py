@@ -9,7 +9,7 @@ example:
 """
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pangu.tuning.tuning_settings import Settings
@@ -38,7 +38,7 @@ def tuning_settings(arguments: argparse.Namespace) -> "Settings | None":
 
     if arguments.method is None:
         return None
-    given = {"modules": tuple(arguments.module)} if arguments.module else {}
+    given: dict[str, Any] = {"modules": tuple(arguments.module)} if arguments.module else {}
     return Settings(method=arguments.method, rank=arguments.lora_rank, bottleneck=arguments.bottleneck, **given)
 
 

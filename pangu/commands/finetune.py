@@ -82,6 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=1, metavar="N", help="draws start, order and validation (default: 1)"
     )
     parser.add_argument("--tokenizer", metavar="PATH", help="tokenizer directory or .model file (default: the base's)")
+    parser.add_argument(
+        "--engine", metavar="NAME",
+        help="what computes the steps: compiled or mindspore (default: compiled, where it can)",
+    )  # fmt: skip
     add_device_argument(parser)
     parser.add_argument(
         "--workers", type=int, metavar="N", help="data-parallel processes that share each batch (default: 1)"

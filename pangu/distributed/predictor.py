@@ -25,7 +25,7 @@ from types import FrameType
 
 import psutil
 
-from pangu.checkpoint.contents import digest_of
+from pangu.checkpoint.description import digest_of
 from pangu.checkpoint.open import MOMENTS, STATE, meant_checkpoint, open_checkpoint
 from pangu.checkpoint.weights import open_weights, tokenizer_of
 from pangu.distributed.launch import Check, check_device, check_modules

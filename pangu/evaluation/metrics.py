@@ -161,6 +161,10 @@ def _f(same: int, found: set[str], wanted: set[str]) -> float:
 GENERATED = {"exact_match": exact_match, "f1": f1, "equal": equal, "rouge_1": rouge_1, "rouge_l": rouge_l}
 
 
+# Of a choice: rules by which a candidate is chosen, sentences assigned to blanks (CMRC2019), and the gold text's own.
+CHOSEN = ("ppl", "acc", "acc_norm", "acc_bytes", "acc_mutual_info", "qac", "perplexity")
+
+
 def choose(
     totals: Sequence[float],
     tokens: Sequence[int],

@@ -48,6 +48,10 @@ def load_documents(task: Task, data: Path) -> tuple[list[Document], list[Path]]:
     documents = [document for path in files for document in FORMS[task.form](path)]
     if not documents:
         raise UserError(f"{files[0]}: holds no document for task {task.name}")
+    if task.method == "generate" and not all(one.answers for one in documents):
+        raise UserError(f"task {task.name}: form {task.form} has no answers; method choice fits it")
+    if task.method == "choice" and any(one.gold is None for one in documents):
+        raise UserError(f"task {task.name}: form {task.form} has no candidates; method generate fits it")
     return with_candidates(task, documents), files
 
 

@@ -1,11 +1,15 @@
 """Define a task: a YAML file in `tasks/`, which says where documents come from, what is asked and how it is scored."""
 
+import re
 from functools import cache
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from pangu.evaluation.document_forms import FORMS
+from pangu.evaluation.metrics import CHOSEN, GENERATED
 from pangu.foundation.errors import UserError
 from pangu.foundation.settings import Section, SettingsFile, nearest_name
 
@@ -45,6 +49,19 @@ class TaskTemplate(Section):
     separator: str = Field(default="\n", description="between shots, and between them and the document")
     said: str = Field(default="", description="where the variant comes from and what contradicts it")
 
+    @field_validator("context", "scored", "behind", "unconditional")
+    @classmethod
+    def check_names(cls, text: str | None) -> str | None:
+        """Take plain names in braces alone: what Python's formatting does beyond that is no template."""
+        try:
+            parts = list(Formatter().parse(text or ""))
+        except ValueError:
+            raise ValueError("has a single brace; a name stands in {…}, and a brace is written twice") from None
+        for _, name, form, conversion in parts:
+            if name is not None and (form or conversion or not name.isidentifier()):
+                raise ValueError("braces hold the name of a field and nothing else, such as {choice}")
+        return text
+
 
 class Task(SettingsFile):
     """A task. `version` grows with every change that can move a score."""
@@ -69,8 +86,39 @@ class Task(SettingsFile):
     official_count: int | None = Field(default=None, description="documents of the split that the paper scored")
     note: str = Field(default="", description="what is not comparable with the paper")
 
+    @field_validator("name")
+    @classmethod
+    def check_name(cls, name: str) -> str:
+        if not re.fullmatch(r"\w[\w.-]*", name):  # results lie in a file of that name
+            raise ValueError("must be a word of letters, digits, _ - and dots")
+        return name
+
+    @field_validator("form")
+    @classmethod
+    def check_form(cls, form: str) -> str:
+        if form not in FORMS:
+            raise ValueError(f"{form!r} is no form of documents{nearest_name(form, list(FORMS))}")
+        return form
+
+    @field_validator("files", "shot_files")
+    @classmethod
+    def check_globs(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                next(iter(Path(__file__).parent.glob(pattern)), None)
+            except (ValueError, NotImplementedError):
+                raise ValueError(f"{pattern!r} is no pattern of files below a folder, such as '*/dev.json'") from None
+        return patterns
+
     @model_validator(mode="after")
     def check_method(self) -> Self:
+        known = CHOSEN if self.method == "choice" else tuple(GENERATED)
+        for metric in self.metrics or ("",):
+            if metric not in known:
+                nearest = nearest_name(metric, list(known))
+                raise ValueError(f"metrics has {metric!r}, which method {self.method} does not have{nearest}")
+        if "acc_mutual_info" in self.metrics and any(one.unconditional is None for one in self.variants.values()):
+            raise ValueError("metrics has acc_mutual_info, for which every variant needs 'unconditional'")
         if "paper" not in self.variants:
             raise ValueError("variants must hold 'paper'")
         if (self.method == "generate") != (self.generation is not None):

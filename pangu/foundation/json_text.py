@@ -10,6 +10,8 @@ from typing import Any
 
 from pangu.foundation.errors import UserError
 
+TOO_DEEP = "lists or objects stand in one another a hundred times and more"  # hundreds: where Python gives up
+
 
 def finite(value: Any) -> Any:
     """Return the same lists and mappings with None for NaN and infinity."""
@@ -35,7 +37,10 @@ class RepeatedName(dict[str, Any]):
 
 def loads(text: str | bytes) -> Any:
     """Return a JSON value whose objects remember a name that they give twice. Raises ValueError."""
-    return json.loads(text, object_pairs_hook=_object)
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -63,7 +68,10 @@ def check_value(value: Any, place: str) -> None:
     A text with half of a surrogate pair (`"\\ud800"`), which UTF-8, the tokenizer and every output cannot write, or a
     name that an object gives twice (`loads`).
     """
-    found = _wrong_field(value)
+    try:
+        found = _wrong_field(value)
+    except RecursionError:
+        raise UserError(f"{place}: {TOO_DEEP}") from None
     if found is None:
         return
     field, is_repeated = found

@@ -2,9 +2,14 @@
 
 Requests that share a context read it once. A row's cache is cut back to the context after each continuation, which the
 compiled engine allows; with MindSpore's engine every request is a full forward of its own.
+
+A text with nothing in front of it begins a document. Its first token is predicted from an end of a document that stands
+alone at position 0; then the text is read from position 0 on, and sees no end. So it is where a model learns: an end
+belongs to the document before it, and documents of a row do not see each other. `Generator` begins such a text, and
+`pangu.tuning.record_rows` trains on it, in the same way.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,6 +21,9 @@ from pangu.generation.decoding_batch import DecodingBatch, RowTokens
 
 if TYPE_CHECKING:
     from pangu.generation.engine import Generator
+
+
+Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -44,36 +52,64 @@ def score(
     requests: Sequence[tuple[Sequence[int], Sequence[int]]],
     done: Callable[[int], None] | None = None,
 ) -> list[Scored]:
-    """Score (context ids, continuation ids), in their order; neither part may be empty. done: told of each request.
+    """Score (context ids, continuation ids), in their order. done: told of each request.
 
-    The result of a request does not depend on the others. Raises UserError for ids outside the vocabulary and for a
-    request that is longer than the context.
+    An empty context, or an end of a document alone, begins a document. The result of a request does not depend on the
+    others. Raises UserError for an empty continuation, for ids outside the vocabulary and for a request that is longer
+    than the context.
     """
     contexts: dict[tuple[int, ...], _Context] = {}
+    owners: list[int] = []
     for number, (context, rest) in enumerate(requests):
         check(generator, context, rest, f"request {number + 1}")
-        key = tuple(map(int, context))
-        contexts.setdefault(key, _Context(key)).rests.append((number, tuple(map(int, rest))))
-    results: list[Scored | None] = [None] * len(requests)
+        for before, behind in steps(context, rest, generator.nothing):
+            contexts.setdefault(before, _Context(before)).rests.append((len(owners), behind))
+            owners.append(number)
+    results: list[Scored | None] = [None] * len(owners)
+    left = Counter(owners)
     if requests:
         # Long ones together, so that the caches of a batch fit all of them.
         waiting = deque(sorted(contexts.values(), key=lambda one: -_longest(one)))
         rows = min(generator.batch_size, len(contexts))
         batch = generator.open(rows, _longest(waiting[0]))
         walk = _cut_back if batch.admits_any_time else _one_by_one
-        for number, scored in walk(batch, waiting, generator.adapter):
-            results[number] = scored
-            if done:
-                done(number)
-    return [result for result in results if result is not None]
+        for step, scored in walk(batch, waiting, generator.adapter):
+            results[step] = scored
+            left[owners[step]] -= 1
+            if done and not left[owners[step]]:
+                done(owners[step])
+    of_requests: list[list[Scored]] = [[] for _ in requests]
+    for owner, result in zip(owners, results, strict=True):
+        assert result is not None
+        of_requests[owner].append(result)
+    return [joined(parts) for parts in of_requests]
+
+
+def steps(context: Sequence[int], rest: Sequence[int], nothing: Sequence[int]) -> list[tuple[Ids, Ids]]:
+    """Return what is read one after the other for a request, each as (context, continuation).
+
+    nothing: the end of a document, which an empty context stands for.
+    """
+    before, behind = tuple(map(int, context)), tuple(map(int, rest))
+    if before and before != tuple(nothing):
+        return [(before, behind)]
+    first = (tuple(nothing), behind[:1])
+    return [first, (behind[:1], behind[1:])] if len(behind) > 1 else [first]
+
+
+def joined(parts: Sequence[Scored]) -> Scored:
+    """Return the scores of a request's steps as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Scored(np.concatenate([one.log_probabilities for one in parts]), all(one.is_greedy for one in parts))
 
 
 def check(generator: "Generator", context: Sequence[int], rest: Sequence[int], place: str) -> None:
     """Raise UserError for a request that cannot be scored."""
     vocabulary, most = generator.config.vocab_size, generator.config.seq_length + 1
-    if not len(context) or not len(rest):
+    if not len(rest) or not (len(context) or generator.nothing):
         raise UserError(f"{place}: a context and a continuation of at least one token each are needed")
-    for token in (min(context), max(context), min(rest), max(rest)):
+    for token in (min(context, default=0), max(context, default=0), min(rest), max(rest)):
         if not 0 <= token < vocabulary:
             raise UserError(f"{place}: id {token} is outside 0..{vocabulary - 1}")
     if len(context) + len(rest) > most:
@@ -138,11 +174,12 @@ def scored(logits: np.ndarray, ids: Sequence[int]) -> Scored:
     return Scored(shifted[np.arange(len(chosen)), chosen] - log_sum, bool((logits.argmax(axis=-1) == chosen).all()))
 
 
-def windows(ids: Sequence[int], first: int, most: int) -> list[tuple[list[int], list[int]]]:
+def windows(ids: Sequence[int], most: int) -> list[tuple[list[int], list[int]]]:
     """Return requests that score each of `ids` once: disjoint windows, each with the token before it as its context.
 
-    first: the id that stands before the text. most: ids that a window scores, at most the context's length.
-    As `loglikelihood_rolling` of lm-evaluation-harness does with its default context of one token.
+    The first begins a document. most: ids that a window scores, at most the context's length. As
+    `loglikelihood_rolling` of lm-evaluation-harness does with its default context of one token.
     """
-    before = [first, *ids]
-    return [(before[start : start + 1], list(ids[start : start + most])) for start in range(0, len(ids), most)]
+    return [
+        (list(ids[max(0, start - 1) : start]), list(ids[start : start + most])) for start in range(0, len(ids), most)
+    ]

@@ -10,8 +10,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 
-# Made outside of the graph: the arrays on the way to a constant are values of the graph too otherwise, which MindSpore's
-# compiler compares byte for byte wherever it looks for a function that it has inferred.
+# Made outside of the graph: the arrays on the way to a constant are values of the graph too otherwise, which
+# MindSpore's compiler compares byte for byte wherever it looks for a function that it has inferred.
 @ops.constexpr
 def _row_starts(shape: tuple[int, ...], part: int) -> Tensor:
     """Return where the rows of part number `part` begin in the whole batch, int32 [..., 1]; they wrap around."""

@@ -11,12 +11,12 @@ from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
 
 
-def reason_against(model: ModelConfig, config: TrainConfig, processes: int) -> str | None:
+def reason_against(model: ModelConfig, device: str, processes: int) -> str | None:
     """Return why steps cannot be computed by compiled functions; None: they can."""
     from pangu.training.compiled.matrix_product import sgemm_address
 
-    if config.device != "CPU":
-        return f"device {config.device} computes with MindSpore"
+    if device != "CPU":
+        return f"device {device} computes with MindSpore"
     if processes > 1:
         return "several processes compute with MindSpore"
     if model.compute_dtype != "fp32":
@@ -32,15 +32,23 @@ def reason_against(model: ModelConfig, config: TrainConfig, processes: int) -> s
 
 def engine_of(run: Path, saved: Checkpoint | None, model: ModelConfig, config: TrainConfig, processes: int) -> str:
     """Return what computes the steps of this start. Raises UserError where that was asked for and cannot be."""
-    reason = reason_against(model, config, processes)
-    if config.engine == "compiled" and reason:
+    began = None if saved is None else saved.train.get("engine", "mindspore")  # earlier versions had nothing else
+    return settle_engine(run, began, config.engine, reason_against(model, config.device, processes))
+
+
+def settle_engine(run: Path, began: str | None, engine: str | None, reason: str | None) -> str:
+    """Return what computes the steps. began: the run's engine so far; None: it begins. engine: what is asked for.
+
+    reason: against compiled steps. Raises UserError where compiled steps were asked for and cannot be, or where the run
+    began otherwise.
+    """
+    if engine == "compiled" and reason:
         raise UserError(f"engine compiled: {reason}; leave `engine` out")
-    if saved is None:
-        return config.engine or ("mindspore" if reason else "compiled")
-    began = saved.train.get("engine", "mindspore")  # earlier versions had nothing else
-    if config.engine not in (None, began):
+    if began is None:
+        return engine or ("mindspore" if reason else "compiled")
+    if engine not in (None, began):
         raise UserError(
-            f"{run}: this run began with engine = {began!r}, now it is {config.engine!r}: "
+            f"{run}: this run began with engine = {began!r}, now it is {engine!r}: "
             "give another `out` (and start_from, to begin with this run's weights)"
         )
     if began == "compiled" and reason:

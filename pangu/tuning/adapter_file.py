@@ -11,6 +11,7 @@ The formula of LoRA (Hu et al. 2021, arXiv 2106.09685): W + alpha/r · B A, with
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from pangu.formats.open_source import open_source
 from pangu.formats.safetensors_file import write_tensors
 from pangu.foundation.atomic_file import atomic_file, write_whole
 from pangu.foundation.errors import UserError
-from pangu.foundation.json_text import dumps
+from pangu.foundation.json_text import dumps, loads
 from pangu.foundation.settings import nearest_name
 from pangu.generation.additions import Bottleneck
 from pangu.tuning.template import TEMPLATES, Template, template_of
@@ -57,6 +58,15 @@ ALL = "all"
 BOTTLENECK = "adapter"
 BEHIND = ("attention.projection", "output.projection")
 MINDFORMERS = "adapter_model.ckpt"  # a checkpoint of MindFormers, in the place of adapter_model.safetensors
+# What of PEFT's settings of LoRA changes the numbers, and the only value that is computed here.
+SUPPORTED: dict[str, Any] = {
+    "fan_in_fan_out": False,
+    "bias": "none",
+    "use_rslora": False,
+    "use_dora": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+}
 _MINDFORMERS = re.compile(r"(.+)\.mindpet_delta_lora_([ab])")
 
 
@@ -195,10 +205,12 @@ def read_lora(folder: Path, config: ModelConfig) -> LoraMatrices:
     """
     settings = read_json(folder / CONFIG)
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if settings.get("peft_type") != "LORA" or not isinstance(rank, int) or not isinstance(alpha, int | float):
-        raise UserError(f"{folder / CONFIG}: must have peft_type LORA, r and lora_alpha")
-    for name, wanted in (("fan_in_fan_out", False), ("bias", "none"), ("use_rslora", False), ("use_dora", False)):
-        if settings.get(name, wanted) != wanted:
+    has_rank = isinstance(rank, int) and rank >= 1
+    has_alpha = isinstance(alpha, int | float) and math.isfinite(alpha)
+    if settings.get("peft_type") != "LORA" or not has_rank or not has_alpha:
+        raise UserError(f"{folder / CONFIG}: must have peft_type LORA, r of 1 and more, and a number lora_alpha")
+    for name, wanted in SUPPORTED.items():
+        if settings.get(name) not in (None, wanted):
             raise UserError(
                 f"{folder / CONFIG}: field {name!r}: {settings[name]!r} is not supported; only {wanted!r} is"
             )
@@ -225,7 +237,7 @@ def read_lora(folder: Path, config: ModelConfig) -> LoraMatrices:
         if set(pair) != {"A", "B"} or pair["A"].shape != (rank, inputs) or pair["B"].shape != (outputs, rank):
             raise UserError(f"{place}: {layer}: must be A [{rank}, {inputs}] and B [{outputs}, {rank}]")
         matrices[layer] = (pair["A"].astype(np.float32), pair["B"].astype(np.float32))
-    return LoraMatrices(matrices, rank, float(alpha))
+    return LoraMatrices(matrices, settings["r"], float(settings["lora_alpha"]))
 
 
 def merged(weights: Mapping[str, np.ndarray], lora: LoraMatrices) -> dict[str, np.ndarray]:
@@ -261,7 +273,7 @@ def low_rank(
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises UserError."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):

@@ -15,6 +15,7 @@ from pangu.training.objectives.instruction import Instruction
 from pangu.tuning.tuning_settings import Settings
 
 Batches = Callable[[nn.Cell], nn.Cell]  # what a method makes of an objective's batches
+Evaluation = Callable[[Tensor, Tensor], Tensor]  # rows and a seed that nothing takes -> nats, summed
 
 
 class Aim(ABC):
@@ -32,7 +33,7 @@ class Aim(ABC):
         """Return what is told of validation rows; nothing where they teach nothing. size: rows of a call."""
 
 
-def in_parts(cell: nn.Cell, rows: np.ndarray, size: int) -> list[np.ndarray]:
+def in_parts(cell: Evaluation, rows: np.ndarray, size: int) -> list[np.ndarray]:
     """Call a cell on rows, `size` at a time: one compiled shape. Rows of zeros, which count for nothing, fill up."""
     results = []
     for start in range(0, len(rows), size):
@@ -43,13 +44,15 @@ def in_parts(cell: nn.Cell, rows: np.ndarray, size: int) -> list[np.ndarray]:
     return results
 
 
-def mean_nats(evaluation: nn.Cell, rows: np.ndarray, size: int) -> float | None:
+def mean_nats(evaluation: Evaluation, rows: np.ndarray, size: int) -> float | None:
     """Return nats a learnt token of rows [N, 2 (S+1)]; None where nothing is learnt."""
     count = int(rows[:, rows.shape[1] // 2 + 1 :].sum())
     return sum(map(float, in_parts(evaluation, rows, size))) / count if count else None
 
 
 class Answers(Aim):
+    evaluation: Evaluation
+
     def __init__(self, network: PanguAlpha, batches: Batches, end_of_document: int, config: ModelConfig) -> None:
         self.objective = Instruction(end_of_document, config.attention)
         self.loss = Loss(network, batches(self.objective.in_graph()))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pangu.checkpoint.weights import load_for_inference
+from pangu.config import ModelConfig
 from pangu.formats.model_metadata import metadata_of
 from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.errors import UserError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pangu.tuning.tuning_run import Tuned
 
 STUDENT = "student.safetensors"  # what a student that is made of the base begins with
+COMPILED_METHODS = ("full", "lora", "bitfit")  # with compiled steps (`pangu.training.compiled`)
 ROWS = 2  # how records become rows; 1: the first token of a text was not learnt
 
 
@@ -93,6 +95,8 @@ def finetune(
         "rows_version": ROWS,
         "teacher_digest": adapter_file.digest_of(taught.weights) if taught else None,
     }
+    computed = config.model_copy(update={"compute_dtype": chosen.precision, "dropout_rate": chosen.dropout})
+    said["engine"] = engine_of(out, chosen, computed, device, world.size)
     out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         if world.is_first:  # the others write nothing
@@ -104,11 +108,11 @@ def finetune(
             said["base"] = str(out / STUDENT)
             if world.is_first:
                 adapter_file.save_tensors(out / STUDENT, weights, metadata_of(config, known.fingerprint))
-        config = config.model_copy(update={"compute_dtype": chosen.precision, "dropout_rate": chosen.dropout})
-        from pangu.tuning.tuning_run import Run  # needs MindSpore
+        from pangu.tuning.tuning_run import Run, general_rows  # needs MindSpore
 
-        run = Run(config, weights, known, chosen, read, out, said, taught, world)
-        tuned = run.finish(template, str(place), base)
+        general = general_rows(Path(base), chosen.length)
+        run = Run(computed, weights, known, chosen, read, out, said, taught, world, general)
+        tuned = run.finish(template, str(place))
         world.wait()
         return tuned
 
@@ -121,6 +125,20 @@ def check_teacher(settings: Settings, teacher: Path | str | None) -> None:
                 raise UserError(f"{name} = {str(value)!r}: is for objective distill, not {settings.objective}")
     elif teacher is None and settings.student_layers is None:
         raise UserError("objective distill needs --teacher, or --student-layers for a student made of the base")
+
+
+def engine_of(out: Path, settings: Settings, config: ModelConfig, device: str, processes: int) -> str:
+    """Return what computes the steps of this start. Raises UserError where that was asked for and cannot be."""
+    from pangu.training.choose_engine import reason_against, settle_engine
+
+    reason = reason_against(config, device, processes)
+    if settings.method not in COMPILED_METHODS:
+        reason = f"method {settings.method} computes with MindSpore"
+    elif settings.objective != "answers":
+        reason = f"objective {settings.objective} computes with MindSpore"
+    path = out / "finetune.json"
+    began = adapter_file.read_json(path).get("engine", "mindspore") if path.is_file() else None
+    return settle_engine(out, began, settings.engine, reason)
 
 
 def check_same(out: Path, said: dict[str, Any]) -> None:
@@ -144,7 +162,7 @@ def check_same(out: Path, said: dict[str, Any]) -> None:
     theirs = json.loads(dumps(asdict(Settings()))) | before.get("settings", {})
     ours = json.loads(dumps(said["settings"]))
     for name in ours:
-        if name not in ("steps", "checkpoint_every", "validation") and theirs.get(name) != ours[name]:
+        if name not in ("steps", "checkpoint_every", "validation", "engine") and theirs.get(name) != ours[name]:
             raise UserError(
                 f"{out}: was begun with {name} {theirs.get(name)!r}, not {ours[name]!r}; give another --out"
             )

@@ -1,8 +1,8 @@
 """Turn records into rows of ids with a loss weight for each, several records a row.
 
 The loss is on answers and on the end of the document behind the last one. What has no prompt, such as a plain text,
-stands behind an end of document, as documents do in pretraining: its first token is learnt too. That end is a document
-of its own, so that the text keeps its positions. A record that is too long is cut from the left of what is not an
+begins a document as `pangu.generation.likelihood` has it: an end stands before it, so that its first token is learnt
+too, and is a document of its own. A record that is too long is cut from the left of what is not an
 answer, never from an answer; one whose answers alone do not fit is a reject.
 """
 

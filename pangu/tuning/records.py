@@ -4,6 +4,7 @@ A record is a list of turns. What is wrong with one is said with its line and it
 """
 
 import gzip
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
@@ -113,7 +114,7 @@ def _checked(
         return
     try:
         row = loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         yield Reject(place, f"is not JSON: {error}")
         return
     yield _record_or_reject(place, row, parse)
@@ -166,7 +167,9 @@ def record_of(row: Any) -> Record:
 
 
 def _text(row: dict[str, Any], name: str, is_needed: bool = True) -> str:
-    value = row.get(name, "" if not is_needed else None)
+    value = row.get(name)
+    if value is None and not is_needed:
+        return ""
     if value is None:
         raise RecordError(f"field {name!r} is missing")
     if not isinstance(value, str):
@@ -187,12 +190,15 @@ def _turns(rows: Any, form: str) -> tuple[Turn, ...]:
         role = SHAREGPT_ROLES.get(str(row.get(role_name)))
         if role is None:
             raise RecordError(f"{form}[{number}]: {role_name} {row.get(role_name)!r} is unknown")
-        turns.append(Turn(role, _text(row, text_name)))
-    spoken = turns[1:] if turns[0].role == "system" else turns
-    for number, turn in enumerate(spoken):
-        wanted = "user" if number % 2 == 0 else "assistant"
+        try:
+            turns.append(Turn(role, _text(row, text_name)))
+        except RecordError as error:
+            raise RecordError(f"{form}[{number}]: {error}") from None
+    first = int(turns[0].role == "system")
+    for number, turn in enumerate(turns[first:], first):
+        wanted = "assistant" if (number - first) % 2 else "user"
         if turn.role != wanted:
-            raise RecordError(f"roles are out of order: turn {number + 1} is {turn.role}'s, {wanted}'s was expected")
-    if not spoken or spoken[-1].role != "assistant":
+            raise RecordError(f"roles are out of order: {form}[{number}] is {turn.role}'s, {wanted}'s was expected")
+    if turns[first:] == [] or turns[-1].role != "assistant":
         raise RecordError("the last turn must be the assistant's")
     return tuple(turns)

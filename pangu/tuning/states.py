@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from pangu.checkpoint.description import sealed, unsealed
 from pangu.checkpoint.open import file_digest
 from pangu.foundation.atomic_file import write_whole
-from pangu.foundation.best_effort import warn
+from pangu.foundation.best_effort import reason_of, warn
 from pangu.foundation.directory import commit_directory, hidden_directory, remove_directory
 from pangu.foundation.errors import UserError
-from pangu.foundation.json_text import dumps
 from pangu.tuning import adapter_file
 
 TRAINED, MOMENTS, STATE = "trained.safetensors", "moments.safetensors", "state.json"
@@ -46,7 +46,7 @@ def write_state(
         for name, arrays in ((TRAINED, trained), (MOMENTS, moments)):
             adapter_file.save_tensors(hidden / name, dict(arrays), {})
         digests = {name: file_digest(hidden / name) for name in (TRAINED, MOMENTS)}
-        write_whole(hidden / STATE, dumps({"step": step, "base": base, "sha256": digests}))
+        write_whole(hidden / STATE, sealed(STATE, {"step": step, "base": base, "sha256": digests}))
         commit_directory(hidden, final)
     reached = [place for place in places_of(out) if place.name <= final.name]
     for old in reached[:-KEPT]:
@@ -55,10 +55,11 @@ def write_state(
 
 def read_state(place: Path, names: tuple[set[str], set[str]]) -> State:
     """Read one state. Raises UserError for a damaged one. names: of what is trained and of the moments."""
-    said = adapter_file.read_json(place / STATE)
-    step, digests = said.get("step"), said.get("sha256", {})
-    if not isinstance(step, int) or not isinstance(digests, dict):
-        raise UserError(f"{place / STATE}: field 'step' or 'sha256' is missing or wrong")
+    try:
+        said = unsealed(place / STATE)
+        step, digests = int(said["step"]), said["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place / STATE}: is damaged or missing: {reason_of(error)}") from None
     found = []
     for name, wanted in zip((TRAINED, MOMENTS), names):
         tensors = adapter_file.read_tensors(place / name)

@@ -23,6 +23,7 @@ from pangu.foundation.progress import Progress
 from pangu.model.dropout import Dropout
 from pangu.model.network import build
 from pangu.tokenizer import Tokenizer
+from pangu.training.compiled.compiled_step import CompiledStep, StepRules
 from pangu.training.data import PackedData
 from pangu.training.loss import Loss
 from pangu.training.objectives.instruction import Instruction
@@ -31,7 +32,7 @@ from pangu.training.schedule import schedule_of
 from pangu.training.step import TrainStep
 from pangu.training.step_metrics import records_with_ends
 from pangu.tuning import adapter_file, soft_prompt
-from pangu.tuning.aims import Aim, Answers, Distillation, Preferences, mean_nats
+from pangu.tuning.aims import Aim, Answers, Batches, Distillation, Evaluation, Preferences, mean_nats
 from pangu.tuning.methods import METHODS
 from pangu.tuning.methods.insertion import arrays_of, load_arrays
 from pangu.tuning.states import newest_state, write_state
@@ -81,6 +82,24 @@ def without_limit(config: ModelConfig) -> ModelConfig:
     return config.model_copy(update={"experts": config.experts.model_copy(update={"capacity_factor": None})})
 
 
+def general_rows(base: Path, length: int) -> np.ndarray | None:
+    """Return validation samples of the corpus that trained a base, to see what is forgotten; None without one."""
+    for folder in (base, *base.parents[:2]):
+        if (folder / "train.yaml").is_file():
+            break
+    else:
+        return None
+    try:
+        packed = PackedData.load(TrainConfig.load(folder / "train.yaml").data)
+        split = packed.split("heldout")
+    except UserError:
+        return None
+    chosen = np.arange(min(GENERAL_SAMPLES, split.samples))
+    ids = np.concatenate(list(split.read(chosen, len(chosen))))[:, : length + 1]
+    learnt = np.concatenate([np.zeros((len(ids), 1), np.int32), (ids[:, :-1] != packed.pad).astype(np.int32)], 1)
+    return np.concatenate([ids.astype(np.int32), learnt], axis=1)
+
+
 class Run:
     """A network with adapters, its optimizer, and where the run stands."""
 
@@ -95,17 +114,25 @@ class Run:
         said: dict[str, Any],
         teacher: Teacher | None = None,
         world: World = ALONE,
+        general: np.ndarray | None = None,
     ) -> None:
+        """general: rows by which to see what is forgotten (`general_rows`)."""
         self.config, self.settings, self.data, self.out, self.said = config, settings, data, out, said
         self.tokenizer, self.base = tokenizer, weights
-        self.world = world
+        self.world, self.general = world, general
         self.network = build(without_limit(config), weights, seed=settings.seed)
         end = tokenizer.special.end_of_document
-        if settings.objective == "dpo":
-            self.hold_reference(Preferences(self.network, lambda batch: batch, end, settings.beta, config))
+        plain = self.plain_aim(lambda batch: batch, end)
+        if isinstance(plain, Preferences):
+            self.hold_reference(plain)
+        if settings.method in VIRTUAL and not self.before.is_file():
+            # The other methods begin as the base, bit for bit; virtual tokens begin as words in front of it.
+            self.note_before(self.measured(plain, Loss(self.network, Instruction(end, config.attention).in_graph())))
         self.method = METHODS[settings.method](self.network, config, settings, self.start())
         self.aim = self.aim_of(end, teacher)
-        self.evaluation = Loss(self.network, self.method.batch(Instruction(end, config.attention).in_graph()))
+        self.evaluation: Evaluation = Loss(
+            self.network, self.method.batch(Instruction(end, config.attention).in_graph())
+        )
         self.adam = adam = OptimizerConfig(weight_decay=0.0, bias_correction=True)
         self.trained = [*self.network.trainable_params(), *self.aim.parameters]
         self.optimizer = AdamW(self.trained, adam.beta1, adam.beta2)
@@ -113,22 +140,41 @@ class Run:
         for _, cell in self.network.cells_and_names():
             if isinstance(cell, Dropout):
                 cell.part = world.rank
-        self.step_cell = TrainStep(self.aim.loss, self.optimizer, adam.clip_norm, settings.accumulate, self.reduction)
+        self.step_cell = self.step_of(said["engine"])
         assert settings.rate is not None  # `Settings.checked`
         rate = LearningRateConfig(peak=settings.rate, end=settings.rate / 10, warmup_steps=max(1, settings.steps // 20))
         self.schedule = schedule_of(rate, settings.steps)
         self.step = 0
 
+    def step_of(self, engine: str) -> TrainStep | CompiledStep:
+        """Return what makes an update. Compiled steps also compute the losses of an aim's evaluation."""
+        clip_norm, accumulate = self.adam.clip_norm, self.settings.accumulate
+        if engine == "mindspore":
+            return TrainStep(self.aim.loss, self.optimizer, clip_norm, accumulate, self.reduction)
+        assert isinstance(self.aim, Answers)
+        rules, objective = StepRules(accumulate, clip_norm), self.aim.loss.objective
+        step = CompiledStep(self.network, objective, self.optimizer, rules, self.method.low_rank())
+
+        def evaluate(rows: ms.Tensor, seed: ms.Tensor) -> ms.Tensor:
+            return self.scalar(step.loss(objective, rows.asnumpy()))
+
+        self.evaluation = self.aim.evaluation = evaluate
+        return step
+
     def aim_of(self, end_of_document: int, teacher: Teacher | None) -> Aim:
         """Return what the settings ask to minimise."""
         settings, batches = self.settings, self.method.batch
-        if settings.objective == "dpo":
-            return Preferences(self.network, batches, end_of_document, settings.beta, self.config)
         if teacher is None:
-            return Answers(self.network, batches, end_of_document, self.config)
+            return self.plain_aim(batches, end_of_document)
         config = teacher.config.model_copy(update={"compute_dtype": settings.precision, "dropout_rate": 0.0})
         taught = build(config, teacher.weights, seed=settings.seed)
         return Distillation(self.network, batches, end_of_document, self.config, settings, taught)
+
+    def plain_aim(self, batches: Batches, end_of_document: int) -> Aim:
+        """Return what is minimised without a teacher."""
+        if self.settings.objective == "dpo":
+            return Preferences(self.network, batches, end_of_document, self.settings.beta, self.config)
+        return Answers(self.network, batches, end_of_document, self.config)
 
     def hold_reference(self, plain: Preferences) -> None:
         """Write into every pair what the base says of it: the one frozen reference."""
@@ -187,6 +233,8 @@ class Run:
             load_arrays(self.trained, state.trained)
             load_arrays(self.moments, state.moments)
             self.step = state.step
+            if isinstance(self.step_cell, CompiledStep):
+                self.step_cell.look_again()
 
     # -- training ---------------------------------------------------------------------------------------------------
 
@@ -215,31 +263,16 @@ class Run:
     def scalar(self, value: float) -> Any:
         return ms.Tensor(value, ms.float32)
 
-    def general_rows(self, base: Path) -> np.ndarray | None:
-        """Return validation samples of the corpus that trained the base, to see what is forgotten; None without one."""
-        for folder in (base, *base.parents[:2]):
-            if (folder / "train.yaml").is_file():
-                break
-        else:
-            return None
-        try:
-            packed = PackedData.load(TrainConfig.load(folder / "train.yaml").data)
-            split = packed.split("heldout")
-        except UserError:
-            return None
-        chosen = np.arange(min(GENERAL_SAMPLES, split.samples))
-        ids = np.concatenate(list(split.read(chosen, len(chosen))))[:, : (self.settings.length or 0) + 1]
-        learnt = np.concatenate([np.zeros((len(ids), 1), np.int32), (ids[:, :-1] != packed.pad).astype(np.int32)], 1)
-        return np.concatenate([ids.astype(np.int32), learnt], axis=1)
-
-    def finish(self, template: Template, tokenizer: str, base: Path | str) -> Tuned:
+    def finish(self, template: Template, tokenizer: str) -> Tuned:
         """Train to the end or to an interrupt, measure, and write the adapter."""
         started = time.monotonic()
-        general = self.general_rows(Path(base))
-        before = self.figures(general)
+        if self.before.is_file():  # an earlier call of the same run has measured it
+            before = adapter_file.read_json(self.before)
+        else:
+            before = self.note_before(self.measured(self.aim, self.evaluation))
         self.restore()
         interrupted = self.train()
-        after = self.figures(general, is_after=True)
+        after = self.measured(self.aim, self.evaluation)
         if self.world.is_first:
             self.write_adapter(template, tokenizer)
             if self.data.rejects:
@@ -262,22 +295,24 @@ class Run:
             seconds=time.monotonic() - started,
         )
 
-    def figures(self, general: np.ndarray | None, is_after: bool = False) -> dict[str, float]:
-        """Return the losses now; before training they are read from an earlier call of the same run.
+    @property
+    def before(self) -> Path:
+        """Return the file of the base's losses."""
+        return self.out / "before.json"
 
-        Every process computes them, so that none waits for the others longer than collectives allow.
-        """
-        path = self.out / "before.json"
-        if not is_after and path.is_file():
-            return adapter_file.read_json(path)
+    def measured(self, aim: Aim, evaluation: Evaluation) -> dict[str, float]:
+        """Return the losses now. Every process computes them, so that none waits for the others longer than collectives
+        allow."""
         self.network.set_train(False)
-        found = self.aim.figures(self.data.validation.rows, self.rows_of_a_call)
-        loss = mean_nats(self.evaluation, general, self.rows_of_a_call) if general is not None else None
-        if loss is not None:
-            found["general"] = loss
-        if not is_after and self.world.is_first:
-            write_whole(path, dumps(found))
-        return found
+        found = aim.figures(self.data.validation.rows, self.rows_of_a_call)
+        loss = mean_nats(evaluation, self.general, self.rows_of_a_call) if self.general is not None else None
+        return found if loss is None else found | {"general": loss}
+
+    def note_before(self, figures: dict[str, float]) -> dict[str, float]:
+        """Write the base's losses for later calls, and return them."""
+        if self.world.is_first:
+            write_whole(self.before, dumps(figures))
+        return figures
 
     def metrics_file(self) -> BestEffortFile:
         """Return what is told of each step; a full disk never costs what is trained."""

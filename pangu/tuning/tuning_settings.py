@@ -28,7 +28,8 @@ VIRTUAL = ("prefix", "prompt", "p-tuning")
 
 @dataclass(frozen=True)
 class Settings:
-    """How to fine-tune. rate None: what is usual for the method. length None: the model's context."""
+    """How to fine-tune. rate None: what is usual for the method. length None: the model's context. engine: what makes
+    the steps, compiled or mindspore; None: compiled functions where they can."""
 
     method: Method = "lora"
     objective: Objective = "answers"
@@ -54,6 +55,7 @@ class Settings:
     seed: int = 1
     checkpoint_every: int = 50
     precision: str = "fp32"
+    engine: str | None = None
 
     @property
     def position_offset(self) -> int:
@@ -94,6 +96,7 @@ class Settings:
             ("length", self.length is None or 2 <= self.length <= context, f"2 to {context}, the context"),
             ("validation", 0 <= self.validation <= 0.5, "must be 0 to 0.5"),
             ("dropout", 0 <= self.dropout < 1, "must be 0 to 1"),
+            ("engine", self.engine in (None, "compiled", "mindspore"), "must be compiled or mindspore"),
             ("checkpoint_every", self.checkpoint_every >= 1, "must be at least 1"),
         )
         for name, holds, rule in rules:

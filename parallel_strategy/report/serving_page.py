@@ -16,13 +16,14 @@ from parallel_strategy.spec.model import ModelSpec
 
 Row = dict[str, Any]
 COLOURS = ("#3b6fb6", "#e08a3c", "#4c9f70", "#b23a48", "#7d5ba6", "#5f7a61", "#a0785a")
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 460, 300, 48, 40, 12, 12
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 480, 300, 80, 40, 12, 12
 MOST_ROWS = 512
 STYLE = """
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px }
 figure { margin: 0; background: var(--paper); border: 1px solid var(--line); border-radius: 8px; padding: 12px }
 figcaption { font-weight: 600 } figure p { margin: 4px 0; color: var(--soft); font-size: 13px }
 svg text { fill: var(--soft); font: 12px system-ui, sans-serif } svg .grid { stroke: var(--line) }
+@media (max-width: 480px) { svg text { font-size: 15px } }
 .key { display: inline-block; width: 18px; height: 3px; margin: 0 6px 3px 0; vertical-align: middle }
 .keys span { margin-right: 14px; white-space: nowrap; font-size: 13px }
 """

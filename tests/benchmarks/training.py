@@ -84,10 +84,9 @@ class Ours:
     def __init__(self, case: Case) -> None:
         import mindspore as ms
 
-        from pangu.config import TrainConfig
         from pangu.device import use_device
         from pangu.model.network import build
-        from pangu.training.compiled.compiled_step import CompiledStep
+        from pangu.training.compiled.compiled_step import CompiledStep, StepRules
         from pangu.training.loss import Loss
         from pangu.training.objectives.causal import Causal
         from pangu.training.optimizer import AdamW
@@ -101,8 +100,7 @@ class Ours:
         self.objective = Causal(None, NO_PAD)
         in_graph = self.objective.in_graph()
         if self.compiled:
-            settings = TrainConfig(data="", out="", batch_size=case.batch)
-            self.train_step = CompiledStep(network, in_graph, optimizer, settings)
+            self.train_step = CompiledStep(network, in_graph, optimizer, StepRules(1, CLIP_NORM))
         else:
             self.train_step = TrainStep(Loss(network, in_graph), optimizer, CLIP_NORM, accumulate=1)
 

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from pangu.checkpoint.description import sealed, unsealed
 from pangu.checkpoint.open import STATE, WEIGHTS, newest_checkpoint, step_directories
 from pangu.config import AttentionConfig, ModelConfig, ObjectivesConfig, TrainConfig
 from pangu.foundation.errors import UserError
@@ -27,7 +29,7 @@ def two_steps(model: ModelConfig, settings: TrainConfig, objective, length: int)
     import mindspore as ms
 
     from pangu.model.network import build, read_weights
-    from pangu.training.compiled.compiled_step import CompiledStep
+    from pangu.training.compiled.compiled_step import CompiledStep, StepRules
     from pangu.training.loss import Loss
     from pangu.training.optimizer import AdamW
     from pangu.training.step import TrainStep
@@ -40,7 +42,7 @@ def two_steps(model: ModelConfig, settings: TrainConfig, objective, length: int)
         loss = Loss(network, objective.in_graph())
         rest = (settings.optimizer.clip_norm, settings.accumulate, None, settings.skip_above_norm)
         step = (
-            CompiledStep(network, loss.objective, optimizer, settings)
+            CompiledStep(network, loss.objective, optimizer, StepRules.of(settings))
             if compiled
             else TrainStep(loss, optimizer, *rest)
         )
@@ -123,7 +125,7 @@ def test_a_gradient_that_is_too_large_or_no_number_changes_nothing(limit: float 
     import mindspore as ms
 
     from pangu.model.network import build, read_weights
-    from pangu.training.compiled.compiled_step import CompiledStep
+    from pangu.training.compiled.compiled_step import CompiledStep, StepRules
     from pangu.training.optimizer import AdamW
 
     model = ModelConfig.from_fields(SMALL, "test")
@@ -133,7 +135,7 @@ def test_a_gradient_that_is_too_large_or_no_number_changes_nothing(limit: float 
     network = build(model, weights)
     optimizer = AdamW(network.trainable_params(), 0.9, 0.95)
     settings = TrainConfig.from_fields(SETTINGS | {"skip_above_norm": limit}, "test")
-    step = CompiledStep(network, causal().in_graph(), optimizer, settings)
+    step = CompiledStep(network, causal().in_graph(), optimizer, StepRules.of(settings))
     rows = ms.Tensor(np.full((ROWS, LENGTH + 1), 9, np.int32))
     numbers = [ms.Tensor(number, ms.float32) for number in (ROWS * LENGTH, 1.0, 1e-3, 1e-8, 0.1)]
     _, norm, updated = step(rows, *numbers[:2], ms.Tensor(0, ms.int32), *numbers[2:])
@@ -154,9 +156,9 @@ def settings_of(folder: Path, **changes: object) -> TrainConfig:
 def test_a_run_of_an_earlier_version_goes_on_with_the_graph(tmp_path: Path, capsys) -> None:
     train(settings_of(tmp_path))
     for checkpoint in (tmp_path / "run/checkpoints").glob("step-*"):
-        state = json.loads((checkpoint / STATE).read_text())
+        state = unsealed(checkpoint / STATE)
         del state["train"]["engine"]  # which they did not write
-        (checkpoint / STATE).write_text(json.dumps(state))
+        (checkpoint / STATE).write_bytes(sealed(STATE, state))
     with pytest.raises(UserError, match="began with engine = 'mindspore', now it is 'compiled'"):
         train(settings_of(tmp_path, engine="compiled", steps=3))
     train(settings_of(tmp_path, steps=3))
@@ -193,7 +195,7 @@ def test_a_profile_names_the_kernels(tmp_path: Path) -> None:
 
 def test_a_run_computes_with_machine_code_from_disk_only(tmp_path: Path) -> None:
     """Just compiled, a sum may have another order, and the first run on a machine other bits (`compile_apart`)."""
-    from pangu.training.compiled import attention_kernels, layer_kernels, loss_kernels, update_kernels
+    from pangu.training.compiled.compile_apart import MODULES
 
     corpus = packed_corpus.write(tmp_path / "packed")
     for name, trunk in (("without", False), ("with", True)):
@@ -201,8 +203,48 @@ def test_a_run_computes_with_machine_code_from_disk_only(tmp_path: Path) -> None
         model.write_text(f"{packed_corpus.MODEL}\ntarget_in_trunk: {str(trunk).lower()}\n")
         fields = {"data": str(corpus), "out": str(tmp_path / name), "model": str(model), "steps": 2, "batch_size": 4}
         train(TrainConfig.from_fields(fields, "test"))
-    modules = (attention_kernels, layer_kernels, loss_kernels, update_kernels)
-    found = {name: one for module in modules for name, one in vars(module).items() if hasattr(one, "stats")}
+    found = {name: one for module in MODULES for name, one in vars(module).items() if hasattr(one, "stats")}
     kept = {name: one.stats for name, one in found.items() if one.stats.cache_path}
     assert len(kept) >= 12 and sum(sum(one.cache_hits.values()) for one in kept.values()) >= 12
     assert {name: dict(one.cache_misses) for name, one in kept.items() if one.cache_misses} == {}
+
+
+def test_nothing_is_compiled_apart_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numba
+
+    from pangu.training.compiled import compile_apart
+
+    def started(*words: object, **rest: object) -> None:
+        raise AssertionError("a process was started")
+
+    nothing = SimpleNamespace(function=numba.njit(lambda x: x))  # as `entry` has it without a folder
+    monkeypatch.setattr(compile_apart, "MODULES", (nothing,))
+    monkeypatch.setattr(compile_apart.subprocess, "run", started)
+    compile_apart.compile_apart()
+
+
+def test_code_of_older_sources_is_compiled_apart_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where that of other functions is as it was, and where another processor compiled it."""
+    from pangu.training.compiled import compile_apart, layer_kernels
+
+    compile_apart.compile_apart()
+    assert not compile_apart.is_wanted()
+    file = layer_kernels.norm._cache._cache_file
+    with monkeypatch.context() as change:
+        change.setattr(file, "_source_stamp", "of a file that has changed")
+        assert compile_apart.is_wanted()
+    there = {(key[0], ("another",), *key[2:]): name for key, name in file._load_index().items()}
+    monkeypatch.setattr(file, "_load_index", lambda: there)
+    assert compile_apart.is_wanted()
+
+
+def test_a_compilation_apart_that_fails_is_said(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    from pangu.training.compiled import compile_apart
+
+    failure = "import sys; print('Traceback', file=sys.stderr); sys.exit('OSError: No space left on device')"
+    own = compile_apart.subprocess.run
+    monkeypatch.setattr(compile_apart, "has_code_on_disk", lambda dispatcher: False)
+    monkeypatch.setattr(compile_apart.subprocess, "run", lambda words, **rest: own([words[0], "-c", failure], **rest))
+    compile_apart.compile_apart()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and said[1].endswith("compiles it by itself: OSError: No space left on device")

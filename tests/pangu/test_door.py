@@ -81,16 +81,53 @@ def test_rolling_scores_every_token_once(path: Path, model: pangu.LanguageModel,
     ids = model.ids(text)
     length = model.config.seq_length
     assert len(ids) > 2 * length
-    before = [model.tokenizer.special.end_of_document, *ids]
-    expected = sum(
-        log_probabilities(path, model, before[start : start + length + 1], tmp_path).sum()
-        for start in range(0, len(ids), length)
-    )
+    windows = [ids[max(0, start - 1) : start + length] for start in range(0, len(ids), length)]
+    windows.append([model.tokenizer.special.end_of_document, ids[0]])  # which begins the document
+    expected = sum(log_probabilities(path, model, window, tmp_path).sum() for window in windows)
     [total] = model.rolling_log_likelihood([text])
     assert total == pytest.approx(expected, abs=1e-3)
     figures = model.perplexity([text])
     assert figures.tokens == len(ids) and figures.per_token == pytest.approx(math.exp(-total / len(ids)))
     assert figures.bits_per_byte == pytest.approx(-total / math.log(2) / len(text.encode()))
+
+
+def test_a_text_has_one_likelihood_whoever_asks(path: Path, model: pangu.LanguageModel) -> None:
+    """Score, rolling, generation's own log-probabilities and fine-tuning's validation: the same ids and positions."""
+    from pangu.model.network import build
+    from pangu.training.loss import Loss
+    from pangu.training.objectives.instruction import Instruction
+    from pangu.tuning.aims import mean_nats
+    from pangu.tuning.record_rows import samples_of
+    from pangu.tuning.records import Record
+    from pangu.tuning.template import TEMPLATES
+
+    special, length = model.tokenizer.special, model.config.seq_length
+    [written] = model.complete([""], max_new_tokens=10, seed=4, logprobs=True, stop_ids=())
+    ids = written.ids
+    for context in ("", [], [special.end_of_document]):
+        [scored] = model.log_likelihood([(context, ids)])
+        assert np.abs(scored.log_probabilities - written.logprobs).max() < 1e-5
+    assert model.rolling_log_likelihood([ids])[0] == pytest.approx(sum(written.logprobs), abs=1e-5)
+    sums, counts = model.nats_by_position([ids])
+    assert counts.tolist() == [2, *[1] * 8, *[0] * (length - 9)] and sums.sum() == pytest.approx(-sum(written.logprobs))
+    # Two texts share a row: neither sees the other.
+    texts = [TEXTS[0], TEXTS[1]]
+    samples, _ = samples_of(
+        [Record(text=one) for one in texts], TEMPLATES["plain"], model.tokenizer, length, special.pad
+    )
+    assert len(samples.rows) == 1
+    network = build(model.config, pangu_weights(path))
+    network.set_train(False)
+    nats = mean_nats(Loss(network, Instruction(special.end_of_document).in_graph()), samples.rows, 1)
+    pairs = [("", [*model.ids(one), special.end_of_document]) for one in texts]
+    totals = [one.total for one in model.log_likelihood(pairs)]
+    assert nats == pytest.approx(-sum(totals) / samples.learnt, abs=1e-5)
+
+
+def pangu_weights(path: Path) -> dict[str, np.ndarray]:
+    from pangu.checkpoint.weights import load_for_inference
+
+    return load_for_inference(path, None, None)[1]
 
 
 def test_text_in_text_out(model: pangu.LanguageModel) -> None:

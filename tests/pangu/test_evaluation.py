@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import pangu
 from pangu.cli import main
@@ -429,6 +430,47 @@ def test_a_file_of_another_form_is_one_line(tmp_path: Path, name: str, content: 
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError) as caught:
         requests.load_documents(load_task(name), path)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"form": "sentence_pair"}, "field 'form': 'sentence_pair' is no form of documents; did you mean"),
+        ({"form": "reading"}, "is not of the expected form"),
+        ({"metrics": ["acc_nrom"]}, "field 'metrics': has 'acc_nrom', which method choice does not have; did you mean"),
+        ({"metrics": []}, "field 'metrics': has ''"),
+        ({"metrics": ["f1"]}, "field 'metrics': has 'f1', which method choice does not have"),
+        ({"metrics": ["acc_mutual_info"]}, "every variant needs 'unconditional'"),
+        ({"name": "../up"}, "field 'name': must be a word of"),
+        ({"files": ["/etc/*"]}, "field 'files': '/etc/*' is no pattern"),
+        ({"shot_files": ["**x"]}, "field 'shot_files': '**x' is no pattern"),
+        ({"scored": "{"}, "field 'variants.paper.scored': has a single brace"),
+        ({"context": "a } b"}, "field 'variants.paper.context': has a single brace"),
+        ({"scored": "{}"}, "field 'variants.paper.scored': braces hold the name of a field"),
+        ({"scored": "{choice.upper}"}, "field 'variants.paper.scored': braces hold the name of a field"),
+        ({"scored": "{choice!r}"}, "field 'variants.paper.scored': braces hold the name of a field"),
+        ({"behind": "{choice:>9}"}, "field 'variants.paper.behind': braces hold the name of a field"),
+        ({"scored": "{choce}"}, "template '{choce}': the documents have no field 'choce'"),
+        (
+            {"method": "generate", "metrics": ["f1"], "generation": {"max_new_tokens": 3}},
+            "form sentence_pairs has no answers; method choice fits it",
+        ),
+    ],
+)
+def test_a_task_file_with_a_mistake_is_one_line(tmp_path: Path, changes: dict, message: str) -> None:
+    fields = load_task("ocnli").model_dump(mode="json", exclude_none=True) | {"files": ["set.json"], "variants": {}}
+    fields["variants"]["paper"] = {"context": "{S1}", "scored": "{choice}"}
+    for name, value in changes.items():
+        (fields["variants"]["paper"] if name in ("context", "scored", "behind") else fields)[name] = value
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(yaml.safe_dump(fields, allow_unicode=True), encoding="utf-8")
+    row = {"sentence1": "一", "sentence2": "二", "label": "neutral"}
+    (tmp_path / "set.json").write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        task = load_task(str(mine))
+        documents, _ = requests.load_documents(task, tmp_path)
+        requests.choice_of(task.template("paper"), documents[0], "")
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pangu.checkpoint.description import sealed, unsealed
 from pangu.checkpoint.open import meant_checkpoint
 from pangu.cli import main
 from pangu.commands import report
@@ -25,9 +26,9 @@ def run(run_directory: Path, tmp_path: Path) -> Path:
         directory = folder / f"checkpoints/step-{step:08d}"
         if directory != first:
             shutil.copytree(first, directory)
-        fields = json.loads((directory / "state.json").read_text())
+        fields = unsealed(directory / "state.json")
         fields["state"] |= {"step": step, "heldout_loss": loss, "tokens": 1000 * step}
-        (directory / "state.json").write_text(json.dumps(fields))
+        (directory / "state.json").write_bytes(sealed("state.json", fields))
     writer = MetricsWriter(folder, 0)
     for step in range(1, 7):
         norm = float("nan") if step == 2 else 0.5 * step

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pangu.checkpoint.description import sealed, unsealed
 from pangu.checkpoint.open import STATE, WEIGHTS, newest_checkpoint, step_directories
 from pangu.checkpoint.save import prune_checkpoints
 from pangu.cli import main
@@ -40,8 +41,8 @@ def flip(path: Path) -> None:
 
 
 def say_version_2(directory: Path) -> None:
-    state = json.loads((directory / STATE).read_text())
-    (directory / STATE).write_text(json.dumps(state | {"version": 2, "novelty": 1}))
+    state = unsealed(directory / STATE)
+    (directory / STATE).write_bytes(sealed(STATE, state | {"version": 2, "novelty": 1}))
 
 
 DAMAGES = {
@@ -60,6 +61,23 @@ DAMAGES = {
         (run / "checkpoints").symlink_to("nowhere"),
     ),
 }
+
+
+def test_no_bit_of_a_description_changes_it_unseen(finished: Path, tmp_path: Path) -> None:
+    """Not a step, a rate, a digest, a version or a name; what earlier versions wrote is taken as it stands."""
+    whole, place = unsealed(step_directories(finished)[0] / STATE), tmp_path / STATE
+    content = sealed(STATE, whole)
+    for index in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[index // 8] ^= 1 << index % 8
+        place.write_bytes(changed)
+        try:
+            assert unsealed(place) == whole | {"sha256": unsealed(place)["sha256"]}, changed
+            assert whole["sha256"].items() <= unsealed(place)["sha256"].items(), changed
+        except (ValueError, KeyError, TypeError):
+            continue
+    place.write_text(json.dumps(whole))
+    assert unsealed(place) == whole
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

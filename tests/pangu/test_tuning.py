@@ -22,7 +22,7 @@ from pangu.tuning import adapter_file, tuning_run
 from pangu.tuning.adapted import load_adapted
 from pangu.tuning.finetune import check_same
 from pangu.tuning.record_rows import encode, fitted, packed, samples_of
-from pangu.tuning.records import Record, Reject, Turn, read_records, record_of
+from pangu.tuning.records import Record, RecordError, Reject, Turn, read_records, record_of
 from pangu.tuning.template import TEMPLATES, load_template
 from pangu.tuning.tuning_settings import Settings
 from tests.pangu import small_model
@@ -70,6 +70,38 @@ FORMS = [
 @pytest.mark.parametrize("row", FORMS)
 def test_every_form_is_the_same_record(row: dict) -> None:
     assert record_of(row) == Record((Turn("user", "问\n文"), Turn("assistant", "答")))
+
+
+def test_an_input_may_be_null_and_turns_are_named_by_their_place(tmp_path: Path) -> None:
+    assert record_of({"instruction": "问", "input": None, "output": "答"}).turns[0].text == "问"
+    system = {"role": "system", "content": "s"}
+    for turns, said in (
+        ([system, system], r"messages\[1\] is system's, user's was expected"),
+        ([system, {"role": "user", "content": " "}], r"messages\[1\]: field 'content' is empty"),
+        ([system], "the last turn must be the assistant's"),
+    ):
+        with pytest.raises(RecordError, match=said):
+            record_of({"messages": turns})
+
+
+@pytest.mark.parametrize("depth", [400, 200_000])
+def test_what_is_nested_too_deeply_is_a_reject(tmp_path: Path, depth: int) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "好"}\n{"text": ' + "[" * depth + "]" * depth + "}\n", encoding="utf-8")
+    good, bad = read_records(path)
+    assert good == Record(text="好") and isinstance(bad, Reject)
+    assert (bad.place == f"{path}:2" and "stand in one another" in bad.reason) or "must be text" in bad.reason
+    path.write_text("[" * depth, encoding="utf-8")
+    with pytest.raises(UserError, match="is not JSON"):
+        list(read_records(path))
+
+
+def test_a_damaged_gzip_file_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl.gz"
+    whole = gzip.compress(b'{"text": "abc"}\n' * 99)
+    path.write_bytes(whole[:20] + b"\xff" * 9 + whole[29:])
+    with pytest.raises(UserError, match="cannot be read: "):
+        list(read_records(path))
 
 
 def test_a_bad_record_is_named_and_the_others_are_used(tmp_path: Path) -> None:
@@ -279,6 +311,38 @@ def test_a_killed_run_ends_with_the_same_bits(base: Path, data: Path, tmp_path: 
         assert all(one.endswith((".bias", ".gamma", ".beta")) for one in trained[1])
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "lora", "modules": ("all",), "rank": 3, "dropout": 0.1, "accumulate": 2},
+        {"method": "bitfit"},
+        {"method": "full"},
+    ],
+    ids=lambda changes: changes["method"],
+)
+def test_compiled_steps_make_what_the_graph_makes(base: Path, data: Path, tmp_path: Path, changes: dict) -> None:
+    """Losses, gradients (first moments after the first step), weights and evaluations within 1e-5; small states."""
+    tokenizer, results = base.parent / "tokenizer", {}
+    settings = {"rate": 1e-3, **FAST, "steps": 2, **changes}
+    for engine in ("mindspore", "compiled"):
+        tuned = pangu.finetune(base, data, tmp_path / engine, tokenizer=tokenizer, engine=engine, **settings)
+        lines = (tmp_path / engine / "metrics.jsonl").read_text().splitlines()
+        losses = [json.loads(line)["loss"] for line in lines]
+        results[engine] = [*losses, tuned.loss_before, tuned.loss_after]
+    assert np.allclose(results["compiled"], results["mindspore"], rtol=1e-5, atol=0)
+    first = "states/step-00000001/moments.safetensors"
+    moments = [adapter_file.read_tensors(tmp_path / engine / first) for engine in results]
+    weights = [load_adapted(tmp_path / engine).weights for engine in results]
+    for (theirs, ours), share in ((moments, 1e-3), (weights, 0.0)):
+        assert theirs.keys() == ours.keys()
+        most = share * max(map(np.linalg.norm, theirs.values()))
+        for name, value in theirs.items():
+            if name in moments[0] or "dense2.bias" not in name:  # 0 by the formula, so rounding decides its update
+                assert np.linalg.norm(ours[name] - value) <= 1e-5 * (np.linalg.norm(value) + most) + 1e-12, name
+    with pytest.raises(UserError, match="began with engine = 'compiled', now it is 'mindspore'"):
+        pangu.finetune(base, data, tmp_path / "compiled", tokenizer=tokenizer, engine="mindspore", **settings)
+
+
 def test_metrics_that_cannot_be_written_cost_no_training(
     base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -379,6 +443,31 @@ def test_an_adapter_knows_its_base(base: Path, data: Path, lora: Path, tmp_path:
         pangu.finetune(other, data, lora, tokenizer=base.parent / "tokenizer", rate=1e-2, **FAST)
     with pytest.raises(UserError, match="was begun with rank 8, not 4"):
         pangu.finetune(base, data, lora, tokenizer=base.parent / "tokenizer", rate=1e-2, rank=4, **FAST)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ('{"r": 0}', "r of 1 and more"),
+        ('{"lora_alpha": NaN}', "a number lora_alpha"),
+        ('{"alpha_pattern": {"q_proj": 4}}', "field 'alpha_pattern': {'q_proj': 4} is not supported"),
+        ('{"rank_pattern": {"q_proj": 4}}', "field 'rank_pattern': {'q_proj': 4} is not supported"),
+        ("[" * 200_000, "cannot be read as JSON: lists or objects stand in one another"),
+    ],
+)
+def test_settings_of_peft_that_change_the_numbers_are_refused(
+    base: Path, lora: Path, tmp_path: Path, settings: str, message: str
+) -> None:
+    shutil.copytree(lora, tmp_path / "other")
+    file = tmp_path / "other" / adapter_file.CONFIG
+    fields = json.loads(file.read_text()) | {"alpha_pattern": {}, "rank_pattern": None}
+    file.write_text(json.dumps(fields))
+    config, _, _ = load_for_inference(base)
+    assert adapter_file.read_lora(tmp_path / "other", config).matrices
+    file.write_text(json.dumps(fields | json.loads(settings)) if settings.endswith("}") else settings)
+    with pytest.raises(UserError) as caught:
+        adapter_file.read_lora(tmp_path / "other", config)
+    assert message in str(caught.value)
 
 
 def test_no_usable_record_says_why_the_first_is_none(base: Path, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_both_engines_compute_what_was_trained(method: str, base: Path, data: Pa
     compiled, plain = pangu.load(out), pangu.load(base, tokenizer=base.parent / "tokenizer")
     assert nats(compiled, rows) == pytest.approx(result.loss_after, abs=1e-5)
     assert abs(nats(plain, rows) - result.loss_after) > 1e-3
+    assert nats(plain, rows) == pytest.approx(result.loss_before, abs=1e-5)  # of the base, without virtual tokens
     other = pangu.load(out, engine="mindspore", batch_size=2)
     texts = ["今天", "谁去了北京？小明"]
     assert other.generate(texts, temperature=0, max_new_tokens=8) == compiled.generate(

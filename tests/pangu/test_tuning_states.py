@@ -42,8 +42,6 @@ def steps_of(out: Path) -> list[int]:
 def test_the_state_before_a_damaged_one_is_taken(out: Path, victim: str, damage, capsys) -> None:
     assert steps_of(out) == [4, 6]
     damage(out / "states/step-00000006" / victim)
-    if victim == STATE and damage is flip:
-        (out / "states/step-00000006" / STATE).write_text('{"step": "6"}')
     state = newest_state(out, NAMES, NAMES)
     assert state is not None and state.step == 4
     np.testing.assert_array_equal(state.trained["b"], arrays(4)["b"])
@@ -70,8 +68,7 @@ def test_without_a_whole_state_it_stops_and_changes_nothing(out: Path) -> None:
 def test_a_state_of_another_network_or_without_digests(out: Path, tmp_path_factory) -> None:
     with pytest.raises(UserError, match="no state is whole"):
         newest_state(out, NAMES | {"c"}, NAMES)
-    said = out / "states/step-00000006" / STATE
-    said.write_text(json.dumps({"step": 6, "base": "base"}))
+    (out / "states/step-00000006" / STATE).write_text(json.dumps({"step": 6, "base": "base"}))
     state = newest_state(out, NAMES, NAMES)
-    assert state is not None and state.step == 6
+    assert state is not None and state.step == 4
     assert newest_state(tmp_path_factory.mktemp("empty"), NAMES, NAMES) is None

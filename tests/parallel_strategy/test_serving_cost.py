@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from parallel_strategy.cli import main
 from parallel_strategy.cost.serving import Serving, least_parts
+from parallel_strategy.report import serving_page
 from parallel_strategy.spec.cluster import ClusterSpec
 from parallel_strategy.spec.model import ModelSpec
 from tests.browser import chromium
@@ -83,6 +85,9 @@ def test_the_verb_prints_a_table_json_and_a_page(tmp_path: Path, capsys: pytest.
     assert row["tp"] == 1 and [one["batch"] for one in row["batches"]] == [4, row["most_rows"]]
     assert 0.5 < row["batches"][0]["share_of_bandwidth_limit"] <= 1
     text = page.read_text(encoding="utf-8")
+    labels = re.findall(r'text-anchor="end">([^<]+)<', text)  # of the upright axes, at the letters of a phone
+    assert "100,000" in labels
+    assert max(sum(4.5 if one in ",." else 9 for one in label) for label in labels) + 6 <= serving_page.LEFT
     assert text.count("<svg") == 4 and "http" not in text.replace("http-equiv", "")
     with chromium(tmp_path / "profile") as browser:
         browser.open(page.as_uri())

@@ -37,6 +37,7 @@ example|examples|usage of {name}|layers|forward|backward|end|weights|grads|other
 default|vocab|parameters|vocab size|train documents|train samples|train tokens
 heldout documents|heldout samples|heldout tokens|newly dropped|coming back|heldout|train|of|judged
 idle|gradients|activations|seconds|perplexity|probability|compute|memory|launch
+roc area|average precision|brier|calibration error|accuracy|precision|recall|false positive rate|best threshold|best f1
 advertisement|validation|cost|checkpoints|Configuration|Network|samples|as in the file (JSON, text)
 {tokens}; {value} a parameter
 Timeline|part|kernels|recomputation|pipeline idle and sends|TFLOP/s achieved|{value} s a step

@@ -22,9 +22,10 @@ class OneCpu(Execution):
         """Do nothing: the step reads `recompute` itself."""
 
     def make_step(self) -> "CompiledStep":  # type: ignore[override]  # called alike
-        from pangu.training.compiled.compiled_step import CompiledStep
+        from pangu.training.compiled.compiled_step import CompiledStep, StepRules
 
-        return CompiledStep(self.job.network, self.job.loss.objective, self.optimizer, self.job.config)
+        rules = StepRules.of(self.job.config)
+        return CompiledStep(self.job.network, self.job.loss.objective, self.optimizer, rules)
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         super().load_weights(weights)

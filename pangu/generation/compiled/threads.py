@@ -10,7 +10,7 @@ import numpy as np
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
 from pangu.generation.compiled.phases import PLACES, work_on
-from pangu.generation.compiled.vectors import is_kept
+from pangu.generation.compiled.vectors import has_code_on_disk
 
 # Rounds that a helper waits for the next call before it sleeps: about the time in which the next token is drawn.
 ROUNDS = 4000
@@ -64,7 +64,7 @@ def compile_once() -> None:
     """Compile with a word to the user, or fetch the machine code of an earlier process: before any text is shown."""
     if work_on.signatures:
         return
-    if not is_kept(work_on):
+    if not has_code_on_disk(work_on):
         warn("compiling the generation engine: once on this machine, for 10 to 30 seconds")
     work_on(np.zeros(len(PLACES), np.int64), 1, 0, 0)  # a helper that waits for no time reads nothing
 

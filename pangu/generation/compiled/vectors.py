@@ -9,7 +9,6 @@ An address is an int64, the place of a number in memory; whoever calls keeps the
 
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 
 import numba
 import numpy as np
@@ -449,7 +448,15 @@ def entry(function):  # type: ignore[no-untyped-def]
     return keep_while_unchanged(dispatcher, function)
 
 
-def is_kept(dispatcher) -> bool:  # type: ignore[no-untyped-def]
-    """Return whether an earlier process has left machine code of an `entry` on disk."""
-    file = getattr(dispatcher._cache, "_cache_file", None)
-    return file is not None and Path(file._index_path).exists()
+def can_keep_code(dispatcher) -> bool:  # type: ignore[no-untyped-def]
+    """Return whether machine code of an `entry` can lie on disk: numba has found a folder that it may write to."""
+    return getattr(getattr(dispatcher, "_cache", None), "_cache_file", None) is not None
+
+
+def has_code_on_disk(dispatcher) -> bool:  # type: ignore[no-untyped-def]
+    """Return whether an earlier process has left machine code of an `entry` on disk: of its sources as they are now,
+    for this processor."""
+    if not can_keep_code(dispatcher):
+        return False
+    processor = dispatcher.targetctx.codegen().magic_tuple()
+    return any(key[1] == processor for key in dispatcher._cache._cache_file._load_index())

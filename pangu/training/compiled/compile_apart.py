@@ -18,24 +18,36 @@ from pangu.config import ModelConfig
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import WriteError
 from pangu.foundation.lock import Lock
-from pangu.generation.compiled.vectors import is_kept
+from pangu.generation.compiled.vectors import can_keep_code, has_code_on_disk
+from pangu.training.compiled import attention_kernels, layer_kernels, loss_kernels, update_kernels
 from pangu.training.compiled.forward_backward import ForwardBackward, Rows, Sites
 from pangu.training.compiled.update_kernels import adamw, sum_of_squares
 
+MODULES = (attention_kernels, layer_kernels, loss_kernels, update_kernels)
+
 
 def compile_apart() -> None:
-    """Compile with a word to the user, unless the machine code lies on disk already."""
-    if is_kept(adamw):  # the last one to be compiled
+    """Compile with a word to the user, unless the machine code lies on disk already, or nothing can lie there."""
+    if not is_wanted():
         return
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(WriteError):  # a file system without locks
             stack.enter_context(Lock(Path(__file__).parent, busy=None))  # two at once may lose each other's code
-        if is_kept(adamw):
+        if not is_wanted():
             return
         warn("compiling the training step: once on this machine, for about half a minute")
         beside = Path(pangu.__file__).parents[1]  # where Python finds the package, wherever the run is
         words = [sys.executable, "-m", "pangu.training.compiled.compile_apart"]
-        subprocess.run(words, cwd=beside, stdin=subprocess.DEVNULL, capture_output=True)
+        result = subprocess.run(words, cwd=beside, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if result.returncode:
+            reason = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
+            warn(f"warning: the training step could not be compiled apart, so this run compiles it by itself: {reason}")
+
+
+def is_wanted() -> bool:
+    """Return whether machine code of a function of a step can lie on disk and does not, as its sources are now."""
+    functions = [one for module in MODULES for one in vars(module).values() if can_keep_code(one)]
+    return not all(has_code_on_disk(one) for one in functions)
 
 
 def take_a_step() -> None:

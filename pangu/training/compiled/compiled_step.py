@@ -4,6 +4,7 @@ Weights and moments are MindSpore's parameters, changed where they lie: whoever 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
@@ -14,7 +15,7 @@ from pangu.generation.compiled.threads import usable_cores
 from pangu.model import PanguAlpha
 from pangu.model.network import values_of
 from pangu.training.compiled.compile_apart import compile_apart
-from pangu.training.compiled.forward_backward import ForwardBackward, Rows, Sites
+from pangu.training.compiled.forward_backward import ForwardBackward, LowRank, Rows, Sites
 from pangu.training.compiled.update_kernels import adamw, sum_of_squares
 from pangu.training.optimizer import AdamW, is_decayed
 
@@ -35,23 +36,52 @@ def sites_of(network: PanguAlpha) -> Sites:
     )
 
 
-class CompiledStep:
-    """Prepared rows int32 [N, ...] and the numbers of `TrainStep` -> (loss, global norm, whether it was made)."""
+@dataclass(frozen=True)
+class StepRules:
+    """What a step is told once. largest_norm: of a gradient whose update is made, exclusive; None: any number."""
 
-    def __init__(self, network: PanguAlpha, objective: nn.Cell, optimizer: AdamW, config: TrainConfig) -> None:
-        self.parameters, self.objective, self.optimizer, self.config = (
-            network.trainable_params(), objective, optimizer, config,
+    accumulate: int
+    clip_norm: float
+    largest_norm: float | None = None
+    recompute: bool = False
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "StepRules":
+        return cls(config.accumulate, config.optimizer.clip_norm, config.skip_above_norm, config.recompute)
+
+
+class CompiledStep:
+    """Prepared rows int32 [N, ...] and the numbers of `TrainStep` -> (loss, global norm, whether it was made).
+
+    What the network does not train is read and has no gradient. low_rank: see `ForwardBackward`.
+    """
+
+    def __init__(
+        self,
+        network: PanguAlpha,
+        objective: nn.Cell,
+        optimizer: AdamW,
+        rules: StepRules,
+        low_rank: Mapping[str, LowRank] | None = None,
+    ) -> None:
+        self.parameters, self.objective, self.optimizer, self.rules = (
+            [*network.get_parameters()], objective, optimizer, rules,
         )  # fmt: skip
         compile_apart()
+        self.trained = [one.name for one in network.trainable_params()]
         self.weights = values_of(self.parameters)
         self.moments: Mapping[str, np.ndarray] = {}
-        self.passes = ForwardBackward(network.config, self.weights, usable_cores(), sites_of(network), config.recompute)
+        self.passes = ForwardBackward(
+            network.config, self.weights, usable_cores(), sites_of(network), rules.recompute, self.trained, low_rank
+        )
         self.look_again()
 
     def look_again(self) -> None:
         """Find weights and moments where they are now."""
-        self.weights.update(values_of(self.parameters))
+        self.weights = values_of(self.parameters)
         self.moments = self.optimizer.states()
+        self.passes.take(self.weights)
+        self.passes.merge()
 
     def rows(self, objective: nn.Cell, prepared: np.ndarray) -> Rows:
         """Return what an objective makes of prepared rows."""
@@ -71,27 +101,27 @@ class CompiledStep:
         epsilon: Tensor,
         decay: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        accumulate, seed, prepared = self.config.accumulate, int(dropout_seed.asnumpy()), rows.asnumpy()
+        accumulate, seed, prepared = self.rules.accumulate, int(dropout_seed.asnumpy()), rows.asnumpy()
         factor, size = float(_f32(1) / predictions.asnumpy()), len(prepared) // accumulate
         loss = 0.0
         for part in range(accumulate):
             batch = self.rows(self.objective, prepared[part * size : (part + 1) * size])
             loss += self.passes.loss_and_gradients(batch, factor, seed + part, adds=part > 0)
         norm = self.global_norm()
-        limit = self.config.skip_above_norm
+        limit = self.rules.largest_norm
         updated = bool(np.isfinite(norm) if limit is None else norm < limit)
         if updated:
-            clip = _f32(self.config.optimizer.clip_norm)
+            clip = _f32(self.rules.clip_norm)
             numbers = (_f32(number.asnumpy()) for number in (learning_rate, epsilon, decay))
             self.update(clip / max(norm, clip), *numbers)
         return Tensor(loss, ms.float32), Tensor(norm, ms.float32), Tensor(updated)
 
     def parts(self) -> list[tuple]:
-        """Return tasks (parameter's name, begin, end) over the flat arrays of all weights."""
+        """Return tasks (parameter's name, begin, end) over the flat arrays of what is trained."""
         return [
-            (name, begin, min(weight.size, begin + NUMBERS))
-            for name, weight in self.weights.items()
-            for begin in range(0, weight.size, NUMBERS)
+            (name, begin, min(self.weights[name].size, begin + NUMBERS))
+            for name in self.trained
+            for begin in range(0, self.weights[name].size, NUMBERS)
         ]
 
     def global_norm(self) -> np.float32:
@@ -115,3 +145,4 @@ class CompiledStep:
             adamw(*flat, factor, *betas, rate, epsilon, kept)
 
         self.passes.crew.run("optimizer/adamw", work, self.parts())
+        self.passes.merge()

@@ -57,10 +57,12 @@ class Crew:
 
     def run(self, name: str, work: Callable, tasks: Sequence[tuple]) -> None:
         """Call work(thread, *task) for every task, and return when all are done. name: of this kind of phase."""
+        if not tasks:
+            return
         began = time.perf_counter()
         phase = Phase(work, tasks)
         helpers = min(self.threads, len(tasks)) - 1
-        for orders in self.orders[: max(0, helpers)]:
+        for orders in self.orders[:helpers]:
             orders.put(phase)
         phase.take_part(0)
         for _ in range(helpers):

@@ -8,13 +8,14 @@ h = words[ids] + positions[pos], layers, final norm, query layer: as `pangu.mode
 
 import ctypes
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pangu import parameters
 from pangu.config import ModelConfig
+from pangu.quantization.quantized_file import is_stored_turned
 from pangu.training.compiled import layer_kernels as kernels
 from pangu.training.compiled.attention_kernels import BLOCK, attend, attend_backward, find_extents
 from pangu.training.compiled.crew import Crew
@@ -67,6 +68,15 @@ class Rows:
         *rows, bias = (np.ascontiguousarray(array) for array in batch)
         ids, labels, weights, positions, asked = (array.reshape(-1) for array in rows)
         return cls(ids, labels, weights, positions, asked, bias.reshape(bias.shape[0], *bias.shape[2:]))
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A matrix that is trained as W + scale · B A (LoRA, Hu et al. 2021): the names of A [rank, in], B [out, rank]."""
+
+    first: str
+    second: str
+    scale: float
 
 
 class Dropping:
@@ -133,8 +143,9 @@ class Room:
 class ForwardBackward:
     """Loss and gradients of a network.
 
-    weights: by released name, fp32; they are read where they are, and may be replaced between passes. threads: of the
-    crew. sites: of dropout.
+    weights: by released name, fp32; they are read where they are, and may be replaced between passes (`take`). threads:
+    of the crew. sites: of dropout. trained: names of those that have gradients; None: all. low_rank: by the name of a
+    matrix; the passes read a copy of it, with its low-rank product (`merge`).
     """
 
     def __init__(
@@ -144,8 +155,13 @@ class ForwardBackward:
         threads: int,
         sites: Sites,
         recompute: bool = False,
+        trained: Collection[str] | None = None,
+        low_rank: Mapping[str, LowRank] | None = None,
     ) -> None:
-        self.config, self.weights, self.sites, self.recompute = config, weights, sites, recompute
+        self.config, self.sites, self.recompute = config, sites, recompute
+        self.low_rank = low_rank or {}
+        self.merged = {name: np.empty_like(weights[name]) for name in self.low_rank}
+        self.take(weights)
         self.crew = Crew(threads)
         address = sgemm_address()
         assert address is not None  # `execution_of` has asked
@@ -153,9 +169,25 @@ class ForwardBackward:
         self.prefixes = parameters.layer_prefixes(config.num_blocks, config.query_layer)
         self.factor = _f32(1 / np.sqrt(config.head_size))
         self.activation = ACTIVATIONS[config.activation]
-        self.gradients = {name: np.zeros_like(value) for name, value in weights.items()}
+        self.gradients = {name: np.zeros_like(weights[name]) for name in (weights if trained is None else trained)}
         self.room: Room | None = None
         self.adds = False
+
+    def take(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Read these weights from now on."""
+        self.stored, self.weights = weights, {**weights, **self.merged}
+
+    def merge(self) -> None:
+        """Add the low-rank products to their matrices: after every change, before the next pass."""
+        self.crew.run("matrices/merge", self.merge_one, [*self.low_rank.items()])
+
+    def merge_one(self, thread: int, name: str, one: LowRank) -> None:
+        whole, first, second = self.merged[name], self.stored[one.first], self.stored[one.second]
+        whole[:] = self.stored[name]
+        if is_stored_turned(name):
+            self.product(thread, first, TURNED, second, TURNED, whole, 1.0, one.scale)
+        else:
+            self.product(thread, second, AS_IT_IS, first, AS_IT_IS, whole, 1.0, one.scale)
 
     def room_for(self, rows: Rows) -> Room:
         batch, size, _ = rows.bias.shape
@@ -201,8 +233,18 @@ class ForwardBackward:
 
         self.crew.run(name, work, [(pair,) for pair in pairs])
 
-    def product(self, thread: int, a: np.ndarray, turn_a: int, b: np.ndarray, turn_b: int, c: np.ndarray, keep: float):
-        """Put a b + keep · c into c, each of a and b as it is or turned; one task of a phase."""
+    def product(
+        self,
+        thread: int,
+        a: np.ndarray,
+        turn_a: int,
+        b: np.ndarray,
+        turn_b: int,
+        c: np.ndarray,
+        keep: float,
+        factor: float = 1.0,
+    ) -> None:
+        """Put factor · a b + keep · c into c, each of a and b as it is or turned; one task of a phase."""
         depth = a.shape[1] if turn_a == AS_IT_IS else a.shape[0]
         self.product_function(
             turn_a,
@@ -210,7 +252,7 @@ class ForwardBackward:
             c.shape[0],
             c.shape[1],
             depth,
-            1.0,
+            factor,
             a.ctypes.data,
             a.strides[0] // 4,
             b.ctypes.data,
@@ -220,15 +262,34 @@ class ForwardBackward:
             c.strides[0] // 4,
         )
 
-    def over_tokens(self, x: np.ndarray, dy: np.ndarray, name: str) -> Iterator[tuple]:
-        """Yield the tasks that make the gradient xᵀ dy of a matrix, in parts of its columns, about as many as threads
-        where the matrix is large."""
+    def over_tokens(self, left: np.ndarray, right: np.ndarray, name: str) -> Iterator[tuple]:
+        """Yield the tasks that make the gradient leftᵀ right of a matrix, in parts of its columns, about as many as
+        threads where the matrix is large."""
         gradient, keep = self.gradients[name], float(self.adds)
         parts = max(1, round(gradient.size * self.crew.threads / (4 * self.config.hidden_size**2)))
         width = max(COLUMNS, -(-gradient.shape[1] // parts))
         for begin in range(0, gradient.shape[1], width):
             part = slice(begin, begin + width)
-            yield x, TURNED, dy[:, part], AS_IT_IS, gradient[:, part], keep
+            yield left, TURNED, right[:, part], AS_IT_IS, gradient[:, part], keep
+
+    def matrix_gradients(self, phase: str, matrices: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> None:
+        """Make the gradients leftᵀ right of matrices, given as (left, right, name), or of their low-rank ones; where a
+        matrix is stored [in, out] its inputs stand left, else right."""
+        tasks = [task for one in matrices if one[2] in self.gradients for task in self.over_tokens(*one)]
+        self.crew.run(f"{phase}/gradients", self.product, tasks)
+        adapted = [one for one in matrices if one[2] in self.low_rank]
+        self.crew.run(f"{phase}/low_rank_gradients", self.low_rank_gradients, adapted)
+
+    def low_rank_gradients(self, thread: int, left: np.ndarray, right: np.ndarray, name: str) -> None:
+        """Make the gradients of A and B without that of B A: scale · (dy B)ᵀ x and scale · dyᵀ (x Aᵀ)."""
+        one, keep = self.low_rank[name], float(self.adds)
+        x, dy = (left, right) if is_stored_turned(name) else (right, left)
+        first, second = self.stored[one.first], self.stored[one.second]
+        narrow = np.empty((len(x), len(first)), np.float32)
+        self.product(thread, x, AS_IT_IS, first, TURNED, narrow, 0.0)
+        self.product(thread, dy, TURNED, narrow, AS_IT_IS, self.gradients[one.second], keep, one.scale)
+        self.product(thread, dy, AS_IT_IS, second, AS_IT_IS, narrow, 0.0)
+        self.product(thread, narrow, TURNED, x, AS_IT_IS, self.gradients[one.first], keep, one.scale)
 
     # Forward
 
@@ -357,7 +418,7 @@ class ForwardBackward:
         """Return factor times the loss. Where it differentiates, the gradient of what the matrix takes is put into the
         first `dhidden`, and that of the table into `gradients`."""
         words, hidden, dhidden = self.weights[parameters.WORD_TABLE], room.hidden[-1], room.dhidden[0]
-        gradient, threads = self.gradients[parameters.WORD_TABLE], self.crew.threads
+        gradient, threads = self.gradients.get(parameters.WORD_TABLE), self.crew.threads
         part = min(2048, -(-len(words) // threads))
         slices = [slice(begin, min(len(words), begin + part)) for begin in range(0, len(words), part)]
         for first in range(0, room.tokens, room.logit_rows):
@@ -378,7 +439,8 @@ class ForwardBackward:
                 step = -(-count // threads)
                 parts = [slice(begin, min(count, begin + step)) for begin in range(0, count, step)]
                 tasks = [(logits[place], AS_IT_IS, words, AS_IT_IS, dx[place], 0.0) for place in parts]
-                tasks += [(logits[:, place], TURNED, x, AS_IT_IS, gradient[place], keep) for place in slices]
+                if gradient is not None:
+                    tasks += [(logits[:, place], TURNED, x, AS_IT_IS, gradient[place], keep) for place in slices]
                 self.crew.run("loss/gradients", self.product, tasks)
         return float(room.losses.sum(dtype=np.float64)) * factor
 
@@ -393,6 +455,9 @@ class ForwardBackward:
         if self.norm_at == 0:
             self.final_norm_backward(room)
         slope = room.dhidden[0]
+        tables = {parameters.TARGET_TABLE, parameters.WORD_TABLE, parameters.POSITION_TABLE}
+        if tables.isdisjoint(self.gradients):
+            return
         if self.config.target_in_trunk:
             self.add_to_table(parameters.TARGET_TABLE, rows.query_positions, slope, not self.adds)
         dropped = dropping.at(self.sites.embedding)
@@ -418,16 +483,21 @@ class ForwardBackward:
 
     def add_vectors(self, partial: np.ndarray, names: tuple[str, ...]) -> None:
         """Take the gradients of vectors that stand one after the other in every row of `partial`."""
+        if self.gradients.keys().isdisjoint(names):
+            return
         total, begin = partial.sum(0), 0
         for name in names:
-            gradient = self.gradients[name]
-            value = total[begin : begin + len(gradient)]
-            gradient[:] = gradient + value if self.adds else value
-            begin += len(gradient)
+            end = begin + len(self.weights[name])
+            if name in self.gradients:
+                gradient, value = self.gradients[name], total[begin:end]
+                gradient[:] = gradient + value if self.adds else value
+            begin = end
 
     def add_to_table(self, name: str, places: np.ndarray, slope: np.ndarray, begins: bool) -> None:
         """Add the gradient of each token to the row of a table that it took; begins: the table's is 0 before."""
-        table = self.gradients[name]
+        table = self.gradients.get(name)
+        if table is None:
+            return
         if begins:
             table[:] = 0
         edges = range(0, table.shape[1], COLUMNS)
@@ -500,15 +570,15 @@ class ForwardBackward:
             room.partial,
         )
         prefix = self.prefixes[layer]
-        tasks = [
-            *self.over_tokens(room.active, dropped_dy, f"{prefix}output.projection.weight"),
-            *self.over_tokens(room.normed, kept.inner, f"{prefix}output.mapping.weight"),
-            *self.over_tokens(kept.context, dropped_dmiddle, f"{prefix}attention.projection.weight"),
+        taken = [
+            (room.active, dropped_dy, f"{prefix}output.projection.weight"),
+            (room.normed, kept.inner, f"{prefix}output.mapping.weight"),
+            (kept.context, dropped_dmiddle, f"{prefix}attention.projection.weight"),
         ]
         slopes = [room.dquery, room.dkey, room.dvalue]
         for name, slope in list(zip(matrices, slopes, strict=True))[int(by_table) :]:
-            tasks += self.over_tokens(slope, room.normed_again, f"{prefix}{name}")
-        self.crew.run("matrices/gradients", self.product, tasks)
+            taken.append((slope, room.normed_again, f"{prefix}{name}"))
+        self.matrix_gradients("matrices", taken)
         self.add_vectors(room.partial, tuple(f"{prefix}{name}" for name in ("output.mapping.bias", *kernels.VECTORS)))
         if by_table:
             self.ask_by_table_backward(layer, rows, room)
@@ -517,6 +587,9 @@ class ForwardBackward:
     def ask_by_table_backward(self, layer: int, rows: Rows, room: Room) -> None:
         """Make the gradients of the query table and of its projection from that of every query."""
         asked, name = self.asked(rows), f"{self.prefixes[layer]}attention.dense1.weight"
+        gradient = self.gradients.get(parameters.QUERY_TABLE)
+        if gradient is None and name not in self.gradients and name not in self.low_rank:
+            return
         slope = np.zeros((asked, self.config.hidden_size), np.float32)
         edges = range(0, slope.shape[1], COLUMNS)
         self.crew.run(
@@ -524,9 +597,9 @@ class ForwardBackward:
             lambda thread, begin, end: scatter_add(room.dquery, rows.query_positions, slope, begin, end),
             [(begin, min(slope.shape[1], begin + COLUMNS)) for begin in edges],
         )
-        table, gradient = self.weights[parameters.QUERY_TABLE][:asked], self.gradients[parameters.QUERY_TABLE]
-        if not self.adds:
-            gradient[:] = 0
-        tasks = [*self.over_tokens(slope, table, name)]
-        tasks.append((slope, AS_IT_IS, self.weights[name], AS_IT_IS, gradient[:asked], float(self.adds)))
-        self.crew.run("queries/gradients", self.product, tasks)
+        self.matrix_gradients("queries", [(slope, self.weights[parameters.QUERY_TABLE][:asked], name)])
+        if gradient is not None:
+            if not self.adds:
+                gradient[:] = 0
+            task = (slope, AS_IT_IS, self.weights[name], AS_IT_IS, gradient[:asked], float(self.adds))
+            self.crew.run("queries/table_gradient", self.product, [task])

@@ -12,6 +12,7 @@ from mindspore import Tensor, nn, ops
 from pangu.config import ModelConfig
 from pangu.model import PanguAlpha
 from pangu.model.linear import Linear
+from pangu.training.compiled.forward_backward import LowRank
 from pangu.tuning.adapter_file import LoraMatrices, layers_of, write_lora
 from pangu.tuning.methods.insertion import freeze, stand_in, weight
 from pangu.tuning.methods.method import Method, start_matrix
@@ -56,6 +57,12 @@ class Lora(Method):
 
             self.adapters[layer] = stand_in(network, layer, beside)
         freeze(network, lambda name: ".lora_" in name)
+
+    def low_rank(self) -> dict[str, LowRank]:
+        return {
+            f"{layer}.weight": LowRank(one.lora_a.name, one.lora_b.name, one.scale)
+            for layer, one in self.adapters.items()
+        }
 
     def matrices(self) -> LoraMatrices:
         """Return copies of the adapters' matrices."""

@@ -9,6 +9,7 @@ from mindspore import nn
 
 from pangu.config import ModelConfig
 from pangu.model import PanguAlpha
+from pangu.training.compiled.forward_backward import LowRank
 from pangu.tuning import adapter_file
 from pangu.tuning.methods.insertion import arrays_of
 from pangu.tuning.tuning_settings import Settings
@@ -31,6 +32,10 @@ class Method(ABC):
     def batch(self, objective: nn.Cell) -> nn.Cell:
         """Return what makes a batch for the changed network; objective: what makes one for the network as it was."""
         return objective
+
+    def low_rank(self) -> dict[str, LowRank]:
+        """Return what compiled steps must know of matrices that are trained as a low-rank product."""
+        return {}
 
     def write(self, folder: Path, base: str) -> None:
         """Write what was trained, as PEFT does where it has the method."""
