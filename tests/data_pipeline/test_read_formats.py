@@ -172,9 +172,13 @@ def test_a_file_in_which_nothing_is_is_a_reject(tmp_path: Path) -> None:
     assert named <= {"no_records", "empty_file", "unsafe_member", "damaged_zip"}
 
 
-@pytest.mark.parametrize(
-    "ending", "jsonl json csv tsv txt html warc wet zip tar epub docx pdf parquet arrow md".split()
+EVERY_ENDING = (
+    *("jsonl", "json", "csv", "tsv", "txt", "html", "warc", "wet", "zip", "tar", "epub", "docx", "pdf", "parquet"),
+    *("arrow", "md"),
 )
+
+
+@pytest.mark.parametrize("ending", EVERY_ENDING)
 def test_a_file_without_a_byte_is_called_so_whatever_its_format(tmp_path: Path, ending: str) -> None:
     (tmp_path / f"a.{ending}").write_bytes(b"")
     rows = read_rows(source(f"a.{ending}"), tmp_path)

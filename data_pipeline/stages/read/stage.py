@@ -143,7 +143,10 @@ def _read_file(
 def _has_no_byte(part: FileRange) -> bool:
     """Return whether a file is empty, whatever its format; a reader says so of a remote one."""
     try:
-        return isinstance(part.path, Path) and part.path.stat().st_size == 0
+        if not isinstance(part.path, Path) or part.path.stat().st_size:
+            return False
+        with part.path.open("rb") as file:  # files of /proc have bytes and no size
+            return not file.read(1)
     except OSError:
         return False
 
