@@ -32,7 +32,7 @@ from tests.pangu import packed_corpus
 
 # Seconds after which a process that was asked to end, or whose disk is full, counts as hung.
 PATIENCE = 120
-DISK = "size=6M"
+DISK = "size=64M"  # metrics of 43,200 steps alone are 5 MB
 # Every line that a run may say on standard error here.
 KNOWN_LINES = [
     re.compile(pattern)
@@ -103,7 +103,10 @@ class Soak:
         if process.returncode not in codes and not (process.returncode == 0 and self.is_done):
             self.problems.append(f"{fault}: exit code {process.returncode}")
         self.errors.seek(0)
-        for line in self.errors.read().splitlines():
+        lines = self.errors.read().splitlines()
+        if self.problems:
+            self.problems += lines[-3:]
+        for line in lines:
             if not any(pattern.fullmatch(line) for pattern in KNOWN_LINES):
                 self.problems.append(f"{fault}: said {line[:300]!r}")
         self.errors.close()
