@@ -8,6 +8,7 @@ from typing import Any
 from data_pipeline.engine.manifest import Manifest
 from data_pipeline.engine.plan import Inventory, check_libraries, explain, plan_step
 from data_pipeline.recipe import Recipe
+from data_pipeline.stages.read.source_files import check_apart
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class StepState:
 
 def preview(recipe: Recipe, root: Path) -> list[StepState]:
     """Return the state of every step of a recipe in an output directory (which need not exist)."""
+    check_apart(recipe.sources, recipe.path.parent, root)
     if (root / "manifest.sqlite").exists():
         manifest = Manifest(root, read_only=True)
         try:

@@ -81,6 +81,9 @@ def run(
     """Run what is not up to date; return a summary for each stage. Every failure of the user's is a UserError."""
     for stage in recipe.stages:
         stage.settings.check_output(stage.name, root)
+    from data_pipeline.stages.read.source_files import check_apart  # what it needs is slow to import
+
+    check_apart(recipe.sources, recipe.path.parent, root)
     with locked(root):
         root = root.absolute()  # workers may have working directories of their own
         temporary = root / "tmp"

@@ -148,6 +148,22 @@ def test_an_empty_output_name_is_not_the_current_directory(tmp_path: Path, monke
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("paths", ["in", "in/*", "in/**/*.jsonl"])
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_an_output_inside_a_source_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], paths: str, verb: str
+) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", [{"text": make_text(1)}])
+    write_jsonl(tmp_path / "in" / "out" / "b.jsonl", [{"text": make_text(2)}])
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"sources": [{"name": "s", "paths": [paths]}], "stages": ["read"]}))
+    assert main([verb, str(recipe), "--out", str(tmp_path / "in" / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/in/out: lies in source 's' ({paths})")
+    assert [path.name for path in (tmp_path / "in" / "out").iterdir()] == ["b.jsonl"]
+    recipe.write_text(json.dumps({"sources": [{"name": "s", "paths": ["in/*.jsonl"]}], "stages": ["read"]}))
+    assert main([verb, str(recipe), "--out", str(tmp_path / "in" / "other")]) == 0
+
+
 def test_show_says_how_many_samples_there_are(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

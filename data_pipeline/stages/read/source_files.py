@@ -108,6 +108,29 @@ def read_items(
     return items
 
 
+def check_apart(sources: Sequence[Source], base: Path, output: Path) -> None:
+    """Raise UserError where an output directory lies in what a source reads: the next run would read what this one
+    wrote."""
+    root = Path(os.path.realpath(output))
+    for source in sources:
+        for pattern in source.paths:
+            place = local_path(pattern) if is_url(pattern) else Path(os.path.expanduser(pattern))
+            if place is None:
+                continue
+            place = place if place.is_absolute() else base / place
+            fixed = place
+            while glob.has_magic(str(fixed)):
+                fixed = fixed.parent
+            if not root.is_relative_to(os.path.realpath(fixed)):
+                continue
+            matched = [place] if fixed == place else map(Path, glob.iglob(str(place), recursive=True))
+            for path in matched:
+                real = Path(os.path.realpath(path))
+                if real.is_relative_to(root) or (real.is_dir() and root.is_relative_to(real)):
+                    where = f"source {source.name!r} ({pattern})"
+                    raise UserError(f"{output}: lies in {where}, which would read it; give another output directory")
+
+
 def piece_bytes(total: int) -> int:
     """Return how a source of `total` bytes is cut: a sixteenth of it, so that all workers have something to do, and a
     power of two, so that a source which grows a little keeps its pieces; 4 MiB to 64 MiB.
