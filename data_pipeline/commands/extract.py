@@ -140,11 +140,14 @@ def _files(arguments: list[str]) -> Iterator[str]:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """Yield pages and archives in a folder and below, by name; links to folders are not followed."""
+    """Yield pages, packed or not, and archives in a folder and below, by name; links to folders are not followed."""
+    from data_pipeline.stages.read.source_files import COMPRESSED_SUFFIXES  # the help does without
+
+    pages = tuple(page + packed for page in PAGE_ENDINGS for packed in ("", *COMPRESSED_SUFFIXES))
     for path, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
-            if name.lower().endswith(PAGE_ENDINGS + ARCHIVE_ENDINGS):
+            if name.lower().endswith(pages + ARCHIVE_ENDINGS):
                 yield os.path.join(path, name)
 
 

@@ -5,11 +5,10 @@ this one entry. A bit that turns a number or a name into another is noticed; one
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from pangu.foundation.json_text import dumps
+from pangu.foundation.json_text import dumps, loads
 
 DIGESTS = "sha256"
 
@@ -21,7 +20,7 @@ def digest_of(value: object) -> str:
 
 def sealed(name: str, said: dict[str, Any]) -> bytes:
     """Return the text of a description `name`, which has the digests of the other files, with its own beside them."""
-    own = digest_of(json.loads(dumps(said)))
+    own = digest_of(loads(dumps(said)))
     return dumps(said | {DIGESTS: {**said[DIGESTS], name: own}}, indent=1).encode()
 
 
@@ -30,7 +29,7 @@ def unsealed(path: Path) -> dict[str, Any]:
 
     Raises OSError, ValueError, KeyError and TypeError for one that is missing or damaged.
     """
-    said = json.loads(path.read_text(encoding="utf-8"))
+    said = loads(path.read_text(encoding="utf-8"))
     digests = said[DIGESTS] = dict(said[DIGESTS])
     own = digests.pop(path.name, None)
     if own is not None and own != digest_of(said):

@@ -50,6 +50,9 @@ DAMAGES = {
     "a bit": lambda run: in_every(run, lambda step: flip(step / WEIGHTS)),
     "cut": lambda run: in_every(run, lambda step: (step / WEIGHTS).write_bytes((step / WEIGHTS).read_bytes()[:-9])),
     "empty state": lambda run: in_every(run, lambda step: (step / STATE).write_bytes(b"")),
+    "a state of lists in lists": lambda run: in_every(
+        run, lambda step: (step / STATE).write_text("[" * 9000 + "]" * 9000)
+    ),
     "a list for a state": lambda run: in_every(run, lambda step: (step / STATE).write_text("[]")),
     "no optimizer": lambda run: in_every(run, lambda step: (step / "optimizer.safetensors").unlink()),
     "a later version": lambda run: in_every(run, say_version_2),

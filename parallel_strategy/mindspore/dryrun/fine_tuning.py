@@ -1,12 +1,13 @@
 """What a step of a fine-tuning communicates, from what a step of training does: the base is frozen, an adapter is not.
 
 Three things change. Gradients travel for what is trained only; frozen weights are sharded and gathered as trained ones
-are. Backward ends at the first layer, at what is
-trained there: sums for gradients that only frozen weights would use are not made. And LoRA beside a product that is
-split by rows multiplies its input by A in parts, which are summed: `rank` numbers a token, each way.
+are. Backward ends at the first layer, at what is trained there: sums for gradients that only frozen weights would use
+are not made. And LoRA beside a product that is split by rows multiplies its input by A in parts, which are summed:
+`rank` numbers a token, each way.
 """
 
 import argparse
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
@@ -123,15 +124,13 @@ class FineTuning:
 
 def asked_tuning(arguments: argparse.Namespace, setup: Setup) -> FineTuning | None:
     """Return the fine-tuning that a command line asks for; None: training. Raises UserError."""
+    if arguments.module and arguments.method != "lora":
+        raise UserError("--module: goes with --method lora")
     if arguments.method is None:
-        if arguments.module:
-            raise UserError("--module: goes with --method lora")
         return None
     for name in ("load", "skeleton"):
         if getattr(arguments, name) is not None:
             raise UserError(f"--{name}: is for a step of training; leave it or --method out")
-    if arguments.module and arguments.method != "lora":
-        raise UserError("--module: goes with --method lora")
     modules = {"modules": tuple(arguments.module)} if arguments.module else {}
     tuning = FineTuning(arguments.method, rank=arguments.lora_rank, bottleneck=arguments.bottleneck, **modules)
     tuning.check(setup, arguments.diff)
@@ -140,10 +139,7 @@ def asked_tuning(arguments: argparse.Namespace, setup: Setup) -> FineTuning | No
 
 def whole_or_part(name: str, shape: tuple[int, ...], is_split: bool) -> Parameter:
     """Return an adapter's weight, of this shape on a rank."""
-    elements = 1
-    for size in shape:
-        elements *= size
-    return Parameter(name, float(elements), replicated_over_tp=not is_split, shape=shape)
+    return Parameter(name, float(math.prod(shape)), replicated_over_tp=not is_split, shape=shape)
 
 
 def fine_tuning_collectives(program: Program, rank: int, tuning: FineTuning) -> list[Record]:

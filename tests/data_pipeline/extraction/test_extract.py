@@ -1,6 +1,7 @@
 # ruff: noqa: E501, SIM905, RUF005 (markup)
 """Main text of pages: what stays, what goes, and that no page can hurt."""
 
+import bz2
 import gzip
 import json
 import os
@@ -309,6 +310,18 @@ class TestCommand:
         monkeypatch.setattr(extraction, "MAX_PAGE_BYTES", 2000)
         assert main(["extract", str(tmp_path / "c.html"), "--out", str(out)]) == 0
         assert "c.html: only the first 2,000 bytes of the page are read" in capsys.readouterr().err
+
+    def test_a_folder_gives_its_compressed_pages_too(self, tmp_path: Path) -> None:
+        whole = page(paragraphs(SENTENCES))
+        (tmp_path / "pages").mkdir()
+        (tmp_path / "pages/a.HTM.gz").write_bytes(gzip.compress(whole))
+        (tmp_path / "pages/b.html.bz2").write_bytes(bz2.compress(whole))
+        (tmp_path / "pages/c.tar.gz").write_bytes(gzip.compress(b"no page"))
+        out = tmp_path / "texts.jsonl"
+        assert main(["extract", str(tmp_path / "pages"), "--out", str(out)]) == 0
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [Path(row["path"]).name for row in rows] == ["a.HTM.gz", "b.html.bz2"]
+        assert {row["text"] for row in rows} == {"\n".join(SENTENCES)}
 
     def test_several_processes_give_the_same_bytes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import data_pipeline.commands.extract as command
