@@ -32,6 +32,7 @@ from pangu.foundation.atomic_file import atomic_file, write_whole
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps, loads
 from pangu.foundation.settings import nearest_name
+from pangu.foundation.yaml_document import shown
 from pangu.generation.additions import Bottleneck
 from pangu.tuning.template import TEMPLATES, Template, template_of
 
@@ -212,7 +213,7 @@ def read_lora(folder: Path, config: ModelConfig) -> LoraMatrices:
     for name, wanted in SUPPORTED.items():
         if settings.get(name) not in (None, wanted):
             raise UserError(
-                f"{folder / CONFIG}: field {name!r}: {settings[name]!r} is not supported; only {wanted!r} is"
+                f"{folder / CONFIG}: field {name!r}: {shown(settings[name])} is not supported; only {shown(wanted)} is"
             )
     names = {peft_name(config, layer): layer for layer in layers_of(config, tuple(MODULES))}
     halves: dict[str, dict[str, np.ndarray]] = {}
@@ -290,7 +291,7 @@ def read_tuning(folder: Path) -> dict[str, Any]:
     """Read tuning.json. Raises UserError for a later version."""
     fields = read_json(folder / TUNING)
     if not isinstance(fields.get("version"), int) or fields["version"] > VERSION:
-        raise UserError(f"{folder / TUNING}: version {fields.get('version')!r} is not one of 1 to {VERSION}")
+        raise UserError(f"{folder / TUNING}: version {shown(fields.get('version'))} is not one of 1 to {VERSION}")
     return fields
 
 
@@ -319,5 +320,7 @@ def base_of(folder: Path, given: Path | str | None = None) -> Path:
     said = read_tuning(folder) if (folder / TUNING).is_file() else {}
     place = given or said.get("base") or read_json(folder / CONFIG).get("base_model_name_or_path")
     if not place or not Path(place).exists():
-        raise UserError(f"{folder}: its base {place!r} is not there; say where it is (--model; merge: --base)")
+        raise UserError(
+            f"{folder}: its base {shown(place, 200)} is not there; say where it is (--model; merge: --base)"
+        )
     return Path(place)

@@ -23,6 +23,7 @@ from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
 from pangu.foundation.lock import Lock
 from pangu.foundation.settings import nearest_name
+from pangu.foundation.yaml_document import shown
 from pangu.tuning import adapter_file
 from pangu.tuning.teacher import load_teacher, student_of
 from pangu.tuning.template import load_template
@@ -164,5 +165,5 @@ def check_same(out: Path, said: dict[str, Any]) -> None:
     for name in ours:
         if name not in ("steps", "checkpoint_every", "validation", "engine") and theirs.get(name) != ours[name]:
             raise UserError(
-                f"{out}: was begun with {name} {theirs.get(name)!r}, not {ours[name]!r}; give another --out"
+                f"{out}: was begun with {name} {shown(theirs.get(name))}, not {shown(ours[name])}; give another --out"
             )

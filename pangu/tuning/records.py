@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import check_value, loads
+from pangu.foundation.yaml_document import shown
 
 MOST_CHARACTERS = 1_000_000  # of a record
 Role = Literal["system", "user", "assistant"]
@@ -189,7 +190,7 @@ def _turns(rows: Any, form: str) -> tuple[Turn, ...]:
             raise RecordError(f"{form}[{number}] must be an object")
         role = SHAREGPT_ROLES.get(str(row.get(role_name)))
         if role is None:
-            raise RecordError(f"{form}[{number}]: {role_name} {row.get(role_name)!r} is unknown")
+            raise RecordError(f"{form}[{number}]: {role_name} {shown(row.get(role_name))} is unknown")
         try:
             turns.append(Turn(role, _text(row, text_name)))
         except RecordError as error:

@@ -579,5 +579,5 @@ def _there(folder: Path, name: str, field: str) -> Path:
         beside = [entry.name for entry in folder.glob("*.y*ml")]
         near = difflib.get_close_matches(Path(name).name, beside, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{field}: {shown(name)}: there is no such file in {folder.resolve()}{hint}")
+        raise UserError(f"{field}: {shown(name, 200)}: there is no such file in {folder.resolve()}{hint}")
     return path
