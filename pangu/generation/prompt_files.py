@@ -102,7 +102,10 @@ def requests_of(
         changes = {RENAMED.get(name, name): value for name, value in row.items() if name not in ("prompt", "id")}
         for name, value in changes.items():
             if name.startswith("stop_"):
-                changes[name] = (*getattr(usual, name), *(value if isinstance(value, list) else [value]))
+                more, kind = value if isinstance(value, list) else [value], str if name == "stop_strings" else int
+                if any(type(one) is not kind for one in more):
+                    raise UserError(f"prompt {number}: field {name!r} = {shown(value)}: is of the wrong type")
+                changes[name] = (*getattr(usual, name), *more)
             elif not fits(value, getattr(usual, name)):
                 raise UserError(f"prompt {number}: field {name!r} = {shown(value)}: is of the wrong type")
         before = seen.get(row["prompt"], 0) if is_varied else 0

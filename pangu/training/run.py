@@ -112,6 +112,9 @@ def check_start(start: Path, model: ModelConfig, data: PackedData) -> None:
                 f"start_from {start}: its network has experts.{name} {before}, this run's model has {now}: the weights "
                 "mean something else there; set `model` to theirs"
             )
+    if theirs and theirs.attention != model.attention:
+        before, now = theirs.attention.pattern, model.attention.pattern
+        warn(f"warning: start_from {start}: was trained with attention.pattern {before}, this run's model has {now}")
     told = tokenizer_fingerprint(path)
     if told is None or data.tokenizer is None:
         silent = start if told is None else data.directory

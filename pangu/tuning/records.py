@@ -3,6 +3,7 @@
 A record is a list of turns. What is wrong with one is said with its line and its reason; the others are used.
 """
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
@@ -69,7 +70,7 @@ def read_records(path: Path, parse: Callable[[Any], Record | Pair] | None = None
     Forms: Alpaca {instruction, input, output}, ShareGPT {conversations: [{from, value}]}, OpenAI {messages: [{role,
     content}]}, {prompt, completion}, ModelScope {src_txt, tgt_txt}, {text}; a TXT file has a text a line.
     """
-    content = read_bytes(path)
+    content = read_bytes(path).removeprefix(codecs.BOM_UTF8)
     parse = parse or record_of
     names = path.name.lower().removesuffix(".gz")
     lines = content.split(b"\n")
@@ -79,7 +80,7 @@ def read_records(path: Path, parse: Callable[[Any], Record | Pair] | None = None
                 yield from _checked(f"{path}:{number}", line, None if parse is record_of else parse, is_text=True)
     elif content.lstrip()[:1] == b"[":
         try:
-            rows = loads(content.decode("utf-8-sig"))
+            rows = loads(content.decode())
         except ValueError as error:
             raise UserError(f"{path}: is not JSON: {error}") from None
         for number, row in enumerate(rows, 1):
