@@ -187,9 +187,7 @@ def _links(seen: Seen, base: ClusterSpec, lines: list[str]) -> list[Level]:
             lines.append(f"{level.level}: {total:.3g} MB over {kind}, too few to say a rate, figures stay")
             continue
         if level.bus_gbps:
-            lines.append(
-                f"{level.level}: {total:,.0f} MB over {kind} are not used: bus_gbps stands in the place of eff"
-            )
+            lines.append(f"{level.level}: {total:,.0f} MB over {kind} are not used: bus_gbps stands in place of eff")
             continue
         raw = (level.gbps_per_link or 0) if kind == "HCCS" else (level.nic_gbit or 0) * level.nics_per_device / 8
         reached = total * 1e6 / seconds / 1e9

@@ -17,7 +17,7 @@ from parallel_strategy.cost.kernel import matmul_seconds
 from parallel_strategy.profiles.ascend_tables import read_kernels
 from parallel_strategy.profiles.profile_figures import fit_cluster
 from parallel_strategy.profiles.profile_folder import read_profile, read_profiles
-from parallel_strategy.profiles.seen import Seen, SeenProduct
+from parallel_strategy.profiles.seen import Seen, SeenLink, SeenProduct
 from parallel_strategy.spec.cluster import ClusterSpec
 from tests.conftest import REPOSITORY
 
@@ -168,7 +168,7 @@ def test_a_size_in_other_digits_and_a_link_without_a_rate_are_passed_over() -> N
     inner = base.topology[0].model_copy(update={"kind": "full_mesh", "gbps_per_link": None, "bus_gbps": {8: 50.0}})
     found = fit_cluster(seen, base.model_copy(update={"topology": [inner, *base.topology[1:]]}), "here")
     assert found.cluster.topology[0] == inner
-    assert any("bus_gbps stands in the place of eff" in line for line in found.lines)
+    assert any("bus_gbps stands in place of eff" in line for line in found.lines)
 
 
 def test_a_fit_finds_the_figures_that_made_the_times() -> None:
