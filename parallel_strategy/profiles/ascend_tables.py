@@ -218,8 +218,9 @@ def _tensors(row: dict[str, str], side: str) -> list[ProfiledTensor]:
     formats = row.get(f"{side}_formats", "").split(";")
     found = []
     for index, shape in enumerate(shapes):
-        sizes = tuple(int(word) for word in shape.strip().strip('"').split(",") if SIZE.fullmatch(word.strip()))
-        if sizes and 0 < math.prod(sizes) < LARGEST:
+        words = [word.strip() for word in shape.strip().strip('"').split(",") if word.strip()]
+        sizes = tuple(int(word) for word in words if SIZE.fullmatch(word))
+        if sizes and len(sizes) == len(words) and 0 < math.prod(sizes) < LARGEST:
             dtype = dtypes[index].strip() if index < len(dtypes) else ""
             found.append(ProfiledTensor(sizes, dtype, formats[index].strip() if index < len(formats) else ""))
     return found

@@ -27,6 +27,7 @@ from parallel_strategy.spec.model import ModelSpec
 FILES = (".yaml", ".yml")
 CHUNKED = ("interleaved", "mindspore_vpp", "mindspore_vpp_less_memory")
 V_SHAPED = ("zb_v", "dualpipe")
+MOST_TASKS = 5_000_000  # forward passes of all stages in a step: a replay of them takes seconds
 
 
 class ModelChoice(Section):
@@ -277,6 +278,13 @@ class StrategySpec(SpecFile):
             raise ValueError(
                 f"pipeline.micro_batches {self.pipeline.micro_batches} disagrees with batch and mesh, which give "
                 f"{per_rank // self.batch.micro}"
+            )
+        chunks = self.mesh.pp * self.chunks_per_stage
+        if self.micro_batches * chunks > MOST_TASKS:
+            most = max(1, MOST_TASKS // chunks) * self.batch.micro * self.mesh.dp
+            raise ValueError(
+                f"batch.global {self.batch.global_}: {self.micro_batches:,} micro-batches through {chunks:,} chunks of "
+                f"layers are more than are replayed; nearest: {most}"
             )
         return self
 

@@ -429,6 +429,14 @@ def test_a_wrong_setting_is_one_line(base: Path, data: Path, tmp_path: Path, cha
     assert message in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
+def test_a_template_is_its_words_and_not_its_file(tmp_path: Path) -> None:
+    said = {"base_digest": "1", "rows": "2", "teacher_digest": None, "rows_version": 2}
+    check_same(tmp_path, said | {"template": {"name": "a", "user": "{text}"}, "settings": {"template": "a.yaml"}})
+    check_same(tmp_path, said | {"template": {"name": "b", "user": "{text}"}, "settings": {"template": "/x/b.yaml"}})
+    with pytest.raises(UserError, match="with another template"):
+        check_same(tmp_path, said | {"template": {"name": "a", "user": "<{text}>"}, "settings": {"template": "a.yaml"}})
+
+
 def test_rows_of_an_earlier_version_are_refused_and_those_that_are_the_same_go_on(base: Path, tmp_path: Path) -> None:
     said = {"base_digest": "1", "template": {}, "rows": "2", "teacher_digest": None, "settings": {}, "rows_version": 2}
     check_same(tmp_path, said)
