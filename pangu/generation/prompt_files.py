@@ -9,8 +9,6 @@ Options are those of the command line, with underscores; `id` comes back with th
 """
 
 import codecs
-import gzip
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,11 +17,11 @@ from typing import Any
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import check_value, finite, loads
+from pangu.foundation.plain_text import unpacked
 from pangu.foundation.settings import nearest_name
 from pangu.foundation.yaml_document import shown
 from pangu.generation.options import GenerationOptions
 
-GZIP = b"\x1f\x8b"
 MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 # In a JSON line -> the option; the rest is named alike.
 RENAMED = {"stop": "stop_strings", "stop_id": "stop_ids"}
@@ -116,16 +114,6 @@ def read_json(content: bytes, charset: str | None, where: str) -> list[dict[str,
     if not rows:
         raise UserError(f"{where}: holds no prompt: write one a line")
     return [checked_row(row, f"{where}: record {number}") for number, row in enumerate(rows, 1)]
-
-
-def unpacked(content: bytes, where: str) -> bytes:
-    """Return what a gzip file holds, and any other content as it is. Raises UserError."""
-    if not content.startswith(GZIP):
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{where}: cannot be read: {reason_of(error)}") from None
 
 
 def requests_of(
