@@ -34,6 +34,8 @@ FUSED = MESH + "zero: {optimizer_shard: true, threshold_kb: 0, bucket_mb: 12.3}\
 SEQUENCE = "batch: {global: 8, micro: 1}\nmesh: {pp: 2, dp: 2, tp: 2}\ntensor: {sequence_parallel: true}\n"
 SEQUENCE += "zero: {optimizer_shard: true, level: 3, threshold_kb: 0}\nrecompute: {mode: full}\n"
 EXPERTS = "batch: {global: 8, micro: 2}\nmesh: {dp: 4, ep: 2, tp: 2}\nzero: {optimizer_shard: true, threshold_kb: 0}\n"
+STAGED_EXPERTS = "batch: {global: 16, micro: 2}\nmesh: {pp: 2, dp: 4, ep: 2}\n"
+STAGED_EXPERTS += "zero: {optimizer_shard: true, threshold_kb: 0}\n"
 STAGED = "batch: {global: 8, micro: 2}\nmesh: {pp: 2, dp: 2, tp: 2}\nrecompute: {mode: full}\n"
 
 
@@ -149,8 +151,9 @@ def test_sequence_parallelism_and_sharded_weights(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_experts_over_ranks_beside_tensor_parallelism_and_sharded_weights(tmp_path: Path) -> None:
-    path = strategy_file(tmp_path, EXPERTS)
+@pytest.mark.parametrize("text", [EXPERTS, STAGED_EXPERTS], ids=["", "on a pipeline"])
+def test_experts_over_ranks_beside_tensor_parallelism_and_sharded_weights(tmp_path: Path, text: str) -> None:
+    path = strategy_file(tmp_path, text)
     (tmp_path / "model.yaml").write_text(MODEL + "experts: {count: 4, routing: switch}\n")
     setup = Setup.load(path)
     compiled = compile_rank(path, setup, 0)
