@@ -244,8 +244,8 @@ class MaskedDispatch(nn.Cell):
 class AttachedPenalty(nn.Cell):
     """hidden [..], penalty fp32 [B], weights fp32 [B] -> hidden; backward, the penalty's gradient is the weights.
 
-    So it is learnt from as if Σ weights·penalty were added to the loss, and a layer has one result: MindSpore 2.10 does
-    not finish compiling pipeline stages between which a second one goes. (Megatron-LM's MoEAuxLossAutoScaler)
+    So it is learnt from as if Σ weights·penalty were added to the loss, and only hidden states go from one pipeline
+    stage to the next (Megatron-LM's MoEAuxLossAutoScaler).
     """
 
     def construct(self, hidden: Tensor, penalty: Tensor, weights: Tensor) -> Tensor:

@@ -63,15 +63,18 @@ class SplitLoss(Loss):
 
     The experts' penalties, times scale, reach the gradient of the scaled loss, and not the loss itself: that is of the
     predictions alone. Nothing is told.
+
+    copies: how many devices compute the same rows. The compiler adds their gradients up, so each has its share.
     """
 
     def __init__(self, network: PanguAlpha, objective: nn.Cell) -> None:
         super().__init__(network, objective)
-        self.row_sum, self.scale_rows = ops.ReduceSum(), ops.Mul()
+        self.copies = 1
+        self.row_sum, self.scale_rows, self.share_rows = ops.ReduceSum(), ops.Mul(), ops.Mul()
 
     def construct(self, prepared: Tensor, dropout_seed: Tensor, scale: Tensor) -> Tensor:
         ids, labels, weights, positions, query_positions, attention_bias = self.objective(prepared)
-        penalty_weights = self.scale_rows(self.row_sum(weights, 1), scale)
+        penalty_weights = self.share_rows(self.scale_rows(self.row_sum(weights, 1), scale), 1 / self.copies)
         logits = self.network(ids, positions, query_positions, attention_bias, dropout_seed, None, penalty_weights)
         return self.nll_sum(logits, labels, weights)
 
