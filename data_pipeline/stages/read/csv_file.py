@@ -14,6 +14,7 @@ from data_pipeline.stages.read.record_formats import (
     Document,
     Limits,
     Reject,
+    cut_record,
     decode,
     doubled_field,
     excerpt_of,
@@ -33,7 +34,6 @@ def read_csv(part: FileRange, source: Source, limits: Limits, at: Callable[[int]
     found = lines_of(part, limits)
     header = next((line for line in found if isinstance(line, Damage) or line.data.strip()), None)
     if header is None:
-        yield Reject(0, "empty_file")
         return
     if isinstance(header, Damage):
         yield Reject(header.offset, header.reason)
@@ -53,6 +53,8 @@ def read_csv(part: FileRange, source: Source, limits: Limits, at: Callable[[int]
     for line in _records(found, delimiter, limits.record_bytes):
         if not isinstance(line, Line):
             yield Reject(line.offset, line.reason) if isinstance(line, Damage) else line
+        elif line.cut:
+            yield cut_record(line)
         elif at(line.offset):
             yield _document(line, delimiter, names, source)
         else:
