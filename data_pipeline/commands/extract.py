@@ -1,11 +1,11 @@
 """Extract the main text of web pages: no navigation, advertisements or copyright lines.
 
 Pages are HTML files, folders of them (searched through), patterns in quotes, web archives (.warc, .warc.gz, .wet), or
-`-`, one page from standard input. One JSON object for a page: path, title, text, charset, confidence; and date, url, offset (in an archive) where they
+`-`, one page from standard input. Files may be compressed (gzip, zstd, bzip2, xz, lz4).
+One JSON object for a page: path, title, text, charset, confidence; and date, url, offset (in an archive) where they
 are known; reason where there is no text. `confidence` says how sure the text is: articles are above 0.9, lists of links
-below 0.5. Files may be compressed (gzip, zstd, bzip2, xz, lz4).
-The order is that of the arguments; in folders and patterns, of the names. What cannot be read is told line by line
-and counted.
+below 0.5. The order is that of the arguments; in folders and patterns, of the names. What cannot be read is told line
+by line and counted.
 
     python -m data_pipeline extract page.html saved-pages/ 'crawl/*.warc.gz' --out texts.jsonl
 
