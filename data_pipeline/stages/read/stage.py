@@ -308,6 +308,7 @@ STEPS = (
             "data_pipeline.extraction.output.element_structure",
             "data_pipeline.extraction.hidden",
             "data_pipeline.extraction.embedded",
+            "data_pipeline.extraction.footnotes",
             "data_pipeline.extraction.formulas",
             "data_pipeline.extraction.mathml",
             "data_pipeline.extraction.output.blocks",
