@@ -38,6 +38,7 @@ class Structure(NamedTuple):
     heading: np.ndarray
     quote: np.ndarray
     depth: np.ndarray  # how many lists it is in
+    list: np.ndarray  # the outermost
     end: np.ndarray  # the node after the last one below it
     is_data: np.ndarray  # bool: of a table, that it has data in rows and columns and is no layout
     is_whole: np.ndarray  # bool: the same, or that programs of several lines stand in its cells
@@ -69,6 +70,8 @@ def _places(parent, tag, kinds):
             place[6, node] = node
         elif kind == LIST:
             place[7, node] += 1
+            if place[8, up] == 0:
+                place[8, node] = node
     for node in range(nodes - 1, 0, -1):
         end[parent[node]] = max(end[parent[node]], end[node])
     return place, end
@@ -130,8 +133,7 @@ def structure_of(page: FlatPage) -> Structure:
         parent, tag, _KIND_OF_TAG, place, page.line_node, page.line_counts[:, CHARACTERS],
         page.line_counts[:, DIGITS], TAG["th"], (MAX_CELL_LINES, MAX_CELL_CHARACTERS, MAX_PROGRAM_LINES),
     )  # fmt: skip
-    preformatted, table, row, cell, entry, heading, quote, depth = place[:8]
-    return Structure(preformatted, table, row, cell, entry, heading, quote, depth, end, is_data, is_whole)
+    return Structure(*place, end, is_data, is_whole)
 
 
 def whole_parts(page: FlatPage, structure: Structure) -> np.ndarray:
