@@ -132,7 +132,7 @@ def decode(data: bytes, header: str | None = None, markup: bool = True) -> Decod
             if encoding == "utf-8":
                 data = data[len(mark) :]
             break
-    by_nul = _utf16_by_nul(data)
+    by_nul = utf16_by_nul(data)
     if by_nul:
         text, replaced = _decode(data, by_nul)
         return Decoded(text, by_nul, "nul", declared, replaced, replaced * 20 > len(text))
@@ -173,7 +173,7 @@ def _decode(data: bytes, encoding: str) -> tuple[str, int]:
     return text, replaced
 
 
-def _utf16_by_nul(data: bytes) -> str | None:
+def utf16_by_nul(data: bytes) -> str | None:
     """Recognise UTF-16 without a mark, which shows as NUL bytes at every other place, for its markup, spaces and line
     ends are ASCII."""
     head = data[:4096]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
+from data_pipeline.stages.read.charset import utf16_by_nul
 from data_pipeline.stages.read.remote_files import RemoteFile, open_input
 
 BLOCK = 1 << 20
@@ -362,8 +363,8 @@ _MARKS = (
 
 
 def without_mark(stream: Iterator[bytes | Damage]) -> tuple[int, Iterator[bytes | Damage]]:
-    """Return (bytes skipped, the stream without its byte order mark). UTF-16 and UTF-32 with a mark come out as
-    UTF-8.
+    """Return (bytes skipped, the stream without its byte order mark). UTF-16, with a mark or without, and UTF-32 come
+    out as UTF-8.
     """
     first = next(stream, b"")
     if isinstance(first, bytes):
@@ -371,12 +372,16 @@ def without_mark(stream: Iterator[bytes | Damage]) -> tuple[int, Iterator[bytes 
             if first.startswith(mark):
                 rest = itertools.chain([first[len(mark) :]], stream)
                 return (len(mark), rest) if name == "utf-8" else (0, _transcoded(rest, name))
+        if b"\0" in first[:4096] and (name := utf16_by_nul(first)):
+            return 0, _transcoded(itertools.chain([first], stream), name)
     return 0, itertools.chain([first], stream)
 
 
-def has_wide_mark(head: bytes) -> bool:
-    """Return whether a file begins with the mark of UTF-16 or UTF-32 (and so cannot be cut at newline bytes)."""
-    return any(head.startswith(mark) for mark, name in _MARKS if name != "utf-8")
+def is_wide(head: bytes) -> bool:
+    """Return whether a file that begins like this is UTF-16 or UTF-32, and so cannot be cut at newline bytes."""
+    return any(head.startswith(mark) for mark, name in _MARKS if name != "utf-8") or (
+        b"\0" in head[:4096] and utf16_by_nul(head) is not None
+    )
 
 
 def _transcoded(stream: Iterator[bytes | Damage], name: str) -> Iterator[bytes | Damage]:

@@ -4,6 +4,7 @@ A quoted field may hold line ends (RFC 4180). A quote that is never closed costs
 are read again as records."""
 
 import csv
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -25,7 +26,9 @@ from data_pipeline.stages.read.record_formats import (
 )
 from data_pipeline.stages.read.source_files import FileRange
 
-_DELIMITERS = (b",", b"\t", b";")
+_DELIMITERS = (b",", b"\t", b";", b"|")
+# the line by which Excel is told what parts the fields
+_DECLARED = re.compile(rb"\s*sep=(.)\r?$")
 
 
 def read_csv(part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]) -> Iterator[Document | Reject]:
@@ -39,6 +42,12 @@ def read_csv(part: FileRange, source: Source, limits: Limits, at: Callable[[int]
         yield Reject(header.offset, header.reason)
         return
     delimiter = max(_DELIMITERS, key=header.data.count)
+    if isinstance(header, Line) and (declared := _DECLARED.match(header.data)):
+        delimiter = declared[1]
+        header = next((line for line in found if isinstance(line, Damage) or line.data.strip()), header)
+        if isinstance(header, Damage):
+            yield Reject(header.offset, header.reason)
+            return
     names = _row(header, delimiter)
     if isinstance(names, Reject):
         yield names

@@ -88,7 +88,12 @@ def read_jsonl(
                 yield quarantined(line.offset, line.data)
                 continue
             doubled: set[str] = set()
-            yield parse_json_line(line, source.fields, doubled)
+            found = parse_json_line(line, source.fields, doubled)
+            is_odd = isinstance(found, Reject) and found.reason.startswith("not_json")
+            if is_odd and (several := _values_of(line, limits)):
+                yield from (parse_json_line(value, source.fields, doubled) for value in several)
+            else:
+                yield found
             yield from (doubled_field(name, line.offset) for name in sorted(doubled - known))
             known |= doubled
 
@@ -105,6 +110,18 @@ def _json_values(part: FileRange, limits: Limits) -> Iterator[Line | Damage]:
         yield from json_values.values(whole, limits.record_bytes, skipped)
     else:
         yield from _with_cut(lines(whole, limits.record_bytes, skipped, every_empty=False), part)
+
+
+def _values_of(line: Line, limits: Limits) -> list[Line]:
+    """Return the objects of a line that holds several: parted by nothing, by a carriage return or by a record
+    separator (RFC 7464). None where that is not what it is."""
+    found = list(json_values.values(iter([line.data]), limits.record_bytes, line.offset))
+    values = [value for value in found if isinstance(value, Line) and not value.cut]
+    between = line.data
+    for value in values:
+        between = between.replace(value.data, b"", 1)
+    is_all = len(values) == len(found) > 0 and not between.strip(b" \t\r\0\x1e,")
+    return values if is_all and (len(values) > 1 or b"\x1e" in between) else []
 
 
 def read_text(

@@ -11,7 +11,7 @@ import xxhash
 
 from data_pipeline.engine.steps import Item
 from data_pipeline.recipe import Source
-from data_pipeline.stages.read.compressed_bytes import compression_of, has_wide_mark
+from data_pipeline.stages.read.compressed_bytes import compression_of, is_wide
 from data_pipeline.stages.read.formats.json_values import is_document
 from data_pipeline.stages.read.remote_files import RemoteFile, is_url, list_remote, local_path, open_input
 from pangu.foundation.errors import UserError
@@ -193,7 +193,7 @@ def _ranges(found: _Found, source: Source, item_bytes: int) -> tuple[list[tuple[
             head = file.read(HEAD_BYTES)[: found.size]
     except OSError:
         return [(0, None)], ""
-    if compression_of(head) != "none" or has_wide_mark(head) or (found.format == "jsonl" and is_document(head)):
+    if compression_of(head) != "none" or is_wide(head) or (found.format == "jsonl" and is_document(head)):
         return [(0, None)], ""
     pieces = range(0, found.size, item_bytes)
     return [(start, min(start + item_bytes, found.size)) for start in pieces], head_digest(head)
