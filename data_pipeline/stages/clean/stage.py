@@ -538,10 +538,19 @@ def _advertisement_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, words)))
 
 
+def load(settings: Settings) -> None:
+    """Load the kernels and the tables of these settings and of those of single sources."""
+    for own in (settings, *map(settings.for_source, settings.of_source)):
+        texts = ["繁體字與 abc。"]
+        clean_texts(texts, own)
+        measure_texts(texts, pa.array(texts, pa.string()), own)
+
+
 STEPS = (
     Map(
         "records",
         process=clean,
+        prepare=load,
         signals=SIGNALS,
         uses=(
             "data_pipeline.kernels.survey",
