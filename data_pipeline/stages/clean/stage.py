@@ -280,11 +280,11 @@ def clean_texts(texts: list[str], settings: Settings) -> list[Changes]:
     untouched = Changes()
     changes = [untouched] * len(texts)
     rows = list(range(len(texts)))
+    known: dict[int, int] = {}
     for _ in range(_ROUNDS):
-        flags = _survey([texts[row] for row in rows], settings)
-        flagged = [
-            (row, flag) for row, flag in zip(rows, flags, strict=True) if flag or _may_have_markup(texts[row], settings)
-        ]
+        unknown = [row for row in rows if row not in known]
+        known.update(zip(unknown, _survey([texts[row] for row in unknown], settings), strict=True))
+        flagged = [(row, known[row]) for row in rows if known[row] or _may_have_markup(texts[row], settings)]
         of_characters = []
         for row, flag in flagged:
             if changes[row] is untouched:
@@ -294,11 +294,14 @@ def clean_texts(texts: list[str], settings: Settings) -> list[Changes]:
                 of_characters.append(row)
             texts[row] = text
         fresh = dict(zip(of_characters, _survey([texts[row] for row in of_characters], settings), strict=True))
-        rows = []
+        rows, known = [], {}
         for row, flag in flagged:
             text = clean_lines(texts[row], settings, changes[row], fresh.get(row, flag))
-            if text != texts[row] or row in fresh:
+            if text != texts[row]:
                 rows.append(row)
+            elif row in fresh:  # it has been surveyed as it is now
+                rows.append(row)
+                known[row] = fresh[row]
             texts[row] = text
         if not rows:
             break
@@ -384,7 +387,7 @@ def _clean_characters(text: str, settings: Settings, changes: Changes, flags: in
     if flags & survey_flags.TRADITIONAL or is_changed:
         text, converted = simplify(text, settings.simplify)
         changes.simplified |= converted
-    if flags & survey_flags.UNTIDY or is_changed or text != start:
+    if flags & survey_flags.UNTIDY or is_changed:  # other characters are as tidy
         text = _BLANK_LINES.sub("\n\n", tidy_lines(text, settings.keep_structure))
     return text
 
