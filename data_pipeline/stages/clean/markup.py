@@ -49,9 +49,14 @@ _INLINE_CODE = re.compile(r"(``[^`\n]+``|`[^`\n]+`)")
 _MANY_LINES = re.compile(r"\n{3,}")
 
 
+def has_remains(text: str) -> bool:
+    """Return whether a text has a tag or an entity that no sentence has."""
+    return ("<" in text or "&" in text) and _REMAINS.search(text) is not None
+
+
 def remove_markup(text: str) -> tuple[str, int]:
     """Return (text, tags and entities that went)."""
-    if ("<" not in text and "&" not in text) or not _REMAINS.search(text):
+    if not has_remains(text):
         return text, 0
     parts = _INLINE_CODE.split(text)
     total = 0

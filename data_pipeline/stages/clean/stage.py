@@ -339,6 +339,11 @@ def _may_have_markup(text: str, settings: Settings) -> bool:
 
 def clean_characters(text: str, settings: Settings, changes: Changes, flags: int = survey_flags.EVERYTHING) -> str:
     """Apply rules 0 to 3 once, outside code: each where its flag says so, or where one before it changed the text."""
+    if not flags & survey_flags.CHARACTERS and not (settings.remove_markup and markup.has_remains(text)):
+        wide = settings.repair_mojibake and flags & (survey_flags.LATIN | survey_flags.WIDE_FIRST)
+        # where nothing of the whole is to be repaired, nothing of its parts is
+        if not wide or not mojibake.repair(text)[1]:
+            return text
     if flags & survey_flags.BREAK:
         text = characters.LINE_BREAKS.sub("\n", text)
     if not settings.keep_structure:
@@ -427,16 +432,17 @@ def _outside_structure(
     spared: tuple[int, ...] = (structure.CODE, structure.TABLE),
 ) -> str:
     """Return the text after a rule that removes something from the lines that are not structure."""
-    if not settings.keep_structure or not structure.has_structure(text):
-        text, count = remove(text)
-        setattr(changes, counted, getattr(changes, counted) + count)
+    left, count = remove(text)
+    if not count:  # nor is there anything in a part of its lines
         return text
+    if not settings.keep_structure or not structure.has_structure(text):
+        setattr(changes, counted, getattr(changes, counted) + count)
+        return left
     lines, kinds = structure.lines_of(text)
     is_spared = [kind in spared for kind in kinds]
     if not any(is_spared):
-        text, count = remove(text)
         setattr(changes, counted, getattr(changes, counted) + count)
-        return text
+        return left
     parts = []
     for is_structure, part in structure.runs(lines, is_spared):
         if is_structure:

@@ -101,13 +101,11 @@ def kept_lines(lines: Sequence[str], places: Sequence[int] | None = None) -> lis
     """Return for each line whether it may stand in a text more than once: everything but plain prose may.
 
     `places` are the lines that are asked for; True for all others."""
-    kinds = line_kinds(lines)
     is_kept = [True] * len(lines)
-    asked = [
-        place
-        for place in (range(len(lines)) if places is None else places)
-        if kinds[place] == PROSE and not _may_repeat(lines[place])
-    ]
+    asked = [place for place in (range(len(lines)) if places is None else places) if not _may_repeat(lines[place])]
+    if asked:
+        kinds = line_kinds(lines)
+        asked = [place for place in asked if kinds[place] == PROSE]
     if not asked:
         return is_kept
     for place in asked:

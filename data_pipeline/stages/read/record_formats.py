@@ -200,7 +200,8 @@ def _exact(data: bytes, value: Any, doubled: set[str]) -> Any:
         return value
     # a colon in a text may look like one behind a name, which costs time only
     names = data.count(b'":') + data.count(b'" :')
-    if names == _names_in(value) and not _LONG_NUMBER.search(data):
+    found, has_float = _names_in(value)
+    if names == found and not (has_float and _LONG_NUMBER.search(data)):
         return value
     try:
         return _first_of_each(data, doubled)
@@ -208,17 +209,22 @@ def _exact(data: bytes, value: Any, doubled: set[str]) -> Any:
         return value
 
 
-def _names_in(value: Any) -> int:
-    """Return how many names the objects in a value have."""
-    count = 0
+def _names_in(value: Any) -> tuple[int, bool]:
+    """Return how many names the objects in a value have, and whether there is a number that is not whole."""
+    count, has_float = 0, False
     waiting: list[Any] = [[value]]
     while waiting:
         inner = waiting.pop()
         if isinstance(inner, dict):
             count += len(inner)
             inner = inner.values()
-        waiting += [one for one in inner if isinstance(one, dict | list)]
-    return count
+        for one in inner:
+            kind = type(one)
+            if kind is dict or kind is list:
+                waiting.append(one)
+            elif kind is float:
+                has_float = True
+    return count, has_float
 
 
 def _first_of_each(data: bytes | str, doubled: set[str], *, strict: bool = True) -> Any:
