@@ -48,7 +48,7 @@ def with_notes(page: FlatPage, structure: Structure, markup: bytes, kept: np.nda
 
 def _targets(page: FlatPage, markup: bytes, kept: np.ndarray) -> dict[bytes, int]:
     """Return what the numbers in the kept lines link to, and the line of each."""
-    if b"#" not in markup:
+    if not kept.any() or b"#" not in markup:
         return {}
     places, kinds = page.mark_place, page.mark_kind
     links = np.flatnonzero(kinds == LINK)
