@@ -206,7 +206,7 @@ def with_inner_parts(
     counts = page.line_counts
     is_entry = structure.entry[nodes] > 0
     # entries of two or three characters say nothing each
-    whole = shared_in_parts(page, np.where(is_entry, structure.list[nodes], 0), probability)
+    whole = shared_in_parts(page, np.where(is_entry, structure.outer_list[nodes], 0), probability)
     probability = np.where(is_entry, np.maximum(probability, whole), probability)
     is_part = (part > 0) | (structure.heading[nodes] > 0) | is_entry
     is_candidate = (

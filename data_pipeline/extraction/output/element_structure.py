@@ -38,7 +38,7 @@ class Structure(NamedTuple):
     heading: np.ndarray
     quote: np.ndarray
     depth: np.ndarray  # how many lists it is in
-    list: np.ndarray  # the outermost
+    outer_list: np.ndarray  # the outermost
     end: np.ndarray  # the node after the last one below it
     is_data: np.ndarray  # bool: of a table, that it has data in rows and columns and is no layout
     is_whole: np.ndarray  # bool: the same, or that programs of several lines stand in its cells
@@ -133,7 +133,10 @@ def structure_of(page: FlatPage) -> Structure:
         parent, tag, _KIND_OF_TAG, place, page.line_node, page.line_counts[:, CHARACTERS],
         page.line_counts[:, DIGITS], TAG["th"], (MAX_CELL_LINES, MAX_CELL_CHARACTERS, MAX_PROGRAM_LINES),
     )  # fmt: skip
-    return Structure(*place, end, is_data, is_whole)
+    preformatted, table, row, cell, entry, heading, quote, depth, outer_list = place
+    return Structure(
+        preformatted, table, row, cell, entry, heading, quote, depth, outer_list, end, is_data, is_whole
+    )  # fmt: skip
 
 
 def whole_parts(page: FlatPage, structure: Structure) -> np.ndarray:

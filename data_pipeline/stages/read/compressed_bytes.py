@@ -372,8 +372,8 @@ def without_mark(stream: Iterator[bytes | Damage]) -> tuple[int, Iterator[bytes 
             if first.startswith(mark):
                 rest = itertools.chain([first[len(mark) :]], stream)
                 return (len(mark), rest) if name == "utf-8" else (0, _transcoded(rest, name))
-        if b"\0" in first[:4096] and (name := utf16_by_nul(first)):
-            return 0, _transcoded(itertools.chain([first], stream), name)
+        if b"\0" in first[:4096] and (wide := utf16_by_nul(first)):
+            return 0, _transcoded(itertools.chain([first], stream), wide)
     return 0, itertools.chain([first], stream)
 
 
