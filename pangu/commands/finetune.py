@@ -16,6 +16,7 @@ from pathlib import Path
 from pangu.commands.model_arguments import add_device_argument
 from pangu.foundation.best_effort import print_translated
 from pangu.foundation.errors import UserError
+from pangu.foundation.yaml_document import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +112,7 @@ def processes(arguments: argparse.Namespace) -> int:
             if value != ours:
                 said = "makes so many micro-batches: " if name == "batch.micro" else ""
                 raise UserError(
-                    f"{arguments.strategy}: field {name!r}: {said}{value!r}; fine-tuning has {ours!r} "
+                    f"{arguments.strategy}: field {name!r}: {said}{shown(value)}; fine-tuning has {shown(ours)} "
                     "(--batch-size, --accumulate; every process has the whole optimizer)"
                 )
     return count

@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         logs=arguments.logs or arguments.out.with_name(f"{arguments.out.name}.logs"),
         suffix=suffix,
-        contents=partial(contents_of, path, arguments.model, arguments.tokenizer),
+        contents=partial(contents_of, path, arguments.model, arguments.tokenizer, arguments.adapter),
     )
     checks = check_all(asked)
     stream = sys.stdout if arguments.dry_run else sys.stderr

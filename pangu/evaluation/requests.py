@@ -63,6 +63,10 @@ def with_candidates(task: Task, documents: Sequence[Document]) -> list[Document]
     if task.method != "choice" or (not task.words and not task.candidates):
         return list(documents)
     words = list(dict.fromkeys(task.words.values())) or sorted({document.label for document in documents})
+    if task.candidates > len(words):
+        raise UserError(
+            f"task {task.name}: candidates {task.candidates}: there are {len(words)} labels; nearest: {len(words)}"
+        )
     return [with_labels(task, words, document) for document in documents]
 
 
@@ -77,7 +81,7 @@ def with_labels(task: Task, words: Sequence[str], document: Document) -> Documen
     chosen = list(words)
     if task.candidates:
         draw = random.Random(f"{task.name} {document.id} {document.fields.get('p', '')[:SAID]}")
-        chosen = [right, *draw.sample([one for one in words if one != right], min(task.candidates, len(words)) - 1)]
+        chosen = [right, *draw.sample([one for one in words if one != right], task.candidates - 1)]
         draw.shuffle(chosen)
     return replace(document, candidates=tuple(chosen), gold=chosen.index(right))
 

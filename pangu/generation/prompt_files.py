@@ -16,6 +16,7 @@ from typing import Any
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import check_value, loads
 from pangu.foundation.settings import nearest_name
+from pangu.foundation.yaml_document import shown
 from pangu.generation.options import GenerationOptions
 
 MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
@@ -101,9 +102,12 @@ def requests_of(
         changes = {RENAMED.get(name, name): value for name, value in row.items() if name not in ("prompt", "id")}
         for name, value in changes.items():
             if name.startswith("stop_"):
-                changes[name] = (*getattr(usual, name), *(value if isinstance(value, list) else [value]))
+                more, kind = value if isinstance(value, list) else [value], str if name == "stop_strings" else int
+                if any(type(one) is not kind for one in more):
+                    raise UserError(f"prompt {number}: field {name!r} = {shown(value)}: is of the wrong type")
+                changes[name] = (*getattr(usual, name), *more)
             elif not fits(value, getattr(usual, name)):
-                raise UserError(f"prompt {number}: field {name!r} = {value!r}: is of the wrong type")
+                raise UserError(f"prompt {number}: field {name!r} = {shown(value)}: is of the wrong type")
         before = seen.get(row["prompt"], 0) if is_varied else 0
         seen[row["prompt"]] = before + samples
         for sample in range(samples):

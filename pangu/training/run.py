@@ -35,6 +35,7 @@ from pangu.distributed.strategy import RunStrategy, applied, load_strategy
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
 from pangu.foundation.interrupts import Interrupts
+from pangu.foundation.yaml_document import shown
 from pangu.training.choose_engine import engine_of
 from pangu.training.data import PackedData, training_batches, unigram_nats
 from pangu.training.overview import described
@@ -84,7 +85,7 @@ def load_model(config: TrainConfig) -> ModelConfig:
         is_gone = is_a_file and not Path(config.model).exists()
         if not is_gone or not own.is_file() or not step_directories(Path(config.out)):
             raise
-        warn(f"model {config.model!r} is not there: going on with the run's own, {own}")
+        warn(f"model {shown(config.model, 200)} is not there: going on with the run's own, {own}")
         return ModelConfig.load(own)
 
 
@@ -111,6 +112,9 @@ def check_start(start: Path, model: ModelConfig, data: PackedData) -> None:
                 f"start_from {start}: its network has experts.{name} {before}, this run's model has {now}: the weights "
                 "mean something else there; set `model` to theirs"
             )
+    if theirs and theirs.attention != model.attention:
+        before, now = theirs.attention.pattern, model.attention.pattern
+        warn(f"warning: start_from {start}: was trained with attention.pattern {before}, this run's model has {now}")
     told = tokenizer_fingerprint(path)
     if told is None or data.tokenizer is None:
         silent = start if told is None else data.directory
@@ -149,13 +153,13 @@ def model_of(config: TrainConfig, data: PackedData) -> ModelConfig:
     model = model.model_copy(update=changes)
     if data.vocab_size > model.vocab_size:
         raise UserError(
-            f"{data.directory}: its tokenizer has {data.vocab_size} ids, the model {config.model!r} only "
+            f"{data.directory}: its tokenizer has {data.vocab_size} ids, the model {shown(config.model, 200)} only "
             f"{model.vocab_size}: use another model.yaml, or fit_vocabulary: true"
         )
     if data.seq_length > model.seq_length:
         raise UserError(
             f"{data.directory}: samples have {data.seq_length} tokens; "
-            f"the model {config.model!r} takes {model.seq_length} at most"
+            f"the model {shown(config.model, 200)} takes {model.seq_length} at most"
         )
     return model
 

@@ -10,6 +10,7 @@ from pangu.foundation.best_effort import first_line_of, warn
 from pangu.foundation.directory import commit_directory, make_directory
 from pangu.foundation.errors import UserError
 from pangu.foundation.lock import Lock
+from pangu.foundation.yaml_document import shown
 from pangu.training.data import PackedData
 from pangu.training.schedule import complete, continued, first_difference, schedule_of
 from pangu.training.step_metrics import METRICS, read_metrics
@@ -79,7 +80,7 @@ def check_same_run(run: Path, saved: Checkpoint, config: TrainConfig, model: Mod
         began = before[name] if name in before else saved.train.get(name)
         if began != value:
             raise UserError(
-                f"{run}: this run began with {name} = {began!r}, now it is {value!r}: "
+                f"{run}: this run began with {name} = {shown(began)}, now it is {shown(value)}: "
                 "give another `out` (and start_from, to begin with this run's weights)"
             )
 

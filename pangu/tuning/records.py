@@ -3,6 +3,7 @@
 A record is a list of turns. What is wrong with one is said with its line and its reason; the others are used.
 """
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import check_value, loads
+from pangu.foundation.yaml_document import shown
 
 MOST_CHARACTERS = 1_000_000  # of a record
 Role = Literal["system", "user", "assistant"]
@@ -68,7 +70,7 @@ def read_records(path: Path, parse: Callable[[Any], Record | Pair] | None = None
     Forms: Alpaca {instruction, input, output}, ShareGPT {conversations: [{from, value}]}, OpenAI {messages: [{role,
     content}]}, {prompt, completion}, ModelScope {src_txt, tgt_txt}, {text}; a TXT file has a text a line.
     """
-    content = read_bytes(path)
+    content = read_bytes(path).removeprefix(codecs.BOM_UTF8)
     parse = parse or record_of
     names = path.name.lower().removesuffix(".gz")
     lines = content.split(b"\n")
@@ -78,7 +80,7 @@ def read_records(path: Path, parse: Callable[[Any], Record | Pair] | None = None
                 yield from _checked(f"{path}:{number}", line, None if parse is record_of else parse, is_text=True)
     elif content.lstrip()[:1] == b"[":
         try:
-            rows = loads(content.decode("utf-8-sig"))
+            rows = loads(content.decode())
         except ValueError as error:
             raise UserError(f"{path}: is not JSON: {error}") from None
         for number, row in enumerate(rows, 1):
@@ -189,7 +191,7 @@ def _turns(rows: Any, form: str) -> tuple[Turn, ...]:
             raise RecordError(f"{form}[{number}] must be an object")
         role = SHAREGPT_ROLES.get(str(row.get(role_name)))
         if role is None:
-            raise RecordError(f"{form}[{number}]: {role_name} {row.get(role_name)!r} is unknown")
+            raise RecordError(f"{form}[{number}]: {role_name} {shown(row.get(role_name))} is unknown")
         try:
             turns.append(Turn(role, _text(row, text_name)))
         except RecordError as error:

@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 
 from pangu.foundation.errors import UserError
+from pangu.foundation.yaml_document import shown
 from parallel_strategy.spec.divide import divisors, nearest
 from parallel_strategy.spec.framework import Executes
 from parallel_strategy.spec.model import ModelSpec
@@ -122,7 +123,7 @@ def _model(strategy: StrategySpec, model: ModelSpec, executes: Executes) -> Iter
     elif model.experts is not None:
         yield from _experts(strategy, model)
     if wrong:
-        values = ", ".join(f"{name} {getattr(model, name)!r}" for name in wrong[:3])
+        values = ", ".join(f"{name} {shown(getattr(model, name))}" for name in wrong[:3])
         yield "model", f"a model with {values}: it has PanGu-alpha's network only"
 
 

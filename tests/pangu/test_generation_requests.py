@@ -69,6 +69,15 @@ def test_a_file_that_means_nothing_is_one_line(content: bytes, charset, is_jsonl
     assert expected in str(told.value) and "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    "field", ['"stop": 1', '"stop": ["a", null]', '"stop_id": 1.5', '"stop_id": [true]', '"seed": {}']
+)
+def test_an_option_of_the_wrong_type_is_one_line(field: str) -> None:
+    rows = read_rows(f'{{"prompt": "a", {field}}}'.encode(), None, "f", True)
+    with pytest.raises(UserError, match=r"prompt 1: field .* is of the wrong type"):
+        requests_of(rows, USUAL)
+
+
 def test_every_line_may_have_options_of_its_own() -> None:
     content = (
         '{"prompt": "a\\nb", "temperature": 0, "max_new_tokens": 5, "id": "x"}\n'

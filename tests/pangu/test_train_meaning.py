@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from pangu.checkpoint.open import WEIGHTS, newest_checkpoint, step_directories
 from pangu.cli import main
-from pangu.config import ModelConfig, TrainConfig
+from pangu.config import AttentionConfig, ModelConfig, TrainConfig
 from pangu.foundation.errors import UserError
 from pangu.training.data import PackedData
 from pangu.training.run import check_start, load_model, train
@@ -120,6 +120,12 @@ def test_weights_of_another_network_are_refused(corpus: Path, begun: Path, chang
     (name,) = change
     with pytest.raises(UserError, match=f"its network has {name} "):
         check_start(begun, of(begun).model_copy(update=change), PackedData.load(corpus))
+
+
+def test_another_pattern_of_attention_is_said(corpus: Path, begun: Path, capsys) -> None:
+    other = of(begun).model_copy(update={"attention": AttentionConfig(pattern="sliding_window", span=4)})
+    check_start(begun, other, PackedData.load(corpus))
+    assert "was trained with attention.pattern full, this run's model has sliding_window" in capsys.readouterr().err
 
 
 def test_weights_that_are_no_numbers_are_named(corpus: Path, begun: Path, tmp_path: Path) -> None:

@@ -136,6 +136,12 @@ def test_a_bad_record_is_named_and_the_others_are_used(tmp_path: Path) -> None:
     assert found[1].place == f"{path}:2"  # type: ignore[union-attr]
 
 
+def test_a_mark_before_a_list_is_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps([FORMS[0], FORMS[3]], indent=1).encode())
+    assert list(read_records(path)) == [record_of(FORMS[0])] * 2
+
+
 def test_a_template_writes_the_papers_form_and_a_conversation() -> None:
     turns = (
         Turn("system", "请回答。"),
@@ -423,6 +429,14 @@ def test_a_wrong_setting_is_one_line(base: Path, data: Path, tmp_path: Path, cha
     assert message in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
+def test_a_template_is_its_words_and_not_its_file(tmp_path: Path) -> None:
+    said = {"base_digest": "1", "rows": "2", "teacher_digest": None, "rows_version": 2}
+    check_same(tmp_path, said | {"template": {"name": "a", "user": "{text}"}, "settings": {"template": "a.yaml"}})
+    check_same(tmp_path, said | {"template": {"name": "b", "user": "{text}"}, "settings": {"template": "/x/b.yaml"}})
+    with pytest.raises(UserError, match="with another template"):
+        check_same(tmp_path, said | {"template": {"name": "a", "user": "<{text}>"}, "settings": {"template": "a.yaml"}})
+
+
 def test_rows_of_an_earlier_version_are_refused_and_those_that_are_the_same_go_on(base: Path, tmp_path: Path) -> None:
     said = {"base_digest": "1", "template": {}, "rows": "2", "teacher_digest": None, "settings": {}, "rows_version": 2}
     check_same(tmp_path, said)
@@ -450,8 +464,16 @@ def test_an_adapter_knows_its_base(base: Path, data: Path, lora: Path, tmp_path:
     [
         ('{"r": 0}', "r of 1 and more"),
         ('{"lora_alpha": NaN}', "a number lora_alpha"),
-        ('{"alpha_pattern": {"q_proj": 4}}', "field 'alpha_pattern': {'q_proj': 4} is not supported"),
-        ('{"rank_pattern": {"q_proj": 4}}', "field 'rank_pattern': {'q_proj': 4} is not supported"),
+        ('{"alpha_pattern": {"q_proj": 4}}', "field 'alpha_pattern': {q_proj: 4} is not supported; only {} is"),
+        ('{"rank_pattern": {"q_proj": 4}}', "field 'rank_pattern': {q_proj: 4} is not supported"),
+        ('{"use_dora": true}', "field 'use_dora': true is not supported; only false is"),
+        ('{"target_modules": ["q_proj"]}', "v_proj, which target_modules of adapter_config.json leaves out"),
+        ('{"target_modules": ["q_proj", "v_proj", "c_fc"]}', "c_fc, which target_modules of adapter_config.json names"),
+        ('{"target_modules": ".*attn.q_proj"}', "has matrices of transformer.h.0.attn.v_proj, which"),
+        ('{"target_modules": "all-linear"}', "lacks matrices of transformer.h.0."),
+        ('{"layers_to_transform": [0]}', "has matrices of transformer.h.1.attn."),
+        ('{"target_modules": 5}', "field 'target_modules': 5 is neither names nor an expression"),
+        ('{"target_modules": "("}', "field 'target_modules': '(' is neither names nor an expression"),
         ("[" * 200_000, "cannot be read as JSON: lists or objects stand in one another"),
     ],
 )
@@ -463,7 +485,9 @@ def test_settings_of_peft_that_change_the_numbers_are_refused(
     fields = json.loads(file.read_text()) | {"alpha_pattern": {}, "rank_pattern": None}
     file.write_text(json.dumps(fields))
     config, _, _ = load_for_inference(base)
-    assert adapter_file.read_lora(tmp_path / "other", config).matrices
+    for targets in (fields["target_modules"], r".*\.[qv]_proj", None):
+        file.write_text(json.dumps(fields | {"target_modules": targets}))
+        assert adapter_file.read_lora(tmp_path / "other", config).matrices
     file.write_text(json.dumps(fields | json.loads(settings)) if settings.endswith("}") else settings)
     with pytest.raises(UserError) as caught:
         adapter_file.read_lora(tmp_path / "other", config)

@@ -66,6 +66,7 @@ def complaint(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (BASE + "offload: {activation: 2}\n", "nearest: 1"), (BASE + "offload: {activation: .nan}\n", "finite"),
         (BASE + "zero: {bucket_mb: 1.0e-300}\n", "bucket_mb"),
         (BASE + "zero: {optimizer_shard: true, weight_shard_size: 3}\n", "nearest: 2"),
+        (BASE.replace("32", "1000000000"), "are more than are replayed; nearest: 2500000"),
         (BASE + "version: 99\n", "99 is not 1"), (BASE + "pipeline: {schedule: 1F1B}\n", "did you mean '1f1b'"),
     ],
 )  # fmt: skip
@@ -95,6 +96,8 @@ def changed(kind: str, name: str, place: str, value: object) -> str:
         ("topology.0.bus_gbps", {}, "bus_gbps"), ("device.hbm.gbps", float("inf"), "finite"),
         ("device.hbm.usable_gb", 1e4, "nearest: 32"), ("device.peak_tflops", {}, "fp16"),
         ("device.peak_tflops", "much", "peak_tflops"), ("device.gemm.tiles", [], "at least 1"),
+        ("device.hbm.gb", 32 << 30, "nearest: 100000"), ("device.peak_tflops.fp16", 256e12, "nearest: 1e+06"),
+        ("topology.2.nic_gbit", 100e9, "nearest: 1e+08"),
         ("device.gemm.tiles", [[0, 0]], "nearest: 1"), ("host", 3, "mapping of fields"), ("topologi", 1, "'topology'"),
     ],
 )  # fmt: skip
@@ -111,6 +114,11 @@ def test_cluster(place: str, value: object, words: str, tmp_path: Path, capsys) 
         (MODEL.replace("num_layers: 8", "num_layers: 1000000000"), "nearest: 10000"),
         (MODEL.replace("512", "1" + "0" * 200), "larger"), (MODEL.replace("512", "513"), "nearest: 512"),
         (MODEL + "kv_heads: 3\n", "nearest: 2"), (MODEL + "hiden_size: 3\n", "did you mean 'hidden_size'"),
+        (MODEL.replace("num_layers: 8", "num_layers: x") + "experts: {routing: switch, count: 4}\n", "whole number"),
+        (MODEL + "experts: {routing: switch, count: 4, layers: 5}\n", "layers"),
+        (MODEL + "experts: {routing: switch, count: 4, layers: []}\n", "experts in the last blocks only"),
+        (MODEL + "experts: {routing: switch, count: 4, layers: [a]}\n", "experts in the last blocks only"),
+        (MODEL + "experts: {routing: [], count: 4}\n", "routing"),
         (MODEL + "num_layers: 9\n", "stands twice"), (MODEL + "dropout_rate: 7\n", "dropout_rate"),
     ],
 )  # fmt: skip
