@@ -105,7 +105,8 @@ class Decoder(nn.Cell):
         if self.target_in_trunk:
             hidden = self.target_add(hidden, self.cast(self.target_embedding(query_positions), self.dtype))
         choice = self.fixed_choice(ids, domains) if self.has_experts else None
-        penalties, told = None, ()
+        penalties = None
+        told: tuple[Tensor, ...] = ()
         for block in self.blocks:
             if not block.has_experts:
                 hidden = block(hidden, attention_bias, dropout_seed)

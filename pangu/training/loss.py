@@ -72,7 +72,9 @@ class SplitLoss(Loss):
         self.copies = 1
         self.row_sum, self.scale_rows, self.share_rows = ops.ReduceSum(), ops.Mul(), ops.Mul()
 
-    def construct(self, prepared: Tensor, dropout_seed: Tensor, scale: Tensor) -> Tensor:
+    def construct(  # type: ignore[override]  # it needs one input more
+        self, prepared: Tensor, dropout_seed: Tensor, scale: Tensor
+    ) -> Tensor:
         ids, labels, weights, positions, query_positions, attention_bias = self.objective(prepared)
         penalty_weights = self.share_rows(self.scale_rows(self.row_sum(weights, 1), scale), 1 / self.copies)
         logits = self.network(ids, positions, query_positions, attention_bias, dropout_seed, None, penalty_weights)
