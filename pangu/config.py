@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from pangu import parameters
 from pangu.foundation.errors import UserError
 from pangu.foundation.settings import Section, SettingsFile
+from pangu.foundation.yaml_document import shown
 
 SIZES_DIRECTORY = Path(__file__).parent / "sizes"
 
@@ -247,7 +248,7 @@ def load_size(name: str) -> ModelConfig:
         return ModelConfig.load(path)
     if Path(name).is_file():
         return ModelConfig.load(name)
-    raise UserError(f"size {name!r} is neither one of {', '.join(size_names())} nor the path of a model.yaml")
+    raise UserError(f"size {shown(name, 200)} is neither one of {', '.join(size_names())} nor the path of a model.yaml")
 
 
 class LearningRateConfig(Section):

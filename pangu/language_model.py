@@ -87,20 +87,28 @@ def load(
         use_device(device)
     dtype = dtype or ("fp32" if device == "CPU" and engine == "mindspore" else None)
     generator = Generator.load(path, model, tokenizer, dtype, batch_size, engine, adapters=adapters)
-    return LanguageModel(generator, str(path), adapters)
+    return LanguageModel(generator, str(path), adapters, str(model) if model else None)
 
 
 class LanguageModel:
-    """A network with its tokenizer. `source` is the path that it was loaded from."""
+    """A network with its tokenizer.
+
+    source: the path that it was loaded from. base: of an adapter, where its base is; None: where it says.
+    """
 
     def __init__(
-        self, generator: "Generator", source: str = "", adapters: Mapping[str, Path | str] | None = None
+        self,
+        generator: "Generator",
+        source: str = "",
+        adapters: Mapping[str, Path | str] | None = None,
+        base: str | None = None,
     ) -> None:
         self.generator, self.source, self.adapters = generator, source, dict(adapters or {})
+        self.base = base
 
     def adapted(self, name: str) -> "LanguageModel":
         """Return a model that shares these weights and answers with an adapter, in its template. Raises UserError."""
-        return LanguageModel(self.generator.adapted(name), str(self.adapters.get(name, "")))
+        return LanguageModel(self.generator.adapted(name), str(self.adapters.get(name, "")), base=self.source)
 
     @property
     def config(self) -> "ModelConfig":

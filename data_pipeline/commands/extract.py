@@ -1,11 +1,11 @@
 """Extract the main text of web pages: no navigation, advertisements or copyright lines.
 
-Pages are HTML files, folders of them (searched through), patterns in quotes, or web archives (.warc, .warc.gz, .wet).
+Pages are HTML files, folders of them (searched through), patterns in quotes, web archives (.warc, .warc.gz, .wet), or
+`-`, one page from standard input. Files may be compressed (gzip, zstd, bzip2, xz, lz4).
 One JSON object for a page: path, title, text, charset, confidence; and date, url, offset (in an archive) where they
 are known; reason where there is no text. `confidence` says how sure the text is: articles are above 0.9, lists of links
-below 0.5. Files may be compressed (gzip, zstd, bzip2, xz, lz4).
-The order is that of the arguments; in folders and patterns, of the names. What cannot be read is told line by line
-and counted.
+below 0.5. The order is that of the arguments; in folders and patterns, of the names. What cannot be read is told line
+by line and counted.
 
     python -m data_pipeline extract page.html saved-pages/ 'crawl/*.warc.gz' --out texts.jsonl
 
@@ -14,6 +14,7 @@ cannot be written (then nothing is)."""
 
 import argparse
 import glob
+import io
 import json
 import os
 import signal
@@ -40,6 +41,7 @@ ARCHIVE_ENDINGS = (".warc", ".warc.gz", ".warc.zst", ".wet", ".wet.gz", ".warc.w
 ALONE_BYTES = 8 << 20  # less input than this is done before other processes have started
 TASK_BYTES = 4 << 20  # what one task reads, about
 TASK_FILES = 200
+STANDARD_INPUT = "-"
 NO_PAGES = ("content_type", "http_status", "empty")  # reasons of rejects that are no damage
 
 
@@ -63,7 +65,10 @@ Work = Callable[[list[str]], Outcome]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the verb."""
     parser.add_argument(
-        "pages", nargs="+", metavar="PAGE", help="a file, a folder, a pattern in quotes, or a web archive"
+        "pages",
+        nargs="+",
+        metavar="PAGE",
+        help="a file, a folder, a pattern in quotes, a web archive; - is standard input",
     )
     parser.add_argument("--out", required=True, metavar="TEXT.jsonl", help="the output; - is standard output")
     parser.add_argument(
@@ -121,8 +126,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _files(arguments: list[str]) -> Iterator[str]:
     """Yield the files that the arguments name, in order. A named file that is not there is a mistake of the user's."""
     found_any = False
+    if STANDARD_INPUT in arguments and len(arguments) > 1:
+        raise UserError("-: standard input is one page; name it alone")
     for argument in arguments:
-        if os.path.isdir(argument):
+        if argument == STANDARD_INPUT:
+            found = [argument]
+        elif os.path.isdir(argument):
             found = list(_below(argument))
         elif os.path.lexists(argument):
             found = [argument]
@@ -226,7 +235,7 @@ def _tasks(files: list[str]) -> tuple[list[list[str]], int]:
         try:
             length = os.stat(file).st_size
         except OSError:
-            length = 0
+            length = 0  # standard input, too
         if not tasks or size + length > TASK_BYTES or len(tasks[-1]) == TASK_FILES:
             tasks.append([])
             size = 0
@@ -241,7 +250,9 @@ def extract_files(files: list[str], form: tuple[str, bool, bool] = ("text", Fals
     outcome = Outcome()
     for file in files:
         try:
-            if not stat.S_ISREG(os.stat(file).st_mode):
+            if file == STANDARD_INPUT:
+                _extract_page(file, outcome, form)
+            elif not stat.S_ISREG(os.stat(file).st_mode):
                 outcome.messages.append(f"{file}: not a regular file")
             elif file.lower().endswith(ARCHIVE_ENDINGS):
                 _extract_archive(file, outcome, form)
@@ -254,11 +265,16 @@ def extract_files(files: list[str], form: tuple[str, bool, bool] = ("text", Fals
 
 def _extract_page(file: str, outcome: Outcome, form: tuple[str, bool, bool]) -> None:
     from data_pipeline.extraction.extract import MAX_PAGE_BYTES, Form, extract
-    from data_pipeline.stages.read.compressed_bytes import Damage, read_stream
+    from data_pipeline.stages.read.compressed_bytes import Damage, decompressed, read_stream
     from data_pipeline.stages.read.warc import MAX_RATIO
 
+    if file != STANDARD_INPUT:
+        blocks = read_stream(Path(file), MAX_RATIO)
+    else:
+        # nothing can be sought in a pipe
+        blocks = decompressed(io.BytesIO(sys.stdin.buffer.read(MAX_PAGE_BYTES + 1) if sys.stdin else b""), MAX_RATIO)
     html = bytearray()
-    for block in read_stream(Path(file), MAX_RATIO):
+    for block in blocks:
         if isinstance(block, Damage):
             outcome.messages.append(f"{file}: {block.reason}")
             return
@@ -266,6 +282,9 @@ def _extract_page(file: str, outcome: Outcome, form: tuple[str, bool, bool]) -> 
         if len(html) > MAX_PAGE_BYTES:
             outcome.notes.append(f"{file}: only the first {MAX_PAGE_BYTES:,} bytes of the page are read")
             break
+    if html.startswith(b"WARC/"):
+        outcome.messages.append(f"{file}: a web archive; its name would have to end in {ARCHIVE_ENDINGS[0]}")
+        return
     found = extract(bytes(html[: MAX_PAGE_BYTES + 1]), form=Form(*form))
     outcome.bytes += len(html)
     _add(outcome, _row(file, found), found.date)

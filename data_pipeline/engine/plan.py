@@ -18,6 +18,7 @@ from data_pipeline.engine.code_digest import code_digests
 from data_pipeline.engine.manifest import Finished, Key, Manifest, digest
 from data_pipeline.engine.steps import Context, Files, Global, GroupBy, InputFile, Map, Read, Step
 from data_pipeline.recipe import Recipe, Stage
+from pangu.foundation.yaml_document import shown
 
 
 @dataclass
@@ -257,7 +258,7 @@ def explain(plan: PlannedStep, manifest: Manifest) -> list[str]:
     old_settings, old_code, _ = recorded
     old, new = dict(_flat(old_settings)), dict(_flat(plan.settings))
     reasons = [
-        f"setting {name}: {old.get(name)!r} → {new.get(name)!r}"
+        f"setting {name}: {shown(old.get(name))} → {shown(new.get(name))}"
         for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]

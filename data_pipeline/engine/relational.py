@@ -38,6 +38,11 @@ def query(
     return connection.sql(sql).to_arrow_reader(1 << 16)
 
 
+def load_engine() -> None:
+    """Import DuckDB, so that processes which are forked afterwards have it."""
+    import duckdb  # noqa: F401
+
+
 def sql_string(value: object) -> str:
     """Return a string literal of SQL."""
     return "'" + str(value).replace("'", "''") + "'"

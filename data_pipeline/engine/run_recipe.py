@@ -3,6 +3,7 @@
 The tasks themselves are done by an engine: a pool of processes on this machine, with DuckDB for what belongs together,
 or Spark (engine/spark.py)."""
 
+import gc
 import os
 import shutil
 import sqlite3
@@ -16,10 +17,12 @@ from data_pipeline.engine import tasks
 from data_pipeline.engine.heavy_rules import HeavyRules
 from data_pipeline.engine.manifest import Finished, Manifest
 from data_pipeline.engine.plan import Inventory, PlannedStep, check_libraries, plan_step
-from data_pipeline.engine.pool import Job, Pool, describe_system_error
+from data_pipeline.engine.pool import START_METHOD, Job, Pool, describe_system_error
+from data_pipeline.engine.relational import load_engine
 from data_pipeline.engine.run_files import checksum, commit_directory, link, locked
+from data_pipeline.engine.steps import GroupBy
 from data_pipeline.kernels.first_use import use_python
-from data_pipeline.recipe import Recipe
+from data_pipeline.recipe import Recipe, Stage
 from pangu.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -135,6 +138,7 @@ def _run_stages(
             if plan.to_run and not is_prepared:
                 is_prepared = True
                 reporter.say(_prepare_kernels(recipe))
+                _load(recipe, stage)
             rows = _run_step(plan, manifest, engine, reporter)
             inventory.advance(plan, rows, manifest.root)
             _add(summary, rows, len(plan.tasks), len(plan.done))
@@ -167,6 +171,19 @@ def _prepare_kernels(recipe: Recipe) -> list[str]:
         is_small_enough=is_simple and recipe.engine == "local",
     )
     return [told] if told else []
+
+
+def _load(recipe: Recipe, first: Stage) -> None:
+    """Load what the stages from `first` on need, once: the workers, which are forked afterwards, inherit it."""
+    if recipe.engine != "local" or START_METHOD != "fork":
+        return
+    for stage in recipe.stages[recipe.stages.index(first) :]:
+        for step in stage.steps:
+            if step.prepare is not None:
+                step.prepare(stage.settings)
+            elif isinstance(step, GroupBy):
+                load_engine()
+    gc.freeze()  # else the collector of each worker looks at, and so copies, all that it inherits
 
 
 def _run_step(plan: PlannedStep, manifest: Manifest, engine: Engine, reporter: Reporter) -> list[Finished]:

@@ -110,7 +110,8 @@ class Step:
     earlier stage that leaves files (`tokenizer`). `uses` names further modules, and `libraries` further
     distributions (or how settings choose them), whose code decides the result. `reads` names the settings it depends
     on (None: all), so that a change of another re-runs nothing. `publish` names the folder of the output directory
-    where the files of a `Global` or `Files` step are to be found.
+    where the files of a `Global` or `Files` step are to be found. `prepare(settings)` loads what each worker needs:
+    workers inherit it that are forked afterwards.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Step:
     libraries: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
     reads: tuple[str, ...] | None = None
     publish: str | None = None
+    prepare: Callable[[Any], None] | None = None
 
     def libraries_with(self, settings: Any) -> tuple[str, ...]:
         """Return the distributions that these settings need."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_pipeline.extraction.embedded import embedded_text
+from data_pipeline.extraction.footnotes import with_notes
 from data_pipeline.extraction.formulas import mark_formulas
 from data_pipeline.extraction.hidden import shown_lines, with_lines
 from data_pipeline.extraction.line_model import main_text
@@ -28,7 +29,10 @@ EMBEDDED_CONFIDENCE = 0.8  # of text among the data of scripts, which no probabi
 LITTLE_TEXT = 200  # characters; a page that gives less may hold its text as data for scripts
 SHORT_TEXT, SURE_TEXT = 40, 0.7  # but not one with a short text that is this sure
 _HEAD_BYTES = 1 << 17  # `<meta>` is looked for this far
+# links that a page puts behind its headings and around its notes
 _EDIT_LINK = re.compile(r"\s*[\[［]\s*(?:编辑|編輯|編集|edit\b)[^\[\]［］]{0,12}[\]］]$")
+_LINK_BACK = re.compile(r"(?:\s*[↩⤴][\ufe0e\ufe0f]?)+$")
+_LINK_UP = re.compile(r"[\^↑](?:\s+|$)")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _TITLE_SEPARATORS = re.compile(r"\s*[_|｜]+\s*|\s+[-–—·«»>]+\s+|\s*(?:--+|——|::)\s*|-(?=[^-]{2,12}$)")
 _META = re.compile(
@@ -107,6 +111,9 @@ def extract(html: bytes, url: str | None = None, content_type: str | None = None
         kept = np.ones(len(page.line_node), bool)
         characters, certain = int(counts[:, CHARACTERS].sum()), EMBEDDED_CONFIDENCE
         visible, title = max(visible, characters), title or embedded.title
+    else:
+        kept = with_notes(page, structure, source, kept)
+        characters = int(counts[kept, CHARACTERS].sum())
     text = _written(page, structure, source, kept, form, url)
     return Extraction(
         title=title,
@@ -135,17 +142,33 @@ def _written(page: FlatPage, structure: Structure, source: bytes, kept: np.ndarr
     """Return the kept lines in a form."""
     data = page.text.tobytes()
     starts, ends = page.line_start.tolist(), page.line_end.tolist()
+    is_linked = (page.line_counts[:, LINKED] > 0).tolist()
     texts = [""] * len(starts)
     for number in np.flatnonzero(kept).tolist():
         text = data[starts[number] : ends[number]].decode("utf-8", "replace")
-        # a link behind a heading of an encyclopedia
-        texts[number] = _EDIT_LINK.sub("", text) if text[-1:] in ("]", "］") else text
+        if is_linked[number]:
+            own = _without_links_of_page(text)
+            if own != text:  # Markdown is made of the places
+                starts[number] += len(text[: text.find(own)].encode())
+                ends[number] = starts[number] + len(own.encode())
+                text = own
+        texts[number] = text
+    page = page._replace(line_start=np.array(starts, np.int64), line_end=np.array(ends, np.int64))
     if form.format == "text" and not whole_parts(page, structure)[kept].any():
         return "\n".join(text for text in texts if text)
     blocks = blocks_of(page, structure, source, kept, texts)
     if form.format == "markdown":
         return write_markdown(blocks, Inline(page, source, data, url, form.has_links, form.has_images))
     return write_text(blocks, texts)
+
+
+def _without_links_of_page(text: str) -> str:
+    """Return a line without what only leads about the page: [编辑] behind a heading, ↩ and ^ at a note."""
+    if text[-1:] in ("]", "］"):
+        text = _EDIT_LINK.sub("", text)
+    elif text[-1:] in ("↩", "⤴", "\ufe0e", "\ufe0f"):
+        text = _LINK_BACK.sub("", text)
+    return _LINK_UP.sub("", text, count=1) if text[:1] in ("^", "↑") and _LINK_UP.match(text) else text
 
 
 def _nothing(charset: str, replaced: int, reason: str) -> Extraction:

@@ -36,6 +36,7 @@ LEAST_PROBABILITY = 0.1  # a line below is never kept
 INNER_PROBABILITY = 0.1  # of a heading, program or table between kept lines
 TAIL_PROBABILITY = 0.2  # of a line of a list, program or table that goes on behind the last kept line
 MAX_PART_LINES = 6  # a heading is no farther behind the kept line before it
+MAX_LEVELS_OUT = 4  # elements that a list or table in a list is left by
 SURE_SHARE = 0.75  # a line is kept that is this sure, of what the surest line of the page is
 SURE_SHARE_OF_THREADS = 0.15  # replies are less sure, and there are many
 SURE_CHARACTERS = 20  # of a line that may be the surest
@@ -197,13 +198,17 @@ def smoothed(page: FlatPage, part: np.ndarray, kinds: np.ndarray, probability: n
 def with_inner_parts(
     page: FlatPage, structure: Structure, part: np.ndarray, probability: np.ndarray, kept: np.ndarray
 ) -> np.ndarray:
-    """Return the kept lines with the headings, programs and tables between them.
+    """Return the kept lines with the headings, lists, programs and tables between them.
 
     Such a part says little by itself. Where it stands in the element that holds the kept lines before and behind it,
     it belongs to them, unless it is improbable by far or made of links."""
     nodes = page.line_node
     counts = page.line_counts
-    is_part = (part > 0) | (structure.heading[nodes] > 0)
+    is_entry = structure.entry[nodes] > 0
+    # entries of two or three characters say nothing each
+    whole = shared_in_parts(page, np.where(is_entry, structure.outer_list[nodes], 0), probability)
+    probability = np.where(is_entry, np.maximum(probability, whole), probability)
+    is_part = (part > 0) | (structure.heading[nodes] > 0) | is_entry
     is_candidate = (
         is_part & ~kept & (probability >= INNER_PROBABILITY) & (2 * counts[:, LINKED] <= counts[:, CHARACTERS])
     )
@@ -214,13 +219,20 @@ def with_inner_parts(
     behind = np.searchsorted(places, candidates)
     inner = (behind > 0) & (behind < len(places))
     candidates, behind = candidates[inner], behind[inner]
-    before, after = nodes[places[behind - 1]], nodes[places[np.minimum(behind, len(places) - 1)]]
+    before, after = nodes[places[behind - 1]], nodes[places[behind]]
     around = page.node_parent[before]
     own = nodes[candidates]
+    # at the end of a post or an answer
+    is_behind = (own > around) & (own < structure.end[around]) & is_entry[candidates]
+    is_behind &= probability[candidates] >= TAIL_PROBABILITY
+    # a list or table that the line before ends: what holds it holds the line behind it
+    for _ in range(MAX_LEVELS_OUT):
+        is_left = (after >= structure.end[around]) & (structure.depth[around] + structure.table[around] > 0)
+        around = np.where(is_left, page.node_parent[around], around)
     is_near = (candidates - places[behind - 1] <= MAX_PART_LINES) | (part[candidates] > 0)
     is_inside = (own > around) & (own < structure.end[around]) & (after > around) & (after < structure.end[around])
     result = kept.copy()
-    result[candidates[is_inside & is_near]] = True
+    result[candidates[(is_inside | is_behind) & is_near]] = True
     return result
 
 

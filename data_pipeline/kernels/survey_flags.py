@@ -10,3 +10,5 @@ DIGIT, SEPARATOR, SENTENCE, AT = 512, 1024, 2048, 4096
 PAIR_FIRST, PAIR_SECOND = 8192, 16384
 UNTIDY, REPEATED, NAVIGATION, NUMBERS, WORDS = 1 << 16, 1 << 17, 1 << 18, 1 << 19, 1 << 20
 EVERYTHING = (1 << 21) - 1
+# what characters or white space are to be changed for, but for mojibake
+CHARACTERS = SYMBOL | UNIFY | TRADITIONAL | BREAK | UNTIDY

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pangu.foundation.json_text import dumps, loads
+from pangu.foundation.small_file import read_small
 
 DIGESTS = "sha256"
 
@@ -29,7 +30,7 @@ def unsealed(path: Path) -> dict[str, Any]:
 
     Raises OSError, ValueError, KeyError and TypeError for one that is missing or damaged.
     """
-    said = loads(path.read_text(encoding="utf-8"))
+    said = loads(read_small(path))
     digests = said[DIGESTS] = dict(said[DIGESTS])
     own = digests.pop(path.name, None)
     if own is not None and own != digest_of(said):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pangu.commands.model_arguments import add_device_argument
-from pangu.foundation.atomic_file import atomic_file
+from pangu.foundation.atomic_file import atomic_file, check_not_read
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 
@@ -49,6 +49,7 @@ def read_ids(path: str, vocab_size: int, seq_length: int) -> np.ndarray:
 def run(arguments: argparse.Namespace) -> int:
     from pangu.config import load_size
 
+    check_not_read(Path(arguments.out), arguments.ids, arguments.weights)
     config = load_size(arguments.model)
     if arguments.dtype:
         config = config.model_copy(update={"compute_dtype": arguments.dtype})

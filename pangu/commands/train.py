@@ -19,6 +19,7 @@ from pangu.foundation.best_effort import print_translated, warn
 from pangu.foundation.errors import UserError
 from pangu.foundation.field_arguments import add_flags, add_set, changes_of
 from pangu.foundation.json_text import dumps
+from pangu.foundation.yaml_document import shown
 
 FLAGS = ("data", "out", "model", "steps", "start_from", "device")  # of train.yaml; `--set` reaches every field
 
@@ -46,8 +47,8 @@ def check_own_run(file: Path, config: TrainConfig, out: str | None) -> None:
     folder = file.absolute().parent
     if out is None and (folder / "checkpoints").is_dir() and Path(config.out).resolve() != folder.resolve():
         raise UserError(
-            f"{file}: field 'out' = {config.out!r}: this file lies in a run directory that was moved or copied: "
-            f"add --out {shlex.quote(str(file.parent))} to go on with it, or --out with another directory"
+            f"{file}: field 'out' = {shown(config.out, 200)}: this file lies in a run directory that was moved or "
+            f"copied: add --out {shlex.quote(str(file.parent))} to go on with it, or --out with another directory"
         )
 
 

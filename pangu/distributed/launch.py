@@ -19,6 +19,7 @@ from pangu.distributed.process_group import LOCAL_WORKERS, World
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 from pangu.foundation.processes import free_port
+from pangu.foundation.small_file import read_small
 from pangu.training.data import PackedData
 
 # On several nodes all must know the port beforehand; it is MindSpore's own default.
@@ -239,7 +240,7 @@ def check_rank_table(path: Path, launch: Launch) -> Check:
     """Return whether an HCCL rank table (version 1.0) names every rank once."""
     what = f"rank table {path}"
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(read_small(path))
         ranks = sorted(int(device["rank_id"]) for server in table["server_list"] for device in server["device"])
         if table.get("version") != "1.0" or int(table["server_count"]) != len(table["server_list"]):
             return Check(what, "must be of version 1.0, with as many servers as server_count says")

@@ -38,11 +38,12 @@ from pangu.foundation.errors import UserError
 from pangu.foundation.interrupts import Handlers
 from pangu.foundation.lock import Lock
 from pangu.foundation.processes import Child, last_error
+from pangu.foundation.small_file import read_small
 
 POLL_SECONDS = 0.1
 USER_MISTAKE, INTERRUPTED = 2, 130
-# Options that name files: what is in them counts, not their names.
-CONTENT_OPTIONS = ("--model=", "--tokenizer=")
+# Options that name files: what is in them counts, not their names. A draft changes no text.
+CONTENT_OPTIONS = ("--model=", "--tokenizer=", "--adapter=", "--draft=", "--draft-tokens=")
 # By which each kind of device is told which one of it a process may see.
 VISIBLE = {"Ascend": "ASCEND_RT_VISIBLE_DEVICES", "GPU": "CUDA_VISIBLE_DEVICES"}
 
@@ -201,7 +202,7 @@ class Start:
 def answers_of(folder: Path) -> dict[int, str]:
     """Return {prompt: JSON line} of what the processes of one start have said; a line that was cut off is left out."""
     try:
-        shares = json.loads((folder / "shares.json").read_text(encoding="utf-8"))
+        shares = json.loads(read_small(folder / "shares.json"))
     except FileNotFoundError:  # cut off before anything was started
         return {}
     found = {}
@@ -288,8 +289,7 @@ class Predictor:
         before = read_request(logs / "request.json")
         if before == request:
             if (logs / "done.jsonl").exists():
-                rows = (json.loads(line) for line in (logs / "done.jsonl").read_text(encoding="utf-8").splitlines())
-                done = {row["index"]: row["answer"] for row in rows}
+                done = read_done(logs / "done.jsonl")
             for folder in sorted(logs.glob("start-*")):
                 done |= answers_of(folder)
             warn(f"going on: {len(done)} of {len(self.asked.prompts)} prompts are answered")
@@ -314,10 +314,19 @@ class Predictor:
         return self.asked.logs / f"start-{number:03d}"
 
 
+def read_done(path: Path) -> dict[int, str]:
+    """Return the answers of earlier starts. Raises UserError for a damaged file."""
+    try:
+        rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+        return {row["index"]: row["answer"] for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is damaged: {reason_of(error)}; remove it to begin anew") from None
+
+
 def read_request(path: Path) -> dict | None:
     """Return what an earlier call was asked; None where there was none, {} where the file is damaged."""
     try:
-        request = json.loads(path.read_text(encoding="utf-8"))
+        request = json.loads(read_small(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):

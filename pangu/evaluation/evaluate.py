@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pangu.checkpoint.description import digest_of
+from pangu.checkpoint.open import file_digest
 from pangu.evaluation import metrics, requests
 from pangu.evaluation.document_forms import Document
 from pangu.evaluation.published import published
@@ -153,11 +155,13 @@ def run_task(
     said = {
         "task": task.name,
         "version": task.version,
+        "asked": digest_of(task.model_dump(mode="json", exclude={"title", "note", "files", "variants", "metrics"})),
+        "metrics": list(task.metrics),
         "template": template.model_dump(mode="json"),
-        "generation": task.generation.model_dump(mode="json") if task.generation else None,
         "shots": count,
         "seed": setting.seed,
-        "data": [path.name for path in files],
+        "data": digests_of(files),
+        "shots_from": digests_of(requests.find_files(data, task.shot_files) if count else []),
         "model": identity(model),
     }
     path = folder / f"{task.name}-{setting.shots}-{setting.variant}.jsonl"
@@ -178,6 +182,11 @@ def run_task(
             file.flush()
             progress.advance(len(block))
     return scored(task, setting, documents, rows, path, time.monotonic() - started, hits)
+
+
+def digests_of(files: Sequence[Path]) -> list[list[str]]:
+    """Return the name and the digest of each file: answers to other documents are not these ones' answers."""
+    return [[path.name, file_digest(path)] for path in files]
 
 
 def limited(documents: list[Document], limit: int | None, seed: int) -> list[Document]:
@@ -204,7 +213,7 @@ def identity(model: "LanguageModel") -> dict[str, str]:
     own["tokenizer"] = model.tokenizer.fingerprint
     if not model.source:
         return own
-    return own | {"weights": contents_of(meant_checkpoint(Path(model.source)), None, None)["weights"]}
+    return own | {"weights": contents_of(meant_checkpoint(Path(model.source)), model.base, None)["weights"]}
 
 
 def earlier(path: Path, said: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -123,6 +123,8 @@ class Task(SettingsFile):
             raise ValueError("variants must hold 'paper'")
         if (self.method == "generate") != (self.generation is not None):
             raise ValueError("generation goes with method generate")
+        if self.candidates == 1 or (self.candidates and self.method != "choice"):
+            raise ValueError("candidates: 0, or 2 and more for method choice")
         if self.method == "choice" and not all(template.scored for template in self.variants.values()):
             raise ValueError("every variant of a choice task needs 'scored'")
         return self

@@ -132,6 +132,7 @@ def set_value(document: YamlDocument, location: Location, text: str, where: str)
         raise PlacedError(f"{where}: {dotted(location[:-1]) or document.where} has no part {str(last)!r}")
     place[last] = value
     document.changes[location] = where
+    document.texts[location] = re.split(r"(?:^|\s)#", text)[0].strip()
 
 
 def nearest_name(given: str, known: Sequence[str], cutoff: float = 0.5) -> str:
@@ -228,14 +229,14 @@ def _meaning(schema: Any, location: Location) -> str:
 def _written(document: YamlDocument, location: Location, value: Any) -> str:
     """Return a value as the file writes it, so that a reader finds it."""
     text = document.text(location) if not isinstance(value, str) else None
-    return text if text is not None and len(text) < 60 else shown(value)
+    return text if text and len(text) < 60 and not isinstance(value, dict | list) else shown(value)
 
 
 def _quote(document: YamlDocument, location: Location) -> str:
     """Return advice for a word that YAML does not take as text."""
     text = document.text(location)
     value = document.value(location) if document.has(location) else None
-    if text is None or isinstance(value, str) or value is None:
+    if not text or value is None or isinstance(value, str | dict | list):
         return ""
     kinds = {"int": "a number", "float": "a number", "date": "a date", "datetime": "a time"}
     read = str(value).lower() if isinstance(value, bool) else kinds.get(type(value).__name__, "something else")

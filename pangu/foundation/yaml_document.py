@@ -4,6 +4,7 @@ The text is checked before anything is built from it: no key twice, no reference
 without end, no number that is none, and no word that YAML 1.1 reads as another one than a person does.
 """
 
+import datetime
 import math
 import re
 import reprlib
@@ -22,6 +23,8 @@ DEEPEST = 50  # levels
 LARGEST = 10**15  # of any number: beyond it nothing is a size, a count or a rate
 LONGEST_NUMBER = 400  # digits
 
+NO_NAMES = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null")  # of a field, or of anything that a file names
+
 Location = tuple[str | int, ...]
 
 # The C parser reads the same YAML five times faster. It is missing where PyYAML was built without libyaml.
@@ -29,18 +32,51 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _CONSTRUCTOR = yaml.constructor.SafeConstructor()
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 60
-_SHORT.maxlist = 8
-_SHORT.maxlevel = 3
+
+class _Short(reprlib.Repr):
+    """Values as YAML spells them, cut where they are long."""
+
+    def __init__(self, longest: int) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = longest
+        self.maxlist = 8
+        self.maxlevel = 3
+
+    def repr_str(self, x: str, level: int) -> str:
+        """Return text in quotes, in which a backslash is itself; what cannot be printed is escaped."""
+        return super().repr_str(x, level).replace("\\\\", "\\")
+
+    def repr_NoneType(self, x: None, level: int) -> str:
+        return "null"
+
+    def repr_bool(self, x: bool, level: int) -> str:
+        return str(x).lower()
+
+    def repr_date(self, x: datetime.date, level: int) -> str:
+        return x.isoformat()
+
+    def repr_datetime(self, x: datetime.datetime, level: int) -> str:
+        return x.isoformat(" ")
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        """Return the entries in their order, names without quotes where they need none."""
+        if level <= 0 and x:
+            return "{...}"
+        names = [
+            str(name) if re.fullmatch(r"\w[\w.-]*", str(name)) else self.repr1(name, level - 1)
+            for name in [*x][: self.maxdict]
+        ]
+        parts = [f"{name}: {self.repr1(value, level - 1)}" for name, value in zip(names, x.values())]
+        return f"{{{', '.join([*parts, '...'] if len(x) > self.maxdict else parts)}}}"
+
 
 _OCTAL = re.compile(r"[-+]?0[0-7_]+")
 _BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 
 
-def shown(value: Any) -> str:
-    """Return a value as it stands in a message, however large it is."""
-    return _SHORT.repr(value)
+def shown(value: Any, longest: int = 60) -> str:
+    """Return a value as it stands in a message: in YAML's spelling, cut where it is longer. longest: characters."""
+    return _Short(longest).repr(value)
 
 
 def dotted(location: Location) -> str:
@@ -48,17 +84,25 @@ def dotted(location: Location) -> str:
     return ".".join(str(step) for step in location)
 
 
+def _named(location: Location) -> str:
+    """Return `: field 'x.y'`, what a message says behind the file or the option."""
+    name = dotted(location)
+    return f": field {name if len(name) < 200 else name[:200] + '...'!r}" if location else ""
+
+
 @dataclass
 class YamlDocument:
     """Plain data, and where it came from: `where` names the file, `node` knows the lines.
 
-    `changes` are the fields that the command line has set, each with the words that name it there.
+    `changes` are the fields that the command line has set, each with the words that name it there; `texts` is what it
+    has written for them.
     """
 
     where: str
     data: Any
     node: yaml.Node | None = None
     changes: dict[Location, str] = field(default_factory=dict)
+    texts: dict[Location, str] = field(default_factory=dict)
 
     def nodes(self, location: Location) -> Iterator[yaml.Node]:
         """Yield the nodes on the way to a value, as far as it is in the file."""
@@ -81,7 +125,7 @@ class YamlDocument:
     def text(self, location: Location) -> str | None:
         """Return a value as it is written: `no` where the data says False."""
         if any(location[:size] in self.changes for size in range(1, len(location) + 1)):
-            return None
+            return self.texts.get(location)
         found = list(self.nodes(location))
         last = found[-1] if len(found) == len(location) + 1 else None
         return last.value if isinstance(last, yaml.ScalarNode) and not last.style else None
@@ -90,11 +134,12 @@ class YamlDocument:
         """Return `FILE:LINE: field 'x.y'`, the beginning of every message."""
         for size in range(len(location), 0, -1):
             if location[:size] in self.changes:
-                return self.changes[location[:size]]
+                return self.changes[location[:size]] + _named(location[size:])
+        below = [words for place, words in self.changes.items() if place[: len(location)] == location]
+        if location and below and len(list(self.nodes(location))) <= len(location):  # the file does not have it
+            return below[0]
         line = self.line(location)
-        head = self.where if line is None else f"{self.where}:{line}"
-        name = dotted(location)
-        return f"{head}: field {name if len(name) < 200 else name[:200] + '...'!r}" if location else head
+        return (self.where if line is None else f"{self.where}:{line}") + _named(location)
 
     def mistake(self, what: str, location: Location = ()) -> PlacedError:
         """Return the error that says what is wrong with a value.
@@ -135,7 +180,7 @@ def read_document(path: Path | str, hint: str = "") -> YamlDocument:
 
     Raises PlacedError that names the file, the line and what is wrong.
     """
-    short = shown(str(path))[1:-1]
+    short = shown(str(path), 200)[1:-1]
     help_ = f"; {hint}" if hint else ""
     try:
         with open(path, "rb") as file:
@@ -149,24 +194,29 @@ def read_document(path: Path | str, hint: str = "") -> YamlDocument:
     return parse_document(_decoded(content, str(path)), str(path), hint)
 
 
-def parse_document(text: str, where: str, hint: str = "") -> YamlDocument:
-    """Read YAML text whose top is a mapping. `where` is named in errors."""
+def parse_document(
+    text: str, where: str, hint: str = "", changes: Mapping[Location, str] | None = None
+) -> YamlDocument:
+    """Read YAML text whose top is a mapping. `where` is named in errors.
+
+    changes: the words for fields that come from the command line, where this text does; it has no lines then.
+    """
+    document = YamlDocument(where, None, changes=dict(changes or {}))
     try:
-        _check_depth(text, where)
+        _check_depth(text, document)
         loader = Loader(text.removeprefix("\ufeff"))
         try:
-            node = loader.get_single_node()
-            if node is None:
+            document.node = loader.get_single_node()
+            if document.node is None:
                 raise PlacedError(
                     f"{where}: is empty; must be a YAML mapping of fields to values{hint and '; ' + hint}"
                 )
-            document = YamlDocument(where, None, node)
             _check_nodes(document)
-            document.data = loader.construct_document(node)
+            document.data = loader.construct_document(document.node)
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
-        raise PlacedError(_not_yaml(error, text, where)) from None
+        raise PlacedError(_not_yaml(error, text, document)) from None
     except (ValueError, RecursionError) as error:
         raise PlacedError(f"{where}: is not YAML: {shown(str(error))}") from None
     if not isinstance(document.data, dict):
@@ -176,7 +226,8 @@ def parse_document(text: str, where: str, hint: str = "") -> YamlDocument:
 
 def parse_value(text: str, where: str) -> Any:
     """Read the YAML text of one value, as it is given to `--set`."""
-    document = parse_document(f"value: {text}" if "\n" not in text else f"value:\n  {text}", where)
+    lines = f"value: {text}" if "\n" not in text else f"value:\n  {text}"
+    document = parse_document(lines, where, changes={("value",): where})
     if set(document.data) != {"value"}:
         raise PlacedError(f"{where}: {shown(text)} is not one YAML value")
     return document.data["value"]
@@ -200,7 +251,12 @@ def _decoded(content: bytes, where: str) -> str:
         ) from None
 
 
-def _check_depth(text: str, where: str) -> None:
+def _head(document: YamlDocument, line: int | None) -> str:
+    """Return `FILE:LINE` of a text that is being read; what the command line says has no lines."""
+    return document.where if line is None or document.changes else f"{document.where}:{line}"
+
+
+def _check_depth(text: str, document: YamlDocument) -> None:
     """Refuse too deep a document: the parser goes through any depth. What builds nodes of its events calls itself for
     each level."""
     depth = 0
@@ -208,7 +264,8 @@ def _check_depth(text: str, where: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             line = event.start_mark.line + 1 if event.start_mark else 1
-            raise PlacedError(f"{where}:{line}: is not YAML of settings: nested more than {DEEPEST} levels deep")
+            head = _head(document, line)
+            raise PlacedError(f"{head}: is not YAML of settings: nested more than {DEEPEST} levels deep")
 
 
 def _check_nodes(document: YamlDocument) -> None:
@@ -231,13 +288,17 @@ def _check_nodes(document: YamlDocument) -> None:
 
 
 def _check_keys(document: YamlDocument, node: yaml.Node) -> None:
-    """Refuse two equal keys: YAML would silently take the last one."""
+    """Refuse two equal keys, of which YAML would silently take the last one, and those that are read as no name."""
     seen: set[str] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):
+            if key.tag in NO_NAMES:
+                head, word = _head(document, key.start_mark.line + 1), key.value or "null"
+                raise PlacedError(f"{head}: YAML reads the key {word} as no name; quote it: '{word}'")
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 line = key.start_mark.line + 1
-                raise PlacedError(f"{document.where}:{line}: the key {shown(key.value)} stands twice; keep one")
+                head = _head(document, line)
+                raise PlacedError(f"{head}: the key {shown(key.value)} stands twice; keep one")
             seen.add(key.value)
 
 
@@ -274,7 +335,7 @@ def _number(kind: str, text: str) -> float | int | None:
         return None
 
 
-def _not_yaml(error: yaml.YAMLError, text: str, where: str) -> str:
+def _not_yaml(error: yaml.YAMLError, text: str, document: YamlDocument) -> str:
     """Return the parser's complaint in one line."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     position = getattr(error, "position", None)
@@ -285,7 +346,7 @@ def _not_yaml(error: yaml.YAMLError, text: str, where: str) -> str:
     if line is not None and line <= len(lines) and re.match(r" *\t", lines[line - 1]):
         problem = "a tab indents this line; YAML is indented by blanks"
     problem = " ".join(str(problem).split())
-    head = where if line is None else f"{where}:{line}"
+    head = _head(document, line)
     return f"{head}: is not YAML: {problem if len(problem) < 300 else problem[:300] + '...'}"
 
 

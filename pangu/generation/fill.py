@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pangu.generation.engine import Generator
 
 GAP = "_"
+BEGINS_WITH_GAP = "the text begins with a gap: no query row asks for the first position; write a token before it"
 # Which gap comes first: the leftmost, or the one of which the model is surest.
 GapOrder = Literal["entropy", "left"]
 
@@ -153,7 +154,7 @@ def check_gaps(generator: "Generator", known: Sequence[int | None]) -> None:
     if None not in known:
         raise UserError(f"there is no gap: write {GAP!r} for each token to fill in")
     if known[0] is None:
-        raise UserError("the text begins with a gap: no query row asks for the first position; write a token before it")
+        raise UserError(BEGINS_WITH_GAP)
     if len(known) > config.seq_length:
         raise UserError(f"the text has {len(known)} tokens with its gaps, the context {config.seq_length}: shorten it")
     check_ids(generator, [token for token in known if token is not None])

@@ -18,6 +18,7 @@ from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
 from pangu.foundation.page import policy as content_policy
 from pangu.foundation.word_list import WordList
+from pangu.generation.fill import BEGINS_WITH_GAP
 from pangu.serving.answers import Asked, GrowingChoice, failure, grow, turn_stops, usage_of
 from pangu.serving.events import Event
 from pangu.serving.guard import Guard, Policy, read_json
@@ -237,6 +238,8 @@ class Server:
             raise RequestError(
                 400, f"max_tokens: is {wanted.max_tokens}; the context holds {context} tokens", "max_tokens"
             )
+        if behind and not all(wanted.prompts):
+            raise RequestError(400, BEGINS_WITH_GAP, "prompt")
         seed = asked.seed if asked.seed is not None else secrets.randbits(32)
         end = self.end_of_document(model)
         answering: list[Answering] = []

@@ -26,7 +26,9 @@ from typing import Any, Literal
 import numpy as np
 
 from pangu.foundation.atomic_file import atomic_file
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
+from pangu.foundation.small_file import read_small
 from pangu.tokenizer.parallel_map import map_in_order
 from pangu.tokenizer.segmentation import segment, token_ends
 from pangu.tokenizer.unigram import encode_lossless, encode_words
@@ -238,9 +240,9 @@ class Tokenizer:
     def _read_special(self, path: Path) -> SpecialIds:
         """Return the special ids in a `tokenizer.json`; what it leaves out is as the pieces tell."""
         try:
-            settings = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON: {error}") from None
+            settings = json.loads(read_small(path))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: not JSON: {reason_of(error)}") from None
         if not isinstance(settings, dict) or not isinstance(settings.get("special", {}), dict):
             raise UserError(f'{path}: {{"segmenter": "jieba" or "none", "special": {{name: id}}}} would be right')
         for name in settings.keys() - {"segmenter", "special"}:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pangu.foundation.errors import UserError
+from pangu.foundation.small_file import read_small
 from pangu.tokenizer.array_cache import cached, pack, unpack
 from pangu.tokenizer.double_array import build_double_array
 from pangu.tokenizer.unigram import SPACE, UNKNOWN
@@ -51,7 +52,7 @@ class Vocabulary(NamedTuple):
 def read_model(path: Path) -> bytes:
     """Return the content of a `.model` file; the one known damage of the released file is repaired."""
     try:
-        model = path.read_bytes()
+        model = read_small(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; a SentencePiece .model file is needed") from None
     repaired = model.replace(*LOST_BYTE)

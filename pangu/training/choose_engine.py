@@ -9,6 +9,7 @@ from pangu.checkpoint.open import Checkpoint
 from pangu.config import ModelConfig, TrainConfig
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
+from pangu.foundation.yaml_document import shown
 
 
 def reason_against(model: ModelConfig, device: str, processes: int) -> str | None:
@@ -48,7 +49,7 @@ def settle_engine(run: Path, began: str | None, engine: str | None, reason: str 
         return engine or ("mindspore" if reason else "compiled")
     if engine not in (None, began):
         raise UserError(
-            f"{run}: this run began with engine = {began!r}, now it is {engine!r}: "
+            f"{run}: this run began with engine = {shown(began)}, now it is {shown(engine)}: "
             "give another `out` (and start_from, to begin with this run's weights)"
         )
     if began == "compiled" and reason:

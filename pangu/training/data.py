@@ -18,6 +18,7 @@ from pangu.foundation.atomic_file import write_whole
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 from pangu.foundation.progress import Progress
+from pangu.foundation.small_file import read_small
 
 # Indices handed to MindSpore's reader at a time: its sampler keeps them as a Python list.
 INDICES_A_READER = 1 << 16
@@ -67,7 +68,7 @@ class Split:
         for file in self.files:
             path = Path(file)
             try:
-                digests = json.loads(path.with_suffix(CHECKSUMS).read_text(encoding="utf-8"))
+                digests = json.loads(read_small(path.with_suffix(CHECKSUMS)))
             except (OSError, ValueError):
                 continue
             found |= {path.with_name(name): digest for name, digest in digests.items()}
@@ -125,7 +126,7 @@ class PackedData:
         directory = Path(directory)
         path = directory / "packed.json"
         try:
-            content = path.read_bytes()
+            content = read_small(path)
             fields = json.loads(content)
         except FileNotFoundError:
             raise UserError(
@@ -203,7 +204,7 @@ class PackedData:
 def read_notes(path: Path) -> dict[str, list[int | str]]:
     """Return the stamps of files that were compared; none where they cannot be read."""
     try:
-        notes = json.loads(path.read_bytes())
+        notes = json.loads(read_small(path))
     except (OSError, ValueError):
         return {}
     return notes if isinstance(notes, dict) else {}

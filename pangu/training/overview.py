@@ -76,6 +76,16 @@ def about_rate(rate: LearningRateConfig, config: TrainConfig, state: TrainingSta
             f"a warm-up of {rate.warmup_steps:,} steps is longer than the run ({length:,}): the rate never reaches "
             f"{rate.peak:g}; set learning_rate.warmup_steps to {max(1, length // 10)}"
         )
+    assert rate.cooldown_steps is not None
+    flat = rate.decay_steps - rate.warmup_steps - rate.cooldown_steps
+    if rate.shape == "warmup_stable_decay" and flat < 0:
+        yield (
+            f"a warm-up of {rate.warmup_steps:,} steps and a cooldown of {rate.cooldown_steps:,} do not fit a schedule "
+            f"of {rate.decay_steps:,}: the rate never reaches {rate.peak:g}; set learning_rate.cooldown_steps to "
+            f"{max(1, rate.decay_steps // 10)}"
+        )
+    if rate.end > rate.peak:
+        yield f"the rate rises from {rate.peak:g} to {rate.end:g} at the end: learning_rate.end is above its peak"
     if config.steps > end:
         done = state.step - state.skipped
         yield (

@@ -35,6 +35,8 @@ from pangu.distributed.strategy import RunStrategy, applied, load_strategy
 from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
 from pangu.foundation.interrupts import Interrupts
+from pangu.foundation.yaml_document import shown
+from pangu.quantization.convert_quantized import DequantizedSource
 from pangu.training.choose_engine import engine_of
 from pangu.training.data import PackedData, training_batches, unigram_nats
 from pangu.training.overview import described
@@ -84,7 +86,7 @@ def load_model(config: TrainConfig) -> ModelConfig:
         is_gone = is_a_file and not Path(config.model).exists()
         if not is_gone or not own.is_file() or not step_directories(Path(config.out)):
             raise
-        warn(f"model {config.model!r} is not there: going on with the run's own, {own}")
+        warn(f"model {shown(config.model, 200)} is not there: going on with the run's own, {own}")
         return ModelConfig.load(own)
 
 
@@ -96,7 +98,10 @@ OF_EXPERTS = ("routing", "choices", "domains", "unit_gate")
 def check_start(start: Path, model: ModelConfig, data: PackedData) -> None:
     """Raise UserError where weights to begin with are of another network, or of another tokenizer than the data."""
     path = meant_checkpoint(start)
-    theirs = network_of(path, None if (path / STATE).is_file() else open_weights(path))
+    source = None if (path / STATE).is_file() else open_weights(path)
+    theirs = network_of(path, source)
+    if isinstance(source, DequantizedSource):
+        warn(f"warning: start_from {start}: is quantised: the run begins with rounded weights")
     for name in ARCHITECTURE if theirs else ():
         if getattr(theirs, name) != getattr(model, name):
             raise UserError(
@@ -111,6 +116,9 @@ def check_start(start: Path, model: ModelConfig, data: PackedData) -> None:
                 f"start_from {start}: its network has experts.{name} {before}, this run's model has {now}: the weights "
                 "mean something else there; set `model` to theirs"
             )
+    if theirs and theirs.attention != model.attention:
+        before, now = theirs.attention.pattern, model.attention.pattern
+        warn(f"warning: start_from {start}: was trained with attention.pattern {before}, this run's model has {now}")
     told = tokenizer_fingerprint(path)
     if told is None or data.tokenizer is None:
         silent = start if told is None else data.directory
@@ -149,13 +157,13 @@ def model_of(config: TrainConfig, data: PackedData) -> ModelConfig:
     model = model.model_copy(update=changes)
     if data.vocab_size > model.vocab_size:
         raise UserError(
-            f"{data.directory}: its tokenizer has {data.vocab_size} ids, the model {config.model!r} only "
+            f"{data.directory}: its tokenizer has {data.vocab_size} ids, the model {shown(config.model, 200)} only "
             f"{model.vocab_size}: use another model.yaml, or fit_vocabulary: true"
         )
     if data.seq_length > model.seq_length:
         raise UserError(
             f"{data.directory}: samples have {data.seq_length} tokens; "
-            f"the model {config.model!r} takes {model.seq_length} at most"
+            f"the model {shown(config.model, 200)} takes {model.seq_length} at most"
         )
     return model
 
@@ -206,6 +214,11 @@ def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = Fa
         if saved:
             config = with_schedule_of(run, saved, config)
             check_same_run(run, saved, config, model, data)
+        elif config.learning_rate.begin_step:
+            raise UserError(
+                f"field 'learning_rate.begin_step' = {config.learning_rate.begin_step}: {run} begins with update 1: "
+                "leave it out; a run that goes on takes it"
+            )
         elif config.start_from and world.is_first:
             check_start(Path(config.start_from), model, data)
         engine = engine_of(run, saved, model, config, world.size)

@@ -10,6 +10,7 @@ from pangu.checkpoint.weights import load_for_inference
 from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
 from pangu.foundation.settings import nearest_name
+from pangu.foundation.yaml_document import shown
 from pangu.generation.additions import NOTHING, Additions
 from pangu.tuning import adapter_file, soft_prompt
 from pangu.tuning.adapter_file import CONFIG, TRAINED, TUNING
@@ -52,7 +53,7 @@ def load_adapted(folder: Path, base: Path | str | None = None, tokenizer: Path |
     known = ("LORA", soft_prompt.PREFIX, *soft_prompt.PROMPTS)
     if kind not in known:
         said_instead = nearest_name(str(kind), list(known))
-        raise UserError(f"{folder / CONFIG}: peft_type {kind!r} is not one of {', '.join(known)}{said_instead}")
+        raise UserError(f"{folder / CONFIG}: peft_type {shown(kind)} is not one of {', '.join(known)}{said_instead}")
     if config.attention.pattern != "full":
         raise UserError(
             f"{folder}: virtual tokens are seen by all; {place} has attention.pattern {config.attention.pattern}"
@@ -61,7 +62,7 @@ def load_adapted(folder: Path, base: Path | str | None = None, tokenizer: Path |
     count = virtual.shape[2] if kind == soft_prompt.PREFIX else len(virtual)
     offset = said.get("position_offset", count)  # PEFT does not say it: there it is always so
     if offset not in (0, count):
-        raise UserError(f"{folder / TUNING}: field 'position_offset': {offset!r} is not 0 or {count}")
+        raise UserError(f"{folder / TUNING}: field 'position_offset': {shown(offset)} is not 0 or {count}")
     if kind in soft_prompt.PROMPTS:
         virtual = soft_prompt.keys_values(config, weights, virtual, is_shifted=offset > 0)
     config, weights = soft_prompt.shifted_tables(config, weights, offset)

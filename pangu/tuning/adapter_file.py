@@ -32,6 +32,8 @@ from pangu.foundation.atomic_file import atomic_file, write_whole
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps, loads
 from pangu.foundation.settings import nearest_name
+from pangu.foundation.small_file import read_small
+from pangu.foundation.yaml_document import shown
 from pangu.generation.additions import Bottleneck
 from pangu.tuning.template import TEMPLATES, Template, template_of
 
@@ -91,6 +93,8 @@ def module_names(given: tuple[str, ...]) -> tuple[str, ...]:
     for name in given:
         if name not in MODULES:
             raise UserError(f"module {name!r} is unknown{nearest_name(name, list(MODULES))}; or {ALL}")
+        if given.count(name) > 1:
+            raise UserError(f"module {name!r} is there twice; give it once")
     return given
 
 
@@ -212,10 +216,11 @@ def read_lora(folder: Path, config: ModelConfig) -> LoraMatrices:
     for name, wanted in SUPPORTED.items():
         if settings.get(name) not in (None, wanted):
             raise UserError(
-                f"{folder / CONFIG}: field {name!r}: {settings[name]!r} is not supported; only {wanted!r} is"
+                f"{folder / CONFIG}: field {name!r}: {shown(settings[name])} is not supported; only {shown(wanted)} is"
             )
     names = {peft_name(config, layer): layer for layer in layers_of(config, tuple(MODULES))}
     halves: dict[str, dict[str, np.ndarray]] = {}
+    is_peft = True
     place = folder / MATRICES
     if not place.is_file() and (folder / MINDFORMERS).is_file():
         place = folder / MINDFORMERS
@@ -227,10 +232,13 @@ def read_lora(folder: Path, config: ModelConfig) -> LoraMatrices:
             halves.setdefault(names[found[1]], {})[found[2]] = array
         elif old and old[1] in names.values():
             halves.setdefault(old[1], {})[old[2].upper()] = array
+            is_peft = False  # its configuration names the modules in another way
         elif name not in ours or place.name == MATRICES:
             raise UserError(f"{place}: {name!r} is no LoRA matrix of this model")
     if not halves:
         raise UserError(f"{place}: holds no LoRA matrix")
+    if is_peft:
+        check_targets(folder / CONFIG, settings, names, set(halves), place)
     matrices = {}
     for layer, pair in halves.items():
         inputs, outputs = sizes_of(config, layer)
@@ -238,6 +246,40 @@ def read_lora(folder: Path, config: ModelConfig) -> LoraMatrices:
             raise UserError(f"{place}: {layer}: must be A [{rank}, {inputs}] and B [{outputs}, {rank}]")
         matrices[layer] = (pair["A"].astype(np.float32), pair["B"].astype(np.float32))
     return LoraMatrices(matrices, settings["r"], float(settings["lora_alpha"]))
+
+
+def check_targets(
+    where: Path, settings: Mapping[str, Any], names: Mapping[str, str], present: set[str], place: Path
+) -> None:
+    """Raise UserError where the modules that a configuration names are not those that have matrices.
+
+    names: {PEFT's name of a linear layer: ours}. As PEFT does, a list means the ends of names, a text is an expression,
+    and layers_to_transform leaves out the layers, the query layer among them, that it does not name.
+    """
+    targets, layers = settings.get("target_modules"), settings.get("layers_to_transform")
+    if targets is None:
+        return
+    numbers = [layers] if isinstance(layers, int) else layers
+    try:
+        meant = {ours for name, ours in names.items() if is_target(name, targets, numbers)}
+    except (TypeError, AttributeError, re.error):
+        raise UserError(
+            f"{where}: field 'target_modules': {shown(targets)} is neither names nor an expression"
+        ) from None
+    theirs = {ours: name for name, ours in names.items()}
+    for layer in sorted(meant ^ present):
+        if layer in meant:
+            raise UserError(f"{place}: lacks matrices of {theirs[layer]}, which target_modules of {where.name} names")
+        raise UserError(f"{place}: has matrices of {theirs[layer]}, which target_modules of {where.name} leaves out")
+
+
+def is_target(name: str, targets: Any, numbers: Any) -> bool:
+    """Return whether a linear layer is meant by PEFT's target_modules and layers_to_transform."""
+    if isinstance(targets, str):
+        return targets == "all-linear" or re.fullmatch(targets, name) is not None
+    number = re.search(r"\.(\d+)\.", name)
+    is_layer = not numbers or (number is not None and int(number[1]) in numbers)
+    return is_layer and any(name == one or name.endswith("." + one) for one in targets)
 
 
 def merged(weights: Mapping[str, np.ndarray], lora: LoraMatrices) -> dict[str, np.ndarray]:
@@ -260,9 +302,11 @@ def low_rank(
     """
     if not is_adapter(folder):
         raise UserError(f"{folder}: is no adapter: it has neither {TUNING} nor {CONFIG}")
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: trained whole weights, which cannot stand beside others; load it as a model")
     said = read_tuning(folder) if (folder / TUNING).is_file() else {}
+    is_peft = (folder / CONFIG).is_file()
+    kind = str(read_json(folder / CONFIG).get("peft_type") if is_peft else said.get("method"))
+    if kind != "LORA":
+        raise UserError(f"{folder}: is of method {kind.lower()}; only lora stands beside others: load it as a model")
     is_quantized = any(array.dtype.itemsize == 1 for array in weights.values())
     if said and not is_quantized and said.get("base_digest") != digest_of(weights):
         raise UserError(f"{folder}: was made for other weights; give its own base")
@@ -273,7 +317,7 @@ def low_rank(
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises UserError."""
     try:
-        value = loads(path.read_text(encoding="utf-8"))
+        value = loads(read_small(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
@@ -290,7 +334,7 @@ def read_tuning(folder: Path) -> dict[str, Any]:
     """Read tuning.json. Raises UserError for a later version."""
     fields = read_json(folder / TUNING)
     if not isinstance(fields.get("version"), int) or fields["version"] > VERSION:
-        raise UserError(f"{folder / TUNING}: version {fields.get('version')!r} is not one of 1 to {VERSION}")
+        raise UserError(f"{folder / TUNING}: version {shown(fields.get('version'))} is not one of 1 to {VERSION}")
     return fields
 
 
@@ -303,7 +347,7 @@ def contents(folder: Path) -> dict[str, str]:
     """Return digests of what an adapter adds, and of the base that it was made for."""
     said = read_tuning(folder) if (folder / TUNING).is_file() else {}
     files = [folder / name for name in (CONFIG, MATRICES, MINDFORMERS, TRAINED) if (folder / name).is_file()]
-    fields = {name: str(said.get(name, "")) for name in ("base_digest", "position_offset")}
+    fields = {name: str(said.get(name, "")) for name in ("base_digest", "position_offset", "template")}
     return {file.name: file_digest(file) for file in files} | fields
 
 
@@ -319,5 +363,7 @@ def base_of(folder: Path, given: Path | str | None = None) -> Path:
     said = read_tuning(folder) if (folder / TUNING).is_file() else {}
     place = given or said.get("base") or read_json(folder / CONFIG).get("base_model_name_or_path")
     if not place or not Path(place).exists():
-        raise UserError(f"{folder}: its base {place!r} is not there; say where it is (--model; merge: --base)")
+        raise UserError(
+            f"{folder}: its base {shown(place, 200)} is not there; say where it is (--model; merge: --base)"
+        )
     return Path(place)

@@ -23,6 +23,7 @@ from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
 from pangu.foundation.lock import Lock
 from pangu.foundation.settings import nearest_name
+from pangu.foundation.yaml_document import shown
 from pangu.tuning import adapter_file
 from pangu.tuning.teacher import load_teacher, student_of
 from pangu.tuning.template import load_template
@@ -141,6 +142,15 @@ def engine_of(out: Path, settings: Settings, config: ModelConfig, device: str, p
     return settle_engine(out, began, settings.engine, reason)
 
 
+# Settings that may change: when it stops and what it writes; and what is compared by what it came to.
+NOT_COMPARED = ("steps", "checkpoint_every", "validation", "engine", "template")
+
+
+def contents(said: Any) -> Any:
+    """Return what something says, without the name by which it goes: a template is its words."""
+    return {name: value for name, value in said.items() if name != "name"} if isinstance(said, dict) else said
+
+
 def check_same(out: Path, said: dict[str, Any]) -> None:
     """Note what a directory is for; raise UserError where it is for something else. `steps` may differ."""
     path = out / "finetune.json"
@@ -154,7 +164,7 @@ def check_same(out: Path, said: dict[str, Any]) -> None:
             "another --out"
         )
     for name in ("base_digest", "template", "rows", "teacher_digest"):
-        if before.get(name) != said[name]:
+        if contents(before.get(name)) != contents(said[name]):
             raise UserError(
                 f"{out}: holds a fine-tuning with another {name.replace('_digest', '')}; give another --out"
             )
@@ -162,7 +172,7 @@ def check_same(out: Path, said: dict[str, Any]) -> None:
     theirs = json.loads(dumps(asdict(Settings()))) | before.get("settings", {})
     ours = json.loads(dumps(said["settings"]))
     for name in ours:
-        if name not in ("steps", "checkpoint_every", "validation", "engine") and theirs.get(name) != ours[name]:
+        if name not in NOT_COMPARED and theirs.get(name) != ours[name]:
             raise UserError(
-                f"{out}: was begun with {name} {theirs.get(name)!r}, not {ours[name]!r}; give another --out"
+                f"{out}: was begun with {name} {shown(theirs.get(name))}, not {shown(ours[name])}; give another --out"
             )

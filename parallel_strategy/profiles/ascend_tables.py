@@ -6,12 +6,14 @@ Releases differ in the names and the number of columns, not in what they mean; c
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.measure.timed_kernels import Collected, Moved
 from parallel_strategy.profiles.seen import (
+    LARGEST,
     WIDTHS,
     Seen,
     SeenAttention,
@@ -43,6 +45,7 @@ COLLECTIVES = {
     "allreduce": "all_reduce", "allgather": "all_gather", "reducescatter": "reduce_scatter", "alltoall": "all_to_all",
     "broadcast": "broadcast",
 }  # fmt: skip
+SIZE = re.compile(r"[0-9]{1,12}")
 VECTOR_CORES = ("AI_VECTOR_CORE", "AI_VECTOR", "MIX_AIV")
 
 
@@ -215,8 +218,9 @@ def _tensors(row: dict[str, str], side: str) -> list[ProfiledTensor]:
     formats = row.get(f"{side}_formats", "").split(";")
     found = []
     for index, shape in enumerate(shapes):
-        sizes = tuple(int(word) for word in shape.strip().strip('"').split(",") if word.strip().isdigit())
-        if sizes and all(0 < size < 10**12 for size in sizes):
+        words = [word.strip() for word in shape.strip().strip('"').split(",") if word.strip()]
+        sizes = tuple(int(word) for word in words if SIZE.fullmatch(word))
+        if sizes and len(sizes) == len(words) and 0 < math.prod(sizes) < LARGEST:
             dtype = dtypes[index].strip() if index < len(dtypes) else ""
             found.append(ProfiledTensor(sizes, dtype, formats[index].strip() if index < len(formats) else ""))
     return found

@@ -8,7 +8,7 @@ from typing import Any
 from pangu.foundation.errors import UserError
 from parallel_strategy.measure.timed_kernels import Collected
 from parallel_strategy.profiles.ascend_tables import COLLECTIVES
-from parallel_strategy.profiles.seen import Seen, SeenLink
+from parallel_strategy.profiles.seen import LARGEST, Seen, SeenLink
 
 KINDS = ("HCCS", "PCIE", "RDMA", "SIO")
 ELAPSED, TRANSIT, WAIT = "Elapse Time(ms)", "Transit Time(ms)", "Wait Time(ms)"
@@ -72,4 +72,4 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) and value >= 0 else 0.0
+    return float(value) if isinstance(value, int | float) and 0 <= value < LARGEST else 0.0

@@ -186,6 +186,9 @@ def _links(seen: Seen, base: ClusterSpec, lines: list[str]) -> list[Level]:
         if total < LARGE_LINK:
             lines.append(f"{level.level}: {total:.3g} MB over {kind}, too few to say a rate, figures stay")
             continue
+        if level.bus_gbps:
+            lines.append(f"{level.level}: {total:,.0f} MB over {kind} are not used: bus_gbps stands in place of eff")
+            continue
         raw = (level.gbps_per_link or 0) if kind == "HCCS" else (level.nic_gbit or 0) * level.nics_per_device / 8
         reached = total * 1e6 / seconds / 1e9
         share = round(float(np.clip(reached / raw, 0.02, 1.0)), 3)
@@ -199,7 +202,7 @@ def _bus(collectives: Sequence[Collected], level: Level, lines: list[str]) -> Le
     rates: dict[int, list[float]] = defaultdict(list)
     beyond = 0
     for one in collectives:
-        if one.op in BUS and one.bytes >= LARGE_COLLECTIVE and one.members > 1:
+        if one.op in BUS and one.bytes >= LARGE_COLLECTIVE and one.members > 1 and one.seconds > 0:
             if one.members > level.size:
                 beyond += 1
             else:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from parallel_strategy.measure.timed_kernels import Collected, Moved
 
+LARGEST = 10**15  # elements of a tensor
 WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2, "tf32": 4, "fp8": 1}
 
 

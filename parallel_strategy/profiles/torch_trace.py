@@ -14,6 +14,7 @@ from pangu.foundation.errors import UserError
 from parallel_strategy.measure.timed_kernels import Collected, Moved
 from parallel_strategy.profiles.ascend_tables import COLLECTIVES
 from parallel_strategy.profiles.seen import (
+    LARGEST,
     WIDTHS,
     Seen,
     SeenAttention,
@@ -147,7 +148,7 @@ def _collective(seen: Seen, kernel: Event) -> None:
         seen.others += _seconds(kernel)
         return
     sides = [said.get(side) for side in ("In msg nelems", "Out msg nelems")]
-    elements = max((side for side in sides if isinstance(side, int) and side > 0), default=0)
+    elements = max((side for side in sides if isinstance(side, int) and 0 < side < LARGEST), default=0)
     width = WIDTHS.get(DTYPES.get(str(said.get("dtype")), "fp32"), 4)
     members = said.get("Group size")
     members = members if isinstance(members, int) and members > 0 else 0
@@ -164,7 +165,8 @@ def _list(value: Any) -> list[Any]:
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and all(type(size) is int and 0 <= size < 10**12 for size in value)
+    is_list = isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
+    return is_list and math.prod(value) < LARGEST
 
 
 def _arguments(event: Event) -> dict[str, Any]:
@@ -175,7 +177,7 @@ def _arguments(event: Event) -> dict[str, Any]:
 def _number(value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0.0
     return number if math.isfinite(number) else 0.0
 

@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 
 from pangu.foundation.errors import UserError
+from pangu.foundation.yaml_document import shown
 from parallel_strategy.spec.divide import divisors, nearest
 from parallel_strategy.spec.framework import Executes
 from parallel_strategy.spec.model import ModelSpec
@@ -122,7 +123,7 @@ def _model(strategy: StrategySpec, model: ModelSpec, executes: Executes) -> Iter
     elif model.experts is not None:
         yield from _experts(strategy, model)
     if wrong:
-        values = ", ".join(f"{name} {getattr(model, name)!r}" for name in wrong[:3])
+        values = ", ".join(f"{name} {shown(getattr(model, name))}" for name in wrong[:3])
         yield "model", f"a model with {values}: it has PanGu-alpha's network only"
 
 
@@ -136,8 +137,6 @@ def _experts(strategy: StrategySpec, model: ModelSpec) -> Iterator[tuple[str, st
         yield "model", "experts without a limit of places; nearest: capacity_factor 1.25"
     if experts.shared:
         yield "model", f"experts.shared {experts.shared}; nearest: 0"
-    if mesh.pp > 1:
-        yield "mesh.pp", "pipeline stages with experts, whose compilation does not end; nearest: 1"
     if mesh.cp > 1:
         yield "mesh.cp", "context parallelism with experts, whose places are counted along a row; nearest: 1"
     if mesh.dp % mesh.ep:

@@ -1,7 +1,7 @@
 """cluster.yaml: a device with its kernel figures, and the levels of topology from the device outwards."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -10,12 +10,14 @@ from parallel_strategy.spec.file import PRESETS, Section, SpecFile
 # Sustained clock of matrix products by power. Power goes with clock times the square of a voltage that falls with it,
 # down to a floor: between a third and all of the logarithm
 CLOCK_OF_POWER = 0.5
+# Far above every device that there is: a larger figure was written in another unit (bytes, FLOP/s).
+MOST_TFLOPS, MOST_GB, MOST_GBPS = 1e6, 1e5, 1e8
 
 
 class Memory(Section):
-    gb: PositiveFloat
+    gb: PositiveFloat = Field(le=MOST_GB)
     usable_gb: PositiveFloat | None = None
-    gbps: PositiveFloat = Field(description="GB/s of device memory")
+    gbps: PositiveFloat = Field(le=MOST_GBPS, description="GB/s of device memory")
     eff: float = Field(default=0.85, gt=0, le=1, description="share of it that a large copy reaches")
 
     @model_validator(mode="after")
@@ -36,7 +38,7 @@ class Gemm(Section):
     tiles: list[tuple[PositiveInt, PositiveInt]] = Field(
         default=[(128, 256), (128, 128), (64, 128), (64, 64)], min_length=1
     )
-    small_tile_eff: float = Field(default=0.85, gt=0, le=1, description="loss for each halving of the tile")
+    small_tile_eff: float = Field(default=0.85, ge=0.01, le=1, description="loss for each halving of the tile")
     cores: PositiveInt = Field(default=108, description="units that take one tile each at a time")
     align: PositiveInt = Field(default=8, description="elements; a K or N that is no multiple falls to misaligned_eff")
     misaligned_eff: float = Field(default=0.6, gt=0, le=1, description="of a product whose rows are not aligned")
@@ -62,7 +64,7 @@ class Vector(Section):
 
 class Device(Section):
     name: str
-    peak_tflops: dict[Literal["fp32", "fp16", "bf16", "fp8", "fp4"], PositiveFloat]
+    peak_tflops: dict[Literal["fp32", "fp16", "bf16", "fp8", "fp4"], Annotated[PositiveFloat, Field(le=MOST_TFLOPS)]]
     hbm: Memory
     gemm: Gemm = Gemm()
     flash_eff: float = Field(default=0.5, gt=0, le=1, description="of peak, forward fused attention")
@@ -114,9 +116,9 @@ class Level(Section):
     size: int = Field(gt=0, le=10**6)
     kind: Literal["full_mesh", "switch", "pcie", "ring", "fat_tree", "shared_memory"] = "switch"
     links: PositiveInt | None = Field(default=None, description="full_mesh: links of one device")
-    gbps_per_link: PositiveFloat | None = Field(default=None, description="GB/s, one direction")
-    gbps: PositiveFloat | None = Field(default=None, description="GB/s of one device, one direction")
-    nic_gbit: PositiveFloat | None = Field(default=None, description="Gbit/s of one network card")
+    gbps_per_link: PositiveFloat | None = Field(default=None, le=MOST_GBPS, description="GB/s, one direction")
+    gbps: PositiveFloat | None = Field(default=None, le=MOST_GBPS, description="GB/s of one device, one direction")
+    nic_gbit: PositiveFloat | None = Field(default=None, le=MOST_GBPS, description="Gbit/s of one network card")
     nics_per_device: PositiveFloat = 1
     shared_by: PositiveInt = Field(default=1, description="devices that share the bandwidth")
     oversubscription: float = Field(default=1.0, ge=1)
@@ -167,7 +169,7 @@ class Level(Section):
 
 
 class Host(Section):
-    dram_gb: PositiveFloat = 512
+    dram_gb: PositiveFloat = Field(default=512, le=100 * MOST_GB)
     cpus: PositiveInt = 2
     h2d_gbps: PositiveFloat = Field(default=20, description="GB/s between host and one device")
     adam_gbps: PositiveFloat = Field(default=100, description="GB/s at which all cores of a server run Adam")

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, PositiveInt, model_validator
 
+from pangu.foundation.yaml_document import shown
 from parallel_strategy.spec.file import PRESETS, Section, SpecFile
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "fp4": 1}
@@ -96,14 +97,18 @@ class ModelSpec(SpecFile):
         if not isinstance(experts, dict) or "routing" not in experts:
             return fields
         query_layer = fields.get("query_layer", True)  # pangu's default
-        blocks = fields.get("num_layers", 0) - int(bool(query_layer))
+        num_layers, layers = fields.get("num_layers"), experts.get("layers")
+        if not isinstance(num_layers, int) or not isinstance(layers, list | tuple | None):
+            return fields  # the checks of the fields say what is wrong
+        blocks = num_layers - int(bool(query_layer))
         experts = {"ffn_hidden_size": fields.get("ffn_hidden_size")} | experts
         experts.setdefault("choices" if "top_k" not in experts else "top_k", 2 if experts["routing"] == "top_k" else 1)
-        layers = experts.pop("layers", None)
+        experts.pop("layers", None)
         if layers is not None:
-            if list(layers) != list(range(min(layers, default=0), blocks)):
-                raise ValueError(f"experts.layers {list(layers)}: a strategy knows experts in the last blocks only")
-            experts["first_layer"] = min(layers)
+            if not layers or list(layers) != list(range(blocks - len(layers), blocks)):
+                said = shown(list(layers))
+                raise ValueError(f"experts.layers {said}: a strategy knows experts in the last blocks only")
+            experts["first_layer"] = layers[0]
         if experts.get("capacity_factor", 1.25) is None:
             experts |= {"capacity_factor": 1.0, "unlimited": True}
         experts.setdefault("capacity_factor", 1.25)

@@ -27,6 +27,7 @@ from parallel_strategy.spec.model import ModelSpec
 FILES = (".yaml", ".yml")
 CHUNKED = ("interleaved", "mindspore_vpp", "mindspore_vpp_less_memory")
 V_SHAPED = ("zb_v", "dualpipe")
+MOST_TASKS = 5_000_000  # forward passes of all stages in a step: a replay of them takes seconds
 
 
 class ModelChoice(Section):
@@ -390,6 +391,12 @@ class StrategySpec(SpecFile):
                 f"pipeline.stages sums to {sum(pipeline.stages)}, the model has {model.num_layers} layers; "
                 f"nearest: {even_stages(model.num_layers, mesh.pp)}"
             )
+        if self.micro_batches * chunks > MOST_TASKS:
+            most = max(1, MOST_TASKS // chunks) * self.batch.micro * self.mesh.dp
+            raise UserError(
+                f"batch.global {self.batch.global_}: {self.micro_batches:,} micro-batches through {chunks:,} chunks of "
+                f"layers are more than are replayed; nearest: {most}"
+            )
 
     def _check_fold(self, model: ModelSpec) -> None:
         """Check an expert-tensor size apart from tp: each rank of the tensor group must have tokens of its own."""
@@ -579,5 +586,5 @@ def _there(folder: Path, name: str, field: str) -> Path:
         beside = [entry.name for entry in folder.glob("*.y*ml")]
         near = difflib.get_close_matches(Path(name).name, beside, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{field}: {shown(name)}: there is no such file in {folder.resolve()}{hint}")
+        raise UserError(f"{field}: {shown(name, 200)}: there is no such file in {folder.resolve()}{hint}")
     return path

@@ -127,3 +127,14 @@ def test_private_places_of_older_gb18030_are_the_characters_of_2022() -> None:
         decode(data, markup=False).text
         == SIMPLIFIED + "\ufe10\ufe18\u9fb4\u9fbb\U00020087\U000241fe\u1e3f\ufe10\U00020000"
     )
+
+
+@pytest.mark.parametrize("others", [["gb18030"], ["gb18030"] * 3])
+def test_lines_in_another_encoding_cost_nothing(others: list[str]) -> None:
+    sentences = ["老桥修好以后，镇上的人每天都从桥上走过。", "桥头有一棵老槐树，如今要三个人才能合抱。"]
+    parts = [(sentence, "utf-8") for sentence in sentences * 4]
+    for place, encoding in enumerate(others):
+        parts[2 * place] = (parts[2 * place][0], encoding)
+    found = decode(b"\n".join(f"<p>{text}</p>".encode(encoding) for text, encoding in parts))
+    assert found.text == "\n".join(f"<p>{text}</p>" for text, _ in parts)
+    assert (found.charset, found.replaced, found.doubtful) == ("utf-8", 0, False)

@@ -113,6 +113,12 @@ def test_markup_that_was_left_goes() -> None:
         "```html\n<p>&nbsp;</p>\n```",
     ):
         assert clean_document(kept, None, ANY).text == kept
+    mixed = "面积 <b>S</b>，若 a<b 且 b>c，则 a<c；若 a<i and i>b；&lt;div&gt; 是标签"
+    assert clean_document(mixed, None, ANY).text == "面积 S，若 a<b 且 b>c，则 a<c；若 a<i and i>b；<div> 是标签"
+    raised = "10<sup>8</sup> H<sub>2</sub>O x<sup>a+b</sup> 1<sup>st</sup> 见<sup>[3]</sup> a<SUB class=q>ij</SUB>"
+    assert clean_document(raised, None, ANY).text == "10⁸ H₂O x^{a+b} 1st 见[3] a_{ij}"
+    alone = '<input type=checkbox checked> 甲<video controls src="a.mp4"></video>乙<td nowrap>丙</td>'
+    assert clean_document(alone, None, ANY).text == "甲乙丙"
     cells = "<table><tr><td>甲</td><td></td><td>丙</td></tr></table>"
     assert clean_document(cells, None, ANY).text == "甲\t\t丙"
 

@@ -47,6 +47,11 @@ def test_utf8_read_as_gbk_loses_at_most_the_end() -> None:
     assert repair("浣犲ソ锛岃阿璋�")[0].startswith("你好，谢")
 
 
+def test_three_bytes_of_gbk_that_look_like_utf8_do_not_hide_the_rest() -> None:
+    text = "老桥在这里，很老了。"  # 里， is C0 EF A3 AC, of which EF A3 AC could be UTF-8
+    assert repair(text.encode("gbk").decode("latin-1"))[0] == text
+
+
 def test_what_is_lost_is_only_counted() -> None:
     assert lost("锟斤拷锟斤拷，烫烫烫烫\ufffd\ufffd屯屯屯") == 5
     assert repair("锟斤拷锟斤拷") == ("锟斤拷锟斤拷", 0)

@@ -346,3 +346,43 @@ def test_the_cases(shared: Path, tmp_path: Path) -> None:
     assert len(rows) == 27
     without_brotli = set() if importlib.util.find_spec("brotli") else {"needs_brotli"}
     assert set(reasons(rows)) == {"http_status", "empty", "content_type", *without_brotli}
+
+
+@pytest.mark.parametrize(
+    "between",
+    [("", ""), ("", "\r"), ("\x1e", ""), ("", "\x1e"), ("", " , ")],
+    ids=["nothing", "CR", "RS", "RS behind", "comma"],
+)
+def test_several_objects_on_a_line(tmp_path: Path, between: tuple[str, str]) -> None:
+    before, behind = between
+    values = [json.dumps({"text": f'{TEXT}{{{number}}}\\"'}, ensure_ascii=False) for number in range(3)]
+    (tmp_path / "a.jsonl").write_text("".join(before + value + behind for value in values) + "\n", encoding="utf-8")
+    rows = read_rows(source("a.jsonl"), tmp_path)
+    assert [row["text"] for row in rows] == [json.loads(value)["text"] for value in values]
+    assert len({row["offset"] for row in rows}) == 3 and not any(row["drop_reason"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "line", ['{"text": "甲"} 余下', '{"text": "甲"}{"text": "乙', '{"text": "甲"} 与 {"text": "乙"}']
+)
+def test_what_is_no_row_of_objects_is_one_reject(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.jsonl").write_text(line + "\n", encoding="utf-8")
+    (row,) = read_rows(source("a.jsonl"), tmp_path)
+    assert row["drop_reason"].startswith("not_json") and row["text"] == line
+
+
+@pytest.mark.parametrize("item_bytes", [None, 200])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_lines_of_utf16_without_a_mark(tmp_path: Path, encoding: str, item_bytes: int | None) -> None:
+    lines = [json.dumps({"text": f"{TEXT}{number}"}, ensure_ascii=False) for number in range(9)]
+    (tmp_path / "a.jsonl").write_bytes("\n".join(lines).encode(encoding))
+    rows = read_rows(source("a.jsonl"), tmp_path, item_bytes=item_bytes)
+    assert [row["text"] for row in rows] == [f"{TEXT}{number}" for number in range(9)]
+
+
+@pytest.mark.parametrize("head", ["id|text", "sep=|\nid|text", "sep=#\r\nid#text"])
+def test_csv_with_bars_or_what_its_first_line_says(tmp_path: Path, head: str) -> None:
+    mark = "#" if "#" in head else "|"
+    (tmp_path / "a.csv").write_text(f"{head}\n1{mark}{TEXT}\n", encoding="utf-8")
+    (row,) = read_rows(source("a.csv"), tmp_path)
+    assert (row["id"], row["text"], row["drop_reason"]) == ("1", TEXT, None)

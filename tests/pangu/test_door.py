@@ -183,6 +183,8 @@ def test_the_verb_score_says_what_python_says(path: Path, model: pangu.LanguageM
         ('{"text": "好"}\n[1]', "texts.jsonl:2: field 'context': must be text"),
         ('{"text": "好', "texts.jsonl:1: is not JSON"),
         ('{"text": "好"}\n{"text": "a", "text": "b"}', "texts.jsonl:2: field 'text': is there more than once"),
+        ('{"text": "好", "continuation": "好"}', "texts.jsonl:1: field 'text': stands beside context or continuation"),
+        ('{"text": "好"}\n{"context": "", "continuation": "' + "好" * 900 + '"}', "texts.jsonl:2: a continuation has"),
         ('{"text": "好"}\n{"text": "\\ud800"}', "texts.jsonl:2: field 'text': holds half of a surrogate pair"),
     ],
 )

@@ -202,6 +202,43 @@ def test_an_interrupted_evaluation_goes_on_and_asks_nothing_twice(model, data: P
     assert path.read_bytes() == (tmp_path / "whole" / whole.file).read_bytes()
 
 
+def test_documents_with_one_id_are_asked_and_scored_apart(model, tmp_path: Path) -> None:
+    path = tmp_path / "set.json"
+    rows = [
+        {"sentence1": "一", "sentence2": two, "label": "neutral", "id": one} for one, two in ((1, "二"), ("1", "三"))
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    [score] = evaluate(model, ["ocnli"], data=path, out=tmp_path / "out")
+    answers = [json.loads(line) for line in (tmp_path / "out" / score.file).read_text().splitlines()[1:]]
+    assert score.documents == 2 and [one["id"] for one in answers] == ["1", "1 #2"]
+    assert "二" in answers[0]["scored"][0] and "三" in answers[1]["scored"][0]
+
+
+@pytest.mark.parametrize("value", ["null", "[]", "{}", "NaN"])
+def test_what_is_no_text_is_not_asked_as_one(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "set.json"
+    path.write_text(f'{{"sentence1": {value}, "sentence2": "二", "label": "neutral"}}')
+    with pytest.raises(UserError, match=r"set\.json:1: is not of the expected form"):
+        requests.load_documents(load_task("ocnli"), path)
+
+
+def test_other_documents_of_the_same_name_and_another_task_of_the_same_name_are_asked_anew(
+    model, data: Path, tmp_path: Path
+) -> None:
+    """Answers are of documents and of what was asked, not of their numbers."""
+    fields = load_task("ocnli").model_dump(mode="json", exclude_none=True) | {"files": ["set.json"]}
+    mine, rows = tmp_path / "mine.yaml", [{"sentence1": "一", "sentence2": "二", "label": "neutral", "id": 1}]
+    mine.write_text(yaml.safe_dump(fields, allow_unicode=True), encoding="utf-8")
+    asked = []
+    for changes, row in (({}, {}), ({}, {}), ({}, {"sentence2": "三"}), ({"words": {"neutral": "对", "x": "错"}}, {})):
+        mine.write_text(yaml.safe_dump(fields | changes, allow_unicode=True), encoding="utf-8")
+        (tmp_path / "set.json").write_text(json.dumps([{**rows[0], **row}]), encoding="utf-8")
+        [score] = evaluate(model, [str(mine)], data=tmp_path, out=tmp_path / "out")
+        asked.append((tmp_path / "out" / score.file).read_text(encoding="utf-8"))
+    assert asked[0] == asked[1] and len(set(asked)) == 3
+    assert "三" in asked[2] and '"labels":["对","错"]' in asked[3].replace(" ", "")
+
+
 def test_another_setting_is_asked_anew(model, data: Path, tmp_path: Path) -> None:
     evaluate(model, ["ocnli"], data=data, out=tmp_path, limit=10)
     [more] = evaluate(model, ["ocnli"], data=data, out=tmp_path, limit=20)
@@ -442,6 +479,9 @@ def test_a_file_of_another_form_is_one_line(tmp_path: Path, name: str, content: 
         ({"metrics": []}, "field 'metrics': has ''"),
         ({"metrics": ["f1"]}, "field 'metrics': has 'f1', which method choice does not have"),
         ({"metrics": ["acc_mutual_info"]}, "every variant needs 'unconditional'"),
+        ({"words": {"neutral": "也许", "x": "错"}, "candidates": 3}, "candidates 3: there are 2 labels; nearest: 2"),
+        ({"words": {}, "candidates": 99}, "candidates 99: there are 1 labels; nearest: 1"),
+        ({"candidates": 1}, "field 'candidates': 0, or 2 and more"),
         ({"name": "../up"}, "field 'name': must be a word of"),
         ({"files": ["/etc/*"]}, "field 'files': '/etc/*' is no pattern"),
         ({"shot_files": ["**x"]}, "field 'shot_files': '**x' is no pattern"),

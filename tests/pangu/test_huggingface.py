@@ -11,6 +11,8 @@ import pytest
 from pangu.checkpoint.weights import load_for_inference
 from pangu.cli import main
 from pangu.config import ModelConfig
+from pangu.formats.huggingface.gpt2 import config_of, model_in_config
+from pangu.foundation.errors import UserError
 from tests.pangu.convert_files import shapes_of
 from tests.pangu.test_convert_network import save
 
@@ -74,6 +76,44 @@ def test_a_gpt2_that_others_wrote_is_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(loaded[name], weight)
     assert main(["convert", str(foreign), "--to", "mindspore", "--out", str(tmp_path / "a.ckpt")]) == 0
     assert load_for_inference(tmp_path / "a.ckpt")[0] == model
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"scale_attn_by_inverse_layer_idx": True}, "field 'scale_attn_by_inverse_layer_idx': is true; this network"),
+        ({"scale_attn_weights": False}, "field 'scale_attn_weights': is false; this network has true only"),
+        ({"layer_norm_epsilon": 1e-6}, "field 'layer_norm_epsilon': is 1e-06"),
+        ({"activation_function": "relu"}, "field 'activation_function': this network has gelu_new"),
+        ({"resid_pdrop": None}, "is no configuration of GPT-2"),
+        ({"n_head": 0}, "field 'num_heads': 0 is out of range"),
+    ],
+)
+def test_a_gpt2_that_computes_something_else_is_refused(tmp_path: Path, fields: dict, said: str) -> None:
+    path = tmp_path / "config.json"
+    whole = config_of(ModelConfig(**SIZES, query_layer=False), 9)
+    path.write_text(json.dumps(whole))
+    assert model_in_config(path) is not None
+    path.write_text(json.dumps(whole | fields))
+    with pytest.raises(UserError) as caught:
+        model_in_config(path)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_output_matrix_of_its_own_is_refused_by_every_reader(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    out, _ = export(tmp_path, ModelConfig(**SIZES, query_layer=False))
+    tensors = load_file(out / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"].copy()
+    save_file(tensors, out / "model.safetensors")
+    for as_stored in (False, True):
+        load_for_inference(out, as_stored=as_stored)
+    tensors["lm_head.weight"][0, 0] += 1
+    save_file(tensors, out / "model.safetensors")
+    for as_stored in (False, True):
+        with pytest.raises(UserError, match="was trained apart from its word table"):
+            load_for_inference(out, as_stored=as_stored)
 
 
 def test_the_tokenizer_goes_along(run_directory: Path, tmp_path: Path, capsys) -> None:

@@ -141,6 +141,19 @@ def test_a_call_that_is_killed_goes_on_where_it_was(tmp_path: Path, capsys) -> N
     assert Predictor(other, restarts=0).run() == 0 and texts(other.out) == other.prompts
 
 
+def test_a_line_mark_of_unicode_does_not_cut_an_answer(tmp_path: Path) -> None:
+    asked = asked_of(tmp_path, "pass")
+    asked.logs.mkdir()
+    answers = {0: '{"text": "一\u2028二\u0085三"}', 2: '{"text": ""}'}
+    first = Predictor(asked, restarts=0)
+    assert first.known() == {}
+    first.remember(answers)
+    assert Predictor(asked, restarts=0).known() == answers
+    (asked.logs / "done.jsonl").write_text('{"index": 0')
+    with pytest.raises(UserError, match=r"done\.jsonl: is damaged: .*; remove it to begin anew"):
+        Predictor(asked, restarts=0).known()
+
+
 @pytest.mark.parametrize("what", ["weights", "network", "tokenizer", "prompts", "options"])
 def test_answers_of_another_model_are_never_mixed_in(tmp_path: Path, what: str, capsys) -> None:
     """The first call is cut off after its first answers; whatever changes in between, the second begins anew."""

@@ -124,6 +124,14 @@ def test_the_beginning_says_what_will_be_done() -> None:
         ),
         ({"steps": 16, "learning_rate": {"decay_steps": 12}}, "steps 13 to 16 lie behind the schedule, with the rate"),
         ({"steps": 16, "learning_rate": {"decay_steps": 99}}, "the run ends at step 16, before the schedule does (99)"),
+        (
+            {
+                "steps": 50,
+                "learning_rate": {"shape": "warmup_stable_decay", "warmup_steps": 10, "cooldown_steps": 45},
+            },
+            "a warm-up of 10 steps and a cooldown of 45 do not fit a schedule of 50: the rate never reaches 0.0001",
+        ),
+        ({"steps": 50, "learning_rate": {"peak": 1e-4, "end": 1e-3}}, "the rate rises from 0.0001 to 0.001"),
         ({"steps": 500}, "every sample is read 100 times"),
         ({"steps": 2, "batch_size": 4}, "32 of 40 samples are never read"),
         ({"steps": 2, "batch_size": 4}, "tokens a parameter are hardly any"),

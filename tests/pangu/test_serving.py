@@ -152,6 +152,7 @@ HOSTILE = {
     "too many tokens": (b'{"prompt": "x", "max_tokens": 100000}', 400, "max_tokens"),
     "other model": (b'{"prompt": "x", "model": "gpt-4"}', 404, "does not exist"),
     "a gap of nothing": (b'{"prompt": "x", "suffix": "y", "max_tokens": 0}', 400, "at least one token"),
+    "a gap at the beginning": (b'{"prompt": "", "suffix": "y"}', 400, "the text begins with a gap"),
     "a long suffix": (json.dumps({"prompt": "x", "suffix": "天" * 600}).encode(), 400, "the context"),
     "large": (b'{"prompt": "' + b"x" * (2 << 20) + b'"}', 413, "larger than"),
     "bias": (b'{"prompt": "x", "logit_bias": {"a": 1}}', 400, "no token id"),

@@ -40,6 +40,11 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def link(path: Path, target: str) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
 def say_version_2(directory: Path) -> None:
     state = unsealed(directory / STATE)
     (directory / STATE).write_bytes(sealed(STATE, state | {"version": 2, "novelty": 1}))
@@ -53,6 +58,7 @@ DAMAGES = {
     "a state of lists in lists": lambda run: in_every(
         run, lambda step: (step / STATE).write_text("[" * 9000 + "]" * 9000)
     ),
+    "an endless state": lambda run: in_every(run, lambda step: link(step / STATE, "/dev/zero")),
     "a list for a state": lambda run: in_every(run, lambda step: (step / STATE).write_text("[]")),
     "no optimizer": lambda run: in_every(run, lambda step: (step / "optimizer.safetensors").unlink()),
     "a later version": lambda run: in_every(run, say_version_2),

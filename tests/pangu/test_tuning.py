@@ -136,6 +136,34 @@ def test_a_bad_record_is_named_and_the_others_are_used(tmp_path: Path) -> None:
     assert found[1].place == f"{path}:2"  # type: ignore[union-attr]
 
 
+def test_the_first_bytes_say_what_a_file_is(tmp_path: Path) -> None:
+    """A mark before a list, gzip under another name, UTF-16, one object over many lines; and what is no text."""
+    whole = json.dumps([FORMS[0], FORMS[3]], indent=1, ensure_ascii=False).encode()
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in (FORMS[0], FORMS[3]))
+    for name, content in (
+        ("a.json", b"\xef\xbb\xbf" + whole),
+        ("b.jsonl", gzip.compress(whole)),
+        ("c.jsonl.gz", lines.encode()),
+        ("d.jsonl", lines.encode("utf-16")),
+        ("e.json", lines.encode()),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert list(read_records(tmp_path / name)) == [record_of(FORMS[0])] * 2, name
+    (tmp_path / "one.json").write_text(json.dumps(FORMS[0], indent=2))
+    assert list(read_records(tmp_path / "one.json")) == [record_of(FORMS[0])]
+    (tmp_path / "many.jsonl").write_text('{"text": ' + "9" * 5000 + "}")
+    (reject,) = read_records(tmp_path / "many.jsonl")
+    assert isinstance(reject, Reject) and reject.reason == "is not JSON: a number has thousands of digits"
+    for content, said in (
+        (b"\x28\xb5\x2f\xfd0", "compressed by zstd"),
+        (b"PAR1", "a Parquet table"),
+        (b"BZh", "bzip2"),
+    ):
+        (tmp_path / "x.jsonl").write_bytes(content)
+        with pytest.raises(UserError, match=said):
+            list(read_records(tmp_path / "x.jsonl"))
+
+
 def test_a_template_writes_the_papers_form_and_a_conversation() -> None:
     turns = (
         Turn("system", "请回答。"),
@@ -414,6 +442,9 @@ def test_peft_reads_the_matrices_and_its_files_are_read(base: Path, lora: Path, 
         ({"length": 500}, "length = 500"),
         ({"accumulate": 3}, "must divide batch_size"),
         ({"method": "magic"}, "must be one of full, lora, adapter, prefix"),
+        ({"seed": -1}, "seed = -1: must be in 0..2**31-1"),
+        ({"seed": 2**64}, "must be in 0..2**31-1"),
+        ({"modules": ("q_proj", "q_proj")}, "module 'q_proj' is there twice"),
         ({"rate": float("nan")}, "rate = nan"),
     ],
 )
@@ -421,6 +452,48 @@ def test_a_wrong_setting_is_one_line(base: Path, data: Path, tmp_path: Path, cha
     with pytest.raises(UserError) as caught:
         pangu.finetune(base, data, tmp_path / "out", tokenizer=base.parent / "tokenizer", **changes)
     assert message in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_template_is_its_words_and_not_its_file(tmp_path: Path) -> None:
+    said = {"base_digest": "1", "rows": "2", "teacher_digest": None, "rows_version": 2}
+    check_same(tmp_path, said | {"template": {"name": "a", "user": "{text}"}, "settings": {"template": "a.yaml"}})
+    check_same(tmp_path, said | {"template": {"name": "b", "user": "{text}"}, "settings": {"template": "/x/b.yaml"}})
+    with pytest.raises(UserError, match="with another template"):
+        check_same(tmp_path, said | {"template": {"name": "a", "user": "<{text}>"}, "settings": {"template": "a.yaml"}})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--virtual-tokens", "5"], "--virtual-tokens: is for method prefix, prompt, p-tuning, not lora"),
+        (["--method", "bitfit", "--rank", "3"], "--rank: is for method lora, not bitfit"),
+        (["--beta", "0.5"], "--beta: is for objective dpo, not answers"),
+        (["--objective", "dpo", "--temperature", "3"], "--temperature: is for objective distill, not dpo"),
+    ],
+)
+def test_an_option_that_nothing_listens_to_is_refused(
+    base: Path, data: Path, tmp_path: Path, capsys, words, said
+) -> None:
+    assert main(["finetune", str(base), "--data", str(data), "--out", str(tmp_path / "out"), *words]) == 2
+    assert f"error: {said}" in capsys.readouterr().err
+
+
+def test_an_output_never_takes_the_place_of_what_it_is_made_of(base: Path, lora: Path, tmp_path: Path, capsys) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "今天"}\n')
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("今天\n")
+    (tmp_path / "link.jsonl").symlink_to(texts)
+    before = base.read_bytes()
+    for words in (
+        ["score", str(base), str(texts), "--out", str(tmp_path / "link.jsonl")],
+        ["predict", str(base), "--file", str(prompts), "--out", str(prompts)],
+        ["merge", str(lora), "--out", str(base)],
+        ["merge", str(lora), "--out", str(lora / adapter_file.MATRICES)],
+    ):
+        assert main(words) == 2
+        assert "is what is read; give another --out" in capsys.readouterr().err
+    assert prompts.read_text() == "今天\n" and texts.read_text() == '{"text": "今天"}\n' and base.read_bytes() == before
 
 
 def test_rows_of_an_earlier_version_are_refused_and_those_that_are_the_same_go_on(base: Path, tmp_path: Path) -> None:
@@ -450,8 +523,16 @@ def test_an_adapter_knows_its_base(base: Path, data: Path, lora: Path, tmp_path:
     [
         ('{"r": 0}', "r of 1 and more"),
         ('{"lora_alpha": NaN}', "a number lora_alpha"),
-        ('{"alpha_pattern": {"q_proj": 4}}', "field 'alpha_pattern': {'q_proj': 4} is not supported"),
-        ('{"rank_pattern": {"q_proj": 4}}', "field 'rank_pattern': {'q_proj': 4} is not supported"),
+        ('{"alpha_pattern": {"q_proj": 4}}', "field 'alpha_pattern': {q_proj: 4} is not supported; only {} is"),
+        ('{"rank_pattern": {"q_proj": 4}}', "field 'rank_pattern': {q_proj: 4} is not supported"),
+        ('{"use_dora": true}', "field 'use_dora': true is not supported; only false is"),
+        ('{"target_modules": ["q_proj"]}', "v_proj, which target_modules of adapter_config.json leaves out"),
+        ('{"target_modules": ["q_proj", "v_proj", "c_fc"]}', "c_fc, which target_modules of adapter_config.json names"),
+        ('{"target_modules": ".*attn.q_proj"}', "has matrices of transformer.h.0.attn.v_proj, which"),
+        ('{"target_modules": "all-linear"}', "lacks matrices of transformer.h.0."),
+        ('{"layers_to_transform": [0]}', "has matrices of transformer.h.1.attn."),
+        ('{"target_modules": 5}', "field 'target_modules': 5 is neither names nor an expression"),
+        ('{"target_modules": "("}', "field 'target_modules': '(' is neither names nor an expression"),
         ("[" * 200_000, "cannot be read as JSON: lists or objects stand in one another"),
     ],
 )
@@ -463,7 +544,9 @@ def test_settings_of_peft_that_change_the_numbers_are_refused(
     fields = json.loads(file.read_text()) | {"alpha_pattern": {}, "rank_pattern": None}
     file.write_text(json.dumps(fields))
     config, _, _ = load_for_inference(base)
-    assert adapter_file.read_lora(tmp_path / "other", config).matrices
+    for targets in (fields["target_modules"], r".*\.[qv]_proj", None):
+        file.write_text(json.dumps(fields | {"target_modules": targets}))
+        assert adapter_file.read_lora(tmp_path / "other", config).matrices
     file.write_text(json.dumps(fields | json.loads(settings)) if settings.endswith("}") else settings)
     with pytest.raises(UserError) as caught:
         adapter_file.read_lora(tmp_path / "other", config)

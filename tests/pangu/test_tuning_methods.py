@@ -206,6 +206,10 @@ def test_files_that_do_not_fit_are_one_line(base: Path, tuned, tmp_path: Path) -
             adapter_file.save_tensors(folder / adapter_file.MATRICES, tensors, {})
         return folder
 
+    config, weights, _ = load_for_inference(base)
+    for method in NEW:
+        with pytest.raises(UserError, match=r"is of method .*; only lora stands beside others: load it as a model$"):
+            adapter_file.low_rank(tuned[method][0], config, weights)
     good = np.zeros((5, 32), np.float32)
     cases = (
         (changed("a", num_virtual_tokens=6), "prompt_embeddings must be [6, 32] for this model, is [5, 32]"),

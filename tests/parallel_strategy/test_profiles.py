@@ -17,7 +17,7 @@ from parallel_strategy.cost.kernel import matmul_seconds
 from parallel_strategy.profiles.ascend_tables import read_kernels
 from parallel_strategy.profiles.profile_figures import fit_cluster
 from parallel_strategy.profiles.profile_folder import read_profile, read_profiles
-from parallel_strategy.profiles.seen import Seen, SeenProduct
+from parallel_strategy.profiles.seen import Seen, SeenLink, SeenProduct
 from parallel_strategy.spec.cluster import ClusterSpec
 from tests.conftest import REPOSITORY
 
@@ -139,8 +139,8 @@ def test_kernels_of_a_torch_trace_are_led_back_to_their_operators(tmp_path: Path
 
 
 def test_a_damaged_trace_or_table_of_communication_raises_nothing_but_one_line(tmp_path: Path) -> None:
-    """Any value of either file in the place of any other, 300 times."""
-    choose = random.Random(3)
+    """Any value of either file in the place of any other, 300 times, and then a fit to what is left."""
+    choose, base = random.Random(3), ClusterSpec.preset("atlas-800-910a")
     links = {"(0, 1)": {"step": {"hcom_allReduce__1": {"0": {"Communication Time Info": {"Elapse Time(ms)": 1.0},
         "Communication Bandwidth Info": {"HCCS": {"Transit Size(MB)": 3, "Transit Time(ms)": 1}}}}}}}  # fmt: skip
     for number in range(300):
@@ -149,13 +149,26 @@ def test_a_damaged_trace_or_table_of_communication_raises_nothing_but_one_line(t
         while isinstance(place[key], dict | list) and place[key] and choose.random() < 0.85:
             place = place[key]
             key = choose.choice(list(place)) if isinstance(place, dict) else choose.randrange(len(place))
-        place[key] = choose.choice([None, True, -1, float("nan"), 10**30, "", "x", [], [[]], [1, [2]], {}, {"a": {}}])
+        values = [None, True, -1, 0, float("nan"), 10**30, 10**400, "", "²", [], [[]], [1, [2]], {}, {"a": {}}]
+        place[key] = choose.choice(values)
         path = tmp_path / "any.json"
         path.write_text(json.dumps(document))
         try:
-            read_profile(path)
+            fit_cluster(read_profile(path), base, "here")
         except UserError as error:
             assert "\n" not in str(error)
+
+
+def test_a_size_in_other_digits_and_a_link_without_a_rate_are_passed_over() -> None:
+    row = 'x,MatMul,AI_CORE,9,"{},2;2,1",FLOAT16;FLOAT16,ND;ND,"1,1",ND\n'
+    seen = read_kernels(HEAD + "\n" + row.format("1") + row.format("²") + row.format("9" * 5000))
+    assert len(seen.products) == 1
+    seen.links.append(SeenLink("HCCS", 1e6, 1.0))
+    base = ClusterSpec.preset("atlas-800-910a")
+    inner = base.topology[0].model_copy(update={"kind": "full_mesh", "gbps_per_link": None, "bus_gbps": {8: 50.0}})
+    found = fit_cluster(seen, base.model_copy(update={"topology": [inner, *base.topology[1:]]}), "here")
+    assert found.cluster.topology[0] == inner
+    assert any("bus_gbps stands in place of eff" in line for line in found.lines)
 
 
 def test_a_fit_finds_the_figures_that_made_the_times() -> None:

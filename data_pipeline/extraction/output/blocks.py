@@ -44,6 +44,7 @@ class Block:
     code: list[str] = field(default_factory=list)
     rows: list[list[list[int]]] = field(default_factory=list)  # of a table: row, cell, lines
     has_header: bool = False
+    programs: set[int] = field(default_factory=set)  # of the lines of a table, those that are code
 
 
 class StartTags:
@@ -99,14 +100,18 @@ def blocks_of(page: FlatPage, structure: Structure, markup: bytes, kept: np.ndar
         for column in (structure.preformatted, structure.table, structure.entry, structure.heading, structure.quote,
                        structure.depth)
     )  # fmt: skip
-    is_data = (structure.is_data[structure.table[nodes]] & (structure.cell[nodes] > 0)).tolist()
+    is_data = (
+        structure.is_data[structure.table[nodes]]
+        & (structure.cell[nodes] > 0)
+        & ((structure.preformatted[nodes] == 0) | (structure.preformatted[nodes] > structure.table[nodes]))
+    ).tolist()
     blocks: list[Block] = []
     tables: dict[int, Block] = {}
     entry_before = 0
     quotes = [_quotes(page, structure, place) for place in quote]
     for k, (number, node) in enumerate(zip(numbers.tolist(), nodes.tolist(), strict=True)):
         last = blocks[-1] if blocks else None
-        if preformatted[k]:
+        if preformatted[k] and not is_data[k]:
             if last is None or last.kind != "code" or last.node != preformatted[k]:
                 last = Block("code", preformatted[k], quotes=quotes[k], language=tags.language(preformatted[k]))
                 blocks.append(last)
@@ -116,6 +121,8 @@ def blocks_of(page: FlatPage, structure: Structure, markup: bytes, kept: np.ndar
                 tables[table[k]] = Block("table", table[k], quotes=quotes[k])
                 blocks.append(tables[table[k]])
             tables[table[k]].lines.append(number)
+            if preformatted[k]:
+                tables[table[k]].programs.add(number)
         elif heading[k]:
             if last is not None and last.kind == "heading" and last.node == heading[k]:
                 last.lines.append(number)

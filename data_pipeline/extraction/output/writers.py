@@ -36,6 +36,12 @@ def write_text(blocks: list[Block], texts: list[str]) -> str:
     return "\n".join(lines)
 
 
+def as_code(words: str) -> str:
+    """Return words of code inside a sentence or a cell."""
+    tick = "``" if "`" in words else "`"
+    return f"{tick}{words}{tick}"
+
+
 @dataclass
 class Inline:
     """The lines of a page with their links, pictures and code words written as Markdown."""
@@ -113,8 +119,7 @@ class Inline:
         before = words[: len(words) - len(words.lstrip())]
         after = words[len(words.rstrip()) :]
         if kind == CODE:
-            tick = "``" if "`" in inside else "`"
-            inside = f"{tick}{inside}{tick}"
+            inside = as_code(inside)
         else:
             target = self._address(source, "href")
             if target and not target.startswith(("javascript:", "#")):
@@ -188,8 +193,11 @@ def _code(block: Block, inline: Inline) -> str:
 
 
 def _table(block: Block, inline: Inline) -> str:
+    def line_of(number: int) -> str:
+        return as_code(inline.line(number).strip()) if number in block.programs else inline.line(number)
+
     def row_of(cells: list[list[int]]) -> str:
-        words = ["<br>".join(inline.line(number) for number in cell).replace("|", "\\|") for cell in cells]
+        words = ["<br>".join(map(line_of, cell)).replace("|", "\\|") for cell in cells]
         return "| " + " | ".join(words) + " |"
 
     rows = [row_of(row) for row in block.rows]

@@ -4,6 +4,7 @@ Sources: PanGu-α, section 3.1 (navigation bars, repeated paragraphs); contact l
 the practice of MNBVC. The lists of words are ours."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from data_pipeline.stages.clean.privacy import find_private
@@ -118,25 +119,31 @@ def is_contact(row: str) -> bool:
 
 
 def remove_repeated_paragraphs(
-    text: str, minimum_characters: int, kept_lines: Callable[[Sequence[str]], Sequence[bool]] | None = None
+    text: str,
+    minimum_characters: int,
+    kept_lines: Callable[[Sequence[str], Sequence[int]], Sequence[bool]] | None = None,
 ) -> tuple[str, int]:
     """Return (text, number of paragraphs removed): a line that occurred before in the document goes, if it is not short
-    and none of `kept_lines`, which may repeat.
+    and none of `kept_lines`, which may repeat; these are asked for the lines that occur more than once.
     """
     rows = text.split("\n")
     long_rows = [row for row in rows if len(row) >= minimum_characters]
-    if len(set(long_rows)) == len(long_rows):
+    counts = Counter(long_rows)
+    if len(counts) == len(long_rows):
         return text, 0
-    may_repeat = [False] * len(rows) if kept_lines is None else kept_lines(rows)
+    repeated = [place for place, row in enumerate(rows) if counts.get(row, 0) > 1]
+    may_repeat = [False] * len(rows) if kept_lines is None else kept_lines(rows, repeated)
     seen: set[str] = set()
-    kept = []
-    for row, is_free in zip(rows, may_repeat, strict=True):
-        if len(row) >= minimum_characters and not is_free:
-            if row in seen:
-                continue
-            seen.add(row)
-        kept.append(row)
-    return ("\n".join(kept), len(rows) - len(kept)) if len(kept) < len(rows) else (text, 0)
+    gone = set()
+    for place in repeated:
+        if may_repeat[place]:
+            continue
+        if rows[place] in seen:
+            gone.add(place)
+        seen.add(rows[place])
+    if not gone:
+        return text, 0
+    return "\n".join([row for place, row in enumerate(rows) if place not in gone]), len(gone)
 
 
 def _without(text: str, is_unwanted) -> tuple[str, int]:

@@ -96,18 +96,17 @@ def _from_latin(match: re.Match[str]) -> str:
         pass
     else:
         return text if _common_share(text) >= _MINIMUM_COMMON else match[0]
-    found = _UTF8_RUN.search(run)
-    decode = _utf8 if found else _gbk
-    pattern = _UTF8_RUN if found else _GBK_RUN
-    changed = pattern.sub(decode, run)
-    if changed == run:
-        return match[0]
-    # what was not decoded goes back as it stood
-    kept, position = [], 0
-    for part in pattern.finditer(run):
-        kept += [match[0][position : part.start()], _or_original(decode(part), part, match[0])]
-        position = part.end()
-    return "".join([*kept, match[0][position:]])
+    # three bytes of GBK in a row may look like a character of UTF-8: what gives nothing common is the other one
+    for pattern, decode in ((_UTF8_RUN, _utf8), (_GBK_RUN, _gbk)):
+        if pattern.sub(decode, run) == run:
+            continue
+        # what was not decoded goes back as it stood
+        kept, position = [], 0
+        for part in pattern.finditer(run):
+            kept += [match[0][position : part.start()], _or_original(decode(part), part, match[0])]
+            position = part.end()
+        return "".join([*kept, match[0][position:]])
+    return match[0]
 
 
 def _or_original(decoded: str, part: re.Match[str], original: str) -> str:

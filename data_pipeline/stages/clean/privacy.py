@@ -79,6 +79,7 @@ _PATTERNS_OF: dict[str, tuple[str, ...]] = {
     "wechat": ("wechat", "labelled_wechat"),
 }
 # what there must be for a kind to be there at all
+_DIGIT_RUN = re.compile(f"{_D}(?:[-－—– ()（）]{{0,2}}{_D}){{4,}}")
 _MANY_DIGITS = re.compile(f"{_D}(?:[-－—– ()（）]{{0,2}}{_D}){{6}}")
 _REACH = 60
 _WECHAT_LETTERS = re.compile("[VvWw][Xx]|加[Vv]")
@@ -150,15 +151,18 @@ def find_private(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[str, int
     """Return (kind, start, end) of every item, in order and without overlaps: an earlier kind goes first."""
     found: list[tuple[str, int, int]] = []
     everywhere = [(0, len(text))]
-    numbers = _around(text, _MANY_DIGITS)
+    runs = [match.span() for match in _DIGIT_RUN.finditer(text)]
+    numbers = _around(text, _MANY_DIGITS, runs)
     places = {
         "id_card": numbers,
         "bank_card": numbers,
         "phone": numbers,
         "mail": everywhere if "@" in text or "＠" in text else [],
-        "qq": _around(text, _FIVE_DIGITS),
+        "qq": _around(text, _FIVE_DIGITS, runs),
         "wechat": everywhere if _may_have_wechat(text) else [],
     }
+    if not any(places.values()):
+        return found
     for kind in KINDS:
         if kind not in kinds:
             continue
@@ -187,17 +191,18 @@ def _may_have_wechat(text: str) -> bool:
     return any(letter in text for letter in "xX加") and _WECHAT_LETTERS.search(text) is not None
 
 
-def _around(text: str, pattern: re.Pattern[str]) -> list[tuple[int, int]]:
-    """Return the places around what `pattern` finds, wide enough for an item with its label and what must not
-    follow.
+def _around(text: str, pattern: re.Pattern[str], runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the places around what `pattern` finds in runs of digits, wide enough for an item with its label and what
+    must not follow.
     """
     places: list[tuple[int, int]] = []
-    for match in pattern.finditer(text):
-        start, end = max(0, match.start() - _REACH), min(len(text), match.end() + _REACH)
-        if places and start <= places[-1][1]:
-            places[-1] = (places[-1][0], end)
-        else:
-            places.append((start, end))
+    for first, last in runs:
+        for match in pattern.finditer(text, first, last):
+            start, end = max(0, match.start() - _REACH), min(len(text), match.end() + _REACH)
+            if places and start <= places[-1][1]:
+                places[-1] = (places[-1][0], end)
+            else:
+                places.append((start, end))
     return places
 
 

@@ -280,11 +280,11 @@ def clean_texts(texts: list[str], settings: Settings) -> list[Changes]:
     untouched = Changes()
     changes = [untouched] * len(texts)
     rows = list(range(len(texts)))
+    known: dict[int, int] = {}
     for _ in range(_ROUNDS):
-        flags = _survey([texts[row] for row in rows], settings)
-        flagged = [
-            (row, flag) for row, flag in zip(rows, flags, strict=True) if flag or _may_have_markup(texts[row], settings)
-        ]
+        unknown = [row for row in rows if row not in known]
+        known.update(zip(unknown, _survey([texts[row] for row in unknown], settings), strict=True))
+        flagged = [(row, known[row]) for row in rows if known[row] or _may_have_markup(texts[row], settings)]
         of_characters = []
         for row, flag in flagged:
             if changes[row] is untouched:
@@ -294,11 +294,14 @@ def clean_texts(texts: list[str], settings: Settings) -> list[Changes]:
                 of_characters.append(row)
             texts[row] = text
         fresh = dict(zip(of_characters, _survey([texts[row] for row in of_characters], settings), strict=True))
-        rows = []
+        rows, known = [], {}
         for row, flag in flagged:
             text = clean_lines(texts[row], settings, changes[row], fresh.get(row, flag))
-            if text != texts[row] or row in fresh:
+            if text != texts[row]:
                 rows.append(row)
+            elif row in fresh:  # it has been surveyed as it is now
+                rows.append(row)
+                known[row] = fresh[row]
             texts[row] = text
         if not rows:
             break
@@ -336,6 +339,11 @@ def _may_have_markup(text: str, settings: Settings) -> bool:
 
 def clean_characters(text: str, settings: Settings, changes: Changes, flags: int = survey_flags.EVERYTHING) -> str:
     """Apply rules 0 to 3 once, outside code: each where its flag says so, or where one before it changed the text."""
+    if not flags & survey_flags.CHARACTERS and not (settings.remove_markup and markup.has_remains(text)):
+        wide = settings.repair_mojibake and flags & (survey_flags.LATIN | survey_flags.WIDE_FIRST)
+        # where nothing of the whole is to be repaired, nothing of its parts is
+        if not wide or not mojibake.repair(text)[1]:
+            return text
     if flags & survey_flags.BREAK:
         text = characters.LINE_BREAKS.sub("\n", text)
     if not settings.keep_structure:
@@ -384,7 +392,7 @@ def _clean_characters(text: str, settings: Settings, changes: Changes, flags: in
     if flags & survey_flags.TRADITIONAL or is_changed:
         text, converted = simplify(text, settings.simplify)
         changes.simplified |= converted
-    if flags & survey_flags.UNTIDY or is_changed or text != start:
+    if flags & survey_flags.UNTIDY or is_changed:  # other characters are as tidy
         text = _BLANK_LINES.sub("\n\n", tidy_lines(text, settings.keep_structure))
     return text
 
@@ -424,16 +432,17 @@ def _outside_structure(
     spared: tuple[int, ...] = (structure.CODE, structure.TABLE),
 ) -> str:
     """Return the text after a rule that removes something from the lines that are not structure."""
-    if not settings.keep_structure or not structure.has_structure(text):
-        text, count = remove(text)
-        setattr(changes, counted, getattr(changes, counted) + count)
+    left, count = remove(text)
+    if not count:  # nor is there anything in a part of its lines
         return text
+    if not settings.keep_structure or not structure.has_structure(text):
+        setattr(changes, counted, getattr(changes, counted) + count)
+        return left
     lines, kinds = structure.lines_of(text)
     is_spared = [kind in spared for kind in kinds]
     if not any(is_spared):
-        text, count = remove(text)
         setattr(changes, counted, getattr(changes, counted) + count)
-        return text
+        return left
     parts = []
     for is_structure, part in structure.runs(lines, is_spared):
         if is_structure:
@@ -538,10 +547,19 @@ def _advertisement_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, words)))
 
 
+def load(settings: Settings) -> None:
+    """Load the kernels and the tables of these settings and of those of single sources."""
+    for own in (settings, *map(settings.for_source, settings.of_source)):
+        texts = ["繁體字與 abc。"]
+        clean_texts(texts, own)
+        measure_texts(texts, pa.array(texts, pa.string()), own)
+
+
 STEPS = (
     Map(
         "records",
         process=clean,
+        prepare=load,
         signals=SIGNALS,
         uses=(
             "data_pipeline.kernels.survey",

@@ -12,7 +12,6 @@ Fences follow CommonMark 0.31, tables GitHub's extension of it. A fence that not
 its language: a bare one is as likely the end of a block whose beginning was cut off."""
 
 import functools
-import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ PROSE, CODE, TABLE, VERSE, DIALOGUE, MARK = range(6)
 # a text without any of these has neither code nor tables
 _FENCE_MARKS = ("```", "~~~", "$$", "<pre", "<PRE")
 _TABLE_MARKS = ("|", "+-", "+=", "==", "│", "─", "━", "║", "═", "┃")
+_MARKS = (*_FENCE_MARKS, *_TABLE_MARKS)
 _FENCE = re.compile(r"^[ \t>]*(?:(?:[-*+]|\d+[.)])[ \t]+)?(`{3,}|~{3,})[ \t]*([^`]*)$")
 _PRE_BEGIN = re.compile(r"<pre\b", re.IGNORECASE)
 _PRE_END = re.compile(r"</pre>", re.IGNORECASE)
@@ -46,6 +46,9 @@ _HEADING = re.compile(r"^\s{0,3}#{1,6}\s")
 _SPEAKER = re.compile(r"^\s*(?:\*\*)?([^\s：:，。；！？|]{1,10})(?:\*\*)?[：:]")
 _QUOTED = re.compile(r"^[ \t\u3000]*(?:[“「『\"].*[”」』\"]|——?.*)[ \t]*$")
 
+# longer lines are judged anew each time; of longer texts few are remembered
+_KEPT_LINE, _KEPT_TEXT = 200, 1 << 14
+
 VERSE_LINE = 24
 _VERSE_LINES = 4
 _VERSE_SHARE = 0.8
@@ -54,9 +57,15 @@ _DIFFERENT_LINES = 0.6
 _DIALOGUE_SHARE = 0.5
 
 
+@functools.lru_cache(maxsize=4)
 def has_structure(text: str) -> bool:
     """Return whether a text may have code or tables; False is certain."""
-    return "\t" in text or "    " in text or any(mark in text for mark in (*_FENCE_MARKS, *_TABLE_MARKS))
+    if "\t" in text or "    " in text:
+        return True
+    for mark in _MARKS:  # noqa: SIM110 (a generator takes twice as long)
+        if mark in text:
+            return True
+    return False
 
 
 def line_kinds(lines: Sequence[str]) -> list[int]:
@@ -64,14 +73,17 @@ def line_kinds(lines: Sequence[str]) -> list[int]:
     return list(lines_of("\n".join(lines))[1])
 
 
-@functools.lru_cache(maxsize=8)
 def lines_of(text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return the lines of a text and the kind of each; one rule after the other asks for the same text."""
+    return _lines_of_short(text) if len(text) <= _KEPT_TEXT else _lines_of_long(text)
+
+
+def _lines_of(text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
     lines = text.split("\n")
     kinds = [PROSE] * len(lines)
     if any(mark in text for mark in _FENCE_MARKS):
-        _mark_fences(lines, kinds)
-    if "\t" in text or "    " in text:
+        _mark_fences(text, lines, kinds)
+    if text.startswith(_INDENTS) or "\n\t" in text or "\n    " in text:
         _mark_indented(lines, kinds)
     if any(mark in text for mark in _TABLE_MARKS):
         _mark_tables(lines, kinds)
@@ -80,22 +92,39 @@ def lines_of(text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
     return tuple(lines), tuple(kinds)
 
 
-def kept_lines(lines: Sequence[str], kinds: Sequence[int] | None = None) -> list[bool]:
-    """Return for each line whether it may stand in a text more than once: everything but plain prose may."""
-    kinds = line_kinds(lines) if kinds is None else kinds
-    is_kept = [
-        kind != PROSE
-        or _HEADING.match(line) is not None
-        or _WITHOUT_WORDS.match(line) is not None
-        or "`" in line
-        or _QUOTED.match(line) is not None
-        for kind, line in zip(kinds, lines, strict=True)
-    ]
+# the texts of a batch pass the rules one rule after the other; a few long ones would take much memory
+_lines_of_short = functools.lru_cache(maxsize=512)(_lines_of)
+_lines_of_long = functools.lru_cache(maxsize=8)(_lines_of)
+
+
+def kept_lines(lines: Sequence[str], places: Sequence[int] | None = None) -> list[bool]:
+    """Return for each line whether it may stand in a text more than once: everything but plain prose may.
+
+    `places` are the lines that are asked for; True for all others."""
+    is_kept = [True] * len(lines)
+    asked = [place for place in (range(len(lines)) if places is None else places) if not _may_repeat(lines[place])]
+    if asked:
+        kinds = line_kinds(lines)
+        asked = [place for place in asked if kinds[place] == PROSE]
+    if not asked:
+        return is_kept
+    for place in asked:
+        is_kept[place] = False
     for place in _dialogue(lines):
         is_kept[place] = True
     for first, last in _verse(lines):
         is_kept[first:last] = [True] * (last - first)
     return is_kept
+
+
+def _may_repeat(line: str) -> bool:
+    """Return whether a line is a heading, a mark without words, a quotation, or holds inline code."""
+    return (
+        "`" in line
+        or _HEADING.match(line) is not None
+        or _WITHOUT_WORDS.match(line) is not None
+        or _QUOTED.match(line) is not None
+    )
 
 
 def change_outside_code(text: str, change: Callable[[str], str]) -> str:
@@ -110,21 +139,29 @@ def change_outside_code(text: str, change: Callable[[str], str]) -> str:
     )
 
 
-def runs(lines: Sequence[str], is_code: Sequence[bool]) -> list[tuple[bool, str]]:
+def runs(lines: Sequence[str], is_code: list[bool]) -> list[tuple[bool, str]]:
     """Return the text in parts, each of lines of one kind: (whether it is code, the part)."""
     parts: list[tuple[bool, str]] = []
-    begin = 0
-    for kind, group in itertools.groupby(is_code):
-        end = begin + sum(1 for _ in group)
+    begin, count = 0, len(lines)
+    while begin < count:
+        kind = is_code[begin]
+        try:
+            end = is_code.index(not kind, begin)
+        except ValueError:
+            end = count
         parts.append((kind, "\n".join(lines[begin:end])))
         begin = end
     return parts
 
 
-def _mark_fences(lines: Sequence[str], kinds: list[int]) -> None:
+def _mark_fences(text: str, lines: Sequence[str], kinds: list[int]) -> None:
     """Mark what fences, `<pre>` and `$$` enclose, with the lines that enclose it."""
-    place, count = 0, len(lines)
-    while place < count:
+    place = 0
+    marks = ("<", *(mark for mark in ("```", "~~~", "$$") if mark in text))
+    for begin in [number for number, line in enumerate(lines) for mark in marks if mark in line]:
+        if begin < place:
+            continue
+        place = begin
         line = lines[place]
         end = None
         if "```" in line or "~~~" in line:
@@ -157,10 +194,9 @@ def _closing_fence(lines: Sequence[str], begin: int, fence: str) -> int | None:
 
 def _mark_indented(lines: Sequence[str], kinds: list[int]) -> None:
     """Mark blocks of indented lines of which at least half read as code and not as prose."""
-    place, count = 0, len(lines)
-    while place < count:
-        if not lines[place].startswith(_INDENTS) or kinds[place] != PROSE or not lines[place].strip():
-            place += 1
+    count, end = len(lines), 0
+    for place in [number for number, line in enumerate(lines) if line.startswith(_INDENTS)]:
+        if place < end or kinds[place] != PROSE or not lines[place].strip():
             continue
         end = last = place
         while end < count and kinds[end] == PROSE and (lines[end].startswith(_INDENTS) or not lines[end].strip()):
@@ -170,16 +206,25 @@ def _mark_indented(lines: Sequence[str], kinds: list[int]) -> None:
         block = [line for line in lines[place : last + 1] if line.strip()]
         if 2 * sum(map(_reads_as_code, block)) >= len(block):
             kinds[place : last + 1] = [CODE] * (last + 1 - place)
-        place = end
 
 
 def _reads_as_code(line: str) -> bool:
     """Return whether a line has marks of code, or more Latin letters than Chinese; a sentence of Chinese, or an
     item of a list, is none.
     """
-    han = len(_HAN.findall(line))
+    return _short_reads_as_code(line) if len(line) <= _KEPT_LINE else _line_reads_as_code(line)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _short_reads_as_code(line: str) -> bool:
+    """Return the same; the lines of a text are asked for after each rule that changed it."""
+    return _line_reads_as_code(line)
+
+
+def _line_reads_as_code(line: str) -> bool:
     if _LIST_ITEM.match(line):
         return False
+    han = 0 if line.isascii() else len(_HAN.findall(line))
     if not han:
         return _LATIN.search(line) is not None or _CODE_LINE.search(line) is not None
     if _PROSE_MARKS.search(line) and 2 * han > len(line.strip()):
@@ -190,8 +235,10 @@ def _reads_as_code(line: str) -> bool:
 def _mark_tables(lines: Sequence[str], kinds: list[int]) -> None:
     """Mark tables of pipes with their row of dashes, grids and boxes."""
     pipes = [kind == PROSE and "|" in line for kind, line in zip(kinds, lines, strict=True)]
-    for place, line in enumerate(lines):
-        if kinds[place] != PROSE or not (pipes[place] or line.lstrip(" \t")[:1] in _BORDER_BEGINS):
+    begins = _BORDER_BEGINS
+    for place in [n for n, line in enumerate(lines) if pipes[n] or line.lstrip(" \t")[:1] in begins]:
+        line = lines[place]
+        if kinds[place] != PROSE:
             continue
         if pipes[place] and (_SEPARATOR_ROW.match(line) or _ONE_COLUMN_SEPARATOR.match(line)):
             _mark_around(place, pipes, kinds)

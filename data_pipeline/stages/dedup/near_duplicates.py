@@ -40,6 +40,7 @@ from data_pipeline.stages.dedup.signatures import (
     Edges,
     FuzzySettings,
     Sketch,
+    band_rows,
     band_table,
     candidates_sql,
     choose_representatives,
@@ -331,6 +332,11 @@ def drop_near_duplicates(batch: pa.RecordBatch, settings: Settings, verdicts: pa
     return drop_for_representative(batch, verdicts, "near_duplicate_of")
 
 
+def load(settings: Settings) -> None:
+    """Load the kernels and their tables."""
+    band_rows(sketch(pa.array(["文字。"], pa.string()), settings).signature, settings)
+
+
 _CODE = (
     "data_pipeline.stages.dedup.signatures",
     "data_pipeline.kernels.minhash",
@@ -350,6 +356,7 @@ STEPS = (
         "sketches",
         needs=("documents", "old"),
         process=sketch_rows,
+        prepare=load,
         table=SKETCHES,
         reads=(
             *("bands", "rows", "gram", "fold_traditional", "seed", "quality"),

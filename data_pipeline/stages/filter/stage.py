@@ -418,6 +418,13 @@ def _with_values(names: pa.Array, rules: Sequence[Rule], signals: dict[str, np.n
     ]
 
 
+def load(settings: Settings) -> None:
+    """Load the kernels and their tables."""
+    texts = pa.array(["文字。"], pa.string())
+    text_signals(texts)
+    survey.measure(texts)
+
+
 _CODE = ("data_pipeline.kernels.text_signals", "data_pipeline.kernels.normal_form", "data_pipeline.kernels.minhash")
 STEPS = (
     Global("words", needs=(), run=copy_words, reads=(), identity=words_identity),
@@ -441,6 +448,7 @@ STEPS = (
         "measured",
         needs=("documents", "words", "language"),
         process=measure,
+        prepare=load,
         table=MEASURED,
         reads=("measured_on", "measured_of_source"),
         uses=(

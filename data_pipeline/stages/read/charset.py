@@ -20,6 +20,7 @@ SAMPLE_BYTES = 1 << 13  # from the first byte that is not ASCII on, this much is
 DECLARED_BONUS = 0.08  # what a header or meta adds to the score of its encoding
 CERTAIN_SCORE = 0.7  # as common as characters get in Chinese pages: nothing else is tried
 DOUBTFUL_SCORE = 0.12  # Chinese scores 0.6 and more, noise less than 0
+UNMIXED_SCORE = 0.5  # text of one encoding scores more
 MINIMAL_MULTIBYTE = 3  # fewer UTF-8 sequences than this prove nothing against a declared encoding
 
 _SIMPLIFIED = (
@@ -91,6 +92,8 @@ _UTF16_HAN = bytes([0x20, 0x30, *range(0x4E, 0xA0), 0xFF])
 _HIGH_BYTES = bytes(range(0x80, 0x100))
 _NON_ASCII = re.compile(rb"[\x80-\xff]")
 _UTF8_SEQUENCE = re.compile(rb"[\xc2-\xf4][\x80-\xbf]{1,3}")
+# none of these bytes is a part of a character of GB18030
+_PIECE = re.compile(rb"[^<>\r\n]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ class Decoded:
 
     text: str
     charset: str  # the encoding's WHATWG name, in small letters
-    evidence: str  # what decided: "mark", "ascii", "utf-8", "nul", "frequency", "declared"
+    evidence: str  # what decided: "mark", "ascii", "utf-8", "nul", "frequency", "mixed", "declared"
     declared: (
         str | None
     )  # what the header or else the meta said, as an encoding's name; "?" and the label if there is none such
@@ -129,7 +132,7 @@ def decode(data: bytes, header: str | None = None, markup: bool = True) -> Decod
             if encoding == "utf-8":
                 data = data[len(mark) :]
             break
-    by_nul = _utf16_by_nul(data)
+    by_nul = utf16_by_nul(data)
     if by_nul:
         text, replaced = _decode(data, by_nul)
         return Decoded(text, by_nul, "nul", declared, replaced, replaced * 20 > len(text))
@@ -170,7 +173,7 @@ def _decode(data: bytes, encoding: str) -> tuple[str, int]:
     return text, replaced
 
 
-def _utf16_by_nul(data: bytes) -> str | None:
+def utf16_by_nul(data: bytes) -> str | None:
     """Recognise UTF-16 without a mark, which shows as NUL bytes at every other place, for its markup, spaces and line
     ends are ASCII."""
     head = data[:4096]
@@ -223,6 +226,9 @@ def _by_frequency(data: bytes, from_header: str | None, from_meta: str | None) -
             best, best_score = encoding, score
         if score > CERTAIN_SCORE and replaced <= 1:
             break
+    if best_score < UNMIXED_SCORE and _score(*_mixed(sample)) > max(best_score, DOUBTFUL_SCORE):
+        text, replaced = _mixed(data)
+        return Decoded(text.removeprefix("\ufeff"), "utf-8", "mixed", declared, replaced, False)
     if best_score < DOUBTFUL_SCORE and _is_western(sample):
         text, replaced = _decode(data, "windows-1252")
         return Decoded(text, "windows-1252", "frequency", declared, replaced, False)
@@ -234,6 +240,24 @@ def _by_frequency(data: bytes, from_header: str | None, from_meta: str | None) -
     return Decoded(
         text.removeprefix("\ufeff"), best, "frequency", declared, replaced, bool(best_score < DOUBTFUL_SCORE)
     )
+
+
+def _mixed(data: bytes) -> tuple[str, int]:
+    """Return the text of lines and elements that are each UTF-8 or GB18030, and how many replacement characters are in
+    it: pages put together of two sites, files that were appended to each other."""
+    own = data.count(b"\xef\xbf\xbd")
+    text = _PIECE.sub(_piece, data).decode("utf-8", "replace")
+    return text, max(0, text.count("\ufffd") - own)
+
+
+def _piece(match: re.Match[bytes]) -> bytes:
+    piece = match[0]
+    try:
+        piece.decode("utf-8")
+    except UnicodeDecodeError:
+        both = [_decode(piece, encoding) for encoding in ("utf-8", "gb18030")]
+        return max(both, key=lambda found: _score(*found))[0].encode("utf-8", "replace")
+    return piece
 
 
 def _declared_only(data: bytes, label: str) -> str | None:

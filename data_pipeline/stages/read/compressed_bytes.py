@@ -7,13 +7,15 @@ reported with the place where it is; everything before it comes out."""
 import bz2
 import codecs
 import itertools
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
+from data_pipeline.stages.read.charset import utf16_by_nul
 from data_pipeline.stages.read.remote_files import RemoteFile, open_input
 
 BLOCK = 1 << 20
@@ -65,36 +67,59 @@ def read_stream(path: Path | RemoteFile, ratio: float, start: int = 0) -> Iterat
     `start` (plain files only) skips bytes. After FREE_BYTES of output, more than `ratio` bytes out for a byte in is a
     bomb."""
     with open_input(path) as file:
-        kind = compression_of(file.read(6))
-        file.seek(0 if kind != "none" else start)
-        if kind == "none":
-            while block := file.read(BLOCK):
-                yield block
-            return
-        if kind == "lz4":
-            yield from _lz4_blocks(file, ratio)
-            return
-        decoder = _decoder(kind)
-        bytes_in = bytes_out = 0
-        while block := file.read(BLOCK):
-            bytes_in += len(block)
-            pieces = decoder.feed(block)
-            while True:
-                try:
-                    piece = next(pieces, None)
-                except DecodeError as error:
-                    yield Damage(f"damaged_{kind}:{error}", bytes_out)
-                    pieces = decoder.resume()
-                    continue
-                if piece is None:
-                    break
-                bytes_out += len(piece)
-                if bytes_out > FREE_BYTES and bytes_out > ratio * bytes_in:
-                    yield Damage(f"decompression_bomb:more than {ratio:g} bytes out for a byte in", bytes_out)
-                    return
-                yield piece
-        if not decoder.complete:
-            yield Damage(f"truncated_{kind}:the file ends inside the compressed stream", bytes_out)
+        yield from decompressed(file, ratio, start)
+
+
+def decompressed(file: BinaryIO, ratio: float, start: int = 0) -> Iterator[bytes | Damage]:
+    """Yield the same of an open file, which can be sought in."""
+    kind = compression_of(file.read(6))
+    file.seek(0 if kind != "none" else start)
+    if kind == "none":
+        yield from _plain_blocks(file, start)
+        return
+    if kind == "lz4":
+        yield from _lz4_blocks(file, ratio)
+        return
+    decoder = _decoder(kind)
+    bytes_in = bytes_out = 0
+    while block := file.read(BLOCK):
+        bytes_in += len(block)
+        pieces = decoder.feed(block)
+        while True:
+            try:
+                piece = next(pieces, None)
+            except DecodeError as error:
+                yield Damage(f"damaged_{kind}:{error}", bytes_out)
+                pieces = decoder.resume()
+                continue
+            if piece is None:
+                break
+            bytes_out += len(piece)
+            if bytes_out > FREE_BYTES and bytes_out > ratio * bytes_in:
+                yield Damage(f"decompression_bomb:more than {ratio:g} bytes out for a byte in", bytes_out)
+                return
+            yield piece
+    if not decoder.complete:
+        yield Damage(f"truncated_{kind}:the file ends inside the compressed stream", bytes_out)
+
+
+def _plain_blocks(file: BinaryIO, start: int) -> Iterator[bytes | Damage]:
+    """Yield the bytes of a plain file from `start` on, and Damage where it has become shorter meanwhile."""
+    place = start
+    size = _size(file)
+    while block := file.read(BLOCK):
+        place += len(block)
+        yield block
+    if place < size:
+        yield Damage(f"changed_file:cut from {size} to {place} bytes while it was read", place - start)
+
+
+def _size(file: BinaryIO) -> int:
+    """Return how many bytes an open file has; 0 where its system does not say."""
+    try:
+        return os.fstat(file.fileno()).st_size
+    except (OSError, AttributeError):
+        return 0
 
 
 def _lz4_blocks(file: BinaryIO, ratio: float) -> Iterator[bytes | Damage]:
@@ -272,12 +297,13 @@ def _decoder(kind: Compression) -> _Decoder:
 @dataclass(frozen=True)
 class Line:
     """A line without its line end. `offset` is the (decompressed) byte where it begins; `cut`: the stream broke
-    inside it.
+    inside it; `is_open`: it is the last one, and no line end is behind it.
     """
 
     offset: int
     data: bytes
     cut: bool = False
+    is_open: bool = field(default=False, compare=False)
 
 
 def lines(
@@ -324,7 +350,7 @@ def lines(
     if skipping:
         yield Damage(f"line_too_long:{size} bytes, the limit is {maximum}", start)
     elif parts:
-        yield Line(start, b"".join(parts))
+        yield Line(start, b"".join(parts), is_open=True)
 
 
 _MARKS = (
@@ -337,8 +363,8 @@ _MARKS = (
 
 
 def without_mark(stream: Iterator[bytes | Damage]) -> tuple[int, Iterator[bytes | Damage]]:
-    """Return (bytes skipped, the stream without its byte order mark). UTF-16 and UTF-32 with a mark come out as
-    UTF-8.
+    """Return (bytes skipped, the stream without its byte order mark). UTF-16, with a mark or without, and UTF-32 come
+    out as UTF-8.
     """
     first = next(stream, b"")
     if isinstance(first, bytes):
@@ -346,12 +372,16 @@ def without_mark(stream: Iterator[bytes | Damage]) -> tuple[int, Iterator[bytes 
             if first.startswith(mark):
                 rest = itertools.chain([first[len(mark) :]], stream)
                 return (len(mark), rest) if name == "utf-8" else (0, _transcoded(rest, name))
+        if b"\0" in first[:4096] and (wide := utf16_by_nul(first)):
+            return 0, _transcoded(itertools.chain([first], stream), wide)
     return 0, itertools.chain([first], stream)
 
 
-def has_wide_mark(head: bytes) -> bool:
-    """Return whether a file begins with the mark of UTF-16 or UTF-32 (and so cannot be cut at newline bytes)."""
-    return any(head.startswith(mark) for mark, name in _MARKS if name != "utf-8")
+def is_wide(head: bytes) -> bool:
+    """Return whether a file that begins like this is UTF-16 or UTF-32, and so cannot be cut at newline bytes."""
+    return any(head.startswith(mark) for mark, name in _MARKS if name != "utf-8") or (
+        b"\0" in head[:4096] and utf16_by_nul(head) is not None
+    )
 
 
 def _transcoded(stream: Iterator[bytes | Damage], name: str) -> Iterator[bytes | Damage]:

@@ -4,6 +4,7 @@ A quoted field may hold line ends (RFC 4180). A quote that is never closed costs
 are read again as records."""
 
 import csv
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -14,6 +15,7 @@ from data_pipeline.stages.read.record_formats import (
     Document,
     Limits,
     Reject,
+    cut_record,
     decode,
     doubled_field,
     excerpt_of,
@@ -24,7 +26,9 @@ from data_pipeline.stages.read.record_formats import (
 )
 from data_pipeline.stages.read.source_files import FileRange
 
-_DELIMITERS = (b",", b"\t", b";")
+_DELIMITERS = (b",", b"\t", b";", b"|")
+# the line by which Excel is told what parts the fields
+_DECLARED = re.compile(rb"\s*sep=(.)\r?$")
 
 
 def read_csv(part: FileRange, source: Source, limits: Limits, at: Callable[[int], bool]) -> Iterator[Document | Reject]:
@@ -33,12 +37,17 @@ def read_csv(part: FileRange, source: Source, limits: Limits, at: Callable[[int]
     found = lines_of(part, limits)
     header = next((line for line in found if isinstance(line, Damage) or line.data.strip()), None)
     if header is None:
-        yield Reject(0, "empty_file")
         return
     if isinstance(header, Damage):
         yield Reject(header.offset, header.reason)
         return
     delimiter = max(_DELIMITERS, key=header.data.count)
+    if isinstance(header, Line) and (declared := _DECLARED.match(header.data)):
+        delimiter = declared[1]
+        header = next((line for line in found if isinstance(line, Damage) or line.data.strip()), header)
+        if isinstance(header, Damage):
+            yield Reject(header.offset, header.reason)
+            return
     names = _row(header, delimiter)
     if isinstance(names, Reject):
         yield names
@@ -53,6 +62,8 @@ def read_csv(part: FileRange, source: Source, limits: Limits, at: Callable[[int]
     for line in _records(found, delimiter, limits.record_bytes):
         if not isinstance(line, Line):
             yield Reject(line.offset, line.reason) if isinstance(line, Damage) else line
+        elif line.cut:
+            yield cut_record(line)
         elif at(line.offset):
             yield _document(line, delimiter, names, source)
         else:

@@ -7,13 +7,14 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from data_pipeline.recipe import Fields, Source
 from data_pipeline.stages.read import charset
+from data_pipeline.stages.read.changed_files import has_changed
 from data_pipeline.stages.read.compressed_bytes import BLOCK, Damage, Line, lines, read_stream, without_mark
 from data_pipeline.stages.read.formats import json_values
 from data_pipeline.stages.read.record_fields import columns_of, take_text, take_value
@@ -87,7 +88,12 @@ def read_jsonl(
                 yield quarantined(line.offset, line.data)
                 continue
             doubled: set[str] = set()
-            yield parse_json_line(line, source.fields, doubled)
+            found = parse_json_line(line, source.fields, doubled)
+            is_odd = isinstance(found, Reject) and found.reason.startswith("not_json")
+            if is_odd and (several := _values_of(line, limits)):
+                yield from (parse_json_line(value, source.fields, doubled) for value in several)
+            else:
+                yield found
             yield from (doubled_field(name, line.offset) for name in sorted(doubled - known))
             known |= doubled
 
@@ -103,7 +109,19 @@ def _json_values(part: FileRange, limits: Limits) -> Iterator[Line | Damage]:
     if isinstance(first, bytes) and json_values.is_document(first):
         yield from json_values.values(whole, limits.record_bytes, skipped)
     else:
-        yield from lines(whole, limits.record_bytes, skipped, every_empty=False)
+        yield from _with_cut(lines(whole, limits.record_bytes, skipped, every_empty=False), part)
+
+
+def _values_of(line: Line, limits: Limits) -> list[Line]:
+    """Return the objects of a line that holds several: parted by nothing, by a carriage return or by a record
+    separator (RFC 7464). None where that is not what it is."""
+    found = list(json_values.values(iter([line.data]), limits.record_bytes, line.offset))
+    values = [value for value in found if isinstance(value, Line) and not value.cut]
+    between = line.data
+    for value in values:
+        between = between.replace(value.data, b"", 1)
+    is_all = len(values) == len(found) > 0 and not between.strip(b" \t\r\0\x1e,")
+    return values if is_all and (len(values) > 1 or b"\x1e" in between) else []
 
 
 def read_text(
@@ -118,6 +136,11 @@ def read_text(
     for line in lines_of(part, limits, every_empty=False):
         if isinstance(line, Damage):
             yield Reject(line.offset, line.reason)
+            continue
+        if line.cut:
+            data = b"\n".join([*paragraph, line.data])
+            yield cut_record(Line(start if paragraph else line.offset, data))
+            paragraph, size = [], 0
             continue
         if source.split == "line":
             if line.data.strip():
@@ -161,8 +184,9 @@ def parse_json_line(line: Line, fields: Fields, doubled: set[str]) -> Document |
         try:
             value = _first_of_each(text.strip("\0 \t\r\ufeff"), doubled, strict=False)
         except (ValueError, RecursionError):
-            reason = "cut_record:the stream breaks inside it" if line.cut else f"not_json:{str(strict)[:200]}"
-            return Reject(line.offset, reason, None, excerpt_of(line.data))
+            if line.cut:
+                return cut_record(line)
+            return Reject(line.offset, f"not_json:{str(strict)[:200]}", None, excerpt_of(line.data))
     if not isinstance(value, dict):
         return Reject(line.offset, f"not_an_object:{type(value).__name__}", None, excerpt_of(line.data))
     return from_mapping(value, fields, line.offset)
@@ -176,7 +200,8 @@ def _exact(data: bytes, value: Any, doubled: set[str]) -> Any:
         return value
     # a colon in a text may look like one behind a name, which costs time only
     names = data.count(b'":') + data.count(b'" :')
-    if names == _names_in(value) and not _LONG_NUMBER.search(data):
+    found, has_float = _names_in(value)
+    if names == found and not (has_float and _LONG_NUMBER.search(data)):
         return value
     try:
         return _first_of_each(data, doubled)
@@ -184,17 +209,22 @@ def _exact(data: bytes, value: Any, doubled: set[str]) -> Any:
         return value
 
 
-def _names_in(value: Any) -> int:
-    """Return how many names the objects in a value have."""
-    count = 0
+def _names_in(value: Any) -> tuple[int, bool]:
+    """Return how many names the objects in a value have, and whether there is a number that is not whole."""
+    count, has_float = 0, False
     waiting: list[Any] = [[value]]
     while waiting:
         inner = waiting.pop()
         if isinstance(inner, dict):
             count += len(inner)
             inner = inner.values()
-        waiting += [one for one in inner if isinstance(one, dict | list)]
-    return count
+        for one in inner:
+            kind = type(one)
+            if kind is dict or kind is list:
+                waiting.append(one)
+            elif kind is float:
+                has_float = True
+    return count, has_float
 
 
 def _first_of_each(data: bytes | str, doubled: set[str], *, strict: bool = True) -> Any:
@@ -332,8 +362,6 @@ def whole_file(
     data = b"".join(pieces)
     if data.strip():
         yield parse(data, 0) if at(0) else quarantined(0, data)
-    elif not size:
-        yield Reject(0, "empty_file")
 
 
 def lines_of(part: FileRange, limits: Limits, *, every_empty: bool = True) -> Iterator[Line | Damage]:
@@ -348,10 +376,16 @@ def lines_of(part: FileRange, limits: Limits, *, every_empty: bool = True) -> It
         if start is None:
             return
         found = lines(read_stream(part.path, limits.ratio, start), limits.record_bytes, start, every_empty=every_empty)
-    for line in found:
+    for line in _with_cut(found, part):
         if part.end is not None and line.offset >= part.end:
             return
         yield line
+
+
+def _with_cut(found: Iterator[Line | Damage], part: FileRange) -> Iterator[Line | Damage]:
+    """Yield lines; the last one as cut where no line end is behind it and somebody writes to the file."""
+    for line in found:
+        yield replace(line, cut=True) if isinstance(line, Line) and line.is_open and has_changed(part) else line
 
 
 def _first_line(part: FileRange) -> int | None:
@@ -381,6 +415,11 @@ def excerpt_of(data: bytes) -> str:
 def unknown_charset(data: bytes, offset: int) -> Reject:
     """Return the reject of a record that `decode` makes nothing of."""
     return Reject(offset, "unknown_charset:no encoding makes sense of it", None, excerpt_of(data))
+
+
+def cut_record(line: Line) -> Reject:
+    """Return the reject of a record of which the end is missing."""
+    return Reject(line.offset, "cut_record:the stream breaks inside it", None, excerpt_of(line.data))
 
 
 def quarantined(offset: int, data: bytes, own_id: str | None = None, url: str | None = None) -> Reject:

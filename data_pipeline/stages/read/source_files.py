@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
+import xxhash
+
 from data_pipeline.engine.steps import Item
 from data_pipeline.recipe import Source
-from data_pipeline.stages.read.compressed_bytes import compression_of, has_wide_mark
+from data_pipeline.stages.read.compressed_bytes import compression_of, is_wide
 from data_pipeline.stages.read.formats.json_values import is_document
 from data_pipeline.stages.read.remote_files import RemoteFile, is_url, list_remote, local_path, open_input
 from pangu.foundation.errors import UserError
@@ -57,6 +59,8 @@ FORMATS = {
 BY_CONTENT = "content"
 # a file whose suffix is none of these: a reject that says so
 UNSUPPORTED = "unsupported"
+# what is looked at to tell a file from another
+HEAD_BYTES = 1 << 16
 # how much larger than its file a compressed text is, about; for cutting work into even pieces
 EXPANSION = 4
 
@@ -73,6 +77,10 @@ class FileRange:
     start: int = 0
     end: int | None = None
     """None: to the end of the file."""
+    size: int | None = None
+    """Bytes of the file when the work was planned; None: of a member of an archive."""
+    head: str = ""
+    """Digest of its beginning at that time, if the file was cut: no piece of another file is read for one of it."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +167,9 @@ def _source_items(source: Source, files: Sequence[_Found], item_bytes: int, shar
         weight = _weight(found)
         if size and size + weight > item_bytes:
             close()
-        for start, end in _ranges(found, source, item_bytes):
-            group.append(FileRange(found.path, found.relative, found.format, start, end))
+        ranges, head = _ranges(found, source, item_bytes)
+        for start, end in ranges:
+            group.append(FileRange(found.path, found.relative, found.format, start, end, found.size, head))
             facts.append(f"{found.relative}|{found.format}|{found.size}|{found.modified}|{start}|{end}")
             size += weight if end is None else end - start
             if size >= item_bytes:
@@ -174,18 +183,25 @@ def _weight(found: _Found) -> int:
     return found.size * (EXPANSION if found.path.suffix in COMPRESSED_SUFFIXES else 1)
 
 
-def _ranges(found: _Found, source: Source, item_bytes: int) -> list[tuple[int, int | None]]:
+def _ranges(found: _Found, source: Source, item_bytes: int) -> tuple[list[tuple[int, int | None]], str]:
+    """Return the pieces that a file is read in, and the digest of its beginning if there are several."""
     by_line = found.format == "jsonl" or (found.format == "txt" and source.split == "line")
     if not by_line or found.size <= item_bytes:
-        return [(0, None)]
+        return [(0, None)], ""
     try:
         with open_input(found.path) as file:
-            head = file.read(1 << 16)
+            head = file.read(HEAD_BYTES)[: found.size]
     except OSError:
-        return [(0, None)]
-    if compression_of(head) != "none" or has_wide_mark(head) or (found.format == "jsonl" and is_document(head)):
-        return [(0, None)]
-    return [(start, min(start + item_bytes, found.size)) for start in range(0, found.size, item_bytes)]
+        return [(0, None)], ""
+    if compression_of(head) != "none" or is_wide(head) or (found.format == "jsonl" and is_document(head)):
+        return [(0, None)], ""
+    pieces = range(0, found.size, item_bytes)
+    return [(start, min(start + item_bytes, found.size)) for start in pieces], head_digest(head)
+
+
+def head_digest(head: bytes) -> str:
+    """Return the digest of the beginning of a file."""
+    return xxhash.xxh3_64_hexdigest(head)
 
 
 def _find(source: Source, base: Path) -> Iterator[_Found]:

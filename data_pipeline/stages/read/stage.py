@@ -18,6 +18,8 @@ from data_pipeline import record
 from data_pipeline.engine.steps import ByteSize, Item, Read, StageSettings
 from data_pipeline.recipe import Source
 from data_pipeline.stages.read.by_content import format_by_content, read_unsupported
+from data_pipeline.stages.read.changed_files import Watch
+from data_pipeline.stages.read.compressed_bytes import read_stream, without_mark
 from data_pipeline.stages.read.csv_file import read_csv
 from data_pipeline.stages.read.formats.books import read_docx, read_epub, read_mht, read_pdf
 from data_pipeline.stages.read.formats.members import CONTAINERS, Member, read_members
@@ -129,7 +131,7 @@ def _read_file(
     """Yield the records of a range, or of the members of an archive, each with the name of its file.
 
     A file that cannot be opened or read is one reject, and so is one in which nothing is."""
-    if _has_no_byte(part):
+    if _has_no_size(part) and _has_no_byte(part, limits):
         yield part.relative, Reject(0, "empty_file")
         return
     is_empty = True
@@ -137,16 +139,23 @@ def _read_file(
         is_empty = False
         yield found
     if is_empty and part.start == 0 and part.end is None:
-        yield part.relative, Reject(0, "no_records:there is none in this file")
+        reason = "empty_file" if _has_no_byte(part, limits) else "no_records:there is none in this file"
+        yield part.relative, Reject(0, reason)
 
 
-def _has_no_byte(part: FileRange) -> bool:
-    """Return whether a file is empty, whatever its format; a reader says so of a remote one."""
+def _has_no_size(part: FileRange) -> bool:
+    """Return whether a file says that it has no byte; those of /proc say so too."""
     try:
-        if not isinstance(part.path, Path) or part.path.stat().st_size:
-            return False
-        with part.path.open("rb") as file:  # files of /proc have bytes and no size
-            return not file.read(1)
+        return isinstance(part.path, Path) and not part.path.stat().st_size
+    except OSError:
+        return False
+
+
+def _has_no_byte(part: FileRange, limits: Limits) -> bool:
+    """Return whether a file is empty, however it is compressed; a mark of byte order is no content."""
+    try:
+        _, blocks = without_mark(read_stream(part.path, limits.ratio))
+        return not any(blocks)
     except OSError:
         return False
 
@@ -160,6 +169,11 @@ def _records_of(
         return progress.at(record.document_id(source.name, part.relative, offset) >> 1)
 
     try:
+        watch = Watch.begin(part)
+        if watch is not None and (change := watch.change_since_plan()):
+            yield part.relative, Reject(part.start, change)
+            if part.head:
+                return
         if part.format == BY_CONTENT:
             part = replace(part, format=format_by_content(part.path, limits.ratio))
         if part.format not in CONTAINERS:
@@ -167,12 +181,14 @@ def _records_of(
                 if isinstance(found, Document) and found.html is not None:
                     found = page_of_record(found, limits)
                 yield part.relative, found
-            return
-        for member in read_members(part, limits):
-            if isinstance(member, Member):
-                yield from _read_file(member.part, source, limits, progress)
-            else:
-                yield part.relative, member
+        else:
+            for member in read_members(part, limits):
+                if isinstance(member, Member):
+                    yield from _read_file(member.part, source, limits, progress)
+                else:
+                    yield part.relative, member
+        if watch is not None and (change := watch.change_while_read()):
+            yield part.relative, Reject(part.start, change)
     except (UserError, MemoryError):
         raise
     except Exception as error:
@@ -268,6 +284,7 @@ STEPS = (
         uses=(
             "data_pipeline.stages.read.compressed_bytes",
             "data_pipeline.stages.read.by_content",
+            "data_pipeline.stages.read.changed_files",
             "data_pipeline.stages.read.formats.arc",
             "data_pipeline.stages.read.formats.books",
             "data_pipeline.stages.read.formats.json_values",
@@ -291,6 +308,7 @@ STEPS = (
             "data_pipeline.extraction.output.element_structure",
             "data_pipeline.extraction.hidden",
             "data_pipeline.extraction.embedded",
+            "data_pipeline.extraction.footnotes",
             "data_pipeline.extraction.formulas",
             "data_pipeline.extraction.mathml",
             "data_pipeline.extraction.output.blocks",

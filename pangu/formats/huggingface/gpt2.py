@@ -15,6 +15,8 @@ from pangu.formats import names
 from pangu.formats.data_types import TensorInfo, bytes_of
 from pangu.formats.source import Source
 from pangu.foundation.errors import UserError
+from pangu.foundation.small_file import read_small
+from pangu.foundation.yaml_document import shown
 
 JOINED = re.compile(r"(?:transformer\.)?h\.(\d{1,6})\.attn\.c_attn\.(weight|bias)")
 PARTS = ("dense1", "dense2", "dense3")
@@ -22,6 +24,13 @@ PARTS = ("dense1", "dense2", "dense3")
 ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu_erf": "gelu", "fast_gelu": "quick_gelu"}
 OUR_ACTIVATIONS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh"}
 CONFIG = "config.json"
+# What of GPT-2's configuration changes the numbers, and the only value that is computed here, which is its default.
+FIXED = {
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
 
 
 def config_of(model: ModelConfig, end_of_document: int | None) -> dict[str, object]:
@@ -50,12 +59,16 @@ def config_of(model: ModelConfig, end_of_document: int | None) -> dict[str, obje
 def model_in_config(path: Path) -> ModelConfig | None:
     """Return the network that a GPT-2's config.json describes; None for another model's. Raises UserError."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(read_small(path))
         if fields.get("model_type") != "gpt2":
             return None
         activation = OUR_ACTIVATIONS.get(fields.get("activation_function", "gelu_new"))
-        if activation is None or fields.get("layer_norm_epsilon", 1e-5) != 1e-5:
-            raise UserError(f"{path}: activation_function or layer_norm_epsilon is one that this network does not have")
+        if activation is None:
+            raise UserError(f"{path}: field 'activation_function': this network has {', '.join(OUR_ACTIVATIONS)} only")
+        for name, ours in FIXED.items():
+            if fields.get(name, ours) != ours:
+                given = shown(fields[name])
+                raise UserError(f"{path}: field {name!r}: is {given}; this network has {shown(ours)} only")
         hidden = fields["n_embd"]
         sizes = {
             "num_layers": fields["n_layer"],
@@ -65,10 +78,10 @@ def model_in_config(path: Path) -> ModelConfig | None:
             "seq_length": fields["n_positions"],
             "vocab_size": fields["vocab_size"],
         }
+        dropout = float(fields.get("resid_pdrop", 0.1))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: is no configuration of GPT-2: {type(error).__name__} {error}") from None
-    more = {"query_layer": False, "activation": activation, "compute_dtype": "fp32"}
-    more["dropout_rate"] = float(fields.get("resid_pdrop", 0.1))
+    more = {"query_layer": False, "activation": activation, "compute_dtype": "fp32", "dropout_rate": dropout}
     return ModelConfig.from_fields(sizes | more, str(path))
 
 

@@ -3,10 +3,12 @@
 
 import bz2
 import gzip
+import io
 import json
 import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -310,6 +312,34 @@ class TestCommand:
         monkeypatch.setattr(extraction, "MAX_PAGE_BYTES", 2000)
         assert main(["extract", str(tmp_path / "c.html"), "--out", str(out)]) == 0
         assert "c.html: only the first 2,000 bytes of the page are read" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("dress", [bytes, gzip.compress, bz2.compress])
+    def test_a_page_from_standard_input(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dress: Callable[[bytes], bytes]
+    ) -> None:
+        (tmp_path / "a.html").write_bytes(page(paragraphs(SENTENCES)))
+        rows = []
+        for name in (str(tmp_path / "a.html"), "-"):
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(dress(page(paragraphs(SENTENCES))))))
+            assert main(["extract", name, "--out", str(tmp_path / "out")]) == 0
+            rows += map(json.loads, (tmp_path / "out").read_text().splitlines())
+        assert [row.pop("path") for row in rows] == [str(tmp_path / "a.html"), "-"]
+        assert rows[0] == rows[1] and rows[0]["text"] == "\n".join(SENTENCES)
+
+    def test_standard_input_is_one_page_or_a_reason(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out"
+        assert main(["extract", "-", str(tmp_path), "--out", str(out)]) == 2
+        assert "name it alone" in capsys.readouterr().err and not out.exists()
+        cut = gzip.compress(page(paragraphs(SENTENCES)))[:-20]
+        for data, code, words in ((b"", 0, "1 without text"), (cut, 1, "truncated_gzip"), (b"WARC/1.0", 1, "archive")):
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+            assert main(["extract", "-", "--out", str(out)]) == code
+            assert words in capsys.readouterr().err
+        monkeypatch.setattr("sys.stdin", None)
+        assert main(["extract", "-", "--out", str(out)]) == 0
+        assert json.loads(out.read_text())["reason"] == "empty"
 
     def test_a_folder_gives_its_compressed_pages_too(self, tmp_path: Path) -> None:
         whole = page(paragraphs(SENTENCES))

@@ -92,3 +92,27 @@ def test_an_article_ends_with_its_list_table_or_quotation(end, wanted) -> None:
 )
 def test_rare_characters_stay_whole(words) -> None:
     assert words in extract(article(f"<p>{words}</p>")).text
+
+
+LISTS = {
+    "short entries": ("<ol><li>先看水位</li><li>再看风向</li></ol>", ["先看水位", "再看风向"]),
+    "lists in lists": ("<ul><li>甲<ol><li>甲一</li><li>甲二</li></ol></li><li>乙<p>又一段</p></li></ul>", ["甲", "甲一", "甲二", "乙", "又一段"]),
+    "a table in a list": ("<ol><li>看表：<table><tr><th>时</th><th>位</th></tr><tr><td>8</td><td>3.2</td></tr></table></li></ol>", ["看表：", "时\t位", "8\t3.2"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_a_list_between_paragraphs_is_whole(kind) -> None:
+    markup, lines = LISTS[kind]
+    found = extract(page(f"<article>{PARAGRAPHS}{markup}{PARAGRAPHS}</article>")).text.split("\n")
+    assert found == [*SENTENCES, *lines, *SENTENCES]
+
+
+def test_the_list_at_the_end_of_each_answer_belongs_to_it() -> None:
+    turns = "".join(
+        f"<div class='message user'><p>第{i}个问题是什么？</p></div>"
+        f"<div class='message assistant'><div class=md><p>{sentence}</p><ul><li>第{i}点看水位</li></ul></div></div>"
+        for i, sentence in enumerate(SENTENCES)
+    )
+    text = extract(page(f"<main>{turns}</main>")).text
+    assert [i for i in range(len(SENTENCES)) if f"第{i}点" not in text] == []

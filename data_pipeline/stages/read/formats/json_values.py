@@ -42,7 +42,10 @@ def values(stream: Iterator[bytes | Damage], maximum: int, offset: int = 0) -> I
             yield Damage(block.reason, block.offset + offset)
         else:
             yield from scanner.feed(block)
+    is_whole = not scanner.is_array or scanner.start is not None
     yield from scanner.end()
+    if not is_whole:
+        yield Damage("cut_record:the array has no end", scanner.base)
 
 
 class _Scanner:
