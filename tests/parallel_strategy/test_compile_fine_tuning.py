@@ -52,6 +52,9 @@ def test_only_what_is_trained_has_gradients(tmp_path: Path) -> None:
     setup = Setup.load(strategy_file(tmp_path, MESH))
     training = emulated(setup, 0)
     assert emulated(setup, 0, tuning=FineTuning("full")) == training
+    staged = Setup.load(strategy_file(tmp_path, STAGED))
+    both = [emulated(staged, 4, whole_batch=True, tuning=tuning) for tuning in (None, FineTuning("full"))]
+    assert both[0] == both[1]  # the tied table's too
     lora = emulated(setup, 0, tuning=FineTuning("lora", rank=4))
     gradients = Counter({(one.bytes, len(one.group)): count for one, count in lora.items() if one.phase == "step"})
     # Two layers of A [4, 64] for q and v, summed over all 8 ranks, and of B [64 / 4, 4] over the 2 that share it.
