@@ -15,7 +15,7 @@ STAGE_KERNELS = {
     "read": (),
     "clean": ("survey",),
     "filter": ("text_signals", "survey"),
-    "dedup_fuzzy": ("minhash", "normal_form"),
+    "dedup_fuzzy": ("minhash", "normal_form", "components"),
     "dedup_paragraph": ("paragraphs", "minhash"),
     "dedup_substring": ("windows", "minhash"),
     "decontaminate": ("contamination",),
