@@ -32,7 +32,7 @@ from parallel_strategy.cost.stage_time import (
 from parallel_strategy.cost.step_end import StepTail, StepTraffic, gradients_end, gradients_exposed, update_end
 from parallel_strategy.cost.weight_traffic import BETWEEN, WeightBytes
 from parallel_strategy.graph.program import Program
-from parallel_strategy.graph.stages import SLOTS, Places
+from parallel_strategy.graph.stages import LAYERS, SLOTS, Places
 from parallel_strategy.graph.weight_collectives import Holding, gradient_collectives
 from parallel_strategy.schedule.closed_form import CLOSED, stage_finish
 from parallel_strategy.schedule.orders import Order, Task, order_of, splits_backward
@@ -127,7 +127,7 @@ class Prediction:
         added = np.zeros_like(self.places.counts)
         for place, runs in enumerate(self.places.runs):
             for run in runs:
-                if run.slot in ("layer", "query"):
+                if run.slot in LAYERS:
                     parts: list[int | str] = [run.first + layer for layer in range(run.count)]
                 else:
                     parts = [run.slot]

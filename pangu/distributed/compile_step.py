@@ -127,7 +127,7 @@ def build_step(config: ModelConfig, accumulate: int, tuning: "Settings | None" =
     from mindspore.nn.utils import no_init_parameters
 
     from pangu.model import PanguAlpha
-    from pangu.training.loss import Loss, PenalisedLoss
+    from pangu.training.loss import training_loss
     from pangu.training.objectives.causal import CausalBatch
     from pangu.training.optimizer import AdamW
     from pangu.training.step import TrainStep
@@ -137,7 +137,7 @@ def build_step(config: ModelConfig, accumulate: int, tuning: "Settings | None" =
         if tuning:
             loss = tuning_loss(network, config, tuning)
         else:
-            loss = (PenalisedLoss if config.experts else Loss)(network, CausalBatch(END_OF_DOCUMENT, PAD))
+            loss = training_loss(network, CausalBatch(END_OF_DOCUMENT, PAD), is_split=True)
         optimizer = AdamW(network.trainable_params(), BETA1, BETA2)
         return TrainStep(loss, optimizer, CLIP_NORM, accumulate)
 

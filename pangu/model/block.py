@@ -6,7 +6,7 @@ from mindspore import Tensor, nn, ops
 from pangu.config import ModelConfig
 from pangu.model.attention import Attention
 from pangu.model.dropout import Dropout
-from pangu.model.experts import new_expert_feed_forward
+from pangu.model.experts import AttachedPenalty, new_expert_feed_forward
 from pangu.model.feed_forward import new_feed_forward
 from pangu.model.layer_norm import LayerNorm
 
@@ -44,18 +44,31 @@ class ExpertBlock(Block):
     """A block whose second half has experts; it also returns their penalty [B] and what is told of them [B, 4 + E].
 
     choice: int32 [B, S], the expert of each token where the routing is fixed.
+    penalty_weights: fp32 [B], where the penalty is only to reach the gradient; then the block returns hidden alone.
     """
 
     has_experts = True
+
+    def __init__(self, config: ModelConfig, dtype: ms.Type) -> None:
+        super().__init__(config, dtype)
+        self.attached = AttachedPenalty()
 
     def new_output(self, config: ModelConfig, dtype: ms.Type) -> nn.Cell:
         return new_expert_feed_forward(config, dtype)
 
     def construct(  # type: ignore[override]  # it needs one input more and has three results
-        self, hidden: Tensor, attention_bias: Tensor, dropout_seed: Tensor, choice: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        hidden: Tensor,
+        attention_bias: Tensor,
+        dropout_seed: Tensor,
+        choice: Tensor,
+        penalty_weights: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         normed = self.layernorm1(hidden)
         attended = self.attention(normed, normed, attention_bias, dropout_seed)
         hidden = self.attention_add(hidden, self.attention_dropout(attended, dropout_seed))
         y, penalty, told = self.output(self.layernorm2(hidden), choice)
-        return self.output_add(hidden, self.output_dropout(y, dropout_seed)), penalty, told
+        hidden = self.output_add(hidden, self.output_dropout(y, dropout_seed))
+        if penalty_weights is not None:
+            return self.attached(hidden, penalty, penalty_weights)
+        return hidden, penalty, told

@@ -39,7 +39,10 @@ class Decoder(nn.Cell):
     dropout_seed: int32 scalar, used in training mode where the configuration has dropout.
     domains: int32 [B, S], where experts are chosen by domain.
 
-    With experts -> (hidden, their layers' penalties together [B], what is told of each layer [layers, B, 4 + E]).
+    penalty_weights: fp32 [B], where experts' penalties are only to reach the gradient (`AttachedPenalty`).
+
+    With experts and without these weights -> (hidden, their layers' penalties together [B], what is told of each layer
+    [layers, B, 4 + E]).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -58,7 +61,6 @@ class Decoder(nn.Cell):
         self.has_experts, self.by_domain, self.table_rows = bool(with_experts), False, 0
         if config.experts:
             self.by_domain, self.table_rows = config.experts.by_domain, config.experts.table_rows
-            self.penalty_add = ops.Add()
         if self.table_rows:
             # fp32 as every weight: whole numbers up to 2²⁴ are exact
             self.expert_table = Parameter(first_table(config), requires_grad=False)
@@ -97,24 +99,27 @@ class Decoder(nn.Cell):
         attention_bias: Tensor,
         dropout_seed: Tensor,
         domains: Tensor | None = None,
+        penalty_weights: Tensor | None = None,
     ) -> Tensor:
         hidden = self.embed(ids, positions, dropout_seed)
         if self.target_in_trunk:
             hidden = self.target_add(hidden, self.cast(self.target_embedding(query_positions), self.dtype))
-        if self.has_experts:
-            choice, penalties = self.fixed_choice(ids, domains), None
-            told: tuple[Tensor, ...] = ()
-            for block in self.blocks:
-                if block.has_experts:
-                    hidden, penalty, one = block(hidden, attention_bias, dropout_seed, choice)
-                    penalties = penalty if penalties is None else self.penalty_add(penalties, penalty)
-                    told = (*told, one)
-                else:
-                    hidden = block(hidden, attention_bias, dropout_seed)
-            return self.end(hidden, query_positions, attention_bias, dropout_seed), penalties, ops.stack(told)
+        choice = self.fixed_choice(ids, domains) if self.has_experts else None
+        penalties = None
+        told: tuple[Tensor, ...] = ()
         for block in self.blocks:
-            hidden = block(hidden, attention_bias, dropout_seed)
-        return self.end(hidden, query_positions, attention_bias, dropout_seed)
+            if not block.has_experts:
+                hidden = block(hidden, attention_bias, dropout_seed)
+            elif penalty_weights is not None:
+                hidden = block(hidden, attention_bias, dropout_seed, choice, penalty_weights)
+            else:
+                hidden, penalty, one = block(hidden, attention_bias, dropout_seed, choice)
+                penalties = penalty if penalties is None else penalties + penalty
+                told = (*told, one)
+        hidden = self.end(hidden, query_positions, attention_bias, dropout_seed)
+        if self.has_experts and penalty_weights is None:
+            return hidden, penalties, ops.stack(told)
+        return hidden
 
     def end(self, hidden: Tensor, query_positions: Tensor, attention_bias: Tensor, dropout_seed: Tensor) -> Tensor:
         """Return what the query layer and the final norm make of the blocks' result."""
@@ -171,6 +176,7 @@ class PanguAlpha(nn.Cell):
         attention_bias: Tensor,
         dropout_seed: Tensor,
         domains: Tensor | None = None,
+        penalty_weights: Tensor | None = None,
     ) -> Tensor:
-        hidden = self.backbone(ids, positions, query_positions, attention_bias, dropout_seed, domains)
-        return self.logits(hidden[0] if self.backbone.has_experts else hidden)
+        result = self.backbone(ids, positions, query_positions, attention_bias, dropout_seed, domains, penalty_weights)
+        return self.logits(result[0] if self.backbone.has_experts and penalty_weights is None else result)

@@ -241,6 +241,20 @@ class MaskedDispatch(nn.Cell):
         return self.combine(self.cast(gated, x.dtype), self.reshape(by_row, (batch, self.count * capacity, hidden)))
 
 
+class AttachedPenalty(nn.Cell):
+    """hidden [..], penalty fp32 [B], weights fp32 [B] -> hidden; backward, the penalty's gradient is the weights.
+
+    So it is learnt from as if Σ weights·penalty were added to the loss, and only hidden states go from one pipeline
+    stage to the next (Megatron-LM's MoEAuxLossAutoScaler).
+    """
+
+    def construct(self, hidden: Tensor, penalty: Tensor, weights: Tensor) -> Tensor:
+        return hidden
+
+    def bprop(self, hidden: Tensor, penalty: Tensor, weights: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        return dout, weights, ops.zeros_like(weights)
+
+
 def blocks_without_limit(tokens: int, count: int, choices: int) -> tuple[int, int]:
     """Return how many blocks of how many places hold every choice, however uneven: each block is one expert's.
 

@@ -1,8 +1,8 @@
 """The loss of a batch, whatever objective made it.
 
-`Loss` is of the predictions alone. Where the network has experts, `PenalisedLoss` is what training minimises: the
-losses of uneven loads and of large router logits are added, each row's weighted by its predictions, so that they are
-means over rows however a batch is cut. `ToldLoss` also tells what is written down of it.
+`Loss` is of the predictions alone. Where the network has experts, training minimises more: the losses of uneven loads
+and of large router logits are added, each row's weighted by its predictions, so that they are means over rows however a
+batch is cut. `ToldLoss` adds them, and tells what is written down of it. `SplitLoss` has the same gradient.
 """
 
 import mindspore as ms
@@ -58,12 +58,35 @@ class Loss(nn.Cell):
         return self.nll_sum(logits, labels, weights)
 
 
-class PenalisedLoss(Loss):
-    """`Loss` and the penalties of experts."""
+class SplitLoss(Loss):
+    """`Loss` of a network with experts that a compiler splits over devices.
+
+    The experts' penalties, times scale, reach the gradient of the scaled loss, and not the loss itself: that is of the
+    predictions alone. Nothing is told.
+
+    copies: how many devices compute the same rows. The compiler adds their gradients up, so each has its share.
+    """
 
     def __init__(self, network: PanguAlpha, objective: nn.Cell) -> None:
         super().__init__(network, objective)
-        self.add_penalty = ops.Add()
+        self.copies = 1
+        self.row_sum, self.scale_rows, self.share_rows = ops.ReduceSum(), ops.Mul(), ops.Mul()
+
+    def construct(  # type: ignore[override]  # it needs one input more
+        self, prepared: Tensor, dropout_seed: Tensor, scale: Tensor
+    ) -> Tensor:
+        ids, labels, weights, positions, query_positions, attention_bias = self.objective(prepared)
+        penalty_weights = self.share_rows(self.scale_rows(self.row_sum(weights, 1), scale), 1 / self.copies)
+        logits = self.network(ids, positions, query_positions, attention_bias, dropout_seed, None, penalty_weights)
+        return self.nll_sum(logits, labels, weights)
+
+
+class ToldLoss(Loss):
+    """`Loss` and the penalties of experts.
+
+    -> (their sum, fp32 [1 + layers·(4 + E)]: the sum of the losses alone, then sums over rows of what is told of each
+    layer (`parameters.ROUTING_FIGURES`, loads), weighted as the penalties are).
+    """
 
     def parts(self, prepared: Tensor, dropout_seed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return nll and weights of each prediction [B, S], the penalty of each row [B, 1], and what is told."""
@@ -79,23 +102,16 @@ class PenalisedLoss(Loss):
     def weighted(self, each: Tensor, weights: Tensor) -> Tensor:
         return self.sum(self.count(self.reshape(each, (-1,)), self.reshape(weights, (-1,))))
 
-    def construct(self, prepared: Tensor, dropout_seed: Tensor) -> Tensor:
-        nll, weights, penalty, _ = self.parts(prepared, dropout_seed)
-        return self.weighted(self.add_penalty(nll, penalty), weights)  # one sum, so one AllReduce
-
-
-class ToldLoss(PenalisedLoss):
-    """-> (the same, fp32 [1 + layers·(4 + E)]: the sum of the losses alone, then sums over rows of what is told of each
-    layer (`parameters.ROUTING_FIGURES`, loads), weighted as the penalties are)."""
-
     def construct(self, prepared: Tensor, dropout_seed: Tensor) -> tuple[Tensor, Tensor]:
         nll, weights, penalty, told = self.parts(prepared, dropout_seed)
         sums = (told * weights.sum(1).reshape((1, -1, 1))).sum(1)
         alone = ops.stop_gradient(self.weighted(nll, weights))
-        loss = self.weighted(self.add_penalty(nll, penalty), weights)
+        loss = self.weighted(nll + penalty, weights)
         return loss, ops.concat((alone.reshape((1,)), sums.reshape((-1,))))
 
 
-def training_loss(network: PanguAlpha, objective: nn.Cell) -> Loss:
-    """Return the loss that a training run minimises."""
-    return (ToldLoss if network.config.experts else Loss)(network, objective)
+def training_loss(network: PanguAlpha, objective: nn.Cell, is_split: bool = False) -> Loss:
+    """Return the loss that a training run minimises; is_split: over devices, by a compiler."""
+    if network.config.experts is None:
+        return Loss(network, objective)
+    return (SplitLoss if is_split else ToldLoss)(network, objective)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from pangu.training.loss import Loss, ToldLoss
+from pangu.training.loss import Loss, SplitLoss, ToldLoss
 from pangu.training.optimizer import AdamW, global_norm
 
 
@@ -17,13 +17,16 @@ class ScaledLoss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = loss
         self.scale, self.reshape = ops.Mul(), ops.Reshape()
-        self.tells = isinstance(loss, ToldLoss)
+        self.tells, self.is_split = isinstance(loss, ToldLoss), isinstance(loss, SplitLoss)
 
     def construct(self, rows: Tensor, scale: Tensor, dropout_seed: Tensor) -> Tensor:
+        scale, dropout_seed = self.reshape(scale, ()), self.reshape(dropout_seed, ())
         if self.tells:
-            loss, told = self.network(rows, self.reshape(dropout_seed, ()))
-            return self.scale(loss, self.reshape(scale, ())), told
-        return self.scale(self.network(rows, self.reshape(dropout_seed, ())), self.reshape(scale, ()))
+            loss, told = self.network(rows, dropout_seed)
+            return self.scale(loss, scale), told
+        if self.is_split:
+            return self.scale(self.network(rows, dropout_seed, scale), scale)
+        return self.scale(self.network(rows, dropout_seed), scale)
 
 
 class TrainStep(nn.Cell):

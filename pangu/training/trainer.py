@@ -58,10 +58,11 @@ class Trainer:
         self.network = build(model, seed=config.seed)
         end_of_document = data.end_of_document if config.document_reset else None
         self.objective = objective_of(model, config, data)
-        loss = training_loss(self.network, self.objective.in_graph())
+        kind = execution_of(config, world, strategy)
+        loss = training_loss(self.network, self.objective.in_graph(), kind.is_split)
         width = (data.seq_length + 1) * (2 if self.by_domain else 1)
         example = self.objective.prepare(np.zeros((config.batch_size, width), np.int32), 0)
-        self.execution = execution_of(Job(config, self.network, loss, world, strategy, example))
+        self.execution = kind(Job(config, self.network, loss, world, strategy, example))
         causal = (DomainCausal if self.by_domain else Causal)(end_of_document, data.pad, model.attention)
         self.causal, self.evaluation = causal, Loss(self.network, causal.in_graph())
         self.schedule = schedule_of(config.learning_rate, config.steps)
@@ -197,18 +198,18 @@ class Trainer:
         return self.world.sum(total) / max(predictions, 1)
 
 
-def execution_of(job: Job) -> Execution:
-    """Return how this job is run, by the engine, the number of processes, the strategy and the device."""
-    if job.config.engine == "compiled":
+def execution_of(config: TrainConfig, world: World, strategy: RunStrategy | None) -> type[Execution]:
+    """Return how a run is executed, by the engine, the number of processes, the strategy and the device."""
+    if config.engine == "compiled":
         from pangu.distributed.execution.one_cpu import OneCpu
 
-        return OneCpu(job)
-    if job.world.size == 1:
-        return Execution(job)
-    if job.strategy is not None and job.config.device == "Ascend":
+        return OneCpu
+    if world.size == 1:
+        return Execution
+    if strategy is not None and config.device == "Ascend":
         from pangu.distributed.execution.semi_auto import SemiAuto
 
-        return SemiAuto(job)
+        return SemiAuto
     from pangu.distributed.execution.data_parallel import DataParallel
 
-    return DataParallel(job)
+    return DataParallel

@@ -13,6 +13,7 @@ from parallel_strategy.spec.strategy import StrategySpec
 # In the order in which a chunk may run them, each at most once. A prediction layer is a block like the last layer's.
 SLOTS = ("embedding", "layer", "expert_layer", "query", "prediction", "head")
 HEAD = SLOTS.index("head")
+LAYERS = ("layer", "expert_layer", "query")  # which of them have numbers of the model's layers
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,6 +228,8 @@ def apply(setup: Setup, step: nn.Cell, files: StrategyFiles | None = None, row_a
     if files.load_operators is None:
         owners = {owned.path for owned in owned_parameters(setup.model)}
         shard_operators(setup, loss, skip=owners if files.load_parameters is not None else set())
+    if setup.model.experts is not None:
+        loss.network.copies = mesh.tp
     place_stages(setup, loss)
     recompute_layers(setup, loss)
     with no_init_parameters():
@@ -267,7 +269,6 @@ def configured(setup: Setup, step: nn.Cell, files: StrategyFiles, row_axes: int)
         # What the differentiated part takes: rows, scale and seed; the last two one for each part that it cuts.
         one = (1,) if strategy.micro_batches > 1 else ()
         whole.dataset_strategy(((mesh.dp, *(1 for _ in range(row_axes))), one, one))
-    whole.disable_loss_repeated_mean()
     if mesh.pp > 1:
         schedule = strategy.pipeline.schedule
         interleave = strategy.pipeline.vpp > 1 or schedule != "1f1b"  # MindSpore has the others as interleaved ones

@@ -7,10 +7,9 @@ import fnmatch
 from dataclasses import dataclass
 
 from parallel_strategy.graph.program import Program
+from parallel_strategy.graph.stages import LAYERS
 from parallel_strategy.mindspore.pangu_network import WORD_TABLE, stage_layer_of_cell
 from parallel_strategy.spec.strategy import Setup
-
-LAYERS = ("layer", "query")  # the program's blocks that are layers
 
 
 @dataclass(frozen=True)

@@ -137,8 +137,6 @@ def _experts(strategy: StrategySpec, model: ModelSpec) -> Iterator[tuple[str, st
         yield "model", "experts without a limit of places; nearest: capacity_factor 1.25"
     if experts.shared:
         yield "model", f"experts.shared {experts.shared}; nearest: 0"
-    if mesh.pp > 1:
-        yield "mesh.pp", "pipeline stages with experts, whose compilation does not end; nearest: 1"
     if mesh.cp > 1:
         yield "mesh.cp", "context parallelism with experts, whose places are counted along a row; nearest: 1"
     if mesh.dp % mesh.ep:

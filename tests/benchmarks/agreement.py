@@ -6,9 +6,9 @@
 For each layout and checked rank: how many collectives of how many bytes the emulator lists for the framework preset
 `mindspore-2.10`; the same of the virtual devices' log (layouts of at most 16 devices are executed, and their weights
 compared with one device's); the same of MindSpore's compiled graphs. `equal` is count, bytes, type and group of every
-collective. --files: what `export` writes for MindSpore (operator strategies by place and by parameter, the parameter
-strategy protobuf) is loaded back in the place of our splits, and gives the same layouts and collectives. Exit code 1
-where something differs.
+collective. No virtual device runs a fine-tuning. --files: what `export` writes for MindSpore (operator strategies by
+place and by parameter, the parameter strategy protobuf) is loaded back in the place of our splits, and gives the same
+layouts and collectives. Exit code 1 where something differs.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from parallel_strategy.mindspore.dryrun.difference import (
     fused_differences,
     of_mindspore,
 )
+from parallel_strategy.mindspore.dryrun.fine_tuning import FineTuning
 from parallel_strategy.mindspore.dryrun.job import compile_rank, write_skeleton
 from parallel_strategy.mindspore.dryrun.stand_in import why_not
 from parallel_strategy.mindspore.limits import check_propagated
@@ -61,7 +62,8 @@ SEQUENCE = {"sequence_parallel": True}
 
 
 def layout(sequences: int, micro: int = 1, model: dict | None = None, **sections) -> dict:
-    """A strategy file's fields. The mesh and `sequences` a step are said; the rest is the default."""
+    """A strategy file's fields. The mesh and `sequences` a step are said; the rest is the default. `tuning`: of a
+    fine-tuning."""
     return {
         "batch": {"global": sequences, "micro": micro},
         "model_fields": MODEL | (model or {}),
@@ -72,6 +74,8 @@ def layout(sequences: int, micro: int = 1, model: dict | None = None, **sections
 # As many places as tokens: the virtual devices drop none.
 SWITCH = {"experts": {"count": 4, "routing": "switch", "capacity_factor": 4.0}}
 TOP_2 = {"experts": {"count": 4, "routing": "top_k", "capacity_factor": 2.0, "layers": [1, 2]}}
+LORA, LORA_ALL = FineTuning("lora", rank=4), FineTuning("lora", rank=4, modules=("all",))
+ADAPTER, BITFIT = FineTuning("adapter", bottleneck=16), FineTuning("bitfit")
 WIDE = {"hidden_size": 1024, "num_heads": 128, "ffn_hidden_size": 4096, "vocab_size": 4000}
 WIDER = {"hidden_size": 256, "ffn_hidden_size": 1024}  # gradients of about a megabyte
 LAYOUTS: dict[str, dict] = {
@@ -132,6 +136,38 @@ LAYOUTS: dict[str, dict] = {
     "experts: dp4 ep2, hsdp": layout(8, 2, SWITCH, mesh={"dp": 4, "ep": 2}, zero=SHARDED),
     "experts: dp4 ep2 mp2, hsdp": layout(8, 2, SWITCH, mesh={"dp": 4, "ep": 2, "tp": 2}, zero=SHARDED),
     "experts: dp2 ep2, 4 parts accumulated": layout(16, 2, SWITCH, mesh={"dp": 2, "ep": 2}),
+    "experts: pp2 dp2 ep2": layout(8, 1, SWITCH, mesh={"pp": 2, "dp": 2, "ep": 2}),
+    "experts: pp2 dp4 ep4, hsdp": layout(16, 1, SWITCH, mesh={"pp": 2, "dp": 4, "ep": 4}, zero=SHARDED),
+    "experts: pp2 dp2 ep2 mp2, hsdp": layout(8, 1, SWITCH, mesh={"pp": 2, "dp": 2, "ep": 2, "tp": 2}, zero=SHARDED),
+    "experts: pp2 dp4 ep2, recompute": layout(16, 1, SWITCH, mesh={"pp": 2, "dp": 4, "ep": 2}, recompute=FULL),
+    "experts: pp2 dp2 ep2, 2 chunks a stage": layout(
+        8, 1, SWITCH, mesh={"pp": 2, "dp": 2, "ep": 2}, pipeline={"schedule": "mindspore_vpp", "vpp": 2}
+    ),
+    "experts: pp4 dp2 ep2, top 2": layout(8, 1, TOP_2, mesh={"pp": 4, "dp": 2, "ep": 2}),
+    "fine-tuning: full, pp2 dp2 mp2, hsdp": layout(
+        16, 2, mesh={"pp": 2, "dp": 2, "tp": 2}, zero=SHARDED, tuning=FineTuning("full")
+    ),
+    "fine-tuning: LoRA, dp2 mp4": layout(4, 2, mesh={"dp": 2, "tp": 4}, tuning=LORA),
+    "fine-tuning: LoRA everywhere, dp4 mp2, hsdp, recompute": layout(
+        8, 2, mesh={"dp": 4, "tp": 2}, zero=SHARDED, recompute=FULL, tuning=LORA_ALL
+    ),
+    "fine-tuning: LoRA everywhere, dp2 mp4, sequence": layout(
+        2, 1, mesh={"dp": 2, "tp": 4}, tensor=SEQUENCE, tuning=LORA_ALL
+    ),
+    "fine-tuning: LoRA everywhere, pp2 dp2 mp2, recompute": layout(
+        16, 2, mesh={"pp": 2, "dp": 2, "tp": 2}, recompute=FULL, tuning=LORA_ALL
+    ),
+    "fine-tuning: LoRA, dp2 mp2, 4 parts accumulated, hsdp level 2": layout(
+        16, 2, mesh={"dp": 2, "tp": 2}, zero=SHARDED | {"level": 2}, tuning=LORA
+    ),
+    "fine-tuning: adapter, dp2 mp4, recompute": layout(4, 2, mesh={"dp": 2, "tp": 4}, recompute=FULL, tuning=ADAPTER),
+    "fine-tuning: adapter, dp2 mp4, sequence": layout(2, 1, mesh={"dp": 2, "tp": 4}, tensor=SEQUENCE, tuning=ADAPTER),
+    "fine-tuning: adapter, pp2 dp2 mp2, hsdp": layout(
+        16, 2, mesh={"pp": 2, "dp": 2, "tp": 2}, zero=SHARDED, tuning=ADAPTER
+    ),
+    "fine-tuning: BitFit, dp4 mp2, hsdp": layout(8, 2, mesh={"dp": 4, "tp": 2}, zero=SHARDED, tuning=BITFIT),
+    "fine-tuning: BitFit, dp2 cp2": layout(2, 1, mesh={"dp": 2, "cp": 2}, tuning=BITFIT),
+    "fine-tuning: LoRA, pp2 dp2 cp2": layout(8, 1, mesh={"pp": 2, "dp": 2, "cp": 2}, tuning=LORA),
     "context: dp2 cp2": layout(2, 1, mesh={"dp": 2, "cp": 2}),
     "context: cp4": layout(1, 1, mesh={"cp": 4}),
     "context: dp2 cp2, hsdp": layout(2, 1, mesh={"dp": 2, "cp": 2}, zero=SHARDED),
@@ -164,7 +200,7 @@ VIRTUAL_DEVICES = 16
 def write(fields: dict, folder: Path) -> Path:
     """The layout as a strategy file beside its model file."""
     (folder / "model.yaml").write_text(yaml.safe_dump(fields["model_fields"]))
-    strategy = {name: value for name, value in fields.items() if name != "model_fields"}
+    strategy = {name: value for name, value in fields.items() if name not in ("model_fields", "tuning")}
     path = folder / "strategy.yaml"
     path.write_text(yaml.safe_dump({"model": {"file": "model.yaml"}, **strategy}))
     return path
@@ -224,16 +260,18 @@ def virtual_log(setup: Setup) -> str:
 
 def check(name: str, ranks: str) -> list[Row]:
     """All three on the wanted ranks of a layout."""
-    rows = []
+    rows, tuning = [], LAYOUTS[name].get("tuning")
     with tempfile.TemporaryDirectory() as scratch:
         path = write(LAYOUTS[name], Path(scratch))
         setup = Setup.load(path)
-        virtual = virtual_log(setup)
+        virtual = "not run" if tuning else virtual_log(setup)
         for rank in ranks_of(setup, ranks):
             begun = time.perf_counter()
-            compiled = compile_rank(path, setup, rank)
-            expected, found = emulated(setup, rank), of_mindspore(compiled.collectives)
-            apart = differences(expected, found) + fused_differences(setup, rank, compiled.collectives)
+            compiled = compile_rank(path, setup, rank, flags=tuning.flags() if tuning else ())
+            expected, found = emulated(setup, rank, tuning=tuning), of_mindspore(compiled.collectives)
+            apart = differences(expected, found)
+            if tuning is None:
+                apart += fused_differences(setup, rank, compiled.collectives)
             differs = tuple(map(str, apart))
             seconds = time.perf_counter() - begun
             amounts = Amount.of(expected), virtual, Amount.of(found)
@@ -292,6 +330,8 @@ def chosen(arguments: argparse.Namespace) -> list[str]:
         first = next((index for index, name in enumerate(names) if arguments.begin in name), len(names))
         names = names[first:]
     names = [name for name in names if arguments.only in name]
+    if arguments.files:  # a fine-tuning has none
+        names = [name for name in names if "tuning" not in LAYOUTS[name]]
     return names[: arguments.count] if arguments.count else names
 
 

@@ -34,9 +34,10 @@ from pangu.quantization.quantized_file import Quantization
 from pangu.training.data import PackedData
 from pangu.training.domains import with_domains
 from pangu.training.expert_table import balanced, expert_table
-from pangu.training.loss import Loss, ToldLoss
+from pangu.training.loss import Loss, SplitLoss, ToldLoss
 from pangu.training.objectives.causal import CausalBatch
 from pangu.training.run import train
+from pangu.training.step import ScaledLoss
 from pangu.training.step_metrics import read_metrics
 from pangu.tuning.adapter_file import layers_of
 from pangu.tuning.tuning_run import without_limit
@@ -316,6 +317,31 @@ def test_parts_of_a_batch_have_the_sums_of_the_whole() -> None:
     plain = Loss(network.set_train(), CausalBatch(packed_corpus.END, packed_corpus.PAD))(Tensor(rows), seed)
     np.testing.assert_allclose(float(plain), float(told[0]), rtol=1e-6)
     assert float(whole) > float(plain)
+
+
+def test_penalties_that_only_reach_the_gradient_have_the_gradient_of_summed_ones() -> None:
+    """Strategies split the first form. Compiled, as they compile it; rows have different numbers of predictions."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    config = config_of(routing="top_k", balance_loss=0.5, z_loss=0.1, layers=[1])
+    network = build(config, random_weights(config)).set_train()
+    rows = np.random.default_rng(3).integers(0, 40, (3, LENGTH + 1)).astype(np.int32)
+    rows[1, 4:] = packed_corpus.PAD
+    fed = Tensor(rows), Tensor(8.0, ms.float32), Tensor(0, ms.int32)
+    values, gradients = [], []
+    for kind in (ToldLoss, SplitLoss, Loss):
+        loss = ScaledLoss(kind(network, CausalBatch(packed_corpus.END, packed_corpus.PAD)))
+        told = kind is ToldLoss
+        value, found = ms.value_and_grad(loss, None, network.trainable_params(), has_aux=told)(*fed)
+        values.append(float(value[1][0]) * 8 if told else float(value))
+        gradients.append(
+            {one.name: each.asnumpy() for one, each in zip(network.trainable_params(), found, strict=True)}
+        )
+    summed, attached, without = gradients
+    for name, gradient in summed.items():
+        np.testing.assert_allclose(attached[name], gradient, atol=1e-6 * np.abs(gradient).max(), err_msg=name)
+    router = "backbone.blocks.1.output.router.weight"
+    assert np.abs(without[router] - summed[router]).max() > 0.1 * np.abs(summed[router]).max()
+    np.testing.assert_allclose(values[1:], values[0], rtol=1e-6)
 
 
 def test_a_run_by_domain_reads_sources_and_keeps_its_table(corpus: Path, tmp_path: Path) -> None:

@@ -10,15 +10,15 @@ from parallel_strategy.graph.weight_collectives import cut_of
 from parallel_strategy.mindspore.layouts import parameter_layouts
 from parallel_strategy.mindspore.limits import as_compiled, check_supported
 from parallel_strategy.mindspore.pangu_network import WORD_TABLES
-from parallel_strategy.mindspore.pipeline_stages import places_of_layers, stage_of_cell
+from parallel_strategy.mindspore.pipeline_stages import places_of_layers, recomputed_layers, stage_of_cell
 from parallel_strategy.spec.strategy import Setup, StrategySpec
 
 MODEL = "num_layers: 4\nhidden_size: 64\nnum_heads: 8\nffn_hidden_size: 256\nseq_length: 32\nvocab_size: 512\n"
 MODEL += "query_layer: true\ndropout_rate: 0.1\n"
 
 
-def setup_of(folder: Path, text: str) -> Setup:
-    (folder / "model.yaml").write_text(MODEL)
+def setup_of(folder: Path, text: str, more: str = "") -> Setup:
+    (folder / "model.yaml").write_text(MODEL + more)
     (folder / "strategy.yaml").write_text("model: {file: model.yaml}\n" + text)
     return Setup.load(folder / "strategy.yaml")
 
@@ -123,9 +123,18 @@ def test_presets_can_be_applied() -> None:
             check_supported(Setup.resolve(StrategySpec.preset(name), Path()))
 
 
-@pytest.mark.parametrize(("mesh", "complaint"), [("pp: 2, dp: 2", "mesh.pp: .* does not end"), ("cp: 2", "mesh.cp: ")])
-def test_experts_on_a_pipeline_or_a_split_sequence_are_one_line(tmp_path: Path, mesh: str, complaint: str) -> None:
-    setup_of(tmp_path, f"batch: {{global: 8}}\nmesh: {{{mesh}}}\n")
-    (tmp_path / "model.yaml").write_text(MODEL + "experts: {count: 4, routing: switch}\n")
-    with pytest.raises(UserError, match=complaint):
-        check_supported(Setup.load(tmp_path / "strategy.yaml"))
+def setup_with_experts(folder: Path, mesh: str) -> Setup:
+    text = f"batch: {{global: 8, micro: 1}}\nmesh: {{{mesh}}}\nrecompute: {{mode: full}}\n"
+    return setup_of(folder, text, "experts: {count: 4, routing: switch, layers: [1, 2]}\n")
+
+
+def test_experts_on_a_split_sequence_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mesh\.cp: "):
+        check_supported(setup_with_experts(tmp_path, "cp: 2"))
+
+
+def test_layers_with_experts_have_their_stages_and_are_recomputed_as_the_others(tmp_path: Path) -> None:
+    setup = setup_with_experts(tmp_path, "pp: 2, dp: 2, ep: 2")
+    check_supported(setup)
+    assert [place.stage for place in places_of_layers(setup)] == [0, 0, 1, 1]
+    assert recomputed_layers(setup) == {0, 1, 2, 3}

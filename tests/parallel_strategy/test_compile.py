@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -34,6 +35,7 @@ FUSED = MESH + "zero: {optimizer_shard: true, threshold_kb: 0, bucket_mb: 12.3}\
 SEQUENCE = "batch: {global: 8, micro: 1}\nmesh: {pp: 2, dp: 2, tp: 2}\ntensor: {sequence_parallel: true}\n"
 SEQUENCE += "zero: {optimizer_shard: true, level: 3, threshold_kb: 0}\nrecompute: {mode: full}\n"
 EXPERTS = "batch: {global: 8, micro: 2}\nmesh: {dp: 4, ep: 2, tp: 2}\nzero: {optimizer_shard: true, threshold_kb: 0}\n"
+STAGED_EXPERTS = "batch: {global: 8, micro: 2}\nmesh: {pp: 2, dp: 2, ep: 2, tp: 2}\nrecompute: {mode: full}\n"
 STAGED = "batch: {global: 8, micro: 2}\nmesh: {pp: 2, dp: 2, tp: 2}\nrecompute: {mode: full}\n"
 
 
@@ -59,7 +61,8 @@ def test_hsdp_layouts_collectives_and_what_mindspore_saves(tmp_path: Path) -> No
     path = strategy_file(tmp_path, FUSED)
     setup = Setup.load(path)
     saved, group = tmp_path / "saved.ckpt", tmp_path / "group.pb"
-    compiled = compile_rank(path, setup, 5, flags=("--save-strategy", str(saved), "--save-groups", str(group)))
+    flags = ("--save-strategy", str(saved), "--save-groups", str(group))
+    compiled = compile_rank(path, setup, 5, flags=flags, keep=tmp_path)
     assert differences(emulated(setup, 5), of_mindspore(compiled.collectives)) == []
     assert_same_layouts(setup, compiled, 0)
     # the file that MindSpore writes is ours, entry by entry and bit by bit
@@ -67,6 +70,8 @@ def test_hsdp_layouts_collectives_and_what_mindspore_saves(tmp_path: Path) -> No
     # what it reads of our group file is what it reads of its own: who holds the same parameters
     (tmp_path / "ours.pb").write_bytes(group_file(setup, 5))
     assert restore_group_info_list(str(tmp_path / "ours.pb")) == restore_group_info_list(str(group)) == [5]
+    # all 8 devices start backward at the loss, and their gradients are added up
+    assert re.search(r"RealDiv\(%para\d+_args1, Tensor\(.*value=8\)\)", (tmp_path / "rank-5.ir").read_text())
     # zero.bucket_mb, in whole megabytes
     assert compiled.fusion_mb == {"allreduce": 12, "allgather": 12, "reducescatter": 12}
 
@@ -156,6 +161,23 @@ def test_experts_over_ranks_beside_tensor_parallelism_and_sharded_weights(tmp_pa
     compiled = compile_rank(path, setup, 0)
     assert differences(emulated(setup, 0), of_mindspore(compiled.collectives)) == []
     assert_same_layouts(setup, compiled, 0)
+
+
+@needs_compiler
+def test_experts_on_a_pipeline_learn_from_their_penalties_by_the_right_share(tmp_path: Path) -> None:
+    path = strategy_file(tmp_path, STAGED_EXPERTS)
+    (tmp_path / "model.yaml").write_text(
+        MODEL.replace("layers: 2", "layers: 4") + "experts: {count: 4, routing: switch}\n"
+    )
+    setup = Setup.load(path)
+    compiled = compile_rank(path, setup, 4, keep=tmp_path)
+    assert differences(emulated(setup, 4), of_mindspore(compiled.collectives)) == []
+    assert compiled.parameters["backbone.blocks.2.output.experts.mapping.weight"].local_shape == (2, 64, 128)
+    graph = (tmp_path / "rank-4.ir").read_text()
+    # Backward sums over dp 2 begin at the loss, on each of the 4 devices of a stage; the penalties' behind them.
+    assert re.search(r"value=0\.25\)\).*FLASH_LOSS_NODE", graph)
+    assert re.search(r"value=0\.5\)\) \{instance name: share_rows", graph)
+    assert "router-Router/Grad_Square" in graph  # of the z-loss
 
 
 @needs_compiler

@@ -29,7 +29,7 @@ from parallel_strategy.mindspore.pangu_network import (
 )
 from parallel_strategy.mindspore.strategy_file import operator_strategies, operator_strategy_json
 from parallel_strategy.predict import Prediction
-from parallel_strategy.spec.model import ModelSpec
+from parallel_strategy.spec.model import Experts, ModelSpec
 from parallel_strategy.spec.strategy import Setup
 from tests.parallel_strategy.strategies import setup_of
 
@@ -43,6 +43,15 @@ def asked(*overrides: tuple[str, list[list[int]]], model: ModelSpec = TINY, **fi
     written = [{"operator": operator, "strategy": strategy} for operator, strategy in overrides]
     fields = {"batch": {"global": 16, "micro": 8}, "mesh": {"dp": 2, "tp": 4}, **fields}
     return setup_of(model, "atlas-800t-a2-910b1", "mindspore-2.10", overrides=written, **fields)
+
+
+@pytest.mark.parametrize("operator", ["*", "objective.*", "nll.*", "*embedding*"])
+@pytest.mark.parametrize("split", [[[1]], [[2, 2, 2]], []])
+def test_a_pattern_of_many_operators_is_taken_or_one_line(operator: str, split: list[list[int]]) -> None:
+    try:
+        operator_splits(asked((operator, split)))
+    except UserError as error:
+        assert "overrides" in str(error) and "\n" not in str(error)
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +243,12 @@ def test_one_layer_is_priced_as_one_and_the_mesh_written_out_as_the_mesh() -> No
 )
 def test_what_the_network_and_the_table_have_is_priced(operator: str, strategy: list[list[int]]) -> None:
     assert Prediction(asked((operator, strategy))).seconds > Prediction(asked()).seconds
+
+
+def test_layers_with_experts_are_priced_too() -> None:
+    model = TINY.model_copy(update={"experts": Experts(count=4, top_k=1, ffn_hidden_size=256, routing="switch")})
+    query = ("*blocks.0.attention.dense1.affine.matmul", [[8, 1], [1, 1]])
+    assert Prediction(asked(query, model=model)).seconds > Prediction(asked(model=model)).seconds
 
 
 def test_the_word_table_has_one_split_for_both_that_read_it() -> None:

@@ -41,6 +41,7 @@ class Execution:
     """A step on one device. `step` is called with this rank's prepared rows and the numbers of `TrainStep`."""
 
     can_evaluate = True
+    is_split = False  # whether a compiler splits the step over devices
     engine = "mindspore"
 
     def __init__(self, job: Job) -> None:

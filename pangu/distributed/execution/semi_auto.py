@@ -27,6 +27,7 @@ class SemiAuto(Execution):
     """No evaluation: it is compiled whole. `python -m pangu reshard` puts a checkpoint together for that."""
 
     can_evaluate = False
+    is_split = True
 
     def __init__(self, job: Job) -> None:
         """Compile. Raises UserError for what MindSpore cannot do."""
