@@ -11,6 +11,7 @@ import numpy as np
 from pangu.checkpoint.open import MODEL_FILE, STATE, meant_checkpoint, open_checkpoint
 from pangu.config import ModelConfig, load_size
 from pangu.formats import names
+from pangu.formats.conversion import check_head
 from pangu.formats.data_types import BF16, FP32, cast
 from pangu.formats.huggingface.gpt2 import CONFIG, Gpt2Source, model_in_config
 from pangu.formats.mapped_file import map_tensors
@@ -77,6 +78,7 @@ def read_weights(source: Source) -> dict[str, np.ndarray]:
         raise UserError(f"{where}: {found.foreign[0]!r} is no parameter of PanGu-α ({len(found.foreign)} such)")
     weights = {}
     with source:
+        check_head(source, found)
         for name, ours in found.weights.items():
             data_type = source.tensors[name].data_type
             if data_type is None or not data_type.is_float:
@@ -101,6 +103,8 @@ def stored_weights(source: Source) -> dict[str, np.ndarray]:
     found = names.sorted_names_of(source)
     if found.foreign:
         return read_weights(source)  # says what is wrong
+    with source:
+        check_head(source, found)
     tensors = map_tensors(source)
     return {
         ours: tensors[name].T if found.is_torch and names.is_transposed(ours) else tensors[name]

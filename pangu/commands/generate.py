@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pangu.generation.prompt_files import Request
 
 
+LONGEST_ANSWER = 100  # tokens, where nobody says it
+NOT_FOR_FILL = ("stop", "truncate", "slide", "logprobs", "chat", "draft", "no_repeat_ngram")
 ADAPTER = "adapter"  # the name of the one that --adapter gives
 
 
@@ -52,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="model.yaml or the name of a size, for a .safetensors file")
     parser.add_argument("--tokenizer", help="tokenizer directory or .model file (default: the run's)")
     parser.add_argument(
-        "--max-new-tokens", type=int, default=100, metavar="N", help="the longest answer, in tokens (default 100)"
+        "--max-new-tokens",
+        type=int,
+        default=LONGEST_ANSWER,
+        metavar="N",
+        help="the longest answer, in tokens (default 100)",
     )
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0: greedy (default 0.8)")
     parser.add_argument("--top-k", type=int, default=40, metavar="K", help="0: no limit (default 40)")
@@ -87,6 +93,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_argument(parser)
 
 
+def check_fill(arguments: argparse.Namespace) -> None:
+    """Raise UserError for an option of which filling gaps knows nothing."""
+    asked = {
+        "--samples": arguments.samples != 1,
+        "--max-new-tokens": arguments.max_new_tokens != LONGEST_ANSWER,
+        **{f"--{name.replace('_', '-')}": bool(getattr(arguments, name)) for name in NOT_FOR_FILL},
+    }
+    wrong = next((flag for flag, is_asked in asked.items() if is_asked), None)
+    if wrong:
+        raise UserError(f"{wrong}: does not go with --fill, which puts one token into each gap")
+
+
 def options_of(arguments: argparse.Namespace) -> "GenerationOptions":
     """Return what the command line asks for; a seed is drawn where none is given. Raises UserError."""
     from pangu.generation import GenerationOptions
@@ -97,6 +115,10 @@ def options_of(arguments: argparse.Namespace) -> "GenerationOptions":
         raise UserError("--conversation: goes with --interactive")
     if arguments.chat and arguments.interactive:
         raise UserError("--chat: goes with --prompt or --file")
+    if arguments.fill is not None:
+        check_fill(arguments)
+    elif arguments.gap_order != "entropy":
+        raise UserError("--gap-order: goes with --fill")
     if arguments.samples < 1:
         raise UserError(f"--samples {arguments.samples}: must be at least 1")
     if arguments.charset and not arguments.file:

@@ -20,16 +20,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pangu.formats.model_metadata import metadata_of
+    from pangu.foundation.atomic_file import check_not_read
     from pangu.tokenizer import Tokenizer
     from pangu.tuning.adapted import load_adapted
-    from pangu.tuning.adapter_file import is_adapter, save_tensors
+    from pangu.tuning.adapter_file import MATRICES, base_of, is_adapter, save_tensors
 
     folder, out = Path(arguments.adapter), Path(arguments.out)
     if not is_adapter(folder):
         raise UserError(f"{folder}: is no adapter: it has neither tuning.json nor adapter_config.json")
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: must end with .safetensors")
-    adapted = load_adapted(folder, arguments.base)
+    base = base_of(folder, arguments.base)
+    check_not_read(out, base, *(base.rglob("*.safetensors") if base.is_dir() else ()), folder / MATRICES)
+    adapted = load_adapted(folder, base)
     if not adapted.is_merged:
         raise UserError(
             f"{folder}: {adapted.method} adds to the network what its weights cannot hold; use the directory as it is"

@@ -95,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{flag} is for one process: python -m pangu generate")
     if (arguments.workers is not None and arguments.workers < 1) or arguments.restarts < 0:
         raise UserError("--workers must be at least 1, --restarts at least 0")
+    from pangu.foundation.atomic_file import check_not_read
     from pangu.generation.prompt_files import requests_of
 
     # Mistakes are named before anything is started.
@@ -104,6 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     assert rows is not None
     requests_of(rows, usual, arguments.samples)
+    if arguments.file:
+        check_not_read(arguments.out, arguments.file)
     prompts, suffix = lines_of(rows, arguments.samples)
     workers = min(processes_of(arguments.strategy, arguments.workers), len(prompts))
     path = meant_checkpoint(Path(arguments.checkpoint, BEST) if arguments.best else Path(arguments.checkpoint))

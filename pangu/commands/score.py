@@ -23,6 +23,7 @@ from pangu.commands.model_arguments import add_scoring_arguments, load_model
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import check_value, loads
+from pangu.foundation.plain_text import read_plain
 
 BLOCK = 64  # lines that are asked together
 
@@ -40,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_lines(path: str) -> list[dict[str, str]]:
     """Return the objects of a file, checked. Raises UserError that names the line and the field."""
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = sys.stdin.read().removeprefix("\ufeff") if path == "-" else read_plain(Path(path)).decode()
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read as UTF-8: {reason_of(error)}") from None
     rows = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not rows:
@@ -57,19 +58,21 @@ def read_line(line: str, place: str) -> dict[str, str]:
         raise UserError(f"{place}: is not JSON: {error}") from None
     check_value(row, place)
     names = ("text",) if isinstance(row, dict) and "text" in row else ("context", "continuation")
+    if isinstance(row, dict) and "text" in row and {"context", "continuation"} & row.keys():
+        raise UserError(f"{place}: field 'text': stands beside context or continuation; give one or the other")
     for name in names:
         if not isinstance(row, dict) or not isinstance(row.get(name), str):
             raise UserError(f"{place}: field {name!r}: must be text; give context and continuation, or text")
     if not row[names[-1]]:
         raise UserError(f"{place}: field {names[-1]!r}: is empty; there is nothing to score")
-    return {name: row[name] for name in names}
+    return {name: row[name] for name in names} | {"place": place}
 
 
 def results(model: Any, rows: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
     """Yield a result for each row."""
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
-        pairs = [(row["context"], row["continuation"]) for row in block if "text" not in row]
+        pairs = [request_of(model, row) for row in block if "text" not in row]
         texts = [row["text"] for row in block if "text" in row]
         scored, totals = iter(model.log_likelihood(pairs)), iter(model.rolling_log_likelihood(texts))
         for row in block:
@@ -79,6 +82,14 @@ def results(model: Any, rows: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
                 one = next(scored)
                 tokens = len(one.log_probabilities)
                 yield {"log_likelihood": one.total, "tokens": tokens, "is_greedy": one.is_greedy}
+
+
+def request_of(model: Any, row: dict[str, str]) -> tuple[list[int], list[int]]:
+    """Return the ids of a context and of what is scored. Raises UserError that names the line."""
+    try:
+        return model.request(row["context"], row["continuation"])
+    except UserError as error:
+        raise UserError(f"{row['place']}: {error}") from None
 
 
 def by_position(model: Any, texts: list[str], parts: int) -> Iterator[dict[str, Any]]:
@@ -102,8 +113,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.by_position and any("text" not in row for row in rows):
         number = next(number for number, row in enumerate(rows, 1) if "text" not in row)
         raise UserError(f'{arguments.file}: object {number}: --by-position takes whole texts, {{"text": ..}}')
-    from pangu.foundation.atomic_file import atomic_file
+    from pangu.foundation.atomic_file import atomic_file, check_not_read
     from pangu.foundation.json_text import dumps
+
+    if arguments.out is not None:
+        check_not_read(Path(arguments.out), arguments.file)
 
     model = load_model(arguments)
     if arguments.by_position:

@@ -4,6 +4,7 @@ A document has fields for the template and what is right: the number of a candid
 blank. A file or record of another form is one line: file, line or record, and the fields that were expected.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import check_value, loads
+from pangu.foundation.plain_text import read_plain
 
 BLANK = re.compile(r"\[BLANK(\d+)\]")
 GAP = "XXXXX"
@@ -43,8 +45,8 @@ class Document:
 def read_text(path: Path) -> str:
     """Read a UTF-8 file. Raises UserError."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_plain(path).decode()
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read as UTF-8: {reason_of(error)}") from None
 
 
@@ -94,13 +96,20 @@ class Expected:
             raise UserError(f"{self.place}: is not of the expected form; expected {self.fields}") from None
 
 
+def said(value: Any) -> str:
+    """Return a text, or a number or a truth value as text. Raises TypeError: null, a list or a mapping says nothing."""
+    if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
+    raise TypeError
+
+
 def sentence_pairs(path: Path) -> Iterator[Document]:
     """Read CLUE's {sentence1, sentence2, label} or {text_a, text_b, label}; items labelled `-` are left out."""
     for place, row in records(path):
         with Expected(place, "sentence1, sentence2, label (or text_a, text_b, label)"):
             first, second = ("text_a", "text_b") if "text_a" in row else ("sentence1", "sentence2")
-            label = str(row["label"])
-            fields = {"S1": str(row[first]), "S2": str(row[second]), "label": label}
+            label = said(row["label"])
+            fields = {"S1": said(row[first]), "S2": said(row[second]), "label": label}
         if label != "-":
             yield Document(str(row.get("id", row.get("idx", place))), fields, (label,), 0)
 
@@ -111,7 +120,7 @@ def labelled_texts(path: Path) -> Iterator[Document]:
         with Expected(place, "sentence and label_des or label_desc (or text_a, label)"):
             text = row["sentence"] if "sentence" in row else row["text_a"]
             label = str(row.get("label_des") or row.get("label_desc") or row["label"])
-            fields = {"p": str(text), "label": label}
+            fields = {"p": said(text), "label": label}
         yield Document(str(row.get("id", place)), fields, (label,), 0)
 
 
@@ -119,11 +128,11 @@ def keywords(path: Path) -> Iterator[Document]:
     """Read CSL's {abst, keyword: [..], label: 0 | 1}."""
     for place, row in records(path):
         with Expected(place, "abst, keyword (a list) and label"):
-            words = [str(word) for word in row["keyword"]]
+            words = [said(word) for word in row["keyword"]]
             if isinstance(row["keyword"], str):
                 raise TypeError
             label = str(int(row["label"]))
-            fields = {"p": str(row["abst"]), "k": "，".join(words), "k_ascii": ",".join(words), "label": label}
+            fields = {"p": said(row["abst"]), "k": "，".join(words), "k_ascii": ",".join(words), "label": label}
         yield Document(str(row.get("id", place)), fields, (label,), 0)
 
 
@@ -131,11 +140,11 @@ def pronouns(path: Path) -> Iterator[Document]:
     """Read CLUEWSC2020: does the pronoun (span 2) mean the noun (span 1)? `replaced` has the noun in its place."""
     for place, row in records(path):
         with Expected(place, "text, target.span1_text, target.span2_text, target.span2_index, label"):
-            target, text = row["target"], str(row["text"])
-            start, pronoun = int(target["span2_index"]), str(target["span2_text"])
+            target, text = row["target"], said(row["text"])
+            start, pronoun = int(target["span2_index"]), said(target["span2_text"])
             if text[start : start + len(pronoun)] != pronoun:
                 start = text.index(pronoun)
-            noun, label = str(target["span1_text"]), str(row["label"]).lower()
+            noun, label = said(target["span1_text"]), said(row["label"]).lower()
             before, after = text[:start], text[start + len(pronoun) :]
             fields = {"text": text, "S1": noun, "S2": pronoun, "before": before, "after": after, "label": label}
         yield Document(str(row.get("idx", row.get("id", place))), fields, (label,), 0)
@@ -149,8 +158,8 @@ def idioms(path: Path) -> Iterator[Document]:
     answers = _chid_answers(path)
     for place, row in records(path):
         with Expected(place, "content, candidates and answer"):
-            content, candidates = row["content"], tuple(str(one) for one in row["candidates"])
-            texts = [str(content)] if isinstance(content, str) else [str(one) for one in content]
+            content, candidates = row["content"], tuple(said(one) for one in row["candidates"])
+            texts = [content] if isinstance(content, str) else [said(one) for one in content]
             for number, text in enumerate(texts):
                 for blank in re.finditer(r"#idiom\d*#", text):
                     gold = int(row["answer"]) if "answer" in row else int(answers[blank.group()])
@@ -179,7 +188,7 @@ def sentence_cloze(path: Path) -> Iterator[Document]:
         passages = list(data["data"])
     for row in passages:
         with Expected(f"{path}: {row.get('context_id', '?')}", "context with [BLANK1].., choices, answers"):
-            context, choices = str(row["context"]), tuple(str(one) for one in row["choices"])
+            context, choices = said(row["context"]), tuple(said(one) for one in row["choices"])
             blanks = list(BLANK.finditer(context))
             answers = [int(answer) for answer in row["answers"]]
             for blank in blanks:
@@ -187,7 +196,7 @@ def sentence_cloze(path: Path) -> Iterator[Document]:
                 _ = choices[gold]
                 before = BLANK.sub("", context[: blank.start()])[-300:]
                 after = BLANK.sub("", context[blank.end() :])[:200]
-                name = str(row["context_id"])
+                name = said(row["context_id"])
                 yield Document(f"{name}-{blank.group(1)}", {"before": before, "after": after}, choices, gold, (), name)
 
 
@@ -197,9 +206,9 @@ def dialogues(path: Path) -> Iterator[Document]:
         with Expected(place, "[[lines], [{question, choice, answer}], id]"):
             lines, questions, name = row
             for number, one in enumerate(questions):
-                choices = tuple(str(choice) for choice in one["choice"])
-                fields = {"P": "\n".join(map(str, lines)), "Q": str(one["question"])}
-                yield Document(f"{name}-{number}", fields, choices, choices.index(str(one["answer"])))
+                choices = tuple(said(choice) for choice in one["choice"])
+                fields = {"P": "\n".join(map(said, lines)), "Q": said(one["question"])}
+                yield Document(f"{name}-{number}", fields, choices, choices.index(said(one["answer"])))
 
 
 def reading(path: Path) -> Iterator[Document]:
@@ -207,17 +216,17 @@ def reading(path: Path) -> Iterator[Document]:
     if read_text(path).lstrip().startswith("["):
         for place, row in records(path):
             with Expected(place, "text_a (passage), text_b (question), label (answer)"):
-                fields = {"D": str(row["text_a"]), "Q": str(row["text_b"])}
-                yield Document(str(row.get("id", place)), fields, answers=(str(row["label"]),))
+                fields = {"D": said(row["text_a"]), "Q": said(row["text_b"])}
+                yield Document(str(row.get("id", place)), fields, answers=(said(row["label"]),))
         return
     data = whole(path)
     with Expected(str(path), "data: [{paragraphs: [{context, qas: [{id, question, answers: [{text}]}]}]}]"):
         for article in data["data"]:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
-                    answers = tuple(dict.fromkeys(str(answer["text"]) for answer in question["answers"]))
-                    fields = {"D": str(paragraph["context"]), "Q": str(question["question"])}
-                    yield Document(str(question["id"]), fields, answers=answers)
+                    answers = tuple(dict.fromkeys(said(answer["text"]) for answer in question["answers"]))
+                    fields = {"D": said(paragraph["context"]), "Q": said(question["question"])}
+                    yield Document(said(question["id"]), fields, answers=answers)
 
 
 def search_reading(path: Path) -> Iterator[Document]:
@@ -233,7 +242,7 @@ def search_reading(path: Path) -> Iterator[Document]:
             answers = tuple(str(answer) for answer in row["answers"] if str(answer).strip())
             chosen = next((one for one in row["documents"] if one.get("is_selected")), row["documents"][0])
             paragraph = str(chosen["paragraphs"][int(chosen.get("most_related_para", 0))])
-            question = str(row["question"])
+            question = said(row["question"])
         if answers:
             yield Document(str(row.get("question_id", place)), {"D": paragraph, "Q": question}, answers=answers)
 
@@ -245,7 +254,7 @@ def questions(path: Path) -> Iterator[Document]:
         for name, row in data.items():
             found = [str(answer) for one in row["evidences"].values() for answer in one["answer"]]
             answers = tuple(dict.fromkeys(answer for answer in found if answer != "no_answer"))
-            yield Document(str(name), {"Q": str(row["question"])}, answers=answers or ("no_answer",))
+            yield Document(str(name), {"Q": said(row["question"])}, answers=answers or ("no_answer",))
 
 
 def cloze(path: Path) -> Iterator[Document]:
@@ -295,9 +304,9 @@ def last_words(path: Path) -> Iterator[Document]:
     """Read WPLC's {masked_text with <mask> at the end, correct_word}."""
     for place, row in records(path):
         with Expected(place, "masked_text (or text) with <mask>, correct_word"):
-            text = str(row["masked_text"] if "masked_text" in row else row["text"])
+            text = said(row["masked_text"] if "masked_text" in row else row["text"])
             word = row["correct_word"]
-            answer = str(word[0] if isinstance(word, list) else word)
+            answer = said(word[0] if isinstance(word, list) else word)
             before = text[: text.index("<mask>")]
         yield Document(str(row.get("id", place)), {"before": before}, (answer,), 0, (answer,))
 

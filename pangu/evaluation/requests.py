@@ -1,6 +1,7 @@
 """Turn documents and shots into what is asked of a model: contexts with scored parts, or prompts."""
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +46,7 @@ def load_documents(task: Task, data: Path) -> tuple[list[Document], list[Path]]:
     files = find_files(data, task.files)
     if not files:
         raise UserError(f"{data}: has no file for task {task.name}; looked for {', '.join(task.files)}")
-    documents = [document for path in files for document in FORMS[task.form](path)]
+    documents = with_own_ids([document for path in files for document in FORMS[task.form](path)])
     if not documents:
         raise UserError(f"{files[0]}: holds no document for task {task.name}")
     if task.method == "generate" and not all(one.answers for one in documents):
@@ -53,6 +54,17 @@ def load_documents(task: Task, data: Path) -> tuple[list[Document], list[Path]]:
     if task.method == "choice" and any(one.gold is None for one in documents):
         raise UserError(f"task {task.name}: form {task.form} has no candidates; method generate fits it")
     return with_candidates(task, documents), files
+
+
+def with_own_ids(documents: Sequence[Document]) -> list[Document]:
+    """Give a document whose id another one has before it a number behind it: each is answered and scored by its id."""
+    seen = Counter[str]()
+    result = []
+    for document in documents:
+        seen[document.id] += 1
+        count = seen[document.id]
+        result.append(document if count == 1 else replace(document, id=f"{document.id} #{count}"))
+    return result
 
 
 def with_candidates(task: Task, documents: Sequence[Document]) -> list[Document]:

@@ -87,8 +87,7 @@ def make_plan(
     wrong = [name for name, ours in found.optimizer.items() if keep_optimizer and moment_shape(infos, ours) is None]
     if wrong:
         raise UserError(f"{where}: {len(wrong)} moments of Adam have no weight of their shape: {listed(wrong)}")
-    for name in found.tied_head:
-        check_tied(source, name, next(name for name, ours in found.weights.items() if ours == parameters.WORD_TABLE))
+    check_head(source, found)
     by_canonical = {ours: name for name, ours in outputs.items()}
     if shape.target_in_trunk and target == "pytorch":
         raise UserError(f"{where}: the PyTorch port has no target_in_trunk: there is no name for that table")
@@ -154,6 +153,14 @@ def with_master_name(canonical: str) -> str:
         if canonical.endswith(ours):
             return canonical.removesuffix(ours) + master
     return canonical
+
+
+def check_head(source: Source, found: names.SortedNames) -> None:
+    """Raise UserError where an output matrix of others is not the word table, which ours is."""
+    for head in found.tied_head:
+        word_table = next((name for name, ours in found.weights.items() if ours == parameters.WORD_TABLE), None)
+        if word_table is not None:  # where it is missing, the shapes say so
+            check_tied(source, head, word_table)
 
 
 def check_tied(source: Source, head: str, word_table: str) -> None:

@@ -13,6 +13,7 @@ from pangu.formats.torch_file import index_torch_file
 from pangu.foundation.errors import UserError
 
 LARGEST_INDEX = 64 << 20
+ADAPTER_FILES = ("adapter_config.json", "tuning.json")  # as PEFT and `finetune` write them
 # In a directory, what is looked for, the best first.
 DIRECTORY_FILES = (
     "model.safetensors.index.json",
@@ -31,6 +32,8 @@ def open_source(path: Path, strategy: list[Path] | None = None, embeddings: Path
         if holds_shards(path):
             return ReleasedShards(path, strategy, embeddings)
         found = next((path / name for name in DIRECTORY_FILES if (path / name).exists()), None)
+        if found is None and any((path / name).is_file() for name in ADAPTER_FILES):
+            raise UserError(f"{path}: is an adapter: `python -m pangu merge` makes weights of it and its base")
         if found is None:
             raise UserError(
                 f"{path}: holds no whole checkpoint of a run, nor filerted_0.ckpt … nor rank_0/ … nor "

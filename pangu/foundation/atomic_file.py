@@ -186,6 +186,14 @@ def check_place(path: Path) -> None:
         raise UserError(f"{path}: cannot be written: {what}")
 
 
+def check_not_read(path: Path, *inputs: str | os.PathLike) -> None:
+    """Raise UserError where an output would take the place of what it is made of."""
+    for one in inputs:
+        with contextlib.suppress(OSError, ValueError):
+            if os.path.samefile(path, one):
+                raise UserError(f"{path}: is what is read; give another --out")
+
+
 def hidden_name(path: Path, suffix: str | None = None) -> Path:
     """Return the name beside `path` that its content has while it is written; one of its own without a suffix."""
     # Names may have 255 bytes, of which a Chinese character takes three.

@@ -41,6 +41,10 @@ def loads(text: str | bytes) -> Any:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
+    except ValueError as error:
+        if "set_int_max_str_digits" in str(error):  # advice to programmers
+            raise ValueError("a number has thousands of digits") from None
+        raise
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

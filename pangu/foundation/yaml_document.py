@@ -23,6 +23,8 @@ DEEPEST = 50  # levels
 LARGEST = 10**15  # of any number: beyond it nothing is a size, a count or a rate
 LONGEST_NUMBER = 400  # digits
 
+NO_NAMES = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null")  # of a field, or of anything that a file names
+
 Location = tuple[str | int, ...]
 
 # The C parser reads the same YAML five times faster. It is missing where PyYAML was built without libyaml.
@@ -286,10 +288,13 @@ def _check_nodes(document: YamlDocument) -> None:
 
 
 def _check_keys(document: YamlDocument, node: yaml.Node) -> None:
-    """Refuse two equal keys: YAML would silently take the last one."""
+    """Refuse two equal keys, of which YAML would silently take the last one, and those that are read as no name."""
     seen: set[str] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):
+            if key.tag in NO_NAMES:
+                head, word = _head(document, key.start_mark.line + 1), key.value or "null"
+                raise PlacedError(f"{head}: YAML reads the key {word} as no name; quote it: '{word}'")
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 line = key.start_mark.line + 1
                 head = _head(document, line)

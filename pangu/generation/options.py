@@ -1,12 +1,13 @@
 """What a caller may ask of generation."""
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pangu.foundation.errors import UserError
 
 Overflow = Literal["refuse", "truncate", "slide"]
+LARGEST = 1e6  # of temperature and penalties: beyond it logits are no numbers any more
+SCALE = f"must be {1 / LARGEST:g} to {LARGEST:g}"
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,16 @@ class GenerationOptions:
     def __post_init__(self) -> None:
         rules = (
             ("max_new_tokens", self.max_new_tokens >= 1, "must be at least 1"),
-            ("temperature", 0 <= self.temperature < math.inf, "must be 0 (greedy) or more"),
+            ("temperature", 0 <= self.temperature <= LARGEST, f"must be 0 (greedy) to {LARGEST:g}"),
             ("top_k", self.top_k >= 0, "must be 0 (no limit) or more"),
             ("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1 (no limit)"),
             ("min_p", 0 <= self.min_p <= 1, "must be in 0 (no limit) to 1"),
             ("no_repeat_ngram", self.no_repeat_ngram >= 0, "must be 0 (no limit) or more"),
-            ("sample", self.sample >= 0, "must be 0 or more"),
-            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "must be above 0; 1 is none"),
-            ("frequency_penalty", math.isfinite(self.frequency_penalty), "must be a finite number"),
-            ("presence_penalty", math.isfinite(self.presence_penalty), "must be a finite number"),
+            ("sample", 0 <= self.sample < 1 << 63, "must be in 0..2**63-1"),
+            ("repetition_penalty", 1 / LARGEST <= self.repetition_penalty <= LARGEST, f"{SCALE}; 1 is none"),
+            ("frequency_penalty", abs(self.frequency_penalty) <= LARGEST, f"must be -{LARGEST:g} to {LARGEST:g}"),
+            ("presence_penalty", abs(self.presence_penalty) <= LARGEST, f"must be -{LARGEST:g} to {LARGEST:g}"),
+            ("overflow", self.overflow in get_args(Overflow), f"must be one of {', '.join(get_args(Overflow))}"),
             ("stop_strings", "" not in self.stop_strings, "must not hold an empty string"),
             ("seed", 0 <= self.seed < 1 << 64, "must be in 0..2**64-1"),
         )

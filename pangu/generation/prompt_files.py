@@ -1,6 +1,7 @@
 """What is asked for in one go: prompts from files of any common form, each with its own options where it has some.
 
-A text file has a prompt a line; a line ends at a newline and at nothing else. A `.jsonl` file has an object a line:
+A text file has a prompt a line; a line ends at a newline and at nothing else. A `.jsonl` file has an object a line, a
+`.json` file a list of them:
 
     {"prompt": "one\nor more lines", "max_new_tokens": 20, "temperature": 0, "stop": ["。"], "id": 7}
 
@@ -13,8 +14,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
-from pangu.foundation.json_text import check_value, loads
+from pangu.foundation.json_text import check_value, finite, loads
+from pangu.foundation.plain_text import unpacked
 from pangu.foundation.settings import nearest_name
 from pangu.foundation.yaml_document import shown
 from pangu.generation.options import GenerationOptions
@@ -41,14 +44,14 @@ def decode(content: bytes, charset: str | None, where: str) -> str:
         content, charset = content[len(marked[0]) :], marked[1]
     try:
         text = content.decode(charset or "utf-8")
-    except LookupError:
-        raise UserError(f"--charset {charset}: is not known; utf-8, gb18030, big5 or utf-16 would be right") from None
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         hint = "; give --charset, e.g. gb18030" if charset is None else ""
         raise UserError(
             f"{where}:{line}: byte 0x{content[error.start]:02x} is not {charset or 'UTF-8'}{hint}"
         ) from None
+    except (LookupError, ValueError):
+        raise UserError(f"--charset {charset}: is not known; utf-8, gb18030, big5 or utf-16 would be right") from None
     return text.removeprefix("\ufeff")
 
 
@@ -71,12 +74,19 @@ def read_object(line: str, where: str) -> dict[str, Any]:
         row = loads(line)
     except ValueError as error:
         raise UserError(f"{where}: is not JSON: {error}") from None
+    return checked_row(row, where)
+
+
+def checked_row(row: Any, where: str) -> dict[str, Any]:
+    """Return a JSON value that asks for a text. Raises UserError."""
     check_value(row, where)
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise UserError(f'{where}: must be an object with a text "prompt"')
     for name in row:
         if name not in ("prompt", "id") and name not in OPTION_NAMES:
             raise UserError(f"{where}: field {name!r} is unknown{nearest_name(name, sorted(OPTION_NAMES | {'id'}))}")
+    if finite(row.get("id")) != row.get("id"):
+        raise UserError(f"{where}: field 'id': is no number that JSON can say")
     return row
 
 
@@ -85,9 +95,25 @@ def read_file(path: str, charset: str | None, content: bytes | None = None) -> l
     if content is None:
         try:
             content = Path(path).read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    return read_rows(content, charset, path, Path(path).suffix in (".jsonl", ".ndjson"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read: {reason_of(error)}") from None
+    name, content = path.lower(), unpacked(content, path)
+    name = name.removesuffix(".gz")
+    if name.endswith(".json"):
+        return read_json(content, charset, path)
+    return read_rows(content, charset, path, name.endswith((".jsonl", ".ndjson")))
+
+
+def read_json(content: bytes, charset: str | None, where: str) -> list[dict[str, Any]]:
+    """Return the rows of a JSON list of objects, of one object, or of an object a line. Raises UserError."""
+    try:
+        value = loads(decode(content, charset, where))
+    except ValueError:
+        return read_rows(content, charset, where, is_jsonl=True)
+    rows = value if isinstance(value, list) else [value]
+    if not rows:
+        raise UserError(f"{where}: holds no prompt: write one a line")
+    return [checked_row(row, f"{where}: record {number}") for number, row in enumerate(rows, 1)]
 
 
 def requests_of(

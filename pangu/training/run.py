@@ -36,6 +36,7 @@ from pangu.foundation.best_effort import warn
 from pangu.foundation.errors import UserError
 from pangu.foundation.interrupts import Interrupts
 from pangu.foundation.yaml_document import shown
+from pangu.quantization.convert_quantized import DequantizedSource
 from pangu.training.choose_engine import engine_of
 from pangu.training.data import PackedData, training_batches, unigram_nats
 from pangu.training.overview import described
@@ -97,7 +98,10 @@ OF_EXPERTS = ("routing", "choices", "domains", "unit_gate")
 def check_start(start: Path, model: ModelConfig, data: PackedData) -> None:
     """Raise UserError where weights to begin with are of another network, or of another tokenizer than the data."""
     path = meant_checkpoint(start)
-    theirs = network_of(path, None if (path / STATE).is_file() else open_weights(path))
+    source = None if (path / STATE).is_file() else open_weights(path)
+    theirs = network_of(path, source)
+    if isinstance(source, DequantizedSource):
+        warn(f"warning: start_from {start}: is quantised: the run begins with rounded weights")
     for name in ARCHITECTURE if theirs else ():
         if getattr(theirs, name) != getattr(model, name):
             raise UserError(
@@ -210,6 +214,11 @@ def train(config: TrainConfig, strategy_file: str | None = None, anew: bool = Fa
         if saved:
             config = with_schedule_of(run, saved, config)
             check_same_run(run, saved, config, model, data)
+        elif config.learning_rate.begin_step:
+            raise UserError(
+                f"field 'learning_rate.begin_step' = {config.learning_rate.begin_step}: {run} begins with update 1: "
+                "leave it out; a run that goes on takes it"
+            )
         elif config.start_from and world.is_first:
             check_start(Path(config.start_from), model, data)
         engine = engine_of(run, saved, model, config, world.size)

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pangu.checkpoint.open import Checkpoint, checkpoints_directory
 from pangu.config import LearningRateConfig, ModelConfig, TrainConfig
@@ -60,6 +61,12 @@ def with_schedule_of(run: Path, saved: Checkpoint, config: TrainConfig) -> Train
     return config.model_copy(update={"learning_rate": rate})
 
 
+def objectives_meant(fields: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what of the objectives decides a row: those that have a share; nothing where every row is causal."""
+    parts = {name: part for name, part in (fields or {}).items() if isinstance(part, dict) and part["share"]}
+    return parts | {"mask_id": (fields or {})["mask_id"]} if parts else {}
+
+
 def check_same_run(run: Path, saved: Checkpoint, config: TrainConfig, model: ModelConfig, data: PackedData) -> None:
     """Raise UserError that names the first thing that decides the computation and is not as the run began.
 
@@ -74,7 +81,7 @@ def check_same_run(run: Path, saved: Checkpoint, config: TrainConfig, model: Mod
     # An earlier version wrote it.
     if "tokenizer" not in saved.train:
         del decided["tokenizer"]
-    if "objectives" not in saved.train and config.objectives.is_causal:
+    if objectives_meant(saved.train.get("objectives")) == objectives_meant(decided["objectives"]):
         del decided["objectives"]
     for name, value in (now | decided).items():
         began = before[name] if name in before else saved.train.get(name)

@@ -93,6 +93,8 @@ def module_names(given: tuple[str, ...]) -> tuple[str, ...]:
     for name in given:
         if name not in MODULES:
             raise UserError(f"module {name!r} is unknown{nearest_name(name, list(MODULES))}; or {ALL}")
+        if given.count(name) > 1:
+            raise UserError(f"module {name!r} is there twice; give it once")
     return given
 
 

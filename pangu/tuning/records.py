@@ -3,9 +3,6 @@
 A record is a list of turns. What is wrong with one is said with its line and its reason; the others are used.
 """
 
-import codecs
-import gzip
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Any, Literal
 
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import check_value, loads
+from pangu.foundation.plain_text import read_plain
 from pangu.foundation.yaml_document import shown
 
 MOST_CHARACTERS = 1_000_000  # of a record
@@ -70,34 +68,28 @@ def read_records(path: Path, parse: Callable[[Any], Record | Pair] | None = None
     Forms: Alpaca {instruction, input, output}, ShareGPT {conversations: [{from, value}]}, OpenAI {messages: [{role,
     content}]}, {prompt, completion}, ModelScope {src_txt, tgt_txt}, {text}; a TXT file has a text a line.
     """
-    content = read_bytes(path).removeprefix(codecs.BOM_UTF8)
-    parse = parse or record_of
-    names = path.name.lower().removesuffix(".gz")
-    lines = content.split(b"\n")
-    if names.endswith(".txt"):
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield from _checked(f"{path}:{number}", line, None if parse is record_of else parse, is_text=True)
-    elif content.lstrip()[:1] == b"[":
-        try:
-            rows = loads(content.decode())
-        except ValueError as error:
-            raise UserError(f"{path}: is not JSON: {error}") from None
-        for number, row in enumerate(rows, 1):
-            yield _record_or_reject(f"{path}: record {number}", row, parse)
-    else:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield from _checked(f"{path}:{number}", line, parse)
+    content, name = read_plain(path), path.name.lower().removesuffix(".gz")
+    is_text, parse = name.endswith(".txt"), parse or record_of
+    rows = None if is_text else _listed(content, name.endswith(".json"), path)
+    for number, row in enumerate(rows or [], 1):
+        yield _record_or_reject(f"{path}: record {number}", row, parse)
+    for number, line in enumerate(content.split(b"\n") if rows is None else [], 1):
+        if line.strip():
+            yield from _checked(f"{path}:{number}", line, None if is_text and parse is record_of else parse, is_text)
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a file, decompressed where its name ends with .gz. Raises UserError."""
+def _listed(content: bytes, is_json: bool, path: Path) -> list[Any] | None:
+    """Return the values of a JSON list, or the one object of a `.json` file; None where there is an object a line."""
+    is_list = content.lstrip()[:1] == b"["
+    if not (is_list or is_json):
+        return None
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        value = loads(content.decode())
+    except ValueError as error:
+        if not is_list:
+            return None
+        raise UserError(f"{path}: is not JSON: {error}") from None
+    return value if is_list else [value]
 
 
 def _checked(

@@ -96,6 +96,7 @@ class Settings:
             ("length", self.length is None or 2 <= self.length <= context, f"2 to {context}, the context"),
             ("validation", 0 <= self.validation <= 0.5, "must be 0 to 0.5"),
             ("dropout", 0 <= self.dropout < 1, "must be 0 to 1"),
+            ("seed", 0 <= self.seed < 1 << 31, "must be in 0..2**31-1"),
             ("engine", self.engine in (None, "compiled", "mindspore"), "must be compiled or mindspore"),
             ("checkpoint_every", self.checkpoint_every >= 1, "must be at least 1"),
         )

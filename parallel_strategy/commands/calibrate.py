@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from pangu.foundation.atomic_file import check_not_read
     from pangu.foundation.errors import UserError
     from parallel_strategy.calibrate.fit import calibrate
     from parallel_strategy.calibrate.measured_runs import read_all
@@ -45,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _from_profiles(arguments)
     if not 0 < arguments.share <= 1:
         raise UserError(f"--share {arguments.share}: must lie above 0 and be at most 1")
+    check_not_read(Path(arguments.out), *arguments.rows)
     rows = read_all(arguments.rows, arguments.cluster)
     if arguments.share < 1:
         seen = chosen(rows, arguments.share)

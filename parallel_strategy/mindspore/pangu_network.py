@@ -434,6 +434,7 @@ def sizes(model: ModelSpec, sequences: int = 1) -> dict[str, int]:
         "ffn": model.ffn_hidden_size,
         "vocab": model.vocab_size,
         "positions": model.seq_length,
+        "fields": 1,  # what a batch has beside one another: a slice takes one of them, and the others stay whole
     }
 
 

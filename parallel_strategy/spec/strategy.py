@@ -279,13 +279,6 @@ class StrategySpec(SpecFile):
                 f"pipeline.micro_batches {self.pipeline.micro_batches} disagrees with batch and mesh, which give "
                 f"{per_rank // self.batch.micro}"
             )
-        chunks = self.mesh.pp * self.chunks_per_stage
-        if self.micro_batches * chunks > MOST_TASKS:
-            most = max(1, MOST_TASKS // chunks) * self.batch.micro * self.mesh.dp
-            raise ValueError(
-                f"batch.global {self.batch.global_}: {self.micro_batches:,} micro-batches through {chunks:,} chunks of "
-                f"layers are more than are replayed; nearest: {most}"
-            )
         return self
 
     @model_validator(mode="after")
@@ -397,6 +390,12 @@ class StrategySpec(SpecFile):
             raise UserError(
                 f"pipeline.stages sums to {sum(pipeline.stages)}, the model has {model.num_layers} layers; "
                 f"nearest: {even_stages(model.num_layers, mesh.pp)}"
+            )
+        if self.micro_batches * chunks > MOST_TASKS:
+            most = max(1, MOST_TASKS // chunks) * self.batch.micro * self.mesh.dp
+            raise UserError(
+                f"batch.global {self.batch.global_}: {self.micro_batches:,} micro-batches through {chunks:,} chunks of "
+                f"layers are more than are replayed; nearest: {most}"
             )
 
     def _check_fold(self, model: ModelSpec) -> None:

@@ -42,7 +42,7 @@ SMALL = ModelConfig(
 )
 # Processor time leaves out what other programs take; with one thread it is the figure for a busy machine.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-CASES = {"small": SMALL, "tiny": load_size("tiny"), "350M": load_size("350M")}
+CASES = {"small": SMALL} | {size: load_size(size) for size in ("tiny", "350M", "1.3B")}
 
 
 @dataclass(frozen=True)

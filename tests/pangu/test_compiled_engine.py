@@ -100,7 +100,9 @@ def test_the_bits_do_not_depend_on_company_threads_or_where_a_prompt_is_cut(
 
 
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8", "int4"])
-@pytest.mark.parametrize("widths", [(640, 4, 1024), (528, 6, 1100), (8, 2, 12)], ids=str)
+@pytest.mark.parametrize(
+    "widths", [(640, 4, 1024), (528, 6, 1100), (8, 2, 12), (64, 2, 4096), (96, 2, 4448), (32, 2, 4106)], ids=str
+)
 def test_a_prompt_of_any_width_has_the_bits_of_its_tokens(widths: tuple[int, int, int], kind: str) -> None:
     """A prompt is multiplied in parts of 512 inputs, by 16; heads of 160, 88 and 4 are no multiples of 64."""
     hidden, heads, inner = widths

@@ -202,6 +202,32 @@ def test_an_interrupted_evaluation_goes_on_and_asks_nothing_twice(model, data: P
     assert path.read_bytes() == (tmp_path / "whole" / whole.file).read_bytes()
 
 
+def test_answers_on_a_full_disk_are_one_line_with_their_file(model, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "ocnli-zero-paper.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"ocnli-zero-paper\.jsonl: cannot be written: No space left"):
+        evaluate(model, ["ocnli"], data=data, out=tmp_path, limit=20)
+
+
+def test_documents_with_one_id_are_asked_and_scored_apart(model, tmp_path: Path) -> None:
+    path = tmp_path / "set.json"
+    rows = [
+        {"sentence1": "一", "sentence2": two, "label": "neutral", "id": one} for one, two in ((1, "二"), ("1", "三"))
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    [score] = evaluate(model, ["ocnli"], data=path, out=tmp_path / "out")
+    answers = [json.loads(line) for line in (tmp_path / "out" / score.file).read_text().splitlines()[1:]]
+    assert score.documents == 2 and [one["id"] for one in answers] == ["1", "1 #2"]
+    assert "二" in answers[0]["scored"][0] and "三" in answers[1]["scored"][0]
+
+
+@pytest.mark.parametrize("value", ["null", "[]", "{}", "NaN"])
+def test_what_is_no_text_is_not_asked_as_one(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "set.json"
+    path.write_text(f'{{"sentence1": {value}, "sentence2": "二", "label": "neutral"}}')
+    with pytest.raises(UserError, match=r"set\.json:1: is not of the expected form"):
+        requests.load_documents(load_task("ocnli"), path)
+
+
 def test_other_documents_of_the_same_name_and_another_task_of_the_same_name_are_asked_anew(
     model, data: Path, tmp_path: Path
 ) -> None:

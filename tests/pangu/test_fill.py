@@ -150,5 +150,10 @@ def test_generate_fills_the_gaps_of_a_text(
     assert len(row["places"]) == 3 and set(row["places"]) < set(range(len(row["ids"])))
     assert main(words) == 0
     assert capsys.readouterr().out == row["text"] + "\n"
+    for option in (["--samples", "2"], ["--stop", "。"], ["--max-new-tokens", "7"], ["--slide"], ["--chat"]):
+        assert main([*words, *option]) == 2
+        assert f"error: {option[0]}: does not go with --fill" in capsys.readouterr().err
+    assert main(["generate", str(run_directory), "--prompt", "a", "--gap-order", "left"]) == 2
+    assert "--gap-order: goes with --fill" in capsys.readouterr().err
     assert main(["generate", str(run_directory), "--fill", "__北京"]) == 2
     assert "begins with a gap" in capsys.readouterr().err

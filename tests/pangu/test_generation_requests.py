@@ -1,5 +1,6 @@
 """What is asked of generation: prompts of any file, options of their own, sessions that go on."""
 
+import gzip
 import json
 import os
 import pty
@@ -20,7 +21,7 @@ from pangu.config import ModelConfig
 from pangu.foundation.errors import UserError
 from pangu.generation import GenerationOptions, Generator
 from pangu.generation.engine import log_probability
-from pangu.generation.prompt_files import read_rows, requests_of
+from pangu.generation.prompt_files import read_file, read_rows, requests_of
 from pangu.generation.sampling import Sampler
 from pangu.generation.whole_characters import WholeCharacters
 from tests.conftest import REPOSITORY
@@ -60,6 +61,9 @@ def test_a_line_ends_at_a_newline_and_a_mark_is_no_text(content: bytes, charset:
         (b'{"prompt": "a"}\n{"prompt": "a", "prompt": "b"}', None, True, "field 'prompt': is there more than once"),
         (b'{"prompt": "a"}\n{"prompt": "\\ud800"}', None, True, "f:2: field 'prompt': holds half of a surrogate pair"),
         (b'["a"]', None, True, "f:1: must be an object"),
+        (b'{"prompt": "a", "id": NaN}', None, True, "f:1: field 'id': is no number that JSON can say"),
+        (b'{"prompt": "a", "id": [1e999]}', None, True, "f:1: field 'id': is no number that JSON can say"),
+        (b"a", "a\0b", False, "is not known"),
         (b'{"prompt": "a", "temprature": 1}', None, True, "field 'temprature' is unknown; did you mean 'temperature'"),
     ],
 )
@@ -76,6 +80,40 @@ def test_an_option_of_the_wrong_type_is_one_line(field: str) -> None:
     rows = read_rows(f'{{"prompt": "a", {field}}}'.encode(), None, "f", True)
     with pytest.raises(UserError, match=r"prompt 1: field .* is of the wrong type"):
         requests_of(rows, USUAL)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        f'"temperature": 1{"0" * 400}', f'"frequency_penalty": -1{"0" * 400}', '"repetition_penalty": 1e-320',
+        '"repetition_penalty": 1e300', '"presence_penalty": 1e308', '"sample": 9223372036854775808', '"overflow": "no"',
+    ],
+)  # fmt: skip
+def test_an_option_beyond_what_can_be_computed_is_one_line(field: str) -> None:
+    rows = read_rows(f'{{"prompt": "a", {field}}}'.encode(), None, "f", True)
+    with pytest.raises(UserError, match=r"^\w+ = .*: must be "):
+        requests_of(rows, USUAL)
+
+
+def test_a_file_is_read_by_its_name_in_any_case_and_unpacked(tmp_path: Path) -> None:
+    rows = [{"prompt": "一\n二", "temperature": 0}, {"prompt": "三"}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    files = {
+        "a.JSONL": lines.encode(),
+        "b.json": json.dumps(rows, indent=1).encode(),
+        "c.json": b"\xef\xbb\xbf" + lines.encode(),
+        "d.jsonl.gz": gzip.compress(lines.encode()),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        assert read_file(str(tmp_path / name), None) == rows, name
+    (tmp_path / "one.json").write_text(json.dumps(rows[0], indent=2))
+    assert read_file(str(tmp_path / "one.json"), None) == rows[:1]
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(lines.encode())[:-9])
+    (tmp_path / "none.json").write_text("[]")
+    for name, said in (("cut.gz", "cannot be read"), ("none.json", "holds no prompt"), ("a\0b", "cannot be read")):
+        with pytest.raises(UserError, match=said):
+            read_file(str(tmp_path / name), None)
 
 
 def test_every_line_may_have_options_of_its_own() -> None:

@@ -100,6 +100,22 @@ def test_a_gpt2_that_computes_something_else_is_refused(tmp_path: Path, fields: 
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_an_output_matrix_of_its_own_is_refused_by_every_reader(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    out, _ = export(tmp_path, ModelConfig(**SIZES, query_layer=False))
+    tensors = load_file(out / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"].copy()
+    save_file(tensors, out / "model.safetensors")
+    for as_stored in (False, True):
+        load_for_inference(out, as_stored=as_stored)
+    tensors["lm_head.weight"][0, 0] += 1
+    save_file(tensors, out / "model.safetensors")
+    for as_stored in (False, True):
+        with pytest.raises(UserError, match="was trained apart from its word table"):
+            load_for_inference(out, as_stored=as_stored)
+
+
 def test_the_tokenizer_goes_along(run_directory: Path, tmp_path: Path, capsys) -> None:
     from pangu.tokenizer import Tokenizer
 

@@ -122,6 +122,27 @@ def test_weights_of_another_network_are_refused(corpus: Path, begun: Path, chang
         check_start(begun, of(begun).model_copy(update=change), PackedData.load(corpus))
 
 
+def test_objectives_that_no_row_has_are_of_no_matter(corpus: Path, begun: Path) -> None:
+    data = PackedData.load(corpus)
+    for objectives in ({"permuted": {"ramp_steps": 5}}, {"mask_id": 8}, {"prefix": {"infilling": 0.5}}):
+        goes_on(begun, configuration(corpus, begun, steps=2, objectives=objectives), data)
+    with pytest.raises(UserError, match="objectives"):
+        goes_on(begun, configuration(corpus, begun, steps=2, objectives={"permuted": {"share": 0.1}}), data)
+
+
+def test_a_schedule_that_begins_later_is_for_a_run_that_goes_on(corpus: Path, tmp_path: Path) -> None:
+    rate = {"peak": 1e-3, "begin_step": 3}
+    with pytest.raises(UserError, match=r"^field 'learning_rate.begin_step' = 3: .*begins with update 1: leave it out"):
+        train(configuration(corpus, tmp_path / "run", steps=6, learning_rate=rate))
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "tuning.json"])
+def test_an_adapter_is_no_start(corpus: Path, begun: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=r"is an adapter: `python -m pangu merge`"):
+        check_start(tmp_path, of(begun), PackedData.load(corpus))
+
+
 def test_another_pattern_of_attention_is_said(corpus: Path, begun: Path, capsys) -> None:
     other = of(begun).model_copy(update={"attention": AttentionConfig(pattern="sliding_window", span=4)})
     check_start(begun, other, PackedData.load(corpus))

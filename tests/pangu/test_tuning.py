@@ -12,6 +12,7 @@ import pytest
 
 import pangu
 from pangu import parameters
+from pangu.checkpoint.contents import contents_of
 from pangu.checkpoint.weights import load_for_inference
 from pangu.cli import main
 from pangu.evaluation.evaluate import identity
@@ -136,10 +137,32 @@ def test_a_bad_record_is_named_and_the_others_are_used(tmp_path: Path) -> None:
     assert found[1].place == f"{path}:2"  # type: ignore[union-attr]
 
 
-def test_a_mark_before_a_list_is_no_part_of_it(tmp_path: Path) -> None:
-    path = tmp_path / "data.json"
-    path.write_bytes(b"\xef\xbb\xbf" + json.dumps([FORMS[0], FORMS[3]], indent=1).encode())
-    assert list(read_records(path)) == [record_of(FORMS[0])] * 2
+def test_the_first_bytes_say_what_a_file_is(tmp_path: Path) -> None:
+    """A mark before a list, gzip under another name, UTF-16, one object over many lines; and what is no text."""
+    whole = json.dumps([FORMS[0], FORMS[3]], indent=1, ensure_ascii=False).encode()
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in (FORMS[0], FORMS[3]))
+    for name, content in (
+        ("a.json", b"\xef\xbb\xbf" + whole),
+        ("b.jsonl", gzip.compress(whole)),
+        ("c.jsonl.gz", lines.encode()),
+        ("d.jsonl", lines.encode("utf-16")),
+        ("e.json", lines.encode()),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert list(read_records(tmp_path / name)) == [record_of(FORMS[0])] * 2, name
+    (tmp_path / "one.json").write_text(json.dumps(FORMS[0], indent=2))
+    assert list(read_records(tmp_path / "one.json")) == [record_of(FORMS[0])]
+    (tmp_path / "many.jsonl").write_text('{"text": ' + "9" * 5000 + "}")
+    (reject,) = read_records(tmp_path / "many.jsonl")
+    assert isinstance(reject, Reject) and reject.reason == "is not JSON: a number has thousands of digits"
+    for content, said in (
+        (b"\x28\xb5\x2f\xfd0", "compressed by zstd"),
+        (b"PAR1", "a Parquet table"),
+        (b"BZh", "bzip2"),
+    ):
+        (tmp_path / "x.jsonl").write_bytes(content)
+        with pytest.raises(UserError, match=said):
+            list(read_records(tmp_path / "x.jsonl"))
 
 
 def test_a_template_writes_the_papers_form_and_a_conversation() -> None:
@@ -420,6 +443,9 @@ def test_peft_reads_the_matrices_and_its_files_are_read(base: Path, lora: Path, 
         ({"length": 500}, "length = 500"),
         ({"accumulate": 3}, "must divide batch_size"),
         ({"method": "magic"}, "must be one of full, lora, adapter, prefix"),
+        ({"seed": -1}, "seed = -1: must be in 0..2**31-1"),
+        ({"seed": 2**64}, "must be in 0..2**31-1"),
+        ({"modules": ("q_proj", "q_proj")}, "module 'q_proj' is there twice"),
         ({"rate": float("nan")}, "rate = nan"),
     ],
 )
@@ -435,6 +461,54 @@ def test_a_template_is_its_words_and_not_its_file(tmp_path: Path) -> None:
     check_same(tmp_path, said | {"template": {"name": "b", "user": "{text}"}, "settings": {"template": "/x/b.yaml"}})
     with pytest.raises(UserError, match="with another template"):
         check_same(tmp_path, said | {"template": {"name": "a", "user": "<{text}>"}, "settings": {"template": "a.yaml"}})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--virtual-tokens", "5"], "--virtual-tokens: is for method prefix, prompt, p-tuning, not lora"),
+        (["--method", "bitfit", "--rank", "3"], "--rank: is for method lora, not bitfit"),
+        (["--beta", "0.5"], "--beta: is for objective dpo, not answers"),
+        (["--objective", "dpo", "--temperature", "3"], "--temperature: is for objective distill, not dpo"),
+    ],
+)
+def test_an_option_that_nothing_listens_to_is_refused(
+    base: Path, data: Path, tmp_path: Path, capsys, words, said
+) -> None:
+    assert main(["finetune", str(base), "--data", str(data), "--out", str(tmp_path / "out"), *words]) == 2
+    assert f"error: {said}" in capsys.readouterr().err
+
+
+def test_answers_depend_on_an_adapter_its_template_and_its_base(base: Path, lora: Path, tmp_path: Path) -> None:
+    copy, tokenizer = tmp_path / "copy", str(base.parent / "tokenizer")
+    shutil.copytree(lora, copy)
+    before = contents_of(base, None, tokenizer, str(lora))
+    assert contents_of(base, None, tokenizer, str(copy)) == before != contents_of(base, None, tokenizer)
+    fields = json.loads((copy / adapter_file.TUNING).read_text())
+    fields["template"]["user"] = "<{text}>"
+    (copy / adapter_file.TUNING).write_text(json.dumps(fields))
+    assert contents_of(base, None, tokenizer, str(copy))["weights"] != before["weights"]
+    (copy / adapter_file.TUNING).unlink()  # as PEFT leaves it, which does not say the base's weights
+    other = small_model.write(tmp_path / "other", seed=2)
+    assert contents_of(copy, str(base), tokenizer)["weights"] != contents_of(copy, str(other), tokenizer)["weights"]
+
+
+def test_an_output_never_takes_the_place_of_what_it_is_made_of(base: Path, lora: Path, tmp_path: Path, capsys) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "今天"}\n')
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("今天\n")
+    (tmp_path / "link.jsonl").symlink_to(texts)
+    before = base.read_bytes()
+    for words in (
+        ["score", str(base), str(texts), "--out", str(tmp_path / "link.jsonl")],
+        ["predict", str(base), "--file", str(prompts), "--out", str(prompts)],
+        ["merge", str(lora), "--out", str(base)],
+        ["merge", str(lora), "--out", str(lora / adapter_file.MATRICES)],
+    ):
+        assert main(words) == 2
+        assert "is what is read; give another --out" in capsys.readouterr().err
+    assert prompts.read_text() == "今天\n" and texts.read_text() == '{"text": "今天"}\n' and base.read_bytes() == before
 
 
 def test_rows_of_an_earlier_version_are_refused_and_those_that_are_the_same_go_on(base: Path, tmp_path: Path) -> None:

@@ -40,7 +40,11 @@ def complaint(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (BASE + "mesh: {dp: 2}\n", "'mesh' stands twice"), (BASE.replace("dp: 2", "dp: 2, dp: 4"), "'dp' stands twice"),
         (BASE + "mesj: {}\n", "did you mean 'mesh'"), (BASE.replace("dp: 2", "ddp: 2"), "did you mean 'dp'"),
         (BASE.replace("batch", "bach"), "did you mean 'batch'"), (BASE + "7: 1\n", "field '7': is unknown"),
-        (BASE + "? [a]\n: 1\n", "not YAML"), (BOMB, "holds more than"), ("&a {model: *a, batch: *a}\n", "itself"),
+        (BASE + "? [a]\n: 1\n", "not YAML"),
+        (BASE + "yes: 1\n", "YAML reads the key yes as no name; quote it: 'yes'"),
+        (BASE + "? \n: 1\n", "reads the key null as no name"),
+        (BASE + "pipeline: {vpp: 1000000, schedule: interleaved}\n", "nearest pp"),
+        (BOMB, "holds more than"), ("&a {model: *a, batch: *a}\n", "itself"),
         (BASE + "overrides: &a [*a]\n", "itself"), (BASE.replace("32", "9" * 400), "larger than any size"),
         (BASE.replace("32", "-32"), "nearest: 1"), (BASE.replace("32", ".nan"), "finite"),
         (BASE.replace("32", ".inf"), "finite"), (BASE.replace("dp: 2", "dp: 0"), "nearest: 1"),
@@ -119,6 +123,8 @@ def test_cluster(place: str, value: object, words: str, tmp_path: Path, capsys) 
         (MODEL + "experts: {routing: switch, count: 4, layers: []}\n", "experts in the last blocks only"),
         (MODEL + "experts: {routing: switch, count: 4, layers: [a]}\n", "experts in the last blocks only"),
         (MODEL + "experts: {routing: [], count: 4}\n", "routing"),
+        (MODEL + "experts: {count: 4, top_k: 9, ffn_hidden_size: 8}\n", "there are 4 experts; nearest: 4"),
+        (MODEL + "experts: {count: 4, first_layer: 8, ffn_hidden_size: 8}\n", "counted from 0; nearest: 7"),
         (MODEL + "num_layers: 9\n", "stands twice"), (MODEL + "dropout_rate: 7\n", "dropout_rate"),
     ],
 )  # fmt: skip
@@ -158,7 +164,8 @@ def test_calibration(text: str, words: str, tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("column", "value"),
     [("n_dev", "0"), ("mbs", "0"), ("iter_time_s", "nan"), ("iter_time_s", "-3"), ("mem_gib", "nan"), ("seq", "1e30"),
-     ("hidden", ""), ("layers", "99999999999"), ("tp", "0"), ("gbs", "x"), ("hw", "Quantum")],
+     ("hidden", ""), ("layers", "99999999999"), ("tp", "0"), ("gbs", "x"), ("hw", "Quantum"),
+     ("pp", "1e308"), ("dp", "1e308"), ("mbs", "1e308"), ("tp", "2.5"), ("n_dev", "9" * 30)],
 )  # fmt: skip
 def test_a_row_that_cannot_be_is_named_and_skipped(column: str, value: str, tmp_path: Path, capsys) -> None:
     row = {

@@ -45,6 +45,15 @@ def asked(*overrides: tuple[str, list[list[int]]], model: ModelSpec = TINY, **fi
     return setup_of(model, "atlas-800t-a2-910b1", "mindspore-2.10", overrides=written, **fields)
 
 
+@pytest.mark.parametrize("operator", ["*", "objective.*", "nll.*", "*embedding*"])
+@pytest.mark.parametrize("split", [[[1]], [[2, 2, 2]], []])
+def test_a_pattern_of_many_operators_is_taken_or_one_line(operator: str, split: list[list[int]]) -> None:
+    try:
+        operator_splits(asked((operator, split)))
+    except UserError as error:
+        assert "overrides" in str(error) and "\n" not in str(error)
+
+
 @pytest.fixture(scope="module")
 def build():
     """Return the loss over the network as it is built for Ascend, by its activation."""
