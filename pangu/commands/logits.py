@@ -11,6 +11,7 @@ IDS is int32 [B, S], the output float32 [B, S, V].
 
 import argparse
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def read_ids(path: str, vocab_size: int, seq_length: int) -> np.ndarray:
     """Return int32 [B, S], checked."""
     try:
         ids = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise UserError(f"{path}: cannot be read as .npy: {reason_of(error)}") from None
     if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu" or not ids.size:
         raise UserError(f"{path}: must be integers of shape [B, S], not {getattr(ids, 'dtype', type(ids))}")
@@ -56,6 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
     if config.experts and config.experts.by_domain:
         raise UserError(f"{arguments.model}: experts are chosen by domain, which ids do not say; cut one out first")
     ids = read_ids(arguments.ids, config.vocab_size, config.seq_length)
+    for name in ("eod", "pad"):
+        given = getattr(arguments, name)
+        if given is not None and not 0 <= given < config.vocab_size:
+            raise UserError(f"--{name} {given}: ids are 0 to {config.vocab_size - 1}")
 
     from pangu.checkpoint.open import meant_checkpoint
     from pangu.checkpoint.weights import open_weights, read_weights

@@ -23,7 +23,7 @@ from pangu.evaluation.document_forms import Document
 from pangu.evaluation.published import published
 from pangu.evaluation.task import Generation, Task, TaskTemplate, load_task, task_names
 from pangu.foundation.atomic_file import write_whole
-from pangu.foundation.errors import UserError
+from pangu.foundation.errors import UserError, WriteError
 from pangu.foundation.json_text import dumps
 from pangu.foundation.lock import Lock
 from pangu.foundation.progress import Progress
@@ -167,20 +167,25 @@ def run_task(
     path = folder / f"{task.name}-{setting.shots}-{setting.variant}.jsonl"
     rows, started = earlier(path, said), time.monotonic()
     missing = [one for one in documents if one.id not in rows]
-    with (
-        Progress(task.name, len(documents), unit="documents", done=len(documents) - len(missing)) as progress,
-        path.open("a", encoding="utf-8") as file,
-    ):
-        if not rows and not path.stat().st_size:
-            file.write(dumps({"run": said}, ensure_ascii=False) + "\n")
-        for start in range(0, len(missing), BLOCK):
-            block = missing[start : start + BLOCK]
-            shots = [requests.draw_shots(task, source, one, count, setting.seed) for one in block]
-            for row in ask(model, task, template, block, shots, setting.seed):
-                rows[row["id"]] = row
-                file.write(dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            progress.advance(len(block))
+    try:
+        with (
+            Progress(task.name, len(documents), unit="documents", done=len(documents) - len(missing)) as progress,
+            path.open("a", encoding="utf-8") as file,
+        ):
+            if not rows and not path.stat().st_size:
+                file.write(dumps({"run": said}, ensure_ascii=False) + "\n")
+            for start in range(0, len(missing), BLOCK):
+                block = missing[start : start + BLOCK]
+                shots = [requests.draw_shots(task, source, one, count, setting.seed) for one in block]
+                for row in ask(model, task, template, block, shots, setting.seed):
+                    rows[row["id"]] = row
+                    file.write(dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
+                progress.advance(len(block))
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise WriteError(path, error) from None
     return scored(task, setting, documents, rows, path, time.monotonic() - started, hits)
 
 

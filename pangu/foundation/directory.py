@@ -42,7 +42,10 @@ def remove_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def hidden_directory(final: Path) -> Iterator[Path]:
-    """Make an empty directory beside `final`; at the end it is removed, unless it has got that name. One at a time."""
+    """Make an empty directory beside `final`; at the end it is removed, unless it has got that name. One at a time.
+
+    Raises WriteError where it, or a file in it, cannot be written.
+    """
     hidden = hidden_name(final, "partial")
     try:
         hidden.mkdir(exist_ok=True)
@@ -53,6 +56,10 @@ def hidden_directory(final: Path) -> Iterator[Path]:
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         try:
             yield hidden
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise WriteError(final, error) from error  # of a file that was open: the system does not say which
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
 

@@ -29,6 +29,7 @@ from pangu.foundation.atomic_file import atomic_file
 from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 from pangu.foundation.small_file import read_small
+from pangu.foundation.yaml_document import shown
 from pangu.tokenizer.parallel_map import map_in_order
 from pangu.tokenizer.segmentation import segment, token_ends
 from pangu.tokenizer.unigram import encode_lossless, encode_words
@@ -251,7 +252,9 @@ class Tokenizer:
             raise UserError(f"{path}: segmenter {settings['segmenter']!r}, but the model needs {self.segmenter!r}")
         for name, token_id in settings.get("special", {}).items():
             if name not in SPECIAL_PIECES or type(token_id) is not int:
-                raise UserError(f"{path}: special.{name} = {token_id!r}; ids of {', '.join(SPECIAL_PIECES)} are known")
+                raise UserError(
+                    f"{path}: special.{name} = {shown(token_id)}; ids of {', '.join(SPECIAL_PIECES)} are known"
+                )
         return dataclasses.replace(self.special, **settings.get("special", {}))
 
 

@@ -32,6 +32,7 @@ PRECISIONS = (
     (r"fp16|float16|half", "fp16"),
     (r"fp32|float32|tf32", "fp32"),
 )
+MOST = 10**7  # devices, stages, sequences of a row
 SCHEDULES = {
     "1f1b": "1f1b",
     "1f1b-i": "interleaved",
@@ -177,7 +178,7 @@ def setup_of(record: dict[str, str], cluster_name: str, framework_name: str) -> 
     flash = _note(notes, "flash") or ("False" if "flash= " in notes else None)
     framework = _framework(framework_name, flash)
     model = _model(record)
-    devices = int(record["n_dev"])
+    devices = _whole(record, "n_dev", 0)
     if devices < 1:
         raise ValueError(f"n_dev {devices} must be above 0")
     tp, pp, cp = (_whole(record, name, 1) for name in ("tp", "pp", "cp"))
@@ -381,4 +382,9 @@ def _number(record: dict[str, str], name: str) -> float | None:
 
 def _whole(record: dict[str, str], name: str, default: int) -> int:
     text = (record.get(name) or "").strip()
-    return int(float(text)) if text else default
+    if not text:
+        return default
+    value = float(text)
+    if not 0 <= value <= MOST or value != int(value):
+        raise ValueError(f"{name} {text!r} must be a whole number from 0 to {MOST:,}")
+    return int(value)

@@ -16,7 +16,7 @@ import yaml
 
 from pangu.foundation.errors import PlacedError
 from pangu.foundation.settings import checked, nearest_name
-from pangu.foundation.yaml_document import Location, YamlDocument, parse_document, shown
+from pangu.foundation.yaml_document import LARGEST, Location, YamlDocument, parse_document, shown
 from parallel_strategy.spec.model import ModelSpec
 
 MISSING: Any = object()
@@ -101,7 +101,9 @@ class Fields:
             words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list"}
             raise self.mistake(name, f"{shown(value)} is not {words.get(kind, 'a mapping')}")
         if kind is int and not least <= value <= 10**12:
-            raise self.mistake(name, f"{value} is no size; it must lie between {least} and 10^12")
+            raise self.mistake(name, f"{shown(value)} is no size; it must lie between {least} and 10^12")
+        if kind is float and not abs(value) <= LARGEST:
+            raise self.mistake(name, f"{shown(value)} is larger than any size; nearest: {LARGEST}")
         return value
 
     def choose(self, name: str, legal: Mapping[str, Any], default: Any = MISSING) -> Any:

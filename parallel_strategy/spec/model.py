@@ -36,6 +36,12 @@ class Experts(Section):
     z_loss: float = Field(default=0.0, ge=0)
     unit_gate: bool = False
 
+    @model_validator(mode="after")
+    def check_choices(self) -> "Experts":
+        if self.top_k > self.count:
+            raise ValueError(f"top_k {self.top_k}: there are {self.count} experts; nearest: {self.count}")
+        return self
+
 
 class LatentAttention(Section):
     """DeepSeek's multi-head latent attention: low-rank projections of queries and of keys with values."""
@@ -69,7 +75,7 @@ class ModelSpec(SpecFile):
     final_norm: Literal["before_query", "after_query"] = "before_query"
     activation: Literal["gelu_tanh", "gelu_erf", "fast_gelu", "silu", "relu"] = "gelu_tanh"
     kv_heads: PositiveInt | None = Field(default=None, description="grouped-query attention; absent: as many as heads")
-    head_size: PositiveInt | None = Field(default=None, description="absent: hidden_size / num_heads")
+    head_size: Size | None = Field(default=None, description="absent: hidden_size / num_heads")
     gated_ffn: bool = Field(default=False, description="SwiGLU and its kin: two up projections")
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
     position: Literal["learned", "rotary", "alibi", "none"] = "learned"
@@ -125,6 +131,11 @@ class ModelSpec(SpecFile):
             legal = [k for k in range(1, self.num_heads + 1) if self.num_heads % k == 0]
             nearest = min(legal, key=lambda k: abs(k - (self.kv_heads or 1)))
             raise ValueError(f"kv_heads {self.kv_heads} must divide num_heads {self.num_heads}; nearest: {nearest}")
+        if self.experts is not None and self.experts.first_layer >= self.num_layers:
+            raise ValueError(
+                f"experts.first_layer {self.experts.first_layer}: there are {self.num_layers} layers, counted from 0; "
+                f"nearest: {self.num_layers - 1}"
+            )
         if self.query_layer and self.num_layers < 2:
             raise ValueError("num_layers must be at least 2 where there is a query layer, which is one of them")
         return self

@@ -166,6 +166,16 @@ def test_a_directory_that_cannot_be_synced_changes_nothing(tmp_path: Path, monke
     assert names(tmp_path / "final") == ["old"]
 
 
+def test_a_file_in_a_hidden_directory_on_a_full_disk_is_named_by_the_directory(tmp_path: Path) -> None:
+    with (
+        pytest.raises(WriteError, match=r"out: cannot be written: No space left"),
+        directory.hidden_directory(tmp_path / "out"),
+        open("/dev/full", "wb", buffering=0) as file,
+    ):
+        file.write(b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_hidden_directory_is_empty_and_gone_at_the_end(tmp_path: Path) -> None:
     filled(tmp_path / ".out.partial", "of a run that was killed")
     with directory.hidden_directory(tmp_path / "out") as hidden:

@@ -204,6 +204,7 @@ def test_a_field_that_the_command_line_sets_is_named_as_it_is_there() -> None:
         (("steps", ""), "--set steps: null is not a whole number"),
         (("name", "yes"), "--set name: yes is not text; YAML reads yes as true: quote it: 'yes'"),
         (("name", "2024-01-02"), "--set name: 2024-01-02 is not text; YAML reads 2024-01-02 as a date: quote it"),
+        (("mode", "yes"), "--set mode: yes is not one of local, spark"),
         (("mode", "C:\\x"), "--set mode: 'C:\\x' is not one of local, spark"),
         (("steps", "{a: [null, true, 2024-01-02]}"), "--set steps: {a: [null, true, 2024-01-02]} is not a whole"),
         (("rate", "{peak: 1, peak: 2}"), "--set rate: the key 'peak' stands twice; keep one"),

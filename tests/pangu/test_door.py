@@ -174,6 +174,20 @@ def test_the_verb_score_says_what_python_says(path: Path, model: pangu.LanguageM
     assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == rows
 
 
+def test_ids_that_are_none_are_one_line(path: Path, tmp_path: Path, capsys) -> None:
+    ids = tmp_path / "ids.npy"
+    words = ["logits", str(path.parent / "model.yaml"), "--weights", str(path), "--ids", str(ids)]
+    words += ["--out", str(tmp_path / "out.npy")]
+    for content, more, said in (
+        (b"PK\x03\x04", [], "cannot be read as .npy"),
+        (None, ["--eod", "-5"], "--eod -5: ids are 0 to"),
+        (None, ["--pad", "100000"], "--pad 100000: ids are 0 to"),
+    ):
+        np.save(ids, np.ones((1, 4), np.int32)) if content is None else ids.write_bytes(content)
+        assert main([*words, *more]) == 2
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

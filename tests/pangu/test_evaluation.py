@@ -202,6 +202,12 @@ def test_an_interrupted_evaluation_goes_on_and_asks_nothing_twice(model, data: P
     assert path.read_bytes() == (tmp_path / "whole" / whole.file).read_bytes()
 
 
+def test_answers_on_a_full_disk_are_one_line_with_their_file(model, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "ocnli-zero-paper.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"ocnli-zero-paper\.jsonl: cannot be written: No space left"):
+        evaluate(model, ["ocnli"], data=data, out=tmp_path, limit=20)
+
+
 def test_documents_with_one_id_are_asked_and_scored_apart(model, tmp_path: Path) -> None:
     path = tmp_path / "set.json"
     rows = [

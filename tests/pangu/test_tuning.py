@@ -12,6 +12,7 @@ import pytest
 
 import pangu
 from pangu import parameters
+from pangu.checkpoint.contents import contents_of
 from pangu.checkpoint.weights import load_for_inference
 from pangu.cli import main
 from pangu.evaluation.evaluate import identity
@@ -476,6 +477,20 @@ def test_an_option_that_nothing_listens_to_is_refused(
 ) -> None:
     assert main(["finetune", str(base), "--data", str(data), "--out", str(tmp_path / "out"), *words]) == 2
     assert f"error: {said}" in capsys.readouterr().err
+
+
+def test_answers_depend_on_an_adapter_its_template_and_its_base(base: Path, lora: Path, tmp_path: Path) -> None:
+    copy, tokenizer = tmp_path / "copy", str(base.parent / "tokenizer")
+    shutil.copytree(lora, copy)
+    before = contents_of(base, None, tokenizer, str(lora))
+    assert contents_of(base, None, tokenizer, str(copy)) == before != contents_of(base, None, tokenizer)
+    fields = json.loads((copy / adapter_file.TUNING).read_text())
+    fields["template"]["user"] = "<{text}>"
+    (copy / adapter_file.TUNING).write_text(json.dumps(fields))
+    assert contents_of(base, None, tokenizer, str(copy))["weights"] != before["weights"]
+    (copy / adapter_file.TUNING).unlink()  # as PEFT leaves it, which does not say the base's weights
+    other = small_model.write(tmp_path / "other", seed=2)
+    assert contents_of(copy, str(base), tokenizer)["weights"] != contents_of(copy, str(other), tokenizer)["weights"]
 
 
 def test_an_output_never_takes_the_place_of_what_it_is_made_of(base: Path, lora: Path, tmp_path: Path, capsys) -> None:

@@ -123,6 +123,8 @@ def test_cluster(place: str, value: object, words: str, tmp_path: Path, capsys) 
         (MODEL + "experts: {routing: switch, count: 4, layers: []}\n", "experts in the last blocks only"),
         (MODEL + "experts: {routing: switch, count: 4, layers: [a]}\n", "experts in the last blocks only"),
         (MODEL + "experts: {routing: [], count: 4}\n", "routing"),
+        (MODEL + "experts: {count: 4, top_k: 9, ffn_hidden_size: 8}\n", "there are 4 experts; nearest: 4"),
+        (MODEL + "experts: {count: 4, first_layer: 8, ffn_hidden_size: 8}\n", "counted from 0; nearest: 7"),
         (MODEL + "num_layers: 9\n", "stands twice"), (MODEL + "dropout_rate: 7\n", "dropout_rate"),
     ],
 )  # fmt: skip
@@ -162,7 +164,8 @@ def test_calibration(text: str, words: str, tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("column", "value"),
     [("n_dev", "0"), ("mbs", "0"), ("iter_time_s", "nan"), ("iter_time_s", "-3"), ("mem_gib", "nan"), ("seq", "1e30"),
-     ("hidden", ""), ("layers", "99999999999"), ("tp", "0"), ("gbs", "x"), ("hw", "Quantum")],
+     ("hidden", ""), ("layers", "99999999999"), ("tp", "0"), ("gbs", "x"), ("hw", "Quantum"),
+     ("pp", "1e308"), ("dp", "1e308"), ("mbs", "1e308"), ("tp", "2.5"), ("n_dev", "9" * 30)],
 )  # fmt: skip
 def test_a_row_that_cannot_be_is_named_and_skipped(column: str, value: str, tmp_path: Path, capsys) -> None:
     row = {

@@ -95,6 +95,7 @@ def test_every_field_is_read_or_named() -> None:
         (json.dumps(LLAMA | {"num_hidden_layers": -1}), "is no size"),
         (json.dumps(LLAMA | {"num_hidden_layers": 0}), "field 'num_hidden_layers'"),
         (json.dumps(LLAMA | {"hidden_size": 1e300}), "is no size"),
+        (json.dumps(LLAMA | {"hidden_dropout": 10**400}), "is larger than any size"),
         (json.dumps(LLAMA | {"num_key_value_heads": 7}, indent=1), "json:6: field 'num_key_value_heads': 7 must"),
         (json.dumps(LLAMA | {"hidden_act": "mish"}), "'mish' is none of silu"),
         (json.dumps(LLAMA | {"torch_dtype": "int4"}), "'int4' is no type of ours"),
