@@ -21,13 +21,13 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from pangu.foundation.atomic_file import atomic_file
 from pangu.foundation.best_effort import print_translated
@@ -88,11 +88,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.format == "text" and (arguments.links or arguments.images):
         raise UserError("--links and --images need --format markdown")
     files = list(_files(arguments.pages))
-    work = partial(extract_files, form=(arguments.format, arguments.links, arguments.images))
+    given = {STANDARD_INPUT: _standard_input()} if files == [STANDARD_INPUT] else {}
+    work = partial(extract_files, form=(arguments.format, arguments.links, arguments.images), given=given)
     total = Outcome()
     if arguments.out == "-":
         try:
-            _write(files, work, arguments.workers, sys.stdout.buffer, total)
+            _write(files, work, arguments.workers, sys.stdout.buffer, total, given)
             sys.stdout.buffer.flush()
         except BrokenPipeError:
             # the reader has seen enough; nothing may be written when Python closes standard output
@@ -100,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 128 + signal.SIGPIPE
     else:
         with atomic_file(Path(arguments.out)) as out:
-            _write(files, work, arguments.workers, out, total)
+            _write(files, work, arguments.workers, out, total, given)
     seconds = time.monotonic() - began
     if arguments.json:
         summary = {
@@ -160,8 +161,17 @@ def _below(folder: str) -> Iterator[str]:
                 yield os.path.join(path, name)
 
 
-def _write(files: list[str], work: Work, workers: int, out: IO[bytes], total: Outcome) -> None:
-    for outcome in _outcomes(files, work, workers):
+def _standard_input() -> bytes:
+    """Return what stands in standard input, as far as a page is read; nothing where it is closed."""
+    from data_pipeline.extraction.extract import MAX_PAGE_BYTES
+
+    return sys.stdin.buffer.read(MAX_PAGE_BYTES + 1) if sys.stdin else b""
+
+
+def _write(
+    files: list[str], work: Work, workers: int, out: IO[bytes], total: Outcome, given: Mapping[str, bytes]
+) -> None:
+    for outcome in _outcomes(files, work, workers, given):
         out.write(outcome.lines)
         total.pages += outcome.pages
         total.bytes += outcome.bytes
@@ -174,11 +184,11 @@ def _write(files: list[str], work: Work, workers: int, out: IO[bytes], total: Ou
             print_translated(f"not readable: {message}", to=sys.stderr)
 
 
-def _outcomes(files: list[str], work: Work, workers: int) -> Iterator[Outcome]:
-    """Yield the tasks' outcomes in the order of the files."""
+def _outcomes(files: list[str], work: Work, workers: int, given: Mapping[str, bytes]) -> Iterator[Outcome]:
+    """Yield the tasks' outcomes in the order of the files; `given` are the contents that are no files."""
     from data_pipeline.kernels import first_use
 
-    tasks, size = _tasks(files)
+    tasks, size = _tasks(files, given)
     packed = sum(file.lower().endswith(ARCHIVE_ENDINGS) for file in files)
     told = first_use.prepare((), first_use.PLAIN_BYTES + 1 if packed else size, has_pages=True)
     if told:
@@ -227,15 +237,15 @@ def _parallel(tasks: list[list[str]], work: Work, workers: int) -> Iterator[Outc
         signal.signal(signal.SIGPIPE, before)
 
 
-def _tasks(files: list[str]) -> tuple[list[list[str]], int]:
+def _tasks(files: list[str], given: Mapping[str, bytes]) -> tuple[list[list[str]], int]:
     """Return neighbouring files together, about TASK_BYTES a task; and the bytes of all."""
     tasks: list[list[str]] = []
     size = total = 0
     for file in files:
         try:
-            length = os.stat(file).st_size
+            length = len(given[file]) if file in given else os.stat(file).st_size
         except OSError:
-            length = 0  # standard input, too
+            length = 0
         if not tasks or size + length > TASK_BYTES or len(tasks[-1]) == TASK_FILES:
             tasks.append([])
             size = 0
@@ -245,13 +255,17 @@ def _tasks(files: list[str]) -> tuple[list[list[str]], int]:
     return tasks, total
 
 
-def extract_files(files: list[str], form: tuple[str, bool, bool] = ("text", False, False)) -> Outcome:
-    """Return the pages of some files as JSON lines. `form` is the format, and whether links and pictures are kept."""
+def extract_files(
+    files: list[str], form: tuple[str, bool, bool] = ("text", False, False), given: Mapping[str, bytes] | None = None
+) -> Outcome:
+    """Return the pages of some files as JSON lines. `form` is the format, and whether links and pictures are kept;
+    `given` are the contents that are no files.
+    """
     outcome = Outcome()
     for file in files:
         try:
-            if file == STANDARD_INPUT:
-                _extract_page(file, outcome, form)
+            if given and file in given:
+                _extract_content(file, io.BytesIO(given[file]), outcome, form)
             elif not stat.S_ISREG(os.stat(file).st_mode):
                 outcome.messages.append(f"{file}: not a regular file")
             elif file.lower().endswith(ARCHIVE_ENDINGS):
@@ -264,17 +278,17 @@ def extract_files(files: list[str], form: tuple[str, bool, bool] = ("text", Fals
 
 
 def _extract_page(file: str, outcome: Outcome, form: tuple[str, bool, bool]) -> None:
+    with open(file, "rb") as content:
+        _extract_content(file, content, outcome, form)
+
+
+def _extract_content(file: str, content: BinaryIO, outcome: Outcome, form: tuple[str, bool, bool]) -> None:
     from data_pipeline.extraction.extract import MAX_PAGE_BYTES, Form, extract
-    from data_pipeline.stages.read.compressed_bytes import Damage, decompressed, read_stream
+    from data_pipeline.stages.read.compressed_bytes import Damage, decompressed
     from data_pipeline.stages.read.warc import MAX_RATIO
 
-    if file != STANDARD_INPUT:
-        blocks = read_stream(Path(file), MAX_RATIO)
-    else:
-        # nothing can be sought in a pipe
-        blocks = decompressed(io.BytesIO(sys.stdin.buffer.read(MAX_PAGE_BYTES + 1) if sys.stdin else b""), MAX_RATIO)
     html = bytearray()
-    for block in blocks:
+    for block in decompressed(content, MAX_RATIO):
         if isinstance(block, Damage):
             outcome.messages.append(f"{file}: {block.reason}")
             return

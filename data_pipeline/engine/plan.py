@@ -278,8 +278,8 @@ def explain(plan: PlannedStep, manifest: Manifest) -> list[str]:
             gone.append(task.name)
     for names, words in ((fresh, "not done yet"), (changed, "input changed"), (gone, "output missing or cut")):
         if names:
-            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-            reasons.append(f"{words}: {len(names)} of {len(plan.tasks)} tasks ({shown})")
+            named = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            reasons.append(f"{words}: {len(names)} of {len(plan.tasks)} tasks ({named})")
     return reasons or [f"{len(plan.to_run)} of {len(plan.tasks)} tasks were made with other settings or code"]
 
 

@@ -6,6 +6,7 @@ web pages. A process that has little to do runs them as Python instead (`prepare
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ STAGE_KERNELS = {
     "read": (),
     "clean": ("survey",),
     "filter": ("text_signals", "survey"),
-    "dedup_fuzzy": ("minhash", "normal_form"),
+    "dedup_fuzzy": ("minhash", "normal_form", "components"),
     "dedup_paragraph": ("paragraphs", "minhash"),
     "dedup_substring": ("windows", "minhash"),
     "decontaminate": ("contamination",),
@@ -30,8 +31,8 @@ PLAIN_SECONDS_A_MEGABYTE = {
     "decontaminate": 20,
 }
 PAGE_SECONDS_A_MEGABYTE, TEXT_OF_PAGES = 8, 0.2
-# what takes no longer is done as Python: to compile takes 10 to 30 s
-PLAIN_SECONDS = 5
+# what takes no longer is done as Python: to compile takes 10 to 30 s, to load what is compiled half a second
+PLAIN_SECONDS, LOADING_SECONDS = 5, 0.3
 MESSAGE = (
     "first use of this version here: kernels are compiled and kept for later runs (20 to 30 s of processor time);"
     " `data-pipeline warm` does it beforehand"
@@ -58,7 +59,9 @@ def prepare(stages: Iterable[str], size: int, *, has_pages: bool = False, is_sma
     missing = missing_kernels(stages, has_pages)
     rate = sum(PLAIN_SECONDS_A_MEGABYTE.get(stage, 0) for stage in stages)
     seconds = size / 1e6 * (PAGE_SECONDS_A_MEGABYTE + TEXT_OF_PAGES * rate if has_pages else rate)
-    use_python(bool(missing) and is_small_enough and size <= PLAIN_BYTES and seconds <= PLAIN_SECONDS)
+    is_loaded = "numba" in sys.modules
+    most = PLAIN_SECONDS if missing else 0.0 if is_loaded else LOADING_SECONDS
+    use_python(bool(most) and is_small_enough and size <= PLAIN_BYTES and seconds <= most)
     if not missing:
         return None
     return PLAIN_MESSAGE if is_plain() else MESSAGE

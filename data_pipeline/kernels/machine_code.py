@@ -14,6 +14,22 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataC
 from data_pipeline.kernels import first_use
 
 
+def _leave_blas_for_later() -> None:
+    """Let numba import SciPy's BLAS when a kernel asks for it, and not with itself: none here does, and it is a tenth
+    of a second of each process."""
+    import numba.np.linalg as linalg
+
+    found = linalg.ensure_blas
+    linalg.ensure_blas = lambda: None
+    try:
+        import numba.np.arraymath  # noqa: F401 (asks whether there is a BLAS, and imports it to know)
+    finally:
+        linalg.ensure_blas = found
+
+
+_leave_blas_for_later()
+
+
 class _Locator(UserWideCacheLocator):
     """Says nothing of a folder: `MachineCode` knows several."""
 

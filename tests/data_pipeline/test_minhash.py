@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.kernels import minhash
+from data_pipeline.kernels.components import components
 from data_pipeline.kernels.normal_form import normal_form, normal_form_table, normalise, string_column, text_buffers
-from data_pipeline.stages.dedup.signatures import components
 from tests.data_pipeline.references import gram_set, signature_reference
 
 REPOSITORY = Path(__file__).resolve().parents[2]

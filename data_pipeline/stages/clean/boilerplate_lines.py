@@ -104,7 +104,8 @@ def is_contact(row: str) -> bool:
         return False
     if len(row) <= _CALL_CHARACTERS and not _SENTENCE_INSIDE.search(row) and _CALLS.search(row):
         return True
-    labels = len(_CONTACT_LABELS.findall(row))
+    # a label ends with a colon
+    labels = len(_CONTACT_LABELS.findall(row)) if "：" in row or ":" in row else 0
     if not labels:
         return False
     items = find_private(row)

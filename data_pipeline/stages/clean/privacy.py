@@ -186,7 +186,9 @@ def find_private(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[str, int
 
 def _may_have_wechat(text: str) -> bool:
     """Return whether one of the names of WeChat may be there: 微信 and its like, WeChat, VX, 加V."""
-    if "信" in text or "hat" in text:
+    if "信" in text and any(name in text for name in ("微信", "薇信", "威信", "V信", "v信")):
+        return True
+    if "hat" in text and ("echat" in text or "eChat" in text):
         return True
     return any(letter in text for letter in "xX加") and _WECHAT_LETTERS.search(text) is not None
 

@@ -341,6 +341,7 @@ _CODE = (
     "data_pipeline.stages.dedup.signatures",
     "data_pipeline.kernels.minhash",
     "data_pipeline.kernels.normal_form",
+    "data_pipeline.kernels.components",
 )
 STEPS = (
     Global(

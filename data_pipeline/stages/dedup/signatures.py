@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 
 from data_pipeline.engine.steps import StageSettings
 from data_pipeline.kernels import minhash
+from data_pipeline.kernels.components import components
 from data_pipeline.kernels.normal_form import normal_form_table, normalise
 
 # How far from the threshold an estimate is settled by the exact similarity: two standard deviations of the share of
@@ -319,17 +320,6 @@ def _exact_similarity(
         values, offsets = normalise(texts_of(rows), normal_form_table(settings.fold_traditional))
         minhash.jaccard(values, offsets, places[: left.size], places[left.size :], settings.gram, exact)
     return exact
-
-
-def components(nodes: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return int64[nodes]: the least node of each node's connected component, for the edges `left[i]`-`right[i]`."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    graph = coo_array((np.ones(left.size, bool), (left, right)), shape=(nodes, nodes))
-    _, labels = connected_components(graph, directed=False)
-    _, first = np.unique(labels, return_index=True)
-    return first[labels].astype(np.int64)
 
 
 def choose_representatives(
