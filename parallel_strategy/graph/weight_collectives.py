@@ -261,7 +261,7 @@ def gradient_collectives(program: Program, holding: Holding) -> list[Node]:
     held = cuts[False].shards if level >= 2 else 1  # from level 2 on a rank has its part of the gradients only
     partial = holding.part(lambda parameter: is_partial(program, parameter), held)
     nodes = _collective(program, "gradients.partial", "all_reduce", "tp", partial, phase)
-    nodes += _tied(program, holding, held)
+    nodes += _tied(program, holding.part(lambda parameter: parameter.name in WORD_TABLES, held))
     for expert, cut in cuts.items():
         size, name = holding.elements(expert=expert), f"gradients.{_kind(expert)}"
         if level == 1:
@@ -291,7 +291,8 @@ def _one_by_one(program: Program, holding: Holding) -> list[Node]:
         nodes += [(layer, node) for node in found]
     for layer, parameter in holding.parameters:
         if parameter.name in WORD_TABLES:
-            nodes += [(OUTSIDE, n) for n in _tied(program, holding, cut_of(program, parameter, layer).shards)]
+            part = shard_elements(parameter, cut_of(program, parameter, layer).shards)
+            nodes += [(OUTSIDE, node) for node in _tied(program, part)]
     return nodes
 
 
@@ -311,13 +312,12 @@ def weight_collectives(program: Program, holding: Holding) -> list[Node]:
     return nodes
 
 
-def _tied(program: Program, holding: Holding, shards: int) -> list[Collective]:
+def _tied(program: Program, elements: float) -> list[Collective]:
     """Return the sum of a tied table's gradients, or of this rank's part of them, between the first and the last
     stage."""
     if not program.tied_across_stages:
         return []
-    table = holding.part(lambda parameter: parameter.name in WORD_TABLES, shards)
-    return _collective(program, "gradients.tied", "all_reduce", "embedding", table, Phase.BACKWARD_WEIGHT)
+    return _collective(program, "gradients.tied", "all_reduce", "embedding", elements, Phase.BACKWARD_WEIGHT)
 
 
 def _scalars(program: Program, stage: int, norms: dict[str, str]) -> list[Collective]:

@@ -52,6 +52,9 @@ def test_only_what_is_trained_has_gradients(tmp_path: Path) -> None:
     setup = Setup.load(strategy_file(tmp_path, MESH))
     training = emulated(setup, 0)
     assert emulated(setup, 0, tuning=FineTuning("full")) == training
+    staged = Setup.load(strategy_file(tmp_path, STAGED))
+    both = [emulated(staged, 4, whole_batch=True, tuning=tuning) for tuning in (None, FineTuning("full"))]
+    assert both[0] == both[1]  # the tied table's too
     lora = emulated(setup, 0, tuning=FineTuning("lora", rank=4))
     gradients = Counter({(one.bytes, len(one.group)): count for one, count in lora.items() if one.phase == "step"})
     # Two layers of A [4, 64] for q and v, summed over all 8 ranks, and of B [64 / 4, 4] over the 2 that share it.
@@ -77,15 +80,20 @@ def test_only_what_is_trained_has_gradients(tmp_path: Path) -> None:
         (["--method", "lora"], EXPERTS, "model.experts: a fine-tuning drops no token"),
         (["--method", "lora", "--diff"], MESH + "zero: {optimizer_shard: true, level: 3}\n", "zero.level 3: "),
         (["--method", "lora", "--diff"], MESH + "zero: {bucket_mb: 4}\n", "zero.bucket_mb: "),
+        (
+            ["--method", "bitfit"],
+            STAGED.replace("micro: 2", "micro: 1") + "pipeline: {schedule: zb_v}\n",
+            "pipeline.schedule zb_v: ",
+        ),
     ],
 )
 def test_what_cannot_be_compiled_is_said_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], text: str, said: str
 ) -> None:
     path = strategy_file(tmp_path, text)
-    if text is EXPERTS:
-        model = tmp_path / "model.yaml"
-        model.write_text(model.read_text() + "experts: {count: 4, routing: switch, capacity_factor: 4.0}\n")
+    model = tmp_path / "model.yaml"
+    experts = "experts: {count: 4, routing: switch, capacity_factor: 4.0}\n" if text is EXPERTS else ""
+    model.write_text(model.read_text().replace("layers: 2", "layers: 4") + experts)
     assert main(["compile", str(path), *words]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and said in lines[0]

@@ -93,11 +93,17 @@ class FineTuning:
                 raise UserError(f"{name} {size}: must be 1 to {hidden}, the hidden size")
         if setup.model.experts is not None:
             raise UserError("model.experts: a fine-tuning drops no token, which no strategy lays out; right: none")
-        if is_compared and setup.strategy.zero.bucket_mb is not None:
+        strategy = setup.strategy
+        if self.method == "bitfit" and strategy.mesh.pp > 1 and strategy.pipeline.schedule == "zb_v":
+            raise UserError(
+                "pipeline.schedule zb_v: MindSpore 2.10 does not compile it where no matrix is trained (bitfit); "
+                "right: 1f1b"
+            )
+        if is_compared and strategy.zero.bucket_mb is not None:
             raise UserError(
                 "zero.bucket_mb: which gradients of a fine-tuning are joined is not emulated; right: none, or no --diff"
             )
-        if is_compared and setup.strategy.zero.optimizer_shard and setup.strategy.zero.level == 3:
+        if is_compared and strategy.zero.optimizer_shard and strategy.zero.level == 3:
             raise UserError(
                 "zero.level 3: which frozen weights are gathered again for backward is not emulated; right: level 1 or "
                 "2, or no --diff"
