@@ -80,6 +80,12 @@ def load(
     """
     from pangu.generation.engine import Generator
 
+    for name, given, legal in (
+        ("engine", engine, ("compiled", "mindspore")),
+        ("dtype", dtype, ("fp32", "fp16", "bf16")),
+    ):
+        if given not in (None, *legal):
+            raise UserError(f"{name} = {given!r}: must be one of {', '.join(legal)}")
     engine = engine or (None if device == "CPU" else "mindspore")
     if engine == "mindspore":
         from pangu.device import use_device

@@ -97,6 +97,8 @@ def search(
     from parallel_strategy.search.bounds import space_of
     from parallel_strategy.search.find import search as find
 
+    if keep < 1 or not 0 <= margin < 1:
+        raise UserError(f"keep = {keep}, margin = {margin:g}: must be at least 1, and from 0 to below 1")
     setup = load_setup(str(strategy), devices=limits.get("devices"), changes=changes)
     found = find(setup, space_of(setup, **limits), keep=keep, margin=margin)
     if not found.candidates:

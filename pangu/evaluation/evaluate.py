@@ -118,6 +118,8 @@ def checked(setting: Setting) -> Setting:
     """Raise UserError for a setting that means nothing."""
     if setting.shots not in ("zero", "one", "few") and not setting.shots.isdigit():
         raise UserError(f"shots = {setting.shots!r}: must be zero, one, few or a whole number")
+    if setting.limit is not None and not isinstance(setting.limit, int):
+        raise UserError(f"limit = {setting.limit!r}: must be a whole number")
     if setting.limit is not None and setting.limit < 1:
         raise UserError(f"limit = {setting.limit}: must be at least 1")
     return setting

@@ -7,7 +7,7 @@ that has been trained with `objectives: {permuted: …}` has learnt to answer (`
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -64,6 +64,8 @@ def fill(
 ) -> Filled:
     """Fill every None of some ids. Stop ids of the options are never filled in. Raises UserError."""
     check_gaps(generator, known)
+    if gap_order not in get_args(GapOrder):
+        raise UserError(f"gap_order = {gap_order!r}: must be one of {', '.join(get_args(GapOrder))}")
     ids = list(known)
     left = [place for place, token in enumerate(known) if token is None]
     sampler = Sampler(options, [token for token in known if token is not None])

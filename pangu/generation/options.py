@@ -1,12 +1,15 @@
 """What a caller may ask of generation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 from pangu.foundation.errors import UserError
 
 Overflow = Literal["refuse", "truncate", "slide"]
 LARGEST = 1e6  # of temperature and penalties: beyond it logits are no numbers any more
+KINDS = {int: (Integral, "a whole number"), float: (Real, "a number"), bool: (bool, "True or False")}
+KINDS_INSIDE: dict[str, type] = {"stop_ids": Integral, "stop_strings": str}
 SCALE = f"must be {1 / LARGEST:g} to {LARGEST:g}"
 
 
@@ -49,6 +52,7 @@ class GenerationOptions:
     logprobs: bool = False
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         rules = (
             ("max_new_tokens", self.max_new_tokens >= 1, "must be at least 1"),
             ("temperature", 0 <= self.temperature <= LARGEST, f"must be 0 (greedy) to {LARGEST:g}"),
@@ -67,3 +71,18 @@ class GenerationOptions:
         for name, holds, rule in rules:
             if not holds:
                 raise UserError(f"{name} = {getattr(self, name)!r}: {rule}")
+
+    def _check_kinds(self) -> None:
+        """Raise UserError for a value of another type: 2.5 new tokens would never be reached."""
+        for field in fields(self):
+            value, inner = getattr(self, field.name), KINDS_INSIDE.get(field.name)
+            if inner:
+                holds = isinstance(value, tuple | list) and all(isinstance(one, inner) for one in value)
+                wanted = "a tuple of texts" if inner is str else "a tuple of whole numbers"
+            elif isinstance(field.default, str):
+                continue
+            else:
+                kind, wanted = KINDS[type(field.default)]
+                holds = isinstance(value, kind) and isinstance(value, bool) == isinstance(field.default, bool)
+            if not holds:
+                raise UserError(f"{field.name} = {value!r}: must be {wanted}")

@@ -19,6 +19,7 @@ from pangu.checkpoint.weights import load_for_inference
 from pangu.config import ModelConfig
 from pangu.formats.model_metadata import metadata_of
 from pangu.foundation.atomic_file import write_whole
+from pangu.foundation.directory import make_directory
 from pangu.foundation.errors import UserError
 from pangu.foundation.json_text import dumps
 from pangu.foundation.lock import Lock
@@ -60,6 +61,8 @@ def finetune(
 
     out = Path(out)
     files = [Path(path) for path in ([data] if isinstance(data, str | Path) else data)]
+    if not files:
+        raise UserError("data = []: give at least one file of records")
     for name in changes:
         if name not in Settings.__dataclass_fields__:
             raise UserError(f"setting {name!r} is unknown{nearest_name(name, list(Settings.__dataclass_fields__))}")
@@ -98,7 +101,7 @@ def finetune(
     }
     computed = config.model_copy(update={"compute_dtype": chosen.precision, "dropout_rate": chosen.dropout})
     said["engine"] = engine_of(out, chosen, computed, device, world.size)
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     with contextlib.ExitStack() as stack:
         if world.is_first:  # the others write nothing
             place_taken = f"{out}: another process fine-tunes here; wait for it, or give another --out"

@@ -1,7 +1,7 @@
 """How to fine-tune: every choice, its default and its rule."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 from pangu.config import ModelConfig
@@ -64,6 +64,10 @@ class Settings:
 
     def checked(self, config: ModelConfig) -> "Settings":
         """Return the settings with everything written out. Raises UserError that names a wrong one."""
+        for field in fields(self):
+            value, is_whole = getattr(self, field.name), field.type in ("int", "int | None", int, int | None)
+            if is_whole and value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise UserError(f"{field.name} = {value!r}: must be a whole number")
         context = config.seq_length - (self.virtual_tokens if self.shift_positions and self.method in VIRTUAL else 0)
         rules = (
             ("method", self.method in METHODS, f"must be one of {', '.join(METHODS)}"),

@@ -29,6 +29,8 @@ def space_of(
     devices: None: as many as the file's mesh has. Empty lists and None do not limit. on_device: nothing on the host.
     beyond: also what the framework cannot execute.
     """
+    if devices is not None and devices < 1:
+        raise UserError(f"--devices {devices}: must be at least 1")
     devices = devices or setup.strategy.mesh.devices
     if devices > setup.cluster.device_count:
         raise UserError(f"--devices {devices}: the cluster {setup.cluster.name!r} has {setup.cluster.device_count}")

@@ -101,6 +101,8 @@ def test_what_cannot_be_filled_is_named(network) -> None:
     ):
         with pytest.raises(UserError, match=message):
             fill(generator, known, GREEDY)
+    with pytest.raises(UserError, match="gap_order = 'right': must be one of entropy, left"):
+        fill(generator, [3, None], GREEDY, "right")
     plain = config.model_copy(update={"query_layer": False, "num_layers": 2})
     left = {name: value for name, value in weights.items() if "top_query" not in name}
     with pytest.raises(UserError, match="query_layer: false"):

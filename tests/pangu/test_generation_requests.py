@@ -95,6 +95,24 @@ def test_an_option_beyond_what_can_be_computed_is_one_line(field: str) -> None:
         requests_of(rows, USUAL)
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"max_new_tokens": 2.5}, "max_new_tokens = 2.5: must be a whole number"),
+        ({"max_new_tokens": True}, "max_new_tokens = True: must be a whole number"),
+        ({"temperature": "hot"}, "temperature = 'hot': must be a number"),
+        ({"stop_strings": "。"}, "stop_strings = '。': must be a tuple of texts"),
+        ({"stop_ids": 5}, "stop_ids = 5: must be a tuple of whole numbers"),
+        ({"logprobs": 1}, "logprobs = 1: must be True or False"),
+    ],
+)
+def test_an_option_of_another_type_is_one_line(fields: dict, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        GenerationOptions(**fields)
+    assert str(caught.value) == said
+    assert GenerationOptions(max_new_tokens=np.int64(3), temperature=1, stop_ids=(np.int32(4),)).temperature == 1
+
+
 def test_a_file_is_read_by_its_name_in_any_case_and_unpacked(tmp_path: Path) -> None:
     rows = [{"prompt": "一\n二", "temperature": 0}, {"prompt": "三"}]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
