@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pangu.model import PanguAlpha
     from pangu.training.loss import Loss
     from pangu.tuning.tuning_settings import Settings
+    from parallel_strategy.spec.strategy import StrategySpec
 
 # What a training run takes from its corpus and from train.yaml; neither decides how anything is split.
 END_OF_DOCUMENT, PAD = 9, 6
@@ -73,7 +74,7 @@ def compile_step(
         start(setup)
         del pangu.model.network
         config = model_config(setup.model.model_dump())
-        step = build_step(config, setup.strategy.micro_batches, tuning.checked(config) if tuning else None)
+        step = build_step(config, setup.strategy, tuning.checked(config) if tuning else None)
         kinds = [(path, primitive.name) for path, primitive in operators(step.loss)]
         files = StrategyFiles(*map(absolute, (load_strategy, load_operators, save_operators)))
         parallel = apply(setup, step, files)
@@ -121,7 +122,7 @@ def absolute(path: str | None) -> str | None:
     return str(Path(path).resolve()) if path else None
 
 
-def build_step(config: ModelConfig, accumulate: int, tuning: "Settings | None" = None):
+def build_step(config: ModelConfig, strategy: "StrategySpec", tuning: "Settings | None" = None):
     """Return network, loss, optimizer and step as a training run, or a fine-tuning, builds them, with parameters that
     hold no memory."""
     from mindspore.nn.utils import no_init_parameters
@@ -137,9 +138,9 @@ def build_step(config: ModelConfig, accumulate: int, tuning: "Settings | None" =
         if tuning:
             loss = tuning_loss(network, config, tuning)
         else:
-            loss = training_loss(network, CausalBatch(END_OF_DOCUMENT, PAD), is_split=True)
+            loss = training_loss(network, CausalBatch(END_OF_DOCUMENT, PAD), strategy.mesh.pp)
         optimizer = AdamW(network.trainable_params(), BETA1, BETA2)
-        return TrainStep(loss, optimizer, CLIP_NORM, accumulate)
+        return TrainStep(loss, optimizer, CLIP_NORM, strategy.micro_batches)
 
 
 def tuning_loss(network: "PanguAlpha", config: ModelConfig, tuning: "Settings") -> "Loss":

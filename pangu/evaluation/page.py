@@ -16,7 +16,7 @@ LONGEST = 600  # characters of a context
 STYLE = """
 td.text { text-align: left; max-width: 46rem; white-space: pre-wrap } th.text { text-align: left }
 .wrong { color: var(--bad) } .right { color: var(--good) } .soft { color: var(--soft) }
-.mark { display: grid; grid-template-columns: minmax(5.5rem, 12rem) 1fr 3.2rem; gap: 10px; align-items: center }
+.mark { display: grid; grid-template-columns: minmax(6.5rem, 15%) 1fr 3.2rem; gap: 10px; align-items: center }
 .mark > :last-child { text-align: right; font-variant-numeric: tabular-nums }
 .track { position: relative; height: 1.1rem; border-bottom: 1px solid var(--line) }
 .track i { position: absolute; top: 0; height: 100%; transform: translateX(-50%); font-style: normal;
@@ -26,6 +26,10 @@ td.text { text-align: left; max-width: 46rem; white-space: pre-wrap } th.text { 
 details { border-top: 1px solid var(--line); padding: 6px 0 } summary { cursor: pointer }
 """
 
+HEAD = (
+    "<th>task</th><th>metric</th><th>score</th><th>± s.e.</th><th>N</th><th>chance</th><th>majority</th>"
+    "<th>paper: CPM 2.6B</th><th>paper: 2.6B</th><th>paper: 13B</th><th>comparable</th>"
+)
 LEGEND = (
     "<li>Scores are percent, a perplexity is itself. ± s.e.: standard error of the mean over N documents.</li>"
     "<li>ppl: the candidate with the lowest perplexity of the scored text, the paper's rule. acc: the one with the"
@@ -72,8 +76,7 @@ def _mark(kind: str, sign: str, value: float) -> str:
 
 
 def _table(scores: Sequence[Score]) -> str:
-    head = "task|metric|score|± s.e.|N|chance|majority|paper: CPM 2.6B|paper: 2.6B|paper: 13B|comparable"
-    rows = ["<tr>" + "".join(f"<th>{name}</th>" for name in head.split("|")) + "</tr>"]
+    rows = [f"<tr>{HEAD}</tr>"]
     for score in scores:
         for number, (name, value) in enumerate(score.scores.items()):
             paper = score.paper.get(name, {})

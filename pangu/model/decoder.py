@@ -61,6 +61,7 @@ class Decoder(nn.Cell):
         self.has_experts, self.by_domain, self.table_rows = bool(with_experts), False, 0
         if config.experts:
             self.by_domain, self.table_rows = config.experts.by_domain, config.experts.table_rows
+            self.penalty_add = ops.Add()
         if self.table_rows:
             # fp32 as every weight: whole numbers up to 2²⁴ are exact
             self.expert_table = Parameter(first_table(config), requires_grad=False)
@@ -114,7 +115,7 @@ class Decoder(nn.Cell):
                 hidden = block(hidden, attention_bias, dropout_seed, choice, penalty_weights)
             else:
                 hidden, penalty, one = block(hidden, attention_bias, dropout_seed, choice)
-                penalties = penalty if penalties is None else penalties + penalty
+                penalties = penalty if penalties is None else self.penalty_add(penalties, penalty)
                 told = (*told, one)
         hidden = self.end(hidden, query_positions, attention_bias, dropout_seed)
         if self.has_experts and penalty_weights is None:

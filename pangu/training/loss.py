@@ -2,7 +2,8 @@
 
 `Loss` is of the predictions alone. Where the network has experts, training minimises more: the losses of uneven loads
 and of large router logits are added, each row's weighted by its predictions, so that they are means over rows however a
-batch is cut. `ToldLoss` adds them, and tells what is written down of it. `SplitLoss` has the same gradient.
+batch is cut. `PenalisedLoss` adds them, `ToldLoss` also tells what is written down of it, and `StagedLoss` has the same
+gradient.
 """
 
 import mindspore as ms
@@ -58,8 +59,8 @@ class Loss(nn.Cell):
         return self.nll_sum(logits, labels, weights)
 
 
-class SplitLoss(Loss):
-    """`Loss` of a network with experts that a compiler splits over devices.
+class StagedLoss(Loss):
+    """`Loss` of a network with experts that lies on several pipeline stages.
 
     The experts' penalties, times scale, reach the gradient of the scaled loss, and not the loss itself: that is of the
     predictions alone. Nothing is told.
@@ -81,12 +82,12 @@ class SplitLoss(Loss):
         return self.nll_sum(logits, labels, weights)
 
 
-class ToldLoss(Loss):
-    """`Loss` and the penalties of experts.
+class PenalisedLoss(Loss):
+    """`Loss` and the penalties of experts."""
 
-    -> (their sum, fp32 [1 + layers·(4 + E)]: the sum of the losses alone, then sums over rows of what is told of each
-    layer (`parameters.ROUTING_FIGURES`, loads), weighted as the penalties are).
-    """
+    def __init__(self, network: PanguAlpha, objective: nn.Cell) -> None:
+        super().__init__(network, objective)
+        self.add_penalty = ops.Add()
 
     def parts(self, prepared: Tensor, dropout_seed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return nll and weights of each prediction [B, S], the penalty of each row [B, 1], and what is told."""
@@ -102,16 +103,28 @@ class ToldLoss(Loss):
     def weighted(self, each: Tensor, weights: Tensor) -> Tensor:
         return self.sum(self.count(self.reshape(each, (-1,)), self.reshape(weights, (-1,))))
 
+    def construct(self, prepared: Tensor, dropout_seed: Tensor) -> Tensor:
+        nll, weights, penalty, _ = self.parts(prepared, dropout_seed)
+        return self.weighted(self.add_penalty(nll, penalty), weights)  # one sum, so one AllReduce
+
+
+class ToldLoss(PenalisedLoss):
+    """-> (the same, fp32 [1 + layers·(4 + E)]: the sum of the losses alone, then sums over rows of what is told of each
+    layer (`parameters.ROUTING_FIGURES`, loads), weighted as the penalties are)."""
+
     def construct(self, prepared: Tensor, dropout_seed: Tensor) -> tuple[Tensor, Tensor]:
         nll, weights, penalty, told = self.parts(prepared, dropout_seed)
         sums = (told * weights.sum(1).reshape((1, -1, 1))).sum(1)
         alone = ops.stop_gradient(self.weighted(nll, weights))
-        loss = self.weighted(nll + penalty, weights)
+        loss = self.weighted(self.add_penalty(nll, penalty), weights)
         return loss, ops.concat((alone.reshape((1,)), sums.reshape((-1,))))
 
 
-def training_loss(network: PanguAlpha, objective: nn.Cell, is_split: bool = False) -> Loss:
-    """Return the loss that a training run minimises; is_split: over devices, by a compiler."""
+def training_loss(network: PanguAlpha, objective: nn.Cell, stages: int | None = None) -> Loss:
+    """Return the loss that a training run minimises. stages: of a pipeline, where a compiler splits the step over
+    devices; then nothing is told."""
     if network.config.experts is None:
         return Loss(network, objective)
-    return (SplitLoss if is_split else ToldLoss)(network, objective)
+    if stages is None:
+        return ToldLoss(network, objective)
+    return (PenalisedLoss if stages == 1 else StagedLoss)(network, objective)

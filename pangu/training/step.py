@@ -5,7 +5,7 @@ from collections.abc import Callable
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from pangu.training.loss import Loss, SplitLoss, ToldLoss
+from pangu.training.loss import Loss, StagedLoss, ToldLoss
 from pangu.training.optimizer import AdamW, global_norm
 
 
@@ -17,14 +17,14 @@ class ScaledLoss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = loss
         self.scale, self.reshape = ops.Mul(), ops.Reshape()
-        self.tells, self.is_split = isinstance(loss, ToldLoss), isinstance(loss, SplitLoss)
+        self.tells, self.is_staged = isinstance(loss, ToldLoss), isinstance(loss, StagedLoss)
 
     def construct(self, rows: Tensor, scale: Tensor, dropout_seed: Tensor) -> Tensor:
         scale, dropout_seed = self.reshape(scale, ()), self.reshape(dropout_seed, ())
         if self.tells:
             loss, told = self.network(rows, dropout_seed)
             return self.scale(loss, scale), told
-        if self.is_split:
+        if self.is_staged:
             return self.scale(self.network(rows, dropout_seed, scale), scale)
         return self.scale(self.network(rows, dropout_seed), scale)
 

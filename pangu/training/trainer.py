@@ -59,7 +59,8 @@ class Trainer:
         end_of_document = data.end_of_document if config.document_reset else None
         self.objective = objective_of(model, config, data)
         kind = execution_of(config, world, strategy)
-        loss = training_loss(self.network, self.objective.in_graph(), kind.is_split)
+        stages = strategy.setup.strategy.mesh.pp if strategy and kind.is_split else None
+        loss = training_loss(self.network, self.objective.in_graph(), stages)
         width = (data.seq_length + 1) * (2 if self.by_domain else 1)
         example = self.objective.prepare(np.zeros((config.batch_size, width), np.int32), 0)
         self.execution = kind(Job(config, self.network, loss, world, strategy, example))

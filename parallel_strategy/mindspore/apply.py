@@ -228,7 +228,7 @@ def apply(setup: Setup, step: nn.Cell, files: StrategyFiles | None = None, row_a
     if files.load_operators is None:
         owners = {owned.path for owned in owned_parameters(setup.model)}
         shard_operators(setup, loss, skip=owners if files.load_parameters is not None else set())
-    if setup.model.experts is not None:
+    if setup.model.experts is not None and mesh.pp > 1:
         loss.network.copies = mesh.tp
     place_stages(setup, loss)
     recompute_layers(setup, loss)

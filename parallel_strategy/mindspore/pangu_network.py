@@ -343,13 +343,17 @@ NETWORK_ROWS: tuple[Row, ...] = (
     _row("nll.pick", "Mul", f"{LOGITS} | {LOGITS}", "nll.shift nll.one_hot"),
     _row("nll.target", "ReduceSum", LOGITS, "nll.pick"),
     _row("nll.subtract", "Sub", "rows:T | rows:T"),
-    _row("row_sum", "ReduceSum", "batch:D seq"),  # for the penalties of experts, as the next two
+    _row("add_penalty", "Add", "batch:D seq | batch:D one"),  # of experts, as the next
+    _row("backbone.penalty_add", "Add", "batch:D | batch:D"),
+    _row("row_sum", "ReduceSum", "batch:D seq"),  # for the same on a pipeline, as the next two
     _row("scale_rows", "Mul", "batch:D | -"),
     _row("share_rows", "Mul", "batch:D | -"),
     _row("count", "Mul", "rows:T | rows:T"),
     _row("sum", "ReduceSum", "rows:T"),
     _row("scale", "Mul", "- | -"),
 )  # fmt: skip
+
+PENALTIES = ("add_penalty", "backbone.penalty_add", "row_sum", "scale_rows", "share_rows")  # of experts alone
 
 # What a step of a fine-tuning has beside them: rows say of each id whether it is learnt.
 ANSWERS_ROWS: tuple[Row, ...] = (_row("objective.learnt", "StridedSlice", "batch:D seq"),)
@@ -390,7 +394,7 @@ def operators(model: ModelSpec) -> Iterator[tuple[str, Row]]:
         for row in layer_rows(model, layer):
             yield f"{where}.{row.path}", row
     for row in NETWORK_ROWS:
-        if row.path in ("row_sum", "scale_rows", "share_rows") and model.experts is None:
+        if row.path in PENALTIES and model.experts is None:
             continue
         if model.query_layer or not row.path.startswith("backbone.top_query_embedding"):
             yield row.path, row

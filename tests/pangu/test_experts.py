@@ -34,7 +34,7 @@ from pangu.quantization.quantized_file import Quantization
 from pangu.training.data import PackedData
 from pangu.training.domains import with_domains
 from pangu.training.expert_table import balanced, expert_table
-from pangu.training.loss import Loss, SplitLoss, ToldLoss
+from pangu.training.loss import Loss, StagedLoss, ToldLoss
 from pangu.training.objectives.causal import CausalBatch
 from pangu.training.run import train
 from pangu.training.step import ScaledLoss
@@ -320,7 +320,7 @@ def test_parts_of_a_batch_have_the_sums_of_the_whole() -> None:
 
 
 def test_penalties_that_only_reach_the_gradient_have_the_gradient_of_summed_ones() -> None:
-    """Strategies split the first form. Compiled, as they compile it; rows have different numbers of predictions."""
+    """Pipelines have this form. Compiled, as they compile it; rows have different numbers of predictions."""
     ms.set_context(mode=ms.GRAPH_MODE)
     config = config_of(routing="top_k", balance_loss=0.5, z_loss=0.1, layers=[1])
     network = build(config, random_weights(config)).set_train()
@@ -328,7 +328,7 @@ def test_penalties_that_only_reach_the_gradient_have_the_gradient_of_summed_ones
     rows[1, 4:] = packed_corpus.PAD
     fed = Tensor(rows), Tensor(8.0, ms.float32), Tensor(0, ms.int32)
     values, gradients = [], []
-    for kind in (ToldLoss, SplitLoss, Loss):
+    for kind in (ToldLoss, StagedLoss, Loss):
         loss = ScaledLoss(kind(network, CausalBatch(packed_corpus.END, packed_corpus.PAD)))
         told = kind is ToldLoss
         value, found = ms.value_and_grad(loss, None, network.trainable_params(), has_aux=told)(*fed)

@@ -164,6 +164,8 @@ def write_markdown(blocks: list[Block], inline: Inline) -> str:
             is_list = before.kind == block.kind == "entry" and (
                 before.node == block.node or before.level != block.level
             )
+            # a further paragraph of an entry has an empty line before it
+            is_list = is_list and (block.kind != "entry" or bool(block.marker))
             parts.append("\n" if is_list and not images else "\n\n")
         parts.append(written)
         before = block
@@ -182,7 +184,7 @@ def _heading(block: Block, inline: Inline) -> str:
 
 def _entry(block: Block, inline: Inline) -> str:
     indent = "    " * max(0, block.level - 1)
-    marker = f"{block.marker} " if block.marker else "  "
+    marker = f"{block.marker} " if block.marker else "    "
     return f"{indent}{marker}" + " ".join(inline.line(number) for number in block.lines)
 
 

@@ -159,3 +159,9 @@ def test_a_table_of_many_wide_cells_stays_small() -> None:
         for _ in range(2000)
     )
     assert len(extract(article(f"<table>{rows}</table>"), form=MARKDOWN).text) < 8_000_000
+
+
+def test_a_further_paragraph_of_an_entry_stays_in_it() -> None:
+    markup = "<ol><li><p>第一条说明。</p><p>第一条的又一段。</p><ul><li><p>内条。</p><p>内条又一段。</p></li></ul></li><li>第二条。</li></ol>"
+    text = extract(article(markup), form=Form("markdown")).text
+    assert "1. 第一条说明。\n\n    第一条的又一段。\n    - 内条。\n\n        内条又一段。\n2. 第二条。" in text
