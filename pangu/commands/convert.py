@@ -267,11 +267,11 @@ def convert(source: Source, arguments: argparse.Namespace) -> int:
         dtypes = sorted({info.data_type.name for info in stored if info.data_type})
         summary |= {"quantization": quantization.dump(), "tensors": len(stored), "dtypes": dtypes}
     if out is not None:
-        check_output(out, plan, arguments.overwrite)
+        check_output(out, plan, total, arguments.overwrite)
         if arguments.model_yaml:
             check_model_file(out.parent / MODEL_FILE, arguments.overwrite)
     if arguments.dry_run:
-        report_dry_run(plan, summary, arguments.json)
+        report_dry_run(plan, summary, total, arguments.json)
         return 0
     started = time.monotonic()
     with progress_bar(total, out.name) as advance:
@@ -347,7 +347,7 @@ def describe(plan: Conversion) -> dict[str, object]:
     }
 
 
-def report_dry_run(plan: Conversion, summary: dict[str, object], as_json: bool) -> None:
+def report_dry_run(plan: Conversion, summary: dict[str, object], total: int, as_json: bool) -> None:
     listing = [
         {
             "from": tensor.source,
@@ -359,13 +359,13 @@ def report_dry_run(plan: Conversion, summary: dict[str, object], as_json: bool) 
         for tensor in plan.tensors
     ]
     if as_json:
-        print(json.dumps(summary | {"steps": listing}, indent=1, ensure_ascii=False))
+        print(json.dumps(summary | {"bytes": total, "steps": listing}, indent=1, ensure_ascii=False))
         return
     for row in listing:
         change = "  transposed" if row["transposed"] else ""
         print(f"{row['from']} -> {row['to']}  {row['dtype']} {row['shape']}{change}")
     print_summary(summary)
-    print_translated(f"would write {plan.nbytes / 1e9:.3f} GB of tensors; nothing was written")
+    print_translated(f"would write {total / 1e9:.3f} GB of tensors; nothing was written")
 
 
 def print_summary(summary: dict) -> None:

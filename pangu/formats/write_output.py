@@ -43,8 +43,8 @@ class OutputFile(AtomicFile):
         super().abandon()
 
 
-def check_output(path: Path, plan: Conversion, overwrite: bool) -> None:
-    """Raise UserError for a place that the output must not or cannot go to."""
+def check_output(path: Path, plan: Conversion, nbytes: int, overwrite: bool) -> None:
+    """Raise UserError for a place that the output, of so many bytes, must not or cannot go to."""
     if path.is_dir():
         raise UserError(f"{path}: is a directory; --out names the file to write")
     if not path.parent.is_dir():
@@ -54,8 +54,8 @@ def check_output(path: Path, plan: Conversion, overwrite: bool) -> None:
     if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path}: already exists; give another --out, or --overwrite")
     free = shutil.disk_usage(path.parent).free
-    if free < plan.nbytes:
-        raise UserError(f"{path}: needs {plan.nbytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there")
+    if free < nbytes:
+        raise UserError(f"{path}: needs {nbytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there")
 
 
 def write_output(plan: Conversion, path: Path, advance: Callable[[int], None]) -> tuple[int, str]:

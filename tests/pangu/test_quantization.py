@@ -212,6 +212,21 @@ def test_mistakes_are_one_line_and_write_nothing(message: str, file: Path, capsy
     assert not list(file.parent.glob(".*partial"))
 
 
+def test_the_room_of_small_numbers_is_what_is_asked_of_a_disk(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """int4 takes a part of fp32's room: it is written where fp32 would not fit, and a dry run tells its own."""
+    out = file.with_name("small.safetensors")
+    command = ["convert", str(file), "--to", "safetensors", "--out", str(out)]
+    free = file.stat().st_size * 2 // 3
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free}))
+    assert main(command) == 2 and "GB are free there" in capsys.readouterr().err
+    assert main([*command, "--quantize", "int4-g32", "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["bytes"]
+    assert main([*command, "--quantize", "int4-g32"]) == 0
+    assert told == sum(array.nbytes for array in load_file(out).values()) < free
+
+
 @pytest.mark.parametrize("method", ["gptq", "smooth"])
 def test_the_methods_that_look_at_text_make_the_same_file_format(weights: dict[str, np.ndarray], method: str) -> None:
     quantization = Quantization.of("int4-g32", method)  # type: ignore[arg-type]

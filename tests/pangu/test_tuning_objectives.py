@@ -267,7 +267,7 @@ def test_what_processes_cannot_share_is_one_line(base: Path, tmp_path: Path, cap
                 [],
                 "so many micro-batches: 2; fine-tuning has 1",
             ),
-            ({"mesh": {"dp": 2}, "batch": {"global": 8, "micro": 2}, "zero": {"optimizer_shard": True}}, two, "True"),
+            ({"mesh": {"dp": 2}, "batch": {"global": 8, "micro": 2}, "zero": {"optimizer_shard": True}}, two, "true;"),
         )
     ):
         path = tmp_path / f"strategy{number}.yaml"
