@@ -22,7 +22,7 @@ from mindspore.parallel.nn import GradAccumulation, Pipeline
 
 from pangu.foundation.errors import UserError
 from parallel_strategy.mindspore.fusion import whole_megabytes
-from parallel_strategy.mindspore.limits import check_propagated, check_supported
+from parallel_strategy.mindspore.limits import check_propagated, check_read, check_supported
 from parallel_strategy.mindspore.operator_splits import operator_splits
 from parallel_strategy.mindspore.pangu_network import (
     EXPERT_LETTERS,
@@ -224,6 +224,8 @@ def apply(setup: Setup, step: nn.Cell, files: StrategyFiles | None = None, row_a
     check_supported(setup)
     if files.propagated:
         check_propagated(setup)
+    if files.load_parameters is not None:
+        check_read(setup)
     loss = step.loss
     if files.load_operators is None:
         owners = {owned.path for owned in owned_parameters(setup.model)}

@@ -18,6 +18,17 @@ def check_supported(setup: Setup) -> None:
     check_executed(as_compiled(setup))
 
 
+def check_read(setup: Setup) -> None:
+    """Raise UserError where a parameter strategy file does not do: it names no order of devices, and MindSpore's own
+    puts experts before rows."""
+    mesh = setup.strategy.mesh
+    if 1 < mesh.ep < mesh.dp:
+        raise UserError(
+            f"mesh.ep {mesh.ep}: MindSpore's parameter strategy files cannot say on which devices experts lie "
+            f"where ep is less than dp; right: 1 or {mesh.dp}"
+        )
+
+
 def check_propagated(setup: Setup) -> None:
     """Raise UserError where an operator strategy file does not do. Only MindSpore's sharding propagation reads and
     writes it, which in 2.10 ends with "The pointer[node_prim] is null" on a pipeline."""

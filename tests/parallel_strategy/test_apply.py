@@ -8,7 +8,7 @@ from pangu.foundation.errors import UserError
 from parallel_strategy.graph.program import Program
 from parallel_strategy.graph.weight_collectives import cut_of
 from parallel_strategy.mindspore.layouts import parameter_layouts
-from parallel_strategy.mindspore.limits import as_compiled, check_supported
+from parallel_strategy.mindspore.limits import as_compiled, check_read, check_supported
 from parallel_strategy.mindspore.pangu_network import WORD_TABLES
 from parallel_strategy.mindspore.pipeline_stages import places_of_layers, recomputed_layers, stage_of_cell
 from parallel_strategy.spec.strategy import Setup, StrategySpec
@@ -131,6 +131,13 @@ def setup_with_experts(folder: Path, mesh: str) -> Setup:
 def test_experts_on_a_split_sequence_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mesh\.cp: "):
         check_supported(setup_with_experts(tmp_path, "cp: 2"))
+
+
+def test_files_that_do_not_say_where_experts_lie_are_one_line(tmp_path: Path) -> None:
+    check_read(setup_with_experts(tmp_path, "dp: 2, ep: 2"))
+    setup = setup_with_experts(tmp_path, "dp: 4, ep: 2")
+    with pytest.raises(UserError, match=r"mesh\.ep 2: .* right: 1 or 4"):
+        check_read(setup)
 
 
 def test_layers_with_experts_have_their_stages_and_are_recomputed_as_the_others(tmp_path: Path) -> None:

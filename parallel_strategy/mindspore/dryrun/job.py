@@ -17,7 +17,7 @@ from parallel_strategy.mindspore.dryrun.compiled_collectives import KINDS, Compi
 from parallel_strategy.mindspore.dryrun.environment import environment
 from parallel_strategy.mindspore.dryrun.graph_file import read_graph
 from parallel_strategy.mindspore.dryrun.stand_in import installed_cann, why_not
-from parallel_strategy.mindspore.limits import check_supported
+from parallel_strategy.mindspore.limits import check_propagated, check_read, check_supported
 from parallel_strategy.mindspore.skeleton import skeleton_setup
 from parallel_strategy.spec.strategy import Setup
 
@@ -121,7 +121,8 @@ def check_compilation(setup: Setup, rank: int, load: Path | None = None, keep: P
     if installed_cann() is None and (reason := why_not()):
         raise UserError(reason)
     if load is not None:
-        load_flags(load, rank * mesh.pp // mesh.devices)
+        flag, _ = load_flags(load, rank * mesh.pp // mesh.devices)
+        (check_propagated if flag == "--load-operators" else check_read)(setup)
     if keep is not None:
         make_directory(keep)
 
