@@ -20,6 +20,7 @@ import numpy as np
 from mindspore import Tensor
 
 from pangu.config import ModelConfig
+from pangu.device import use_device
 from pangu.model.network import build
 from pangu.training.loss import Loss, training_loss
 from pangu.training.objectives.causal import CausalBatch, DomainBatch
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--corpora", nargs=2, default=["poetry", "javaguide"])
     arguments = parser.parse_args()
+    use_device()
     if arguments.what == "step":
         print(json.dumps(step_times(arguments.turns), indent=1))
         return
