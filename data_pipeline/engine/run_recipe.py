@@ -106,6 +106,7 @@ def run(
         except OSError as error:
             raise UserError(describe_system_error(error) or str(error)) from error
         finally:
+            gc.unfreeze()  # what `_load` froze is collected again, if the caller goes on
             use_python(False)
             manifest.close()
             shutil.rmtree(temporary, ignore_errors=True)

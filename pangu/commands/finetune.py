@@ -118,28 +118,6 @@ def processes(arguments: argparse.Namespace) -> int:
     return count
 
 
-# Options that only some methods, or one objective, listen to.
-OF_METHODS = {
-    "rank": ("lora",), "alpha": ("lora",), "module": ("lora",), "bottleneck": ("adapter",),
-    "virtual_tokens": ("prefix", "prompt", "p-tuning"),
-}  # fmt: skip
-OF_OBJECTIVE = {"beta": "dpo", "teacher_weight": "distill", "temperature": "distill", "hidden_weight": "distill"}
-
-
-def check_obeyed(arguments: argparse.Namespace) -> None:
-    """Raise UserError for an option that nothing listens to."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    for name in (*OF_METHODS, *OF_OBJECTIVE):
-        if getattr(arguments, name) == parser.get_default(name):
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if name in OF_METHODS and arguments.method not in OF_METHODS[name]:
-            raise UserError(f"{flag}: is for method {', '.join(OF_METHODS[name])}, not {arguments.method}")
-        if name in OF_OBJECTIVE and arguments.objective != OF_OBJECTIVE[name]:
-            raise UserError(f"{flag}: is for objective {OF_OBJECTIVE[name]}, not {arguments.objective}")
-
-
 def launch(arguments: argparse.Namespace, workers: int) -> int:
     """Run the same command in several processes that share each batch."""
     from pangu.distributed.launch import Launch, Nodes, check_device, check_modules
@@ -165,23 +143,24 @@ def launch(arguments: argparse.Namespace, workers: int) -> int:
 def run(arguments: argparse.Namespace) -> int:
     from pangu.distributed.process_group import is_launched
     from pangu.tuning.finetune import finetune
-    from pangu.tuning.tuning_settings import Settings
+    from pangu.tuning.tuning_settings import Settings, check_obeyed
 
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers {arguments.workers}: must be at least 1")
-    check_obeyed(arguments)
+    given = {name: value for name, value in vars(arguments).items() if name in Settings.__dataclass_fields__}
+    if arguments.module:
+        given["modules"] = tuple(arguments.module)
+    settings = Settings(**given)
+    check_obeyed(settings, {name: f"--{name.replace('_', '-')}" for name in given} | {"modules": "--module"})
     if not is_launched():
         workers = processes(arguments)
         if workers != 1:
             return launch(arguments, workers)
-    given = {name: value for name, value in vars(arguments).items() if name in Settings.__dataclass_fields__}
-    if arguments.module:
-        given["modules"] = tuple(arguments.module)
     result = finetune(
         arguments.base,
         arguments.data,
         arguments.out,
-        Settings(**given),
+        settings,
         tokenizer=arguments.tokenizer,
         device=arguments.device,
         teacher=arguments.teacher,

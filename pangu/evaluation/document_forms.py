@@ -119,7 +119,7 @@ def labelled_texts(path: Path) -> Iterator[Document]:
     for place, row in records(path):
         with Expected(place, "sentence and label_des or label_desc (or text_a, label)"):
             text = row["sentence"] if "sentence" in row else row["text_a"]
-            label = str(row.get("label_des") or row.get("label_desc") or row["label"])
+            label = said(row.get("label_des") or row.get("label_desc") or row["label"])
             fields = {"p": said(text), "label": label}
         yield Document(str(row.get("id", place)), fields, (label,), 0)
 
@@ -239,9 +239,9 @@ def search_reading(path: Path) -> Iterator[Document]:
         return
     for place, row in records(path):
         with Expected(place, "question, answers, documents: [{paragraphs, is_selected, most_related_para}]"):
-            answers = tuple(str(answer) for answer in row["answers"] if str(answer).strip())
+            answers = tuple(answer for answer in map(said, row["answers"]) if answer.strip())
             chosen = next((one for one in row["documents"] if one.get("is_selected")), row["documents"][0])
-            paragraph = str(chosen["paragraphs"][int(chosen.get("most_related_para", 0))])
+            paragraph = said(chosen["paragraphs"][int(chosen.get("most_related_para", 0))])
             question = said(row["question"])
         if answers:
             yield Document(str(row.get("question_id", place)), {"D": paragraph, "Q": question}, answers=answers)
@@ -252,7 +252,7 @@ def questions(path: Path) -> Iterator[Document]:
     data = whole(path)
     with Expected(str(path), "{id: {question, evidences: {id: {answer: [..]}}}}"):
         for name, row in data.items():
-            found = [str(answer) for one in row["evidences"].values() for answer in one["answer"]]
+            found = [said(answer) for one in row["evidences"].values() for answer in one["answer"]]
             answers = tuple(dict.fromkeys(answer for answer in found if answer != "no_answer"))
             yield Document(str(name), {"Q": said(row["question"])}, answers=answers or ("no_answer",))
 

@@ -2,7 +2,6 @@
 
 import os
 import resource
-import stat
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from pangu.foundation.errors import UserError
+from pangu.foundation.small_file import NotPlainError, open_plain
 
 MOST_OPEN = 4096
 
@@ -18,14 +18,11 @@ MOST_OPEN = 4096
 def open_regular(path: Path) -> int:
     """Return the descriptor of a regular file (a link to one counts). Raises UserError for anything else."""
     try:
-        # Without O_NONBLOCK the opening of a named pipe would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open_plain(path)
+    except NotPlainError:
+        raise UserError(f"{path}: must be a regular file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be opened: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise UserError(f"{path}: must be a regular file")
-    return descriptor
 
 
 @contextmanager

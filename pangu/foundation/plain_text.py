@@ -5,6 +5,7 @@ What a file is, its first bytes say and not its name. Compressed in any other wa
 
 import codecs
 import gzip
+import io
 import zlib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pangu.foundation.best_effort import reason_of
 from pangu.foundation.errors import UserError
 
 GZIP = b"\x1f\x8b"
+FREE_BYTES, MOST_RATIO = 64 << 20, 200  # after so many bytes out, more of them for a byte in are a bomb
 OTHERS = {
     b"\x28\xb5\x2f\xfd": "compressed by zstd", b"\xfd7zXZ\x00": "compressed by xz", b"BZh": "compressed by bzip2",
     b"PK\x03\x04": "a zip archive", b"PAR1": "a Parquet table",
@@ -39,7 +41,12 @@ def unpacked(content: bytes, where: str) -> bytes:
         raise UserError(f"{where}: is {kind}: give JSON lines or text, as they are or compressed by gzip")
     if not content.startswith(GZIP):
         return content
+    most = max(FREE_BYTES, MOST_RATIO * len(content))
     try:
-        return gzip.decompress(content)
+        with gzip.open(io.BytesIO(content)) as file:
+            text = file.read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{where}: cannot be read: {reason_of(error)}") from None
+    if len(text) > most:
+        raise UserError(f"{where}: more than {MOST_RATIO} bytes come out for a byte in; unpack it yourself")
+    return text

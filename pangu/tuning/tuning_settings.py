@@ -1,6 +1,7 @@
 """How to fine-tune: every choice, its default and its rule."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
@@ -24,6 +25,11 @@ Objective = Literal["answers", "dpo", "distill"]
 OBJECTIVES: tuple[Objective, ...] = ("answers", "dpo", "distill")
 # Methods with tokens that no text has, in front of every row.
 VIRTUAL = ("prefix", "prompt", "p-tuning")
+# Settings that only some methods, or one objective, listen to.
+OF_METHODS = {
+    "rank": ("lora",), "alpha": ("lora",), "modules": ("lora",), "bottleneck": ("adapter",), "virtual_tokens": VIRTUAL
+}  # fmt: skip
+OF_OBJECTIVE = {"beta": "dpo", "teacher_weight": "distill", "temperature": "distill", "hidden_weight": "distill"}
 
 
 @dataclass(frozen=True)
@@ -121,3 +127,18 @@ class Settings:
         modules = adapter_file.module_names(self.modules)
         rate = self.rate if self.rate is not None else USUAL_RATE[self.method]
         return Settings(**{**asdict(self), "modules": modules, "rate": rate, "length": self.length or context})
+
+
+def check_obeyed(settings: Settings, given: Mapping[str, str]) -> None:
+    """Raise UserError for a setting that nothing listens to. given: those that are looked at, as the caller calls them.
+
+    Commands only: a program may try several methods with one set of settings.
+    """
+    method, objective = settings.method, settings.objective
+    for name, flag in given.items():
+        if getattr(settings, name) == getattr(Settings, name):
+            continue
+        if method not in OF_METHODS.get(name, (method,)):
+            raise UserError(f"{flag}: is for method {', '.join(OF_METHODS[name])}, not {method}")
+        if objective != OF_OBJECTIVE.get(name, objective):
+            raise UserError(f"{flag}: is for objective {OF_OBJECTIVE[name]}, not {objective}")

@@ -17,6 +17,7 @@ from pangu.foundation import directory
 from pangu.foundation.atomic_file import AtomicFile, atomic_file, write_whole
 from pangu.foundation.errors import UserError, WriteError
 from pangu.foundation.lock import Lock
+from pangu.foundation.small_file import NotPlainError, read_small
 from tests.conftest import REPOSITORY
 
 
@@ -90,6 +91,18 @@ def test_places_that_a_rename_would_destroy_are_refused(tmp_path: Path, write: C
             write(path, b"x")
         assert str(path).split("\0")[0] in str(caught.value) and "\n" not in str(caught.value)
     assert Path("/dev/null").is_char_device()
+
+
+def test_small_files_are_plain_ones_and_nothing_stays_open(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    (tmp_path / "file").write_bytes(b"text")
+    before = len(os.listdir("/proc/self/fd"))
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "link"):
+        with pytest.raises(NotPlainError, match="it is no plain file"):
+            read_small(path)
+    assert read_small(tmp_path / "file") == b"text"
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_an_error_of_the_block_is_its_own(tmp_path: Path) -> None:

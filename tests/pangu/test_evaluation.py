@@ -228,6 +228,25 @@ def test_what_is_no_text_is_not_asked_as_one(tmp_path: Path, value: str) -> None
         requests.load_documents(load_task("ocnli"), path)
 
 
+@pytest.mark.parametrize(
+    ("task", "name", "row"),
+    [
+        ("tnews", "dev.json", {"sentence": "一", "label": None}),
+        ("dureader", "zhidao.dev.json", {
+            "question": "一", "answers": ["二", None], "documents": [{"paragraphs": ["三"], "is_selected": True}]
+        }),
+        ("dureader", "zhidao.dev.json", {
+            "question": "一", "answers": ["二"], "documents": [{"paragraphs": [None], "is_selected": True}]
+        }),
+        ("webqa", "me_test.ann.json", {"Q1": {"question": "一", "evidences": {"E1": {"answer": [None]}}}}),
+    ],
+)  # fmt: skip
+def test_null_is_no_label_no_answer_and_no_passage(tmp_path: Path, task: str, name: str, row: dict) -> None:
+    (tmp_path / name).write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(UserError, match="is not of the expected form"):
+        requests.load_documents(load_task(task), tmp_path / name)
+
+
 def test_other_documents_of_the_same_name_and_another_task_of_the_same_name_are_asked_anew(
     model, data: Path, tmp_path: Path
 ) -> None:

@@ -137,6 +137,15 @@ def test_a_bad_record_is_named_and_the_others_are_used(tmp_path: Path) -> None:
     assert found[1].place == f"{path}:2"  # type: ignore[union-attr]
 
 
+def test_a_bomb_is_stopped_and_a_text_of_any_likeness_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = b'{"text": "a"}\n' * 4000
+    (tmp_path / "a.jsonl").write_bytes(gzip.compress(lines))
+    assert len(list(read_records(tmp_path / "a.jsonl"))) == 4000
+    monkeypatch.setattr("pangu.foundation.plain_text.FREE_BYTES", 1000)
+    with pytest.raises(UserError, match=r"a\.jsonl: more than 200 bytes come out for a byte in"):
+        list(read_records(tmp_path / "a.jsonl"))
+
+
 def test_the_first_bytes_say_what_a_file_is(tmp_path: Path) -> None:
     """A mark before a list, gzip under another name, UTF-16, one object over many lines; and what is no text."""
     whole = json.dumps([FORMS[0], FORMS[3]], indent=1, ensure_ascii=False).encode()
@@ -470,6 +479,7 @@ def test_a_template_is_its_words_and_not_its_file(tmp_path: Path) -> None:
     [
         (["--virtual-tokens", "5"], "--virtual-tokens: is for method prefix, prompt, p-tuning, not lora"),
         (["--method", "bitfit", "--rank", "3"], "--rank: is for method lora, not bitfit"),
+        (["--method", "full", "--module", "c_fc"], "--module: is for method lora, not full"),
         (["--beta", "0.5"], "--beta: is for objective dpo, not answers"),
         (["--objective", "dpo", "--temperature", "3"], "--temperature: is for objective distill, not dpo"),
     ],

@@ -372,16 +372,15 @@ def without_mark(stream: Iterator[bytes | Damage]) -> tuple[int, Iterator[bytes 
             if first.startswith(mark):
                 rest = itertools.chain([first[len(mark) :]], stream)
                 return (len(mark), rest) if name == "utf-8" else (0, _transcoded(rest, name))
-        if b"\0" in first[:4096] and (wide := utf16_by_nul(first)):
+        if wide := utf16_by_nul(first):
             return 0, _transcoded(itertools.chain([first], stream), wide)
     return 0, itertools.chain([first], stream)
 
 
 def is_wide(head: bytes) -> bool:
     """Return whether a file that begins like this is UTF-16 or UTF-32, and so cannot be cut at newline bytes."""
-    return any(head.startswith(mark) for mark, name in _MARKS if name != "utf-8") or (
-        b"\0" in head[:4096] and utf16_by_nul(head) is not None
-    )
+    has_mark = any(head.startswith(mark) for mark, name in _MARKS if name != "utf-8")
+    return has_mark or utf16_by_nul(head) is not None
 
 
 def _transcoded(stream: Iterator[bytes | Damage], name: str) -> Iterator[bytes | Damage]:
